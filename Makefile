@@ -1,0 +1,52 @@
+# Everything is a target: `make demo` and `make test` work in a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+TOOLS := cmake==4.4.4 ninja==1.13.2 pybind11==3.1.0 "setuptools>=77" wheel
+NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: build test test-host demo bench lint format clean
+
+build: $(VENV)/.built
+
+$(VENV)/.torch: Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) numpy
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TOOLS)
+	touch $@
+
+# Editable, with the torch that is there: an isolated build would draw gigabytes of another one.
+$(VENV)/.built: $(VENV)/.torch $(NATIVE)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev,demo]"
+	touch $@
+
+test: build test-host
+	$(BIN)/python -m pytest
+
+test-host: build
+	mkdir -p build
+	$(BIN)/cmake -S . -B build/host -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	  -DMLLOSS_PYTHON=OFF -DMLLOSS_HOST_TESTS=ON >build/host.log || { cat build/host.log; exit 1; }
+	$(BIN)/cmake --build build/host --target host_tests
+	build/host/host_tests
+
+demo: build
+	$(BIN)/python -m demo
+
+bench: build
+	$(BIN)/python -m bench
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp')
+
+format: build
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp')
+
+clean:
+	rm -rf build $(VENV) mlloss_cuda/*.so *.egg-info

@@ -1,0 +1,92 @@
+// The plain struct that crosses the wall between torch and the kernels.
+//
+// `T` below is the compute type: double for float64 logits, else float. Sizes are in elements.
+#pragma once
+
+#include <cstdint>
+
+#include "macros.h"
+
+namespace mlloss {
+
+enum class DType : int8_t { kBool, kUInt8, kInt8, kInt16, kInt32, kInt64, kHalf, kBFloat16, kFloat, kDouble };
+
+// Over what a group loss forms its statistics; element-wise losses have none.
+enum class Grouping : int8_t { kElement, kSamples, kMacro, kMicro };
+
+enum class Reduction : int8_t { kNone, kSum, kMean, kBatchMean };
+
+constexpr int kMaxParameters = 4;
+
+struct Parameters {
+  double values[kMaxParameters];
+};
+
+struct Call {
+  int64_t rows;    // B
+  int64_t labels;  // L
+  const void* logits;  // [rows, labels]
+  int64_t logits_row_stride, logits_label_stride;
+  DType logits_dtype;
+
+  // Dense targets [rows, labels], or null.
+  DType targets_dtype;
+  const void* targets;
+  int64_t targets_row_stride, targets_label_stride;
+  // Sparse targets, or null: [rows + 1], [nnz], [nnz] or null for ones.
+  const void* crow_indices;
+  const void* col_indices;
+  const void* values;  // T; a negative one excludes its label
+  int64_t nnz;         // columns that may be read, whatever crow_indices says
+  bool wide_indices;   // int64, else int32
+
+  bool has_ignore_index;
+  Grouping grouping;
+  int64_t ignore_index;
+  double label_smoothing;  // y -> (1 - e) y + e / labels
+
+  const void* weight;         // T [labels] or null
+  const void* sample_weight;  // T [rows] or null
+  // s = scale * x + label_offset[label] + row_offset[row] + offset
+  double scale, offset;
+  const void* scale_tensor;  // T [], replaces `scale`
+  const void* label_offset;  // T [labels] or null
+  const void* row_offset;    // T [rows], or [] with stride 0, or null
+  int64_t row_offset_stride;
+
+  // What a value is multiplied by on its way into the result and the gradient: the reduction's part.
+  double factor;
+  const void* normalizer;  // T [] or null: divides factor
+
+  Parameters parameters;
+};
+
+inline int64_t group_count(const Call& call) {
+  switch (call.grouping) {
+    case Grouping::kElement: return call.rows * call.labels;
+    case Grouping::kSamples: return call.rows;
+    case Grouping::kMacro: return call.labels;
+    default: return 1;
+  }
+}
+
+// What a forward pass fills. Null: not wanted.
+struct ForwardOutputs {
+  void* values;        // T: [rows, labels] for element-wise losses, else [groups]; with reduction "none"
+  void* total;         // T []: the reduced loss
+  void* coefficients;  // T [kCoefficients, groups], of the gradient before factor and sample_weight
+  void* gradient;      // the logits' dtype, contiguous [rows, labels]; may be the logits themselves
+};
+
+// A pass over the logits with the coefficients known.
+struct BackwardOutputs {
+  const void* coefficients;  // T [kCoefficients, groups]; null for element-wise losses
+  const void* grad_output;   // T
+  int64_t grad_output_row_stride, grad_output_label_stride;  // 0 and 0: a scalar
+  void* gradient;        // as above, or null
+  void* row_gradient;    // T [rows] or null: sum over labels of d loss / d s
+  void* scale_gradient;  // T [rows] or null: sum over labels of x * d loss / d s
+  void* label_gradient;  // T [labels] or null: sum over rows of d loss / d s
+};
+
+}  // namespace mlloss

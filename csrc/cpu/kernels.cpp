@@ -1,0 +1,38 @@
+// The CPU kernels at one instruction set. CMake compiles this file once for each, with
+// MLLOSS_ISA its name and MLLOSS_TABLE the function that hands the kernels out.
+#include "../losses/registry.h"
+#include "engine.h"
+
+namespace mlloss {
+inline namespace MLLOSS_ISA {
+
+template <template <class> class Loss, class T>
+constexpr cpu::Kernels kernels_of() {
+  using E = Engine<Loss, T>;
+  if constexpr (Loss<T>::kScope == Scope::kElement) {
+    return {true, 0, 0, E::elements, nullptr, nullptr, nullptr, nullptr, nullptr, E::label_gradient};
+  } else {
+    return {false,    E::kStatistics, Loss<T>::kCoefficients, nullptr,  E::rows,
+            E::statistics, E::finish, E::gradient,            E::macro, E::label_gradient};
+  }
+}
+
+#define MLLOSS_FLOAT(name, Functor) kernels_of<Functor, float>(),
+#define MLLOSS_DOUBLE(name, Functor) kernels_of<Functor, double>(),
+static constexpr cpu::Kernels kFloat[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_FLOAT)};
+static constexpr cpu::Kernels kDouble[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_DOUBLE)};
+
+static void scale(DType dtype, void* memory, double factor, int64_t begin, int64_t end) {
+  with_floating(dtype, [=](auto* type) {
+    auto* x = static_cast<decltype(type)>(memory);
+    using Wide = decltype(widen(*x));
+    const Wide f = static_cast<Wide>(factor);
+    for (int64_t i = begin; i < end; ++i) x[i] = narrow<std::remove_pointer_t<decltype(type)>>(widen(x[i]) * f);
+  });
+}
+
+}  // namespace MLLOSS_ISA
+
+cpu::Table cpu::MLLOSS_TABLE() { return {kFloat, kDouble, static_cast<int>(sizeof(kFloat) / sizeof(kFloat[0])), scale}; }
+
+}  // namespace mlloss

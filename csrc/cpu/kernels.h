@@ -1,0 +1,51 @@
+// The table of CPU kernels: what register.cpp calls, once compiled for each instruction set.
+#pragma once
+
+#include "../core/params.h"
+
+namespace mlloss {
+namespace cpu {
+
+// A unit is one tile of one row; units are numbered row by row.
+constexpr int64_t kLabelsPerUnit = 2048;
+
+struct Work {
+  const Call* call;
+  const ForwardOutputs* forward;    // one of these two is set
+  const BackwardOutputs* backward;
+  double* unit_values;      // forward: [units] (element-wise) or [groups]; what the total sums up
+  double* unit_statistics;  // [units, statistics]
+  double* unit_row_gradients;    // [units] or null
+  double* unit_scale_gradients;  // [units] or null
+};
+
+using Kernel = void (*)(const Work&, int64_t begin, int64_t end);
+
+struct Kernels {
+  bool element_wise;
+  int statistics, coefficients;
+  Kernel elements;        // units: value and gradient
+  Kernel rows;            // rows: statistics, coefficients, value and gradient while the row is in cache
+  Kernel statistics_of;   // units
+  Kernel finish;          // groups: merge, coefficients, value
+  Kernel gradient;        // units
+  Kernel macro;           // tiles of labels, every row of each: statistics to gradient
+  Kernel label_gradient;  // tiles of labels, every row of each
+};
+
+// The kernels of each loss, by its place in the registry.
+struct Table {
+  const Kernels* float32;
+  const Kernels* float64;
+  int losses;
+  // memory[begin:end] *= factor, for a gradient of that dtype.
+  void (*scale)(DType dtype, void* memory, double factor, int64_t begin, int64_t end);
+};
+
+// One file each, where the machine the library is built for has such a set.
+Table table_baseline();
+Table table_x86_64_v3();
+Table table_x86_64_v4();
+
+}  // namespace cpu
+}  // namespace mlloss

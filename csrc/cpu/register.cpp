@@ -1,0 +1,168 @@
+// The CPU engine as torch ops: chooses an instruction set once, and a way through the rows each call.
+#include "../ops.h"
+
+#include <algorithm>
+
+#include "../losses/registry.h"
+#include "kernels.h"
+
+namespace mlloss {
+namespace {
+
+using cpu::Kernel;
+using cpu::Kernels;
+using cpu::Work;
+
+enum Isa : int { kBaseline, kX8664V3, kX8664V4 };
+
+int best_isa() {
+#if defined(MLLOSS_X86_LEVELS)
+  __builtin_cpu_init();
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                  __builtin_cpu_supports("bmi2");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+  return v4 ? kX8664V4 : v3 ? kX8664V3 : kBaseline;
+#else
+  return kBaseline;
+#endif
+}
+
+int& active_isa() {
+  static int isa = best_isa();
+  return isa;
+}
+
+cpu::Table table() {
+#if defined(MLLOSS_X86_LEVELS)
+  if (active_isa() == kX8664V4) return cpu::table_x86_64_v4();
+  if (active_isa() == kX8664V3) return cpu::table_x86_64_v3();
+#endif
+  return cpu::table_baseline();
+}
+
+#define MLLOSS_NAME(name, Functor) #name,
+constexpr const char* kLossNames[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_NAME)};
+
+const Kernels& kernels_of(const std::string& loss, const Tensor& logits) {
+  const cpu::Table t = table();
+  for (int i = 0; i < t.losses; ++i) {
+    if (loss == kLossNames[i]) return (logits.scalar_type() == ScalarType::Double ? t.float64 : t.float32)[i];
+  }
+  STD_TORCH_CHECK(false, "mlloss_cuda: this build has no loss named ", loss);
+}
+
+int64_t tiles_of(int64_t labels) { return (labels + cpu::kLabelsPerUnit - 1) / cpu::kLabelsPerUnit; }
+
+constexpr int64_t kElementsWorthAThread = 16384;
+
+// `weight` elements are behind each of the n items.
+void parallel(Kernel kernel, const Work& work, int64_t n, int64_t weight) {
+  const int64_t grain = std::max<int64_t>(1, kElementsWorthAThread / std::max<int64_t>(1, weight));
+  torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) { kernel(work, begin, end); });
+}
+
+// Whole rows a thread keep a row in cache between its two visits, when there are rows enough to share.
+bool by_rows(const Call& call) {
+  return call.grouping == Grouping::kSamples && (call.rows >= 4 * torch::stable::get_num_threads() || tiles_of(call.labels) < 2);
+}
+
+void run_forward(const Kernels& kernels, const Call& call, const ForwardOutputs& out) {
+  const int64_t tiles = tiles_of(call.labels), units = call.rows * tiles;
+  const int64_t unit_size = std::min(call.labels, cpu::kLabelsPerUnit);
+  std::vector<double> values(static_cast<size_t>(kernels.element_wise ? units : group_count(call)));
+  std::vector<double> statistics;
+  Work work{&call, &out, nullptr, values.data(), nullptr, nullptr, nullptr};
+  if (kernels.element_wise) {
+    parallel(kernels.elements, work, units, unit_size);
+  } else if (call.grouping == Grouping::kMacro) {
+    parallel(kernels.macro, work, tiles, unit_size * call.rows);
+  } else if (by_rows(call)) {
+    parallel(kernels.rows, work, call.rows, call.labels);
+  } else {
+    statistics.resize(static_cast<size_t>(units * kernels.statistics));
+    work.unit_statistics = statistics.data();
+    parallel(kernels.statistics_of, work, units, unit_size);
+    kernels.finish(work, 0, group_count(call));
+    if (out.gradient) parallel(kernels.gradient, work, units, unit_size);
+  }
+  if (!out.total) return;
+  double total = 0.0;
+  for (const double value : values) total += value;
+  total *= call.factor;
+  if (call.logits_dtype == DType::kDouble) {
+    if (call.normalizer) total /= *static_cast<const double*>(call.normalizer);
+    *static_cast<double*>(out.total) = total;
+  } else {
+    if (call.normalizer) total /= static_cast<double>(*static_cast<const float*>(call.normalizer));
+    *static_cast<float*>(out.total) = static_cast<float>(total);
+  }
+}
+
+template <class T>
+void sum_rows(const std::vector<double>& units, int64_t rows, void* out) {
+  const int64_t tiles = rows > 0 ? static_cast<int64_t>(units.size()) / rows : 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    double sum = 0.0;
+    for (int64_t t = 0; t < tiles; ++t) sum += units[static_cast<size_t>(row * tiles + t)];
+    static_cast<T*>(out)[row] = static_cast<T>(sum);
+  }
+}
+
+void sum_rows(DType dtype, const std::vector<double>& units, int64_t rows, void* out) {
+  dtype == DType::kDouble ? sum_rows<double>(units, rows, out) : sum_rows<float>(units, rows, out);
+}
+
+void run_backward(const Kernels& kernels, const Call& call, const BackwardOutputs& out) {
+  const int64_t tiles = tiles_of(call.labels), units = call.rows * tiles;
+  const int64_t unit_size = std::min(call.labels, cpu::kLabelsPerUnit);
+  std::vector<double> rows(out.row_gradient ? static_cast<size_t>(units) : 0);
+  std::vector<double> scales(out.scale_gradient ? static_cast<size_t>(units) : 0);
+  Work work{&call, nullptr, &out, nullptr, nullptr, nullptr, nullptr};
+  // First: in place, the next pass overwrites the logits.
+  if (out.label_gradient) parallel(kernels.label_gradient, work, tiles, unit_size * call.rows);
+  if (out.row_gradient) work.unit_row_gradients = rows.data();
+  if (out.scale_gradient) work.unit_scale_gradients = scales.data();
+  if (out.gradient || out.row_gradient || out.scale_gradient) {
+    parallel(kernels.element_wise ? kernels.elements : kernels.gradient, work, units, unit_size);
+  }
+  if (out.row_gradient) sum_rows(call.logits_dtype, rows, call.rows, out.row_gradient);
+  if (out.scale_gradient) sum_rows(call.logits_dtype, scales, call.rows, out.scale_gradient);
+}
+
+struct CpuEngine {
+  static LossShape shape_of(const std::string& loss, const Tensor& logits) {
+    const Kernels& kernels = kernels_of(loss, logits);
+    return {kernels.element_wise, kernels.coefficients};
+  }
+  static void forward(const std::string& loss, const Call& call, const ForwardOutputs& out, const Tensor& logits) {
+    run_forward(kernels_of(loss, logits), call, out);
+  }
+  static void backward(const std::string& loss, const Call& call, const BackwardOutputs& out, const Tensor& logits) {
+    run_backward(kernels_of(loss, logits), call, out);
+  }
+  static void scale(Tensor& gradient, const Tensor& grad_output) {
+    const bool wide = gradient.scalar_type() == ScalarType::Double;
+    const double factor = wide ? *static_cast<const double*>(grad_output.const_data_ptr())
+                               : static_cast<double>(*static_cast<const float*>(grad_output.const_data_ptr()));
+    if (factor == 1.0) return;
+    const auto kernel = table().scale;
+    const DType dtype = dtype_of(gradient);
+    void* data = gradient.mutable_data_ptr();
+    torch::stable::parallel_for(0, gradient.numel(), kElementsWorthAThread,
+                                [&](int64_t begin, int64_t end) { kernel(dtype, data, factor, begin, end); });
+  }
+};
+
+}  // namespace
+}  // namespace mlloss
+
+// For tests and `info`: makes `isa` (0 baseline, 1 x86-64-v3, 2 x86-64-v4) the one in use if this
+// machine has it, and returns the one in use; -1 asks only.
+extern "C" __attribute__((visibility("default"))) int mlloss_cpu_isa(int isa) {
+  if (isa >= 0 && isa <= mlloss::best_isa()) mlloss::active_isa() = isa;
+  return mlloss::active_isa();
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mlloss_cuda, CPU, m) { mlloss::Ops<mlloss::CpuEngine>::implement(m); }

@@ -1,0 +1,281 @@
+// A tile of one row, ready for the functors: logits after scale and offsets, targets as one number
+// each, weights where there are any. The only place on the CPU that knows layouts and dtypes.
+#pragma once
+
+#include "../losses/functor.h"
+#include "dtypes.h"
+
+namespace mlloss {
+inline namespace MLLOSS_ISA {
+
+// Labels a tile: its four buffers stay in a 48 KB first-level cache.
+constexpr int kTile = 2048;
+
+template <class T>
+struct Tile {
+  int size;
+  Targets targets;
+  bool weighted;  // w holds weights; an excluded label's is 0
+  bool excluded;  // some label is
+  const T* s;
+  const T* y;
+  const T* w;
+  alignas(64) T s_buffer[kTile];
+  alignas(64) T y_buffer[kTile];
+  alignas(64) T w_buffer[kTile];
+};
+
+template <class T>
+class TileReader {
+ public:
+  explicit TileReader(const Call& call) : call_(call) {
+    scale_ = call.scale_tensor ? *static_cast<const T*>(call.scale_tensor) : static_cast<T>(call.scale);
+  }
+
+  T scale() const { return scale_; }
+
+  void read(int64_t row, int64_t begin, int size, Tile<T>& tile) const {
+    tile.size = size;
+    tile.weighted = tile.excluded = false;
+    read_logits(row, begin, tile);
+    if (call_.targets) {
+      read_dense(row, begin, tile);
+    } else {
+      read_sparse(row, begin, tile);
+    }
+    read_weights(row, begin, tile);
+    if (tile.excluded) neutralise(tile);
+  }
+
+  // The logits as they came: the gradient of logit_scale needs them.
+  void read_raw(int64_t row, int64_t begin, int size, T* out) const {
+    with_floating(call_.logits_dtype, [&](auto* type) {
+      const auto* x = static_cast<decltype(type)>(const_cast<void*>(call_.logits)) +
+                      row * call_.logits_row_stride + begin * call_.logits_label_stride;
+      const int64_t stride = call_.logits_label_stride;
+      if (stride == 1) {
+        for (int j = 0; j < size; ++j) out[j] = static_cast<T>(widen(x[j]));
+      } else {
+        for (int j = 0; j < size; ++j) out[j] = static_cast<T>(widen(x[j * stride]));
+      }
+    });
+  }
+
+ private:
+  const Call& call_;
+  T scale_;
+
+  static constexpr DType kOwnDType = sizeof(T) == 8 ? DType::kDouble : DType::kFloat;
+
+  void read_logits(int64_t row, int64_t begin, Tile<T>& tile) const {
+    const T* label_offset = static_cast<const T*>(call_.label_offset);
+    T offset = static_cast<T>(call_.offset);
+    if (call_.row_offset) offset += static_cast<const T*>(call_.row_offset)[row * call_.row_offset_stride];
+    const bool plain = scale_ == T(1) && offset == T(0) && !label_offset;
+    if (plain && call_.logits_dtype == kOwnDType && call_.logits_label_stride == 1) {
+      tile.s = static_cast<const T*>(call_.logits) + row * call_.logits_row_stride + begin;
+      return;
+    }
+    T* s = tile.s_buffer;
+    tile.s = s;
+    read_raw(row, begin, tile.size, s);
+    if (plain) return;
+    if (label_offset) {
+      const T* bias = label_offset + begin;
+      for (int j = 0; j < tile.size; ++j) s[j] = s[j] * scale_ + (bias[j] + offset);
+    } else {
+      for (int j = 0; j < tile.size; ++j) s[j] = s[j] * scale_ + offset;
+    }
+  }
+
+  T smoothed(T y) const {
+    const T e = static_cast<T>(call_.label_smoothing);
+    return y * (T(1) - e) + e / static_cast<T>(call_.labels);
+  }
+
+  void own_logits(Tile<T>& tile) const {
+    if (tile.s == tile.s_buffer) return;
+    memcpy(tile.s_buffer, tile.s, sizeof(T) * static_cast<size_t>(tile.size));
+    tile.s = tile.s_buffer;
+  }
+
+  void own_weights(Tile<T>& tile) const {
+    if (tile.weighted) return;
+    for (int j = 0; j < tile.size; ++j) tile.w_buffer[j] = T(1);
+    tile.w = tile.w_buffer;
+    tile.weighted = true;
+  }
+
+  void read_dense(int64_t row, int64_t begin, Tile<T>& tile) const {
+    tile.y = tile.y_buffer;
+    const int64_t stride = call_.targets_label_stride;
+    const int64_t first = row * call_.targets_row_stride + begin * stride;
+    if (is_floating(call_.targets_dtype)) {
+      with_floating(call_.targets_dtype, [&](auto* type) {
+        const auto* y = static_cast<decltype(type)>(const_cast<void*>(call_.targets)) + first;
+        copy_targets(tile, y, stride, [](auto raw) { return static_cast<T>(widen(raw)); });
+        classify(tile, y, stride, [](auto raw) { return static_cast<double>(widen(raw)); });
+      });
+    } else {
+      with_integer(call_.targets_dtype, [&](auto* type) {
+        const auto* y = static_cast<decltype(type)>(const_cast<void*>(call_.targets)) + first;
+        if (stride == 1 && call_.label_smoothing == 0.0 && all_zero(y, tile.size)) {
+          tile.targets = Targets::kNegative;
+          return;
+        }
+        copy_targets(tile, y, stride, [](auto raw) { return raw > 0 ? T(1) : static_cast<T>(raw); });
+        classify(tile, y, stride, [](auto raw) { return static_cast<int64_t>(raw); });
+      });
+    }
+  }
+
+  template <class Y>
+  static bool all_zero(const Y* y, int size) {
+    Y any = 0;
+    for (int j = 0; j < size; ++j) any |= y[j];
+    return any == 0;
+  }
+
+  template <class Y, class Convert>
+  static void copy_targets(Tile<T>& tile, const Y* y, int64_t stride, Convert convert) {
+    if (stride == 1) {
+      for (int j = 0; j < tile.size; ++j) tile.y_buffer[j] = convert(y[j]);
+    } else {
+      for (int j = 0; j < tile.size; ++j) tile.y_buffer[j] = convert(y[j * stride]);
+    }
+  }
+
+  // Finds what kind of tile y_buffer is, and settles ignored, negative and smoothed targets.
+  template <class Y, class Raw>
+  void classify(Tile<T>& tile, const Y* y, int64_t stride, Raw raw) const {
+    T* target = tile.y_buffer;
+    int soft = 0, positive = 0, odd = 0;
+    for (int j = 0; j < tile.size; ++j) {
+      soft |= !(target[j] == T(0) || target[j] == T(1));
+      positive |= target[j] > T(0);
+      odd |= !(target[j] >= T(0));
+    }
+    if (call_.has_ignore_index || odd) {
+      for (int j = 0; j < tile.size; ++j) {
+        const bool ignored = call_.has_ignore_index && raw(y[j * stride]) == static_cast<decltype(raw(*y))>(call_.ignore_index);
+        if (ignored) {
+          exclude(tile, j);
+        } else if (!(target[j] >= T(0))) {
+          spoil(tile, j);
+        }
+      }
+    }
+    if (call_.label_smoothing > 0.0) {
+      for (int j = 0; j < tile.size; ++j) target[j] = smoothed(target[j]);
+      tile.targets = Targets::kSoft;
+    } else {
+      tile.targets = soft ? Targets::kSoft : positive ? Targets::kHard : Targets::kNegative;
+    }
+  }
+
+  void exclude(Tile<T>& tile, int j) const {
+    own_weights(tile);
+    tile.w_buffer[j] = T(0);
+    tile.y_buffer[j] = T(0);
+    tile.excluded = true;
+  }
+
+  // A negative target that is not the ignore_index: -1/+1 labels must not pass for unknown ones.
+  void spoil(Tile<T>& tile, int j) const {
+    own_logits(tile);
+    tile.s_buffer[j] = static_cast<T>(NAN);
+    tile.y_buffer[j] = T(0);
+  }
+
+  template <class Index>
+  static int64_t lower_bound(const Index* columns, int64_t low, int64_t high, int64_t label) {
+    while (low < high) {
+      const int64_t middle = low + (high - low) / 2;
+      if (columns[middle] < label) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low;
+  }
+
+  template <class Index>
+  void read_columns(int64_t row, int64_t begin, Tile<T>& tile) const {
+    const Index* crow = static_cast<const Index*>(call_.crow_indices);
+    const Index* columns = static_cast<const Index*>(call_.col_indices);
+    const T* values = static_cast<const T*>(call_.values);
+    const int64_t first = clamp(crow[row]), last = clamp(crow[row + 1]);
+    const int64_t end = begin + tile.size;
+    int64_t k = lower_bound(columns, first, last, begin);
+    const bool smooth = call_.label_smoothing > 0.0;
+    if ((k >= last || columns[k] >= end) && !smooth) {
+      tile.targets = Targets::kNegative;
+      return;
+    }
+    tile.targets = smooth ? Targets::kSoft : Targets::kHard;
+    const T background = smooth ? smoothed(T(0)) : T(0);
+    for (int j = 0; j < tile.size; ++j) tile.y_buffer[j] = background;
+    for (; k < last && columns[k] < end; ++k) {
+      const int64_t j = columns[k] - begin;
+      if (j < 0) continue;
+      const T value = values ? values[k] : T(1);
+      if (value < T(0)) {
+        exclude(tile, static_cast<int>(j));
+      } else if (value != value) {
+        spoil(tile, static_cast<int>(j));
+      } else {
+        tile.y_buffer[j] = smooth ? smoothed(value) : value;
+        if (!(value == T(0) || value == T(1))) tile.targets = Targets::kSoft;
+      }
+    }
+  }
+
+  int64_t clamp(int64_t k) const { return k < 0 ? 0 : k > call_.nnz ? call_.nnz : k; }
+
+  void read_sparse(int64_t row, int64_t begin, Tile<T>& tile) const {
+    tile.y = tile.y_buffer;
+    if (call_.wide_indices) {
+      read_columns<int64_t>(row, begin, tile);
+    } else {
+      read_columns<int32_t>(row, begin, tile);
+    }
+  }
+
+  void read_weights(int64_t row, int64_t begin, Tile<T>& tile) const {
+    const T* weight = static_cast<const T*>(call_.weight);
+    // In groups that cross rows a row's weight belongs to its elements.
+    const bool crosses = call_.grouping == Grouping::kMacro || call_.grouping == Grouping::kMicro;
+    const T* sample_weight = crosses ? static_cast<const T*>(call_.sample_weight) : nullptr;
+    if (weight) {
+      own_weights(tile);
+      int zeros = 0;
+      for (int j = 0; j < tile.size; ++j) {
+        tile.w_buffer[j] *= weight[begin + j];
+        zeros |= tile.w_buffer[j] == T(0);
+      }
+      tile.excluded |= zeros != 0;
+    }
+    if (sample_weight && sample_weight[row] != T(1)) {
+      own_weights(tile);
+      for (int j = 0; j < tile.size; ++j) tile.w_buffer[j] *= sample_weight[row];
+      tile.excluded |= sample_weight[row] == T(0);
+    }
+  }
+
+  // What a weight of 0 excludes must not leak, were it NaN.
+  void neutralise(Tile<T>& tile) const {
+    own_logits(tile);
+    if (tile.targets == Targets::kNegative) {
+      for (int j = 0; j < tile.size; ++j) tile.y_buffer[j] = T(0);
+    }
+    for (int j = 0; j < tile.size; ++j) {
+      const bool out = tile.w_buffer[j] == T(0);
+      tile.s_buffer[j] = out ? T(0) : tile.s_buffer[j];
+      tile.y_buffer[j] = out ? T(0) : tile.y_buffer[j];
+    }
+  }
+};
+
+}  // namespace MLLOSS_ISA
+}  // namespace mlloss

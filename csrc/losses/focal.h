@@ -1,0 +1,59 @@
+// Sigmoid focal loss: alpha_t (1 - p_t)^gamma CE   (Lin et al. 2017, arXiv:1708.02002)
+//
+// gamma = 0 without alpha is binary cross-entropy. Hard labels, z = (2y-1)s: (1 - p_t)^gamma is
+// e^(-gamma softplus(z)), so neither a power nor a division can spoil value or gradient at any z.
+// Probabilities follow torchvision: 1 - p_t = p(1-y) + (1-p)y.
+#pragma once
+
+#include "functor.h"
+
+namespace mlloss {
+inline namespace MLLOSS_ISA {
+
+template <class T>
+class SigmoidFocal : public ElementWise {
+ public:
+  // parameters: gamma; the weights alpha_t of a negative and of a positive (1 and 1 without alpha).
+  explicit MLLOSS_HD SigmoidFocal(const double* parameters)
+      : gamma_(static_cast<T>(parameters[0])),
+        negative_(static_cast<T>(parameters[1])),
+        positive_(static_cast<T>(parameters[2])) {}
+
+  template <class E>
+  MLLOSS_HD ValueAndGradient<T> evaluate(E e) const {
+    if constexpr (E::kSoft) return soft(e.s, e.y);
+    const bool positive = e.y > T(0);
+    const T alpha = positive ? positive_ : negative_;
+    const Logistic<T> l = logistic(positive ? e.s : -e.s);
+    const T modulation = exponential(-gamma_ * finite(l.softplus));
+    const T slope = modulation * (gamma_ * l.sigmoid * finite(l.softplus_negated) + l.sigmoid_negated);
+    return {alpha * (modulation * l.softplus_negated), positive ? -alpha * slope : alpha * slope};
+  }
+
+ private:
+  T gamma_, negative_, positive_;
+
+  // Of a product's limit at an infinite logit the other factor decides: gamma = 0, or a sigmoid of 0.
+  static MLLOSS_HD T finite(T x) { return x > T(1e30) ? T(1e30) : x; }
+
+  MLLOSS_HD ValueAndGradient<T> soft(T s, T y) const {
+    const Logistic<T> l = logistic(s);
+    const T p = l.sigmoid, q = l.sigmoid_negated;
+    const T alpha = positive_ * y + negative_ * (T(1) - y);
+    // A label that is exactly 0 or 1 has one term; the other would be 0 * inf at an infinite logit.
+    const T ce = (y < T(1) ? (T(1) - y) * l.softplus : T(0)) + (y > T(0) ? y * l.softplus_negated : T(0));
+    const T miss = p * (T(1) - y) + q * y;
+    const T inner = logarithm(miss);
+    const T log_miss = y > T(0) ? (y < T(1) ? inner : -l.softplus) : -l.softplus_negated;
+    const T modulation = exponential(-gamma_ * finite(-log_miss));
+    // p q / miss, without the division's 0 / 0 at hard labels.
+    const T between = p * q * reciprocal(miss);
+    const T ratio = y > T(0) ? (y < T(1) ? between : p) : q;
+    const T slope = (p - y) + gamma_ * (T(1) - T(2) * y) * ratio * finite(ce);
+    const T exact = y > T(0) ? (y < T(1) ? slope : -q - gamma_ * p * finite(ce)) : slope;
+    return {alpha * (modulation * ce), alpha * (modulation * exact)};
+  }
+};
+
+}  // namespace MLLOSS_ISA
+}  // namespace mlloss

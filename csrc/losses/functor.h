@@ -1,0 +1,82 @@
+// What a loss is to an engine: the vocabulary every functor in this folder is written in.
+//
+// A functor is a class template over the compute type T with
+//   kScope         Scope::kElement or Scope::kGroup
+//   Functor(const double* parameters)
+// and, for kElement,
+//   evaluate(e)            -> {value, d value / d s}
+// or, for kGroup (a row; for Dice also a label or everything),
+//   kMaxima, kSums, kCoefficients
+//   maxima(e, m)           max-reduces e into m; m starts at initial_maxima()
+//   sums(e, m)             what e adds to the group's sums, with the maxima fixed at m
+//   unsafe(sums)           the sums with m at its start overflowed: take them again with maxima
+//   rescale(sums, from, to)  the sums, when the maxima move
+//   finalize(stats, value) -> coefficients, and the group's loss
+//   scaled(c, factor)      coefficients of the gradient times factor
+//   gradient(e, c)         -> d value / d s
+// An element's weight is 1 unless the caller gave weights; an excluded one comes as s = y = w = 0.
+#pragma once
+
+#include "../core/numerics.h"
+
+namespace mlloss {
+inline namespace MLLOSS_ISA {
+
+enum class Scope { kElement, kGroup };
+
+// The base of every element-wise functor.
+struct ElementWise {
+  static constexpr Scope kScope = Scope::kElement;
+  static constexpr int kMaxima = 0, kSums = 0, kCoefficients = 0;
+};
+
+// kNegative: every target of the tile is 0, and known at compile time to be.
+// kHard: targets are 0 or 1. kSoft: probabilities.
+enum class Targets { kNegative, kHard, kSoft };
+
+template <class T, Targets kTargets>
+struct Element {
+  static constexpr bool kSoft = kTargets == Targets::kSoft;
+  T s;  // the logit, after scale, bias and threshold
+  T y;
+  T w;
+};
+
+template <class T>
+struct ValueAndGradient {
+  T value;
+  T gradient;
+};
+
+template <class T, int kMaximaCount, int kSumsCount>
+struct Statistics {
+  Array<T, kMaximaCount> maxima;
+  Array<T, kSumsCount> sums;
+};
+
+template <class Loss, class T>
+using StatisticsOf = Statistics<T, Loss::kMaxima, Loss::kSums>;
+
+template <class Loss, class T>
+MLLOSS_HD StatisticsOf<Loss, T> identity() {
+  StatisticsOf<Loss, T> stats;
+  for (int i = 0; i < Loss::kMaxima; ++i) stats.maxima[i] = Loss::initial_maximum();
+  for (int i = 0; i < Loss::kSums; ++i) stats.sums[i] = T(0);
+  return stats;
+}
+
+// Associative and commutative, up to rounding: tiles, warps, blocks, clusters and ranks all merge so.
+template <class Loss, class T>
+MLLOSS_HD void merge(StatisticsOf<Loss, T>& into, StatisticsOf<Loss, T> from) {
+  if constexpr (Loss::kMaxima > 0) {
+    Array<T, Loss::kMaxima> top;
+    for (int i = 0; i < Loss::kMaxima; ++i) top[i] = maximum(from.maxima[i], into.maxima[i]);
+    Loss::rescale(into.sums, into.maxima, top);
+    Loss::rescale(from.sums, from.maxima, top);
+    into.maxima = top;
+  }
+  for (int i = 0; i < Loss::kSums; ++i) into.sums[i] += from.sums[i];
+}
+
+}  // namespace MLLOSS_ISA
+}  // namespace mlloss

@@ -1,0 +1,239 @@
+// From the ops' arguments to the struct the kernels take. The schemas are in mlloss_cuda/_ops.py,
+// the checks in Python before it: nothing here is checked twice.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cmath>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "core/params.h"
+
+namespace mlloss {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+inline DType dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Bool: return DType::kBool;
+    case ScalarType::Byte: return DType::kUInt8;
+    case ScalarType::Char: return DType::kInt8;
+    case ScalarType::Short: return DType::kInt16;
+    case ScalarType::Int: return DType::kInt32;
+    case ScalarType::Long: return DType::kInt64;
+    case ScalarType::Half: return DType::kHalf;
+    case ScalarType::BFloat16: return DType::kBFloat16;
+    case ScalarType::Float: return DType::kFloat;
+    case ScalarType::Double: return DType::kDouble;
+    default: STD_TORCH_CHECK(false, "mlloss_cuda: a dtype that Python should have refused");
+  }
+}
+
+inline const void* pointer(const OptionalTensor& tensor) {
+  return tensor.has_value() ? tensor->const_data_ptr() : nullptr;
+}
+
+// The arguments that every pass shares, in the schema's order.
+struct Arguments {
+  OptionalTensor targets, crow_indices, col_indices, values, weight, sample_weight, logit_scale, label_offset,
+      row_offset, normalizer;
+  std::string loss;
+  std::vector<double> parameters;
+  int64_t grouping, reduction;
+  double scale, offset, label_smoothing;
+  std::optional<int64_t> ignore_index;
+};
+
+inline double reduction_factor(const Call& call, Reduction reduction) {
+  switch (reduction) {
+    case Reduction::kMean: return 1.0 / static_cast<double>(group_count(call));  // of nothing: 0 * inf, NaN
+    case Reduction::kBatchMean: return 1.0 / static_cast<double>(call.rows);
+    default: return 1.0;
+  }
+}
+
+inline Call make_call(const Tensor& logits, const Arguments& a) {
+  Call call{};
+  call.rows = logits.size(0);
+  call.labels = logits.size(1);
+  call.logits = logits.const_data_ptr();
+  call.logits_row_stride = logits.stride(0);
+  call.logits_label_stride = logits.stride(1);
+  call.logits_dtype = dtype_of(logits);
+  if (a.targets.has_value()) {
+    call.targets = a.targets->const_data_ptr();
+    call.targets_dtype = dtype_of(*a.targets);
+    call.targets_row_stride = a.targets->stride(0);
+    call.targets_label_stride = a.targets->stride(1);
+  } else {
+    call.crow_indices = pointer(a.crow_indices);
+    call.col_indices = pointer(a.col_indices);
+    call.values = pointer(a.values);
+    call.nnz = a.col_indices->size(0);
+    call.wide_indices = a.col_indices->scalar_type() == ScalarType::Long;
+  }
+  call.has_ignore_index = a.ignore_index.has_value();
+  call.ignore_index = a.ignore_index.value_or(0);
+  call.grouping = static_cast<Grouping>(a.grouping);
+  call.label_smoothing = a.label_smoothing;
+  call.weight = pointer(a.weight);
+  call.sample_weight = pointer(a.sample_weight);
+  call.scale = a.scale;
+  call.offset = a.offset;
+  call.scale_tensor = pointer(a.logit_scale);
+  call.label_offset = pointer(a.label_offset);
+  call.row_offset = pointer(a.row_offset);
+  call.row_offset_stride = a.row_offset.has_value() && a.row_offset->dim() > 0 ? 1 : 0;
+  call.normalizer = pointer(a.normalizer);
+  call.factor = reduction_factor(call, static_cast<Reduction>(a.reduction));
+  for (size_t i = 0; i < a.parameters.size() && i < kMaxParameters; ++i) call.parameters.values[i] = a.parameters[i];
+  return call;
+}
+
+inline Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype) {
+  return torch::stable::new_empty(like, sizes, dtype);
+}
+
+inline ScalarType compute_dtype(const Tensor& logits) {
+  return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Tensor new_gradient(const Tensor& logits, bool wanted) {
+  if (!wanted) return new_tensor(logits, {0}, logits.scalar_type());
+  return new_tensor(logits, {logits.size(0), logits.size(1)}, logits.scalar_type());
+}
+
+// The loss itself: [] when reduced, else as many values as there are elements or groups.
+inline Tensor new_value(const Tensor& logits, const Call& call, Reduction reduction) {
+  const ScalarType dtype = compute_dtype(logits);
+  if (reduction != Reduction::kNone || call.grouping == Grouping::kMicro) return new_tensor(logits, {}, dtype);
+  if (call.grouping == Grouping::kElement) return new_tensor(logits, {call.rows, call.labels}, dtype);
+  return new_tensor(logits, {group_count(call)}, dtype);
+}
+
+inline void set_grad_output(BackwardOutputs& out, const Call& call, const Tensor& grad_output) {
+  out.grad_output = grad_output.const_data_ptr();
+  if (grad_output.dim() == 0) return;
+  if (call.grouping == Grouping::kElement) {
+    out.grad_output_row_stride = grad_output.stride(0);
+    out.grad_output_label_stride = grad_output.stride(1);
+  } else if (call.grouping == Grouping::kMacro) {
+    out.grad_output_label_stride = grad_output.stride(0);
+  } else {
+    out.grad_output_row_stride = grad_output.stride(0);
+  }
+}
+
+// Whether a loss has statistics, and how many coefficients a group of it leaves for its gradient.
+struct LossShape {
+  bool element_wise;
+  int coefficients;
+};
+
+// The ops of one device. Engine has shape_of, forward, backward and scale, as csrc/cpu/register.cpp.
+template <class Engine>
+struct Ops {
+  static std::tuple<Tensor, Tensor> forward_into(const Tensor& logits, const Arguments& a, bool keep_coefficients,
+                                                 void* gradient) {
+    const LossShape shape = Engine::shape_of(a.loss, logits);
+    const Call call = make_call(logits, a);
+    const Reduction reduction = static_cast<Reduction>(a.reduction);
+    Tensor value = new_value(logits, call, reduction);
+    const ScalarType dtype = compute_dtype(logits);
+    Tensor coefficients = new_tensor(logits, {shape.coefficients, shape.element_wise ? 0 : group_count(call)}, dtype);
+    ForwardOutputs out{};
+    (reduction == Reduction::kNone ? out.values : out.total) = value.mutable_data_ptr();
+    out.coefficients = coefficients.mutable_data_ptr();
+    out.gradient = gradient;
+    Engine::forward(a.loss, call, out, logits);
+    if (!keep_coefficients) coefficients = new_tensor(logits, {0, 0}, dtype);
+    return {value, coefficients};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> backward_into(const Tensor& logits, const Arguments& a,
+                                                          const Tensor& coefficients, const Tensor& grad_output,
+                                                          bool need_row, bool need_scale, bool need_label,
+                                                          void* gradient) {
+    const Call call = make_call(logits, a);
+    const ScalarType dtype = compute_dtype(logits);
+    Tensor row = new_tensor(logits, {need_row ? call.rows : 0}, dtype);
+    Tensor scale = new_tensor(logits, {need_scale ? call.rows : 0}, dtype);
+    Tensor label = new_tensor(logits, {need_label ? call.labels : 0}, dtype);
+    BackwardOutputs out{};
+    out.coefficients = coefficients.const_data_ptr();
+    set_grad_output(out, call, grad_output);
+    out.gradient = gradient;
+    out.row_gradient = need_row ? row.mutable_data_ptr() : nullptr;
+    out.scale_gradient = need_scale ? scale.mutable_data_ptr() : nullptr;
+    out.label_gradient = need_label ? label.mutable_data_ptr() : nullptr;
+    Engine::backward(a.loss, call, out, logits);
+    return {row, scale, label};
+  }
+
+  // The boxed entry points. What all schemas share comes first, in the schemas' order.
+#define MLLOSS_SHARED                                                                                                \
+  Tensor logits, OptionalTensor targets, OptionalTensor crow, OptionalTensor col, OptionalTensor values,             \
+      OptionalTensor weight, OptionalTensor sample_weight, OptionalTensor logit_scale, OptionalTensor label_offset,  \
+      OptionalTensor row_offset, OptionalTensor normalizer, std::string loss, std::vector<double> parameters,        \
+      int64_t grouping, int64_t reduction, double scale, double offset, double smoothing, std::optional<int64_t> ignore
+#define MLLOSS_ARGUMENTS                                                                                             \
+  Arguments {                                                                                                        \
+    targets, crow, col, values, weight, sample_weight, logit_scale, label_offset, row_offset, normalizer, loss,      \
+        parameters, grouping, reduction, scale, offset, smoothing, ignore                                            \
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> loss_forward(MLLOSS_SHARED, bool keep_coefficients, bool form_gradient) {
+    Tensor gradient = new_gradient(logits, form_gradient);
+    void* memory = form_gradient ? gradient.mutable_data_ptr() : nullptr;
+    auto results = forward_into(logits, MLLOSS_ARGUMENTS, keep_coefficients, memory);
+    return {std::get<0>(results), std::get<1>(results), gradient};
+  }
+
+  static std::tuple<Tensor, Tensor> loss_forward_(MLLOSS_SHARED, bool keep_coefficients) {
+    return forward_into(logits, MLLOSS_ARGUMENTS, keep_coefficients, logits.mutable_data_ptr());
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> loss_backward(MLLOSS_SHARED, Tensor coefficients,
+                                                                  Tensor grad_output, bool need_logits, bool need_row,
+                                                                  bool need_scale, bool need_label) {
+    Tensor gradient = new_gradient(logits, need_logits);
+    void* memory = need_logits ? gradient.mutable_data_ptr() : nullptr;
+    auto sums = backward_into(logits, MLLOSS_ARGUMENTS, coefficients, grad_output, need_row, need_scale, need_label, memory);
+    return {gradient, std::get<0>(sums), std::get<1>(sums), std::get<2>(sums)};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> loss_backward_(MLLOSS_SHARED, Tensor coefficients, Tensor grad_output,
+                                                           bool need_row, bool need_scale, bool need_label) {
+    return backward_into(logits, MLLOSS_ARGUMENTS, coefficients, grad_output, need_row, need_scale, need_label,
+                         logits.mutable_data_ptr());
+  }
+#undef MLLOSS_SHARED
+#undef MLLOSS_ARGUMENTS
+
+  static Tensor scale_gradient(Tensor gradient, Tensor grad_output) {
+    Tensor scaled = torch::stable::clone(gradient);
+    Engine::scale(scaled, grad_output);
+    return scaled;
+  }
+
+  static void scale_gradient_(Tensor gradient, Tensor grad_output) { Engine::scale(gradient, grad_output); }
+
+  static void implement(torch::stable::detail::StableLibrary& m) {
+    m.impl("loss_forward", TORCH_BOX(&loss_forward));
+    m.impl("loss_forward_", TORCH_BOX(&loss_forward_));
+    m.impl("loss_backward", TORCH_BOX(&loss_backward));
+    m.impl("loss_backward_", TORCH_BOX(&loss_backward_));
+    m.impl("scale_gradient", TORCH_BOX(&scale_gradient));
+    m.impl("scale_gradient_", TORCH_BOX(&scale_gradient_));
+  }
+};
+
+}  // namespace mlloss

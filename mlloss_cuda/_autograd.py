@@ -1,0 +1,180 @@
+"""One autograd Function over one op a pass, for every loss and engine.
+
+The gradient is formed in the forward when that costs least: the result is a scalar, only the logits
+are differentiated, and their dtype can hold a gradient that a later loss scale has not yet reached
+(not float16). Otherwise the backward reads the logits once more.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from . import _ops
+
+__all__ = ["Options", "Sides", "fused_loss"]
+
+
+class Sides(NamedTuple):
+    """The tensors beside the logits, all in the compute dtype but the targets and their indices."""
+
+    targets: Tensor | None = None
+    crow_indices: Tensor | None = None
+    col_indices: Tensor | None = None
+    values: Tensor | None = None
+    weight: Tensor | None = None
+    sample_weight: Tensor | None = None
+    logit_scale: Tensor | None = None
+    label_offset: Tensor | None = None
+    row_offset: Tensor | None = None
+    normalizer: Tensor | None = None
+
+
+class Options(NamedTuple):
+    """What is no tensor. ``namespace`` is the engine's; the rest is in the order of the schemas."""
+
+    namespace: str
+    loss: str
+    parameters: tuple[float, ...]
+    grouping: int
+    reduction: int
+    scale: float
+    offset: float
+    label_smoothing: float
+    ignore_index: int | None
+    in_place: bool
+
+
+def _shared(sides: Sides, options: Options) -> tuple[Any, ...]:
+    return (*sides, options.loss, list(options.parameters), *options[3:9])
+
+
+class _Once(torch.autograd.Function):
+    """Ties a gradient to the loss's node, so that differentiating it again says what is wrong."""
+
+    @staticmethod
+    def forward(gradient: Tensor, value: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
+        raise RuntimeError(
+            "mlloss_cuda losses are differentiable once: their gradient has no gradient of its own. "
+            'For a second derivative, compute the loss under use_backend("reference").'
+        )
+
+
+def _once(gradient: Tensor | None, value: Tensor) -> Tensor | None:
+    if gradient is None or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return gradient
+    return _Once.apply(gradient, value)
+
+
+def _keeps_graph() -> bool:
+    """Whether this backward may come again. Unknown under compile: then nothing is overwritten."""
+    if torch.compiler.is_compiling():
+        return True
+    return torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+class _FusedLoss(torch.autograd.Function):
+    """The loss of ``[B, L]`` logits; differentiable in them, logit_scale, label_ and row_offset."""
+
+    @staticmethod
+    def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *tensors, options, form = arguments
+        ops = getattr(torch.ops, options.namespace)
+        shared = _shared(Sides(*tensors), options)
+        if form and options.in_place:
+            value, coefficients = ops.loss_forward_(logits, *shared, False)
+            torch.autograd.graph.increment_version(logits)
+            return value, coefficients, logits.new_empty(0)
+        return ops.loss_forward(logits, *shared, not form, form)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        logits, *tensors, options, form = inputs
+        value, coefficients, gradient = output
+        ctx.mark_non_differentiable(coefficients, gradient)
+        ctx.set_materialize_grads(False)
+        ctx.options, ctx.form, ctx.spent = options, form, False
+        if form:
+            ctx.save_for_backward(value, logits if options.in_place else gradient)
+        else:
+            ctx.save_for_backward(value, logits, coefficients, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
+        grad_output = grad_outputs[0]
+        none = (None,) * (len(Sides._fields) + 2)
+        if grad_output is None:
+            return None, *none
+        if ctx.options.in_place:
+            if ctx.spent:
+                raise RuntimeError("inplace_backward: the logits hold one gradient, for one backward only")
+            ctx.spent = True
+        if ctx.form:
+            return _scaled(ctx, grad_output), *none
+        return _recomputed(ctx, grad_output)
+
+
+def _scaled(ctx: Any, grad_output: Tensor) -> Tensor | None:
+    """The gradient that the forward left, times ``grad_output``."""
+    value, gradient = ctx.saved_tensors
+    ops = getattr(torch.ops, ctx.options.namespace)
+    with torch.no_grad():
+        if not ctx.options.in_place and _keeps_graph():
+            scaled = ops.scale_gradient(gradient, grad_output)
+        else:
+            ops.scale_gradient_(gradient, grad_output)
+            scaled = gradient.detach()
+    return _once(scaled, value)
+
+
+def _recomputed(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+    """Gradients from the logits and the coefficients that the forward kept."""
+    value, logits, coefficients, *tensors = ctx.saved_tensors
+    options: Options = ctx.options
+    sides = Sides(*tensors)
+    need_logits, needs = ctx.needs_input_grad[0], Sides(*ctx.needs_input_grad[1:-2])
+    wanted = (needs.row_offset, needs.logit_scale, needs.label_offset)
+    ops = getattr(torch.ops, options.namespace)
+    shared = _shared(sides, options)
+    with torch.no_grad():
+        if need_logits and options.in_place:
+            row, scale, label = ops.loss_backward_(logits, *shared, coefficients, grad_output, *wanted)
+            torch.autograd.graph.increment_version(logits)
+            gradient = logits.detach()
+        else:
+            gradient, row, scale, label = ops.loss_backward(
+                logits, *shared, coefficients, grad_output, need_logits, *wanted
+            )
+        if needs.row_offset and sides.row_offset is not None and sides.row_offset.dim() == 0:
+            row = row.sum()
+        grads = Sides(
+            logit_scale=_once(scale.sum(), value) if needs.logit_scale else None,
+            label_offset=_once(label, value) if needs.label_offset else None,
+            row_offset=_once(row, value) if needs.row_offset else None,
+        )
+    return _once(gradient, value) if need_logits else None, *grads, None, None
+
+
+def fused_loss(logits: Tensor, sides: Sides, options: Options) -> Tensor:
+    """The loss by the engine that ``options.namespace`` names; every check has been made."""
+    auxiliary = any(
+        side is not None and side.requires_grad for side in (sides.logit_scale, sides.label_offset, sides.row_offset)
+    )
+    differentiated = torch.is_grad_enabled() and (logits.requires_grad or auxiliary)
+    if not differentiated:
+        ops = getattr(torch.ops, options.namespace)
+        return ops.loss_forward(logits, *_shared(sides, options), False, False)[0]
+    scalar = _ops.REDUCTIONS[options.reduction] != "none" or _ops.GROUPINGS[options.grouping] == "micro"
+    form = scalar and not auxiliary and logits.dtype != torch.float16
+    return _FusedLoss.apply(logits, *sides, options, form)[0]

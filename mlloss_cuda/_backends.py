@@ -1,0 +1,173 @@
+"""Which engine serves a call, and why another one cannot."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Final, NamedTuple
+
+import torch
+
+from . import _ops
+
+__all__ = ["BackendStatus", "backends", "build_information", "choose", "use_backend"]
+
+NAMES: Final = ("cuda", "triton", "cpu", "reference")
+_REBUILD: Final = "build the extension with `make build`, or `pip install --no-build-isolation .`"
+
+
+class BackendStatus(NamedTuple):
+    """Whether a backend can be used here, and if not, why."""
+
+    usable: bool
+    reason: str  # empty when usable
+
+
+def _load_extension() -> tuple[ModuleType | None, str]:
+    try:
+        return importlib.import_module("mlloss_cuda._C"), ""
+    except ImportError as error:
+        return None, f"the compiled extension is not installed ({error}); {_REBUILD}"
+
+
+def _load_library(name: str) -> str:
+    """Load one kernel library's ops; the reason if it cannot be."""
+    found = sorted(Path(__file__).parent.glob(f"{name}.*so"))
+    if not found:
+        return f"the library {name} was not built; {_REBUILD}"
+    try:
+        torch.ops.load_library(str(found[0]))
+    except OSError as error:
+        return f"the library {found[0].name} does not load: {error}"
+    return ""
+
+
+_extension, _extension_missing = _load_extension()
+_cpu_missing = _extension_missing or _load_library("_cpu")
+
+
+def build_information() -> dict[str, str]:
+    """What the extension was built with; empty when it is not there."""
+    return dict(_extension.build_information()) if _extension else {}
+
+
+def _load_cuda() -> str:
+    if _extension_missing:
+        return _extension_missing
+    cuda = build_information()["cuda"]
+    if not cuda:
+        return "built without CUDA, for no nvcc was found; install one (the toolkit, or `make cuda-toolkit`) and rebuild"
+    return _load_library("_cuda")
+
+
+_cuda_missing = _load_cuda()
+
+
+def _cuda_status() -> BackendStatus:
+    if _cuda_missing:
+        return BackendStatus(False, _cuda_missing)
+    if torch.version.cuda is None:
+        return BackendStatus(False, f"torch {torch.__version__} has no CUDA; the kernels are built and loaded")
+    if not torch.cuda.is_available():
+        return BackendStatus(False, "torch sees no CUDA device")
+    return BackendStatus(True, "")
+
+
+def _triton_status() -> BackendStatus:
+    return BackendStatus(False, "this version has no Triton kernels yet")
+
+
+def _status(name: str) -> BackendStatus:
+    if name == "cuda":
+        return _cuda_status()
+    if name == "triton":
+        return _triton_status()
+    if name == "cpu":
+        return BackendStatus(not _cpu_missing, _cpu_missing)
+    return BackendStatus(True, "")
+
+
+def backends() -> dict[str, BackendStatus]:
+    """Each backend's name, whether it is usable here, and if not, why.
+
+    Example:
+        >>> backends()["reference"].usable
+        True
+    """
+    return {name: _status(name) for name in NAMES}
+
+
+# A module global, not a ContextVar: torch.compile(fullgraph=True) reads one and not the other.
+_forced: str | None = None
+_warned: set[str] = set()
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Make every loss in the ``with`` block run on one backend.
+
+    Args:
+        name: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"`` (plain PyTorch, any device).
+
+    Raises:
+        ValueError: the name is unknown, or the backend is not usable; the reason is given.
+
+    Example:
+        >>> with use_backend("reference"):
+        ...     pass
+    """
+    global _forced
+    if name not in NAMES:
+        raise ValueError(f"name: expected one of {', '.join(map(repr, NAMES))}, got {name!r}")
+    status = _status(name)
+    if not status.usable:
+        raise ValueError(f"name: the backend {name!r} is not usable: {status.reason}")
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+_SERVES: Final = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+
+
+def choose(device_type: str) -> str:
+    """The backend for tensors on a device of that type."""
+    if _forced is not None:
+        if _forced != "reference" and _forced not in _SERVES.get(device_type, ()):
+            raise ValueError(f"use_backend({_forced!r}): logits are on {device_type!r}, which it does not serve")
+        return _forced
+    for name in _SERVES.get(device_type, ()):
+        if _usable(name):
+            return name
+    _warn(device_type)
+    return "reference"
+
+
+_usable_cache: dict[str, bool] = {}
+
+
+def _usable(name: str) -> bool:
+    if name not in _usable_cache:
+        _usable_cache[name] = _status(name).usable
+    return _usable_cache[name]
+
+
+def _warn(device_type: str) -> None:
+    if device_type in _warned or torch.compiler.is_compiling():
+        return
+    _warned.add(device_type)
+    reasons = "; ".join(f"{name}: {_status(name).reason}" for name in _SERVES.get(device_type, ()))
+    warnings.warn(
+        f"mlloss_cuda: no fused kernels for {device_type!r} tensors, plain PyTorch serves ({reasons or 'no engine'})",
+        stacklevel=2,
+    )
+
+
+# Where each compiled engine registers its ops.
+NAMESPACES: Final = {"cpu": _ops.NAMESPACE, "cuda": _ops.NAMESPACE}

@@ -1,0 +1,167 @@
+"""From a user's call to an engine's: checks, shapes, choice of backend."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _backends, _ops
+from . import _validation as check
+from ._autograd import Options, Sides, fused_loss
+from ._reference import reference_loss
+from ._registry import LossSpec
+from .targets import CSRTargets
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    spec: LossSpec,
+    logits: Any,
+    targets: Any,
+    *,
+    parameters: tuple[float, ...],
+    grouping: str,
+    threshold: Any = 0.0,
+    weight: Any,
+    sample_weight: Any,
+    label_smoothing: Any,
+    ignore_index: Any,
+    logit_scale: Any,
+    logit_bias: Any,
+    normalizer: Any,
+    reduction: Any,
+    inplace_backward: Any,
+) -> Tensor:
+    """Check everything, then run ``spec`` on the backend that serves the logits' device."""
+    logits = check.check_logits(logits)
+    targets = check.check_targets(targets, logits)
+    reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
+    ignore_index = check.check_ignore_index(ignore_index)
+    smoothing = check.check_number("label_smoothing", label_smoothing, 0.0, 1.0, open_high=True)
+    in_place = _check_in_place(logits, inplace_backward)
+
+    leading, labels = logits.shape[:-1], logits.shape[-1]
+    rows = math.prod(leading)
+    if weight is not None:
+        weight = check.check_side("weight", weight, (labels,), logits, non_negative=True)
+    if sample_weight is not None:
+        sample_weight = check.check_side("sample_weight", sample_weight, tuple(leading), logits, non_negative=True)
+        sample_weight = sample_weight.reshape(rows)
+    normalizer = _check_normalizer(normalizer, reduction, logits)
+    scale, logit_scale = _split_scale(logit_scale, logits)
+    if logit_bias is not None:
+        logit_bias = check.check_side("logit_bias", logit_bias, (labels,), logits)
+    offset, label_offset, row_offset = _offsets(threshold, logit_bias, logits)
+
+    backend = _backends.choose(logits.device.type)
+    if backend == "cuda" and grouping not in spec.cuda_groupings:
+        raise ValueError(
+            f"average: {grouping!r} has no CUDA kernel in this version, expected one of "
+            f'{spec.cuda_groupings}; `with use_backend("reference"):` runs it in plain PyTorch'
+        )
+    flat = logits if logits.dim() == 2 else logits.reshape(rows, labels)
+    dense = None
+    if isinstance(targets, Tensor):
+        dense = targets if targets.dim() == 2 else targets.reshape(rows, labels)
+    if backend == "reference":
+        value = reference_loss(
+            spec,
+            flat,
+            targets if dense is None else dense,
+            parameters=parameters,
+            grouping=grouping,
+            scale=scale if logit_scale is None else logit_scale,
+            label_offset=label_offset,
+            row_offset=row_offset,
+            offset=offset,
+            weight=weight,
+            sample_weight=sample_weight,
+            label_smoothing=smoothing,
+            ignore_index=ignore_index,
+            normalizer=normalizer,
+            reduction=reduction,
+        )
+    else:
+        sides = Sides(
+            dense,
+            *_columns(targets, logits),
+            weight,
+            sample_weight,
+            logit_scale,
+            label_offset,
+            row_offset,
+            normalizer,
+        )
+        options = Options(
+            _backends.NAMESPACES[backend],
+            spec.name,
+            parameters,
+            _ops.GROUPINGS.index(grouping),
+            _ops.REDUCTIONS.index(reduction),
+            scale,
+            offset,
+            smoothing,
+            ignore_index,
+            in_place,
+        )
+        value = fused_loss(flat, sides, options)
+    if reduction != "none" or grouping in ("macro", "micro"):
+        return value
+    return value.reshape(logits.shape if grouping == "element" else leading)
+
+
+def _check_in_place(logits: Tensor, inplace_backward: Any) -> bool:
+    if not check.check_bool("inplace_backward", inplace_backward):
+        return False
+    if not logits.is_contiguous():
+        raise ValueError(f"inplace_backward: expected contiguous logits, got strides {logits.stride()}")
+    if logits.requires_grad and logits.is_leaf:
+        raise ValueError("inplace_backward: expected logits that an operation made, got a leaf tensor")
+    return True
+
+
+def _columns(targets: Tensor | CSRTargets, logits: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    if isinstance(targets, Tensor):
+        return None, None, None
+    values = targets.values
+    if values is not None:
+        values = values.detach().to(_ops.compute_dtype(logits)).contiguous()
+    return targets.crow_indices.contiguous(), targets.col_indices.contiguous(), values
+
+
+def _check_normalizer(normalizer: Any, reduction: str, logits: Tensor) -> Tensor | None:
+    if normalizer is None:
+        return None
+    if reduction != "sum":
+        raise ValueError(f"normalizer: expected reduction='sum' with it, got reduction={reduction!r}")
+    if isinstance(normalizer, Tensor):
+        return check.check_side("normalizer", normalizer, (), logits).detach()
+    number = check.check_number("normalizer", normalizer, 0.0, open_low=True)
+    return torch.full((), number, dtype=_ops.compute_dtype(logits), device=logits.device)
+
+
+def _split_scale(logit_scale: Any, logits: Tensor) -> tuple[float, Tensor | None]:
+    """A number, or a 0-d tensor that stands in its place."""
+    if isinstance(logit_scale, Tensor):
+        return 1.0, check.check_side("logit_scale", logit_scale, (), logits)
+    return check.check_number("logit_scale", logit_scale), None
+
+
+def _offsets(threshold: Any, logit_bias: Tensor | None, logits: Tensor) -> tuple[float, Tensor | None, Tensor | None]:
+    """What is added to the logits: one number, one for each label, one for each row (or 0-d)."""
+    if not isinstance(threshold, Tensor):
+        return -check.check_number("threshold", threshold), logit_bias, None
+    leading, labels = tuple(logits.shape[:-1]), logits.shape[-1]
+    shape = tuple(threshold.shape)
+    if shape in ((), (1,)):
+        return 0.0, logit_bias, -check.check_side("threshold", threshold, shape, logits).reshape(())
+    if shape == (labels,):
+        shift = check.check_side("threshold", threshold, shape, logits)
+        return 0.0, -shift if logit_bias is None else logit_bias - shift, None
+    if shape == (*leading, 1):
+        return 0.0, logit_bias, -check.check_side("threshold", threshold, shape, logits).reshape(-1)
+    raise ValueError(f"threshold: expected a number, or shape (), ({labels},) or {(*leading, 1)}, got {shape}")

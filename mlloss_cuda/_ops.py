@@ -1,0 +1,125 @@
+"""The contract of the ops: schemas, and what each returns before it has run (fakes).
+
+Every engine implements the same six ops under its own namespace or dispatch key; ``_autograd`` is
+their only caller. The logits are always 2-D here, and every check has been made.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+
+__all__ = ["GROUPINGS", "NAMESPACE", "REDUCTIONS", "compute_dtype", "define"]
+
+NAMESPACE: Final = "mlloss_cuda"
+
+# Places in these tuples are the values of the C++ enums of csrc/core/params.h.
+GROUPINGS: Final = ("element", "samples", "macro", "micro")
+REDUCTIONS: Final = ("none", "sum", "mean", "batchmean")
+
+_SHARED = (
+    "Tensor? targets, Tensor? crow_indices, Tensor? col_indices, Tensor? values, Tensor? weight, "
+    "Tensor? sample_weight, Tensor? logit_scale, Tensor? label_offset, Tensor? row_offset, "
+    "Tensor? normalizer, str loss, float[] parameters, int grouping, int reduction, float scale, "
+    "float offset, float label_smoothing, int? ignore_index"
+)
+
+_SCHEMAS = (
+    # value, coefficients [C, groups] or empty, gradient or empty
+    f"loss_forward(Tensor logits, {_SHARED}, bool keep_coefficients, bool form_gradient)"
+    " -> (Tensor, Tensor, Tensor)",
+    # The gradient takes the logits' place.
+    f"loss_forward_(Tensor(a!) logits, {_SHARED}, bool keep_coefficients) -> (Tensor, Tensor)",
+    # gradient, then sums of d loss / d s: over labels, times x over labels, over rows; empty if unneeded
+    f"loss_backward(Tensor logits, {_SHARED}, Tensor coefficients, Tensor grad_output, "
+    "bool need_logits, bool need_row, bool need_scale, bool need_label)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    f"loss_backward_(Tensor(a!) logits, {_SHARED}, Tensor coefficients, Tensor grad_output, "
+    "bool need_row, bool need_scale, bool need_label) -> (Tensor, Tensor, Tensor)",
+    "scale_gradient(Tensor gradient, Tensor grad_output) -> Tensor",
+    "scale_gradient_(Tensor(a!) gradient, Tensor grad_output) -> ()",
+)
+
+# Coefficients a group keeps; a test compares them with the compiled functors'.
+_COEFFICIENTS: dict[str, int] = {}
+
+
+def compute_dtype(logits: torch.Tensor) -> torch.dtype:
+    """float64 for float64 logits, else float32: of the loss, and of everything computed on the way."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def declare_coefficients(loss: str, count: int) -> None:
+    """Tell the fakes how many coefficients a group of ``loss`` keeps (0: element-wise)."""
+    _COEFFICIENTS[loss] = count
+
+
+def _groups(logits: torch.Tensor, grouping: int) -> Any:
+    rows, labels = logits.shape
+    return {"samples": rows, "macro": labels, "micro": 1}.get(GROUPINGS[grouping], 0)
+
+
+def _fake_value(logits: torch.Tensor, grouping: int, reduction: int) -> torch.Tensor:
+    dtype = compute_dtype(logits)
+    name = GROUPINGS[grouping]
+    if REDUCTIONS[reduction] != "none" or name == "micro":
+        return logits.new_empty((), dtype=dtype)
+    if name == "element":
+        return logits.new_empty(logits.shape, dtype=dtype)
+    return logits.new_empty((_groups(logits, grouping),), dtype=dtype)
+
+
+def _fake_forward_(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    loss, grouping, reduction, keep = args[10], args[12], args[13], args[18]
+    kept = (_COEFFICIENTS[loss], _groups(logits, grouping)) if keep else (0, 0)
+    coefficients = logits.new_empty(kept, dtype=compute_dtype(logits))
+    return _fake_value(logits, grouping, reduction), coefficients
+
+
+def _fake_forward(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+    shape = logits.shape if args[19] else (0,)
+    return *_fake_forward_(logits, *args[:19]), logits.new_empty(shape)
+
+
+def _fake_sums(logits: torch.Tensor, row: bool, scale: bool, label: bool) -> tuple[torch.Tensor, ...]:
+    rows, labels = logits.shape
+    dtype = compute_dtype(logits)
+    sizes = (rows if row else 0, rows if scale else 0, labels if label else 0)
+    return tuple(logits.new_empty((size,), dtype=dtype) for size in sizes)
+
+
+def _fake_backward(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+    need_logits, *sums = args[20:24]
+    return logits.new_empty(logits.shape if need_logits else (0,)), *_fake_sums(logits, *sums)
+
+
+def _fake_backward_(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+    return _fake_sums(logits, *args[20:23])
+
+
+_FAKES = {
+    "loss_forward": _fake_forward,
+    "loss_forward_": _fake_forward_,
+    "loss_backward": _fake_backward,
+    "loss_backward_": _fake_backward_,
+    "scale_gradient": lambda gradient, grad_output: torch.empty_like(gradient),
+    "scale_gradient_": lambda gradient, grad_output: None,
+}
+
+_libraries: dict[str, torch.library.Library] = {}
+
+
+def define(namespace: str) -> None:
+    """Define the ops under ``namespace``, once; an engine's library adds the implementations."""
+    if namespace in _libraries:
+        return
+    library = torch.library.Library(namespace, "FRAGMENT")
+    _libraries[namespace] = library
+    for schema in _SCHEMAS:
+        library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        name = schema.partition("(")[0]
+        torch.library.register_fake(f"{namespace}::{name}", _FAKES[name], lib=library)
+
+
+define(NAMESPACE)

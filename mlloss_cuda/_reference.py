@@ -1,0 +1,99 @@
+"""The reference backend: every loss from its definition, in plain PyTorch, differentiated by autograd.
+
+It is what the kernels are tested against (in float64), and what serves where no engine does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _ops
+from ._registry import LossSpec
+from .targets import CSRTargets
+
+__all__ = ["reference_loss"]
+
+
+def _dense(targets: Tensor | CSRTargets, ignore_index: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Targets as numbers, and where they are excluded (None: nowhere)."""
+    if isinstance(targets, CSRTargets):
+        y = targets.to_dense()
+        excluded = y < 0 if targets.values is not None else None
+    else:
+        y = targets
+        excluded = y == ignore_index if ignore_index is not None else None
+    if not y.is_floating_point():
+        # A negative stays, to be found out below; every integer from 1 on is a positive.
+        return y.to(dtype).clamp(max=1), excluded
+    return y.to(dtype), excluded
+
+
+def reference_loss(
+    spec: LossSpec,
+    logits: Tensor,
+    targets: Tensor | CSRTargets,
+    *,
+    parameters: tuple[float, ...],
+    grouping: str,
+    scale: Tensor | float,
+    label_offset: Tensor | None,
+    row_offset: Tensor | None,
+    offset: float,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    label_smoothing: float,
+    ignore_index: int | None,
+    normalizer: Tensor | None,
+    reduction: str,
+) -> Tensor:
+    """The loss of 2-D logits; arguments as the ops of ``_ops`` take them."""
+    dtype = _ops.compute_dtype(logits)
+    rows, labels = logits.shape
+    s = logits.to(dtype) * scale + offset
+    if label_offset is not None:
+        s = s + label_offset
+    if row_offset is not None:
+        s = s + row_offset.reshape(-1, 1)
+    y, excluded = _dense(targets, ignore_index, dtype)
+    # A negative target, or one that is no number, spoils its element and all that depends on it.
+    spoiled = ~(y >= 0) if excluded is None else ~(y >= 0) & ~excluded
+    soft = y.is_floating_point() and (label_smoothing > 0 or _floating(targets))
+    w = weight
+    if sample_weight is not None and grouping in ("macro", "micro"):
+        w = sample_weight[:, None] if w is None else w * sample_weight[:, None]
+    if excluded is not None:
+        w = torch.where(excluded, 0.0, torch.ones_like(y) if w is None else w)
+    if label_smoothing > 0:
+        y = y * (1 - label_smoothing) + label_smoothing / labels
+    s = torch.where(spoiled, torch.nan, s)
+    if w is not None:
+        s, y = torch.where(w == 0, 0.0, s), torch.where(w == 0, 0.0, y)
+
+    if spec.element_wise:
+        values = spec.reference(s, y, soft, parameters)
+        if w is not None:
+            values = torch.where(w == 0, 0.0, values * w)
+        if sample_weight is not None:
+            values = torch.where(sample_weight[:, None] == 0, 0.0, values * sample_weight[:, None])
+    else:
+        dim = {"samples": (1,), "macro": (0,), "micro": (0, 1)}[grouping]
+        values = spec.reference(s, y, soft, w, parameters, dim)
+        if sample_weight is not None and grouping == "samples":
+            values = torch.where(sample_weight == 0, 0.0, values * sample_weight)
+    return _reduced(values, reduction, rows, normalizer)
+
+
+def _floating(targets: Tensor | CSRTargets) -> bool:
+    return targets.values is not None if isinstance(targets, CSRTargets) else targets.is_floating_point()
+
+
+def _reduced(values: Tensor, reduction: str, rows: int, normalizer: Tensor | None) -> Tensor:
+    if reduction == "none":
+        return values
+    if reduction == "mean":
+        return values.mean()
+    total = values.sum()
+    if reduction == "batchmean":
+        return total / rows if rows else total * torch.nan
+    return total if normalizer is None else total / normalizer

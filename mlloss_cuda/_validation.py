@@ -1,0 +1,148 @@
+"""Checks of what users pass. Each error names the argument, what came and what is taken.
+
+Values in tensors are looked at on the CPU only, and not under ``torch.compile``: on a GPU a look is
+a synchronisation, in a graph a break.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _ops
+from .targets import CSRTargets
+
+__all__ = [
+    "check_bool",
+    "check_choice",
+    "check_ignore_index",
+    "check_logits",
+    "check_number",
+    "check_side",
+    "check_targets",
+    "readable",
+]
+
+LOGITS_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+INTEGER_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def _came(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}"
+    return f"{value!r} ({type(value).__name__})"
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether a check may look at the tensor's values."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def check_logits(logits: Any) -> Tensor:
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits: expected a tensor [..., L], got {_came(logits)}")
+    if logits.layout != torch.strided:
+        raise TypeError(f"logits: expected a dense (strided) tensor, got layout {logits.layout}")
+    if logits.dtype not in LOGITS_DTYPES:
+        raise TypeError(f"logits: expected float32, bfloat16, float16 or float64, got {logits.dtype}")
+    if logits.dim() == 0:
+        raise ValueError("logits: expected shape [..., L], got a 0-d tensor")
+    return logits
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """A finite real number in the interval that ``low``, ``high`` and the open ends describe."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {_came(value)}")
+    number = float(value)
+    left, right = ("(" if open_low else "["), (")" if open_high else "]")
+    above = number > low if open_low else number >= low
+    below = number < high if open_high else number <= high
+    if not (math.isfinite(number) and above and below):
+        raise ValueError(f"{name}: expected a finite number in {left}{low}, {high}{right}, got {value!r}")
+    return number
+
+
+def check_bool(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {_came(value)}")
+    return value
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    listed = ", ".join(repr(choice) for choice in choices)
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected one of {listed}, got {_came(value)}")
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
+    return value
+
+
+def check_ignore_index(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"ignore_index: expected an int or None, got {_came(value)}")
+    if value in (0, 1):
+        raise ValueError(f"ignore_index: {value} is a label; expected another value, by convention -1")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"ignore_index: expected a 64-bit int, got {value}")
+    return value
+
+
+def check_side(
+    name: str, value: Any, shape: tuple[int, ...], logits: Tensor, *, non_negative: bool = False
+) -> Tensor:
+    """A tensor beside the logits, in the compute dtype, of exactly ``shape``."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor of shape {shape}, got {_came(value)}")
+    if value.dtype.is_complex or value.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense real tensor, got {value.dtype}, {value.layout}")
+    if value.device != logits.device:
+        raise ValueError(f"{name}: expected on the logits' device {logits.device}, got {value.device}")
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
+    if non_negative:
+        value = value.detach()
+        # A sum of differences is NaN unless all are finite: two scans instead of a mask's four.
+        if readable(value) and value.numel() and not (0.0 <= float(value.min()) and float(value.max()) < math.inf):
+            raise ValueError(f"{name}: expected finite values >= 0, got some that are not")
+    return value.to(_ops.compute_dtype(logits)).contiguous()
+
+
+def check_targets(targets: Any, logits: Tensor) -> Tensor | CSRTargets:
+    """Dense targets of the logits' shape, or CSR targets of their rows and labels."""
+    labels, rows = logits.shape[-1], math.prod(logits.shape[:-1])
+    if isinstance(targets, Tensor) and targets.layout == torch.sparse_csr:
+        targets = CSRTargets.from_sparse(targets)
+    if isinstance(targets, CSRTargets):
+        if targets.num_labels != labels:
+            raise ValueError(f"targets: expected {labels} labels, as the logits have, got {targets.num_labels}")
+        if len(targets) != rows:
+            raise ValueError(f"targets: expected {rows} rows, as the logits have, got {len(targets)}")
+        if targets.device != logits.device:
+            raise ValueError(f"targets: expected on the logits' device {logits.device}, got {targets.device}")
+        return targets
+    if not isinstance(targets, Tensor):
+        raise TypeError(f"targets: expected a dense tensor, a CSRTargets or a sparse_csr tensor, got {_came(targets)}")
+    if targets.layout != torch.strided:
+        raise TypeError(f"targets: expected a strided or sparse_csr tensor, got layout {targets.layout}")
+    if targets.dtype not in LOGITS_DTYPES + INTEGER_DTYPES:
+        raise TypeError(f"targets: expected a bool, integer or floating dtype, got {targets.dtype}")
+    if targets.shape != logits.shape:
+        raise ValueError(f"targets: expected the logits' shape {tuple(logits.shape)}, got {tuple(targets.shape)}")
+    if targets.device != logits.device:
+        raise ValueError(f"targets: expected on the logits' device {logits.device}, got {targets.device}")
+    return targets.detach()

@@ -1,0 +1,141 @@
+"""ZLPR: the zero-bounded log-sum-exp & pairwise rank-based loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _validation as check
+from .._dispatch import evaluate
+from .._registry import LossSpec, register
+from ..targets import CSRTargets
+from ._common import LossModule, documented
+
+__all__ = ["ZLPRLoss", "zlpr_loss"]
+
+
+def _zero_bounded(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """``log(1 + sum e^x)``, exact for tiny sums too."""
+    m = x.detach().amax(dim, keepdim=True).clamp(min=0) if x.numel() else x.new_zeros(())
+    finite = torch.where(torch.isfinite(m), m, 0.0)
+    value = finite + torch.log1p((x - finite).exp().sum(dim, keepdim=True) + torch.expm1(-finite))
+    return value.sum(dim)
+
+
+def _reference(
+    s: Tensor, y: Tensor, soft: bool, w: Tensor | None, parameters: tuple[float, ...], dim: tuple[int, ...]
+) -> Tensor:
+    negative, positive = s, -s
+    if soft:
+        negative, positive = s + torch.log1p(-y), -s + torch.log(y)
+    if w is not None:
+        negative, positive = negative + torch.log(w), positive + torch.log(w)
+        negative = torch.where(w > 0, negative, -torch.inf)
+        positive = torch.where(w > 0, positive, -torch.inf)
+    # Selected: s - inf is NaN for a confident logit.
+    negative = torch.where((y < 1) | s.isnan(), negative, -torch.inf)
+    positive = torch.where(y > 0, positive, -torch.inf)
+    return _zero_bounded(negative, dim) + _zero_bounded(positive, dim)
+
+
+_SPEC = register(
+    LossSpec(
+        name="zlpr",
+        groupings=("samples",),
+        coefficients=4,
+        cuda_groupings=("samples",),
+        reference=_reference,
+    )
+)
+
+
+@documented(
+    none="the rows' losses ``[...]``",
+    weight="multiplies the label's exponential inside the sum",
+    learnable=", threshold, logit_scale and logit_bias",
+)
+def zlpr_loss(
+    logits: Tensor,
+    targets: Tensor | CSRTargets,
+    *,
+    threshold: float | Tensor = 0.0,
+    weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    logit_scale: float | Tensor = 1.0,
+    logit_bias: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    reduction: str = "mean",
+    inplace_backward: bool = False,
+) -> Tensor:
+    r"""ZLPR, a softmax-like loss for any number of positives: a row's positives against 0, and 0 against its negatives.
+
+    .. math:: \log\Big(1 + \sum_{i \in P} e^{-s_i}\Big) + \log\Big(1 + \sum_{j \in N} e^{s_j}\Big)
+
+    Predict the labels with ``s > threshold``. The gradient of each side sums to less than 1 in
+    absolute value, at any L (that of BCE to as much as L), so classes need no balancing.
+
+    Probabilistic targets give ``log(1 + sum y e^-s) + log(1 + sum (1 - y) e^s)``. It is strictly
+    convex with its optimum at ``y = sigmoid(2 s)``, not ``sigmoid(s)``, and it is not the expected
+    hard loss over random labels.
+
+    Args:
+        {logits}
+        threshold: s0 in place of 0 (TLPR), the loss of ``logits - threshold``: a number, a 0-d
+            tensor, a tensor ``[..., 1]`` for each row or ``[L]`` for each label. Tensors may
+            require gradients. Default 0.0.
+        {keywords}
+
+    Returns:
+        {returns}
+
+    Raises:
+        {raises}
+
+    Source:
+        Su, Zhu, Murtadha, Pan, Wen, Liu, "ZLPR: A Novel Loss for Multi-label Classification", 2022,
+        arXiv:2208.02955.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, -1.0, -3.0]])
+        >>> zlpr_loss(logits, torch.tensor([[1, 0, 0]])).item()
+        0.4756...
+    """
+    if not isinstance(threshold, Tensor):
+        threshold = check.check_number("threshold", threshold)
+    return evaluate(
+        _SPEC,
+        logits,
+        targets,
+        parameters=(),
+        grouping="samples",
+        threshold=threshold,
+        weight=weight,
+        sample_weight=sample_weight,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
+        normalizer=normalizer,
+        reduction=reduction,
+        inplace_backward=inplace_backward,
+    )
+
+
+class ZLPRLoss(LossModule):
+    """The module of :func:`zlpr_loss`: its arguments but ``sample_weight``, which the call takes.
+
+    Example:
+        >>> ZLPRLoss(threshold=0.5)
+        ZLPRLoss(threshold=0.5, reduction='mean')
+    """
+
+    _function = staticmethod(zlpr_loss)
+
+    def __init__(self, *, threshold: float | Tensor = 0.0, **common: Any) -> None:
+        if not isinstance(threshold, Tensor):
+            check.check_number("threshold", threshold)
+        super().__init__({"threshold": threshold}, **common)

@@ -1,0 +1,279 @@
+"""Sparse multi-label targets in CSR form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["CSRTargets"]
+
+_INDEX_DTYPES = (torch.int32, torch.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class CSRTargets:
+    """The positive labels of each row, as compressed sparse rows.
+
+    Row ``i`` holds the labels ``col_indices[crow_indices[i]:crow_indices[i + 1]]``; every other
+    label is a negative. A batch of 128 rows over 2.8 million labels is 19 kB here, 360 MB as a bool
+    tensor. It may be passed through ``torch.compile(fullgraph=True)``.
+
+    Args:
+        crow_indices: int32 or int64 ``[rows + 1]``, non-decreasing from 0.
+        col_indices: of the same dtype, ``[nnz]`` or longer (what lies past ``crow_indices[-1]`` is
+            not read): in each row sorted, unique, and within ``[0, num_labels)``.
+        num_labels: L, the number of labels.
+        values: floating, as long as ``col_indices``, or None for ones: probabilities in [0, 1].
+            0 makes a negative; a value below 0 excludes that label in that row (unknown labels,
+            items already seen).
+        validate: None checks the values of CPU tensors and not of GPU tensors (there it would
+            synchronise); True checks always, False never. Kernels stay within their buffers in any
+            case.
+
+    Raises:
+        TypeError: an argument is not a tensor, or has another dtype.
+        ValueError: shapes, devices or values do not fit.
+
+    Example:
+        >>> targets = CSRTargets.from_lists([[0, 2], [], [1]], num_labels=4)
+        >>> targets.to_dense().int().tolist()
+        [[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0]]
+    """
+
+    crow_indices: Tensor
+    col_indices: Tensor
+    num_labels: int
+    values: Tensor | None = None
+    validate: bool | None = None
+
+    def __post_init__(self) -> None:
+        _check_structure(self)
+        looked_at = self.validate
+        if looked_at is None:
+            looked_at = self.crow_indices.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looked_at:
+            _check_values(self)
+        # A view of these targets has been checked with them.
+        object.__setattr__(self, "validate", False)
+
+    # ---- constructors --------------------------------------------------------------------------
+
+    @classmethod
+    def from_lists(cls, rows: Iterable[Iterable[int]], num_labels: int) -> CSRTargets:
+        """From the labels of each row, in any order; duplicates are dropped.
+
+        Raises:
+            ValueError: a label lies outside ``[0, num_labels)``.
+        """
+        crow, columns = [0], []
+        for row in rows:
+            columns.extend(sorted({int(label) for label in row}))
+            crow.append(len(columns))
+        return cls(torch.tensor(crow), torch.tensor(columns, dtype=torch.int64), num_labels)
+
+    @classmethod
+    def from_padded(cls, indices: Tensor, num_labels: int, padding: int = -1) -> CSRTargets:
+        """From ``[rows, width]`` label indices where ``padding`` fills the shorter rows."""
+        if not isinstance(indices, Tensor) or indices.dim() != 2 or indices.dtype not in _INDEX_DTYPES:
+            raise TypeError("indices: expected an int32 or int64 tensor of shape [rows, width]")
+        present = indices != padding
+        row = present.nonzero()[:, 0]
+        return _from_pairs(row, indices[present].long(), indices.shape[0], num_labels)
+
+    @classmethod
+    def from_dense(cls, dense: Tensor) -> CSRTargets:
+        """From ``[..., L]`` dense targets: integers >= 1 are positive, a negative excludes its label,
+        floating values are probabilities.
+        """
+        if not isinstance(dense, Tensor) or dense.dim() == 0 or dense.layout != torch.strided:
+            raise TypeError("dense: expected a dense tensor of shape [..., L]")
+        labels = dense.shape[-1]
+        flat = dense.reshape(dense.numel() // max(labels, 1), labels)
+        row, column = flat.nonzero(as_tuple=True)
+        values = flat[row, column]
+        if not values.is_floating_point():
+            signs = values if values.dtype == torch.bool else values.clamp(max=1)
+            values = None if bool((signs > 0).all()) else signs.float()
+        return cls(_crow_of(row, flat.shape[0]), column, labels, values)
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> CSRTargets:
+        """From a ``scipy.sparse`` matrix ``[rows, L]`` of any format; stored ones drop out as values."""
+        csr = matrix.tocsr().copy()
+        csr.sum_duplicates()
+        values = torch.from_numpy(csr.data.astype("float32"))
+        return cls(
+            torch.from_numpy(csr.indptr.astype("int64")),
+            torch.from_numpy(csr.indices.astype("int64")),
+            int(csr.shape[1]),
+            None if bool((values == 1).all()) else values,
+        )
+
+    @classmethod
+    def from_sparse(cls, tensor: Tensor) -> CSRTargets:
+        """From a 2-D ``torch.sparse_csr`` tensor ``[rows, L]``, without a copy of its indices."""
+        if tensor.layout != torch.sparse_csr or tensor.dim() != 2:
+            raise TypeError("tensor: expected a 2-D torch.sparse_csr tensor")
+        values = tensor.values().detach()
+        if not values.is_floating_point():
+            values = values.float().clamp(max=1)
+        return cls(tensor.crow_indices(), tensor.col_indices(), tensor.shape[1], values)
+
+    # ---- as a container --------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.crow_indices.shape[0] - 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.crow_indices.device
+
+    def __repr__(self) -> str:
+        values = "" if self.values is None else f", values={self.values.dtype}"
+        return (
+            f"CSRTargets(rows={len(self)}, num_labels={self.num_labels}, "
+            f"capacity={self.col_indices.shape[0]}{values}, device={str(self.device)!r})"
+        )
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> CSRTargets:
+        """The chosen rows: an int (one row), a slice, or indices or a mask as for a tensor."""
+        if isinstance(rows, int):
+            if not -len(self) <= rows < len(self):
+                raise IndexError(f"row {rows} of {len(self)}")
+            rows = [rows]
+        index = torch.arange(len(self), device=self.device)[rows]
+        if index.dim() != 1:
+            raise ValueError(f"rows: expected one dimension of indices, got {index.dim()}")
+        starts = self.crow_indices[:-1][index].long()
+        counts = self.crow_indices[1:][index].long() - starts
+        crow = torch.zeros(len(index) + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(counts, 0, out=crow[1:])
+        # The place of every kept entry: its row's start, plus its number within the row.
+        within = torch.arange(int(crow[-1]), device=self.device) - crow[:-1].repeat_interleave(counts)
+        place = starts.repeat_interleave(counts) + within
+        return replace(
+            self,
+            crow_indices=crow.to(self.crow_indices.dtype),
+            col_indices=self.col_indices[place],
+            values=None if self.values is None else self.values[place],
+        )
+
+    def label_range(self, start: int, stop: int) -> CSRTargets:
+        """The labels ``start .. stop - 1`` of every row, numbered from 0: one shard's targets."""
+        if not 0 <= start <= stop <= self.num_labels:
+            raise ValueError(f"start, stop: expected 0 <= start <= stop <= {self.num_labels}, got {start}, {stop}")
+        used = int(self.crow_indices[-1])
+        columns = self.col_indices[:used]
+        inside = (columns >= start) & (columns < stop)
+        row = torch.arange(len(self), device=self.device).repeat_interleave(self.crow_indices.diff().long())
+        return replace(
+            self,
+            crow_indices=_crow_of(row[inside], len(self)).to(self.crow_indices.dtype),
+            col_indices=columns[inside] - start,
+            num_labels=stop - start,
+            values=None if self.values is None else self.values[:used][inside],
+        )
+
+    # ---- conversions -----------------------------------------------------------------------------
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> CSRTargets:
+        """These targets on ``device``."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> CSRTargets:
+        """These targets in page-locked memory, for copies to a GPU that do not block."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def to_dense(self) -> Tensor:
+        """``[rows, L]``: bool, or ``values``' dtype where there are values."""
+        used = int(self.crow_indices[-1])
+        row = torch.arange(len(self), device=self.device).repeat_interleave(self.crow_indices.diff().long())
+        dtype = torch.bool if self.values is None else self.values.dtype
+        dense = torch.zeros(len(self), self.num_labels, dtype=dtype, device=self.device)
+        ones = torch.ones(used, dtype=dtype, device=self.device)
+        dense[row, self.col_indices[:used].long()] = ones if self.values is None else self.values[:used]
+        return dense
+
+    def pad_to(self, capacity: int) -> CSRTargets:
+        """The same targets with room for ``capacity`` entries: static shapes for CUDA graphs."""
+        extra = capacity - self.col_indices.shape[0]
+        if extra < 0:
+            raise ValueError(f"capacity: expected at least {self.col_indices.shape[0]}, got {capacity}")
+        return replace(
+            self,
+            col_indices=torch.cat([self.col_indices, self.col_indices.new_zeros(extra)]),
+            values=None if self.values is None else torch.cat([self.values, self.values.new_zeros(extra)]),
+        )
+
+    def _map(self, f: Any) -> CSRTargets:
+        values = None if self.values is None else f(self.values)
+        return replace(self, crow_indices=f(self.crow_indices), col_indices=f(self.col_indices), values=values)
+
+
+def _crow_of(row: Tensor, rows: int) -> Tensor:
+    crow = torch.zeros(rows + 1, dtype=torch.int64, device=row.device)
+    torch.cumsum(torch.bincount(row, minlength=rows), 0, out=crow[1:])
+    return crow
+
+
+def _from_pairs(row: Tensor, column: Tensor, rows: int, num_labels: int) -> CSRTargets:
+    """Sorted and without duplicates, from pairs in any order."""
+    if column.numel() and not (0 <= int(column.min()) and int(column.max()) < num_labels):
+        raise ValueError(f"indices: expected labels in [0, {num_labels}), got some outside")
+    pairs = torch.unique(row * max(num_labels, 1) + column)
+    row = pairs.div(max(num_labels, 1), rounding_mode="floor")
+    return CSRTargets(_crow_of(row, rows), pairs - row * num_labels, num_labels)
+
+
+def _check_structure(targets: CSRTargets) -> None:
+    crow, columns, values = targets.crow_indices, targets.col_indices, targets.values
+    for name, tensor in (("crow_indices", crow), ("col_indices", columns)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected an int32 or int64 tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in _INDEX_DTYPES:
+            raise TypeError(f"{name}: expected int32 or int64, got {tensor.dtype}")
+        if tensor.dim() != 1:
+            raise ValueError(f"{name}: expected one dimension, got shape {tuple(tensor.shape)}")
+    if crow.shape[0] < 1:
+        raise ValueError("crow_indices: expected rows + 1 entries, got none")
+    if columns.dtype != crow.dtype:
+        raise TypeError(f"col_indices: expected crow_indices' dtype {crow.dtype}, got {columns.dtype}")
+    if columns.device != crow.device:
+        raise ValueError(f"col_indices: expected on {crow.device}, as crow_indices, got {columns.device}")
+    if isinstance(targets.num_labels, bool) or not isinstance(targets.num_labels, (int, torch.SymInt)):
+        raise TypeError(f"num_labels: expected an int, got {type(targets.num_labels).__name__}")
+    if targets.num_labels < 0:
+        raise ValueError(f"num_labels: expected >= 0, got {targets.num_labels}")
+    if values is None:
+        return
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        came = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"values: expected a floating tensor or None, got {came}")
+    if values.shape != columns.shape:
+        raise ValueError(f"values: expected col_indices' shape {tuple(columns.shape)}, got {tuple(values.shape)}")
+    if values.device != crow.device:
+        raise ValueError(f"values: expected on {crow.device}, as crow_indices, got {values.device}")
+
+
+def _check_values(targets: CSRTargets) -> None:
+    crow, columns = targets.crow_indices, targets.col_indices
+    used = int(crow[-1])
+    if int(crow[0]) != 0 or bool((crow.diff() < 0).any()):
+        raise ValueError("crow_indices: expected to start at 0 and never to fall")
+    if used > columns.shape[0]:
+        raise ValueError(f"crow_indices: the last entry is {used}, but col_indices has {columns.shape[0]}")
+    if used == 0:
+        return
+    columns = columns[:used]
+    low, high = int(columns.min()), int(columns.max())
+    if low < 0 or high >= targets.num_labels:
+        raise ValueError(f"col_indices: expected labels in [0, {targets.num_labels}), got {low} to {high}")
+    starts = torch.zeros(used + 1, dtype=torch.bool, device=columns.device)
+    starts[crow[:-1].long()] = True
+    if bool(((columns.diff() <= 0) & ~starts[1:used]).any()):
+        raise ValueError("col_indices: expected sorted and unique labels in each row")

@@ -1,0 +1,78 @@
+"""Hands torch's folders to CMake, which describes the build, and declares what it makes."""
+
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+def folder_of(package: str) -> Path:
+    """Where a package is installed, without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise SystemExit(
+            f"mlloss_cuda: building needs {package}. Install it first, and pass --no-build-isolation "
+            "so that pip uses the one you have."
+        )
+    return Path(spec.origin).parent
+
+
+class CMakeBuild(build_ext):
+    """One CMake build for all extensions; each is then copied to where setuptools expects it."""
+
+    def run(self) -> None:
+        torch, pybind11 = folder_of("torch"), folder_of("pybind11")
+        build = (ROOT / self.build_temp).resolve()
+        # pip's nvcc, where its packages put it.
+        hints = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin"))
+        cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
+        configure = [
+            *(cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11 / 'share/cmake/pybind11'}",
+            f"-DMLLOSS_TORCH_INCLUDE={torch / 'include'}",
+            f"-DMLLOSS_TORCH_LIB={torch / 'lib'}",
+            f"-DMLLOSS_NVCC_HINTS={';'.join(map(str, hints))}",
+        ]
+        ninja = shutil.which("ninja", path=str(Path(sys.executable).parent)) or shutil.which("ninja")
+        if ninja:
+            configure.append(f"-DCMAKE_MAKE_PROGRAM={ninja}")
+        # CMAKE_ARGS, as other CMake-built packages read it; CMake itself reads CUDAARCHS and CUDACXX.
+        configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        subprocess.run(configure, check=True)
+        subprocess.run([cmake, "--build", str(build)], check=True)
+        self.made = build
+        super().run()
+
+    def build_extension(self, ext: Extension) -> None:
+        made = self.made / f"{ext.name.rpartition('.')[2]}.so"
+        target = Path(self.get_ext_fullpath(ext.name))
+        if made.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(made, target)
+        elif not ext.optional:
+            raise SystemExit(f"mlloss_cuda: CMake made no {made.name}")
+        else:
+            # An earlier build's library must not pass for this one's.
+            target.unlink(missing_ok=True)
+            for stale in (ROOT / "mlloss_cuda").glob(f"{made.stem}.*so"):
+                stale.unlink()
+
+
+setup(
+    ext_modules=[
+        Extension("mlloss_cuda._C", sources=[]),
+        Extension("mlloss_cuda._cpu", sources=[]),
+        Extension("mlloss_cuda._cuda", sources=[], optional=True),  # where nvcc is found
+    ],
+    cmdclass={"build_ext": CMakeBuild},
+)
