@@ -31,12 +31,13 @@ class CMakeBuild(build_ext):
 
     def run(self) -> None:
         torch, pybind11 = folder_of("torch"), folder_of("pybind11")
-        build = (ROOT / self.build_temp).resolve()
+        build = ROOT / "build" / "native"  # kept between builds, so that the next one is short
         # pip's nvcc, where its packages put it.
         hints = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin"))
         cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
         configure = [
             *(cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
+            "-UCMAKE_CUDA_ARCHITECTURES",  # of this build, not of the one before
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11 / 'share/cmake/pybind11'}",
             f"-DMLLOSS_TORCH_INCLUDE={torch / 'include'}",

@@ -14,7 +14,7 @@ import torch
 
 from . import _ops
 
-__all__ = ["BackendStatus", "backends", "build_information", "choose", "use_backend"]
+__all__ = ["NAMESPACES", "BackendStatus", "backends", "build_information", "choose", "launch_plan", "use_backend"]
 
 NAMES: Final = ("cuda", "triton", "cpu", "reference")
 _REBUILD: Final = "build the extension with `make build`, or `pip install --no-build-isolation .`"
@@ -55,12 +55,15 @@ def build_information() -> dict[str, str]:
     return dict(_extension.build_information()) if _extension else {}
 
 
+# (rows, labels, dtype, element_wise, gradient, capability) -> the plan's fields, and in words.
+launch_plan = _extension.launch_plan if _extension else None
+
+
 def _load_cuda() -> str:
     if _extension_missing:
         return _extension_missing
-    cuda = build_information()["cuda"]
-    if not cuda:
-        return "built without CUDA, for no nvcc was found; install one (the toolkit, or `make cuda-toolkit`) and rebuild"
+    if not build_information()["cuda"]:
+        return "built without CUDA, for no nvcc was found; install the CUDA toolkit (or pip's nvidia-cuda-nvcc 13.0) and rebuild"
     return _load_library("_cuda")
 
 

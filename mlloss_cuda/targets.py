@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -92,7 +93,7 @@ class CSRTargets:
         if not isinstance(dense, Tensor) or dense.dim() == 0 or dense.layout != torch.strided:
             raise TypeError("dense: expected a dense tensor of shape [..., L]")
         labels = dense.shape[-1]
-        flat = dense.reshape(dense.numel() // max(labels, 1), labels)
+        flat = dense.reshape(math.prod(dense.shape[:-1]), labels)
         row, column = flat.nonzero(as_tuple=True)
         values = flat[row, column]
         if not values.is_floating_point():

@@ -7,6 +7,10 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
+// Elements that are added up before the sum goes a level up: short chains, for many equal terms round
+// to the same side.
+constexpr int kRun = 512;
+
 static_assert(kTile == cpu::kLabelsPerUnit, "register.cpp counts units by the tile");
 
 template <Targets kTargets, bool kWeighted>
@@ -234,6 +238,18 @@ class Engine {
     return static_cast<T*>(memory) + row * call_.labels + label;
   }
 
+  static double sum_of(const T* x, int size) {
+    double sum = 0.0;
+    for (int begin = 0; begin < size; begin += kRun) {
+      const int end = begin + kRun < size ? begin + kRun : size;
+      T run = T(0);
+#pragma omp simd reduction(+ : run)
+      for (int j = begin; j < end; ++j) run += x[j];
+      sum += static_cast<double>(run);
+    }
+    return sum;
+  }
+
   // ---- element-wise losses -------------------------------------------------------------------
 
   void evaluate(const Tile<T>& tile, T f, T* values, T* g) const {
@@ -268,10 +284,7 @@ class Engine {
       for (int j = 0; j < tile.size; ++j) out[j] = weight == T(0) ? T(0) : values[j] * weight;
       return;
     }
-    T sum = T(0);
-#pragma omp simd reduction(+ : sum)
-    for (int j = 0; j < tile.size; ++j) sum += values[j];
-    work_.unit_values[unit] = weight == T(0) ? 0.0 : static_cast<double>(sum) * static_cast<double>(weight);
+    work_.unit_values[unit] = weight == T(0) ? 0.0 : sum_of(values, tile.size) * static_cast<double>(weight);
   }
 
   // ---- group losses --------------------------------------------------------------------------
@@ -297,14 +310,15 @@ class Engine {
     static_assert(Loss::kSums <= 4, "a reduction variable for each sum");
     const Loss loss = loss_;
     const T *s = tile.s, *y = tile.y, *w = tile.w;
-    T a = T(0), b = T(0), c = T(0), d = T(0);
+    Array<T, Loss::kSums> sums{};
+    for (int begin = 0; begin < tile.size; begin += kRun) {
+      const int end = begin + kRun < tile.size ? begin + kRun : tile.size;
+      T a = T(0), b = T(0), c = T(0), d = T(0);
 #pragma omp simd reduction(+ : a, b, c, d)
-    for (int j = 0; j < tile.size; ++j) {
-      add_one<kTargets, kWeighted>(loss, maxima, s, y, w, j, a, b, c, d);
+      for (int j = begin; j < end; ++j) add_one<kTargets, kWeighted>(loss, maxima, s, y, w, j, a, b, c, d);
+      const T run[4] = {a, b, c, d};
+      for (int k = 0; k < Loss::kSums; ++k) sums[k] += run[k];
     }
-    const T all[4] = {a, b, c, d};
-    Array<T, Loss::kSums> sums;
-    for (int k = 0; k < Loss::kSums; ++k) sums[k] = all[k];
     return sums;
   }
 
@@ -444,10 +458,7 @@ class Engine {
   void finish_gradient(const Tile<T>& tile, int64_t unit, int64_t row, int64_t label, T* g) const {
     settle(tile, row, label, g);
     if (work_.unit_row_gradients) {
-      T sum = T(0);
-#pragma omp simd reduction(+ : sum)
-      for (int j = 0; j < tile.size; ++j) sum += g[j];
-      work_.unit_row_gradients[unit] = static_cast<double>(sum);
+      work_.unit_row_gradients[unit] = sum_of(g, tile.size);
     }
     if (work_.unit_scale_gradients) {
       alignas(64) T x[kTile];

@@ -21,7 +21,8 @@ def _reference(s: Tensor, y: Tensor, soft: bool, parameters: tuple[float, ...]) 
     gamma, negative, positive = parameters
     if not soft:
         z = torch.where(y > 0, s, -s)
-        alpha = torch.where(y > 0, positive, negative)
+        hard = (y > 0).to(s.dtype)
+        alpha = positive * hard + negative * (1 - hard)
         # (1 - p_t)^gamma as an exponential: a power's gradient is NaN at p_t = 1 for gamma < 1.
         miss = (gamma * F.logsigmoid(-z)).exp() if gamma else 1.0
         return alpha * miss * -F.logsigmoid(z)

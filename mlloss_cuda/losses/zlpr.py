@@ -102,7 +102,7 @@ def zlpr_loss(
     Example:
         >>> logits = torch.tensor([[2.0, -1.0, -3.0]])
         >>> zlpr_loss(logits, torch.tensor([[1, 0, 0]])).item()
-        0.4756...
+        0.4759...
     """
     if not isinstance(threshold, Tensor):
         threshold = check.check_number("threshold", threshold)

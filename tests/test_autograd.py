@@ -1,0 +1,312 @@
+"""What PyTorch's users do with a loss beyond calling backward once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import mlloss_cuda
+from mlloss_cuda import CSRTargets, sigmoid_focal_loss, zlpr_loss
+
+from .cases import Case
+from .conftest import Backend
+from .inputs import as_layout, evaluate, random_logits, random_positives, random_probabilities
+
+SHAPE = (6, 2100)
+
+
+@pytest.fixture
+def logits(generator: torch.Generator, backend: Backend) -> Tensor:
+    return random_logits(generator, SHAPE, torch.float32, backend.device)
+
+
+@pytest.fixture
+def targets(generator: torch.Generator, backend: Backend) -> Tensor:
+    return random_positives(generator, SHAPE, 0.05).to(backend.device)
+
+
+@pytest.mark.parametrize("reduction", ("none", "sum", "mean"))
+@pytest.mark.parametrize("soft", (False, True))
+def test_gradcheck(served: Case, backend: Backend, generator: torch.Generator, reduction: str, soft: bool) -> None:
+    x = random_logits(generator, (3, 7), torch.float64, backend.device, 1.0).requires_grad_()
+    make = random_probabilities if soft else random_positives
+    y = make(generator, (3, 7)).to(backend.device)
+    scale = torch.tensor(1.3, dtype=torch.float64, device=backend.device, requires_grad=True)
+    bias = torch.randn(7, generator=generator, dtype=torch.float64).to(backend.device).requires_grad_()
+    sample_weight = torch.rand(3, generator=generator).to(backend.device)
+
+    def f(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        return served(x, y, logit_scale=scale, logit_bias=bias, sample_weight=sample_weight, reduction=reduction)
+
+    assert torch.autograd.gradcheck(f, (x, scale, bias))
+    assert torch.autograd.gradcheck(lambda x: served(x, y, reduction=reduction), (x,))
+
+
+@pytest.mark.parametrize("shape", ((), (1,), (5,), (3, 1)), ids=str)
+def test_learnable_thresholds(backend: Backend, generator: torch.Generator, shape: tuple[int, ...]) -> None:
+    x = random_logits(generator, (3, 5), torch.float64, backend.device, 1.0).requires_grad_()
+    y = random_positives(generator, (3, 5)).to(backend.device)
+    threshold = torch.randn(shape, generator=generator, dtype=torch.float64).to(backend.device).requires_grad_()
+    f = lambda x, t: zlpr_loss(x, y, threshold=t, reduction="none")  # noqa: E731
+    assert torch.autograd.gradcheck(f, (x, threshold))
+    torch.testing.assert_close(f(x, threshold), zlpr_loss(x - threshold, y, reduction="none"))
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("factor", (1.0, -2.5))
+def test_grad_output(
+    served: Case, backend: Backend, logits: Tensor, targets: Tensor, dtype: torch.dtype, factor: float
+) -> None:
+    x = logits.to(dtype)
+    unit, scaled = (evaluate(lambda a, b: g * served(a, b), x, targets).gradient for g in (1.0, factor))
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
+    torch.testing.assert_close(scaled.float(), factor * unit.float(), rtol=tolerance, atol=1e-7)
+
+
+def test_float16_gradients_survive_a_loss_scale(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    """A gradient that the forward rounds to 0 in float16 cannot be scaled back: it is formed in the backward."""
+    shape = (64, 5000)
+    x = random_logits(generator, shape, torch.float16, backend.device)
+    y = random_positives(generator, shape, 0.001).to(backend.device)
+    scaled = evaluate(lambda a, b: 2.0**14 * served(a, b), x, y).gradient.double() / 2.0**14
+    with mlloss_cuda.use_backend("reference"):
+        exact = evaluate(served, x.double(), y).gradient
+    error = (scaled - exact).abs().max()
+    assert float(error) <= 2e-3 * float(exact.abs().max())
+
+
+def test_repeated_backward(served: Case, logits: Tensor, targets: Tensor) -> None:
+    """An in-place scale of the saved gradient would give 3 * 3 where 3 is right."""
+    x = logits.requires_grad_()
+    loss = 3.0 * served(x, targets)
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+    kept = first.clone()
+    (second,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (third,) = torch.autograd.grad(loss, x)
+    assert torch.equal(first, kept)
+    assert torch.equal(second, kept)
+    assert torch.equal(third, kept)
+
+
+@pytest.mark.parametrize("reduction", ("mean", "none"))
+def test_double_backward_says_what_is_wrong(
+    served: Case, logits: Tensor, targets: Tensor, reduction: str
+) -> None:
+    x = logits.requires_grad_()
+    for unreached in (False, True):
+        value = served(x, targets, reduction=reduction).sum()
+        (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+        assert gradient.requires_grad
+        penalised = gradient.square().sum() + (served(x, targets) if unreached else 0)
+        with pytest.raises(RuntimeError, match="differentiable once"):
+            torch.autograd.grad(penalised, x) if unreached else penalised.backward()
+
+
+def test_caller_keeps_the_logits(served: Case, logits: Tensor, targets: Tensor) -> None:
+    before = logits.clone()
+    evaluate(served, logits, targets)
+    assert torch.equal(logits, before)
+    version = logits._version
+    served(logits.requires_grad_(), targets).backward()
+    assert torch.equal(logits.detach(), before)
+    assert logits._version == version
+
+
+class TestInPlace:
+    def test_gradient_takes_the_logits_memory(self, served: Case, logits: Tensor, targets: Tensor) -> None:
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            x = logits.to(dtype).requires_grad_()
+            expected = evaluate(lambda a, b: 3 * served(a, b), x, targets)
+            made = x * 1
+            came: list[Tensor] = []
+            made.register_hook(came.append)
+            value = 3 * served(made, targets, inplace_backward=True)
+            value.backward()
+            assert came[0].data_ptr() == made.data_ptr()
+            assert torch.equal(value.detach(), expected.value)
+            assert torch.equal(came[0], expected.gradient)
+
+    def test_needs_contiguous_logits_of_an_operation(self, logits: Tensor, targets: Tensor) -> None:
+        with pytest.raises(ValueError, match="inplace_backward.*leaf"):
+            zlpr_loss(logits.requires_grad_(), targets, inplace_backward=True)
+        with pytest.raises(ValueError, match=r"inplace_backward.*contiguous"):
+            zlpr_loss((logits * 1).t(), targets.t(), inplace_backward=True)
+
+    def test_one_backward_only(self, served: Case, logits: Tensor, targets: Tensor) -> None:
+        value = served(logits.requires_grad_() * 1, targets, inplace_backward=True)
+        value.backward(retain_graph=True)
+        with pytest.raises(RuntimeError, match=r"one backward only|modified by an inplace operation"):
+            value.backward()
+
+    def test_an_operation_that_needs_the_old_logits_fails_loudly(
+        self, served: Case, logits: Tensor, targets: Tensor
+    ) -> None:
+        made = logits.requires_grad_().exp()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            served(made, targets, inplace_backward=True).backward()
+
+    def test_without_grad_nothing_is_written(self, served: Case, logits: Tensor, targets: Tensor) -> None:
+        before = logits.clone()
+        served(logits, targets, inplace_backward=True)
+        assert torch.equal(logits, before)
+
+    def test_learnable_scale_beside(self, served: Case, logits: Tensor, targets: Tensor, backend: Backend) -> None:
+        scale = torch.tensor(0.8, device=backend.device, requires_grad=True)
+        x = logits.requires_grad_()
+        expected = torch.autograd.grad(served(x, targets, logit_scale=scale), (x, scale))
+        got = torch.autograd.grad(served(x * 1, targets, logit_scale=scale, inplace_backward=True), (x, scale))
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("reentrant", (False, True))
+def test_checkpoint(served: Case, backend: Backend, generator: torch.Generator, targets: Tensor, reentrant: bool) -> None:
+    layer = nn.Linear(8, SHAPE[1]).to(backend.device)
+    features = torch.randn(SHAPE[0], 8, generator=generator).to(backend.device).requires_grad_()
+    parameters = (features, *layer.parameters())
+
+    def step(features: Tensor) -> Tensor:
+        return served(layer(features), targets)
+
+    expected = torch.autograd.grad(step(features), parameters)
+    checkpoint(step, features, use_reentrant=reentrant).backward()
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_func_grad(served: Case, logits: Tensor, targets: Tensor) -> None:
+    got, value = torch.func.grad_and_value(lambda x: served(x, targets))(logits)
+    expected = evaluate(served, logits, targets)
+    assert torch.equal(got, expected.gradient)
+    assert torch.equal(value, expected.value)
+
+
+def test_autocast_leaves_the_logits_as_they_are(
+    served: Case, backend: Backend, logits: Tensor, targets: Tensor
+) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        expected = evaluate(served, logits.to(dtype), targets)
+        with torch.autocast(backend.device, dtype=torch.bfloat16):
+            got = evaluate(served, logits.to(dtype), targets)
+        assert got.value.dtype == torch.float32
+        assert torch.equal(got.value, expected.value)
+        assert torch.equal(got.gradient, expected.gradient)
+
+
+@pytest.mark.parametrize("layout", ("bool", "csr64"))
+@pytest.mark.parametrize("reduction", ("mean", "none"))
+def test_leading_dimensions(
+    served: Case, backend: Backend, logits: Tensor, targets: Tensor, layout: str, reduction: str
+) -> None:
+    flat = evaluate(served, logits, targets, reduction=reduction)
+    for leading in ((2, 3), (1, 6), (3, 1, 2)):
+        shaped = (*leading, SHAPE[1])
+        given = as_layout(targets.cpu(), layout, backend.device)
+        got = evaluate(served, logits.view(shaped), given.view(shaped) if layout == "bool" else given, reduction=reduction)
+        rows = reduction == "none" and served.own.get("average", "samples") == "samples"
+        if rows:
+            assert got.value.shape == (shaped if served.spec == "sigmoid_focal" else leading)
+        assert torch.equal(got.value.reshape(flat.value.shape), flat.value)
+        assert torch.equal(got.gradient.view(SHAPE), flat.gradient)
+
+
+def test_one_row_without_leading_dimensions(served: Case, logits: Tensor, targets: Tensor) -> None:
+    got, expected = evaluate(served, logits[0], targets[0]), evaluate(served, logits[:1], targets[:1])
+    assert torch.equal(got.value, expected.value)
+    assert torch.equal(got.gradient, expected.gradient[0])
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
+def test_not_contiguous(served: Case, logits: Tensor, targets: Tensor, dtype: torch.dtype) -> None:
+    x = logits.to(dtype)
+    expected = evaluate(served, x, targets)
+    wide = torch.stack([x, x + 1], -1)
+    padded = torch.cat([x, x[:, :3]], 1)
+    for strided in (x.t().contiguous().t(), wide[..., 0], padded[:, : SHAPE[1]]):
+        leaf = strided.detach().requires_grad_()
+        value = served(leaf, targets)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        assert torch.equal(value.detach(), expected.value)
+        assert torch.equal(gradient, expected.gradient)
+
+
+class TestCompile:
+    def test_fullgraph(self, served: Case, backend: Backend, logits: Tensor, targets: Tensor) -> None:
+        torch._dynamo.reset()
+
+        @torch.compile(fullgraph=True)
+        def step(x: Tensor, y: Any) -> tuple[Tensor, Tensor]:
+            value = served(x, y)
+            return value, 2.0 * value
+
+        for y in (targets, CSRTargets.from_dense(targets)):
+            x = logits.clone().requires_grad_()
+            value, twice = step(x, y)
+            twice.backward()
+            expected = evaluate(lambda a, b: 2.0 * served(a, b), logits, y)
+            torch.testing.assert_close(twice.detach(), expected.value, rtol=1e-6, atol=0)
+            torch.testing.assert_close(x.grad, expected.gradient, rtol=1e-6, atol=1e-12)
+            with torch.no_grad():
+                assert torch.equal(step(x, y)[0], value.detach())
+
+    def test_few_recompilations_as_nnz_varies(self, backend: Backend, generator: torch.Generator) -> None:
+        torch._dynamo.reset()
+        counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+        step = torch.compile(lambda x, y: zlpr_loss(x, y), backend=counter, fullgraph=True)
+        for share in (0.01, 0.02, 0.05, 0.1, 0.2):
+            dense = random_positives(generator, SHAPE, share).to(backend.device)
+            x = random_logits(generator, SHAPE, torch.float32, backend.device)
+            got = step(x.requires_grad_(), CSRTargets.from_dense(dense))
+            assert torch.equal(got.detach(), zlpr_loss(x, dense).detach())
+        assert counter.frame_count <= 3
+
+    def test_learnable_scale_and_bias(self, served: Case, backend: Backend, logits: Tensor, targets: Tensor) -> None:
+        torch._dynamo.reset()
+        scale = torch.tensor(0.8, device=backend.device, requires_grad=True)
+        bias = torch.zeros(SHAPE[1], device=backend.device, requires_grad=True)
+        call = lambda x: served(x, targets, logit_scale=scale, logit_bias=bias)  # noqa: E731
+        x = logits.requires_grad_()
+        expected = torch.autograd.grad(call(x), (x, scale, bias))
+        got = torch.autograd.grad(torch.compile(call, fullgraph=True)(x), (x, scale, bias))
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-10)
+
+    def test_module_in_a_model(self, served: Case, backend: Backend, generator: torch.Generator) -> None:
+        torch._dynamo.reset()
+        layer = nn.Linear(8, 300).to(backend.device)
+        loss = served.module(**served.own)
+        features = torch.randn(5, 8, generator=generator).to(backend.device)
+        y = random_positives(generator, (5, 300)).to(backend.device)
+        expected = torch.autograd.grad(loss(layer(features), y), tuple(layer.parameters()))
+        compiled = torch.compile(lambda f: loss(layer(f), y), fullgraph=True)
+        got = torch.autograd.grad(compiled(features), tuple(layer.parameters()))
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_deterministic_mode(served: Case, logits: Tensor, targets: Tensor) -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        evaluate(served, logits, targets)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_weights_get_no_gradient(served: Case, backend: Backend, logits: Tensor, targets: Tensor) -> None:
+    weight = torch.ones(SHAPE[1], device=backend.device, requires_grad=True)
+    sample_weight = torch.ones(SHAPE[0], device=backend.device, requires_grad=True)
+    value = served(logits, targets, weight=weight, sample_weight=sample_weight)
+    assert not value.requires_grad
+
+
+def test_normalizer_is_folded_before_rounding(backend: Backend, generator: torch.Generator) -> None:
+    x = random_logits(generator, SHAPE, torch.bfloat16, backend.device)
+    y = random_positives(generator, SHAPE).to(backend.device)
+    count = torch.tensor(1000.0, device=backend.device)
+    folded = evaluate(sigmoid_focal_loss, x, y, reduction="sum", normalizer=count)
+    same = evaluate(sigmoid_focal_loss, x, y, reduction="sum", normalizer=1000)
+    assert torch.equal(folded.gradient, same.gradient)
+    torch.testing.assert_close(folded.value, evaluate(sigmoid_focal_loss, x, y, reduction="sum").value / 1000)

@@ -1,0 +1,123 @@
+"""What the build made: the libraries, where they import from, the instruction sets, CUDA without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import mlloss_cuda
+from mlloss_cuda import _backends
+
+from .cases import Case
+from .inputs import Outcome, evaluate, random_logits, random_positives, random_probabilities
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(mlloss_cuda.__file__).parent
+
+
+def library(name: str) -> Path:
+    return next(PACKAGE.glob(f"{name}.*so"))
+
+
+@pytest.mark.parametrize("folder", (ROOT, Path("/")), ids=("root", "elsewhere"))
+def test_imports_with_its_libraries(folder: Path) -> None:
+    code = "import mlloss_cuda as m; assert m.backends()['cpu'].usable, m.backends(); print(m.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == mlloss_cuda.__version__
+
+
+def test_libraries_carry_no_path_of_the_build() -> None:
+    for name in ("_C", "_cpu"):
+        assert str(ROOT).encode() not in library(name).read_bytes()
+
+
+def test_info_explains() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mlloss_cuda", "info", "--shape", "512x131072"], capture_output=True, text=True, check=True
+    )
+    for word in ("mlloss_cuda", "torch", "cpu", "cuda", "triton", "reference", "sm_90"):
+        assert word in done.stdout
+    for name, status in mlloss_cuda.backends().items():
+        assert name in done.stdout
+        assert status.reason in done.stdout
+
+
+def test_info_refuses_a_bad_shape() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mlloss_cuda", "info", "--shape", "wide"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--shape" in done.stderr
+
+
+def test_cuda_library_loads_without_a_gpu() -> None:
+    """Its ops register on a CPU-only torch, and ``backends()`` says why they cannot run there."""
+    if not _backends.build_information()["cuda"]:
+        assert "no nvcc" in mlloss_cuda.backends()["cuda"].reason
+        return
+    assert not _backends._cuda_missing
+    for op in ("loss_forward", "loss_forward_", "loss_backward", "loss_backward_", "scale_gradient", "scale_gradient_"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mlloss_cuda::{op}", "CUDA")
+    if torch.version.cuda is None:
+        assert "has no CUDA" in mlloss_cuda.backends()["cuda"].reason
+
+
+# ---- instruction sets ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cpu_library() -> Iterator[ctypes.CDLL]:
+    handle = ctypes.CDLL(str(library("_cpu")))
+    before = handle.mlloss_cpu_isa(-1)
+    yield handle
+    handle.mlloss_cpu_isa(before)
+
+
+def test_every_instruction_set_agrees(case: Case, cpu_library: ctypes.CDLL, generator: torch.Generator) -> None:
+    """They differ in the order of sums only."""
+    best = cpu_library.mlloss_cpu_isa(-1)
+    inputs = [
+        (random_logits(generator, (9, 2200), dtype, "cpu"), targets)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+        for targets in (random_positives(generator, (9, 2200), 0.01), random_probabilities(generator, (9, 2200)))
+    ]
+    expected: list[Outcome] = [evaluate(case, x, y) for x, y in inputs]
+    for isa in range(best):
+        assert cpu_library.mlloss_cpu_isa(isa) == isa
+        for (x, y), outcome in zip(inputs, expected, strict=True):
+            got = evaluate(case, x, y)
+            torch.testing.assert_close(got.value, outcome.value, rtol=2e-6, atol=1e-7)
+            eps = torch.finfo(x.dtype).eps
+            torch.testing.assert_close(got.gradient, outcome.gradient, rtol=8 * eps + 2e-6, atol=1e-7)
+
+
+def test_an_instruction_set_the_machine_lacks_is_not_taken(cpu_library: ctypes.CDLL) -> None:
+    before = cpu_library.mlloss_cpu_isa(-1)
+    assert cpu_library.mlloss_cpu_isa(7) == before
+
+
+def test_instruction_sets_do_not_merge_at_link() -> None:
+    """A template of one name from two sets would be one function, and an AVX2 machine would run AVX-512.
+
+    Every function of a kernel object lies in its set's own namespace, its table apart.
+    """
+    objects = sorted((ROOT / "build").glob("**/cpu_kernels_*.dir/**/*.o"))
+    assert objects, "no kernel objects under build/: was the extension built with make build?"
+    for path in objects:
+        isa = path.relative_to(ROOT / "build").as_posix().split("cpu_kernels_")[1].split(".dir")[0]
+        assert shutil.which("nm"), "nm comes with the compiler"
+        listed = subprocess.run(["nm", "-C", "--defined-only", str(path)], capture_output=True, text=True, check=True)
+        symbols = [line.split(maxsplit=2)[2] for line in listed.stdout.splitlines()]
+        foreign = [
+            name for name in symbols if f"mlloss::{isa}::" not in name and f"table_{isa}" not in name and name[0] != "."
+        ]
+        assert not foreign, f"{isa}: {foreign[:5]}"
+        assert any(f"mlloss::{isa}::" in name for name in symbols)

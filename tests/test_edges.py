@@ -1,0 +1,190 @@
+"""Empty, huge, infinite, unknown, saturated: what the formulas' corners are defined to be."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import mlloss_cuda
+from mlloss_cuda import CSRTargets, dice_loss, sigmoid_focal_loss, zlpr_loss
+
+from .cases import Case
+from .conftest import Backend
+from .inputs import assert_within_budget, evaluate, random_logits, random_positives
+
+INF = math.inf
+
+
+def rows_of(case: Case) -> bool:
+    return case.spec == "zlpr" or case.own.get("average", "samples") == "samples"
+
+
+def test_nan_logit_spoils_its_own_row_only(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    if served.own.get("average") in ("macro", "micro"):
+        pytest.skip("groups that cross rows: test_nan_logit_spoils_its_label_only")
+    logits = random_logits(generator, (9, 4500), torch.float32, backend.device)
+    targets = random_positives(generator, (9, 4500)).to(backend.device)
+    clean = evaluate(served, logits, targets, reduction="none")
+    logits[4, 3000] = torch.nan
+    got = evaluate(served, logits, targets, reduction="none")
+    others = torch.arange(9, device=backend.device) != 4
+    assert torch.equal(got.value[others], clean.value[others])
+    assert torch.equal(got.gradient[others], clean.gradient[others])
+    if served.spec == "sigmoid_focal":
+        assert int(got.value.isnan().sum()) == 1
+        assert bool(got.value[4, 3000].isnan())
+        assert bool(got.gradient[4, 3000].isnan())
+    else:
+        assert bool(got.value[4].isnan())
+        assert bool(got.gradient[4, 3000].isnan())
+
+
+def test_nan_logit_spoils_its_label_only(generator: torch.Generator) -> None:
+    logits = random_logits(generator, (5, 2100), torch.float32, "cpu")
+    targets = random_positives(generator, (5, 2100))
+    logits[2, 2060] = torch.nan
+    value = dice_loss(logits, targets, average="macro", reduction="none")
+    assert torch.equal(value.isnan().nonzero().flatten(), torch.tensor([2060]))
+
+
+@pytest.mark.parametrize("layout", ("int64", "float32"))
+def test_negative_target_is_nan_unless_ignored(
+    served: Case, backend: Backend, generator: torch.Generator, layout: str
+) -> None:
+    """-1/+1 labels must not pass for unknown ones."""
+    logits = random_logits(generator, (4, 30), torch.float32, backend.device)
+    targets = random_positives(generator, (4, 30)).to(backend.device, getattr(torch, layout))
+    targets[1, 7] = -1
+    assert bool(served(logits, targets).isnan())
+    assert bool(served(logits, targets, ignore_index=-1).isfinite())
+    assert bool(served(logits, targets, ignore_index=-2).isnan())
+
+
+def test_other_ignore_index(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    logits = random_logits(generator, (4, 30), torch.float32, backend.device)
+    targets = random_positives(generator, (4, 30)).to(backend.device, torch.uint8)
+    other, minus = targets.clone(), targets.to(torch.int32)
+    other[1, 7], minus[1, 7] = 255, -1
+    assert torch.equal(served(logits, other, ignore_index=255), served(logits, minus, ignore_index=-1))
+
+
+def test_harmless_infinities(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    """-inf on a negative and +inf on a positive are perfect answers: nothing lost, nothing to learn."""
+    targets = random_positives(generator, (6, 2100)).to(backend.device)
+    logits = random_logits(generator, (6, 2100), torch.float32, backend.device)
+    chosen = torch.rand((6, 2100), generator=generator).to(backend.device) < 0.3
+    extreme = torch.where(targets, INF, -INF)
+    finite = torch.where(chosen, extreme.clamp(-3e4, 3e4), logits)
+    got = evaluate(served, torch.where(chosen, extreme, logits), targets, reduction="sum")
+    expected = evaluate(served, finite, targets, reduction="sum")
+    assert torch.equal(got.value, expected.value)
+    assert torch.equal(got.gradient, expected.gradient)
+    assert float(got.gradient[chosen].abs().sum()) == 0
+
+
+def test_infinite_loss_keeps_its_limit(backend: Backend) -> None:
+    logits = torch.tensor([[INF, 0.0, INF, -1.0], [-INF, 0.0, 0.0, 0.0]], device=backend.device)
+    targets = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0]], device=backend.device)
+    got = evaluate(zlpr_loss, logits, targets, reduction="none")
+    assert got.value.tolist() == [INF, INF]
+    # Two equal infinities share the gradient of the negatives; the rest of them get none.
+    assert got.gradient[0, [0, 2]].tolist() == [0.5, 0.5]
+    assert float(got.gradient[1, 0]) == -1.0
+
+
+@pytest.mark.parametrize("shape", ((0, 5), (5, 0), (0, 0)), ids=str)
+@pytest.mark.parametrize("reduction", ("none", "sum", "mean", "batchmean"))
+@pytest.mark.parametrize("sparse", (False, True))
+def test_empty(served: Case, backend: Backend, shape: tuple[int, int], reduction: str, sparse: bool) -> None:
+    logits = torch.zeros(shape, device=backend.device)
+    targets = torch.zeros(shape, dtype=torch.bool, device=backend.device)
+    given = CSRTargets.from_dense(targets) if sparse else targets
+    got = evaluate(served, logits, given, reduction=reduction)
+    with mlloss_cuda.use_backend("reference"):
+        expected = evaluate(served, logits, targets, reduction=reduction)
+    torch.testing.assert_close(got.value, expected.value, equal_nan=True)
+    assert got.gradient.shape == shape
+
+
+def test_empty_sums_and_means(backend: Backend) -> None:
+    """A sum over nothing is 0, a mean over nothing NaN, as in torch."""
+    empty, none = torch.zeros(0, 5, device=backend.device), torch.zeros(0, 5, dtype=torch.bool, device=backend.device)
+    for loss in (zlpr_loss, sigmoid_focal_loss, dice_loss):
+        assert float(loss(empty, none, reduction="sum")) == 0
+        assert math.isnan(float(loss(empty, none)))
+        assert math.isnan(float(loss(empty, none, reduction="batchmean")))
+
+
+def test_everything_excluded(served: Case, backend: Backend) -> None:
+    logits = torch.full((4, 10), torch.nan, device=backend.device)
+    targets = torch.full((4, 10), -1, device=backend.device)
+    got = evaluate(served, logits, targets, ignore_index=-1)
+    assert float(got.value) == 0
+    assert float(got.gradient.abs().sum()) == 0
+
+
+@pytest.mark.parametrize("positive", (False, True))
+def test_rows_of_one_kind(served: Case, backend: Backend, generator: torch.Generator, positive: bool) -> None:
+    logits = random_logits(generator, (5, 40), torch.float32, backend.device)
+    targets = torch.full((5, 40), positive, device=backend.device)
+    with mlloss_cuda.use_backend("reference"):
+        exact, plain = evaluate(served, logits.double(), targets), evaluate(served, logits, targets)
+    assert_within_budget(evaluate(served, logits, targets), exact, plain)
+
+
+@pytest.mark.parametrize("magnitude", (30.0, 90.0, 9000.0, 60000.0))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
+def test_saturated_logits(
+    served: Case, backend: Backend, generator: torch.Generator, dtype: torch.dtype, magnitude: float
+) -> None:
+    """No overflow on the way, for wrong answers as for right ones."""
+    logits = random_logits(generator, (6, 2100), dtype, backend.device, magnitude / 3).clamp(-magnitude, magnitude)
+    targets = random_positives(generator, (6, 2100)).to(backend.device)
+    with mlloss_cuda.use_backend("reference"):
+        exact, plain = (evaluate(served, x, targets) for x in (logits.double(), logits))
+    got = evaluate(served, logits, targets)
+    assert bool(got.value.isfinite())
+    assert bool(got.gradient.isfinite().all())
+    assert_within_budget(got, exact, plain)
+
+
+@pytest.mark.parametrize("gamma", (0.0, 0.1, 0.5, 1.0, 2.0, 7.5))
+@pytest.mark.parametrize("soft", (False, True))
+def test_focal_is_finite_for_every_gamma(backend: Backend, gamma: float, soft: bool) -> None:
+    s = torch.tensor([0.0, 1e-30, -1e-30, 5.0, -5.0, 20.0, -20.0, 80.0, -80.0, 300.0, -300.0, 3e38, -3e38])
+    logits = s.repeat(4, 1).to(backend.device)
+    y = torch.tensor([0.0, 1.0, 0.25, 0.875] if soft else [0.0, 1.0, 0.0, 1.0], device=backend.device)
+    targets = y[:, None].expand_as(logits)
+    call = lambda x, t: sigmoid_focal_loss(x, t, alpha=None, gamma=gamma, reduction="none")  # noqa: E731
+    got = evaluate(call, logits, targets)
+    assert bool(got.gradient.isfinite().all())
+    with mlloss_cuda.use_backend("reference"):
+        exact = evaluate(call, logits.double(), targets)
+    small = logits.abs() < 1e3
+    torch.testing.assert_close(got.value[small].double(), exact.value[small], rtol=2e-5, atol=1e-30)
+    torch.testing.assert_close(got.gradient[small].double(), exact.gradient[small], rtol=2e-5, atol=1e-8)
+
+
+def test_tiny_losses_survive(backend: Backend) -> None:
+    """log1p where the sum stands beside 1, and (m, S) where the log would lose it."""
+    logits = torch.full((1, 4), -25.0, device=backend.device)
+    value = zlpr_loss(logits, torch.zeros(1, 4, dtype=torch.bool, device=backend.device))
+    assert float(value) == pytest.approx(4 * math.exp(-25), rel=1e-6)
+
+
+def test_large_equal_logits_are_precise(backend: Backend) -> None:
+    """exp(s - m) / S and not exp(s - log S): the gradient errs by roundings, not by 3e-4."""
+    logits = torch.full((1, 1000), 9000.0, device=backend.device)
+    got = evaluate(zlpr_loss, logits, torch.zeros(1, 1000, dtype=torch.bool, device=backend.device))
+    torch.testing.assert_close(got.gradient, torch.full_like(logits, 1e-3), rtol=5e-7, atol=0)
+
+
+def test_few_long_rows(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    logits = random_logits(generator, (2, 131_073), torch.float32, backend.device)
+    dense = random_positives(generator, (2, 131_073), 1e-4)
+    got = evaluate(served, logits, CSRTargets.from_dense(dense).to(backend.device))
+    with mlloss_cuda.use_backend("reference"):
+        exact, plain = (evaluate(served, x, dense.to(backend.device)) for x in (logits.double(), logits))
+    assert_within_budget(got, exact, plain)

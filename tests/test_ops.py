@@ -1,0 +1,185 @@
+"""The ops themselves: their contract with PyTorch, and that a pass is one of them and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mlloss_cuda
+from mlloss_cuda import CSRTargets, _ops, _registry
+from mlloss_cuda._autograd import Sides
+
+from .cases import Case
+from .conftest import Backend
+from .inputs import as_layout, random_logits, random_positives
+
+
+class Recorder(TorchDispatchMode):
+    """Every op that runs, and the sizes of the tensors it makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, list[int]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        made = [t.numel() for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, Tensor)]
+        self.calls.append((str(func), made))
+        return result
+
+    def large(self, numel: int) -> list[str]:
+        # A detached alias has the size but not the memory.
+        return [name for name, made in self.calls if max(made, default=0) >= numel and "detach" not in name]
+
+
+SHAPE = (6, 4500)
+
+
+@pytest.mark.parametrize("layout", ("bool", "float32", "csr64", "csr32"))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
+def test_a_pass_is_one_op_and_one_gradient(
+    served: Case, backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str
+) -> None:
+    x = random_logits(generator, SHAPE, dtype, backend.device).requires_grad_()
+    y = as_layout(random_positives(generator, SHAPE, 0.01), layout, backend.device)
+    with Recorder() as recorder:
+        served(x, y).backward()
+    ours = [name for name, _ in recorder.calls if name.startswith("mlloss_cuda")]
+    recompute = dtype == torch.float16
+    assert ours == ["mlloss_cuda.loss_forward.default", "mlloss_cuda.loss_backward.default"] if recompute else [
+        "mlloss_cuda.loss_forward.default",
+        "mlloss_cuda.scale_gradient_.default",
+    ]
+    assert recorder.large(x.numel()) == [f"mlloss_cuda.loss_{'backward' if recompute else 'forward'}.default"]
+    assert x.grad is not None
+
+
+def test_in_place_makes_no_tensor_at_all(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    x = random_logits(generator, SHAPE, torch.float32, backend.device).requires_grad_()
+    y = CSRTargets.from_dense(random_positives(generator, SHAPE, 0.01)).to(backend.device)
+    made = x * 1
+    with Recorder() as recorder:
+        value = served(made, y, inplace_backward=True)
+        torch.autograd.grad(value, made)
+    assert recorder.large(x.numel()) == []
+
+
+def test_without_grad_no_gradient_is_made(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    x = random_logits(generator, SHAPE, torch.float32, backend.device).requires_grad_()
+    y = random_positives(generator, SHAPE).to(backend.device)
+    with torch.no_grad(), Recorder() as recorder:
+        served(x, y)
+    assert recorder.large(x.numel()) == []
+
+
+def arguments_of(case: Case, reduction: int, device: str, generator: torch.Generator, sparse: bool) -> tuple[Any, ...]:
+    """The shared arguments of the ops, as ``_dispatch`` makes them."""
+    rows, labels = 3, 40
+    y = random_positives(generator, (rows, labels))
+    csr = CSRTargets.from_dense(y).to(device)
+    sides = Sides(
+        targets=None if sparse else y.to(device),
+        crow_indices=csr.crow_indices if sparse else None,
+        col_indices=csr.col_indices if sparse else None,
+        weight=torch.rand(labels, generator=generator).to(device),
+        sample_weight=torch.rand(rows, generator=generator).to(device),
+        logit_scale=torch.tensor(0.9, device=device),
+        row_offset=torch.rand(rows, generator=generator).to(device),
+    )
+    spec = next(spec for spec in _registry.all_losses() if spec.name == case.spec)
+    own = {"zlpr": [], "sigmoid_focal": [2.0, 0.75, 0.25], "dice": [1.0, 0.0]}[case.spec]
+    grouping = case.own.get("average", spec.groupings[0])
+    return (*sides, case.spec, own, _ops.GROUPINGS.index(grouping), reduction, 1.0, 0.25, 0.0, None)
+
+
+@pytest.mark.parametrize("sparse", (False, True))
+@pytest.mark.parametrize("reduction", (0, 2))
+def test_opcheck(served: Case, backend: Backend, generator: torch.Generator, reduction: int, sparse: bool) -> None:
+    x = random_logits(generator, (3, 40), torch.float32, backend.device)
+    shared = arguments_of(served, reduction, backend.device, generator, sparse)
+    ops = torch.ops.mlloss_cuda
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    for keep, form in ((False, True), (True, False), (False, False)):
+        torch.library.opcheck(ops.loss_forward.default, (x, *shared, keep, form), test_utils=tests[:2])
+    torch.library.opcheck(ops.loss_forward_.default, (x.clone(), *shared, True), test_utils=tests[:2])
+    value, coefficients, _ = ops.loss_forward(x, *shared, True, False)
+    grad_output = torch.ones_like(value)
+    for needs in ((True, True, True, True), (True, False, False, False), (False, False, True, False)):
+        torch.library.opcheck(ops.loss_backward.default, (x, *shared, coefficients, grad_output, *needs), test_utils=tests[:2])
+    torch.library.opcheck(
+        ops.loss_backward_.default, (x.clone(), *shared, coefficients, grad_output, True, True, True), test_utils=tests[:2]
+    )
+    scale = torch.tensor(2.0, device=backend.device)
+    torch.library.opcheck(ops.scale_gradient.default, (x, scale), test_utils=tests)
+    torch.library.opcheck(ops.scale_gradient_.default, (x.clone(), scale), test_utils=tests[:2])
+
+
+def test_fakes_agree_with_the_functors(case: Case, generator: torch.Generator) -> None:
+    """The registry says how many coefficients a group keeps; the compiled functor knows."""
+    spec = next(spec for spec in _registry.all_losses() if spec.name == case.spec)
+    shared = arguments_of(case, 0, "cpu", generator, False)
+    _, coefficients, _ = torch.ops.mlloss_cuda.loss_forward(torch.randn(3, 40), *shared, True, False)
+    assert coefficients.shape[0] == spec.coefficients
+    assert spec.element_wise == (coefficients.numel() == 0)
+
+
+def test_sparse_targets_never_become_dense(served: Case, backend: Backend) -> None:
+    """The gradient is the only tensor of the logits' size, and there is no mask of any kind."""
+    labels = 3_000_000
+    targets = CSRTargets.from_lists([[5, 2_999_999], [17]], labels).to(backend.device)
+    x = torch.zeros(2, labels, device=backend.device, requires_grad=True)
+    with Recorder() as recorder:
+        served(x, targets).backward()
+    assert [name for name, made in recorder.calls if max(made, default=0) >= labels and "detach" not in name] == [
+        "mlloss_cuda.loss_forward.default"
+    ]
+
+
+def test_kernels_stay_inside_unchecked_indices(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    """Whatever crow_indices and col_indices say: no access outside their buffers, no crash."""
+    x = random_logits(generator, (4, 50), torch.float32, backend.device)
+    for crow, columns in (
+        ([0, 100, -7, 3, 9], [1, 2, 3, 60, -5]),
+        ([0, 5, 5, 5, 5], [49, 3, 3, 1000, -1]),
+        ([3, 2, 1, 0, -1], [0, 1, 2, 3, 4]),
+    ):
+        for dtype in (torch.int32, torch.int64):
+            targets = CSRTargets(
+                torch.tensor(crow, dtype=dtype, device=backend.device),
+                torch.tensor(columns, dtype=dtype, device=backend.device),
+                50,
+                validate=False,
+            )
+            assert served(x, targets).shape == ()
+
+
+def test_entries_past_the_last_row_are_not_read(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    x = random_logits(generator, (5, 300), torch.float32, backend.device)
+    targets = CSRTargets.from_dense(random_positives(generator, (5, 300))).to(backend.device)
+    padded = targets.pad_to(targets.col_indices.shape[0] + 100)
+    assert torch.equal(served(x, padded), served(x, targets))
+
+
+def test_the_module_is_the_function(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    x = random_logits(generator, (5, 300), torch.float32, backend.device)
+    y = random_positives(generator, (5, 300)).to(backend.device)
+    weight = torch.rand(300, generator=generator).to(backend.device)
+    sample_weight = torch.rand(5, generator=generator).to(backend.device)
+    module = served.module(**served.own, weight=weight, reduction="sum", normalizer=3.0)
+    expected = served(x, y, weight=weight, reduction="sum", normalizer=3.0, sample_weight=sample_weight)
+    assert torch.equal(module(x, y, sample_weight=sample_weight), expected)
+    assert "weight" in module.state_dict()
+    assert served.module.__name__ in repr(module)
+
+
+def test_learnable_arguments_are_parameters() -> None:
+    scale, threshold = torch.nn.Parameter(torch.tensor(1.0)), torch.nn.Parameter(torch.zeros(7))
+    module = mlloss_cuda.ZLPRLoss(threshold=threshold, logit_scale=scale)
+    assert dict(module.named_parameters()).keys() == {"threshold", "logit_scale"}
+    module(torch.randn(2, 7), torch.ones(2, 7)).backward()
+    assert threshold.grad is not None
+    assert scale.grad is not None

@@ -1,0 +1,77 @@
+"""A loss is in every list or in none."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import mlloss_cuda
+from mlloss_cuda import _registry, functional, losses
+
+from .cases import all_cases
+
+ROOT = Path(__file__).parent.parent
+SPECS = {spec.name: spec for spec in _registry.all_losses()}
+
+
+def test_functors_and_registry_agree() -> None:
+    header = (ROOT / "csrc/losses/registry.h").read_text()
+    assert set(re.findall(r"X\((\w+), \w+\)", header)) == set(SPECS)
+
+
+def test_every_loss_has_cases_a_function_and_a_module() -> None:
+    cases = all_cases()
+    assert {case.spec for case in cases} == set(SPECS)
+    for case in cases:
+        assert getattr(mlloss_cuda, case.function.__name__) is case.function
+        assert getattr(functional, case.function.__name__) is case.function
+        assert getattr(mlloss_cuda, case.module.__name__) is case.module
+    for spec in SPECS.values():
+        groupings = {case.own.get("average", spec.groupings[0]) for case in cases if case.spec == spec.name}
+        assert groupings == set(spec.groupings), f"{spec.name}: a case for each grouping"
+
+
+def test_lists_of_names_agree() -> None:
+    public = set(losses.__all__)
+    assert public <= set(mlloss_cuda.__all__)
+    assert set(functional.__all__) == {name for name in public if name.endswith("_loss")}
+
+
+def test_function_and_module_take_the_same_arguments() -> None:
+    for case in all_cases():
+        parameters = inspect.signature(case.function).parameters
+        assert list(parameters)[:2] == ["logits", "targets"]
+        own = [p for p in inspect.signature(case.module.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        for parameter in own:
+            assert parameters[parameter.name].default == parameter.default
+        common = inspect.signature(losses._common.LossModule.__init__).parameters
+        expected = {name for name, p in common.items() if p.kind is p.KEYWORD_ONLY} | {p.name for p in own}
+        assert set(list(parameters)[2:]) == expected | {"sample_weight"}
+
+
+def modules() -> list[ModuleType]:
+    names = [info.name for info in pkgutil.walk_packages(mlloss_cuda.__path__, "mlloss_cuda.")]
+    return [importlib.import_module(name) for name in names if not name.endswith(("._C", "._cpu", "._cuda", "__main__"))]
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: module.__name__)
+def test_docstring_examples(module: ModuleType) -> None:
+    names = {"torch": torch, **{name: getattr(mlloss_cuda, name) for name in mlloss_cuda.__all__}}
+    result = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+def test_docstrings_are_filled_in() -> None:
+    for case in all_cases():
+        text = case.function.__doc__ or ""
+        assert not re.search(r"\{\w+\}", re.sub(r"\\\w+\{[^}]*\}|[\^_]\{[^}]*\}|\\frac\{.*", "", text)), text
+        for section in ("Args:", "Returns:", "Raises:", "Source:", "Example:", "ignore_index:", "reduction:"):
+            assert section in text

@@ -1,0 +1,124 @@
+"""CSRTargets as a container: constructors, views, conversions."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+import scipy.sparse
+import torch
+
+from mlloss_cuda import CSRTargets
+
+from .inputs import random_positives, random_probabilities
+
+
+@pytest.fixture
+def dense(generator: torch.Generator) -> torch.Tensor:
+    return random_positives(generator, (7, 30))
+
+
+def test_from_lists_sorts_and_drops_duplicates() -> None:
+    targets = CSRTargets.from_lists([[2, 0, 2], [], [1]], num_labels=4)
+    assert targets.crow_indices.tolist() == [0, 2, 2, 3]
+    assert targets.col_indices.tolist() == [0, 2, 1]
+    assert len(targets) == 3
+    for bad in ([[4]], [[-1]]):
+        with pytest.raises(ValueError, match="col_indices"):
+            CSRTargets.from_lists(bad, 4)
+
+
+def test_from_lists_of_nothing() -> None:
+    assert CSRTargets.from_lists([], 4).to_dense().shape == (0, 4)
+    assert CSRTargets.from_lists([[], []], 0).to_dense().shape == (2, 0)
+
+
+def test_from_padded(dense: torch.Tensor) -> None:
+    width = int(dense.sum(1).max())
+    padded = torch.full((7, width + 2), -1)
+    for row in range(7):
+        labels = dense[row].nonzero().flatten()
+        labels = labels[torch.randperm(len(labels))]
+        padded[row, : len(labels)] = labels
+    padded[3, -1] = padded[3, 0]
+    assert torch.equal(CSRTargets.from_padded(padded, 30).to_dense(), dense)
+    with pytest.raises(ValueError, match="indices"):
+        CSRTargets.from_padded(torch.tensor([[30]]), 30)
+    with pytest.raises(TypeError, match="indices"):
+        CSRTargets.from_padded(torch.tensor([30]), 30)
+
+
+def test_from_dense(dense: torch.Tensor, generator: torch.Generator) -> None:
+    for dtype in (torch.bool, torch.uint8, torch.int64):
+        targets = CSRTargets.from_dense(dense.to(dtype))
+        assert targets.values is None
+        assert torch.equal(targets.to_dense(), dense)
+    unknown = dense.int()
+    unknown[0, 0] = -1
+    unknown[1, 1] = 5
+    expected = unknown.clamp(max=1).float()
+    assert torch.equal(CSRTargets.from_dense(unknown).to_dense(), expected)
+    soft = random_probabilities(generator, (7, 30))
+    assert torch.equal(CSRTargets.from_dense(soft).to_dense(), soft)
+    assert len(CSRTargets.from_dense(torch.ones(2, 3, 4))) == 6
+
+
+@pytest.mark.parametrize("kind", ("csr", "coo", "csc", "lil"))
+def test_from_scipy(dense: torch.Tensor, kind: str) -> None:
+    matrix = scipy.sparse.csr_matrix(dense.numpy().astype(numpy.float32)).asformat(kind)
+    targets = CSRTargets.from_scipy(matrix)
+    assert targets.values is None
+    assert torch.equal(targets.to_dense(), dense)
+    half = CSRTargets.from_scipy(matrix * 0.5)
+    assert torch.equal(half.to_dense(), dense.float() * 0.5)
+
+
+def test_from_sparse(dense: torch.Tensor) -> None:
+    for values in (dense.float(), dense.long() * 3):
+        targets = CSRTargets.from_sparse(values.to_sparse_csr())
+        assert torch.equal(targets.to_dense(), dense.float())
+    with pytest.raises(TypeError, match="tensor"):
+        CSRTargets.from_sparse(dense)
+
+
+@pytest.mark.parametrize("weighted", (False, True))
+def test_rows_and_labels(generator: torch.Generator, weighted: bool) -> None:
+    dense = random_probabilities(generator, (7, 30)) if weighted else random_positives(generator, (7, 30))
+    targets = CSRTargets.from_dense(dense)
+    index = torch.tensor([5, 0, 0, 3])
+    mask = torch.tensor([True, False, True, False, False, False, True])
+    for rows in (index, mask, slice(1, 6, 2), [4, 2], []):
+        assert torch.equal(targets[rows].to_dense(), dense[rows])
+    assert torch.equal(targets[2].to_dense(), dense[2:3])
+    assert torch.equal(targets[-1].to_dense(), dense[-1:])
+    for start, stop in ((0, 30), (5, 17), (30, 30), (0, 0)):
+        assert torch.equal(targets.label_range(start, stop).to_dense(), dense[:, start:stop])
+    for bad in (7, -8):
+        with pytest.raises(IndexError):
+            targets[bad]
+    with pytest.raises(ValueError, match="start, stop"):
+        targets.label_range(5, 31)
+
+
+def test_padding_is_not_read(dense: torch.Tensor) -> None:
+    targets = CSRTargets.from_dense(dense)
+    used = targets.col_indices.shape[0]
+    padded = targets.pad_to(used + 10)
+    assert padded.col_indices.shape[0] == used + 10
+    assert torch.equal(padded.to_dense(), dense)
+    assert torch.equal(padded[2:4].to_dense(), dense[2:4])
+    assert torch.equal(padded.label_range(3, 9).to_dense(), dense[:, 3:9])
+    with pytest.raises(ValueError, match="capacity"):
+        targets.pad_to(used - 1)
+
+
+def test_moves_without_a_check(dense: torch.Tensor) -> None:
+    targets = CSRTargets.from_dense(dense)
+    assert targets.to("meta").device.type == "meta"
+    assert "rows=7" in repr(targets)
+    assert CSRTargets(torch.tensor([0, 2]), torch.tensor([1, 1]), 3, validate=False).num_labels == 3
+
+
+def test_works_in_a_data_loader(dense: torch.Tensor) -> None:
+    targets = CSRTargets.from_dense(dense)
+    loader = torch.utils.data.DataLoader(torch.arange(7), batch_size=3, collate_fn=lambda rows: targets[torch.stack(rows)])
+    assert torch.equal(torch.cat([batch.to_dense() for batch in loader]), dense)

@@ -1,0 +1,186 @@
+"""Bad input: a TypeError or ValueError that names the argument, before anything runs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import mlloss_cuda
+from mlloss_cuda import CSRTargets, DiceLoss, SigmoidFocalLoss, ZLPRLoss, dice_loss, sigmoid_focal_loss, zlpr_loss
+
+from .cases import Case
+
+X, Y = torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool)
+CSR = CSRTargets.from_lists([[0], [1, 2]], 3)
+
+BAD_COMMON: list[tuple[type[Exception], str, dict[str, Any]]] = [
+    (TypeError, "logits", {"logits": [1.0]}),
+    (TypeError, "logits", {"logits": torch.zeros(2, 3, dtype=torch.int64)}),
+    (TypeError, "logits", {"logits": torch.zeros(2, 3, dtype=torch.complex64)}),
+    (TypeError, "logits", {"logits": torch.zeros(2, 3).to_sparse()}),
+    (ValueError, "logits", {"logits": torch.tensor(1.0)}),
+    (TypeError, "targets", {"targets": [[1, 0, 0]]}),
+    (TypeError, "targets", {"targets": None}),
+    (TypeError, "targets", {"targets": torch.zeros(2, 3, dtype=torch.complex64)}),
+    (TypeError, "targets", {"targets": torch.zeros(2, 3).to_sparse()}),
+    (ValueError, "targets", {"targets": torch.zeros(2, 4)}),
+    (ValueError, "targets", {"targets": torch.zeros(3)}),
+    (ValueError, "targets", {"targets": torch.zeros(2, 3, device="meta")}),
+    (ValueError, "targets", {"targets": CSRTargets.from_lists([[0], [1]], 4)}),
+    (ValueError, "targets", {"targets": CSRTargets.from_lists([[0]], 3)}),
+    (TypeError, "weight", {"weight": 2.0}),
+    (TypeError, "weight", {"weight": [1.0, 1.0, 1.0]}),
+    (TypeError, "weight", {"weight": torch.zeros(3, dtype=torch.complex64)}),
+    (ValueError, "weight", {"weight": torch.ones(2)}),
+    (ValueError, "weight", {"weight": torch.ones(2, 3)}),
+    (ValueError, "weight", {"weight": torch.tensor([1.0, -1.0, 1.0])}),
+    (ValueError, "weight", {"weight": torch.tensor([1.0, math.nan, 1.0])}),
+    (ValueError, "weight", {"weight": torch.tensor([1.0, math.inf, 1.0])}),
+    (ValueError, "weight", {"weight": torch.ones(3, device="meta")}),
+    (ValueError, "sample_weight", {"sample_weight": torch.ones(3)}),
+    (ValueError, "sample_weight", {"sample_weight": torch.tensor([1.0, -0.5])}),
+    (TypeError, "label_smoothing", {"label_smoothing": "a"}),
+    (ValueError, "label_smoothing", {"label_smoothing": 1.0}),
+    (ValueError, "label_smoothing", {"label_smoothing": -0.1}),
+    (ValueError, "label_smoothing", {"label_smoothing": math.nan}),
+    (TypeError, "ignore_index", {"ignore_index": 1.5}),
+    (TypeError, "ignore_index", {"ignore_index": True}),
+    (ValueError, "ignore_index", {"ignore_index": 1}),
+    (ValueError, "ignore_index", {"ignore_index": 2**63}),
+    (TypeError, "logit_scale", {"logit_scale": None}),
+    (ValueError, "logit_scale", {"logit_scale": math.inf}),
+    (ValueError, "logit_scale", {"logit_scale": torch.ones(3)}),
+    (ValueError, "logit_bias", {"logit_bias": torch.ones(2)}),
+    (TypeError, "logit_bias", {"logit_bias": 1.0}),
+    (ValueError, "normalizer", {"normalizer": 2.0}),
+    (ValueError, "normalizer", {"normalizer": 0.0, "reduction": "sum"}),
+    (ValueError, "normalizer", {"normalizer": -1.0, "reduction": "sum"}),
+    (ValueError, "normalizer", {"normalizer": torch.ones(2), "reduction": "sum"}),
+    (ValueError, "reduction", {"reduction": "average"}),
+    (TypeError, "reduction", {"reduction": None}),
+    (TypeError, "inplace_backward", {"inplace_backward": 1}),
+]
+
+
+@pytest.mark.parametrize(("error", "argument", "bad"), BAD_COMMON, ids=lambda value: str(value)[:60])
+def test_common_arguments(case: Case, error: type[Exception], argument: str, bad: dict[str, Any]) -> None:
+    arguments = {"logits": X, "targets": Y, **bad}
+    with pytest.raises(error, match=rf"^{argument}\b"):
+        case(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "argument", "call"),
+    [
+        (ValueError, "gamma", lambda f: f(gamma=-0.1)),
+        (ValueError, "gamma", lambda f: f(gamma=math.nan)),
+        (TypeError, "gamma", lambda f: f(gamma="2")),
+        (ValueError, "alpha", lambda f: f(alpha=1.5)),
+        (ValueError, "alpha", lambda f: f(alpha=-0.5)),
+        (ValueError, "alpha", lambda f: f(alpha=math.nan)),
+        (TypeError, "alpha", lambda f: f(alpha=True)),
+    ],
+)
+@pytest.mark.parametrize("module", (False, True))
+def test_focal_parameters(error: type[Exception], argument: str, call: Any, module: bool) -> None:
+    with pytest.raises(error, match=rf"^{argument}\b"):
+        call(SigmoidFocalLoss if module else lambda **own: sigmoid_focal_loss(X, Y, **own))
+
+
+@pytest.mark.parametrize(
+    ("error", "argument", "own"),
+    [
+        (ValueError, "smooth", {"smooth": -1.0}),
+        (ValueError, "smooth", {"smooth": math.inf}),
+        (TypeError, "squared", {"squared": 1}),
+        (ValueError, "average", {"average": "weighted"}),
+        (TypeError, "average", {"average": None}),
+    ],
+)
+@pytest.mark.parametrize("module", (False, True))
+def test_dice_parameters(error: type[Exception], argument: str, own: dict[str, Any], module: bool) -> None:
+    with pytest.raises(error, match=rf"^{argument}\b"):
+        DiceLoss(**own) if module else dice_loss(X, Y, **own)
+
+
+@pytest.mark.parametrize("threshold", (torch.zeros(2), torch.zeros(3, 1), torch.zeros(2, 3), math.nan, math.inf))
+def test_zlpr_threshold(threshold: Any) -> None:
+    with pytest.raises(ValueError, match="^threshold"):
+        zlpr_loss(X, Y, threshold=threshold)
+    with pytest.raises(TypeError, match="^threshold"):
+        ZLPRLoss(threshold="0")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", ({"reduction": "x"}, {"label_smoothing": 2.0}, {"ignore_index": 0}))
+def test_modules_check_when_made(case: Case, bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(bad))}"):
+        case.module(**case.own, **bad)
+
+
+I64 = torch.int64
+
+
+@pytest.mark.parametrize(
+    ("error", "argument", "crow", "columns", "labels", "values"),
+    [
+        (TypeError, "crow_indices", [0, 1], torch.tensor([0]), 3, None),
+        (TypeError, "crow_indices", torch.tensor([0.0, 1.0]), torch.tensor([0]), 3, None),
+        (ValueError, "crow_indices", torch.zeros(0, dtype=I64), torch.tensor([0]), 3, None),
+        (ValueError, "crow_indices", torch.tensor([[0, 1]]), torch.tensor([0]), 3, None),
+        (ValueError, "crow_indices", torch.tensor([1, 1]), torch.tensor([0]), 3, None),
+        (ValueError, "crow_indices", torch.tensor([0, 2, 1]), torch.tensor([0, 1]), 3, None),
+        (ValueError, "crow_indices", torch.tensor([0, 2]), torch.tensor([0]), 3, None),
+        (TypeError, "col_indices", torch.tensor([0, 1]), torch.tensor([0], dtype=torch.int32), 3, None),
+        (TypeError, "col_indices", torch.tensor([0, 1]), torch.tensor([0.0]), 3, None),
+        (ValueError, "col_indices", torch.tensor([0, 1]), torch.tensor([3]), 3, None),
+        (ValueError, "col_indices", torch.tensor([0, 1]), torch.tensor([-1]), 3, None),
+        (ValueError, "col_indices", torch.tensor([0, 2]), torch.tensor([1, 0]), 3, None),
+        (ValueError, "col_indices", torch.tensor([0, 2]), torch.tensor([1, 1]), 3, None),
+        (TypeError, "num_labels", torch.tensor([0, 1]), torch.tensor([0]), 3.0, None),
+        (ValueError, "num_labels", torch.tensor([0, 0]), torch.tensor([], dtype=I64), -1, None),
+        (TypeError, "values", torch.tensor([0, 1]), torch.tensor([0]), 3, torch.tensor([1])),
+        (ValueError, "values", torch.tensor([0, 1]), torch.tensor([0]), 3, torch.tensor([1.0, 1.0])),
+    ],
+)
+def test_csr(error: type[Exception], argument: str, crow: Any, columns: Any, labels: Any, values: Any) -> None:
+    with pytest.raises(error, match=f"^{argument}"):
+        CSRTargets(crow, columns, labels, values)
+
+
+def test_unsorted_sparse_csr_is_refused() -> None:
+    crow, columns = torch.tensor([0, 2, 2]), torch.tensor([2, 0])
+    targets = torch.sparse_csr_tensor(crow, columns, torch.ones(2), (2, 3), check_invariants=False)
+    with pytest.raises(ValueError, match="^col_indices"):
+        zlpr_loss(X, targets)
+
+
+@pytest.mark.parametrize("name", ("gpu", "", None, "CUDA"))
+def test_unknown_backend(name: Any) -> None:
+    with pytest.raises(ValueError, match="^name: expected one of"), mlloss_cuda.use_backend(name):
+        pass
+
+
+def test_unusable_backend_gives_the_reason() -> None:
+    for name, status in mlloss_cuda.backends().items():
+        assert status.usable == (not status.reason)
+        if not status.usable:
+            with pytest.raises(ValueError, match="is not usable: "), mlloss_cuda.use_backend(name):
+                pass
+
+
+def test_cuda_refuses_groups_it_has_no_kernel_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlloss_cuda._backends, "choose", lambda device: "cuda")
+    for average in ("macro", "micro"):
+        with pytest.raises(ValueError, match="^average: .* has no CUDA kernel"):
+            dice_loss(X, Y, average=average)
+
+
+def test_other_devices_get_the_reference_and_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlloss_cuda._backends, "_warned", set())
+    x = torch.zeros(2, 3, device="meta")
+    with pytest.warns(UserWarning, match="no fused kernels for 'meta'"):
+        assert zlpr_loss(x, x).device.type == "meta"
+    zlpr_loss(x, x)
