@@ -23,17 +23,28 @@ using OptionalTensor = std::optional<Tensor>;
 
 inline DType dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case ScalarType::Bool: return DType::kBool;
-    case ScalarType::Byte: return DType::kUInt8;
-    case ScalarType::Char: return DType::kInt8;
-    case ScalarType::Short: return DType::kInt16;
-    case ScalarType::Int: return DType::kInt32;
-    case ScalarType::Long: return DType::kInt64;
-    case ScalarType::Half: return DType::kHalf;
-    case ScalarType::BFloat16: return DType::kBFloat16;
-    case ScalarType::Float: return DType::kFloat;
-    case ScalarType::Double: return DType::kDouble;
-    default: STD_TORCH_CHECK(false, "mlloss_cuda: a dtype that Python should have refused");
+    case ScalarType::Bool:
+      return DType::kBool;
+    case ScalarType::Byte:
+      return DType::kUInt8;
+    case ScalarType::Char:
+      return DType::kInt8;
+    case ScalarType::Short:
+      return DType::kInt16;
+    case ScalarType::Int:
+      return DType::kInt32;
+    case ScalarType::Long:
+      return DType::kInt64;
+    case ScalarType::Half:
+      return DType::kHalf;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Float:
+      return DType::kFloat;
+    case ScalarType::Double:
+      return DType::kDouble;
+    default:
+      STD_TORCH_CHECK(false, "mlloss_cuda: a dtype that Python should have refused");
   }
 }
 
@@ -54,9 +65,12 @@ struct Arguments {
 
 inline double reduction_factor(const Call& call, Reduction reduction) {
   switch (reduction) {
-    case Reduction::kMean: return 1.0 / static_cast<double>(group_count(call));  // of nothing: 0 * inf, NaN
-    case Reduction::kBatchMean: return 1.0 / static_cast<double>(call.rows);
-    default: return 1.0;
+    case Reduction::kMean:
+      return 1.0 / static_cast<double>(group_count(call));  // of nothing: 0 * inf, NaN
+    case Reduction::kBatchMean:
+      return 1.0 / static_cast<double>(call.rows);
+    default:
+      return 1.0;
   }
 }
 
@@ -179,15 +193,16 @@ struct Ops {
   }
 
   // The boxed entry points. What all schemas share comes first, in the schemas' order.
-#define MLLOSS_SHARED                                                                                                \
-  Tensor logits, OptionalTensor targets, OptionalTensor crow, OptionalTensor col, OptionalTensor values,             \
-      OptionalTensor weight, OptionalTensor sample_weight, OptionalTensor logit_scale, OptionalTensor label_offset,  \
-      OptionalTensor row_offset, OptionalTensor normalizer, std::string loss, std::vector<double> parameters,        \
-      int64_t grouping, int64_t reduction, double scale, double offset, double smoothing, std::optional<int64_t> ignore
-#define MLLOSS_ARGUMENTS                                                                                             \
-  Arguments {                                                                                                        \
-    targets, crow, col, values, weight, sample_weight, logit_scale, label_offset, row_offset, normalizer, loss,      \
-        parameters, grouping, reduction, scale, offset, smoothing, ignore                                            \
+#define MLLOSS_SHARED                                                                                               \
+  Tensor logits, OptionalTensor targets, OptionalTensor crow, OptionalTensor col, OptionalTensor values,            \
+      OptionalTensor weight, OptionalTensor sample_weight, OptionalTensor logit_scale, OptionalTensor label_offset, \
+      OptionalTensor row_offset, OptionalTensor normalizer, std::string loss, std::vector<double> parameters,       \
+      int64_t grouping, int64_t reduction, double scale, double offset, double smoothing,                           \
+      std::optional<int64_t> ignore
+#define MLLOSS_ARGUMENTS                                                                                        \
+  Arguments {                                                                                                   \
+    targets, crow, col, values, weight, sample_weight, logit_scale, label_offset, row_offset, normalizer, loss, \
+        parameters, grouping, reduction, scale, offset, smoothing, ignore                                       \
   }
 
   static std::tuple<Tensor, Tensor, Tensor> loss_forward(MLLOSS_SHARED, bool keep_coefficients, bool form_gradient) {
@@ -206,7 +221,8 @@ struct Ops {
                                                                   bool need_scale, bool need_label) {
     Tensor gradient = new_gradient(logits, need_logits);
     void* memory = need_logits ? gradient.mutable_data_ptr() : nullptr;
-    auto sums = backward_into(logits, MLLOSS_ARGUMENTS, coefficients, grad_output, need_row, need_scale, need_label, memory);
+    auto sums =
+        backward_into(logits, MLLOSS_ARGUMENTS, coefficients, grad_output, need_row, need_scale, need_label, memory);
     return {gradient, std::get<0>(sums), std::get<1>(sums), std::get<2>(sums)};
   }
 

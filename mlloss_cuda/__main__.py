@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     _print_devices()
     _print_backends()
     if given.shape:
-        _print_plans(*given.shape, given.dtype)
+        rows, labels = given.shape
+        _print_plans(rows, labels, given.dtype)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ def _load_cuda() -> str:
     if _extension_missing:
         return _extension_missing
     if not build_information()["cuda"]:
-        return "built without CUDA, for no nvcc was found; install the CUDA toolkit (or pip's nvidia-cuda-nvcc 13.0) and rebuild"
+        remedy = "install the CUDA toolkit (or pip's nvidia-cuda-nvcc 13.0) and rebuild"
+        return f"built without CUDA, for no nvcc was found; {remedy}"
     return _load_library("_cuda")
 
 

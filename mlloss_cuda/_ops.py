@@ -6,6 +6,7 @@ their only caller. The logits are always 2-D here, and every check has been made
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -27,8 +28,7 @@ _SHARED = (
 
 _SCHEMAS = (
     # value, coefficients [C, groups] or empty, gradient or empty
-    f"loss_forward(Tensor logits, {_SHARED}, bool keep_coefficients, bool form_gradient)"
-    " -> (Tensor, Tensor, Tensor)",
+    f"loss_forward(Tensor logits, {_SHARED}, bool keep_coefficients, bool form_gradient) -> (Tensor, Tensor, Tensor)",
     # The gradient takes the logits' place.
     f"loss_forward_(Tensor(a!) logits, {_SHARED}, bool keep_coefficients) -> (Tensor, Tensor)",
     # gradient, then sums of d loss / d s: over labels, times x over labels, over rows; empty if unneeded
@@ -98,7 +98,7 @@ def _fake_backward_(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...
     return _fake_sums(logits, *args[20:23])
 
 
-_FAKES = {
+_FAKES: dict[str, Callable[..., Any]] = {
     "loss_forward": _fake_forward,
     "loss_forward_": _fake_forward_,
     "loss_backward": _fake_backward,

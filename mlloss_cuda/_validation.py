@@ -102,9 +102,7 @@ def check_ignore_index(value: Any) -> int | None:
     return value
 
 
-def check_side(
-    name: str, value: Any, shape: tuple[int, ...], logits: Tensor, *, non_negative: bool = False
-) -> Tensor:
+def check_side(name: str, value: Any, shape: tuple[int, ...], logits: Tensor, *, non_negative: bool = False) -> Tensor:
     """A tensor beside the logits, in the compute dtype, of exactly ``shape``."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor of shape {shape}, got {_came(value)}")
@@ -117,7 +115,7 @@ def check_side(
     if non_negative:
         value = value.detach()
         # A sum of differences is NaN unless all are finite: two scans instead of a mask's four.
-        if readable(value) and value.numel() and not (0.0 <= float(value.min()) and float(value.max()) < math.inf):
+        if readable(value) and value.numel() and not (float(value.min()) >= 0.0 and float(value.max()) < math.inf):
             raise ValueError(f"{name}: expected finite values >= 0, got some that are not")
     return value.to(_ops.compute_dtype(logits)).contiguous()
 

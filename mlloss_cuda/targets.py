@@ -95,10 +95,10 @@ class CSRTargets:
         labels = dense.shape[-1]
         flat = dense.reshape(math.prod(dense.shape[:-1]), labels)
         row, column = flat.nonzero(as_tuple=True)
-        values = flat[row, column]
-        if not values.is_floating_point():
-            signs = values if values.dtype == torch.bool else values.clamp(max=1)
-            values = None if bool((signs > 0).all()) else signs.float()
+        entries = flat[row, column]
+        values: Tensor | None = entries
+        if not entries.is_floating_point():
+            values = None if bool((entries > 0).all()) else entries.float().clamp(max=1)
         return cls(_crow_of(row, flat.shape[0]), column, labels, values)
 
     @classmethod
@@ -224,7 +224,7 @@ def _crow_of(row: Tensor, rows: int) -> Tensor:
 
 def _from_pairs(row: Tensor, column: Tensor, rows: int, num_labels: int) -> CSRTargets:
     """Sorted and without duplicates, from pairs in any order."""
-    if column.numel() and not (0 <= int(column.min()) and int(column.max()) < num_labels):
+    if column.numel() and not (int(column.min()) >= 0 and int(column.max()) < num_labels):
         raise ValueError(f"indices: expected labels in [0, {num_labels}), got some outside")
     pairs = torch.unique(row * max(num_labels, 1) + column)
     row = pairs.div(max(num_labels, 1), rounding_mode="floor")

@@ -36,9 +36,7 @@ class Backend:
 
 
 BACKENDS = [
-    Backend(name, device)
-    for name, device in (("cpu", "cpu"), ("cuda", "cuda"))
-    if mlloss_cuda.backends()[name].usable
+    Backend(name, device) for name, device in (("cpu", "cpu"), ("cuda", "cuda")) if mlloss_cuda.backends()[name].usable
 ]
 
 

@@ -89,7 +89,9 @@ def assert_within_budget(got: Outcome, exact: Outcome, plain: Outcome, factor: f
         assert g.shape == e.shape, f"{name}: shape {tuple(g.shape)}, expected {tuple(e.shape)}"
         if e.numel() == 0:
             continue
-        roundings, size = (128, max(float(e.abs().max()), 1e-2)) if dtype == torch.float64 else (4, float(e.abs().max()))
+        roundings, size = (
+            (128, max(float(e.abs().max()), 1e-2)) if dtype == torch.float64 else (4, float(e.abs().max()))
+        )
         floor = roundings * torch.finfo(dtype).eps * size + float(torch.finfo(dtype).smallest_normal)
         error, budget = float((g - e).abs().max()), factor * float((p - e).abs().max()) + floor
         assert error <= budget, f"{name}: error {error:.3e} against float64, budget {budget:.3e}"

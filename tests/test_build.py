@@ -41,7 +41,10 @@ def test_libraries_carry_no_path_of_the_build() -> None:
 
 def test_info_explains() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mlloss_cuda", "info", "--shape", "512x131072"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "mlloss_cuda", "info", "--shape", "512x131072"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for word in ("mlloss_cuda", "torch", "cpu", "cuda", "triton", "reference", "sm_90"):
         assert word in done.stdout

@@ -50,10 +50,14 @@ def test_a_pass_is_one_op_and_one_gradient(
         served(x, y).backward()
     ours = [name for name, _ in recorder.calls if name.startswith("mlloss_cuda")]
     recompute = dtype == torch.float16
-    assert ours == ["mlloss_cuda.loss_forward.default", "mlloss_cuda.loss_backward.default"] if recompute else [
-        "mlloss_cuda.loss_forward.default",
-        "mlloss_cuda.scale_gradient_.default",
-    ]
+    assert (
+        ours == ["mlloss_cuda.loss_forward.default", "mlloss_cuda.loss_backward.default"]
+        if recompute
+        else [
+            "mlloss_cuda.loss_forward.default",
+            "mlloss_cuda.scale_gradient_.default",
+        ]
+    )
     assert recorder.large(x.numel()) == [f"mlloss_cuda.loss_{'backward' if recompute else 'forward'}.default"]
     assert x.grad is not None
 
@@ -109,9 +113,13 @@ def test_opcheck(served: Case, backend: Backend, generator: torch.Generator, red
     value, coefficients, _ = ops.loss_forward(x, *shared, True, False)
     grad_output = torch.ones_like(value)
     for needs in ((True, True, True, True), (True, False, False, False), (False, False, True, False)):
-        torch.library.opcheck(ops.loss_backward.default, (x, *shared, coefficients, grad_output, *needs), test_utils=tests[:2])
+        torch.library.opcheck(
+            ops.loss_backward.default, (x, *shared, coefficients, grad_output, *needs), test_utils=tests[:2]
+        )
     torch.library.opcheck(
-        ops.loss_backward_.default, (x.clone(), *shared, coefficients, grad_output, True, True, True), test_utils=tests[:2]
+        ops.loss_backward_.default,
+        (x.clone(), *shared, coefficients, grad_output, True, True, True),
+        test_utils=tests[:2],
     )
     scale = torch.tensor(2.0, device=backend.device)
     torch.library.opcheck(ops.scale_gradient.default, (x, scale), test_utils=tests)

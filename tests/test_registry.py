@@ -59,7 +59,9 @@ def test_function_and_module_take_the_same_arguments() -> None:
 
 def modules() -> list[ModuleType]:
     names = [info.name for info in pkgutil.walk_packages(mlloss_cuda.__path__, "mlloss_cuda.")]
-    return [importlib.import_module(name) for name in names if not name.endswith(("._C", "._cpu", "._cuda", "__main__"))]
+    return [
+        importlib.import_module(name) for name in names if not name.endswith(("._C", "._cpu", "._cuda", "__main__"))
+    ]
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda module: module.__name__)

@@ -120,5 +120,7 @@ def test_moves_without_a_check(dense: torch.Tensor) -> None:
 
 def test_works_in_a_data_loader(dense: torch.Tensor) -> None:
     targets = CSRTargets.from_dense(dense)
-    loader = torch.utils.data.DataLoader(torch.arange(7), batch_size=3, collate_fn=lambda rows: targets[torch.stack(rows)])
+    loader = torch.utils.data.DataLoader(
+        torch.arange(7), batch_size=3, collate_fn=lambda rows: targets[torch.stack(rows)]
+    )
     assert torch.equal(torch.cat([batch.to_dense() for batch in loader]), dense)

@@ -156,7 +156,11 @@ def test_reference_is_the_definition(case: Case, generator: torch.Generator) -> 
         logits = random_logits(generator, (6, 11), torch.float64, "cpu")
         targets = random_probabilities(generator, (6, 11))
         own = {name: value for name, value in case.own.items() if name != "average"}
-        across = (logits.t(), targets.t()) if case.own["average"] == "macro" else (logits.reshape(1, -1), targets.reshape(1, -1))
+        across = (
+            (logits.t(), targets.t())
+            if case.own["average"] == "macro"
+            else (logits.reshape(1, -1), targets.reshape(1, -1))
+        )
         with mlloss_cuda.use_backend("reference"):
             got = case(logits, targets, reduction="none")
             expected = case.function(*across, **own, reduction="none")

@@ -23,8 +23,8 @@ struct Parameters {
 };
 
 struct Call {
-  int64_t rows;    // B
-  int64_t labels;  // L
+  int64_t rows;        // B
+  int64_t labels;      // L
   const void* logits;  // [rows, labels]
   int64_t logits_row_stride, logits_label_stride;
   DType logits_dtype;
@@ -63,10 +63,14 @@ struct Call {
 
 inline int64_t group_count(const Call& call) {
   switch (call.grouping) {
-    case Grouping::kElement: return call.rows * call.labels;
-    case Grouping::kSamples: return call.rows;
-    case Grouping::kMacro: return call.labels;
-    default: return 1;
+    case Grouping::kElement:
+      return call.rows * call.labels;
+    case Grouping::kSamples:
+      return call.rows;
+    case Grouping::kMacro:
+      return call.labels;
+    default:
+      return 1;
   }
 }
 
@@ -80,13 +84,13 @@ struct ForwardOutputs {
 
 // A pass over the logits with the coefficients known.
 struct BackwardOutputs {
-  const void* coefficients;  // T [kCoefficients, groups]; null for element-wise losses
-  const void* grad_output;   // T
+  const void* coefficients;                                  // T [kCoefficients, groups]; null for element-wise losses
+  const void* grad_output;                                   // T
   int64_t grad_output_row_stride, grad_output_label_stride;  // 0 and 0: a scalar
-  void* gradient;        // as above, or null
-  void* row_gradient;    // T [rows] or null: sum over labels of d loss / d s
-  void* scale_gradient;  // T [rows] or null: sum over labels of x * d loss / d s
-  void* label_gradient;  // T [labels] or null: sum over rows of d loss / d s
+  void* gradient;                                            // as above, or null
+  void* row_gradient;                                        // T [rows] or null: sum over labels of d loss / d s
+  void* scale_gradient;                                      // T [rows] or null: sum over labels of x * d loss / d s
+  void* label_gradient;                                      // T [labels] or null: sum over rows of d loss / d s
 };
 
 }  // namespace mlloss

@@ -61,18 +61,24 @@ struct Narrow<Half> {
 
 template <class Out, class T>
 MLLOSS_HD Out narrow(T x) {
-  if constexpr (sizeof(Out) == 2) return Narrow<Out>::from(static_cast<float>(x));
-  else return static_cast<Out>(x);
+  if constexpr (sizeof(Out) == 2)
+    return Narrow<Out>::from(static_cast<float>(x));
+  else
+    return static_cast<Out>(x);
 }
 
 // Calls f with a null pointer of the C++ type that a floating dtype has in memory.
 template <class F>
 MLLOSS_HD void with_floating(DType dtype, F f) {
   switch (dtype) {
-    case DType::kFloat: return f(static_cast<float*>(nullptr));
-    case DType::kBFloat16: return f(static_cast<BFloat16*>(nullptr));
-    case DType::kHalf: return f(static_cast<Half*>(nullptr));
-    default: return f(static_cast<double*>(nullptr));
+    case DType::kFloat:
+      return f(static_cast<float*>(nullptr));
+    case DType::kBFloat16:
+      return f(static_cast<BFloat16*>(nullptr));
+    case DType::kHalf:
+      return f(static_cast<Half*>(nullptr));
+    default:
+      return f(static_cast<double*>(nullptr));
   }
 }
 
@@ -80,11 +86,16 @@ template <class F>
 MLLOSS_HD void with_integer(DType dtype, F f) {
   switch (dtype) {
     case DType::kBool:
-    case DType::kUInt8: return f(static_cast<uint8_t*>(nullptr));
-    case DType::kInt8: return f(static_cast<int8_t*>(nullptr));
-    case DType::kInt16: return f(static_cast<int16_t*>(nullptr));
-    case DType::kInt32: return f(static_cast<int32_t*>(nullptr));
-    default: return f(static_cast<int64_t*>(nullptr));
+    case DType::kUInt8:
+      return f(static_cast<uint8_t*>(nullptr));
+    case DType::kInt8:
+      return f(static_cast<int8_t*>(nullptr));
+    case DType::kInt16:
+      return f(static_cast<int16_t*>(nullptr));
+    case DType::kInt32:
+      return f(static_cast<int32_t*>(nullptr));
+    default:
+      return f(static_cast<int64_t*>(nullptr));
   }
 }
 

@@ -224,9 +224,7 @@ class Engine {
 
   void* gradient_memory() const { return work_.forward ? work_.forward->gradient : work_.backward->gradient; }
 
-  bool wants_gradient() const {
-    return gradient_memory() || wants_sums();
-  }
+  bool wants_gradient() const { return gradient_memory() || wants_sums(); }
 
   // Where a tile's gradient is formed: in the output itself when no conversion stands between.
   T* gradient_target(int64_t row, int64_t label, T* buffer) const {
@@ -399,7 +397,8 @@ class Engine {
   // the body of an `omp simd` loop in memory, and then does not vectorise.
 
   template <bool kValues, bool kGradient, Targets kTargets, bool kWeighted>
-  static MLLOSS_HD void evaluate_one(const Loss& loss, const T* s, const T* y, const T* w, int j, T f, T* values, T* g) {
+  static MLLOSS_HD void evaluate_one(const Loss& loss, const T* s, const T* y, const T* w, int j, T f, T* values,
+                                     T* g) {
     const auto e = element<kTargets, kWeighted>(s, y, w, j);
     const ValueAndGradient<T> r = loss.evaluate(e);
     if (kValues) values[j] = r.value * e.w;
@@ -407,8 +406,8 @@ class Engine {
   }
 
   template <Targets kTargets, bool kWeighted, class M>
-  static MLLOSS_HD void add_one(const Loss& loss, const M& maxima, const T* s, const T* y, const T* w, int j, T& a, T& b,
-                                T& c, T& d) {
+  static MLLOSS_HD void add_one(const Loss& loss, const M& maxima, const T* s, const T* y, const T* w, int j, T& a,
+                                T& b, T& c, T& d) {
     const auto v = loss.sums(element<kTargets, kWeighted>(s, y, w, j), maxima);
     a += v[0];
     if constexpr (Loss::kSums > 1) b += v[1];
@@ -465,7 +464,8 @@ class Engine {
       reader_.read_raw(row, label, tile.size, x);
       double sum = 0.0;
       // Where nothing flows, an infinite or unknown logit must not count.
-      for (int j = 0; j < tile.size; ++j) sum += g[j] == T(0) ? 0.0 : static_cast<double>(g[j]) * static_cast<double>(x[j]);
+      for (int j = 0; j < tile.size; ++j)
+        sum += g[j] == T(0) ? 0.0 : static_cast<double>(g[j]) * static_cast<double>(x[j]);
       work_.unit_scale_gradients[unit] = sum;
     }
     if (!gradient_memory()) return;

@@ -12,8 +12,8 @@ constexpr cpu::Kernels kernels_of() {
   if constexpr (Loss<T>::kScope == Scope::kElement) {
     return {true, 0, 0, E::elements, nullptr, nullptr, nullptr, nullptr, nullptr, E::label_gradient};
   } else {
-    return {false,    E::kStatistics, Loss<T>::kCoefficients, nullptr,  E::rows,
-            E::statistics, E::finish, E::gradient,            E::macro, E::label_gradient};
+    return {false,       E::kStatistics, Loss<T>::kCoefficients, nullptr, E::rows, E::statistics, E::finish,
+            E::gradient, E::macro,       E::label_gradient};
   }
 }
 
@@ -33,6 +33,8 @@ static void scale(DType dtype, void* memory, double factor, int64_t begin, int64
 
 }  // namespace MLLOSS_ISA
 
-cpu::Table cpu::MLLOSS_TABLE() { return {kFloat, kDouble, static_cast<int>(sizeof(kFloat) / sizeof(kFloat[0])), scale}; }
+cpu::Table cpu::MLLOSS_TABLE() {
+  return {kFloat, kDouble, static_cast<int>(sizeof(kFloat) / sizeof(kFloat[0])), scale};
+}
 
 }  // namespace mlloss

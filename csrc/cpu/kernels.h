@@ -11,10 +11,10 @@ constexpr int64_t kLabelsPerUnit = 2048;
 
 struct Work {
   const Call* call;
-  const ForwardOutputs* forward;    // one of these two is set
+  const ForwardOutputs* forward;  // one of these two is set
   const BackwardOutputs* backward;
-  double* unit_values;      // forward: [units] (element-wise) or [groups]; what the total sums up
-  double* unit_statistics;  // [units, statistics]
+  double* unit_values;           // forward: [units] (element-wise) or [groups]; what the total sums up
+  double* unit_statistics;       // [units, statistics]
   double* unit_row_gradients;    // [units] or null
   double* unit_scale_gradients;  // [units] or null
 };

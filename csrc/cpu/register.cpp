@@ -1,9 +1,8 @@
 // The CPU engine as torch ops: chooses an instruction set once, and a way through the rows each call.
-#include "../ops.h"
-
 #include <algorithm>
 
 #include "../losses/registry.h"
+#include "../ops.h"
 #include "kernels.h"
 
 namespace mlloss {
@@ -65,7 +64,8 @@ void parallel(Kernel kernel, const Work& work, int64_t n, int64_t weight) {
 
 // Whole rows a thread keep a row in cache between its two visits, when there are rows enough to share.
 bool by_rows(const Call& call) {
-  return call.grouping == Grouping::kSamples && (call.rows >= 4 * torch::stable::get_num_threads() || tiles_of(call.labels) < 2);
+  return call.grouping == Grouping::kSamples &&
+         (call.rows >= 4 * torch::stable::get_num_threads() || tiles_of(call.labels) < 2);
 }
 
 void run_forward(const Kernels& kernels, const Call& call, const ForwardOutputs& out) {

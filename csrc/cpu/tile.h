@@ -50,8 +50,8 @@ class TileReader {
   // The logits as they came: the gradient of logit_scale needs them.
   void read_raw(int64_t row, int64_t begin, int size, T* out) const {
     with_floating(call_.logits_dtype, [&](auto* type) {
-      const auto* x = static_cast<decltype(type)>(const_cast<void*>(call_.logits)) +
-                      row * call_.logits_row_stride + begin * call_.logits_label_stride;
+      const auto* x = static_cast<decltype(type)>(const_cast<void*>(call_.logits)) + row * call_.logits_row_stride +
+                      begin * call_.logits_label_stride;
       const int64_t stride = call_.logits_label_stride;
       if (stride == 1) {
         for (int j = 0; j < size; ++j) out[j] = static_cast<T>(widen(x[j]));
@@ -157,7 +157,8 @@ class TileReader {
     }
     if (call_.has_ignore_index || odd) {
       for (int j = 0; j < tile.size; ++j) {
-        const bool ignored = call_.has_ignore_index && raw(y[j * stride]) == static_cast<decltype(raw(*y))>(call_.ignore_index);
+        const bool ignored =
+            call_.has_ignore_index && raw(y[j * stride]) == static_cast<decltype(raw(*y))>(call_.ignore_index);
         if (ignored) {
           exclude(tile, j);
         } else if (!(target[j] >= T(0))) {

@@ -51,9 +51,7 @@ class Dice {
     return {{A(-2) / denominator, q * (numerator / denominator) / denominator}};
   }
 
-  static MLLOSS_HD Array<T, 2> scaled(Array<T, 2> c, T factor) {
-    return {{c[0] * factor, c[1] * factor}};
-  }
+  static MLLOSS_HD Array<T, 2> scaled(Array<T, 2> c, T factor) { return {{c[0] * factor, c[1] * factor}}; }
 
   template <class E>
   MLLOSS_HD T gradient(E e, Array<T, 2> c) const {

@@ -5,7 +5,7 @@
 #include "focal.h"
 #include "zlpr.h"
 
-#define MLLOSS_FOR_EACH_LOSS(X) \
-  X(zlpr, Zlpr)                 \
+#define MLLOSS_FOR_EACH_LOSS(X)  \
+  X(zlpr, Zlpr)                  \
   X(sigmoid_focal, SigmoidFocal) \
   X(dice, Dice)

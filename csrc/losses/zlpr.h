@@ -56,9 +56,7 @@ class Zlpr {
     return c;
   }
 
-  static MLLOSS_HD Array<T, 4> scaled(Array<T, 4> c, T factor) {
-    return {{c[0], c[1] * factor, c[2], c[3] * factor}};
-  }
+  static MLLOSS_HD Array<T, 4> scaled(Array<T, 4> c, T factor) { return {{c[0], c[1] * factor, c[2], c[3] * factor}}; }
 
   // (m, 1/S) and not the log: e^(s-m)/S errs by 6e-8 where e^(s - log S) errs by 3e-4 at s = 9000.
   template <class E>

@@ -55,7 +55,11 @@ _RAISES = """
 
 
 def documented(
-    *, none: str, weight: str, sample_weight: str = "multiplies a row's loss", learnable: str = ", logit_scale and logit_bias"
+    *,
+    none: str,
+    weight: str,
+    sample_weight: str = "multiplies a row's loss",
+    learnable: str = ", logit_scale and logit_bias",
 ) -> Callable[[F], F]:
     """Fill ``{logits}``, ``{keywords}``, ``{returns}`` and ``{raises}`` in a function's docstring."""
 

@@ -35,7 +35,8 @@ double worst(F f, G exact, float low, float high) {
 }
 
 void test_exponential() {
-  const double error = worst([](float x) { return mlloss::exponential(x); }, [](double x) { return std::exp(x); }, -86.0f, 88.7f);
+  const double error =
+      worst([](float x) { return mlloss::exponential(x); }, [](double x) { return std::exp(x); }, -86.0f, 88.7f);
   std::printf("exponential: %.2f ulp\n", error);
   expect(error < 2.0, "exponential is within 2 ulp", error);
   constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -48,7 +49,8 @@ void test_exponential() {
 }
 
 void test_logarithm() {
-  const double error = worst([](float x) { return mlloss::logarithm(x); }, [](double x) { return std::log(x); }, 1e-6f, 0.9f);
+  const double error =
+      worst([](float x) { return mlloss::logarithm(x); }, [](double x) { return std::log(x); }, 1e-6f, 0.9f);
   std::printf("logarithm: %.2f ulp\n", error);
   expect(error < 4.0, "logarithm is within 4 ulp below 0.9", error);
   expect(std::isinf(mlloss::logarithm(0.0f)), "log(0) is -inf", 0);
@@ -63,9 +65,11 @@ void test_logistic() {
   };
   const auto sigmoid = [](double z) { return 1.0 / (1.0 + std::exp(-z)); };
   const auto softplus = [](double z) { return z > 0 ? z + std::log1p(std::exp(-z)) : std::log1p(std::exp(z)); };
-  const double errors[] = {
-      worst(part(0), sigmoid, -80.0f, 80.0f), worst(part(1), [&](double z) { return sigmoid(-z); }, -80.0f, 80.0f),
-      worst(part(2), softplus, -80.0f, 80.0f), worst(part(3), [&](double z) { return softplus(-z); }, -80.0f, 80.0f)};
+  const double errors[] = {worst(part(0), sigmoid, -80.0f, 80.0f),
+                           worst(
+                               part(1), [&](double z) { return sigmoid(-z); }, -80.0f, 80.0f),
+                           worst(part(2), softplus, -80.0f, 80.0f),
+                           worst(part(3), [&](double z) { return softplus(-z); }, -80.0f, 80.0f)};
   for (const double error : errors) {
     std::printf("logistic: %.2f ulp\n", error);
     expect(error < 5.0, "logistic is within 5 ulp", error);
@@ -87,8 +91,10 @@ void test_half() {
     const bool nan = (bits & 0x7fffu) > 0x7c00u;
     expect(nan ? std::isnan(wide) && (back & 0x7fffu) > 0x7c00u : back == bits, "half survives", bits);
   }
-  expect(mlloss::narrow<mlloss::Half>(2049.0f).bits == mlloss::narrow<mlloss::Half>(2048.0f).bits, "ties to even", 2049);
-  expect(mlloss::narrow<mlloss::Half>(2051.0f).bits == mlloss::narrow<mlloss::Half>(2052.0f).bits, "ties to even", 2051);
+  expect(mlloss::narrow<mlloss::Half>(2049.0f).bits == mlloss::narrow<mlloss::Half>(2048.0f).bits, "ties to even",
+         2049);
+  expect(mlloss::narrow<mlloss::Half>(2051.0f).bits == mlloss::narrow<mlloss::Half>(2052.0f).bits, "ties to even",
+         2051);
   expect(mlloss::narrow<mlloss::Half>(65519.0f).bits == 0x7bffu, "the largest half", 65519);
   expect(mlloss::narrow<mlloss::Half>(65520.0f).bits == 0x7c00u, "half overflows to inf", 65520);
   expect(mlloss::narrow<mlloss::Half>(-1e-8f).bits == 0x8000u, "half underflows to -0", -1e-8);
@@ -101,8 +107,10 @@ void test_bfloat16() {
     const uint16_t back = mlloss::narrow<mlloss::BFloat16>(wide).bits;
     expect(std::isnan(wide) ? (back & 0x7fffu) > 0x7f80u : back == bits, "bfloat16 survives", bits);
   }
-  expect(mlloss::narrow<mlloss::BFloat16>(257.0f).bits == mlloss::narrow<mlloss::BFloat16>(256.0f).bits, "ties to even", 257);
-  expect(mlloss::narrow<mlloss::BFloat16>(259.0f).bits == mlloss::narrow<mlloss::BFloat16>(260.0f).bits, "ties to even", 259);
+  expect(mlloss::narrow<mlloss::BFloat16>(257.0f).bits == mlloss::narrow<mlloss::BFloat16>(256.0f).bits, "ties to even",
+         257);
+  expect(mlloss::narrow<mlloss::BFloat16>(259.0f).bits == mlloss::narrow<mlloss::BFloat16>(260.0f).bits, "ties to even",
+         259);
 }
 
 }  // namespace
