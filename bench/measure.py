@@ -1,0 +1,271 @@
+"""Time, and memory. ``python -m bench.measure`` is the process that memory is measured in."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import give_memory_back
+from .competitors import Case, Competitor, Problem, all_cases, build, check, truth
+
+__all__ = ["Measured", "Remembered", "Samples", "measure_case", "measure_memory"]
+
+_SLOW_MS = 30.0  # A competitor slower than this is timed in every third round only.
+_QUIET = 0.05  # Other processes' share of processor time that is let pass.
+_SECONDS, _ENOUGH = 8.0, 12  # A case stops after so long, once it has so many rounds: a busy machine has no end.
+
+
+@dataclass
+class Samples:
+    """Times of one competitor."""
+
+    ms: list[float] = field(default_factory=list)
+    page_faults: list[int] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """The figure that tables and gates go by."""
+        return statistics.median(self.ms)
+
+    @property
+    def minimum(self) -> float:
+        """The least disturbed run."""
+        return min(self.ms)
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range over the median."""
+        if len(self.ms) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.ms, n=4, method="inclusive")
+        return (high - low) / self.median
+
+
+@dataclass
+class Measured:
+    """One case at one shape, dtype and device: samples by competitor."""
+
+    case: str
+    device: str
+    dtype: str
+    rows: int
+    labels: int
+    samples: dict[str, Samples]
+    unavailable: dict[str, str]  # competitor: why
+    others: float | None  # share of the machine's processor time that went elsewhere; None: unknown
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the times can be believed: threads that wait for a core cost whole time slices."""
+        return self.others is None or self.others < _QUIET
+
+
+class _Clock:
+    """Milliseconds and page faults of one run: wall time on a CPU, device events on a GPU."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device == "cuda"
+        # Larger than any L2: logits, targets and buffers come from memory.
+        self.flush = torch.empty(1 << 29, dtype=torch.uint8, device=device) if self.cuda else None
+
+    def run(self, competitor: Competitor, problem: Problem) -> tuple[float, int]:
+        logits = problem.fresh(competitor.in_place)
+        if self.flush is None:
+            faults = _page_faults()
+            start = time.perf_counter_ns()
+            competitor.run(logits)
+            ms = (time.perf_counter_ns() - start) / 1e6
+            return ms, _page_faults() - faults
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        self.flush.zero_()
+        first.record()
+        competitor.run(logits)
+        last.record()
+        last.synchronize()
+        return first.elapsed_time(last), 0
+
+
+class _Others:
+    """Processor time that this process does not use: from /proc/stat, stolen time included."""
+
+    def __init__(self) -> None:
+        self.start = self._read()
+
+    @staticmethod
+    def _read() -> tuple[float, float]:
+        own = time.process_time()
+        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        idle, waiting = fields[3:5]
+        tick: int = os.sysconf("SC_CLK_TCK")
+        return (sum(fields) - idle - waiting) / tick - own, sum(fields) / tick
+
+    def share(self) -> float:
+        elsewhere, total = (now - then for now, then in zip(self._read(), self.start, strict=True))
+        return max(elsewhere, 0.0) / total if total else 0.0
+
+
+def _watch_others() -> _Others | None:
+    try:
+        return _Others()
+    except (OSError, ValueError):
+        return None  # no /proc/stat here
+
+
+def _page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def _ready(case: Case, problem: Problem, names: tuple[str, ...]) -> tuple[list[Competitor], dict[str, str]]:
+    """The competitors that run here, each checked against float64; a peer that cannot compile is left out."""
+    if any("compile" in name for name in names):
+        torch.compiler.reset()  # every case has dynamo's budget of recompilations to itself
+    expected = truth(case, problem)
+    ready, unavailable = [], {}
+    for competitor in build(case, problem, names):
+        try:
+            check(competitor, problem, expected)
+        except AssertionError as error:
+            raise AssertionError(f"{case.name}, {competitor.name}: {error}") from None
+        except Exception as error:
+            # Only torch.compile may be missing something: a C++ compiler, or Triton.
+            if "compile" not in competitor.name:
+                raise
+            unavailable[competitor.name] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+            continue
+        ready.append(competitor)
+    return ready, unavailable
+
+
+def measure_case(case: Case, problem: Problem, names: tuple[str, ...], rounds: int) -> Measured:
+    """Time every competitor in interleaved rounds, in an order drawn anew each round."""
+    competitors, unavailable = _ready(case, problem, names)
+    clock = _Clock(problem.device)
+    pilot = {c.name: min(clock.run(c, problem)[0] for _ in range(2)) for c in competitors}
+    samples = {c.name: Samples() for c in competitors}
+    order = random.Random(0)
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    end = time.monotonic() + _SECONDS
+    others = _watch_others()
+    try:
+        for number in range(rounds):
+            if number >= _ENOUGH and time.monotonic() > end:
+                break
+            for c in order.sample(competitors, len(competitors)):
+                if pilot[c.name] > _SLOW_MS and number % 3:
+                    continue
+                ms, faults = clock.run(c, problem)
+                samples[c.name].ms.append(ms)
+                samples[c.name].page_faults.append(faults)
+    finally:
+        if collecting:
+            gc.enable()
+    dtype = str(problem.dtype).removeprefix("torch.")
+    share = others.share() if others else None
+    return Measured(case.name, problem.device, dtype, problem.rows, problem.labels, samples, unavailable, share)
+
+
+# ---- memory ----
+
+
+@dataclass
+class Remembered:
+    """Memory beyond logits and targets, in units of the logits."""
+
+    case: str
+    competitor: str
+    device: str
+    held: float  # after the forward
+    peak: float  # of forward + backward
+
+
+def _status(name: str) -> int:
+    """A field of /proc/self/status, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}")
+
+
+def _cpu_memory(competitor: Competitor, problem: Problem) -> tuple[int, int]:
+    logits = problem.fresh(competitor.in_place)
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew from VmRSS
+    before = _status("VmRSS")
+    value = competitor.loss(logits)
+    held = _status("VmRSS") - before
+    value.backward()
+    return held, _status("VmHWM") - before
+
+
+def _cuda_memory(competitor: Competitor, problem: Problem) -> tuple[int, int]:
+    logits = problem.fresh(competitor.in_place)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    value = competitor.loss(logits)
+    held = torch.cuda.memory_allocated() - before
+    value.backward()
+    torch.cuda.synchronize()
+    return held, torch.cuda.max_memory_allocated() - before
+
+
+def _memory_of(case: Case, problem: Problem, names: tuple[str, ...]) -> list[Remembered]:
+    read = _cuda_memory if problem.device == "cuda" else _cpu_memory
+    if any("compile" in name for name in names):
+        torch.compiler.reset()
+    rows = []
+    gc.collect()
+    for competitor in build(case, problem, names):
+        read(competitor, problem)  # the first run compiles, loads code and grows thread stacks
+        held, peak = read(competitor, problem)
+        rows.append(
+            Remembered(case.name, competitor.name, problem.device, held / problem.nbytes, peak / problem.nbytes)
+        )
+    return rows
+
+
+def _child(request: dict[str, Any]) -> list[dict[str, Any]]:
+    problem = Problem(request["rows"], request["labels"], torch.float32, request["device"], request["seed"])
+    rows = []
+    for case in all_cases():
+        if case.name in request["names"]:
+            rows += _memory_of(case, problem, tuple(request["names"][case.name]))
+    return [asdict(row) for row in rows]
+
+
+def measure_memory(
+    names: dict[str, list[str]], rows: int, labels: int, device: str, seed: int
+) -> tuple[list[Remembered], str]:
+    """Memory of ``names[case]``, in a process without the warm allocator; and what went wrong, if something did."""
+    request = {"names": names, "rows": rows, "labels": labels, "device": device, "seed": seed}
+    if device == "cpu" and not Path("/proc/self/clear_refs").exists():
+        return [], "this system has no /proc/self/clear_refs to reset the peak with"
+    finished = subprocess.run(
+        [sys.executable, "-m", "bench.measure", json.dumps(request)],
+        cwd=Path(__file__).resolve().parents[1],
+        capture_output=True,
+        text=True,
+    )
+    if finished.returncode:
+        return [], (finished.stderr.strip().splitlines() or ["no message"])[-1]
+    return [Remembered(**row) for row in json.loads(finished.stdout.splitlines()[-1])], ""
+
+
+if __name__ == "__main__":
+    give_memory_back()
+    print(json.dumps(_child(json.loads(sys.argv[1]))))
