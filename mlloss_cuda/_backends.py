@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,9 +14,18 @@ import torch
 
 from . import _ops
 
-__all__ = ["NAMESPACES", "BackendStatus", "backends", "build_information", "choose", "launch_plan", "use_backend"]
+__all__ = [
+    "BackendStatus",
+    "Engine",
+    "add_engine",
+    "backends",
+    "build_information",
+    "choose",
+    "launch_plan",
+    "namespace_of",
+    "use_backend",
+]
 
-NAMES: Final = ("cuda", "triton", "cpu", "reference")
 _REBUILD: Final = "build the extension with `make build`, or `pip install --no-build-isolation .`"
 
 
@@ -64,7 +73,7 @@ def _load_cuda() -> str:
         return _extension_missing
     if not build_information()["cuda"]:
         remedy = "install the CUDA toolkit (or pip's nvidia-cuda-nvcc 13.0) and rebuild"
-        return f"built without CUDA, for no nvcc was found; {remedy}"
+        return f"built without CUDA: no nvcc was found, or MLLOSS_CUDA was OFF; {remedy}"
     return _load_library("_cuda")
 
 
@@ -85,14 +94,35 @@ def _triton_status() -> BackendStatus:
     return BackendStatus(False, "this version has no Triton kernels yet")
 
 
+class Engine(NamedTuple):
+    """A fused engine: whether it can run here, the device types it serves, where its ops are."""
+
+    status: Callable[[], BackendStatus]
+    devices: tuple[str, ...]
+    namespace: str
+
+
+# In the order of preference. The reference serves every device, and comes last.
+_engines: dict[str, Engine] = {
+    "cuda": Engine(_cuda_status, ("cuda",), _ops.NAMESPACE),
+    "triton": Engine(_triton_status, ("cuda", "xpu"), "mlloss_cuda_triton"),
+    "cpu": Engine(lambda: BackendStatus(not _cpu_missing, _cpu_missing), ("cpu",), _ops.NAMESPACE),
+}
+
+
+def add_engine(name: str, engine: Engine) -> None:
+    """Make a further engine known, as a test does with the emulated kernels."""
+    _ops.define(engine.namespace)
+    _engines[name] = engine
+
+
+def namespace_of(backend: str) -> str:
+    """Where a fused backend registers its ops."""
+    return _engines[backend].namespace
+
+
 def _status(name: str) -> BackendStatus:
-    if name == "cuda":
-        return _cuda_status()
-    if name == "triton":
-        return _triton_status()
-    if name == "cpu":
-        return BackendStatus(not _cpu_missing, _cpu_missing)
-    return BackendStatus(True, "")
+    return _engines[name].status() if name in _engines else BackendStatus(True, "")
 
 
 def backends() -> dict[str, BackendStatus]:
@@ -102,7 +132,7 @@ def backends() -> dict[str, BackendStatus]:
         >>> backends()["reference"].usable
         True
     """
-    return {name: _status(name) for name in NAMES}
+    return {name: _status(name) for name in (*_engines, "reference")}
 
 
 # A module global, not a ContextVar: torch.compile(fullgraph=True) reads one and not the other.
@@ -125,8 +155,9 @@ def use_backend(name: str) -> Iterator[None]:
         ...     pass
     """
     global _forced
-    if name not in NAMES:
-        raise ValueError(f"name: expected one of {', '.join(map(repr, NAMES))}, got {name!r}")
+    known = (*_engines, "reference")
+    if name not in known:
+        raise ValueError(f"name: expected one of {', '.join(map(repr, known))}, got {name!r}")
     status = _status(name)
     if not status.usable:
         raise ValueError(f"name: the backend {name!r} is not usable: {status.reason}")
@@ -137,20 +168,23 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = before
 
 
-_SERVES: Final = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
-
-
 def choose(device_type: str) -> str:
     """The backend for tensors on a device of that type."""
+    if _forced == "reference":
+        return _forced
     if _forced is not None:
-        if _forced != "reference" and _forced not in _SERVES.get(device_type, ()):
+        if device_type not in _engines[_forced].devices:
             raise ValueError(f"use_backend({_forced!r}): logits are on {device_type!r}, which it does not serve")
         return _forced
-    for name in _SERVES.get(device_type, ()):
+    for name in _serving(device_type):
         if _usable(name):
             return name
     _warn(device_type)
     return "reference"
+
+
+def _serving(device_type: str) -> list[str]:
+    return [name for name, engine in _engines.items() if device_type in engine.devices]
 
 
 _usable_cache: dict[str, bool] = {}
@@ -166,12 +200,8 @@ def _warn(device_type: str) -> None:
     if device_type in _warned or torch.compiler.is_compiling():
         return
     _warned.add(device_type)
-    reasons = "; ".join(f"{name}: {_status(name).reason}" for name in _SERVES.get(device_type, ()))
+    reasons = "; ".join(f"{name}: {_status(name).reason}" for name in _serving(device_type))
     warnings.warn(
         f"mlloss_cuda: no fused kernels for {device_type!r} tensors, plain PyTorch serves ({reasons or 'no engine'})",
         stacklevel=2,
     )
-
-
-# Where each compiled engine registers its ops.
-NAMESPACES: Final = {"cpu": _ops.NAMESPACE, "cuda": _ops.NAMESPACE}

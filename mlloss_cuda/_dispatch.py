@@ -97,7 +97,7 @@ def evaluate(
             normalizer,
         )
         options = Options(
-            _backends.NAMESPACES[backend],
+            _backends.namespace_of(backend),
             spec.name,
             parameters,
             _ops.GROUPINGS.index(grouping),

@@ -23,10 +23,14 @@ enum class Strategy : int8_t {
 
 inline const char* name_of(Strategy strategy) {
   switch (strategy) {
-    case Strategy::kElementWise: return "element-wise";
-    case Strategy::kStreaming: return "streaming";
-    case Strategy::kResident: return "resident";
-    default: return "automatic";
+    case Strategy::kElementWise:
+      return "element-wise";
+    case Strategy::kStreaming:
+      return "streaming";
+    case Strategy::kResident:
+      return "resident";
+    default:
+      return "automatic";
   }
 }
 
@@ -55,21 +59,21 @@ struct Problem {
   int64_t rows, labels;
   DType dtype;  // of the logits
   bool element_wise;
-  bool gradient = true;       // formed in the forward
-  bool dense_labels = true;   // a row's logits lie next to each other
+  bool gradient = true;      // formed in the forward
+  bool dense_labels = true;  // a row's logits lie next to each other
 };
 
 // A row is cut into chunks: what a thread moves with one 16-byte access. A tile is the chunks that a
 // block takes at a time; a unit is one tile of one row.
 struct LaunchPlan {
   Strategy strategy;
-  int threads;              // a block
+  int threads;  // a block
   int64_t blocks;
-  int64_t shared_bytes;     // dynamic
-  int vector_width;         // elements an access; 1 where labels are strided
-  int64_t tiles;            // a row
+  int64_t shared_bytes;  // dynamic
+  int vector_width;      // elements an access; 1 where labels are strided
+  int64_t tiles;         // a row
   int64_t chunks_per_tile;
-  int reads;                // of the logits, in this pass
+  int reads;  // of the logits, in this pass
 };
 
 // Threads a block, at most: what kernels are compiled for.
@@ -77,19 +81,23 @@ constexpr int kMaxThreads = 512;   // a block that takes whole rows
 constexpr int kUnitThreads = 256;  // one that takes tiles
 constexpr int kLabelThreads = 128;
 constexpr int64_t kMaxLabels = (int64_t{1} << 31) - 1024;  // labels within a row are counted in 32 bits
-constexpr int64_t kStaticShared = 1024;  // at most, for block reductions
+constexpr int64_t kStaticShared = 1024;                    // at most, for block reductions
 constexpr int64_t kChunkBytes = 16;
 
 inline int64_t bytes_of(DType dtype) {
   switch (dtype) {
     case DType::kDouble:
-    case DType::kInt64: return 8;
+    case DType::kInt64:
+      return 8;
     case DType::kFloat:
-    case DType::kInt32: return 4;
+    case DType::kInt32:
+      return 4;
     case DType::kHalf:
     case DType::kBFloat16:
-    case DType::kInt16: return 2;
-    default: return 1;
+    case DType::kInt16:
+      return 2;
+    default:
+      return 1;
   }
 }
 
@@ -99,11 +107,11 @@ inline int64_t most_chunks(int64_t labels, DType dtype) {
   return (labels + 2 * width - 2) / width;
 }
 
-// The power of two from 32 to `most` that leaves each thread at most `chunks_per_thread` of them.
+// The power of two from 32 on, but at most `most`, that leaves a thread `chunks_per_thread` of them.
 inline int threads_for(int64_t chunks, int64_t chunks_per_thread, int most) {
   int threads = 32;
   while (threads < most && threads * chunks_per_thread < chunks) threads *= 2;
-  return threads;
+  return std::min(threads, most);
 }
 
 inline LaunchPlan common_plan(const Problem& problem, Strategy strategy, int threads) {

@@ -97,7 +97,7 @@ MLLOSS_HD float logarithm(float x) {
   const int32_t bits = bit_cast<int32_t>(x);
   // The exponent that leaves a mantissa in [sqrt(1/2), sqrt(2)).
   const int32_t exponent = (bits - 0x3f3504f3) >> 23;
-  const float m = bit_cast<float>(bits - (exponent << 23));
+  const float m = bit_cast<float>(bits - exponent * (1 << 23));  // a shift of a negative is undefined
   const float u = (m - 1.0f) * reciprocal(m + 1.0f);
   const float y = static_cast<float>(exponent) * 0.69314718056f + 2.0f * u * atanh_over(u * u);
   return x < 1.17549435e-38f ? -INFINITY : y;
