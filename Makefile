@@ -6,7 +6,7 @@ TORCH := torch==2.13.0
 TOOLS := cmake==4.4.4 ninja==1.13.2 pybind11==3.1.0 "setuptools>=77" wheel
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: build test test-host demo bench lint format clean
+.PHONY: build test test-host emulate demo bench lint format clean
 
 build: $(VENV)/.built
 
@@ -23,6 +23,16 @@ $(VENV)/.built: $(VENV)/.torch $(NATIVE)
 
 test: build test-host
 	$(BIN)/python -m pytest
+	@if $(BIN)/python -m mlloss_cuda info | grep -q nvcc; then $(MAKE) emulate; \
+	else echo "built without CUDA: its kernels are not tested (make emulate needs the toolkit's headers)"; fi
+
+# The CUDA kernels on the CPU: the same source, the same tests.
+emulate: build
+	mkdir -p build
+	$(BIN)/cmake -S . -B build/emulated -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMLLOSS_PYTHON=OFF \
+	  -DMLLOSS_EMULATED=ON $$($(BIN)/python setup.py --print-cmake-paths) >build/emulated.log || { cat build/emulated.log; exit 1; }
+	$(BIN)/cmake --build build/emulated --target emulated
+	$(BIN)/python -m pytest --emulated build/emulated/tests/emulator/emulated.so
 
 test-host: build
 	mkdir -p build

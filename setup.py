@@ -26,23 +26,30 @@ def folder_of(package: str) -> Path:
     return Path(spec.origin).parent
 
 
+def cmake_paths() -> list[str]:
+    """Where torch is, and pip's nvcc if it is installed."""
+    torch = folder_of("torch")
+    hints = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin"))
+    return [
+        f"-DMLLOSS_TORCH_INCLUDE={torch / 'include'}",
+        f"-DMLLOSS_TORCH_LIB={torch / 'lib'}",
+        f"-DMLLOSS_NVCC_HINTS={';'.join(map(str, hints))}",
+    ]
+
+
 class CMakeBuild(build_ext):
     """One CMake build for all extensions; each is then copied to where setuptools expects it."""
 
     def run(self) -> None:
-        torch, pybind11 = folder_of("torch"), folder_of("pybind11")
+        pybind11 = folder_of("pybind11")
         build = ROOT / "build" / "native"  # kept between builds, so that the next one is short
-        # pip's nvcc, where its packages put it.
-        hints = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin"))
         cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
         configure = [
             *(cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
             "-UCMAKE_CUDA_ARCHITECTURES",  # of this build, not of the one before
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11 / 'share/cmake/pybind11'}",
-            f"-DMLLOSS_TORCH_INCLUDE={torch / 'include'}",
-            f"-DMLLOSS_TORCH_LIB={torch / 'lib'}",
-            f"-DMLLOSS_NVCC_HINTS={';'.join(map(str, hints))}",
+            *cmake_paths(),
         ]
         ninja = shutil.which("ninja", path=str(Path(sys.executable).parent)) or shutil.which("ninja")
         if ninja:
@@ -68,6 +75,10 @@ class CMakeBuild(build_ext):
             for stale in (ROOT / "mlloss_cuda").glob(f"{made.stem}.*so"):
                 stale.unlink()
 
+
+if sys.argv[1:] == ["--print-cmake-paths"]:  # for `make emulate`, which configures a build of its own
+    print(*cmake_paths())
+    sys.exit()
 
 setup(
     ext_modules=[

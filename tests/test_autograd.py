@@ -232,8 +232,9 @@ def test_not_contiguous(served: Case, logits: Tensor, targets: Tensor, dtype: to
         leaf = strided.detach().requires_grad_()
         value = served(leaf, targets)
         (gradient,) = torch.autograd.grad(value, leaf)
-        assert torch.equal(value.detach(), expected.value)
-        assert torch.equal(gradient, expected.gradient)
+        # Rows that begin elsewhere are cut elsewhere: sums in another order.
+        torch.testing.assert_close(value.detach(), expected.value, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(gradient, expected.gradient, rtol=8 * torch.finfo(dtype).eps + 2e-6, atol=1e-7)
 
 
 class TestCompile:

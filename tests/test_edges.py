@@ -17,13 +17,9 @@ from .inputs import assert_within_budget, evaluate, random_logits, random_positi
 INF = math.inf
 
 
-def rows_of(case: Case) -> bool:
-    return case.spec == "zlpr" or case.own.get("average", "samples") == "samples"
-
-
 def test_nan_logit_spoils_its_own_row_only(served: Case, backend: Backend, generator: torch.Generator) -> None:
     if served.own.get("average") in ("macro", "micro"):
-        pytest.skip("groups that cross rows: test_nan_logit_spoils_its_label_only")
+        return  # groups that cross rows: the next test
     logits = random_logits(generator, (9, 4500), torch.float32, backend.device)
     targets = random_positives(generator, (9, 4500)).to(backend.device)
     clean = evaluate(served, logits, targets, reduction="none")

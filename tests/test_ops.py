@@ -48,17 +48,11 @@ def test_a_pass_is_one_op_and_one_gradient(
     y = as_layout(random_positives(generator, SHAPE, 0.01), layout, backend.device)
     with Recorder() as recorder:
         served(x, y).backward()
-    ours = [name for name, _ in recorder.calls if name.startswith("mlloss_cuda")]
+    ours = [name for name, _ in recorder.calls if name.startswith(backend.namespace)]
     recompute = dtype == torch.float16
-    assert (
-        ours == ["mlloss_cuda.loss_forward.default", "mlloss_cuda.loss_backward.default"]
-        if recompute
-        else [
-            "mlloss_cuda.loss_forward.default",
-            "mlloss_cuda.scale_gradient_.default",
-        ]
-    )
-    assert recorder.large(x.numel()) == [f"mlloss_cuda.loss_{'backward' if recompute else 'forward'}.default"]
+    names = ("loss_forward", "loss_backward" if recompute else "scale_gradient_")
+    assert ours == [f"{backend.namespace}.{name}.default" for name in names]
+    assert recorder.large(x.numel()) == [f"{backend.namespace}.loss_{'backward' if recompute else 'forward'}.default"]
     assert x.grad is not None
 
 
@@ -105,7 +99,7 @@ def arguments_of(case: Case, reduction: int, device: str, generator: torch.Gener
 def test_opcheck(served: Case, backend: Backend, generator: torch.Generator, reduction: int, sparse: bool) -> None:
     x = random_logits(generator, (3, 40), torch.float32, backend.device)
     shared = arguments_of(served, reduction, backend.device, generator, sparse)
-    ops = torch.ops.mlloss_cuda
+    ops = getattr(torch.ops, backend.namespace)
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     for keep, form in ((False, True), (True, False), (False, False)):
         torch.library.opcheck(ops.loss_forward.default, (x, *shared, keep, form), test_utils=tests[:2])
@@ -143,7 +137,7 @@ def test_sparse_targets_never_become_dense(served: Case, backend: Backend) -> No
     with Recorder() as recorder:
         served(x, targets).backward()
     assert [name for name, made in recorder.calls if max(made, default=0) >= labels and "detach" not in name] == [
-        "mlloss_cuda.loss_forward.default"
+        f"{backend.namespace}.loss_forward.default"
     ]
 
 

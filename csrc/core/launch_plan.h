@@ -170,12 +170,12 @@ inline LaunchPlan plan_streaming(const Problem& problem, const DeviceFacts& fact
   return plan;
 }
 
-// `wanted` is taken where it can run. Statistics alone need no second read, so nothing is held.
+// `wanted` is taken where it can run. The choice is the simplest strategy of each kind until a result
+// from a GPU has shown another one right and faster on that family: resident waits for that.
 inline LaunchPlan plan_forward(const Problem& problem, const DeviceFacts& facts,
                                Strategy wanted = Strategy::kAutomatic) {
   if (problem.element_wise) return plan_units(problem, facts);
-  const bool resident = fits_resident(problem, facts) && wanted != Strategy::kStreaming &&
-                        (problem.gradient || wanted == Strategy::kResident);
+  const bool resident = wanted == Strategy::kResident && fits_resident(problem, facts);
   return resident ? plan_resident(problem, facts) : plan_streaming(problem, facts);
 }
 

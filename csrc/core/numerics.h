@@ -4,10 +4,10 @@
 // double: the C library; it serves gradcheck, not speed.
 #pragma once
 
+#include <math.h>
+
 #include <cstdint>
 #include <cstring>
-
-#include <math.h>
 
 #include "macros.h"
 
@@ -129,8 +129,8 @@ MLLOSS_HD Logistic<float> logistic(float z) {
   const float t = exponential(-absolute(z));
   const float one = 1.0f + t, two = 2.0f + t;
   const float inverse = reciprocal(one * two);
-  const float r = inverse * two;        // 1 / (1 + t)
-  const float u = t * inverse * one;    // t / (2 + t)
+  const float r = inverse * two;      // 1 / (1 + t)
+  const float u = t * inverse * one;  // t / (2 + t)
   const float l = 2.0f * u * atanh_over(u * u);
   const float tr = t * r;
   const bool up = z >= 0.0f;

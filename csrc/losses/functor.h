@@ -59,7 +59,7 @@ using StatisticsOf = Statistics<T, Loss::kMaxima, Loss::kSums>;
 
 template <class Loss, class T>
 MLLOSS_HD StatisticsOf<Loss, T> identity() {
-  StatisticsOf<Loss, T> stats;
+  StatisticsOf<Loss, T> stats{};
   for (int i = 0; i < Loss::kMaxima; ++i) stats.maxima[i] = Loss::initial_maximum();
   for (int i = 0; i < Loss::kSums; ++i) stats.sums[i] = T(0);
   return stats;

@@ -1,0 +1,52 @@
+// Sums and maxima over a block, in a fixed order; every thread gets the result.
+#pragma once
+
+#include "../core/numerics.h"
+#include "portability.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+constexpr int kWarpLanes = 32;
+constexpr int kMostWarps = 16;  // of kMaxThreads
+
+template <class T, int N, class Combine>
+MLLOSS_DEVICE Array<T, N> block_combine(Array<T, N> x, T neutral, Combine combine) {
+  MLLOSS_SHARED(T, parts, [kMostWarps][N]);
+  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes, warp = static_cast<int>(threadIdx.x) / kWarpLanes;
+  const int warps = static_cast<int>(blockDim.x) / kWarpLanes;
+#pragma unroll
+  for (int k = 0; k < N; ++k) {
+#pragma unroll
+    for (int distance = kWarpLanes / 2; distance > 0; distance /= 2) {
+      x[k] = combine(x[k], __shfl_xor_sync(0xffffffffu, x[k], distance));
+    }
+  }
+  __syncthreads();  // the last reduction's parts have been read
+  if (lane == 0) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) parts[warp][k] = x[k];
+  }
+  __syncthreads();
+  Array<T, N> all;
+#pragma unroll
+  for (int k = 0; k < N; ++k) all[k] = neutral;
+  for (int w = 0; w < warps; ++w) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) all[k] = combine(all[k], parts[w][k]);
+  }
+  return all;
+}
+
+template <class T, int N>
+MLLOSS_DEVICE Array<T, N> block_sum(Array<T, N> x) {
+  return block_combine(x, T(0), [](T a, T b) { return a + b; });
+}
+
+template <class T, int N>
+MLLOSS_DEVICE Array<T, N> block_maximum(Array<T, N> x, T least) {
+  return block_combine(x, least, [](T a, T b) { return maximum(b, a); });
+}
+
+}  // namespace cuda
+}  // namespace mlloss

@@ -1,0 +1,178 @@
+// A chunk, ready for the functors: logits after scale and offsets, targets, weights.
+#pragma once
+
+#include "../losses/functor.h"
+#include "targets.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+template <class T, int V>
+struct Chunk {
+  int label;          // of lane 0; below 0 where the row begins inside the chunk
+  uint32_t positive;  // bit i is lane i
+  uint32_t excluded;  // weight 0, unknown, or outside the row: gradient exactly 0
+  bool soft;
+  bool weighted;     // some weight is not 1
+  const T* weights;  // of lane 0, or null; loaded where they are used, to spare registers
+  T s[V], y[V];
+
+  MLLOSS_DEVICE T weight(int i) const {
+    if (excluded >> i & 1u) return T(0);
+    return weights ? weights[i] : T(1);
+  }
+};
+
+// The kinds of chunk that have a body of their own; kSoft serves all others.
+template <Targets kTargets, bool kWeighted>
+struct ChunkKind {};
+
+template <class T, int V, class F>
+MLLOSS_DEVICE void with_kind(const Chunk<T, V>& chunk, F f) {
+  if (chunk.soft) {
+    f(ChunkKind<Targets::kSoft, true>());
+  } else if (chunk.weighted) {
+    f(ChunkKind<Targets::kHard, true>());
+  } else if (chunk.positive) {
+    f(ChunkKind<Targets::kHard, false>());
+  } else {
+    f(ChunkKind<Targets::kNegative, false>());
+  }
+}
+
+template <Targets kTargets, bool kWeighted, class T, int V>
+MLLOSS_DEVICE Element<T, kTargets> element(ChunkKind<kTargets, kWeighted>, const Chunk<T, V>& chunk, int i) {
+  const T hard = chunk.positive >> i & 1u ? T(1) : T(0);
+  const T y = kTargets == Targets::kSoft ? chunk.y[i] : kTargets == Targets::kHard ? hard : T(0);
+  return {chunk.s[i], y, kWeighted ? chunk.weight(i) : T(1)};
+}
+
+// Every kind of chunk as the most general one: for what is done so rarely that it is compiled once.
+template <class T, int V>
+MLLOSS_DEVICE Element<T, Targets::kSoft> general_element(const Chunk<T, V>& chunk, int i) {
+  const T hard = chunk.positive >> i & 1u ? T(1) : T(0);
+  return {chunk.s[i], chunk.soft ? chunk.y[i] : hard, chunk.weight(i)};
+}
+
+// What a call does to logits and targets, for one row at a time.
+template <class T, int V>
+class ChunkReader {
+ public:
+  MLLOSS_DEVICE explicit ChunkReader(const DeviceCall& call) : call_(call), targets_(call) {
+    scale_ = call.scale_tensor ? *static_cast<const T*>(call.scale_tensor) : static_cast<T>(call.scale);
+  }
+
+  MLLOSS_DEVICE T scale() const { return scale_; }
+
+  MLLOSS_DEVICE void start(int64_t row) {
+    targets_.start(row);
+    offset_ = static_cast<T>(call_.offset);
+    if (call_.row_offset) offset_ += static_cast<const T*>(call_.row_offset)[row * call_.row_offset_stride];
+    plain_ = scale_ == T(1) && offset_ == T(0) && !call_.label_offset;
+  }
+
+  // `x`: the logits of lanes that lie in the row; the others' are ignored. Labels must not go down.
+  MLLOSS_DEVICE Chunk<T, V> read(int label, const T* x) {
+    Chunk<T, V> chunk;
+    chunk.label = label;
+#pragma unroll
+    for (int i = 0; i < V; ++i) chunk.s[i] = x[i];
+    const bool whole = label >= 0 && label <= static_cast<int>(call_.labels) - V;
+    const ChunkTargets<T, V> targets = targets_.read(label, whole);
+    chunk.positive = targets.positive;
+    chunk.excluded = targets.excluded;
+    chunk.soft = targets.soft;
+    if (!plain_) transform(chunk);
+    if (!whole) exclude_outside(chunk);
+    if (targets.spoiled) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        if (targets.spoiled >> i & 1u) chunk.s[i] = static_cast<T>(NAN);
+      }
+    }
+    if (targets.soft) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) chunk.y[i] = targets.y[i];
+    }
+    chunk.weights = call_.weight ? static_cast<const T*>(call_.weight) + label : nullptr;
+    chunk.weighted = chunk.excluded || chunk.weights;
+    if (chunk.weighted) neutralise(chunk);
+    return chunk;
+  }
+
+ private:
+  const DeviceCall& call_;
+  TargetReader<T, V> targets_;
+  T scale_, offset_;
+  bool plain_;  // the logits as they are
+
+  MLLOSS_DEVICE bool inside(int label) const {
+    return static_cast<unsigned>(label) < static_cast<unsigned>(call_.labels);
+  }
+
+  MLLOSS_DEVICE void transform(Chunk<T, V>& chunk) const {
+    const T* label_offset = static_cast<const T*>(call_.label_offset);
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      T offset = offset_;
+      if (label_offset && inside(chunk.label + i)) offset += label_offset[chunk.label + i];
+      chunk.s[i] = chunk.s[i] * scale_ + offset;
+    }
+  }
+
+  MLLOSS_DEVICE void exclude_outside(Chunk<T, V>& chunk) const {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      if (!inside(chunk.label + i)) chunk.excluded |= 1u << i;
+    }
+  }
+
+  // What a weight of 0 excludes must not leak, were it NaN.
+  MLLOSS_DEVICE void neutralise(Chunk<T, V>& chunk) const {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const bool out = chunk.weight(i) == T(0);
+      if (out) chunk.excluded |= 1u << i;
+      chunk.s[i] = out ? T(0) : chunk.s[i];
+      if (chunk.soft) chunk.y[i] = out ? T(0) : chunk.y[i];
+    }
+    chunk.positive &= ~chunk.excluded;
+  }
+};
+
+template <class In>
+using RowReader = ChunkReader<Compute<In>, kWidth<In>>;
+template <class In>
+using RowChunk = Chunk<Compute<In>, kWidth<In>>;
+
+template <class In>
+MLLOSS_DEVICE RowChunk<In> read_chunk(RowReader<In>& reader, const LogitsRow<In>& row, int chunk, uint4 raw) {
+  Compute<In> x[kWidth<In>];
+  unpack<In>(raw, x);
+  return reader.read(row.label_of(chunk), x);
+}
+
+// What the reduction multiplies every value and gradient by.
+template <class T>
+MLLOSS_DEVICE T call_factor(const DeviceCall& call) {
+  const T factor = static_cast<T>(call.factor);
+  return call.normalizer ? factor / *static_cast<const T*>(call.normalizer) : factor;
+}
+
+template <class T>
+MLLOSS_DEVICE T sample_weight(const DeviceCall& call, int64_t row) {
+  return call.sample_weight ? static_cast<const T*>(call.sample_weight)[row] : T(1);
+}
+
+// Exact zeros, whatever was computed there.
+template <class T, int V>
+MLLOSS_DEVICE void clear_excluded(const Chunk<T, V>& chunk, bool zero_row, T* g) {
+  if (chunk.excluded == 0 && !zero_row) return;
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    if (zero_row || (chunk.excluded >> i & 1u)) g[i] = T(0);
+  }
+}
+
+}  // namespace cuda
+}  // namespace mlloss

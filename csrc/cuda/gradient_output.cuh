@@ -1,0 +1,98 @@
+// From a loss's gradient in s to what a backward pass returns: times grad_output, with exact zeros,
+// summed for row_offset and logit_scale, and stored.
+#pragma once
+
+#include "units.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+// Sums of the gradient over the labels of each unit, [rows * tiles]; null: not wanted.
+struct UnitSums {
+  double* row;
+  double* scale;
+};
+
+template <class In>
+class GradientOutput {
+ public:
+  using T = Compute<In>;
+  static constexpr int V = kWidth<In>;
+
+  MLLOSS_DEVICE GradientOutput(const DeviceCall& call, const BackwardOutputs& out, const UnitSums& sums)
+      : call_(call), out_(out), sums_(sums), call_factor_(call_factor<T>(call)) {}
+
+  // logit_scale joins the factor, unless sums without it are wanted.
+  MLLOSS_DEVICE void start(int64_t row, T scale) {
+    const T weight = sample_weight<T>(call_, row);
+    zero_ = weight == T(0);
+    factor_ = call_factor_ * weight;
+    grad_output_ = static_cast<const T*>(out_.grad_output) + row * out_.grad_output_row_stride;
+    if (out_.grad_output_label_stride == 0) factor_ *= *grad_output_;
+    if (!wants_sums()) factor_ *= scale;
+    scale_ = wants_sums() ? scale : T(1);
+    memory_ = out_.gradient ? static_cast<In*>(out_.gradient) + row * call_.labels : nullptr;
+    row_sum_ = scale_sum_ = T(0);
+  }
+
+  MLLOSS_DEVICE T factor() const { return factor_; }
+
+  MLLOSS_DEVICE void put(const LogitsRow<In>& row, const RowChunk<In>& chunk, uint4 raw, T* g) {
+    settle(row, chunk, g);
+    if (wants_sums()) add(raw, g);
+    if (!memory_) return;
+    if (scale_ != T(1)) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) g[i] *= scale_;
+    }
+    store_chunk(memory_, row, chunk.label, g);
+  }
+
+  MLLOSS_DEVICE void finish(int64_t unit) {
+    if (!wants_sums()) return;
+    const Array<T, 2> sums = block_sum(Array<T, 2>{{row_sum_, scale_sum_}});
+    if (threadIdx.x != 0) return;
+    if (sums_.row) sums_.row[unit] = static_cast<double>(sums[0]);
+    if (sums_.scale) sums_.scale[unit] = static_cast<double>(sums[1]);
+  }
+
+ private:
+  const DeviceCall& call_;
+  const BackwardOutputs& out_;
+  const UnitSums& sums_;
+  const T call_factor_;
+  const T* grad_output_;
+  In* memory_;
+  T factor_, scale_, row_sum_, scale_sum_;
+  bool zero_;
+
+  MLLOSS_DEVICE bool wants_sums() const { return sums_.row || sums_.scale; }
+
+  MLLOSS_DEVICE void settle(const LogitsRow<In>& row, const RowChunk<In>& chunk, T* g) const {
+    const int64_t stride = out_.grad_output_label_stride;
+    if (stride != 0) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        if (row.inside(chunk.label + i)) g[i] *= grad_output_[(chunk.label + i) * stride];
+      }
+    }
+    clear_excluded(chunk, zero_, g);
+  }
+
+  MLLOSS_DEVICE void add(uint4 raw, const T* g) {
+    T x[V];
+    unpack<In>(raw, x);
+    T sum = T(0), product = T(0);
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      sum += g[i];
+      // Where nothing flows, an infinite or unknown logit must not count.
+      product += g[i] == T(0) ? T(0) : g[i] * x[i];
+    }
+    row_sum_ += sum;
+    scale_sum_ += product;
+  }
+};
+
+}  // namespace cuda
+}  // namespace mlloss

@@ -1,0 +1,134 @@
+// A row of a group loss by one block: statistics, value, coefficients, gradient. What is read from
+// where (global or shared memory) is the strategies' part.
+#pragma once
+
+#include "block_reduce.cuh"
+#include "chunk.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+template <class Loss, class T, int V>
+MLLOSS_DEVICE void chunk_gradient(const Loss& loss, const Chunk<T, V>& chunk, const Array<T, Loss::kCoefficients>& c,
+                                  T* g) {
+  with_kind(chunk, [&](auto kind) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) g[i] = loss.gradient(element(kind, chunk, i), c);
+  });
+}
+
+template <template <class> class LossTemplate, class In>
+class GroupRow {
+ public:
+  using T = Compute<In>;
+  using Loss = LossTemplate<T>;
+  using Maxima = Array<T, Loss::kMaxima>;
+  using Sums = Array<T, Loss::kSums>;
+  using Coefficients = Array<T, Loss::kCoefficients>;
+  static constexpr int V = kWidth<In>;
+
+  MLLOSS_DEVICE GroupRow(const DeviceCall& call, const ForwardOutputs& out)
+      : call_(call), out_(out), loss_(call.parameters.values), reader_(call), factor_(call_factor<T>(call)) {}
+
+  MLLOSS_DEVICE void start(int64_t row) {
+    row_ = row;
+    reader_.start(row);
+  }
+
+  // `first` fetches a chunk for the first time, `again` whenever it is needed after that.
+  template <class First, class Again>
+  MLLOSS_DEVICE StatisticsOf<Loss, T> statistics(const LogitsRow<In>& row, First first, Again again) {
+    StatisticsOf<Loss, T> stats = identity<Loss, T>();
+    stats.sums = block_sum(thread_sums(row, stats.maxima, first));
+    // Rare, and the same for all threads: their sums are.
+    if constexpr (Loss::kMaxima > 0) {
+      if (loss_.unsafe(stats.sums)) redo(row, again, stats);
+    }
+    return stats;
+  }
+
+  // Thread 0 stores value and coefficients, and gets the value, for the total.
+  MLLOSS_DEVICE T conclude(const StatisticsOf<Loss, T>& stats, Coefficients& c) const {
+    T value;
+    c = loss_.finalize(stats, value);
+    if (threadIdx.x != 0) return T(0);
+    const T weight = sample_weight<T>(call_, row_);
+    value = weight == T(0) ? T(0) : value * weight;
+    T* coefficients = static_cast<T*>(out_.coefficients);
+#pragma unroll
+    for (int k = 0; k < Loss::kCoefficients; ++k) coefficients[k * call_.rows + row_] = c[k];
+    if (out_.values) static_cast<T*>(out_.values)[row_] = value;
+    return value;
+  }
+
+  template <class Fetch>
+  MLLOSS_DEVICE void gradient(const LogitsRow<In>& row, const Coefficients& c, Fetch fetch) {
+    const T weight = sample_weight<T>(call_, row_);
+    const bool zero = weight == T(0);
+    const Coefficients scaled = Loss::scaled(c, factor_ * weight * reader_.scale());
+    In* memory = static_cast<In*>(out_.gradient) + row_ * call_.labels;
+    reader_.start(row_);
+    for_chunks(static_cast<int>(threadIdx.x), row.chunks, static_cast<int>(blockDim.x), fetch, [&](int i, uint4 raw) {
+      const RowChunk<In> chunk = read_chunk(reader_, row, i, raw);
+      T g[V];
+      chunk_gradient(loss_, chunk, scaled, g);
+      clear_excluded(chunk, zero, g);
+      store_chunk(memory, row, chunk.label, g);
+    });
+  }
+
+ private:
+  const DeviceCall& call_;
+  const ForwardOutputs& out_;
+  const Loss loss_;
+  RowReader<In> reader_;
+  const T factor_;
+  int64_t row_;
+
+  template <class Fetch>
+  MLLOSS_DEVICE Sums thread_sums(const LogitsRow<In>& row, const Maxima& maxima, Fetch fetch) {
+    Sums total = identity<Loss, T>().sums;
+    for_chunks(static_cast<int>(threadIdx.x), row.chunks, static_cast<int>(blockDim.x), fetch, [&](int i, uint4 raw) {
+      const RowChunk<In> chunk = read_chunk(reader_, row, i, raw);
+      with_kind(chunk, [&](auto kind) {
+        Sums sums = identity<Loss, T>().sums;
+#pragma unroll
+        for (int j = 0; j < V; ++j) add(sums, loss_.sums(element(kind, chunk, j), maxima));
+        add(total, sums);
+      });
+    });
+    return total;
+  }
+
+  // First the maxima, then the sums with the maxima fixed.
+  template <class Fetch>
+  MLLOSS_DEVICE void redo(const LogitsRow<In>& row, Fetch fetch, StatisticsOf<Loss, T>& stats) {
+    Sums total = identity<Loss, T>().sums;
+#pragma unroll 1
+    for (int pass = 0; pass < 2; ++pass) {
+      reader_.start(row_);
+      for_chunks(static_cast<int>(threadIdx.x), row.chunks, static_cast<int>(blockDim.x), fetch, [&](int i, uint4 raw) {
+        const RowChunk<In> chunk = read_chunk(reader_, row, i, raw);
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+          const auto e = general_element(chunk, j);
+          if (pass == 0) {
+            loss_.maxima(e, stats.maxima);
+          } else {
+            add(total, loss_.sums(e, stats.maxima));
+          }
+        }
+      });
+      if (pass == 0) stats.maxima = block_maximum(stats.maxima, Loss::initial_maximum());
+    }
+    stats.sums = block_sum(total);
+  }
+
+  static MLLOSS_DEVICE void add(Sums& into, const Sums& from) {
+#pragma unroll
+    for (int k = 0; k < Loss::kSums; ++k) into[k] += from[k];
+  }
+};
+
+}  // namespace cuda
+}  // namespace mlloss

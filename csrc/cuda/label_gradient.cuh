@@ -1,0 +1,61 @@
+// Sums of the gradient over rows, for logit_bias and thresholds of each label: a thread a label.
+#pragma once
+
+#include "../core/launch_plan.h"
+#include "backward.cuh"
+#include "element_wise.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+constexpr int kLabelBlocks = 8;  // a multiprocessor, at least
+
+// Rows are summed in T so many at a time, and those sums in double.
+constexpr int kRowsPerPartialSum = 16;
+
+template <class Loss, class T>
+MLLOSS_DEVICE T single_gradient(const Loss& loss, const DeviceCall& call, const BackwardOutputs& out, int64_t row,
+                                const Chunk<T, 1>& chunk, T factor) {
+  T g[1];
+  if constexpr (Loss::kScope == Scope::kElement) {
+    T value[1];
+    evaluate_chunk(loss, chunk, factor, value, g);
+  } else {
+    chunk_gradient(loss, chunk, Loss::scaled(load_coefficients<Loss, T>(call, out, row), factor), g);
+  }
+  return g[0];
+}
+
+// Block (x, y): blockDim.x labels, every gridDim.y-th group of rows. sums: [gridDim.y, labels].
+template <template <class> class LossTemplate, class In>
+__global__ void __launch_bounds__(kLabelThreads, kLabelBlocks)
+    label_gradient(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out, double* sums) {
+  using T = Compute<In>;
+  const LossTemplate<T> loss(call.parameters.values);
+  const int64_t label = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (label >= call.labels) return;
+  ChunkReader<T, 1> reader(call);
+  const T base = call_factor<T>(call);
+  const In* x = static_cast<const In*>(call.logits) + label * call.logits_label_stride;
+  const T* grad_output = static_cast<const T*>(out.grad_output) + label * out.grad_output_label_stride;
+  const int64_t stride = static_cast<int64_t>(gridDim.y) * kRowsPerPartialSum;
+  double total = 0.0;
+  for (int64_t first = static_cast<int64_t>(blockIdx.y) * kRowsPerPartialSum; first < call.rows; first += stride) {
+    T sum = T(0);
+    const int64_t end = first + kRowsPerPartialSum < call.rows ? first + kRowsPerPartialSum : call.rows;
+    for (int64_t row = first; row < end; ++row) {
+      reader.start(row);
+      const T s[1] = {widen(x[row * call.logits_row_stride])};
+      const Chunk<T, 1> chunk = reader.read(static_cast<int>(label), s);
+      const T weight = sample_weight<T>(call, row);
+      const T factor = base * weight * grad_output[row * out.grad_output_row_stride];
+      const T g = single_gradient(loss, call, out, row, chunk, factor);
+      sum += chunk.excluded || weight == T(0) ? T(0) : g;
+    }
+    total += static_cast<double>(sum);
+  }
+  sums[blockIdx.y * call.labels + label] = total;
+}
+
+}  // namespace cuda
+}  // namespace mlloss

@@ -1,0 +1,21 @@
+// All that kernels see of the difference between CUDA and the emulator of tests/emulator, which runs
+// the same source on the CPU.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#ifdef CUEMU
+#define MLLOSS_SHARED(T, name, dims) CUEMU_SHARED(T, name, dims)
+#define MLLOSS_DYNAMIC_SHARED(T, name) CUEMU_DYN_SHARED(T, name)
+#else
+#define MLLOSS_SHARED(T, name, dims) __shared__ T name dims
+#define MLLOSS_DYNAMIC_SHARED(T, name)                                    \
+  extern __shared__ __align__(16) unsigned char mlloss_dynamic_shared_[]; \
+  T* name = reinterpret_cast<T*>(mlloss_dynamic_shared_)
+#endif
+
+#define MLLOSS_DEVICE __device__ __forceinline__

@@ -1,0 +1,37 @@
+// A finished gradient times grad_output, in place. A grad_output of 1 costs a launch and no traffic.
+#pragma once
+
+#include "vector_io.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+template <class In>
+__global__ void scale(In* gradient, int64_t count, const Compute<In>* grad_output) {
+  using T = Compute<In>;
+  constexpr int V = kWidth<In>;
+  const T factor = *grad_output;
+  if (factor == T(1)) return;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  // A tensor's memory may begin anywhere: what lies before the first 16 bytes is done one by one.
+  const int64_t misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(gradient) % 16 / sizeof(In));
+  const int64_t head = misplaced == 0 ? 0 : V - misplaced < count ? V - misplaced : count;
+  const int64_t chunks = (count - head) / V;
+  uint4* body = reinterpret_cast<uint4*>(gradient + head);
+  for (int64_t i = first; i < chunks; i += step) {
+    T x[V];
+    unpack<In>(body[i], x);
+#pragma unroll
+    for (int j = 0; j < V; ++j) x[j] *= factor;
+    body[i] = pack<In>(x);
+  }
+  const int64_t tail = head + chunks * V;
+  for (int64_t i = first; i < head + (count - tail); i += step) {
+    In& x = gradient[i < head ? i : tail + (i - head)];
+    x = narrow<In>(widen(x) * factor);
+  }
+}
+
+}  // namespace cuda
+}  // namespace mlloss

@@ -1,0 +1,48 @@
+// Units (a tile of chunks of one row) in any order, shared out by a grid that strides over them.
+#pragma once
+
+#include "block_reduce.cuh"
+#include "chunk.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+// Blocks a multiprocessor, at least: so few registers a thread that what runs suffices to hide loads.
+template <class In>
+constexpr int kUnitBlocks = sizeof(In) == 4 ? 4 : 2;
+
+struct Units {
+  int64_t rows;
+  int tiles;  // a row
+  int chunks_per_tile;
+  int64_t step_rows;  // the grid's size is step_rows * tiles + step_tiles: no division a unit
+  int step_tiles;
+};
+
+// f(row, tile)
+template <class F>
+MLLOSS_DEVICE void for_units(const Units& units, F f) {
+  int64_t row = blockIdx.x / static_cast<unsigned>(units.tiles);
+  int tile = static_cast<int>(blockIdx.x % static_cast<unsigned>(units.tiles));
+  while (row < units.rows) {
+    f(row, tile);
+    row += units.step_rows;
+    tile += units.step_tiles;
+    if (tile >= units.tiles) {
+      tile -= units.tiles;
+      ++row;
+    }
+  }
+}
+
+// f(chunk, its 16 bytes) for this thread's chunks of the tile.
+template <class In, class F>
+MLLOSS_DEVICE void for_tile(const Units& units, const LogitsRow<In>& row, int tile, F f) {
+  const int first = tile * units.chunks_per_tile;
+  const int last = row.chunks - first < units.chunks_per_tile ? row.chunks : first + units.chunks_per_tile;
+  const auto fetch = [&](int chunk) { return row.load(chunk); };
+  for_chunks(first + static_cast<int>(threadIdx.x), last, static_cast<int>(blockDim.x), fetch, f);
+}
+
+}  // namespace cuda
+}  // namespace mlloss

@@ -1,0 +1,158 @@
+// 16 bytes at a time: conversions, and a row's cut into chunks.
+//
+// Chunks begin on 16 bytes. With an odd number of labels every row begins elsewhere, so a row's first
+// and last chunk may be partial: lanes outside the row exist, but are neither loaded nor stored.
+#pragma once
+
+#include <type_traits>
+
+#include "../core/numerics.h"
+#include "device_call.h"
+#include "portability.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+template <class In>
+struct ComputeOf {
+  using Type = float;
+};
+template <>
+struct ComputeOf<double> {
+  using Type = double;
+};
+template <class In>
+using Compute = typename ComputeOf<In>::Type;
+
+template <class In>
+constexpr int kWidth = static_cast<int>(16 / sizeof(In));
+
+template <class In>
+struct alignas(16) Lanes {
+  In v[kWidth<In>];
+};
+
+MLLOSS_DEVICE float widen(float x) { return x; }
+MLLOSS_DEVICE double widen(double x) { return x; }
+MLLOSS_DEVICE float widen(__half x) { return __half2float(x); }
+MLLOSS_DEVICE float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <class Out>
+MLLOSS_DEVICE Out narrow(Compute<Out> x) {
+  if constexpr (sizeof(Out) >= 4) {
+    return x;
+  } else if constexpr (std::is_same_v<Out, __half>) {
+    return __float2half_rn(x);
+  } else {
+    return __float2bfloat16_rn(x);
+  }
+}
+
+// Two 16-bit floats are converted by one instruction.
+template <class In>
+struct PairOf;
+template <>
+struct PairOf<__half> {
+  using Type = __half2;
+  static MLLOSS_DEVICE __half2 from(float low, float high) { return __floats2half2_rn(low, high); }
+};
+template <>
+struct PairOf<__nv_bfloat16> {
+  using Type = __nv_bfloat162;
+  static MLLOSS_DEVICE __nv_bfloat162 from(float low, float high) { return __floats2bfloat162_rn(low, high); }
+};
+
+template <class In>
+MLLOSS_DEVICE uint4 pack(const Compute<In>* x) {
+  if constexpr (sizeof(In) == 2) {
+    Array<typename PairOf<In>::Type, kWidth<In> / 2> pairs;
+#pragma unroll
+    for (int i = 0; i < kWidth<In> / 2; ++i) pairs[i] = PairOf<In>::from(x[2 * i], x[2 * i + 1]);
+    return bit_cast<uint4>(pairs);
+  } else {
+    Lanes<In> lanes;
+#pragma unroll
+    for (int i = 0; i < kWidth<In>; ++i) lanes.v[i] = x[i];
+    return bit_cast<uint4>(lanes);
+  }
+}
+
+template <class In>
+MLLOSS_DEVICE void unpack(uint4 raw, Compute<In>* x) {
+  const Lanes<In> lanes = bit_cast<Lanes<In>>(raw);
+#pragma unroll
+  for (int i = 0; i < kWidth<In>; ++i) x[i] = widen(lanes.v[i]);
+}
+
+MLLOSS_DEVICE bool aligned(const void* p, uintptr_t bytes) {
+  return (reinterpret_cast<uintptr_t>(p) & (bytes - 1)) == 0;
+}
+
+// The logits of one row, and where its chunks lie.
+template <class In>
+struct LogitsRow {
+  static constexpr int V = kWidth<In>;
+
+  const DeviceCall& call;
+  const In* x;  // label 0
+  int shift;    // lanes of chunk 0 that lie before label 0
+  int chunks;
+
+  MLLOSS_DEVICE LogitsRow(const DeviceCall& c, int64_t row)
+      : call(c), x(static_cast<const In*>(c.logits) + row * c.logits_row_stride) {
+    shift = call.logits_label_stride == 1 ? static_cast<int>(reinterpret_cast<uintptr_t>(x) % 16 / sizeof(In)) : 0;
+    chunks = static_cast<int>((call.labels + shift + V - 1) / V);
+  }
+
+  MLLOSS_DEVICE int label_of(int chunk) const { return chunk * V - shift; }
+  MLLOSS_DEVICE bool whole(int label) const { return label >= 0 && label <= static_cast<int>(call.labels) - V; }
+  MLLOSS_DEVICE bool inside(int label) const {
+    return static_cast<unsigned>(label) < static_cast<unsigned>(call.labels);
+  }
+
+  MLLOSS_DEVICE uint4 load(int chunk) const {
+    const int label = label_of(chunk);
+    const int64_t stride = call.logits_label_stride;
+    if (stride == 1 && whole(label)) return *reinterpret_cast<const uint4*>(x + label);
+    Lanes<In> lanes = bit_cast<Lanes<In>>(uint4{0, 0, 0, 0});
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      if (inside(label + i)) lanes.v[i] = x[(label + i) * stride];
+    }
+    return bit_cast<uint4>(lanes);
+  }
+};
+
+// Writes the lanes of one chunk that lie in the row; `memory` is label 0 of a contiguous row.
+template <class In>
+MLLOSS_DEVICE void store_chunk(In* memory, const LogitsRow<In>& row, int label, const Compute<In>* g) {
+  constexpr int V = kWidth<In>;
+  In* out = memory + label;
+  if (row.whole(label) && aligned(out, 16)) {
+    *reinterpret_cast<uint4*>(out) = pack<In>(g);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    if (row.inside(label + i)) out[i] = narrow<In>(g[i]);
+  }
+}
+
+// f(chunk, its 16 bytes) for this thread's chunks; the next one is on its way while f runs.
+// One fetch and one f in the code: they are long.
+template <class Fetch, class F>
+MLLOSS_DEVICE void for_chunks(int first, int last, int step, Fetch fetch, F f) {
+  if (first >= last) return;
+  uint4 raw{0, 0, 0, 0};
+#pragma unroll 1
+  for (int next = first;; next += step) {
+    uint4 ahead{0, 0, 0, 0};
+    if (next < last) ahead = fetch(next);
+    if (next > first) f(next - step, raw);
+    if (next >= last) return;
+    raw = ahead;
+  }
+}
+
+}  // namespace cuda
+}  // namespace mlloss

@@ -1,0 +1,339 @@
+// Runs CUDA kernels on the CPU: every CUDA thread is a fiber on one OS thread. The blocks of a cluster
+// are alive together, clusters run one after another, and control moves only at barriers and warp
+// exchanges. Always checked: barrier divergence and deadlock, shuffle masks and source lanes, launch
+// limits, alignment of hinted accesses, shared memory of exited blocks; fresh memory is NaN.
+// Under ASan every shared array is a heap block of its exact size. Under -fsanitize=thread the only
+// happens-before edges are CUDA's own.
+// CUEMU_ORDER=fifo|lifo|random, CUEMU_SEED=n, CUEMU_SKIP_SYNC=line (leaves one barrier out).
+#pragma once
+#define CUEMU 1
+#include <cuda_bf16.h>  // these toolkit headers are host-usable
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+#include <math_constants.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <random>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+#define CUEMU_NOTSAN __attribute__((no_sanitize("thread"), noinline))
+#define CUEMU_AT const char *file_ = __builtin_FILE(), int line_ = __builtin_LINE()
+#define CUEMU_SITE(op) \
+  cuemu::Site { op, file_, line_ }
+#define __launch_bounds__(...)
+#undef __cluster_dims__
+#define __cluster_dims__ cuemu_error_use_the_launch_attribute
+#undef __shared__
+#define __shared__ cuemu_error_use_the_project_shared_memory_macro
+
+extern "C" {  // sanitizer interfaces, weak: one source serves plain, ASan and TSan builds
+#define W_ __attribute__((weak))
+W_ void* __tsan_get_current_fiber(void);
+W_ void* __tsan_create_fiber(unsigned);
+W_ void __tsan_destroy_fiber(void*);
+W_ void __tsan_switch_to_fiber(void*, unsigned);
+W_ void __tsan_acquire(void*);
+W_ void __tsan_release(void*);
+W_ void __tsan_ignore_thread_begin(void);
+W_ void __tsan_ignore_thread_end(void);
+W_ void cuemu_shadow_reset(void*, size_t);  // cuemu_race.cpp: fresh memory
+W_ void __sanitizer_start_switch_fiber(void**, const void*, size_t);
+W_ void __sanitizer_finish_switch_fiber(void*, const void**, size_t*);
+#undef W_
+}
+
+inline uint3 threadIdx, blockIdx;
+inline dim3 blockDim, gridDim;
+constexpr int warpSize = 32;
+
+namespace cuemu {
+struct Thread;
+struct Block;
+struct Site {
+  const char *op, *file;
+  int line;
+};
+struct Call {
+  void (*fn)(void*);
+  void* arg;
+};
+struct Quiet {  // TSan must not look at the emulator's own bookkeeping
+  Quiet() {
+    if (__tsan_ignore_thread_begin) __tsan_ignore_thread_begin();
+  }
+  ~Quiet() {
+    if (__tsan_ignore_thread_end) __tsan_ignore_thread_end();
+  }
+};
+struct Bar {
+  unsigned count = 0, gen = 0;
+  Site site{};
+  char tag[2];
+  std::vector<Thread*> waiting;
+  Bar() {
+    if (cuemu_shadow_reset) cuemu_shadow_reset(tag, sizeof tag);
+  }
+};
+struct Cluster {
+  std::vector<Block*> blocks;
+  unsigned nthreads = 0, live = 0;
+  Bar bar;
+};
+struct Warp {
+  alignas(8) unsigned char slot[32][8];
+  unsigned lanes;
+  std::map<unsigned, Bar> bars;
+};
+struct Block {
+  uint3 idx;
+  unsigned rank, nthreads, live;
+  size_t dyn;
+  Cluster* cl;
+  std::vector<Warp> warps;
+  Bar bar, exit;
+  std::map<const void*, std::pair<unsigned char*, size_t>> shared;  // declaration -> exact-size heap block
+};
+struct Thread {
+  uint3 tid;
+  unsigned lane;
+  Block* blk;
+  Warp* warp;
+  ucontext_t ctx;
+  unsigned char* stack;
+  void *tsan, *fake;
+};
+struct Sched {
+  std::deque<Thread*> ready;
+  std::mt19937 rng;
+  char order;
+  Call body;
+  std::vector<unsigned char*> pool;
+  ucontext_t main;
+  void *tsan, *fake;
+  const void* stack;
+  size_t stack_size;
+};
+inline Sched S;
+inline Thread* cur;
+inline char fence_tag, end_tag, dyn_key;
+inline size_t smem_limit = 48 << 10;  // raised by cudaFuncSetAttribute
+inline cudaError_t last_error = cudaSuccess;
+constexpr size_t kStack = 64 << 10;
+
+inline const char* env(const char* name, const char* dflt) {
+  const char* v = std::getenv(name);
+  return v ? v : dflt;
+}
+inline int skip_line = std::atoi(env("CUEMU_SKIP_SYNC", "0"));
+[[noreturn]] inline void fail(const char* what, Site s, const std::string& more = "") {
+  std::fprintf(stderr, "cuemu: ERROR: %s: %s at %s:%d", what, s.op, s.file, s.line);
+  if (cur)
+    std::fprintf(stderr, ", block (%u,%u,%u) thread (%u,%u,%u)", cur->blk->idx.x, cur->blk->idx.y, cur->blk->idx.z,
+                 cur->tid.x, cur->tid.y, cur->tid.z);
+  std::fprintf(stderr, "%s\n", more.c_str());
+  std::fflush(nullptr);
+  std::abort();
+}
+
+CUEMU_NOTSAN inline void switch_to(Thread* to, bool dying = false) {  // nullptr = the host
+  Thread* me = cur;
+  if (__sanitizer_start_switch_fiber)
+    __sanitizer_start_switch_fiber(dying ? nullptr
+                                   : me  ? &me->fake
+                                         : &S.fake,
+                                   to ? to->stack : S.stack, to ? kStack : S.stack_size);
+  if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(to ? to->tsan : S.tsan, 1);  // 1: no happens-before edge
+  cur = to;
+  if (to) {
+    threadIdx = to->tid;
+    blockIdx = to->blk->idx;
+  }
+  swapcontext(me ? &me->ctx : &S.main, to ? &to->ctx : &S.main);
+  if (__sanitizer_finish_switch_fiber) __sanitizer_finish_switch_fiber(me ? me->fake : S.fake, nullptr, nullptr);
+}
+inline Thread* pick() {
+  if (S.ready.empty()) return nullptr;
+  if (S.order == 'r') std::swap(S.ready[S.rng() % S.ready.size()], S.ready.back());
+  Thread* t = S.order == 'f' ? S.ready.front() : S.ready.back();
+  if (S.order == 'f')
+    S.ready.pop_front();
+  else
+    S.ready.pop_back();
+  return t;
+}
+[[noreturn]] inline void deadlock(Cluster* c) {
+  auto check = [](const Bar& b, unsigned need) {
+    if (b.count) {
+      cur = nullptr;
+      fail("deadlock: only some participants arrived", b.site,
+           "; " + std::to_string(b.count) + " of " + std::to_string(need) + " are waiting there");
+    }
+  };
+  for (Block* b : c->blocks) {
+    for (Warp& w : b->warps)
+      for (auto& m : w.bars) check(m.second, unsigned(__builtin_popcount(m.first)));
+    check(b->bar, b->nthreads);
+  }
+  check(c->bar, c->nthreads);
+  std::abort();
+}
+inline void arrive(Bar& b, unsigned need, Site s, bool orders_memory) {
+  if (!b.count)
+    b.site = s;
+  else if (b.site.line != s.line || b.site.op != s.op)
+    fail("divergent participants", s,
+         "; others are at " + std::string(b.site.op) + " line " + std::to_string(b.site.line));
+  char* tag = &b.tag[b.gen & 1];
+  if (orders_memory && __tsan_release) __tsan_release(tag);
+  if (++b.count < need) {
+    b.waiting.push_back(cur);
+    Thread* n = pick();
+    if (!n) deadlock(cur->blk->cl);
+    switch_to(n);
+  } else {
+    b.count = 0;
+    b.gen++;
+    S.ready.insert(S.ready.end(), b.waiting.begin(), b.waiting.end());
+    b.waiting.clear();
+    if (S.order != 'f') {
+      S.ready.push_back(cur);
+      Thread* n = pick();
+      if (n != cur) switch_to(n);
+    }
+  }
+  if (orders_memory && __tsan_acquire) __tsan_acquire(tag);
+}
+inline Thread* retire() {  // the current thread has finished: who runs next?
+  Block* b = cur->blk;
+  if (__tsan_release &&
+      b->cl->blocks.size() > 1) {  // a block's exit is a write to its shared memory: peers must have synchronised
+    __tsan_release(b->exit.tag);
+    if (b->live == 1) {
+      __tsan_acquire(b->exit.tag);
+      for (auto& m : b->shared)
+        for (size_t i = 0; i < m.second.second; i++) const_cast<volatile unsigned char*>(m.second.first)[i] = 0xFF;
+    }
+  }
+  Quiet q;
+  if (!--b->live && !__tsan_create_fiber)
+    for (auto& m : b->shared) std::free(std::exchange(m.second.first, nullptr));
+  --b->cl->live;
+  Thread* n = pick();
+  if (!n && b->cl->live) deadlock(b->cl);
+  return n;
+}
+CUEMU_NOTSAN inline void fiber_main() {
+  if (__sanitizer_finish_switch_fiber)
+    __sanitizer_finish_switch_fiber(nullptr, S.stack ? nullptr : &S.stack, S.stack ? nullptr : &S.stack_size);
+  S.body.fn(S.body.arg);
+  if (__tsan_release) __tsan_release(&end_tag);
+  switch_to(retire(), true);
+}
+inline void run_cluster(std::vector<Thread>& ts) {
+  const bool tsan = __tsan_create_fiber;
+  S.stack = nullptr;
+  if (tsan) S.tsan = __tsan_get_current_fiber();
+  for (Thread& t : ts) {
+    if (tsan)
+      t.stack = static_cast<unsigned char*>(std::malloc(kStack));  // malloc resets TSan's shadow
+    else if (!S.pool.empty()) {
+      t.stack = S.pool.back();
+      S.pool.pop_back();
+    } else {
+      t.stack = static_cast<unsigned char*>(
+          mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      mprotect(t.stack, 4096, PROT_NONE);
+    }
+    if (tsan) t.tsan = __tsan_create_fiber(0);
+    getcontext(&t.ctx);
+    t.ctx.uc_stack.ss_sp = t.stack;
+    t.ctx.uc_stack.ss_size = kStack;
+    t.ctx.uc_link = nullptr;
+    makecontext(&t.ctx, fiber_main, 0);
+    S.ready.push_back(&t);
+  }
+  switch_to(pick());
+  // TSan recycles ids in order; a rotated order keeps "thread 0 of every block" from sharing one id
+  if (tsan)
+    for (size_t n = ts.size(), i = 0; i < n; i++) {
+      Thread& t = ts[(i + 5) % n];
+      __tsan_destroy_fiber(t.tsan);
+      std::free(t.stack);
+    }
+  else
+    for (Thread& t : ts) S.pool.push_back(t.stack);
+}
+inline cudaError_t launch(const cudaLaunchConfig_t& cfg, Call body) {
+  Quiet q;
+  dim3 g = cfg.gridDim, b = cfg.blockDim, c(1, 1, 1);
+  size_t n = size_t(b.x) * b.y * b.z;
+  for (unsigned i = 0; i < cfg.numAttrs; i++)
+    if (cfg.attrs[i].id == cudaLaunchAttributeClusterDimension)
+      c = dim3(cfg.attrs[i].val.clusterDim.x, cfg.attrs[i].val.clusterDim.y, cfg.attrs[i].val.clusterDim.z);
+  unsigned cs = c.x * c.y * c.z;
+  if (!n || n > 1024 || b.z > 64 || !g.x || !g.y || !g.z || g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535 || cs < 1 ||
+      cs > 16 || g.x % c.x || g.y % c.y || g.z % c.z)
+    return last_error = cudaErrorInvalidConfiguration;
+  if (cfg.dynamicSmemBytes > smem_limit) return last_error = cudaErrorInvalidValue;
+  S.rng.seed(unsigned(std::atoi(env("CUEMU_SEED", "1"))));
+  S.order = env("CUEMU_ORDER", "fifo")[0];
+  S.body = body;
+  gridDim = g;
+  blockDim = b;
+  for (unsigned z = 0; z < g.z; z += c.z)
+    for (unsigned y = 0; y < g.y; y += c.y)
+      for (unsigned x = 0; x < g.x; x += c.x) {
+        Cluster cl;
+        std::vector<Block> blocks(cs);
+        std::vector<Thread> ts(n * cs);
+        cl.live = cl.nthreads = unsigned(n * cs);
+        for (unsigned r = 0; r < cs; r++) {
+          Block& k = blocks[r];
+          k.idx = {x + r % c.x, y + r / c.x % c.y, z + r / (c.x * c.y)};
+          k.rank = r;
+          k.nthreads = k.live = unsigned(n);
+          k.dyn = cfg.dynamicSmemBytes;
+          k.cl = &cl;
+          k.warps.resize((n + 31) / 32);
+          cl.blocks.push_back(&k);
+          for (size_t w = 0; w < k.warps.size(); w++)
+            k.warps[w].lanes = n - w * 32 >= 32 ? ~0u : (1u << (n - w * 32)) - 1;
+          for (unsigned i = 0; i < n; i++) {
+            Thread& t = ts[r * n + i];
+            t.tid = {i % b.x, i / b.x % b.y, i / (b.x * b.y)};
+            t.lane = i & 31;
+            t.blk = &k;
+            t.warp = &k.warps[i / 32];
+          }
+        }
+        run_cluster(ts);
+        for (Block& k : blocks)
+          for (auto& m : k.shared) std::free(m.second.first);
+      }
+  if (__tsan_acquire) __tsan_acquire(&end_tag);
+  return cudaSuccess;
+}
+template <class K, class Tup, size_t... I>
+cudaError_t launch_tuple(const cudaLaunchConfig_t& cfg, K* kernel, Tup args, std::index_sequence<I...>) {
+  struct Box {
+    K* k;
+    Tup a;
+  } box{kernel, args};
+  return launch(cfg, Call{[](void* p) {
+                            Box& b = *static_cast<Box*>(p);
+                            b.k(std::get<I>(b.a)...);
+                          },
+                          &box});
+}
+
+}  // namespace cuemu
