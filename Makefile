@@ -32,7 +32,7 @@ emulate: build
 	$(BIN)/cmake -S . -B build/emulated -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMLLOSS_PYTHON=OFF \
 	  -DMLLOSS_EMULATED=ON $$($(BIN)/python setup.py --print-cmake-paths) >build/emulated.log || { cat build/emulated.log; exit 1; }
 	$(BIN)/cmake --build build/emulated --target emulated
-	$(BIN)/python -m pytest --emulated build/emulated/tests/emulator/emulated.so
+	$(BIN)/python -m pytest tests --emulated build/emulated/tests/emulator/emulated.so
 
 test-host: build
 	mkdir -p build

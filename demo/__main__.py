@@ -1,0 +1,386 @@
+"""`make demo`: predict the names that a function's body uses from its docstring, four losses over.
+
+Run from the repository root: `python -m demo`. See `--help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import os
+import platform
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from demo import corpus
+
+if TYPE_CHECKING:  # torch is imported late: the corpus workers import this module, and need none
+    import torch
+
+    from demo.measure import Measurement
+    from demo.model import Data, History, NameModel
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".demo_cache"
+PLOT = ROOT / "demo" / "out" / "losses.png"
+LABEL_FLOOR = 30_000
+
+
+@dataclass(frozen=True)
+class Options:
+    minutes: float
+    labels: int | None
+    epochs: int
+    seed: int
+    device: str
+    packages: list[str] | None
+    compile: bool
+    output: Path
+    smoke: bool
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
+    parser = argparse.ArgumentParser(
+        prog="python -m demo",
+        description="Reads the Python packages installed on this machine, and learns to predict "
+        "the names that a function's body uses from its docstring: with BCE, focal, Dice and "
+        "ZLPR, fused, against eager PyTorch and torch.compile.",
+    )
+    parser.add_argument(
+        "--minutes", type=_number(float, 0.1), default=5.0, metavar="M",
+        help="for everything; training shortens to fit (default: 5, and rarely needed)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--labels", type=_number(int, 100), metavar="L",
+        help="the L most frequent names (default: those that two functions use, but no fewer "
+        f"than {LABEL_FLOOR:,})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--epochs", type=_number(int, 1), metavar="N",
+        help="passes over the data for each loss (default: 5)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=_number(int, 0), default=0, help="default: 0")
+    parser.add_argument("--device", default="auto", help='"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"')
+    parser.add_argument(
+        "--packages", nargs="+", metavar="NAME",
+        help=f"what to read (default: what is installed of {', '.join(corpus.DEFAULT_PACKAGES)})",
+    )  # fmt: skip
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument(
+        "--output", type=Path, default=PLOT, metavar="PNG",
+        help="where the plot goes (default: demo/out/losses.png)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--smoke", action="store_true",
+        help="a tiny run to see that everything works: 120 files, 1,000 names, 2 epochs, "
+        "no torch.compile",
+    )  # fmt: skip
+    given = parser.parse_args(arguments)
+    if given.output.suffix.lower() != ".png":
+        parser.error(f"argument --output: the plot is a .png, got {given.output}")
+    if given.packages:
+        given.packages = list(dict.fromkeys(given.packages))
+    return Options(
+        minutes=given.minutes,
+        labels=given.labels or (1_000 if given.smoke else None),
+        epochs=given.epochs or (2 if given.smoke else 5),
+        seed=given.seed,
+        device=given.device,
+        packages=given.packages,
+        compile=not (given.no_compile or given.smoke),
+        output=given.output,
+        smoke=given.smoke,
+    )
+
+
+def _number(kind: type, least: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"expected {'an integer' if kind is int else 'a number'}, got {text!r}"
+            ) from None
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"expected {least} or more, got {text}")
+        return value
+
+    return parse
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    if importlib.util.find_spec("mlloss_cuda") is None:
+        return _fail("mlloss_cuda is not installed here: run `make build` first")
+    try:
+        run(options)
+    except (corpus.CorpusError, UsageError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("\nstopped")
+        return 130
+    return 0
+
+
+class UsageError(Exception):
+    """A flag that cannot be honoured on this machine."""
+
+
+def _fail(message: str) -> int:
+    print(f"demo: error: {message}", file=sys.stderr)
+    return 2
+
+
+def run(options: Options) -> None:
+    start = time.perf_counter()
+
+    def left() -> float:
+        return 60 * options.minutes - (time.perf_counter() - start)
+
+    print("Which names does a function's body use, given its docstring?")
+    print("A row is a documented function, its labels are the identifiers in its body.\n")
+
+    # Before torch is imported: the allocator's settings hold for all that follows.
+    packages = corpus.find_packages(options.packages)
+    print("corpus    " + ", ".join(f"{package.name} {package.version}" for package in packages))
+    functions, origin = corpus.load(packages, CACHE, max_files=120 if options.smoke else None)
+    split = corpus.split(functions, options.labels, 100 if options.smoke else LABEL_FLOOR, options.seed)
+    if not len(split.train) or not len(split.held_out):
+        raise corpus.CorpusError(
+            f"{len(functions)} functions in {len(functions.files)} files are too few to train on "
+            "some files and to hold others out: add packages"
+        )
+    _print_corpus(functions, split, origin)
+
+    from demo import measure, model
+
+    kept = measure.keep_freed_memory()
+    device = _device(options.device)
+    data = model.prepare(functions, split, device)
+    _print_versions(device)
+
+    logits_mb = 4 * model.BATCH * data.num_labels / 1e6
+    print(
+        f"\nLoss + gradient, {model.BATCH} rows x {data.num_labels:,} labels, float32 "
+        f"(the logits are {logits_mb:.1f} MB)"
+    )
+    measurements = {}
+    for name, make_loss in model.LOSSES.items():
+        measurements[name] = _measure(name, make_loss(), data, options, left())
+    _print_measuring_notes(measurements, data, device, kept)
+
+    print(f"\nTraining, {options.epochs} epochs a loss, batches of {model.BATCH}")
+    histories: dict[str, History] = {}
+    for number, (name, make_loss) in enumerate(model.LOSSES.items()):
+        reserve = 0.06 * 60 * options.minutes  # evaluation, the plot, and the last lines
+        seconds = max(0.85 * (left() - reserve) / (len(model.LOSSES) - number), 1.0)
+        network, histories[name] = model.train(
+            make_loss(), data, epochs=options.epochs, seconds=seconds, seed=options.seed
+        )
+        _print_training(name, histories[name])
+
+    popular = model.precision(None, data, data.held_out)
+    _print_table(measurements, histories, popular)
+    _draw(histories, popular, split, device, options.output)
+    _print_predictions(network, data, functions, split, options.seed)  # the last one: ZLPR's
+    print(f"\ndone in {time.perf_counter() - start:.0f} s")
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+def _device(wanted: str) -> torch.device:
+    import torch
+
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UsageError(f'--device: "{wanted}" is not a device; try auto, cpu or cuda') from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f'--device: "{wanted}" is not supported; try auto, cpu or cuda')
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError(f'--device: "{wanted}" asked for, but torch sees no CUDA GPU')
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UsageError(f'--device: "{wanted}", but there are {torch.cuda.device_count()}')
+    return device
+
+
+def _measure(name: str, loss: torch.nn.Module, data: Data, options: Options, seconds_left: float) -> Measurement:
+    import torch
+
+    from demo import measure, model
+
+    generator = torch.Generator().manual_seed(options.seed)
+    rows = data.train[torch.randperm(len(data.train), generator=generator)[: model.BATCH]]
+    logits = torch.randn(len(rows), data.num_labels, generator=generator) - 3
+    logits = logits.to(data.train.device).requires_grad_()
+    result = measure.measure(
+        name,
+        loss,
+        logits,
+        data.targets[rows],
+        # Compiling takes long on an old machine; training comes first.
+        with_compile=options.compile and seconds_left > 0.6 * 60 * options.minutes,
+        rounds=3 if options.smoke else 21,
+        seconds=1 if options.smoke else 5,
+    )
+    shown = ", ".join(f"{who} {_ms(result.ms[who])} ms" for who in measure.COMPETITORS)
+    print(f"  {name:<6} {shown}", flush=True)
+    return result
+
+
+def _draw(
+    histories: dict[str, History],
+    popular: dict[int, float],
+    split: corpus.Split,
+    device: torch.device,
+    path: Path,
+) -> None:
+    from demo import plot
+
+    subtitle = (
+        f"{len(split.train):,} functions to learn from, {len(split.held_out):,} from other files "
+        f"held out, {len(split.labels):,} labels; mlloss_cuda on {device.type.upper()}"
+    )
+    try:
+        plot.draw(histories, popular, subtitle, path)
+    except ImportError as error:
+        print(f"\nno plot: {error}")
+    except OSError as error:
+        print(f"\nno plot: {path} cannot be written ({error.strerror})")
+    else:
+        print(f"\nplot: {os.path.relpath(path)}")
+
+
+# --- what people read -----------------------------------------------------------------------------
+
+
+def _print_corpus(functions: corpus.Corpus, split: corpus.Split, origin: str) -> None:
+    labels = split.targets.crow[-1] / max(len(split.targets), 1)
+    print(
+        f"rows      {len(functions):,} functions from {len(functions.files):,} files "
+        f"({functions.unparsable} did not parse); {origin}"
+    )
+    print(
+        f"split     {len(split.train):,} to learn from, {len(split.held_out):,} held out, "
+        "by file: a function's near-copies stay on one side"
+    )
+    print(f"labels    {len(split.labels):,} names of {len(functions.vocabulary):,}, {labels:.1f} a row")
+
+
+def _print_versions(device: torch.device) -> None:
+    import torch
+
+    import mlloss_cuda
+
+    version = getattr(mlloss_cuda, "__version__", "?")
+    print(f"versions  mlloss_cuda {version}, torch {torch.__version__}, ", end="")
+    print(f"Python {platform.python_version()}")
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"device    {device} ({where}); {_backend(device)}")
+
+
+def _backend(device: torch.device) -> str:
+    import mlloss_cuda
+
+    # In the order in which they are taken; the reference serves every device.
+    serves = ("cuda", "triton") if device.type == "cuda" else ("cpu",)
+    usable = [name for name in serves if mlloss_cuda.backends()[name].usable]
+    return f"backend: {(usable or ['reference (plain PyTorch: see python -m mlloss_cuda info)'])[0]}"
+
+
+def _print_measuring_notes(measurements: dict[str, Measurement], data: Data, device: torch.device, kept: bool) -> None:
+    worst = max(m.error["fused"] for m in measurements.values())
+    print(f"  gradients checked against float64: worst relative error {worst:.0e}")
+    compile_seconds = sum(m.compile_seconds for m in measurements.values())
+    if compile_seconds:
+        print(f"  torch.compile compiled for {compile_seconds:.0f} s, not counted")
+    for note in dict.fromkeys(note for m in measurements.values() for note in m.notes):
+        print(f"  {note}")
+    dense_mb = 4 * 128 * data.num_labels / 1e6
+    print(
+        "  eager and compile need dense targets, here made beforehand: "
+        f"{dense_mb:.1f} MB of float32 a batch, that neither times nor peaks include"
+    )
+    if device.type == "cpu" and kept:
+        print("  malloc keeps freed memory, for everyone: fresh pages cost more than the losses")
+
+
+def _print_training(name: str, history: History) -> None:
+    curve = "  ".join(f"{point[5]:4.1f}" for point in history.curve)
+    print(f"  {name:<6} {history.curve_seconds[-1]:5.1f} s  precision at 5, %: {curve}", end="")
+    if history.cut_short:
+        print(f"  (out of time after {history.epochs:.1f} epochs)", end="")
+    print(flush=True)
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return "n/a"
+    return f"{value:.1f}" if value >= 1 else f"{value:.3f}"
+
+
+def _print_table(
+    measurements: dict[str, Measurement],
+    histories: dict[str, History],
+    popular: dict[int, float],
+) -> None:
+    print(
+        "\n"
+        "          loss + gradient, ms        peak memory, MB           precision at, %\n"
+        "          fused   eager  compile     fused   eager  compile      1     3     5"
+    )
+    for name, history in histories.items():
+        m = measurements[name]
+        line = f"  {name:<6}"
+        for values, digits in ((m.ms, _ms), (m.peak_mb, _mb)):
+            line += "".join(f"{digits(values[who]):>8}" for who in ("fused", "eager"))
+            line += f"{digits(values['compile']):>9}  "
+        line += " " + "".join(f"{history.final[k]:6.1f}" for k in (1, 3, 5))
+        print(line)
+    print(f"  always the most frequent names{'':29}" + "".join(f"{popular[k]:6.1f}" for k in popular))
+
+
+def _mb(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1f}"
+
+
+def _print_predictions(
+    network: NameModel, data: Data, functions: corpus.Corpus, split: corpus.Split, seed: int
+) -> None:
+    import torch
+
+    from demo import model
+
+    wordy = [
+        int(row) for row in split.held_out if len(functions.summaries[row]) >= 40 and len(split.targets.row(row)) >= 8
+    ]
+    if not wordy:
+        return
+    picked = random.Random(seed).sample(wordy, min(5, len(wordy)))
+    rows = torch.tensor(picked, device=data.train.device)
+    best = model.top(network, data, rows, 8)
+    right = model.hits(best, data, rows)
+    print("\nFive held-out functions at random, and ZLPR's 8 best names (those it uses in brackets)")
+    for row, labels, hit in zip(picked, best.tolist(), right.tolist(), strict=True):
+        file = functions.files[functions.file_of_row[row]]
+        print(f"\n  {functions.functions[row]}  in {file}")
+        summary = functions.summaries[row]
+        print(f'    "{summary if len(summary) <= 90 else summary[:87] + "..."}"')
+        names = (
+            f"[{split.labels[label]}]" if used else split.labels[label] for label, used in zip(labels, hit, strict=True)
+        )
+        print("    -> " + " ".join(names))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

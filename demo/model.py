@@ -1,0 +1,230 @@
+"""The model - hashed words, an embedding bag, a linear layer to every label - and its training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import mlloss_cuda
+from demo.corpus import BUCKETS, Corpus, Ragged, Split
+
+DIM = 128
+BATCH = 128
+TOP = (1, 3, 5)
+# One setting for all four losses. Adam divides the gradient's scale out, which the losses share
+# least of all. SparseAdam on the embeddings touches the batch's few thousand words only, and
+# needs the higher rate, since most words come by rarely.
+HEAD_RATE = 3e-3
+EMBEDDING_RATE = 5e-2
+ADAM_EPS = 1e-15  # ZLPR's and Dice's gradients fall below Adam's usual 1e-8 at 30,000 labels
+CURVE_ROWS = 1000  # held-out rows behind each point of the plot; the table uses them all
+
+
+@dataclass(frozen=True)
+class WordBags:
+    """Rows of hashed words with their weights, on the training device."""
+
+    crow: Tensor
+    col: Tensor
+    weight: Tensor
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What EmbeddingBag takes: words, row offsets, word weights."""
+        start = self.crow[rows]
+        length = self.crow[rows + 1] - start
+        offset = torch.cumsum(length, 0) - length
+        position = torch.arange(int(length.sum()), device=rows.device)
+        position += torch.repeat_interleave(start - offset, length)
+        return self.col[position], offset, self.weight[position]
+
+
+@dataclass(frozen=True)
+class Data:
+    words: WordBags
+    targets: mlloss_cuda.CSRTargets
+    train: Tensor
+    held_out: Tensor
+    num_labels: int
+    base_rate: Tensor  # share of the training rows that carry the label
+
+    def popular(self, k: int) -> Tensor:
+        return self.base_rate.topk(k).indices
+
+
+def prepare(corpus: Corpus, split: Split, device: torch.device) -> Data:
+    num_labels = len(split.labels)
+    train = torch.from_numpy(split.train).to(device)
+    count = np.bincount(split.targets.take(split.train).col, minlength=num_labels)
+    return Data(
+        words=_weigh_words(corpus.words, split.train, device),
+        targets=mlloss_cuda.CSRTargets(
+            torch.from_numpy(split.targets.crow),
+            torch.from_numpy(split.targets.col.astype(np.int64)),
+            num_labels,
+        ).to(device),
+        train=train,
+        held_out=torch.from_numpy(split.held_out).to(device),
+        num_labels=num_labels,
+        base_rate=torch.from_numpy(count / max(len(train), 1)).float().to(device),
+    )
+
+
+def _weigh_words(words: Ragged, train: np.ndarray, device: torch.device) -> WordBags:
+    """Rare words count more (idf), and each row has unit length however long its docstring is."""
+    rows_with_word = np.bincount(words.take(train).col, minlength=BUCKETS)
+    idf = np.log((1 + len(train)) / (1 + rows_with_word)) + 1
+    weight = idf[words.col]
+    row = np.repeat(np.arange(len(words)), np.diff(words.crow))
+    weight = weight / np.sqrt(np.bincount(row, weight**2, minlength=len(words)))[row]
+    return WordBags(
+        torch.from_numpy(words.crow).to(device),
+        torch.from_numpy(words.col.astype(np.int64)).to(device),
+        torch.from_numpy(weight).float().to(device),
+    )
+
+
+class NameModel(nn.Module):
+    """Scores every label for a bag of words."""
+
+    def __init__(self, base_rate: Tensor) -> None:
+        super().__init__()
+        self.embedding = nn.EmbeddingBag(BUCKETS, DIM, mode="sum", sparse=True)
+        self.head = nn.Linear(DIM, len(base_rate))
+        nn.init.normal_(self.embedding.weight, std=0.3)
+        nn.init.zeros_(self.head.weight)
+        # Every loss starts from the base rates. A bias of zero would open at p = 1/2 for each
+        # of 30,000 labels; one flat bias of -log(L) is sane too, but all four learn slower from it.
+        with torch.no_grad():
+            self.head.bias.copy_(torch.logit(base_rate, eps=1e-6))
+
+    def forward(self, words: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+        return self.head(self.embedding(words, offsets, per_sample_weights=weights))
+
+
+LOSSES: dict[str, Callable[[], nn.Module]] = {
+    # Focal with no focus and no class balance is binary cross-entropy, exactly.
+    "BCE": lambda: mlloss_cuda.SigmoidFocalLoss(alpha=None, gamma=0.0, reduction="batchmean"),
+    "focal": lambda: mlloss_cuda.SigmoidFocalLoss(alpha=None, gamma=2.0, reduction="batchmean"),
+    "Dice": lambda: mlloss_cuda.DiceLoss(reduction="mean"),
+    "ZLPR": lambda: mlloss_cuda.ZLPRLoss(reduction="mean"),
+}
+
+
+@dataclass
+class History:
+    """What one training run leaves: curves over training seconds, and the final precision."""
+
+    seconds: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    curve_seconds: list[float] = field(default_factory=list)
+    curve: list[dict[int, float]] = field(default_factory=list)
+    final: dict[int, float] = field(default_factory=dict)
+    epochs: float = 0.0
+    cut_short: bool = False
+    step_ms: float = 0.0
+
+
+def train(
+    loss_function: nn.Module,
+    data: Data,
+    *,
+    epochs: int,
+    seconds: float,
+    seed: int,
+    curve_points: int = 8,
+) -> tuple[NameModel, History]:
+    """Trains for `epochs`, or as much of them as `seconds` allow; evaluation is off the clock."""
+    torch.manual_seed(seed)
+    device = data.train.device
+    model = NameModel(data.base_rate).to(device)
+    embedding = torch.optim.SparseAdam(list(model.embedding.parameters()), lr=EMBEDDING_RATE, eps=ADAM_EPS)
+    head = torch.optim.Adam(model.head.parameters(), lr=HEAD_RATE, eps=ADAM_EPS, fused=True)
+    batch = min(BATCH, len(data.train))
+    steps_per_epoch = len(data.train) // batch
+    total = epochs * steps_per_epoch
+    curve_rows = data.held_out[_spread(len(data.held_out), CURVE_ROWS, device)]
+    history = History()
+    spent, step, progress = 0.0, 0, 0.0
+    next_point = 0.0
+    losses: list[Tensor] = []
+    while True:
+        if progress >= next_point or progress >= 1:
+            if losses:
+                history.seconds.append(spent)
+                history.loss.append(torch.stack(losses).mean().item())
+                losses.clear()
+            history.curve_seconds.append(spent)
+            history.curve.append(precision(model, data, curve_rows))
+            next_point += 1 / curve_points
+        if progress >= 1:
+            break
+        start = time.perf_counter()
+        if step % steps_per_epoch == 0:
+            generator = torch.Generator().manual_seed(seed * 1000 + step // steps_per_epoch)
+            order = torch.randperm(len(data.train), generator=generator).to(device)
+        first = step % steps_per_epoch * batch
+        rows = data.train[order[first : first + batch]]
+        # The rate falls linearly to zero, whichever of the steps and the clock runs out first.
+        embedding.param_groups[0]["lr"] = EMBEDDING_RATE * (1 - progress)
+        head.param_groups[0]["lr"] = HEAD_RATE * (1 - progress)
+        loss = loss_function(model(*data.words.take(rows)), data.targets[rows])
+        embedding.zero_grad()
+        head.zero_grad()
+        loss.backward()
+        embedding.step()
+        head.step()
+        losses.append(loss.detach())
+        step += 1
+        _synchronize(device)
+        spent += time.perf_counter() - start
+        progress = max(step / total, spent / seconds)
+    history.final = precision(model, data, data.held_out)
+    history.epochs = step / steps_per_epoch
+    history.cut_short = step < total
+    history.step_ms = 1e3 * spent / step
+    return model, history
+
+
+@torch.no_grad()
+def top(model: NameModel, data: Data, rows: Tensor, k: int) -> Tensor:
+    """The k best labels of each row, best first."""
+    return torch.cat([model(*data.words.take(part)).topk(k).indices for part in rows.split(256)])
+
+
+def hits(predicted: Tensor, data: Data, rows: Tensor) -> Tensor:
+    """Which predicted labels are right, without a dense target."""
+    targets = data.targets[rows]
+    length = targets.crow_indices.diff()
+    row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), length)
+    true = row * data.num_labels + targets.col_indices[: len(row)]
+    row = torch.arange(len(rows), device=rows.device)
+    return torch.isin(row[:, None] * data.num_labels + predicted, true)
+
+
+def precision(model: NameModel | None, data: Data, rows: Tensor) -> dict[int, float]:
+    """Precision at k in percent: of the k best labels, how many are right, averaged over the rows.
+
+    Without a model: of the most frequent labels, the same for every row.
+    """
+    k_max = min(max(TOP), data.num_labels)
+    if model is None:
+        predicted = data.popular(k_max).expand(len(rows), -1)
+    else:
+        predicted = top(model, data, rows, k_max)
+    right = hits(predicted, data, rows).float()
+    return {k: 100 * right[:, :k].sum(1).div(k).mean().item() for k in TOP}
+
+
+def _spread(length: int, count: int, device: torch.device) -> Tensor:
+    count = min(length, count)
+    return torch.arange(count, device=device) * length // max(count, 1)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
