@@ -7,7 +7,7 @@ namespace mlloss {
 namespace cpu {
 
 // A unit is one tile of one row; units are numbered row by row.
-constexpr int64_t kLabelsPerUnit = 2048;
+constexpr int64_t kLabelsPerUnit = 1024;
 
 struct Work {
   const Call* call;

@@ -8,8 +8,8 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-// Labels a tile: its four buffers stay in a 48 KB first-level cache.
-constexpr int kTile = 2048;
+// Labels a tile: its four buffers stay in a first-level cache.
+constexpr int kTile = 1024;
 
 template <class T>
 struct Tile {
