@@ -57,7 +57,7 @@ class _Once(torch.autograd.Function):
     """Ties a gradient to the loss's node, so that differentiating it again says what is wrong."""
 
     @staticmethod
-    def forward(gradient: Tensor, value: Tensor) -> Tensor:
+    def forward(gradient: Tensor, anchor: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod
@@ -72,44 +72,50 @@ class _Once(torch.autograd.Function):
         )
 
 
-def _once(gradient: Tensor | None, value: Tensor) -> Tensor | None:
-    if gradient is None or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+def _once(gradient: Tensor, anchor: Tensor) -> Tensor:
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return gradient
-    return _Once.apply(gradient, value)
+    return _Once.apply(gradient, anchor)
 
 
 def _keeps_graph() -> bool:
-    """Whether this backward may come again. Unknown under compile: then nothing is overwritten."""
-    if torch.compiler.is_compiling():
+    """Whether this backward may come again. Unknown under compile and functorch: then nothing is overwritten."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return True
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 class _FusedLoss(torch.autograd.Function):
-    """The loss of ``[B, L]`` logits; differentiable in them, logit_scale, label_ and row_offset."""
+    """The loss of ``[B, L]`` logits; differentiable in them, logit_scale, label_ and row_offset.
+
+    The last output is an anchor: an empty tensor that hangs on this node. It is kept in place of the
+    loss, which is the user's to change (``loss /= n``).
+    """
 
     @staticmethod
-    def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, options, form = arguments
         ops = getattr(torch.ops, options.namespace)
         shared = _shared(Sides(*tensors), options)
         if form and options.in_place:
             value, coefficients = ops.loss_forward_(logits, *shared, False)
             torch.autograd.graph.increment_version(logits)
-            return value, coefficients, logits.new_empty(0)
-        return ops.loss_forward(logits, *shared, not form, form)
+            gradient = logits.new_empty(0)
+        else:
+            value, coefficients, gradient = ops.loss_forward(logits, *shared, not form, form)
+        return value, coefficients, gradient, value.new_empty(0)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         logits, *tensors, options, form = inputs
-        value, coefficients, gradient = output
+        _, coefficients, gradient, anchor = output
         ctx.mark_non_differentiable(coefficients, gradient)
         ctx.set_materialize_grads(False)
         ctx.options, ctx.form, ctx.spent = options, form, False
         if form:
-            ctx.save_for_backward(value, logits if options.in_place else gradient)
+            ctx.save_for_backward(anchor, logits if options.in_place else gradient)
         else:
-            ctx.save_for_backward(value, logits, coefficients, *tensors)
+            ctx.save_for_backward(anchor, logits, coefficients, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
@@ -130,9 +136,9 @@ class _FusedLoss(torch.autograd.Function):
 _FusedLoss.forward.__signature__ = inspect.signature(_FusedLoss.forward)  # type: ignore[attr-defined]
 
 
-def _scaled(ctx: Any, grad_output: Tensor) -> Tensor | None:
+def _scaled(ctx: Any, grad_output: Tensor) -> Tensor:
     """The gradient that the forward left, times ``grad_output``."""
-    value, gradient = ctx.saved_tensors
+    anchor, gradient = ctx.saved_tensors
     ops = getattr(torch.ops, ctx.options.namespace)
     with torch.no_grad():
         if not ctx.options.in_place and _keeps_graph():
@@ -140,12 +146,12 @@ def _scaled(ctx: Any, grad_output: Tensor) -> Tensor | None:
         else:
             ops.scale_gradient_(gradient, grad_output)
             scaled = gradient.detach()
-    return _once(scaled, value)
+    return _once(scaled, anchor)
 
 
 def _recomputed(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
     """Gradients from the logits and the coefficients that the forward kept."""
-    value, logits, coefficients, *tensors = ctx.saved_tensors
+    anchor, logits, coefficients, *tensors = ctx.saved_tensors
     options: Options = ctx.options
     sides = Sides(*tensors)
     need_logits, needs = ctx.needs_input_grad[0], Sides(*ctx.needs_input_grad[1:-2])
@@ -163,12 +169,13 @@ def _recomputed(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
             )
         if needs.row_offset and sides.row_offset is not None and sides.row_offset.dim() == 0:
             row = row.sum()
-        grads = Sides(
-            logit_scale=_once(scale.sum(), value) if needs.logit_scale else None,
-            label_offset=_once(label, value) if needs.label_offset else None,
-            row_offset=_once(row, value) if needs.row_offset else None,
-        )
-    return _once(gradient, value) if need_logits else None, *grads, None, None
+        scale = scale.sum()
+    grads = Sides(
+        logit_scale=_once(scale, anchor) if needs.logit_scale else None,
+        label_offset=_once(label, anchor) if needs.label_offset else None,
+        row_offset=_once(row, anchor) if needs.row_offset else None,
+    )
+    return _once(gradient, anchor) if need_logits else None, *grads, None, None
 
 
 def fused_loss(logits: Tensor, sides: Sides, options: Options) -> Tensor:
@@ -177,6 +184,8 @@ def fused_loss(logits: Tensor, sides: Sides, options: Options) -> Tensor:
         side is not None and side.requires_grad for side in (sides.logit_scale, sides.label_offset, sides.row_offset)
     )
     differentiated = torch.is_grad_enabled() and (logits.requires_grad or auxiliary)
+    if not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0:
+        differentiated = True  # so that autograd says that there is no forward mode, and drops no tangent
     if not differentiated:
         ops = getattr(torch.ops, options.namespace)
         return ops.loss_forward(logits, *_shared(sides, options), False, False)[0]

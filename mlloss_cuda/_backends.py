@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sysconfig
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,13 +47,14 @@ def _load_extension() -> tuple[ModuleType | None, str]:
 
 def _load_library(name: str) -> str:
     """Load one kernel library's ops; the reason if it cannot be."""
-    found = sorted(Path(__file__).parent.glob(f"{name}.*so"))
-    if not found:
-        return f"the library {name} was not built; {_REBUILD}"
+    # This interpreter's: another one's may lie beside it, from an older build.
+    library = Path(__file__).parent / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if not library.exists():
+        return f"the library {library.name} was not built; {_REBUILD}"
     try:
-        torch.ops.load_library(str(found[0]))
+        torch.ops.load_library(str(library))
     except OSError as error:
-        return f"the library {found[0].name} does not load: {error}"
+        return f"the library {library.name} does not load: {error}"
     return ""
 
 
@@ -137,12 +140,14 @@ def backends() -> dict[str, BackendStatus]:
 
 # A module global, not a ContextVar: torch.compile(fullgraph=True) reads one and not the other.
 _forced: str | None = None
+_requests: list[list[str]] = []
+_requests_lock = threading.Lock()
 _warned: set[str] = set()
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Make every loss in the ``with`` block run on one backend.
+    """Make every loss run on one backend until the ``with`` block ends, in all threads.
 
     Args:
         name: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"`` (plain PyTorch, any device).
@@ -161,11 +166,17 @@ def use_backend(name: str) -> Iterator[None]:
     status = _status(name)
     if not status.usable:
         raise ValueError(f"name: the backend {name!r} is not usable: {status.reason}")
-    before, _forced = _forced, name
+    request = [name]  # a list, to be told from another request for the same backend
+    with _requests_lock:
+        _requests.append(request)
+        _forced = name
     try:
         yield
     finally:
-        _forced = before
+        with _requests_lock:
+            # Blocks in several threads end in any order.
+            _requests[:] = [other for other in _requests if other is not request]
+            _forced = _requests[-1][0] if _requests else None
 
 
 def choose(device_type: str) -> str:

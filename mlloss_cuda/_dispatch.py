@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from ._registry import LossSpec
 from .targets import CSRTargets
 
 __all__ = ["evaluate"]
+
+_MOST_CUDA_LABELS: Final = 2**31 - 1024  # kMaxLabels of csrc/core/launch_plan.h
 
 
 def evaluate(
@@ -47,10 +49,12 @@ def evaluate(
     leading, labels = logits.shape[:-1], logits.shape[-1]
     rows = math.prod(leading)
     if weight is not None:
-        weight = check.check_side("weight", weight, (labels,), logits, non_negative=True)
+        weight = check.check_side("weight", weight, (labels,), logits, low=0.0, open_low=False).detach()
     if sample_weight is not None:
-        sample_weight = check.check_side("sample_weight", sample_weight, tuple(leading), logits, non_negative=True)
-        sample_weight = sample_weight.reshape(rows)
+        sample_weight = check.check_side(
+            "sample_weight", sample_weight, tuple(leading), logits, low=0.0, open_low=False
+        )
+        sample_weight = sample_weight.detach().reshape(rows)
     normalizer = _check_normalizer(normalizer, reduction, logits)
     scale, logit_scale = _split_scale(logit_scale, logits)
     if logit_bias is not None:
@@ -63,6 +67,8 @@ def evaluate(
             f"average: {grouping!r} has no CUDA kernel in this version, expected one of "
             f'{spec.cuda_groupings}; `with use_backend("reference"):` runs it in plain PyTorch'
         )
+    if backend == "cuda" and labels > _MOST_CUDA_LABELS:
+        raise ValueError(f"logits: the CUDA kernels take at most {_MOST_CUDA_LABELS} labels, got {labels}")
     flat = logits if logits.dim() == 2 else logits.reshape(rows, labels)
     dense = None
     if isinstance(targets, Tensor):
@@ -119,9 +125,19 @@ def _check_in_place(logits: Tensor, inplace_backward: Any) -> bool:
         return False
     if not logits.is_contiguous():
         raise ValueError(f"inplace_backward: expected contiguous logits, got strides {logits.stride()}")
-    if logits.requires_grad and logits.is_leaf:
-        raise ValueError("inplace_backward: expected logits that an operation made, got a leaf tensor")
+    if _leaf(logits):
+        raise ValueError("inplace_backward: expected logits that an operation made, got a leaf tensor or a view of one")
     return True
+
+
+def _leaf(logits: Tensor) -> bool:
+    """Whether the logits' memory is that of a tensor whose values the user keeps: a parameter, say."""
+    if not logits.requires_grad:
+        return False
+    if logits.is_leaf:
+        return True
+    base = None if torch.compiler.is_compiling() else logits._base
+    return base is not None and base.is_leaf and base.requires_grad
 
 
 def _columns(targets: Tensor | CSRTargets, logits: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -139,7 +155,7 @@ def _check_normalizer(normalizer: Any, reduction: str, logits: Tensor) -> Tensor
     if reduction != "sum":
         raise ValueError(f"normalizer: expected reduction='sum' with it, got reduction={reduction!r}")
     if isinstance(normalizer, Tensor):
-        return check.check_side("normalizer", normalizer, (), logits).detach()
+        return check.check_side("normalizer", normalizer, (), logits, low=0.0).detach()
     number = check.check_number("normalizer", normalizer, 0.0, open_low=True)
     return torch.full((), number, dtype=_ops.compute_dtype(logits), device=logits.device)
 
@@ -157,11 +173,21 @@ def _offsets(threshold: Any, logit_bias: Tensor | None, logits: Tensor) -> tuple
         return -check.check_number("threshold", threshold), logit_bias, None
     leading, labels = tuple(logits.shape[:-1]), logits.shape[-1]
     shape = tuple(threshold.shape)
-    if shape in ((), (1,)):
-        return 0.0, logit_bias, -check.check_side("threshold", threshold, shape, logits).reshape(())
-    if shape == (labels,):
-        shift = check.check_side("threshold", threshold, shape, logits)
+    shift = check.check_side("threshold", threshold, shape, logits)
+    if threshold.numel() == 1:
+        return 0.0, logit_bias, -shift.reshape(())
+    if shape[-1] == labels and threshold.numel() == labels:
+        shift = shift.reshape(labels)
         return 0.0, -shift if logit_bias is None else logit_bias - shift, None
-    if shape == (*leading, 1):
-        return 0.0, logit_bias, -check.check_side("threshold", threshold, shape, logits).reshape(-1)
-    raise ValueError(f"threshold: expected a number, or shape (), ({labels},) or {(*leading, 1)}, got {shape}")
+    if shape[-1] == 1 and _broadcasts(shape, (*leading, 1)):
+        return 0.0, logit_bias, -shift.expand(*leading, 1).reshape(-1)
+    raise ValueError(
+        f"threshold: expected a number, or a shape that broadcasts to rows {(*leading, 1)} or to labels "
+        f"({labels},), got {shape}"
+    )
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    if len(shape) > len(to):
+        return False
+    return all(size in (1, wanted) for size, wanted in zip(reversed(shape), reversed(to), strict=False))

@@ -16,9 +16,10 @@ __all__ = ["LossSpec", "all_losses", "register"]
 class LossSpec:
     """One loss as the engines know it.
 
-    ``reference(s, y, w, parameters, dim)`` is the definition in plain PyTorch: ``s`` after scale,
-    bias and threshold, ``y`` in [0, 1], ``w`` a weight for each element or None. Element-wise
-    losses return a value for each element and leave ``w`` alone; group losses reduce over ``dim``.
+    ``reference`` is the definition in plain PyTorch, from ``s`` after scale, bias and threshold and ``y``
+    in [0, 1] (``soft``: not only 0 and 1). Element-wise: ``reference(s, y, soft, parameters)``, a value
+    for each element. Groups: ``reference(s, y, soft, w, parameters, dim)``, with ``w`` a weight for each
+    element or None, reduced over ``dim``.
     """
 
     name: str  # as in csrc/losses/registry.h

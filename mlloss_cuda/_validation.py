@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from . import _ops
 from .targets import CSRTargets
@@ -39,7 +40,7 @@ def _came(value: Any) -> str:
 
 def readable(tensor: Tensor) -> bool:
     """Whether a check may look at the tensor's values."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not isinstance(tensor, FakeTensor)
 
 
 def check_logits(logits: Any) -> Tensor:
@@ -70,7 +71,8 @@ def check_number(
     left, right = ("(" if open_low else "["), (")" if open_high else "]")
     above = number > low if open_low else number >= low
     below = number < high if open_high else number <= high
-    if not (math.isfinite(number) and above and below):
+    # Comparisons, for math.isfinite takes no number that torch.compile has made symbolic.
+    if not (-math.inf < number < math.inf and above and below):
         raise ValueError(f"{name}: expected a finite number in {left}{low}, {high}{right}, got {value!r}")
     return number
 
@@ -102,8 +104,10 @@ def check_ignore_index(value: Any) -> int | None:
     return value
 
 
-def check_side(name: str, value: Any, shape: tuple[int, ...], logits: Tensor, *, non_negative: bool = False) -> Tensor:
-    """A tensor beside the logits, in the compute dtype, of exactly ``shape``."""
+def check_side(
+    name: str, value: Any, shape: tuple[int, ...], logits: Tensor, *, low: float = -math.inf, open_low: bool = True
+) -> Tensor:
+    """A tensor beside the logits, in the compute dtype, of exactly ``shape``, finite and above ``low``."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor of shape {shape}, got {_came(value)}")
     if value.dtype.is_complex or value.layout != torch.strided:
@@ -112,12 +116,14 @@ def check_side(name: str, value: Any, shape: tuple[int, ...], logits: Tensor, *,
         raise ValueError(f"{name}: expected on the logits' device {logits.device}, got {value.device}")
     if tuple(value.shape) != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
-    if non_negative:
-        value = value.detach()
-        # A sum of differences is NaN unless all are finite: two scans instead of a mask's four.
-        if readable(value) and value.numel() and not (float(value.min()) >= 0.0 and float(value.max()) < math.inf):
-            raise ValueError(f"{name}: expected finite values >= 0, got some that are not")
-    return value.to(_ops.compute_dtype(logits)).contiguous()
+    side = value.to(_ops.compute_dtype(logits)).contiguous()
+    if readable(side) and side.numel():
+        # A NaN is the minimum of all that it stands among.
+        least, most = side.detach().aminmax()
+        if not ((least > low if open_low else least >= low) and most < math.inf):
+            bound = "" if low == -math.inf else f" {'>' if open_low else '>='} {low:g}"
+            raise ValueError(f"{name}: expected finite values{bound}, got some that are not")
+    return side
 
 
 def check_targets(targets: Any, logits: Tensor) -> Tensor | CSRTargets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -72,7 +73,7 @@ class CSRTargets:
         """
         crow, columns = [0], []
         for row in rows:
-            columns.extend(sorted({int(label) for label in row}))
+            columns.extend(sorted({operator.index(label) for label in row}))
             crow.append(len(columns))
         return cls(torch.tensor(crow), torch.tensor(columns, dtype=torch.int64), num_labels)
 
@@ -103,10 +104,13 @@ class CSRTargets:
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> CSRTargets:
-        """From a ``scipy.sparse`` matrix ``[rows, L]`` of any format; stored ones drop out as values."""
+        """From a ``scipy.sparse`` matrix ``[rows, L]`` of any format; counts above 1 are positives."""
+        if not hasattr(matrix, "tocsr"):
+            raise TypeError(f"matrix: expected a scipy.sparse matrix, got {type(matrix).__name__}")
         csr = matrix.tocsr().copy()
         csr.sum_duplicates()
-        values = torch.from_numpy(csr.data.astype("float32"))
+        # A duplicate, or a count, is one positive.
+        values = torch.from_numpy(csr.data.astype("float32")).clamp(max=1)
         return cls(
             torch.from_numpy(csr.indptr.astype("int64")),
             torch.from_numpy(csr.indices.astype("int64")),
@@ -143,10 +147,8 @@ class CSRTargets:
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> CSRTargets:
         """The chosen rows: an int (one row), a slice, or indices or a mask as for a tensor."""
-        if isinstance(rows, int):
-            if not -len(self) <= rows < len(self):
-                raise IndexError(f"row {rows} of {len(self)}")
-            rows = [rows]
+        if isinstance(rows, (int, Tensor)) or hasattr(rows, "__index__"):
+            rows = _one_row(rows, len(self))
         index = torch.arange(len(self), device=self.device)[rows]
         if index.dim() != 1:
             raise ValueError(f"rows: expected one dimension of indices, got {index.dim()}")
@@ -216,6 +218,16 @@ class CSRTargets:
         return replace(self, crow_indices=f(self.crow_indices), col_indices=f(self.col_indices), values=values)
 
 
+def _one_row(rows: Any, count: int) -> Any:
+    """A list of one for what is an index by itself, an int, a NumPy one or a 0-d tensor; else ``rows``."""
+    if isinstance(rows, bool) or getattr(rows, "ndim", 0) > 0:
+        return rows
+    row = operator.index(rows)
+    if not -count <= row < count:
+        raise IndexError(f"row {row} of {count}")
+    return [row]
+
+
 def _crow_of(row: Tensor, rows: int) -> Tensor:
     crow = torch.zeros(rows + 1, dtype=torch.int64, device=row.device)
     torch.cumsum(torch.bincount(row, minlength=rows), 0, out=crow[1:])
@@ -278,3 +290,7 @@ def _check_values(targets: CSRTargets) -> None:
     starts[crow[:-1].long()] = True
     if bool(((columns.diff() <= 0) & ~starts[1:used]).any()):
         raise ValueError("col_indices: expected sorted and unique labels in each row")
+
+
+# So that torch.load takes what torch.save wrote, without weights_only=False.
+torch.serialization.add_safe_globals([CSRTargets])

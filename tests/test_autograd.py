@@ -46,7 +46,7 @@ def test_gradcheck(served: Case, backend: Backend, generator: torch.Generator, r
     assert torch.autograd.gradcheck(lambda x: served(x, y, reduction=reduction), (x,))
 
 
-@pytest.mark.parametrize("shape", ((), (1,), (5,), (3, 1)), ids=str)
+@pytest.mark.parametrize("shape", ((), (1,), (5,), (3, 1), (1, 1), (1, 5)), ids=str)
 def test_learnable_thresholds(backend: Backend, generator: torch.Generator, shape: tuple[int, ...]) -> None:
     x = random_logits(generator, (3, 5), torch.float64, backend.device, 1.0).requires_grad_()
     y = random_positives(generator, (3, 5)).to(backend.device)
@@ -105,6 +105,39 @@ def test_double_backward_says_what_is_wrong(served: Case, logits: Tensor, target
             torch.autograd.grad(penalised, x) if unreached else penalised.backward()
 
 
+def test_double_backward_through_learnable_arguments(backend: Backend, logits: Tensor, targets: Tensor) -> None:
+    """A penalty on their gradients must not silently be dropped either."""
+    learnable = {
+        "logit_scale": torch.tensor(0.9, device=backend.device, requires_grad=True),
+        "logit_bias": torch.zeros(SHAPE[1], device=backend.device, requires_grad=True),
+        "threshold": torch.zeros(SHAPE[0], 1, device=backend.device, requires_grad=True),
+    }
+    value = zlpr_loss(logits, targets, **learnable)
+    gradients = torch.autograd.grad(value, list(learnable.values()), create_graph=True)
+    for gradient in gradients:
+        with pytest.raises(RuntimeError, match="differentiable once"):
+            gradient.square().sum().backward(retain_graph=True)
+
+
+@pytest.mark.parametrize("reduction", ("mean", "none"))
+def test_the_loss_may_be_changed_in_place(served: Case, logits: Tensor, targets: Tensor, reduction: str) -> None:
+    """``loss /= steps`` is how gradients are accumulated."""
+    x = logits.requires_grad_()
+    loss = served(x, targets, reduction=reduction).sum() if reduction == "none" else served(x, targets)
+    loss /= 4
+    (got,) = torch.autograd.grad(loss, x)
+    expected = evaluate(lambda a, b: served(a, b, reduction=reduction).sum() / 4, logits, targets).gradient
+    assert torch.equal(got, expected)
+    raw = served(x, targets, reduction=reduction)
+    raw *= 2
+    raw.sum().backward()
+
+
+def test_forward_mode_says_that_there_is_none(served: Case, logits: Tensor, targets: Tensor) -> None:
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(lambda x: served(x, targets), (logits,), (torch.ones_like(logits),))
+
+
 def test_caller_keeps_the_logits(served: Case, logits: Tensor, targets: Tensor) -> None:
     before = logits.clone()
     evaluate(served, logits, targets)
@@ -132,6 +165,8 @@ class TestInPlace:
     def test_needs_contiguous_logits_of_an_operation(self, logits: Tensor, targets: Tensor) -> None:
         with pytest.raises(ValueError, match="inplace_backward.*leaf"):
             zlpr_loss(logits.requires_grad_(), targets, inplace_backward=True)
+        with pytest.raises(ValueError, match="inplace_backward.*view"):
+            zlpr_loss(logits.view(2, 3, -1), targets.view(2, 3, -1), inplace_backward=True)
         with pytest.raises(ValueError, match=r"inplace_backward.*contiguous"):
             zlpr_loss((logits * 1).t(), targets.t(), inplace_backward=True)
 
@@ -266,6 +301,26 @@ class TestCompile:
             got = step(x.requires_grad_(), CSRTargets.from_dense(dense))
             assert torch.equal(got.detach(), zlpr_loss(x, dense).detach())
         assert counter.frame_count <= 3
+
+    def test_numbers_that_change(self, backend: Backend, logits: Tensor, targets: Tensor) -> None:
+        """A schedule of gamma, a normalizer by batch size, dynamic shapes: numbers become symbols."""
+        torch._dynamo.reset()
+        step = torch.compile(
+            lambda x, y, g, n: sigmoid_focal_loss(x, y, gamma=g, reduction="sum", normalizer=n), fullgraph=True
+        )
+        for gamma, count in ((2.0, 3), (1.5, 4), (1.0, 6)):
+            got = step(logits, targets, gamma, count)
+            expected = sigmoid_focal_loss(logits, targets, gamma=gamma, reduction="sum", normalizer=count)
+            torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)
+        torch._dynamo.reset()
+        dynamic = torch.compile(lambda x, y: zlpr_loss(x, y), fullgraph=True, dynamic=True)
+        for rows in (6, 4, 3):
+            x = logits[:rows].clone().requires_grad_()
+            value = dynamic(x, targets[:rows])
+            value.backward()
+            expected = evaluate(zlpr_loss, logits[:rows], targets[:rows])
+            torch.testing.assert_close(value.detach(), expected.value, rtol=1e-6, atol=0)
+            torch.testing.assert_close(x.grad, expected.gradient, rtol=1e-6, atol=1e-12)
 
     def test_learnable_scale_and_bias(self, served: Case, backend: Backend, logits: Tensor, targets: Tensor) -> None:
         torch._dynamo.reset()

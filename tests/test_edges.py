@@ -66,6 +66,26 @@ def test_other_ignore_index(served: Case, backend: Backend, generator: torch.Gen
     assert torch.equal(served(logits, other, ignore_index=255), served(logits, minus, ignore_index=-1))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "entry", "index"),
+    (("uint8", 255, -1), ("uint8", 7, 2**40 + 7), ("int8", -1, 255), ("float16", 2048, 2049), ("bool", 1, 257)),
+)
+def test_ignore_index_is_compared_as_a_number(
+    backend: Backend, generator: torch.Generator, dtype: str, entry: int, index: int
+) -> None:
+    """255 is not -1, though it is in uint8."""
+    logits = random_logits(generator, (4, 30), torch.float32, backend.device)
+    targets = random_positives(generator, (4, 30)).to(backend.device, getattr(torch, dtype))
+    targets[1, 7] = entry
+    got = zlpr_loss(logits, targets, ignore_index=index, reduction="none")
+    expected = zlpr_loss(logits, targets, reduction="none")
+    assert torch.equal(got[[0, 2, 3]], expected[[0, 2, 3]])
+    assert bool(got[1].isnan()) == bool(expected[1].isnan())
+    with mlloss_cuda.use_backend("reference"):
+        plain = zlpr_loss(logits, targets, ignore_index=index, reduction="none")
+    torch.testing.assert_close(got, plain, equal_nan=True)
+
+
 def test_harmless_infinities(served: Case, backend: Backend, generator: torch.Generator) -> None:
     """-inf on a negative and +inf on a positive are perfect answers: nothing lost, nothing to learn."""
     targets = random_positives(generator, (6, 2100)).to(backend.device)

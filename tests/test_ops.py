@@ -175,6 +175,9 @@ def test_the_module_is_the_function(served: Case, backend: Backend, generator: t
     expected = served(x, y, weight=weight, reduction="sum", normalizer=3.0, sample_weight=sample_weight)
     assert torch.equal(module(x, y, sample_weight=sample_weight), expected)
     assert "weight" in module.state_dict()
+    without = served.module(**served.own)
+    without.weight = weight
+    assert "weight" in without.state_dict()
     assert served.module.__name__ in repr(module)
 
 

@@ -52,8 +52,10 @@ def test_function_and_module_take_the_same_arguments() -> None:
         own = [p for p in inspect.signature(case.module.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
         for parameter in own:
             assert parameters[parameter.name].default == parameter.default
-        common = inspect.signature(losses._common.LossModule.__init__).parameters
-        expected = {name for name, p in common.items() if p.kind is p.KEYWORD_ONLY} | {p.name for p in own}
+        common = losses._common._DEFAULTS
+        for name, default in common.items():
+            assert parameters[name].default == default
+        expected = set(common) | {p.name for p in own}
         assert set(list(parameters)[2:]) == expected | {"sample_weight"}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy
 import pytest
 import scipy.sparse
@@ -68,6 +70,10 @@ def test_from_scipy(dense: torch.Tensor, kind: str) -> None:
     targets = CSRTargets.from_scipy(matrix)
     assert targets.values is None
     assert torch.equal(targets.to_dense(), dense)
+    counts = scipy.sparse.coo_matrix((numpy.ones(4), ([0, 0, 0, 1], [1, 1, 2, 0])), (2, 3))
+    assert CSRTargets.from_scipy(counts).to_dense().tolist() == [[False, True, True], [True, False, False]]
+    with pytest.raises(TypeError, match="matrix"):
+        CSRTargets.from_scipy([[1]])
     half = CSRTargets.from_scipy(matrix * 0.5)
     assert torch.equal(half.to_dense(), dense.float() * 0.5)
 
@@ -89,7 +95,8 @@ def test_rows_and_labels(generator: torch.Generator, weighted: bool) -> None:
     for rows in (index, mask, slice(1, 6, 2), [4, 2], []):
         assert torch.equal(targets[rows].to_dense(), dense[rows])
     assert torch.equal(targets[2].to_dense(), dense[2:3])
-    assert torch.equal(targets[-1].to_dense(), dense[-1:])
+    for row in (-1, numpy.int64(-1), torch.tensor(-1)):
+        assert torch.equal(targets[row].to_dense(), dense[-1:])
     for start, stop in ((0, 30), (5, 17), (30, 30), (0, 0)):
         assert torch.equal(targets.label_range(start, stop).to_dense(), dense[:, start:stop])
     for bad in (7, -8):
@@ -109,6 +116,11 @@ def test_padding_is_not_read(dense: torch.Tensor) -> None:
     assert torch.equal(padded.label_range(3, 9).to_dense(), dense[:, 3:9])
     with pytest.raises(ValueError, match="capacity"):
         targets.pad_to(used - 1)
+
+
+def test_survives_a_file(dense: torch.Tensor, tmp_path: Path) -> None:
+    torch.save(CSRTargets.from_dense(dense), tmp_path / "targets.pt")
+    assert torch.equal(torch.load(tmp_path / "targets.pt").to_dense(), dense)
 
 
 def test_moves_without_a_check(dense: torch.Tensor) -> None:

@@ -59,6 +59,11 @@ BAD_COMMON: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "normalizer", {"normalizer": 0.0, "reduction": "sum"}),
     (ValueError, "normalizer", {"normalizer": -1.0, "reduction": "sum"}),
     (ValueError, "normalizer", {"normalizer": torch.ones(2), "reduction": "sum"}),
+    (ValueError, "normalizer", {"normalizer": torch.tensor(0.0), "reduction": "sum"}),
+    (ValueError, "normalizer", {"normalizer": torch.tensor(math.nan), "reduction": "sum"}),
+    (ValueError, "logit_scale", {"logit_scale": torch.tensor(math.nan)}),
+    (ValueError, "logit_bias", {"logit_bias": torch.full((3,), math.inf)}),
+    (ValueError, "weight", {"weight": torch.full((3,), 1e39, dtype=torch.float64)}),
     (ValueError, "reduction", {"reduction": "average"}),
     (TypeError, "reduction", {"reduction": None}),
     (TypeError, "inplace_backward", {"inplace_backward": 1}),
@@ -106,7 +111,10 @@ def test_dice_parameters(error: type[Exception], argument: str, own: dict[str, A
         DiceLoss(**own) if module else dice_loss(X, Y, **own)
 
 
-@pytest.mark.parametrize("threshold", (torch.zeros(2), torch.zeros(3, 1), torch.zeros(2, 3), math.nan, math.inf))
+@pytest.mark.parametrize(
+    "threshold",
+    (torch.zeros(2), torch.zeros(3, 1), torch.zeros(2, 3), torch.zeros(0), torch.tensor(math.nan), math.nan, math.inf),
+)
 def test_zlpr_threshold(threshold: Any) -> None:
     with pytest.raises(ValueError, match="^threshold"):
         zlpr_loss(X, Y, threshold=threshold)
@@ -114,10 +122,39 @@ def test_zlpr_threshold(threshold: Any) -> None:
         ZLPRLoss(threshold="0")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("bad", ({"reduction": "x"}, {"label_smoothing": 2.0}, {"ignore_index": 0}))
-def test_modules_check_when_made(case: Case, bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"^{next(iter(bad))}"):
+@pytest.mark.parametrize(
+    ("error", "bad"),
+    (
+        (ValueError, {"reduction": "x"}),
+        (ValueError, {"label_smoothing": 2.0}),
+        (ValueError, {"ignore_index": 0}),
+        (TypeError, {"weight": [1.0, 2.0]}),
+        (ValueError, {"weight": torch.ones(3, requires_grad=True)}),
+        (TypeError, {"logit_scale": "1"}),
+        (ValueError, {"normalizer": 2.0}),
+        (ValueError, {"normalizer": 0.0, "reduction": "sum"}),
+    ),
+    ids=str,
+)
+def test_modules_check_when_made(case: Case, error: type[Exception], bad: dict[str, Any]) -> None:
+    with pytest.raises(error, match=f"^{next(iter(bad))}"):
         case.module(**case.own, **bad)
+
+
+def test_modules_name_an_argument_they_do_not_have(case: Case) -> None:
+    with pytest.raises(TypeError, match=f"^{case.module.__name__}: unexpected argument 'weigth'"):
+        case.module(weigth=None)
+
+
+def test_use_backend_in_two_threads() -> None:
+    """Blocks that end in another order than they began leave nothing behind."""
+    first, second = mlloss_cuda.use_backend("reference"), mlloss_cuda.use_backend("reference")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert mlloss_cuda._backends._forced == "reference"
+    second.__exit__(None, None, None)
+    assert mlloss_cuda._backends._forced is None
 
 
 I64 = torch.int64

@@ -61,7 +61,7 @@ struct Call {
   Parameters parameters;
 };
 
-inline int64_t group_count(const Call& call) {
+MLLOSS_HD int64_t group_count(const Call& call) {
   switch (call.grouping) {
     case Grouping::kElement:
       return call.rows * call.labels;
@@ -92,5 +92,10 @@ struct BackwardOutputs {
   void* scale_gradient;                                      // T [rows] or null: sum over labels of x * d loss / d s
   void* label_gradient;                                      // T [labels] or null: sum over rows of d loss / d s
 };
+
+// In groups that cross rows a row's weight belongs to its elements, else to its loss.
+MLLOSS_HD bool crosses_rows(const Call& call) {
+  return call.grouping == Grouping::kMacro || call.grouping == Grouping::kMicro;
+}
 
 }  // namespace mlloss

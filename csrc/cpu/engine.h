@@ -201,8 +201,7 @@ class Engine {
   T factor_at(int64_t row, int64_t label) const {
     double f = call_.factor;
     if (call_.normalizer) f /= static_cast<double>(*static_cast<const T*>(call_.normalizer));
-    const bool crosses = call_.grouping == Grouping::kMacro || call_.grouping == Grouping::kMicro;
-    if (!crosses) f *= static_cast<double>(sample_weight(row));
+    if (!crosses_rows(call_)) f *= static_cast<double>(sample_weight(row));
     if (const T* grad_output = grad_output_at(row, label)) {
       if (work_.backward->grad_output_label_stride == 0) f *= static_cast<double>(*grad_output);
     }
@@ -439,8 +438,7 @@ class Engine {
 
   // A grad_output for each element, and the exact zeros of what is excluded.
   void settle(const Tile<T>& tile, int64_t row, int64_t label, T* g) const {
-    const bool crosses = call_.grouping == Grouping::kMacro || call_.grouping == Grouping::kMicro;
-    if (!crosses && sample_weight(row) == T(0)) {
+    if (!crosses_rows(call_) && sample_weight(row) == T(0)) {
       for (int j = 0; j < tile.size; ++j) g[j] = T(0);
       return;
     }

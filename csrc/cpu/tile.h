@@ -245,9 +245,7 @@ class TileReader {
 
   void read_weights(int64_t row, int64_t begin, Tile<T>& tile) const {
     const T* weight = static_cast<const T*>(call_.weight);
-    // In groups that cross rows a row's weight belongs to its elements.
-    const bool crosses = call_.grouping == Grouping::kMacro || call_.grouping == Grouping::kMicro;
-    const T* sample_weight = crosses ? static_cast<const T*>(call_.sample_weight) : nullptr;
+    const T* sample_weight = crosses_rows(call_) ? static_cast<const T*>(call_.sample_weight) : nullptr;
     if (weight) {
       own_weights(tile);
       int zeros = 0;

@@ -7,7 +7,7 @@
 //   evaluate(e)            -> {value, d value / d s}
 // or, for kGroup (a row; for Dice also a label or everything),
 //   kMaxima, kSums, kCoefficients
-//   maxima(e, m)           max-reduces e into m; m starts at initial_maxima()
+//   maxima(e, m)           max-reduces e into m; each m starts at initial_maximum()
 //   sums(e, m)             what e adds to the group's sums, with the maxima fixed at m
 //   unsafe(sums)           the sums with m at its start overflowed: take them again with maxima
 //   rescale(sums, from, to)  the sums, when the maxima move

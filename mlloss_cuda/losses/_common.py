@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypedDict, TypeVar
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ from .. import _ops
 from .. import _validation as check
 from ..targets import CSRTargets
 
-__all__ = ["LossModule", "documented"]
+__all__ = ["CommonArguments", "LossModule", "documented"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,7 +22,7 @@ _ARGUMENTS = """
     targets: dense bool, integer or floating ``[..., L]``, a ``CSRTargets`` of as many rows, or a
         ``torch.sparse_csr`` tensor. Integers >= 1 are positive, floating values are probabilities.
         A negative target that is not ``ignore_index`` makes its row NaN (its element, in
-        element-wise losses).
+        element-wise losses). No gradient.
 """
 
 _KEYWORDS = """
@@ -39,8 +39,9 @@ _KEYWORDS = """
         rounded. Default None.
     reduction: ``"none"`` gives {none}, ``"sum"`` their sum, ``"mean"`` (default) their mean,
         ``"batchmean"`` their sum over the number of rows. Excluded and weighted ones count.
-    inplace_backward: the gradient takes the logits' memory. For contiguous logits that an operation
-        made, and one backward; not for logits made outside a re-entrant checkpoint. Default False.
+    inplace_backward: the gradient takes the logits' memory, in the forward already: nothing else may
+        read them after it. For contiguous logits that an operation made, and one backward; not for
+        logits made outside a re-entrant checkpoint. Default False.
 """
 
 _RETURNS = """
@@ -79,50 +80,84 @@ def documented(
     return fill
 
 
+class CommonArguments(TypedDict, total=False):
+    """What the constructor of every module takes besides the loss's own arguments."""
+
+    weight: Tensor | None
+    label_smoothing: float
+    ignore_index: int | None
+    logit_scale: float | Tensor
+    logit_bias: Tensor | None
+    normalizer: float | Tensor | None
+    reduction: str
+    inplace_backward: bool
+
+
+_DEFAULTS: CommonArguments = {
+    "weight": None,
+    "label_smoothing": 0.0,
+    "ignore_index": None,
+    "logit_scale": 1.0,
+    "logit_bias": None,
+    "normalizer": None,
+    "reduction": "mean",
+    "inplace_backward": False,
+}
+
+
+def _check_common(arguments: dict[str, Any]) -> None:
+    """What can be checked before there are logits."""
+    reduction = check.check_choice("reduction", arguments["reduction"], _ops.REDUCTIONS)
+    check.check_number("label_smoothing", arguments["label_smoothing"], 0.0, 1.0, open_high=True)
+    check.check_ignore_index(arguments["ignore_index"])
+    check.check_bool("inplace_backward", arguments["inplace_backward"])
+    for name in ("weight", "logit_bias"):
+        value = arguments[name]
+        if value is not None and not (isinstance(value, Tensor) and value.dim() == 1):
+            raise TypeError(f"{name}: expected a tensor of shape [L] or None, got {value!r}")
+    if not isinstance(arguments["logit_scale"], Tensor):
+        check.check_number("logit_scale", arguments["logit_scale"])
+    normalizer = arguments["normalizer"]
+    if normalizer is None:
+        return
+    if reduction != "sum":
+        raise ValueError(f"normalizer: expected reduction='sum' with it, got reduction={reduction!r}")
+    if not isinstance(normalizer, Tensor):
+        check.check_number("normalizer", normalizer, 0.0, open_low=True)
+
+
 class LossModule(nn.Module):
     """The base of every loss module: keeps a loss's arguments, calls its function.
 
-    ``weight`` and ``logit_bias`` become buffers; learnable tensors (``nn.Parameter``) stay parameters.
+    ``weight`` and ``logit_bias`` are buffers, as are other tensors; what is to be learned is passed as
+    an ``nn.Parameter``.
     """
 
     _function: ClassVar[Callable[..., Tensor]]
 
-    def __init__(
-        self,
-        own: dict[str, Any],
-        *,
-        weight: Tensor | None = None,
-        label_smoothing: float = 0.0,
-        ignore_index: int | None = None,
-        logit_scale: float | Tensor = 1.0,
-        logit_bias: Tensor | None = None,
-        normalizer: float | Tensor | None = None,
-        reduction: str = "mean",
-        inplace_backward: bool = False,
-    ) -> None:
+    def __init__(self, own: dict[str, Any], common: CommonArguments) -> None:
         super().__init__()
-        check.check_choice("reduction", reduction, _ops.REDUCTIONS)
-        check.check_number("label_smoothing", label_smoothing, 0.0, 1.0, open_high=True)
-        check.check_ignore_index(ignore_index)
-        check.check_bool("inplace_backward", inplace_backward)
-        arguments = {
-            **own,
-            "weight": weight,
-            "label_smoothing": label_smoothing,
-            "ignore_index": ignore_index,
-            "logit_scale": logit_scale,
-            "logit_bias": logit_bias,
-            "normalizer": normalizer,
-            "reduction": reduction,
-            "inplace_backward": inplace_backward,
-        }
+        unknown = set(common) - set(_DEFAULTS)
+        if unknown:
+            raise TypeError(f"{type(self).__name__}: unexpected argument {sorted(unknown)[0]!r}")
+        arguments: dict[str, Any] = {**own, **_DEFAULTS, **common}
+        _check_common(arguments)
         self._names = tuple(arguments)
         self._shown = tuple(own)
         for name, value in arguments.items():
-            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-                self.register_buffer(name, value)
-            else:
-                setattr(self, name, value)
+            self._keep(name, value)
+
+    def _keep(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Parameter):
+            self.register_parameter(name, value)
+        elif isinstance(value, Tensor) or name in ("weight", "logit_bias"):
+            if value is not None and value.requires_grad:
+                raise ValueError(
+                    f"{name}: expected an nn.Parameter for what is learned, got a tensor that requires grad"
+                )
+            self.register_buffer(name, value)
+        else:
+            setattr(self, name, value)
 
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
         """The loss; shapes as in the function of the same name."""
@@ -131,5 +166,6 @@ class LossModule(nn.Module):
 
     def extra_repr(self) -> str:
         """The loss's own arguments and the reduction."""
-        shown = [f"{name}={getattr(self, name)!r}" for name in self._shown]
+        values = [(name, getattr(self, name)) for name in self._shown]
+        shown = [f"{name}=<{tuple(v.shape)}>" if isinstance(v, Tensor) else f"{name}={v!r}" for name, v in values]
         return ", ".join([*shown, f"reduction={self.reduction!r}"])

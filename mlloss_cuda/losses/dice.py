@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
 from .._registry import LossSpec, register
 from ..targets import CSRTargets
-from ._common import LossModule, documented
+from ._common import CommonArguments, LossModule, documented
 
 __all__ = ["DiceLoss", "dice_loss"]
 
@@ -130,7 +129,9 @@ class DiceLoss(LossModule):
 
     _function = staticmethod(dice_loss)
 
-    def __init__(self, *, smooth: float = 1.0, squared: bool = False, average: str = "samples", **common: Any) -> None:
+    def __init__(
+        self, *, smooth: float = 1.0, squared: bool = False, average: str = "samples", **common: Unpack[CommonArguments]
+    ) -> None:
         _parameters(smooth, squared)
         check.check_choice("average", average, _AVERAGES)
-        super().__init__({"smooth": smooth, "squared": squared, "average": average}, **common)
+        super().__init__({"smooth": smooth, "squared": squared, "average": average}, common)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
 from .._registry import LossSpec, register
 from ..targets import CSRTargets
-from ._common import LossModule, documented
+from ._common import CommonArguments, LossModule, documented
 
 __all__ = ["SigmoidFocalLoss", "sigmoid_focal_loss"]
 
@@ -134,6 +133,6 @@ class SigmoidFocalLoss(LossModule):
 
     _function = staticmethod(sigmoid_focal_loss)
 
-    def __init__(self, *, alpha: float | None = 0.25, gamma: float = 2.0, **common: Any) -> None:
+    def __init__(self, *, alpha: float | None = 0.25, gamma: float = 2.0, **common: Unpack[CommonArguments]) -> None:
         _parameters(alpha, gamma)
-        super().__init__({"alpha": alpha, "gamma": gamma}, **common)
+        super().__init__({"alpha": alpha, "gamma": gamma}, common)

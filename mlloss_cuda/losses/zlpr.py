@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
 from .._registry import LossSpec, register
 from ..targets import CSRTargets
-from ._common import LossModule, documented
+from ._common import CommonArguments, LossModule, documented
 
 __all__ = ["ZLPRLoss", "zlpr_loss"]
 
@@ -85,7 +84,7 @@ def zlpr_loss(
     Args:
         {logits}
         threshold: s0 in place of 0 (TLPR), the loss of ``logits - threshold``: a number, a 0-d
-            tensor, a tensor ``[..., 1]`` for each row or ``[L]`` for each label. Tensors may
+            tensor, or a tensor that broadcasts to rows ``[..., 1]`` or to labels ``[L]``. Tensors may
             require gradients. Default 0.0.
         {keywords}
 
@@ -135,7 +134,7 @@ class ZLPRLoss(LossModule):
 
     _function = staticmethod(zlpr_loss)
 
-    def __init__(self, *, threshold: float | Tensor = 0.0, **common: Any) -> None:
+    def __init__(self, *, threshold: float | Tensor = 0.0, **common: Unpack[CommonArguments]) -> None:
         if not isinstance(threshold, Tensor):
             check.check_number("threshold", threshold)
-        super().__init__({"threshold": threshold}, **common)
+        super().__init__({"threshold": threshold}, common)
