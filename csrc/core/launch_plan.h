@@ -84,23 +84,6 @@ constexpr int64_t kMaxLabels = (int64_t{1} << 31) - 1024;  // labels within a ro
 constexpr int64_t kStaticShared = 1024;                    // at most, for block reductions
 constexpr int64_t kChunkBytes = 16;
 
-inline int64_t bytes_of(DType dtype) {
-  switch (dtype) {
-    case DType::kDouble:
-    case DType::kInt64:
-      return 8;
-    case DType::kFloat:
-    case DType::kInt32:
-      return 4;
-    case DType::kHalf:
-    case DType::kBFloat16:
-    case DType::kInt16:
-      return 2;
-    default:
-      return 1;
-  }
-}
-
 // Chunks begin on 16 bytes; a row that does not begins and ends with a partial one.
 inline int64_t most_chunks(int64_t labels, DType dtype) {
   const int64_t width = kChunkBytes / bytes_of(dtype);

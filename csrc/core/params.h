@@ -11,6 +11,23 @@ namespace mlloss {
 
 enum class DType : int8_t { kBool, kUInt8, kInt8, kInt16, kInt32, kInt64, kHalf, kBFloat16, kFloat, kDouble };
 
+MLLOSS_HD int64_t bytes_of(DType dtype) {
+  switch (dtype) {
+    case DType::kDouble:
+    case DType::kInt64:
+      return 8;
+    case DType::kFloat:
+    case DType::kInt32:
+      return 4;
+    case DType::kHalf:
+    case DType::kBFloat16:
+    case DType::kInt16:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
 // Over what a group loss forms its statistics; element-wise losses have none.
 enum class Grouping : int8_t { kElement, kSamples, kMacro, kMicro };
 

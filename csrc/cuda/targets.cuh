@@ -25,7 +25,8 @@ class TargetReader {
 
   MLLOSS_DEVICE void start(int64_t row) {
     if (!sparse()) {
-      start_ = reinterpret_cast<int64_t>(call_.targets) + row * call_.targets_row_stride * bytes(call_.targets_dtype);
+      start_ =
+          reinterpret_cast<int64_t>(call_.targets) + row * call_.targets_row_stride * bytes_of(call_.targets_dtype);
       return;
     }
     start_ = clamp(index(call_.crow_indices, row));
@@ -62,23 +63,6 @@ class TargetReader {
   MLLOSS_DEVICE bool sparse() const { return call_.crow_indices != nullptr; }
 
   // ---- dense ---------------------------------------------------------------------------------------
-
-  static MLLOSS_DEVICE int bytes(DType dtype) {
-    switch (dtype) {
-      case DType::kDouble:
-      case DType::kInt64:
-        return 8;
-      case DType::kFloat:
-      case DType::kInt32:
-        return 4;
-      case DType::kHalf:
-      case DType::kBFloat16:
-      case DType::kInt16:
-        return 2;
-      default:
-        return 1;
-    }
-  }
 
   MLLOSS_DEVICE void read_dense(int label, bool whole, ChunkTargets<T, V>& t) const {
     switch (call_.targets_dtype) {
