@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sysconfig
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,10 +137,16 @@ def backends() -> dict[str, BackendStatus]:
     return {name: _status(name) for name in (*_engines, "reference")}
 
 
+class _Request:
+    """One ``use_backend`` block. Blocks in several threads end in any order: each takes out its own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 # A module global, not a ContextVar: torch.compile(fullgraph=True) reads one and not the other.
 _forced: str | None = None
-_requests: list[list[str]] = []
-_requests_lock = threading.Lock()
+_requests: list[_Request] = []
 _warned: set[str] = set()
 
 
@@ -166,17 +171,14 @@ def use_backend(name: str) -> Iterator[None]:
     status = _status(name)
     if not status.usable:
         raise ValueError(f"name: the backend {name!r} is not usable: {status.reason}")
-    request = [name]  # a list, to be told from another request for the same backend
-    with _requests_lock:
-        _requests.append(request)
-        _forced = name
+    request = _Request(name)
+    _requests.append(request)
+    _forced = name
     try:
         yield
     finally:
-        with _requests_lock:
-            # Blocks in several threads end in any order.
-            _requests[:] = [other for other in _requests if other is not request]
-            _forced = _requests[-1][0] if _requests else None
+        _requests.remove(request)
+        _forced = _requests[-1].name if _requests else None
 
 
 def choose(device_type: str) -> str:

@@ -291,6 +291,18 @@ class TestCompile:
             with torch.no_grad():
                 assert torch.equal(step(x, y)[0], value.detach())
 
+    def test_use_backend_inside(self, logits: Tensor, targets: Tensor) -> None:
+        torch._dynamo.reset()
+
+        @torch.compile(fullgraph=True, backend="aot_eager")
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            with mlloss_cuda.use_backend("reference"):
+                return zlpr_loss(x, y)
+
+        x = logits.requires_grad_()
+        for _ in range(2):
+            torch.testing.assert_close(step(x, targets), zlpr_loss(x, targets))
+
     def test_few_recompilations_as_nnz_varies(self, backend: Backend, generator: torch.Generator) -> None:
         torch._dynamo.reset()
         counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
