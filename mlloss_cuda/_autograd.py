@@ -35,7 +35,7 @@ class Sides(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What is no tensor. ``namespace`` is the engine's; the rest is in the order of the schemas."""
+    """What is no tensor: the engine's namespace, then arguments of the ops, then what the Function decides by."""
 
     namespace: str
     loss: str
@@ -50,7 +50,18 @@ class Options(NamedTuple):
 
 
 def _shared(sides: Sides, options: Options) -> tuple[Any, ...]:
-    return (*sides, options.loss, list(options.parameters), *options[3:9])
+    """The arguments that every op begins with after the logits, in the schemas' order."""
+    return (
+        *sides,
+        options.loss,
+        list(options.parameters),
+        options.grouping,
+        options.reduction,
+        options.scale,
+        options.offset,
+        options.label_smoothing,
+        options.ignore_index,
+    )
 
 
 class _Once(torch.autograd.Function):

@@ -70,16 +70,22 @@ def _fake_value(logits: torch.Tensor, grouping: int, reduction: int) -> torch.Te
     return logits.new_empty((_groups(logits, grouping),), dtype=dtype)
 
 
+# Places among a fake's arguments after the logits.
+_NAMES = tuple(part.split()[-1] for part in _SHARED.split(", "))
+_LOSS, _GROUPING, _REDUCTION = (_NAMES.index(name) for name in ("loss", "grouping", "reduction"))
+_OWN = len(_NAMES)  # where the op's own arguments begin
+
+
 def _fake_forward_(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    loss, grouping, reduction, keep = args[10], args[12], args[13], args[18]
-    kept = (_COEFFICIENTS[loss], _groups(logits, grouping)) if keep else (0, 0)
+    keep = args[_OWN]
+    kept = (_COEFFICIENTS[args[_LOSS]], _groups(logits, args[_GROUPING])) if keep else (0, 0)
     coefficients = logits.new_empty(kept, dtype=compute_dtype(logits))
-    return _fake_value(logits, grouping, reduction), coefficients
+    return _fake_value(logits, args[_GROUPING], args[_REDUCTION]), coefficients
 
 
 def _fake_forward(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    shape = logits.shape if args[19] else (0,)
-    return *_fake_forward_(logits, *args[:19]), logits.new_empty(shape)
+    form_gradient = args[_OWN + 1]
+    return *_fake_forward_(logits, *args), logits.new_empty(logits.shape if form_gradient else (0,))
 
 
 def _fake_sums(logits: torch.Tensor, row: bool, scale: bool, label: bool) -> tuple[torch.Tensor, ...]:
@@ -89,13 +95,15 @@ def _fake_sums(logits: torch.Tensor, row: bool, scale: bool, label: bool) -> tup
     return tuple(logits.new_empty((size,), dtype=dtype) for size in sizes)
 
 
+# After the shared arguments: coefficients, grad_output, then what is needed.
 def _fake_backward(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    need_logits, *sums = args[20:24]
-    return logits.new_empty(logits.shape if need_logits else (0,)), *_fake_sums(logits, *sums)
+    need_logits, row, scale, label = args[_OWN + 2 :]
+    return logits.new_empty(logits.shape if need_logits else (0,)), *_fake_sums(logits, row, scale, label)
 
 
 def _fake_backward_(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    return _fake_sums(logits, *args[20:23])
+    row, scale, label = args[_OWN + 2 :]
+    return _fake_sums(logits, row, scale, label)
 
 
 _FAKES: dict[str, Callable[..., Any]] = {

@@ -89,9 +89,8 @@ def arguments_of(case: Case, reduction: int, device: str, generator: torch.Gener
         row_offset=torch.rand(rows, generator=generator).to(device),
     )
     spec = next(spec for spec in _registry.all_losses() if spec.name == case.spec)
-    own = {"zlpr": [], "sigmoid_focal": [2.0, 0.75, 0.25], "dice": [1.0, 0.0]}[case.spec]
     grouping = case.own.get("average", spec.groupings[0])
-    return (*sides, case.spec, own, _ops.GROUPINGS.index(grouping), reduction, 1.0, 0.25, 0.0, None)
+    return (*sides, case.spec, list(case.parameters), _ops.GROUPINGS.index(grouping), reduction, 1.0, 0.25, 0.0, None)
 
 
 @pytest.mark.parametrize("sparse", (False, True))

@@ -17,6 +17,7 @@ class Case:
     function: Callable[..., Tensor]
     module: type
     own: dict[str, Any] = field(default_factory=dict)
+    parameters: tuple[float, ...] = ()  # what of them reaches the functor
     # (s [L], y [L]) -> the loss of one row (or its elements' losses) in float64, straight from the paper
     definition: Callable[[Tensor, Tensor], Tensor] | None = None
 
