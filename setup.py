@@ -57,6 +57,9 @@ class CMakeBuild(build_ext):
         # CMAKE_ARGS, as other CMake-built packages read it; CMake itself reads CUDAARCHS and CUDACXX.
         configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         subprocess.run(configure, check=True)
+        # Linked anew, so that what an earlier configuration made is not taken for this one's.
+        for library in build.glob("_*.so"):
+            library.unlink()
         subprocess.run([cmake, "--build", str(build)], check=True)
         self.made = build
         super().run()
