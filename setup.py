@@ -46,7 +46,7 @@ class CMakeBuild(build_ext):
         cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
         configure = [
             *(cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
-            "-UCMAKE_CUDA_ARCHITECTURES",  # of this build, not of the one before
+            *("-UCMAKE_CUDA_ARCHITECTURES", "-UMLLOSS_CUDA"),  # of this build, not of the one before
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11 / 'share/cmake/pybind11'}",
             *cmake_paths(),
