@@ -15,7 +15,7 @@ from .conftest import Backend
 from .inputs import (
     LAYOUTS,
     SOFT_LAYOUTS,
-    Outcome,
+    Reference,
     as_layout,
     assert_within_budget,
     evaluate,
@@ -28,15 +28,6 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 REDUCTIONS = ("none", "sum", "mean", "batchmean")
 # One label, odd rows within a tile, whole and broken tiles, and rows enough to be shared by threads.
 SHAPES = ((3, 1), (5, 37), (3, 4500), (17, 2048), (16, 2111))
-
-
-def references(
-    call: Any, logits: torch.Tensor, targets: Any, grad_output: torch.Tensor | None = None, **arguments: Any
-) -> tuple[Outcome, Outcome]:
-    """In float64, and in the precision under test."""
-    with mlloss_cuda.use_backend("reference"):
-        exact = evaluate(call, logits.double(), targets, grad_output, **arguments)
-        return exact, evaluate(call, logits, targets, grad_output, **arguments)
 
 
 def random_grad_output(generator: torch.Generator, call: Any, logits: torch.Tensor, targets: Any, **arguments: Any):
@@ -59,11 +50,11 @@ def test_dtypes_reductions_shapes(
     logits = random_logits(generator, shape, dtype, backend.device)
     targets = as_layout(random_positives(generator, shape), "bool", backend.device)
     grad_output = random_grad_output(generator, served, logits, targets, reduction=reduction)
-    exact, plain = references(served, logits, targets, grad_output, reduction=reduction)
+    reference = Reference(served, logits, targets, grad_output, reduction=reduction)
     got = evaluate(served, logits, targets, grad_output, reduction=reduction)
     assert got.value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert got.gradient.dtype == dtype
-    assert_within_budget(got, exact, plain)
+    assert_within_budget(got, reference)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -75,8 +66,8 @@ def test_layouts_agree(
     logits = random_logits(generator, shape, dtype, backend.device)
     dense = random_positives(generator, shape, 0.01)
     got = evaluate(served, logits, as_layout(dense, layout, backend.device))
-    exact, plain = references(served, logits, dense.to(backend.device))
-    assert_within_budget(got, exact, plain)
+    reference = Reference(served, logits, dense.to(backend.device))
+    assert_within_budget(got, reference)
 
 
 @pytest.mark.parametrize("layout", SOFT_LAYOUTS)
@@ -90,8 +81,8 @@ def test_probabilities_and_smoothing(
     dense = random_probabilities(generator, shape)
     arguments = {"label_smoothing": smoothing, "reduction": "batchmean"}
     got = evaluate(served, logits, as_layout(dense, layout, backend.device), **arguments)
-    exact, plain = references(served, logits, dense.to(backend.device), **arguments)
-    assert_within_budget(got, exact, plain)
+    reference = Reference(served, logits, dense.to(backend.device), **arguments)
+    assert_within_budget(got, reference)
 
 
 @pytest.mark.parametrize("layout", ("bool", "int64", "csr64", "float32"))
@@ -119,8 +110,8 @@ def test_weights_offsets_and_scale(
         arguments["normalizer"] = 37.0
     targets = as_layout(dense, layout, device)
     grad_output = random_grad_output(generator, served, logits, targets, **arguments)
-    exact, plain = references(served, logits, targets, grad_output, **arguments)
-    assert_within_budget(evaluate(served, logits, targets, grad_output, **arguments), exact, plain)
+    reference = Reference(served, logits, targets, grad_output, **arguments)
+    assert_within_budget(evaluate(served, logits, targets, grad_output, **arguments), reference)
 
 
 @pytest.mark.parametrize("layout", ("int8", "int64", "float32", "csr32", "csr64"))
@@ -139,14 +130,14 @@ def test_unknown_labels(
     arguments: dict[str, Any] = {"reduction": "sum", "ignore_index": -1}
     if weighted:
         arguments["weight"] = torch.rand(shape[1], generator=generator).to(device)
-    exact, plain = references(served, logits, dense.to(device), **arguments)
+    reference = Reference(served, logits, dense.to(device), **arguments)
     poisoned = logits.clone()
     poisoned[unknown.to(device)] = torch.nan
     targets: Any = as_layout(dense, layout, device)
     if isinstance(targets, CSRTargets):
         arguments["ignore_index"] = None
     got = evaluate(served, poisoned, targets, **arguments)
-    assert_within_budget(got, exact, plain)
+    assert_within_budget(got, reference)
     assert torch.equal(got.gradient[unknown.to(device)], torch.zeros(int(unknown.sum()), device=device))
 
 
