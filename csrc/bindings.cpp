@@ -1,6 +1,9 @@
 // The pybind11 module _C: what the libraries were built with, and the launch planner. No torch in it.
 #include <pybind11/pybind11.h>
 
+#include <string>
+#include <utility>
+
 #include "core/launch_plan.h"
 
 namespace py = pybind11;
@@ -16,15 +19,34 @@ py::dict build_information() {
   return information;
 }
 
+mlloss::DType dtype_named(const std::string& name) {
+  using mlloss::DType;
+  constexpr std::pair<const char*, DType> kNames[] = {
+      {"bool", DType::kBool},     {"uint8", DType::kUInt8},   {"int8", DType::kInt8},    {"int16", DType::kInt16},
+      {"int32", DType::kInt32},   {"int64", DType::kInt64},   {"float16", DType::kHalf}, {"bfloat16", DType::kBFloat16},
+      {"float32", DType::kFloat}, {"float64", DType::kDouble}};
+  for (const auto& [known, dtype] : kNames) {
+    if (name == known) return dtype;
+  }
+  throw py::value_error("dtype: " + name + " is not one that the kernels take");
+}
+
+mlloss::Grouping grouping_named(const std::string& name) {
+  using mlloss::Grouping;
+  if (name == "element") return Grouping::kElement;
+  if (name == "samples") return Grouping::kSamples;
+  if (name == "macro") return Grouping::kMacro;
+  if (name == "micro") return Grouping::kMicro;
+  throw py::value_error("grouping: " + name + " is not element, samples, macro or micro");
+}
+
 // The plans of a forward and a backward pass on a well-known device of that capability: fields, and in
-// words. `strategy` is a number of core/launch_plan.h; 0 leaves the choice to the planner.
-py::dict launch_plan(int64_t rows, int64_t labels, const std::string& dtype, bool element_wise, bool gradient,
-                     int capability, int strategy) {
-  const mlloss::DType type = dtype == "float64"    ? mlloss::DType::kDouble
-                             : dtype == "bfloat16" ? mlloss::DType::kBFloat16
-                             : dtype == "float16"  ? mlloss::DType::kHalf
-                                                   : mlloss::DType::kFloat;
-  const mlloss::Problem problem{rows, labels, type, element_wise, gradient};
+// words. `targets` is a dtype, or "csr". `strategy` is a number of core/launch_plan.h; 0 leaves the choice
+// to the planner.
+py::dict launch_plan(int64_t rows, int64_t labels, const std::string& dtype, const std::string& grouping,
+                     const std::string& targets, bool gradient, int capability, int strategy) {
+  mlloss::Problem problem{rows, labels, dtype_named(dtype), grouping_named(grouping), gradient};
+  if (targets != "csr") problem.target_bytes = mlloss::staged_target_bytes(problem.dtype, dtype_named(targets));
   const mlloss::DeviceFacts facts = mlloss::known_device(capability);
   const mlloss::LaunchPlan forward = mlloss::plan_forward(problem, facts, static_cast<mlloss::Strategy>(strategy));
   py::dict plan;
@@ -34,16 +56,29 @@ py::dict launch_plan(int64_t rows, int64_t labels, const std::string& dtype, boo
   plan["shared_bytes"] = forward.shared_bytes;
   plan["vector_width"] = forward.vector_width;
   plan["tiles"] = forward.tiles;
+  plan["cluster"] = forward.cluster;
+  plan["rows_per_wave"] = forward.rows_per_wave;
   plan["reads"] = forward.reads;
   plan["forward"] = mlloss::describe(forward);
   plan["backward"] = mlloss::describe(mlloss::plan_backward(problem, facts));
   return plan;
 }
 
+// By number: what may be asked for.
+py::dict strategies() {
+  py::dict names;
+  for (const mlloss::Strategy strategy : mlloss::kStrategies) {
+    names[mlloss::name_of(strategy)] = static_cast<int>(strategy);
+  }
+  return names;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.def("build_information", &build_information);
-  m.def("launch_plan", &launch_plan, py::arg("rows"), py::arg("labels"), py::arg("dtype"), py::arg("element_wise"),
-        py::arg("gradient"), py::arg("capability"), py::arg("strategy") = 0);
+  m.def("launch_plan", &launch_plan, py::arg("rows"), py::arg("labels"), py::arg("dtype"),
+        py::arg("grouping") = "samples", py::arg("targets") = "bool", py::arg("gradient") = true,
+        py::arg("capability") = 90, py::arg("strategy") = 0);
+  m.def("strategies", &strategies);
 }

@@ -48,9 +48,9 @@ def _print_plans(rows: int, labels: int, dtype: str) -> None:
         print("launch plans: the compiled extension is not installed")
         return
     print(f"launch plans, {rows} x {labels} {dtype}, forward with gradient:")
-    for kind, element_wise in (("element-wise losses", True), ("row-wise losses", False)):
+    for kind, grouping in (("element-wise losses", "element"), ("row-wise losses", "samples")):
         for capability in _CAPABILITIES:
-            plan = plans(rows, labels, dtype, element_wise, True, capability)
+            plan = plans(rows, labels, dtype, grouping, capability=capability)
             print(f"  {kind}, sm_{capability}: {plan['forward']}")
 
 

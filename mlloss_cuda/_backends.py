@@ -23,7 +23,9 @@ __all__ = [
     "build_information",
     "choose",
     "launch_plan",
+    "library_path",
     "namespace_of",
+    "strategies",
     "use_backend",
 ]
 
@@ -44,10 +46,14 @@ def _load_extension() -> tuple[ModuleType | None, str]:
         return None, f"the compiled extension is not installed ({error}); {_REBUILD}"
 
 
+def library_path(name: str) -> Path:
+    """Of ``_cpu`` or ``_cuda``, as this interpreter's build names it; another one's may lie beside it."""
+    return Path(__file__).parent / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
 def _load_library(name: str) -> str:
     """Load one kernel library's ops; the reason if it cannot be."""
-    # This interpreter's: another one's may lie beside it, from an older build.
-    library = Path(__file__).parent / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    library = library_path(name)
     if not library.exists():
         return f"the library {library.name} was not built; {_REBUILD}"
     try:
@@ -66,8 +72,14 @@ def build_information() -> dict[str, str]:
     return dict(_extension.build_information()) if _extension else {}
 
 
-# (rows, labels, dtype, element_wise, gradient, capability) -> the plan's fields, and in words.
+# (rows, labels, dtype, grouping="samples", targets="bool", gradient=True, capability=90, strategy=0)
+# -> the plan's fields, and in words.
 launch_plan = _extension.launch_plan if _extension else None
+
+
+def strategies() -> dict[str, int]:
+    """The launch strategies' numbers, for tests and benchmarks that ask for one (``mlloss_cuda_strategy``)."""
+    return dict(_extension.strategies()) if _extension else {}
 
 
 def _load_cuda() -> str:

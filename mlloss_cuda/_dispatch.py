@@ -62,11 +62,6 @@ def evaluate(
     offset, label_offset, row_offset = _offsets(threshold, logit_bias, logits)
 
     backend = _backends.choose(logits.device.type)
-    if backend == "cuda" and grouping not in spec.cuda_groupings:
-        raise ValueError(
-            f"average: {grouping!r} has no CUDA kernel in this version, expected one of "
-            f'{spec.cuda_groupings}; `with use_backend("reference"):` runs it in plain PyTorch'
-        )
     if backend == "cuda" and labels > _MOST_CUDA_LABELS:
         raise ValueError(f"logits: the CUDA kernels take at most {_MOST_CUDA_LABELS} labels, got {labels}")
     flat = logits if logits.dim() == 2 else logits.reshape(rows, labels)

@@ -25,7 +25,6 @@ class LossSpec:
     name: str  # as in csrc/losses/registry.h
     groupings: tuple[str, ...]  # of _ops.GROUPINGS
     coefficients: int  # the functor's kCoefficients
-    cuda_groupings: tuple[str, ...]  # those that the CUDA engine has so far
     reference: Callable[..., torch.Tensor]
 
     @property

@@ -19,9 +19,8 @@ from mlloss_cuda import BackendStatus, _backends
 
 from .cases import Case, all_cases
 
-# Numbers of csrc/core/launch_plan.h.
-STRATEGIES = {"automatic": 0, "streaming": 2, "resident": 3}
-ENGINES = (("cpu", "cpu"), ("cuda", "cuda"))
+# That group losses are tested with on the CUDA engine.
+STRATEGIES = ("streaming", "resident", "split", "cluster")
 SEED = int(os.environ.get("MLLOSS_TEST_SEED", random.SystemRandom().randrange(2**31)))
 
 
@@ -44,15 +43,24 @@ class Backend:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        if self.library is not None:
-            ctypes.CDLL(str(self.library)).mlloss_cuda_strategy(STRATEGIES[self.strategy])
-        with mlloss_cuda.use_backend(self.name):
+        with self._strategy(), mlloss_cuda.use_backend(self.name):
             yield
 
+    @contextmanager
+    def _strategy(self) -> Iterator[None]:
+        if self.library is None:
+            yield
+            return
+        ask = ctypes.CDLL(str(self.library)).mlloss_cuda_strategy
+        ask(_backends.strategies()[self.strategy])
+        yield
+        ask(0)
+
     def serves(self, case: Case) -> bool:
-        if self.strategy == "resident" and case.spec == "sigmoid_focal":
-            return False  # has no rows to hold: the other run of it is the same
-        return self.name == "cpu" or case.own.get("average", "samples") == "samples"
+        """Whether the strategy makes a difference: without rows to hold, runs of others are the same."""
+        if case.spec == "sigmoid_focal":
+            return self.strategy in ("automatic", STRATEGIES[0])
+        return case.own.get("average", "samples") == "samples" or self.strategy in ("automatic", "split")
 
 
 FUSED = pytest.StashKey[list[Backend]]()
@@ -74,10 +82,11 @@ def pytest_configure(config: pytest.Config) -> None:
             "emulated", _backends.Engine(lambda: BackendStatus(True, ""), ("cpu",), "mlloss_cuda_emulated")
         )
         torch.ops.load_library(str(library))
-        config.stash[FUSED] = [Backend("emulated", "cpu", library, name) for name in ("streaming", "resident")]
+        config.stash[FUSED] = [Backend("emulated", "cpu", library, name) for name in STRATEGIES]
     else:
         found = mlloss_cuda.backends()
-        config.stash[FUSED] = [Backend(name, device) for name, device in ENGINES if found[name].usable]
+        cuda = [Backend("cuda", "cuda", _backends.library_path("_cuda"), name) for name in STRATEGIES]
+        config.stash[FUSED] = [Backend("cpu", "cpu")] * found["cpu"].usable + cuda * found["cuda"].usable
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -92,7 +101,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what the emulator's run would only repeat: tests of no fused backend, and of losses it refuses."""
+    """Leaves out what the emulator's run would only repeat: tests of no fused backend, and strategies that make no difference."""
     kept = [item for item in items if _runs(config, item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
@@ -103,7 +112,7 @@ def _runs(config: pytest.Config, item: pytest.Item) -> bool:
     backend, case = parameters.get("backend"), parameters.get("case")
     if backend is None:
         return not config.getoption("--emulated")
-    return case is None or backend.serves(case)
+    return backend.serves(case) if case else True
 
 
 @pytest.fixture
@@ -125,5 +134,5 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture
 def served(backend: Backend, case: Case) -> Case:
-    """A case that the backend has; that the CUDA engine refuses the others is in test_validation.py."""
+    """A case, while the backend is in use."""
     return case

@@ -102,7 +102,7 @@ struct ForwardOutputs {
 // A pass over the logits with the coefficients known.
 struct BackwardOutputs {
   const void* coefficients;                                  // T [kCoefficients, groups]; null for element-wise losses
-  const void* grad_output;                                   // T
+  const void* grad_output;                                   // T; null: 1
   int64_t grad_output_row_stride, grad_output_label_stride;  // 0 and 0: a scalar
   void* gradient;                                            // as above, or null
   void* row_gradient;                                        // T [rows] or null: sum over labels of d loss / d s

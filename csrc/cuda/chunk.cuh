@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../losses/functor.h"
+#include "feed.cuh"
 #include "targets.cuh"
 
 namespace mlloss {
@@ -71,14 +72,14 @@ class ChunkReader {
     plain_ = scale_ == T(1) && offset_ == T(0) && !call_.label_offset;
   }
 
-  // `x`: the logits of lanes that lie in the row; the others' are ignored. Labels must not go down.
-  MLLOSS_DEVICE Chunk<T, V> read(int label, const T* x) {
+  // `x`: the logits of lanes that lie in the row, all of them if `whole`; the others' are ignored. `staged`: as
+  // TargetReader has it. Labels must not go down.
+  MLLOSS_DEVICE Chunk<T, V> read(int label, bool whole, const T* x, const unsigned char* staged) {
     Chunk<T, V> chunk;
     chunk.label = label;
 #pragma unroll
     for (int i = 0; i < V; ++i) chunk.s[i] = x[i];
-    const bool whole = label >= 0 && label <= static_cast<int>(call_.labels) - V;
-    const ChunkTargets<T, V> targets = targets_.read(label, whole);
+    const ChunkTargets<T, V> targets = targets_.read(label, whole, staged);
     chunk.positive = targets.positive;
     chunk.excluded = targets.excluded;
     chunk.soft = targets.soft;
@@ -146,10 +147,12 @@ template <class In>
 using RowChunk = Chunk<Compute<In>, kWidth<In>>;
 
 template <class In>
-MLLOSS_DEVICE RowChunk<In> read_chunk(RowReader<In>& reader, const LogitsRow<In>& row, int chunk, uint4 raw) {
+MLLOSS_DEVICE RowChunk<In> read_chunk(RowReader<In>& reader, const LogitsRow<In>& row, const Fetched& chunk) {
   Compute<In> x[kWidth<In>];
-  unpack<In>(raw, x);
-  return reader.read(row.label_of(chunk), x);
+  unpack<In>(chunk.logits, x);
+  const int label = row.label_of(chunk.index);
+  const bool whole = row.whole(label);
+  return reader.read(label, whole, x, whole && row.targets ? chunk.targets : nullptr);
 }
 
 // What the reduction multiplies every value and gradient by.

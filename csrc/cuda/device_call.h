@@ -1,7 +1,7 @@
 // The call as kernels take it: with what is derived from it once, on the host, and not by every thread.
 #pragma once
 
-#include "../core/params.h"
+#include "../core/launch_plan.h"
 
 namespace mlloss {
 namespace cuda {
@@ -9,11 +9,21 @@ namespace cuda {
 struct DeviceCall : Call {
   // Smoothed targets: y * smooth_slope + smooth_floor
   double smooth_slope, smooth_floor;
+  // Labels that a whole chunk may begin at.
+  uint32_t whole_starts;
+  // Of dense targets, copied ahead with a chunk; 0: read where they are.
+  int target_bytes;
 
   explicit DeviceCall(const Call& call)
       : Call(call),
         smooth_slope(1.0 - call.label_smoothing),
-        smooth_floor(call.label_smoothing / static_cast<double>(call.labels)) {}
+        smooth_floor(call.label_smoothing / static_cast<double>(call.labels)),
+        whole_starts(static_cast<uint32_t>(std::max<int64_t>(0, call.labels - chunk_width(call.logits_dtype) + 1))),
+        target_bytes(target_bytes_of(call)) {}
+
+  static int target_bytes_of(const Call& call) {
+    return call.crow_indices ? 0 : staged_target_bytes(call.logits_dtype, call.targets_dtype);
+  }
 };
 
 }  // namespace cuda

@@ -27,8 +27,11 @@ class GradientOutput {
     const T weight = sample_weight<T>(call_, row);
     zero_ = weight == T(0);
     factor_ = call_factor_ * weight;
-    grad_output_ = static_cast<const T*>(out_.grad_output) + row * out_.grad_output_row_stride;
-    if (out_.grad_output_label_stride == 0) factor_ *= *grad_output_;
+    grad_output_ = static_cast<const T*>(out_.grad_output);
+    if (grad_output_) {
+      grad_output_ += row * out_.grad_output_row_stride;
+      if (out_.grad_output_label_stride == 0) factor_ *= *grad_output_;
+    }
     if (!wants_sums()) factor_ *= scale;
     scale_ = wants_sums() ? scale : T(1);
     memory_ = out_.gradient ? static_cast<In*>(out_.gradient) + row * call_.labels : nullptr;

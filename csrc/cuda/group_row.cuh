@@ -1,5 +1,5 @@
-// A row of a group loss by one block: statistics, value, coefficients, gradient. What is read from
-// where (global or shared memory) is the strategies' part.
+// A row of a group loss, or a block's part of one: statistics, value, coefficients, gradient. Which chunks
+// those are, and how they come, is the feed's part.
 #pragma once
 
 #include "block_reduce.cuh"
@@ -7,6 +7,10 @@
 
 namespace mlloss {
 namespace cuda {
+
+// Blocks a multiprocessor, at least, that kernels of kMaxThreads are compiled for.
+template <class In>
+constexpr int kGroupBlocks = sizeof(In) == 8 ? 1 : 3;
 
 template <class Loss, class T, int V>
 MLLOSS_DEVICE void chunk_gradient(const Loss& loss, const Chunk<T, V>& chunk, const Array<T, Loss::kCoefficients>& c,
@@ -35,23 +39,42 @@ class GroupRow {
     reader_.start(row);
   }
 
-  // `first` fetches a chunk for the first time, `again` whenever it is needed after that.
-  template <class First, class Again>
-  MLLOSS_DEVICE StatisticsOf<Loss, T> statistics(const LogitsRow<In>& row, First first, Again again) {
+  // Of the feed's chunks, which have begun to come; the same for all threads of the block. `more`: they
+  // will be visited again.
+  template <class Feed>
+  MLLOSS_DEVICE StatisticsOf<Loss, T> statistics(const LogitsRow<In>& row, const Feed& feed, bool more) {
     StatisticsOf<Loss, T> stats = identity<Loss, T>();
-    stats.sums = block_sum(thread_sums(row, stats.maxima, first));
+    const Sums sums = thread_sums(row, stats.maxima, feed);
+    if (more) feed.again(row);
+    stats.sums = block_sum(sums);
     // Rare, and the same for all threads: their sums are.
     if constexpr (Loss::kMaxima > 0) {
-      if (loss_.unsafe(stats.sums)) redo(row, again, stats);
+      if (loss_.unsafe(stats.sums)) redo(row, feed, more, stats);
     }
     return stats;
   }
 
-  // Thread 0 stores value and coefficients, and gets the value, for the total.
-  MLLOSS_DEVICE T conclude(const StatisticsOf<Loss, T>& stats, Coefficients& c) const {
+  // This thread's, with the maxima fixed.
+  template <class Feed>
+  MLLOSS_DEVICE Sums thread_sums(const LogitsRow<In>& row, const Maxima& maxima, const Feed& feed) {
+    Sums total = identity<Loss, T>().sums;
+    feed.run(row, [&](const Fetched& fetched) {
+      const RowChunk<In> chunk = read_chunk(reader_, row, fetched);
+      with_kind(chunk, [&](auto kind) {
+        Sums sums = identity<Loss, T>().sums;
+#pragma unroll
+        for (int j = 0; j < V; ++j) add(sums, loss_.sums(element(kind, chunk, j), maxima));
+        add(total, sums);
+      });
+    });
+    return total;
+  }
+
+  // Thread 0 of the `writer` stores value and coefficients, and gets the value, for the total.
+  MLLOSS_DEVICE T conclude(const StatisticsOf<Loss, T>& stats, bool writer, Coefficients& c) const {
     T value;
     c = loss_.finalize(stats, value);
-    if (threadIdx.x != 0) return T(0);
+    if (threadIdx.x != 0 || !writer) return T(0);
     const T weight = sample_weight<T>(call_, row_);
     value = weight == T(0) ? T(0) : value * weight;
     T* coefficients = static_cast<T*>(out_.coefficients);
@@ -61,15 +84,26 @@ class GroupRow {
     return value;
   }
 
-  template <class Fetch>
-  MLLOSS_DEVICE void gradient(const LogitsRow<In>& row, const Coefficients& c, Fetch fetch) {
+  // The same where everything is one group, which no row's weight belongs to.
+  MLLOSS_DEVICE void conclude_all(const StatisticsOf<Loss, T>& stats) const {
+    T value;
+    const Coefficients c = loss_.finalize(stats, value);
+    if (threadIdx.x != 0) return;
+#pragma unroll
+    for (int k = 0; k < Loss::kCoefficients; ++k) static_cast<T*>(out_.coefficients)[k] = c[k];
+    if (out_.values) *static_cast<T*>(out_.values) = value;
+    if (out_.total) *static_cast<T*>(out_.total) = value * factor_;
+  }
+
+  template <class Feed>
+  MLLOSS_DEVICE void gradient(const LogitsRow<In>& row, const Coefficients& c, const Feed& feed) {
     const T weight = sample_weight<T>(call_, row_);
     const bool zero = weight == T(0);
     const Coefficients scaled = Loss::scaled(c, factor_ * weight * reader_.scale());
     In* memory = static_cast<In*>(out_.gradient) + row_ * call_.labels;
     reader_.start(row_);
-    for_chunks(static_cast<int>(threadIdx.x), row.chunks, static_cast<int>(blockDim.x), fetch, [&](int i, uint4 raw) {
-      const RowChunk<In> chunk = read_chunk(reader_, row, i, raw);
+    feed.run(row, [&](const Fetched& fetched) {
+      const RowChunk<In> chunk = read_chunk(reader_, row, fetched);
       T g[V];
       chunk_gradient(loss_, chunk, scaled, g);
       clear_excluded(chunk, zero, g);
@@ -85,30 +119,16 @@ class GroupRow {
   const T factor_;
   int64_t row_;
 
-  template <class Fetch>
-  MLLOSS_DEVICE Sums thread_sums(const LogitsRow<In>& row, const Maxima& maxima, Fetch fetch) {
-    Sums total = identity<Loss, T>().sums;
-    for_chunks(static_cast<int>(threadIdx.x), row.chunks, static_cast<int>(blockDim.x), fetch, [&](int i, uint4 raw) {
-      const RowChunk<In> chunk = read_chunk(reader_, row, i, raw);
-      with_kind(chunk, [&](auto kind) {
-        Sums sums = identity<Loss, T>().sums;
-#pragma unroll
-        for (int j = 0; j < V; ++j) add(sums, loss_.sums(element(kind, chunk, j), maxima));
-        add(total, sums);
-      });
-    });
-    return total;
-  }
-
   // First the maxima, then the sums with the maxima fixed.
-  template <class Fetch>
-  MLLOSS_DEVICE void redo(const LogitsRow<In>& row, Fetch fetch, StatisticsOf<Loss, T>& stats) {
+  template <class Feed>
+  MLLOSS_DEVICE void redo(const LogitsRow<In>& row, const Feed& feed, bool more, StatisticsOf<Loss, T>& stats) {
     Sums total = identity<Loss, T>().sums;
+    if (!more) feed.again(row);
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {
       reader_.start(row_);
-      for_chunks(static_cast<int>(threadIdx.x), row.chunks, static_cast<int>(blockDim.x), fetch, [&](int i, uint4 raw) {
-        const RowChunk<In> chunk = read_chunk(reader_, row, i, raw);
+      feed.run(row, [&](const Fetched& fetched) {
+        const RowChunk<In> chunk = read_chunk(reader_, row, fetched);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
           const auto e = general_element(chunk, j);
@@ -119,6 +139,7 @@ class GroupRow {
           }
         }
       });
+      if (pass == 0 || more) feed.again(row);
       if (pass == 0) stats.maxima = block_maximum(stats.maxima, Loss::initial_maximum());
     }
     stats.sums = block_sum(total);

@@ -7,74 +7,211 @@
 #include "element_wise.cuh"
 #include "kernels.h"
 #include "label_gradient.cuh"
+#include "label_groups.cuh"
 #include "reduce.cuh"
 #include "resident.cuh"
 #include "scale.cuh"
+#include "split.cuh"
 #include "streaming.cuh"
 
 namespace mlloss {
 namespace cuda {
 
-template <class... P, class... A>
-cudaError_t launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes, cudaStream_t stream, A... args) {
-  if (grid.x == 0 || grid.y == 0) return cudaSuccess;
-  // Above this, shared memory is given on request only.
-  if (shared_bytes > 48 * 1024) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-    if (error != cudaSuccess) return error;
-  }
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = stream;
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
-  return error != cudaSuccess ? error : cudaGetLastError();
-}
+// What a launch is, beside kernel and arguments.
+struct Shape {
+  dim3 grid;
+  int threads;
+  int64_t shared_bytes;
+  cudaStream_t stream;
+  int cluster = 1;
+};
 
 inline dim3 grid_of(int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
 
-inline Units units_of(const LaunchPlan& plan, const Call& call) {
-  return {call.rows, static_cast<int>(plan.tiles), static_cast<int>(plan.chunks_per_tile), plan.blocks / plan.tiles,
+// Of a plan with a one-dimensional grid.
+inline Shape shape_of(const Launch& to) {
+  return {grid_of(to.plan.blocks), to.plan.threads, to.plan.shared_bytes, to.stream, to.plan.cluster};
+}
+
+template <class... P>
+cudaError_t allow(void (*kernel)(P...), const Shape& shape) {
+  // Above this, shared memory is given on request only.
+  if (shape.shared_bytes > 48 * 1024) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
+  if (shape.cluster <= kPortableCluster) return cudaSuccess;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+}
+
+// No more clusters than run at once: a persistent grid's last ones would start when the first are done.
+template <class... P>
+cudaError_t fit_clusters(void (*kernel)(P...), cudaLaunchConfig_t& config, int cluster) {
+  int most = 0;
+  const cudaError_t error = cudaOccupancyMaxActiveClusters(&most, kernel, &config);
+  if (error != cudaSuccess) return error;
+  if (most < 1) return cudaErrorLaunchOutOfResources;
+  config.gridDim.x = std::min(config.gridDim.x, static_cast<unsigned>(most * cluster));
+  return cudaSuccess;
+}
+
+template <class... P, class... A>
+cudaError_t launch(void (*kernel)(P...), const Shape& shape, A... args) {
+  if (shape.grid.x == 0 || shape.grid.y == 0) return cudaSuccess;
+  cudaError_t error = allow(kernel, shape);
+  if (error != cudaSuccess) return error;
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
+  config.stream = shape.stream;
+  cudaLaunchAttribute attribute{};
+  if (shape.cluster > 1) {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    error = fit_clusters(kernel, config, shape.cluster);
+    if (error != cudaSuccess) return error;
+  }
+  error = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
+  return error != cudaSuccess ? error : cudaGetLastError();
+}
+
+inline Units units_of(const LaunchPlan& plan, int64_t first_row, int64_t rows) {
+  return {first_row,
+          rows,
+          static_cast<int>(plan.tiles),
+          static_cast<int>(plan.chunks_per_tile),
+          plan.blocks / plan.tiles,
           static_cast<int>(plan.blocks % plan.tiles)};
 }
 
 template <template <class> class Loss, class In>
 struct Launches {
-  static constexpr bool kElementWise = Loss<Compute<In>>::kScope == Scope::kElement;
+  using T = Compute<In>;
+  using Functor = Loss<T>;
+  using Stats = StatisticsOf<Functor, T>;
+  static constexpr bool kElementWise = Functor::kScope == Scope::kElement;
+  static constexpr bool kAcrossRows = Functor::kAcrossRows;
 
-  static cudaError_t forward(const Launch& to, const Call& call, const ForwardOutputs& out, double* partials) {
+  static WorkspaceSizes workspace_of(const Launch& to, const Call& call) {
     const LaunchPlan& plan = to.plan;
-    const dim3 grid = grid_of(plan.blocks);
+    if (plan.strategy != Strategy::kSplit) return {plan.blocks, 0, 1};
+    const int64_t bytes = static_cast<int64_t>(sizeof(Stats));
+    switch (call.grouping) {
+      case Grouping::kSamples:
+        return {call.rows, plan.rows_per_wave * plan.tiles * bytes, 1 + call.rows};
+      case Grouping::kMacro:
+        return {label_blocks(call), to.down_rows->tiles * Functor::kSums * call.labels * int64_t{sizeof(T)}, 1};
+      default:
+        return {0, plan.blocks * bytes, 1};
+    }
+  }
+
+  static cudaError_t forward(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
+    const Total total{out.total, work.parts, work.counters};
     if constexpr (kElementWise) {
-      return launch(element_wise<Loss, In>, grid, plan.threads, 0, to.stream, DeviceCall(call), out,
-                    units_of(plan, call), partials);
+      return launch(element_wise<Loss, In>, shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
+                    total);
     } else {
-      const auto kernel = plan.strategy == Strategy::kResident ? resident<Loss, In> : streaming<Loss, In>;
-      return launch(kernel, grid, plan.threads, plan.shared_bytes, to.stream, DeviceCall(call), out, partials);
+      switch (to.plan.strategy) {
+        case Strategy::kSplit:
+          return split(to, call, out, work, total);
+        case Strategy::kStreaming:
+          return launch(streaming<Loss, In>, shape_of(to), DeviceCall(call), out, total);
+        default:
+          return launch(resident<Loss, In>, shape_of(to), DeviceCall(call), out,
+                        static_cast<int>(to.plan.chunks_per_tile), total);
+      }
     }
   }
 
   static cudaError_t backward(const Launch& to, const Call& call, const BackwardOutputs& out, double* row_sums,
                               double* scale_sums) {
-    const auto kernel = [] {
-      if constexpr (kElementWise)
-        return element_wise_backward<Loss, In>;
-      else
-        return group_backward<Loss, In>;
-    }();
-    return launch(kernel, grid_of(to.plan.blocks), to.plan.threads, 0, to.stream, DeviceCall(call), out,
-                  units_of(to.plan, call), UnitSums{row_sums, scale_sums});
+    const Units units = units_of(to.plan, 0, call.rows);
+    const UnitSums sums{row_sums, scale_sums};
+    if constexpr (kElementWise) {
+      return launch(element_wise_backward<Loss, In>, shape_of(to), DeviceCall(call), out, units, sums);
+    } else {
+      return gradient(to, call, out, units, sums);
+    }
   }
 
   static cudaError_t label_sums(const Launch& to, const Call& call, const BackwardOutputs& out, double* sums) {
-    const dim3 grid(static_cast<unsigned>(to.plan.blocks / to.plan.tiles), static_cast<unsigned>(to.plan.tiles));
-    return launch(label_gradient<Loss, In>, grid, to.plan.threads, 0, to.stream, DeviceCall(call), out, sums);
+    return launch(label_gradient<Loss, In>, down_rows(to.plan, to.stream), DeviceCall(call), out, sums);
   }
 
   static constexpr Kernels table() {
-    return {kElementWise, Loss<Compute<In>>::kCoefficients, forward, backward, label_sums};
+    return {kElementWise, kAcrossRows, Functor::kCoefficients, workspace_of, forward, backward, label_sums};
+  }
+
+ private:
+  static int64_t label_blocks(const Call& call) { return divide_up(call.labels, kLabelThreads); }
+
+  static Shape down_rows(const LaunchPlan& plan, cudaStream_t stream) {
+    const dim3 grid(static_cast<unsigned>(plan.blocks / plan.tiles), static_cast<unsigned>(plan.tiles));
+    return {grid, plan.threads, 0, stream};
+  }
+
+  static cudaError_t gradient(const Launch& to, const Call& call, const BackwardOutputs& out, const Units& units,
+                              const UnitSums& sums) {
+    if constexpr (kAcrossRows) {
+      if (call.grouping == Grouping::kMacro) {
+        return launch(group_backward<Loss, In, true>, shape_of(to), DeviceCall(call), out, units, sums);
+      }
+    }
+    return launch(group_backward<Loss, In, false>, shape_of(to), DeviceCall(call), out, units, sums);
+  }
+
+  // Statistics, then the gradient from the coefficients that they left.
+  static cudaError_t split(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work,
+                           const Total& total) {
+    if (call.grouping == Grouping::kSamples) return split_rows(to, call, out, work, total);
+    if constexpr (kAcrossRows) {
+      cudaError_t error =
+          call.grouping == Grouping::kMacro ? label_groups(to, call, out, work, total) : one_group(to, call, out, work);
+      if (error != cudaSuccess || !out.gradient) return error;
+      return gradient(to, call, gradient_of(out), units_of(to.plan, 0, call.rows), UnitSums{});
+    }
+    return cudaErrorNotSupported;
+  }
+
+  static BackwardOutputs gradient_of(const ForwardOutputs& out) {
+    BackwardOutputs backward{};
+    backward.coefficients = out.coefficients;
+    backward.gradient = out.gradient;
+    return backward;
+  }
+
+  // In waves: a wave's gradient is formed while its logits are still in L2.
+  static cudaError_t split_rows(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work,
+                                const Total& total) {
+    const SplitParts<Stats> parts{static_cast<Stats*>(work.statistics), work.counters + 1};
+    for (int64_t first = 0; first < call.rows; first += to.plan.rows_per_wave) {
+      const Units units = units_of(to.plan, first, std::min(to.plan.rows_per_wave, call.rows - first));
+      cudaError_t error = launch(row_statistics<Loss, In>, shape_of(to), DeviceCall(call), out, units, parts, total);
+      if (error == cudaSuccess && out.gradient) error = gradient(to, call, gradient_of(out), units, UnitSums{});
+      if (error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
+  }
+
+  static cudaError_t one_group(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
+    const SplitParts<Stats> parts{static_cast<Stats*>(work.statistics), work.counters};
+    return launch(all_statistics<Loss, In>, shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
+                  parts);
+  }
+
+  static cudaError_t label_groups(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work,
+                                  const Total& total) {
+    T* parts = static_cast<T*>(work.statistics);
+    const cudaError_t error =
+        launch(label_statistics<Loss, In>, down_rows(*to.down_rows, to.stream), DeviceCall(call), parts);
+    if (error != cudaSuccess) return error;
+    return launch(label_conclude<Loss, In>, Shape{grid_of(label_blocks(call)), kLabelThreads, 0, to.stream},
+                  DeviceCall(call), out, parts, static_cast<int>(to.down_rows->tiles), total);
   }
 };
 
@@ -83,20 +220,19 @@ cudaError_t launch_scale(cudaStream_t stream, const DeviceFacts& device, void* g
                          const void* grad_output) {
   const int64_t chunks = (count + kWidth<In> - 1) / kWidth<In>;
   const int64_t blocks = std::min<int64_t>((chunks + 255) / 256, int64_t{16} * device.sm_count);
-  return launch(scale<In>, grid_of(blocks), 256, 0, stream, static_cast<In*>(gradient), count,
+  return launch(scale<In>, Shape{grid_of(blocks), 256, 0, stream}, static_cast<In*>(gradient), count,
                 static_cast<const Compute<In>*>(grad_output));
 }
 
 template <class T>
 cudaError_t launch_sum_total(cudaStream_t stream, const Call& call, const double* parts, int64_t count, void* total) {
-  return launch(sum_total<T>, dim3(1), 256, 0, stream, parts, count, call.factor,
-                static_cast<const T*>(call.normalizer), static_cast<T*>(total));
+  return launch(sum_total<T>, Shape{dim3(1), 256, 0, stream}, DeviceCall(call), parts, count, total);
 }
 
 template <class T>
 cudaError_t launch_sum_each(cudaStream_t stream, const double* parts, int64_t results, int64_t stride, int64_t count,
                             int64_t step, void* out) {
-  return launch(sum_each<T>, grid_of((results + 127) / 128), 128, 0, stream, parts, results, stride, count, step,
+  return launch(sum_each<T>, Shape{grid_of((results + 127) / 128), 128, 0, stream}, parts, results, stride, count, step,
                 static_cast<T*>(out));
 }
 

@@ -9,17 +9,29 @@
 namespace mlloss {
 namespace cuda {
 
-// Where a launch goes, and how.
+// Where a launch goes, and how. Groups that are labels have a plan of their own for their statistics.
 struct Launch {
   const LaunchPlan& plan;
   cudaStream_t stream;
+  const LaunchPlan* down_rows = nullptr;
+};
+
+// Memory that a forward pass leaves its results in on their way to another block; sizes from workspace_of.
+struct Workspace {
+  double* parts;       // of the total
+  void* statistics;    // of a split pass
+  unsigned* counters;  // zeros, and zeros again afterwards: the total's, then one a row of a split pass
+};
+
+struct WorkspaceSizes {
+  int64_t parts, statistics_bytes, counters;
 };
 
 struct Kernels {
-  bool element_wise;
+  bool element_wise, across_rows;
   int coefficients;
-  // partials: [plan.blocks], what the total sums up; or null.
-  cudaError_t (*forward)(const Launch&, const Call&, const ForwardOutputs&, double* partials);
+  WorkspaceSizes (*workspace_of)(const Launch&, const Call&);
+  cudaError_t (*forward)(const Launch&, const Call&, const ForwardOutputs&, const Workspace&);
   // row_sums, scale_sums: [rows * plan.tiles], sums of the gradient over each tile; or null.
   cudaError_t (*backward)(const Launch&, const Call&, const BackwardOutputs&, double* row_sums, double* scale_sums);
   // sums: [plan.tiles, labels]
@@ -41,6 +53,10 @@ Table table_float();
 Table table_double();
 Table table_half();
 Table table_bfloat16();
+
+// Zeros of the current device that last as long as the process: one for each stream that asks.
+constexpr int kStreamCounters = 256;
+cudaError_t stream_counters(unsigned** first);
 
 }  // namespace cuda
 }  // namespace mlloss

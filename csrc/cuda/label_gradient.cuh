@@ -1,7 +1,6 @@
 // Sums of the gradient over rows, for logit_bias and thresholds of each label: a thread a label.
 #pragma once
 
-#include "../core/launch_plan.h"
 #include "backward.cuh"
 #include "element_wise.cuh"
 
@@ -21,7 +20,8 @@ MLLOSS_DEVICE T single_gradient(const Loss& loss, const DeviceCall& call, const 
     T value[1];
     evaluate_chunk(loss, chunk, factor, value, g);
   } else {
-    chunk_gradient(loss, chunk, Loss::scaled(load_coefficients<Loss, T>(call, out, row), factor), g);
+    const auto c = load_coefficients<Loss, T>(call, out, row, chunk.label);
+    chunk_gradient(loss, chunk, Loss::scaled(c, factor), g);
   }
   return g[0];
 }
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kLabelThreads, kLabelBlocks)
     for (int64_t row = first; row < end; ++row) {
       reader.start(row);
       const T s[1] = {widen(x[row * call.logits_row_stride])};
-      const Chunk<T, 1> chunk = reader.read(static_cast<int>(label), s);
+      const Chunk<T, 1> chunk = reader.read(static_cast<int>(label), true, s, nullptr);
       const T weight = sample_weight<T>(call, row);
       const T factor = base * weight * grad_output[row * out.grad_output_row_stride];
       const T g = single_gradient(loss, call, out, row, chunk, factor);

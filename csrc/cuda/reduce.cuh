@@ -1,22 +1,15 @@
 // Partial sums to results, in a fixed order.
 #pragma once
 
-#include "block_reduce.cuh"
-#include "vector_io.cuh"
+#include "arrival.cuh"
 
 namespace mlloss {
 namespace cuda {
 
-// One block: *total = sum of parts * factor / *normalizer.
+// One block: what no other kernel adds up.
 template <class T>
-__global__ void sum_total(const double* parts, int64_t count, double factor, const T* normalizer, T* total) {
-  double sum = 0.0;
-  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += parts[i];
-  sum = block_sum(Array<double, 1>{{sum}})[0];
-  if (threadIdx.x != 0) return;
-  sum *= factor;
-  if (normalizer) sum /= static_cast<double>(*normalizer);
-  *total = static_cast<T>(sum);
+__global__ void sum_total(const __grid_constant__ DeviceCall call, const double* parts, int64_t count, void* total) {
+  sum_parts<T>(call, parts, count, total);
 }
 
 // A thread a result: out[i] = sum over j < count of parts[i * stride + j * step].

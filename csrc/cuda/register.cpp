@@ -7,10 +7,13 @@
 
 #include <array>
 #include <atomic>
+#include <map>
 #include <mutex>
+#include <utility>
 
 #include "../losses/registry.h"
 #include "../ops.h"
+#include "device_call.h"
 #include "kernels.h"
 
 #ifndef MLLOSS_NAMESPACE
@@ -111,30 +114,66 @@ const Kernels& kernels_of(const std::string& loss, const Table& table) {
 }
 
 // Numbers for a launch to leave behind; freed to torch's allocator in stream order.
-class Workspace {
+class Scratch {
  public:
-  Workspace(const Tensor& like, int64_t count, bool wanted)
-      : tensor_(new_tensor(like, {wanted ? count : 0}, ScalarType::Double)), wanted_(wanted) {}
-  double* get() { return wanted_ ? static_cast<double*>(tensor_.mutable_data_ptr()) : nullptr; }
+  Scratch(const Tensor& like, int64_t bytes) : tensor_(new_tensor(like, {(bytes + 7) / 8}, ScalarType::Double)) {}
+  void* get() { return tensor_.numel() > 0 ? tensor_.mutable_data_ptr() : nullptr; }
 
  private:
   Tensor tensor_;
-  bool wanted_;
 };
 
-Problem problem_of(const Call& call, bool element_wise, bool gradient) {
-  return {call.rows, call.labels, call.logits_dtype, element_wise, gradient, call.logits_label_stride == 1};
+// A counter that no other work on the GPU uses at the same time: that of the stream, whose kernels run
+// one after another. Null while a graph is captured, which may be replayed on any stream, or if there are
+// too many streams.
+unsigned* counter_of(int device, cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(stream, &status));
+  if (status != cudaStreamCaptureStatusNone) return nullptr;
+  static std::mutex mutex;
+  static std::map<std::pair<int, cudaStream_t>, unsigned*> known;
+  static std::map<int, int> used;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known.find({device, stream});
+  if (found != known.end()) return found->second;
+  if (used[device] == cuda::kStreamCounters) return nullptr;
+  unsigned* first = nullptr;
+  check(cuda::stream_counters(&first));
+  return known[{device, stream}] = first + used[device]++;
+}
+
+Problem problem_of(const Call& call, bool gradient) {
+  return {call.rows,
+          call.labels,
+          call.logits_dtype,
+          call.grouping,
+          gradient,
+          call.logits_label_stride == 1,
+          cuda::DeviceCall::target_bytes_of(call)};
 }
 
 void check_supported(const Call& call, const Kernels& kernels) {
   STD_TORCH_CHECK(call.labels <= kMaxLabels, "mlloss_cuda: more labels than the CUDA engine counts");
-  const Grouping expected = kernels.element_wise ? Grouping::kElement : Grouping::kSamples;
-  STD_TORCH_CHECK(call.grouping == expected, "mlloss_cuda: the CUDA engine groups by sample only");
+  const bool rows = call.grouping == (kernels.element_wise ? Grouping::kElement : Grouping::kSamples);
+  STD_TORCH_CHECK(rows || kernels.across_rows, "mlloss_cuda: a grouping that this loss has not");
 }
 
 // Group losses have a value even for a row without labels.
-bool nothing_to_do(const Call& call, const Kernels& kernels) {
-  return call.rows == 0 || (call.labels == 0 && kernels.element_wise);
+bool nothing_to_do(const Call& call) { return group_count(call) == 0; }
+
+void launch_forward(const Kernels& kernels, const Launch& to, const Call& call, const ForwardOutputs& out,
+                    const Tensor& logits, int device) {
+  const cuda::WorkspaceSizes sizes = kernels.workspace_of(to, call);
+  Scratch parts(logits, out.total ? sizes.parts * 8 : 0);
+  Scratch statistics(logits, sizes.statistics_bytes);
+  unsigned* counter = sizes.counters == 1 ? counter_of(device, to.stream) : nullptr;
+  Scratch own_counters(logits, counter ? 0 : sizes.counters * 4);
+  if (!counter) {
+    counter = static_cast<unsigned*>(own_counters.get());
+    check(cudaMemsetAsync(counter, 0, static_cast<size_t>(sizes.counters) * 4, to.stream));
+  }
+  const cuda::Workspace work{static_cast<double*>(parts.get()), statistics.get(), counter};
+  check(kernels.forward(to, call, out, work));
 }
 
 void run_forward(const Table& table, const Kernels& kernels, const Call& call, const ForwardOutputs& out,
@@ -143,33 +182,38 @@ void run_forward(const Table& table, const Kernels& kernels, const Call& call, c
   const int device = device_of(logits);
   const DeviceScope scope(device);
   const cudaStream_t stream = current_stream(device);
-  const bool nothing = nothing_to_do(call, kernels);
-  const LaunchPlan plan = plan_forward(problem_of(call, kernels.element_wise, out.gradient != nullptr),
-                                       facts_of(device), static_cast<Strategy>(wanted_strategy().load()));
-  const int64_t parts = nothing ? 0 : plan.blocks;
-  Workspace partials(logits, parts, out.total != nullptr);
-  if (!nothing) check(kernels.forward(Launch{plan, stream}, call, out, partials.get()));
-  if (out.total) check(table.sum_total(stream, call, partials.get(), parts, out.total));
+  if (nothing_to_do(call)) {
+    if (out.total) check(table.sum_total(stream, call, nullptr, 0, out.total));
+    return;
+  }
+  const DeviceFacts& facts = facts_of(device);
+  const Problem problem = problem_of(call, out.gradient != nullptr);
+  const LaunchPlan plan = plan_forward(problem, facts, static_cast<Strategy>(wanted_strategy().load()));
+  const LaunchPlan down_rows = plan_down_rows(problem, facts, static_cast<int>(chunk_width(call.logits_dtype)));
+  launch_forward(kernels, Launch{plan, stream, &down_rows}, call, out, logits, device);
 }
 
 void run_tiles(const Table& table, const Kernels& kernels, const Call& call, const BackwardOutputs& out,
                const Tensor& logits, const DeviceFacts& facts, cudaStream_t stream) {
-  const LaunchPlan plan = plan_backward(problem_of(call, kernels.element_wise, true), facts);
-  Workspace rows(logits, call.rows * plan.tiles, out.row_gradient != nullptr);
-  Workspace scales(logits, call.rows * plan.tiles, out.scale_gradient != nullptr);
+  const LaunchPlan plan = plan_backward(problem_of(call, true), facts);
+  const int64_t bytes = call.rows * plan.tiles * 8;
+  Scratch row_scratch(logits, out.row_gradient ? bytes : 0), scale_scratch(logits, out.scale_gradient ? bytes : 0);
+  double* rows = static_cast<double*>(row_scratch.get());
+  double* scales = static_cast<double*>(scale_scratch.get());
   // Without labels there is no grad_output to look at: sums of no tiles are zeros.
   const int64_t tiles = call.labels > 0 ? plan.tiles : 0;
-  if (tiles > 0) check(kernels.backward(Launch{plan, stream}, call, out, rows.get(), scales.get()));
-  if (out.row_gradient) check(table.sum_each(stream, rows.get(), call.rows, tiles, tiles, 1, out.row_gradient));
-  if (out.scale_gradient) check(table.sum_each(stream, scales.get(), call.rows, tiles, tiles, 1, out.scale_gradient));
+  if (tiles > 0) check(kernels.backward(Launch{plan, stream}, call, out, rows, scales));
+  if (out.row_gradient) check(table.sum_each(stream, rows, call.rows, tiles, tiles, 1, out.row_gradient));
+  if (out.scale_gradient) check(table.sum_each(stream, scales, call.rows, tiles, tiles, 1, out.scale_gradient));
 }
 
 void run_labels(const Table& table, const Kernels& kernels, const Call& call, const BackwardOutputs& out,
                 const Tensor& logits, const DeviceFacts& facts, cudaStream_t stream) {
-  const LaunchPlan plan = plan_label_gradient(problem_of(call, kernels.element_wise, true), facts);
-  Workspace sums(logits, plan.tiles * call.labels, true);
-  check(kernels.label_gradient(Launch{plan, stream}, call, out, sums.get()));
-  check(table.sum_each(stream, sums.get(), call.labels, 1, plan.tiles, call.labels, out.label_gradient));
+  const LaunchPlan plan = plan_down_rows(problem_of(call, true), facts, 1);
+  Scratch scratch(logits, plan.tiles * call.labels * 8);
+  double* sums = static_cast<double*>(scratch.get());
+  check(kernels.label_gradient(Launch{plan, stream}, call, out, sums));
+  check(table.sum_each(stream, sums, call.labels, 1, plan.tiles, call.labels, out.label_gradient));
 }
 
 void run_backward(const Table& table, const Kernels& kernels, const Call& call, const BackwardOutputs& out,

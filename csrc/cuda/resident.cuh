@@ -1,35 +1,50 @@
-// Resident: a block a row, held in shared memory in its own dtype, so that it is read once.
+// Resident: a row held in shared memory in its own dtype, by a block or a cluster of them, so that it is
+// read once. The grid persists, and a row's memory takes the next row as its gradient leaves.
 #pragma once
 
-#include "../core/launch_plan.h"
+#include "arrival.cuh"
+#include "cluster.cuh"
 #include "group_row.cuh"
 
 namespace mlloss {
 namespace cuda {
 
-// partials: [blocks], each block's sum of values; or null.
+// chunks: of a row that each of the cluster's blocks takes.
 template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kMaxThreads, 1)
-    resident(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out, double* partials) {
-  MLLOSS_DYNAMIC_SHARED(uint4, held);
+__global__ void __launch_bounds__(kMaxThreads, kGroupBlocks<In>)
+    resident(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out, int chunks,
+             const __grid_constant__ Total total) {
+  MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
-  GroupRow<LossTemplate, In> group(call, out);
+  using Group = GroupRow<LossTemplate, In>;
+  const int rank = cluster_rank(), size = cluster_size();
+  const int64_t first = blockIdx.x / static_cast<unsigned>(size), step = gridDim.x / static_cast<unsigned>(size);
+  Group group(call, out);
+  const Hold<In> hold(call, memory, rank * chunks, chunks);
   // Thread 0's alone; a register would be everyone's.
-  MLLOSS_SHARED(double, total, [1]);
-  if (threadIdx.x == 0) total[0] = 0.0;
-  for (int64_t r = blockIdx.x; r < call.rows; r += gridDim.x) {
+  MLLOSS_SHARED(double, sum, [1]);
+  if (threadIdx.x == 0) sum[0] = 0.0;
+  if (first < call.rows) hold.begin(LogitsRow<In>(call, first));
+  int turn = 0;
+  for (int64_t r = first; r < call.rows; r += step, ++turn) {
     const LogitsRow<In> row(call, r);
-    // A thread takes out only what it put in itself: no barrier stands between.
-    const auto load = [&](int chunk) { return held[chunk] = row.load(chunk); };
-    const auto again = [&](int chunk) { return held[chunk]; };
+    LogitsRow<In> next(call, r + step < call.rows ? r + step : r);
+    if (r + step >= call.rows) next.chunks = 0;
     group.start(r);
-    const auto stats = group.statistics(row, load, again);
-    typename GroupRow<LossTemplate, In>::Coefficients c;
-    const T value = group.conclude(stats, c);
-    if (threadIdx.x == 0) total[0] += static_cast<double>(value);
-    if (out.gradient) group.gradient(row, c, again);
+    const auto mine = group.statistics(row, hold, true);
+    const auto stats = merge_cluster<typename Group::Loss, T>(mine, turn);
+    typename Group::Coefficients c;
+    const T value = group.conclude(stats, rank == 0, c);
+    if (threadIdx.x == 0) sum[0] += static_cast<double>(value);
+    if (out.gradient) {
+      group.gradient(row, c, Replacing<In>{hold, next});
+    } else {
+      hold.begin(next);
+    }
   }
-  if (partials && threadIdx.x == 0) partials[blockIdx.x] = total[0];
+  wait_copies<0>();
+  if (size > 1) cluster_sync();  // nobody leaves while its statistics may be read
+  add_to_total<T>(call, total, threadIdx.x == 0 ? sum[0] : 0.0, blockIdx.x, gridDim.x);
 }
 
 }  // namespace cuda

@@ -1,32 +1,35 @@
 // Streaming: a block a row, read once for its statistics and again for its gradient.
 #pragma once
 
-#include "../core/launch_plan.h"
+#include "arrival.cuh"
 #include "group_row.cuh"
 
 namespace mlloss {
 namespace cuda {
 
-// partials: [blocks], each block's sum of values; or null.
 template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kMaxThreads, 1)
-    streaming(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out, double* partials) {
+__global__ void __launch_bounds__(kMaxThreads, kGroupBlocks<In>)
+    streaming(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
+              const __grid_constant__ Total total) {
+  MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   GroupRow<LossTemplate, In> group(call, out);
+  Ring<In> ring(call, memory);
   // Thread 0's alone; a register would be everyone's.
-  MLLOSS_SHARED(double, total, [1]);
-  if (threadIdx.x == 0) total[0] = 0.0;
+  MLLOSS_SHARED(double, sum, [1]);
+  if (threadIdx.x == 0) sum[0] = 0.0;
+  const bool gradient = out.gradient != nullptr;
   for (int64_t r = blockIdx.x; r < call.rows; r += gridDim.x) {
     const LogitsRow<In> row(call, r);
-    const auto load = [&](int chunk) { return row.load(chunk); };
+    ring.begin(row, 0, row.chunks);
     group.start(r);
-    const auto stats = group.statistics(row, load, load);
+    const auto stats = group.statistics(row, ring, gradient);
     typename GroupRow<LossTemplate, In>::Coefficients c;
-    const T value = group.conclude(stats, c);
-    if (threadIdx.x == 0) total[0] += static_cast<double>(value);
-    if (out.gradient) group.gradient(row, c, load);
+    const T value = group.conclude(stats, true, c);
+    if (threadIdx.x == 0) sum[0] += static_cast<double>(value);
+    if (gradient) group.gradient(row, c, ring);
   }
-  if (partials && threadIdx.x == 0) partials[blockIdx.x] = total[0];
+  add_to_total<T>(call, total, threadIdx.x == 0 ? sum[0] : 0.0, blockIdx.x, gridDim.x);
 }
 
 }  // namespace cuda

@@ -36,15 +36,16 @@ class TargetReader {
     column_ = column(0);
   }
 
-  // Elements label to label + V - 1; `whole` if all of them lie in the row.
-  MLLOSS_DEVICE ChunkTargets<T, V> read(int label, bool whole) {
+  // Elements label to label + V - 1; `whole` if all of them lie in the row. `staged`: dense targets that
+  // were copied to shared memory, or null.
+  MLLOSS_DEVICE ChunkTargets<T, V> read(int label, bool whole, const unsigned char* staged) {
     ChunkTargets<T, V> t;
     t.positive = t.excluded = t.spoiled = 0;
     t.soft = false;
     if (sparse()) {
       read_sparse(label, t);
     } else {
-      read_dense(label, whole, t);
+      read_dense(label, whole, staged, t);
     }
     if (call_.label_smoothing > 0.0) smooth(t);
     return t;
@@ -64,29 +65,45 @@ class TargetReader {
 
   // ---- dense ---------------------------------------------------------------------------------------
 
-  MLLOSS_DEVICE void read_dense(int label, bool whole, ChunkTargets<T, V>& t) const {
+  MLLOSS_DEVICE void read_dense(int label, bool whole, const unsigned char* staged, ChunkTargets<T, V>& t) const {
+    if (V >= 4 && staged && call_.targets_dtype == DType::kBool && !call_.has_ignore_index) {
+      t.positive = bools(staged);
+      return;
+    }
     switch (call_.targets_dtype) {
       case DType::kBool:
       case DType::kUInt8:
-        return read_integers<uint8_t>(label, whole, t);
+        return read_integers<uint8_t>(label, whole, staged, t);
       case DType::kInt8:
-        return read_integers<int8_t>(label, whole, t);
+        return read_integers<int8_t>(label, whole, staged, t);
       case DType::kInt16:
-        return read_integers<int16_t>(label, whole, t);
+        return read_integers<int16_t>(label, whole, staged, t);
       case DType::kInt32:
-        return read_integers<int32_t>(label, whole, t);
+        return read_integers<int32_t>(label, whole, staged, t);
       case DType::kInt64:
-        return read_integers<int64_t>(label, whole, t);
+        return read_integers<int64_t>(label, whole, staged, t);
       case DType::kHalf:
-        return read_floats<__half>(label, whole, t);
+        return read_floats<__half>(label, whole, staged, t);
       case DType::kBFloat16:
-        return read_floats<__nv_bfloat16>(label, whole, t);
+        return read_floats<__nv_bfloat16>(label, whole, staged, t);
       case DType::kFloat:
-        return read_floats<float>(label, whole, t);
+        return read_floats<float>(label, whole, staged, t);
       default:
-        return read_floats<double>(label, whole, t);
+        return read_floats<double>(label, whole, staged, t);
     }
   }
+
+  // Bytes of 0 and 1 as bits: four at a time, gathered by a product.
+  static MLLOSS_DEVICE uint32_t bools(const unsigned char* staged) {
+    const uint32_t* words = reinterpret_cast<const uint32_t*>(staged);
+    if constexpr (V == 8) {
+      const uint2 pair = *reinterpret_cast<const uint2*>(words);
+      return (pair.x | pair.y) == 0 ? 0u : nibble(pair.x) | nibble(pair.y) << 4;
+    }
+    return nibble(words[0]);
+  }
+
+  static MLLOSS_DEVICE uint32_t nibble(uint32_t word) { return word * 0x01020408u >> 24 & 0xfu; }
 
   // 16 bytes at most of what a chunk needs.
   template <class Y>
@@ -113,8 +130,8 @@ class TargetReader {
   }
 
   template <class Y>
-  MLLOSS_DEVICE void read_integers(int label, bool whole, ChunkTargets<T, V>& t) const {
-    if (!together<Y>(label, whole)) {
+  MLLOSS_DEVICE void read_integers(int label, bool whole, const unsigned char* staged, ChunkTargets<T, V>& t) const {
+    if (!staged && !together<Y>(label, whole)) {
       // One by one: rolled up, for it is rare and every dtype has a copy.
 #pragma unroll 1
       for (int i = 0; i < V; ++i) {
@@ -123,7 +140,8 @@ class TargetReader {
       return;
     }
     constexpr int N = kPart<Y>;
-    const Part<Y>* parts = reinterpret_cast<const Part<Y>*>(address<Y>(label));
+    const Part<Y>* parts =
+        staged ? reinterpret_cast<const Part<Y>*>(staged) : reinterpret_cast<const Part<Y>*>(address<Y>(label));
 #pragma unroll
     for (int part = 0; part < V / N; ++part) {
       const Part<Y> loaded = parts[part];
@@ -154,14 +172,16 @@ class TargetReader {
   }
 
   template <class Y>
-  MLLOSS_DEVICE void read_floats(int label, bool whole, ChunkTargets<T, V>& t) const {
+  MLLOSS_DEVICE void read_floats(int label, bool whole, const unsigned char* staged, ChunkTargets<T, V>& t) const {
     constexpr int N = kPart<Y>;
-    const bool wide = together<Y>(label, whole);
+    const bool wide = staged || together<Y>(label, whole);
+    const Part<Y>* parts =
+        staged ? reinterpret_cast<const Part<Y>*>(staged) : reinterpret_cast<const Part<Y>*>(address<Y>(label));
 #pragma unroll
     for (int part = 0; part < V / N; ++part) {
       Part<Y> loaded;
       if (wide) {
-        loaded = reinterpret_cast<const Part<Y>*>(address<Y>(label))[part];
+        loaded = parts[part];
       } else {
 #pragma unroll
         for (int i = 0; i < N; ++i) {

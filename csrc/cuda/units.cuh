@@ -12,7 +12,7 @@ template <class In>
 constexpr int kUnitBlocks = sizeof(In) == 4 ? 4 : 2;
 
 struct Units {
-  int64_t rows;
+  int64_t first_row, rows;
   int tiles;  // a row
   int chunks_per_tile;
   int64_t step_rows;  // the grid's size is step_rows * tiles + step_tiles: no division a unit
@@ -25,7 +25,7 @@ MLLOSS_DEVICE void for_units(const Units& units, F f) {
   int64_t row = blockIdx.x / static_cast<unsigned>(units.tiles);
   int tile = static_cast<int>(blockIdx.x % static_cast<unsigned>(units.tiles));
   while (row < units.rows) {
-    f(row, tile);
+    f(units.first_row + row, tile);
     row += units.step_rows;
     tile += units.step_tiles;
     if (tile >= units.tiles) {
@@ -35,13 +35,11 @@ MLLOSS_DEVICE void for_units(const Units& units, F f) {
   }
 }
 
-// f(chunk, its 16 bytes) for this thread's chunks of the tile.
-template <class In, class F>
-MLLOSS_DEVICE void for_tile(const Units& units, const LogitsRow<In>& row, int tile, F f) {
+// The tile's chunks begin to come.
+template <class In>
+MLLOSS_DEVICE void begin_tile(Ring<In>& ring, const Units& units, const LogitsRow<In>& row, int tile) {
   const int first = tile * units.chunks_per_tile;
-  const int last = row.chunks - first < units.chunks_per_tile ? row.chunks : first + units.chunks_per_tile;
-  const auto fetch = [&](int chunk) { return row.load(chunk); };
-  for_chunks(first + static_cast<int>(threadIdx.x), last, static_cast<int>(blockDim.x), fetch, f);
+  ring.begin(row, first, row.chunks - first < units.chunks_per_tile ? row.chunks : first + units.chunks_per_tile);
 }
 
 }  // namespace cuda

@@ -7,8 +7,8 @@
 #include <type_traits>
 
 #include "../core/numerics.h"
+#include "async_copy.cuh"
 #include "device_call.h"
-#include "portability.cuh"
 
 namespace mlloss {
 namespace cuda {
@@ -88,36 +88,74 @@ MLLOSS_DEVICE bool aligned(const void* p, uintptr_t bytes) {
   return (reinterpret_cast<uintptr_t>(p) & (bytes - 1)) == 0;
 }
 
-// The logits of one row, and where its chunks lie.
+// A chunk's targets, copied as they are: `bytes` is a launch's constant, 4 to 32.
+MLLOSS_DEVICE void copy_targets(unsigned char* to, const unsigned char* from, int bytes) {
+  if (bytes == 8) return copy_async<8>(to, from);
+  if (bytes == 4) return copy_async<4>(to, from);
+  for (int i = 0; i < bytes; i += 16) copy_async<16>(to + i, from + i);
+}
+
+// One row's logits and dense targets, and where its chunks lie.
 template <class In>
 struct LogitsRow {
   static constexpr int V = kWidth<In>;
 
   const DeviceCall& call;
-  const In* x;  // label 0
-  int shift;    // lanes of chunk 0 that lie before label 0
+  const In* x;                   // label 0
+  const unsigned char* targets;  // of chunk 0, if they are copied ahead, else null
+  int shift;                     // lanes of chunk 0 that lie before label 0
   int chunks;
 
   MLLOSS_DEVICE LogitsRow(const DeviceCall& c, int64_t row)
       : call(c), x(static_cast<const In*>(c.logits) + row * c.logits_row_stride) {
     shift = call.logits_label_stride == 1 ? static_cast<int>(reinterpret_cast<uintptr_t>(x) % 16 / sizeof(In)) : 0;
-    chunks = static_cast<int>((call.labels + shift + V - 1) / V);
+    chunks = static_cast<int>((static_cast<unsigned>(call.labels) + static_cast<unsigned>(shift + V - 1)) / V);
+    targets = staged_targets(row);
   }
 
   MLLOSS_DEVICE int label_of(int chunk) const { return chunk * V - shift; }
-  MLLOSS_DEVICE bool whole(int label) const { return label >= 0 && label <= static_cast<int>(call.labels) - V; }
+  MLLOSS_DEVICE bool whole(int label) const { return static_cast<unsigned>(label) < call.whole_starts; }
   MLLOSS_DEVICE bool inside(int label) const {
     return static_cast<unsigned>(label) < static_cast<unsigned>(call.labels);
   }
 
-  MLLOSS_DEVICE uint4 load(int chunk) const {
+  // V labels that begin anywhere.
+  MLLOSS_DEVICE uint4 load(int label) const {
+    const bool together = call.logits_label_stride == 1 && whole(label) && aligned(x + label, 16);
+    return together ? *reinterpret_cast<const uint4*>(x + label) : gather(label);
+  }
+
+  // Brings a chunk into shared memory; it is there when its group of copies is.
+  MLLOSS_DEVICE void fetch(int chunk, uint4* logits_slot, unsigned char* targets_slot) const {
     const int label = label_of(chunk);
-    const int64_t stride = call.logits_label_stride;
-    if (stride == 1 && whole(label)) return *reinterpret_cast<const uint4*>(x + label);
+    const bool in_row = whole(label);
+    if (in_row && call.logits_label_stride == 1) {
+      copy_async<16>(logits_slot, x + label);
+    } else {
+      *logits_slot = gather(label);
+    }
+    if (in_row && targets) {
+      copy_targets(targets_slot, targets + static_cast<int64_t>(chunk) * call.target_bytes, call.target_bytes);
+    }
+  }
+
+ private:
+  MLLOSS_DEVICE const unsigned char* staged_targets(int64_t row) const {
+    if (call.target_bytes == 0 || call.targets_label_stride != 1) return nullptr;
+    const int64_t size = bytes_of(call.targets_dtype);
+    const unsigned char* first =
+        static_cast<const unsigned char*>(call.targets) + (row * call.targets_row_stride - shift) * size;
+    // Widths of 4, 8 and 16: what a copy's address must be a multiple of.
+    const int unit = call.target_bytes < 16 ? call.target_bytes : 16;
+    return reinterpret_cast<uintptr_t>(first) % static_cast<unsigned>(unit) == 0 ? first : nullptr;
+  }
+
+  // Lane by lane: a row's ends, and labels that lie apart.
+  MLLOSS_DEVICE uint4 gather(int label) const {
     Lanes<In> lanes = bit_cast<Lanes<In>>(uint4{0, 0, 0, 0});
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      if (inside(label + i)) lanes.v[i] = x[(label + i) * stride];
+      if (inside(label + i)) lanes.v[i] = x[(label + i) * call.logits_label_stride];
     }
     return bit_cast<uint4>(lanes);
   }
@@ -135,22 +173,6 @@ MLLOSS_DEVICE void store_chunk(In* memory, const LogitsRow<In>& row, int label, 
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     if (row.inside(label + i)) out[i] = narrow<In>(g[i]);
-  }
-}
-
-// f(chunk, its 16 bytes) for this thread's chunks; the next one is on its way while f runs.
-// One fetch and one f in the code: they are long.
-template <class Fetch, class F>
-MLLOSS_DEVICE void for_chunks(int first, int last, int step, Fetch fetch, F f) {
-  if (first >= last) return;
-  uint4 raw{0, 0, 0, 0};
-#pragma unroll 1
-  for (int next = first;; next += step) {
-    uint4 ahead{0, 0, 0, 0};
-    if (next < last) ahead = fetch(next);
-    if (next > first) f(next - step, raw);
-    if (next >= last) return;
-    raw = ahead;
   }
 }
 

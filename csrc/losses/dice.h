@@ -13,6 +13,7 @@ template <class T>
 class Dice {
  public:
   static constexpr Scope kScope = Scope::kGroup;
+  static constexpr bool kAcrossRows = true;
   static constexpr int kMaxima = 0, kSums = 3, kCoefficients = 2;  // sums: p y, p^q, y^q
 
   // parameters: smooth; 1 for squared denominators.

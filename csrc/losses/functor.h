@@ -7,6 +7,7 @@
 //   evaluate(e)            -> {value, d value / d s}
 // or, for kGroup (a row; for Dice also a label or everything),
 //   kMaxima, kSums, kCoefficients
+//   kAcrossRows    whether groups may be labels, or everything; then kMaxima is 0
 //   maxima(e, m)           max-reduces e into m; each m starts at initial_maximum()
 //   sums(e, m)             what e adds to the group's sums, with the maxima fixed at m
 //   unsafe(sums)           the sums with m at its start overflowed: take them again with maxima
@@ -27,6 +28,7 @@ enum class Scope { kElement, kGroup };
 // The base of every element-wise functor.
 struct ElementWise {
   static constexpr Scope kScope = Scope::kElement;
+  static constexpr bool kAcrossRows = false;
   static constexpr int kMaxima = 0, kSums = 0, kCoefficients = 0;
 };
 

@@ -37,7 +37,6 @@ _SPEC = register(
         name="dice",
         groupings=_AVERAGES,
         coefficients=2,
-        cuda_groupings=("samples",),
         reference=_reference,
     )
 )
@@ -82,7 +81,7 @@ def dice_loss(
         smooth: c >= 0. Default 1.0.
         squared: squares in the denominator. Default False.
         average: the groups, named as in scikit-learn: ``"samples"`` (a row, default), ``"macro"``
-            (a label, over the batch), ``"micro"`` (everything). On CUDA, samples only so far.
+            (a label, over the batch), ``"micro"`` (everything).
         {keywords}
 
     Returns:

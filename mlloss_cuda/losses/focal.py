@@ -39,7 +39,6 @@ _SPEC = register(
         name="sigmoid_focal",
         groupings=("element",),
         coefficients=0,
-        cuda_groupings=("element",),
         reference=_reference,
     )
 )

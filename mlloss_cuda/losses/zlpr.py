@@ -44,7 +44,6 @@ _SPEC = register(
         name="zlpr",
         groupings=("samples",),
         coefficients=4,
-        cuda_groupings=("samples",),
         reference=_reference,
     )
 )

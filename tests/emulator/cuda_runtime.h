@@ -1,5 +1,6 @@
 // Shadows the toolkit's header when kernels are compiled for the host: the runtime's host functions.
 #pragma once
+#include "async_copy.h"
 #include "cooperative_groups.h"
 #include "device_functions.h"
 
@@ -14,6 +15,22 @@ cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute a, int v) {
     if (v > 227 << 10) return cudaErrorInvalidValue;
     cuemu::smem_limit = size_t(v);
   }
+  return cudaSuccess;
+}
+// As many as rows of two clusters need: a persistent grid must stride.
+template <class K>
+cudaError_t cudaOccupancyMaxActiveClusters(int* count, K*, const cudaLaunchConfig_t*) {
+  *count = 2;
+  return cudaSuccess;
+}
+// CUEMU_CAPTURING=1 takes the paths of a graph's capture.
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = cuemu::env("CUEMU_CAPTURING", "0")[0] == '1' ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+template <class T>
+cudaError_t cudaGetSymbolAddress(void** address, T& symbol) {
+  *address = &symbol;
   return cudaSuccess;
 }
 // A small device: grids that stride must stride here too.

@@ -103,7 +103,14 @@ struct Block {
   Bar bar, exit;
   std::map<const void*, std::pair<unsigned char*, size_t>> shared;  // declaration -> exact-size heap block
 };
+struct Copy {  // asynchronous, on its way
+  unsigned char* to;
+  const unsigned char* from;
+  unsigned bytes;
+};
 struct Thread {
+  std::vector<Copy> open_copies;  // not yet committed
+  std::deque<std::vector<Copy>> copies;
   uint3 tid;
   unsigned lane;
   Block* blk;
@@ -236,6 +243,8 @@ CUEMU_NOTSAN inline void fiber_main() {
   if (__sanitizer_finish_switch_fiber)
     __sanitizer_finish_switch_fiber(nullptr, S.stack ? nullptr : &S.stack, S.stack ? nullptr : &S.stack_size);
   S.body.fn(S.body.arg);
+  for (const auto& group : cur->copies)
+    if (!group.empty()) fail("thread exits with copies on their way", {"cp.async", "?", 0});
   if (__tsan_release) __tsan_release(&end_tag);
   switch_to(retire(), true);
 }

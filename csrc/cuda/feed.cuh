@@ -1,0 +1,183 @@
+// A thread's chunks in shared memory, copied there ahead of their use. Slots are a thread's own: no
+// barrier stands between their copy, their use and the next copy.
+#pragma once
+
+#include "vector_io.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+// A chunk that has arrived.
+struct Fetched {
+  int index;
+  uint4 logits;
+  const unsigned char* targets;  // where they were copied, if they were
+};
+
+// The block's memory: `chunks` of 16 bytes, then as many of target_bytes. A thread's slot k is number
+// k * threads + thread.
+class Slots {
+ public:
+  MLLOSS_DEVICE Slots(const DeviceCall& call, unsigned char* memory, int chunks)
+      : target_bytes_(call.target_bytes),
+        logits_(reinterpret_cast<uint4*>(memory) + threadIdx.x),
+        targets_(memory + chunks * 16 + static_cast<int>(threadIdx.x) * target_bytes_) {}
+
+  MLLOSS_DEVICE uint4* logits(int slot) const { return logits_ + slot * static_cast<int>(blockDim.x); }
+  MLLOSS_DEVICE unsigned char* targets(int slot) const {
+    return targets_ + slot * static_cast<int>(blockDim.x) * target_bytes_;
+  }
+  template <class In>
+  MLLOSS_DEVICE void fetch(const LogitsRow<In>& row, int chunk, int slot) const {
+    row.fetch(chunk, logits(slot), targets(slot));
+  }
+  MLLOSS_DEVICE Fetched fetched(int chunk, int slot) const { return {chunk, *logits(slot), targets(slot)}; }
+
+ private:
+  const int target_bytes_;
+  uint4* const logits_;
+  unsigned char* const targets_;
+};
+
+// Chunks of any number through kStages slots: while one is in use the next ones are on their way.
+template <class In>
+class Ring {
+ public:
+  MLLOSS_DEVICE Ring(const DeviceCall& call, unsigned char* memory)
+      : slots_(call, memory, kStages * static_cast<int>(blockDim.x)) {}
+
+  // The block takes chunks `first` to `last - 1`: the first copies leave.
+  MLLOSS_DEVICE void begin(const LogitsRow<In>& row, int first, int last) {
+    first_ = first + static_cast<int>(threadIdx.x);
+    last_ = last;
+    again(row);
+  }
+
+  // The same chunks once more.
+  MLLOSS_DEVICE void again(const LogitsRow<In>& row) const {
+#pragma unroll 1
+    for (int slot = 0; slot < kStages - 1; ++slot) {
+      start(row, first_ + slot * static_cast<int>(blockDim.x), slot);
+    }
+  }
+
+  // f(Fetched) for each of this thread's chunks.
+  template <class F>
+  MLLOSS_DEVICE void run(const LogitsRow<In>& row, F f) const {
+    const int step = static_cast<int>(blockDim.x);
+    int slot = 0;
+#pragma unroll 1
+    for (int chunk = first_; chunk < last_; chunk += step) {
+      // Into the slot of the chunk before this one, which is done with.
+      start(row, chunk + (kStages - 1) * step, (slot + kStages - 1) % kStages);
+      wait_copies<kStages - 1>();
+      f(slots_.fetched(chunk, slot));
+      slot = (slot + 1) % kStages;
+    }
+  }
+
+ private:
+  const Slots slots_;
+  int first_ = 0, last_ = 0;
+
+  MLLOSS_DEVICE void start(const LogitsRow<In>& row, int chunk, int slot) const {
+    if (chunk < last_) slots_.fetch(row, chunk, slot);
+    commit_copies();
+  }
+};
+
+// All of a thread's chunks of a row at once, kept until their gradient has left; then a slot takes its
+// chunk of the next row, so that reading and writing do not alternate.
+template <class In>
+class Hold {
+ public:
+  // The block takes chunks `first` to `first + count - 1` of every row, as far as the row has them.
+  MLLOSS_DEVICE Hold(const DeviceCall& call, unsigned char* memory, int first, int count)
+      : slot_count_((count + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x)),
+        group_((slot_count_ + kGroups - 1) / kGroups),
+        slots_(call, memory, count),
+        first_(first + static_cast<int>(threadIdx.x)),
+        last_(first + count) {}
+
+  MLLOSS_DEVICE void begin(const LogitsRow<In>& row) const {
+    replace(row, [](int, int) {});
+  }
+
+  // f(Fetched) for each of this thread's chunks, as they arrive.
+  template <class F>
+  MLLOSS_DEVICE void run(const LogitsRow<In>& row, F f) const {
+    const int last = end_of(row);
+    int chunk = first_, group = 0, group_begin = 0;
+#pragma unroll 1
+    for (int slot = 0; chunk < last; ++slot) {
+      if (slot == group_begin) {
+        wait_for(group++);
+        group_begin += group_;
+      }
+      f(slots_.fetched(chunk, slot));
+      chunk += static_cast<int>(blockDim.x);
+    }
+    wait_copies<0>();
+  }
+
+  // They are here.
+  MLLOSS_DEVICE void again(const LogitsRow<In>&) const {}
+
+  // The last visit of a row: its chunks give way to those of `next`.
+  template <class F>
+  MLLOSS_DEVICE void run_and_replace(const LogitsRow<In>& row, const LogitsRow<In>& next, F f) const {
+    const int last = end_of(row);
+    replace(next, [&](int chunk, int slot) {
+      if (chunk < last) f(slots_.fetched(chunk, slot));
+    });
+  }
+
+ private:
+  static constexpr int kGroups = 4;  // that a row arrives in: the first is worked on while the others are on their way
+  const int slot_count_, group_;     // slots a thread, slots a group
+  const Slots slots_;
+  const int first_, last_;
+
+  MLLOSS_DEVICE int end_of(const LogitsRow<In>& row) const { return row.chunks < last_ ? row.chunks : last_; }
+
+  // before(chunk, slot), then the slot takes that chunk of `row`.
+  template <class F>
+  MLLOSS_DEVICE void replace(const LogitsRow<In>& row, F before) const {
+    const int last = end_of(row);
+    int chunk = first_, groups = 0, group_end = group_;
+#pragma unroll 1
+    for (int slot = 0; slot < slot_count_; ++slot) {
+      before(chunk, slot);
+      if (chunk < last) slots_.fetch(row, chunk, slot);
+      if (slot + 1 == group_end) {
+        commit_copies();
+        ++groups;
+        group_end += group_;
+      }
+      chunk += static_cast<int>(blockDim.x);
+    }
+    for (; groups < kGroups; ++groups) commit_copies();
+  }
+
+  static MLLOSS_DEVICE void wait_for(int group) {
+    if (group == 0) return wait_copies<3>();
+    if (group == 1) return wait_copies<2>();
+    if (group == 2) return wait_copies<1>();
+    wait_copies<0>();
+  }
+};
+
+// A held row's last visit as a feed.
+template <class In>
+struct Replacing {
+  const Hold<In>& hold;
+  const LogitsRow<In>& next;
+
+  template <class F>
+  MLLOSS_DEVICE void run(const LogitsRow<In>& row, F f) const {
+    hold.run_and_replace(row, next, f);
+  }
+};
+
+}  // namespace cuda
+}  // namespace mlloss

@@ -1,0 +1,106 @@
+// Groups that are labels: statistics down the rows, V labels a thread, then a label a thread joins them.
+#pragma once
+
+#include "arrival.cuh"
+#include "group_row.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+constexpr int kLabelGroupBlocks = 4;  // a multiprocessor, at least
+
+// Rows whose sums are added up before they join the others: long sums lose less so.
+constexpr int kRowsPerLabelSum = 32;
+
+template <class Loss, class T, int V>
+using LabelSums = Array<Array<T, V>, Loss::kSums>;
+
+template <class Loss, class T, int V>
+MLLOSS_DEVICE void add_labels(const Loss& loss, const Chunk<T, V>& chunk, T weight, LabelSums<Loss, T, V>& into) {
+  const Array<T, Loss::kMaxima> none{};
+  with_kind(chunk, [&](auto kind) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const auto sums = loss.sums(element(kind, chunk, i), none);
+#pragma unroll
+      for (int k = 0; k < Loss::kSums; ++k) into[k][i] += weight * sums[k];
+    }
+  });
+}
+
+// Block (x, y): blockDim.x * V labels, every gridDim.y-th stretch of rows. parts: [gridDim.y, kSums, labels].
+template <template <class> class LossTemplate, class In>
+__global__ void __launch_bounds__(kLabelThreads, kLabelGroupBlocks)
+    label_statistics(const __grid_constant__ DeviceCall call, Compute<In>* parts) {
+  using T = Compute<In>;
+  using Loss = LossTemplate<T>;
+  constexpr int V = kWidth<In>;
+  const Loss loss(call.parameters.values);
+  const int64_t begin = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * V;
+  if (begin >= call.labels) return;
+  const int label = static_cast<int>(begin);
+  RowReader<In> reader(call);
+  LabelSums<Loss, T, V> total{};
+  const int64_t stride = static_cast<int64_t>(gridDim.y) * kRowsPerLabelSum;
+  for (int64_t first = static_cast<int64_t>(blockIdx.y) * kRowsPerLabelSum; first < call.rows; first += stride) {
+    LabelSums<Loss, T, V> stretch{};
+    const int64_t end = first + kRowsPerLabelSum < call.rows ? first + kRowsPerLabelSum : call.rows;
+#pragma unroll 1
+    for (int64_t r = first; r < end; ++r) {
+      const T weight = sample_weight<T>(call, r);
+      if (weight == T(0)) continue;
+      const LogitsRow<In> row(call, r);
+      reader.start(r);
+      T x[V];
+      unpack<In>(row.load(label), x);
+      add_labels(loss, reader.read(label, row.whole(label), x, nullptr), weight, stretch);
+    }
+#pragma unroll
+    for (int k = 0; k < Loss::kSums; ++k) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) total[k][i] += stretch[k][i];
+    }
+  }
+  T* part = parts + static_cast<int64_t>(blockIdx.y) * Loss::kSums * call.labels;
+#pragma unroll
+  for (int k = 0; k < Loss::kSums; ++k) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      if (begin + i < call.labels) part[k * call.labels + begin + i] = total[k][i];
+    }
+  }
+}
+
+template <template <class> class LossTemplate, class In>
+__global__ void __launch_bounds__(kLabelThreads)
+    label_conclude(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
+                   const Compute<In>* parts, int splits, const __grid_constant__ Total total) {
+  using T = Compute<In>;
+  using Loss = LossTemplate<T>;
+  const Loss loss(call.parameters.values);
+  const int64_t label = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  double mine = 0.0;
+  if (label < call.labels) {
+    auto stats = identity<Loss, T>();
+#pragma unroll
+    for (int k = 0; k < Loss::kSums; ++k) {
+      double sum = 0.0;
+      for (int split = 0; split < splits; ++split) {
+        sum += static_cast<double>(parts[(static_cast<int64_t>(split) * Loss::kSums + k) * call.labels + label]);
+      }
+      stats.sums[k] = static_cast<T>(sum);
+    }
+    T value;
+    const auto c = loss.finalize(stats, value);
+#pragma unroll
+    for (int k = 0; k < Loss::kCoefficients; ++k) static_cast<T*>(out.coefficients)[k * call.labels + label] = c[k];
+    if (out.values) static_cast<T*>(out.values)[label] = value;
+    mine = static_cast<double>(value);
+  }
+  if (!total.value) return;
+  mine = block_sum(Array<double, 1>{{mine}})[0];
+  add_to_total<T>(call, total, mine, blockIdx.x, gridDim.x);
+}
+
+}  // namespace cuda
+}  // namespace mlloss

@@ -1,0 +1,95 @@
+// Split: statistics by any number of blocks, units of the logits in any order; the block that finishes a
+// group's last unit joins them. The gradient is the backward's kernel, from the coefficients left here.
+#pragma once
+
+#include "arrival.cuh"
+#include "group_row.cuh"
+#include "units.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+// The statistics of `count` parts, the same for all threads of the block.
+template <class Loss, class T>
+MLLOSS_DEVICE StatisticsOf<Loss, T> join(const StatisticsOf<Loss, T>* parts, int count) {
+  StatisticsOf<Loss, T> own = identity<Loss, T>();
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+    StatisticsOf<Loss, T> part;
+#pragma unroll
+    for (int k = 0; k < Loss::kMaxima; ++k) part.maxima[k] = __ldcg(&parts[i].maxima[k]);
+#pragma unroll
+    for (int k = 0; k < Loss::kSums; ++k) part.sums[k] = __ldcg(&parts[i].sums[k]);
+    merge<Loss, T>(own, part);
+  }
+  if constexpr (Loss::kMaxima > 0) {
+    const auto top = block_maximum(own.maxima, Loss::initial_maximum());
+    Loss::rescale(own.sums, own.maxima, top);
+    own.maxima = top;
+  }
+  own.sums = block_sum(own.sums);
+  return own;
+}
+
+// What the units of a split pass leave behind.
+template <class Stats>
+struct SplitParts {
+  Stats* units;        // [rows * tiles]; over everything: [blocks]
+  unsigned* counters;  // [rows], zeros: of each row's units that are done; over everything: [1]
+};
+
+// Groups are rows.
+template <template <class> class LossTemplate, class In>
+__global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
+    row_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
+                   const __grid_constant__ Units units,
+                   SplitParts<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> parts,
+                   const __grid_constant__ Total total) {
+  MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
+  using T = Compute<In>;
+  using Group = GroupRow<LossTemplate, In>;
+  Group group(call, out);
+  Ring<In> ring(call, memory);
+  for_units(units, [&](int64_t r, int tile) {
+    const LogitsRow<In> row(call, r);
+    begin_tile(ring, units, row, tile);
+    group.start(r);
+    const auto stats = group.statistics(row, ring, false);
+    const auto own = parts.units + (r - units.first_row) * units.tiles;
+    if (threadIdx.x == 0) own[tile] = stats;
+    if (!last_to_arrive(parts.counters + r, static_cast<unsigned>(units.tiles))) return;
+    typename Group::Coefficients c;
+    const T value = group.conclude(join<typename Group::Loss, T>(own, units.tiles), true, c);
+    add_to_total<T>(call, total, static_cast<double>(value), r, static_cast<unsigned>(call.rows));
+  });
+}
+
+// The group is everything: its elements weigh what their row does.
+template <template <class> class LossTemplate, class In>
+__global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
+    all_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
+                   const __grid_constant__ Units units,
+                   SplitParts<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> parts) {
+  MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
+  using T = Compute<In>;
+  using Group = GroupRow<LossTemplate, In>;
+  using Loss = typename Group::Loss;
+  Group group(call, out);
+  Ring<In> ring(call, memory);
+  auto stats = identity<Loss, T>();
+  for_units(units, [&](int64_t r, int tile) {
+    const LogitsRow<In> row(call, r);
+    begin_tile(ring, units, row, tile);
+    group.start(r);
+    const T weight = sample_weight<T>(call, r);
+    const auto sums = group.thread_sums(row, stats.maxima, ring);
+#pragma unroll
+    for (int k = 0; k < Loss::kSums; ++k) stats.sums[k] += weight == T(0) ? T(0) : weight * sums[k];
+  });
+  stats.sums = block_sum(stats.sums);
+  if (threadIdx.x == 0) parts.units[blockIdx.x] = stats;
+  if (!last_to_arrive(parts.counters, gridDim.x)) return;
+  group.conclude_all(join<Loss, T>(parts.units, static_cast<int>(gridDim.x)));
+}
+
+}  // namespace cuda
+}  // namespace mlloss
