@@ -81,6 +81,9 @@ struct LaunchPlan {
 constexpr int kMaxThreads = 256;   // a block that takes whole rows
 constexpr int kUnitThreads = 256;  // one that takes tiles
 constexpr int kLabelThreads = 128;
+// Blocks of kMaxThreads that a multiprocessor has registers for, at least.
+constexpr int kStreamingBlocks = 3;
+constexpr int kHeldBlocks = 2;
 constexpr int64_t kMaxLabels = (int64_t{1} << 31) - 1024;  // labels within a row are counted in 32 bits
 constexpr int64_t kStaticShared = 2048;                    // at most, for reductions
 constexpr int64_t kChunkBytes = 16;
@@ -157,7 +160,8 @@ inline LaunchPlan plan_held(const Problem& problem, const DeviceFacts& facts, in
   plan.chunks_per_tile = chunks;
   // A persistent grid: a row's memory takes the next row as its gradient leaves.
   const int64_t by_memory = facts.shared_per_block / (plan.shared_bytes + kStaticShared);
-  const int64_t a_processor = std::max<int64_t>(1, std::min<int64_t>(by_memory, facts.threads_per_sm / plan.threads));
+  const int64_t by_registers = kHeldBlocks * kMaxThreads / plan.threads;
+  const int64_t a_processor = std::max<int64_t>(1, std::min(by_memory, by_registers));
   plan.blocks = cluster * std::min(problem.rows, std::max<int64_t>(1, a_processor * facts.sm_count / cluster));
   return plan;
 }
@@ -166,12 +170,12 @@ inline bool fits(const LaunchPlan& plan, const DeviceFacts& facts) {
   return plan.shared_bytes + kStaticShared <= facts.shared_per_block;
 }
 
-// The smallest cluster that leaves room for three blocks a multiprocessor, or the largest that is portable;
+// The smallest cluster that leaves room for kHeldBlocks blocks a multiprocessor, or the largest that is portable;
 // more only where no other holds a row.
 inline LaunchPlan plan_cluster(const Problem& problem, const DeviceFacts& facts) {
   int cluster = 2;
   const auto shared = [&] { return plan_held(problem, facts, cluster).shared_bytes + kStaticShared; };
-  while (cluster < kPortableCluster && 3 * shared() > facts.shared_per_block) cluster *= 2;
+  while (cluster < kPortableCluster && kHeldBlocks * shared() > facts.shared_per_block) cluster *= 2;
   const bool wide = facts.capability < 120 && shared() > facts.shared_per_block;
   return plan_held(problem, facts, wide ? kMaxCluster : cluster);
 }
@@ -179,7 +183,7 @@ inline LaunchPlan plan_cluster(const Problem& problem, const DeviceFacts& facts)
 // As few rows in flight as keep the device busy, if that lets the second read come from L2.
 inline int64_t streaming_blocks(const Problem& problem, const DeviceFacts& facts) {
   const int64_t row_bytes = std::max<int64_t>(1, problem.labels * bytes_of(problem.dtype));
-  const int64_t most = int64_t{facts.threads_per_sm / kMaxThreads} * facts.sm_count;
+  const int64_t most = int64_t{kStreamingBlocks} * facts.sm_count;
   const int64_t in_l2 = facts.l2_bytes * 2 / 5 / row_bytes;
   if (in_l2 >= facts.sm_count) return std::min(in_l2, most);
   return row_bytes * facts.sm_count <= facts.l2_bytes ? facts.sm_count : most;

@@ -50,17 +50,25 @@ MLLOSS_HD float reciprocal(float x) {
 }
 MLLOSS_HD double reciprocal(double x) { return 1.0 / x; }
 
+#ifdef __CUDA_ARCH__
+MLLOSS_HD float exp2_approximate(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+#elif defined(CUEMU)
+MLLOSS_HD float exp2_approximate(float x) {
+  const float y = exp2f(x);
+  return y < 1.17549435e-38f ? 0.0f : y;
+}
+#endif
+
 // e^x. Results below the smallest normal number are 0.
 MLLOSS_HD float exponential(float x) {
   constexpr float kLog2e = 1.44269504088896341f;
-#ifdef __CUDA_ARCH__
-  // The product's rounding error is put back: without it e^80 is off by 7e-6.
-  const float t = x * kLog2e;
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(t));
-  const float rest = fmaf(x, 1.925963033e-8f, fmaf(x, kLog2e, -t));
-  // 0 and inf are results already, and rest may be inf - inf there.
-  return y > 0.0f && y < INFINITY ? fmaf(y, rest * 0.693147180559945f, y) : y;
+#if defined(__CUDA_ARCH__) || defined(CUEMU)
+  // The product's rounding costs |x| * 6e-8: what a softmax in float loses in x - log(sum).
+  return exp2_approximate(x * kLog2e);
 #else
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
   constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;
@@ -124,6 +132,23 @@ struct Logistic {
   T softplus;          // log(1 + e^z)
   T softplus_negated;  // log(1 + e^-z)
 };
+
+// The first two alone: less work.
+template <class T>
+struct Sigmoids {
+  T sigmoid;          // 1 / (1 + e^-z)
+  T sigmoid_negated;  // 1 / (1 + e^z)
+  T slope;            // their product
+};
+
+template <class T>
+MLLOSS_HD Sigmoids<T> sigmoids(T z) {
+  const T t = exponential(-absolute(z));
+  const T r = reciprocal(T(1) + t);
+  const T tr = t * r;
+  const bool up = z >= T(0);
+  return {up ? r : tr, up ? tr : r, r * tr};
+}
 
 MLLOSS_HD Logistic<float> logistic(float z) {
   const float t = exponential(-absolute(z));

@@ -9,8 +9,16 @@ namespace cuda {
 
 #ifdef CUEMU
 
+using SharedAddress = unsigned char*;
+MLLOSS_DEVICE SharedAddress shared_address(void* shared) { return static_cast<SharedAddress>(shared); }
+template <class Word>
+MLLOSS_DEVICE Word load_shared(SharedAddress from) {
+  return *reinterpret_cast<const Word*>(from);
+}
+MLLOSS_DEVICE void store_shared(SharedAddress to, uint4 x) { *reinterpret_cast<uint4*>(to) = x; }
+
 template <int kBytes>
-MLLOSS_DEVICE void copy_async(void* shared, const void* global) {
+MLLOSS_DEVICE void copy_async(SharedAddress shared, const void* global) {
   cuemu::copy_async(shared, global, kBytes);
 }
 MLLOSS_DEVICE void commit_copies() { cuemu::commit_copies(); }
@@ -21,15 +29,42 @@ MLLOSS_DEVICE void wait_copies() {
 
 #else
 
+// 32 bits that the compiler keeps: from a pointer it would make them anew at every use.
+using SharedAddress = uint32_t;
+MLLOSS_DEVICE SharedAddress shared_address(void* shared) {
+  uint32_t address;
+  asm volatile("mov.u32 %0, %1;" : "=r"(address) : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))));
+  return address;
+}
+
+template <class Word>
+MLLOSS_DEVICE Word load_shared(SharedAddress from) {
+  Word x;
+  if constexpr (sizeof(Word) == 16) {
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "r"(from)
+                 : "memory");
+  } else if constexpr (sizeof(Word) == 8) {
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(from) : "memory");
+  } else {
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(from) : "memory");
+  }
+  return x;
+}
+
+MLLOSS_DEVICE void store_shared(SharedAddress to, uint4 x) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
+
 // 16 bytes pass by the first-level cache too: nobody reads them twice from there.
 template <int kBytes>
-MLLOSS_DEVICE void copy_async(void* shared, const void* global) {
+MLLOSS_DEVICE void copy_async(SharedAddress shared, const void* global) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "what the hardware copies");
-  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(kBytes) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared), "l"(global), "n"(kBytes) : "memory");
   }
 }
 

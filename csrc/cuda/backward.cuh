@@ -25,6 +25,18 @@ MLLOSS_DEVICE Array<T, Loss::kCoefficients> load_coefficients(const DeviceCall& 
   return c;
 }
 
+template <class Kind, class Loss, class T, int V>
+MLLOSS_DEVICE void chunk_gradient_by_label(Kind kind, const Loss& loss, const DeviceCall& call,
+                                           const BackwardOutputs& out, const Chunk<T, V>& chunk, T factor, T* g) {
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    const int label = chunk.label + i;
+    const bool inside = static_cast<unsigned>(label) < static_cast<unsigned>(call.labels);
+    const auto c = load_coefficients<Loss, T>(call, out, 0, inside ? label : 0);
+    g[i] = loss.gradient(element(kind, chunk, i), Loss::scaled(c, factor));
+  }
+}
+
 // kByLabel: every label is a group.
 template <template <class> class LossTemplate, class In, bool kByLabel>
 __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
@@ -38,27 +50,27 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
   Ring<In> ring(call, memory);
   GradientOutput<In> output(call, out, sums);
   for_units(units, [&](int64_t r, int tile) {
-    const LogitsRow<In> row(call, r);
+    LogitsRow<In> row(call, r);
     begin_tile(ring, units, row, tile);
     reader.start(r);
     output.start(r, reader.scale());
     const T factor = output.factor();
     Array<T, Loss::kCoefficients> c;
-    if constexpr (!kByLabel) c = Loss::scaled(load_coefficients<Loss, T>(call, out, r, 0), factor);
+    if constexpr (!kByLabel) {
+      c = Loss::scaled(load_coefficients<Loss, T>(call, out, r, 0), factor);
+      if (!Loss::usual(c)) row.simple_count = 0;
+    }
+    const GradientRow<In> memory(row, out.gradient, r);
     ring.run(row, [&](const Fetched& fetched) {
-      const RowChunk<In> chunk = read_chunk(reader, row, fetched);
-      T g[kWidth<In>];
-      if constexpr (kByLabel) {
-#pragma unroll
-        for (int i = 0; i < kWidth<In>; ++i) {
-          const int label = row.inside(chunk.label + i) ? chunk.label + i : 0;
-          const auto own = Loss::scaled(load_coefficients<Loss, T>(call, out, r, label), factor);
-          g[i] = loss.gradient(general_element(chunk, i), own);
+      visit(reader, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
+        T g[kWidth<In>];
+        if constexpr (kByLabel) {
+          chunk_gradient_by_label(kind, loss, call, out, chunk, factor, g);
+        } else {
+          chunk_gradient(kind, loss, chunk, c, g);
         }
-      } else {
-        chunk_gradient(loss, chunk, c, g);
-      }
-      output.put(row, chunk, fetched.logits, g);
+        output.put(kind, row, memory, chunk, fetched.logits, g);
+      });
     });
     output.finish(r * units.tiles + tile);
   });

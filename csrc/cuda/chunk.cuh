@@ -26,18 +26,16 @@ struct Chunk {
 
 // The kinds of chunk that have a body of their own; kSoft serves all others.
 template <Targets kTargets, bool kWeighted>
-struct ChunkKind {};
+struct ChunkKind {
+  static constexpr bool kSimple = !kWeighted;
+};
 
 template <class T, int V, class F>
 MLLOSS_DEVICE void with_kind(const Chunk<T, V>& chunk, F f) {
   if (chunk.soft) {
-    f(ChunkKind<Targets::kSoft, true>());
-  } else if (chunk.weighted) {
-    f(ChunkKind<Targets::kHard, true>());
-  } else if (chunk.positive) {
-    f(ChunkKind<Targets::kHard, false>());
+    f(ChunkKind<Targets::kSoft, true>(), chunk);
   } else {
-    f(ChunkKind<Targets::kNegative, false>());
+    f(ChunkKind<Targets::kHard, true>(), chunk);
   }
 }
 
@@ -48,7 +46,7 @@ MLLOSS_DEVICE Element<T, kTargets> element(ChunkKind<kTargets, kWeighted>, const
   return {chunk.s[i], y, kWeighted ? chunk.weight(i) : T(1)};
 }
 
-// Every kind of chunk as the most general one: for what is done so rarely that it is compiled once.
+// Every kind of chunk as the most general one.
 template <class T, int V>
 MLLOSS_DEVICE Element<T, Targets::kSoft> general_element(const Chunk<T, V>& chunk, int i) {
   const T hard = chunk.positive >> i & 1u ? T(1) : T(0);
@@ -64,6 +62,7 @@ class ChunkReader {
   }
 
   MLLOSS_DEVICE T scale() const { return scale_; }
+  MLLOSS_DEVICE bool no_entries(int label) const { return targets_.no_entries(label); }
 
   MLLOSS_DEVICE void start(int64_t row) {
     targets_.start(row);
@@ -74,7 +73,7 @@ class ChunkReader {
 
   // `x`: the logits of lanes that lie in the row, all of them if `whole`; the others' are ignored. `staged`: as
   // TargetReader has it. Labels must not go down.
-  MLLOSS_DEVICE Chunk<T, V> read(int label, bool whole, const T* x, const unsigned char* staged) {
+  MLLOSS_DEVICE Chunk<T, V> read(int label, bool whole, const T* x, SharedAddress staged) {
     Chunk<T, V> chunk;
     chunk.label = label;
 #pragma unroll
@@ -146,13 +145,37 @@ using RowReader = ChunkReader<Compute<In>, kWidth<In>>;
 template <class In>
 using RowChunk = Chunk<Compute<In>, kWidth<In>>;
 
+// The most general way: for what is done so rarely that it is compiled once.
 template <class In>
-MLLOSS_DEVICE RowChunk<In> read_chunk(RowReader<In>& reader, const LogitsRow<In>& row, const Fetched& chunk) {
+MLLOSS_DEVICE RowChunk<In> read_chunk(RowReader<In>& reader, const LogitsRow<In>& row, const Fetched& fetched) {
   Compute<In> x[kWidth<In>];
-  unpack<In>(chunk.logits, x);
-  const int label = row.label_of(chunk.index);
+  unpack<In>(fetched.logits, x);
+  const int label = row.label_of(fetched.index);
   const bool whole = row.whole(label);
-  return reader.read(label, whole, x, whole && row.targets ? chunk.targets : nullptr);
+  return reader.read(label, whole, x, whole && row.targets ? fetched.targets : SharedAddress());
+}
+
+// f(kind, chunk). Chunks without options have a short way: that of most chunks of most calls.
+template <class In, class F>
+MLLOSS_DEVICE void visit(RowReader<In>& reader, const LogitsRow<In>& row, const Fetched& fetched, F f) {
+  const int label = row.label_of(fetched.index);
+  RowChunk<In> chunk;
+  unpack<In>(fetched.logits, chunk.s);
+  if (row.simple(fetched.index)) {
+    chunk.label = label;
+    chunk.excluded = 0;
+    chunk.positive = 0;
+    chunk.weights = nullptr;
+    if (row.call.simple == Simple::kBools) {
+      chunk.positive = bools<kWidth<In>>(fetched.targets);
+      if (chunk.positive) return f(ChunkKind<Targets::kHard, false>(), chunk);
+      return f(ChunkKind<Targets::kNegative, false>(), chunk);
+    }
+    if (reader.no_entries(label)) return f(ChunkKind<Targets::kNegative, false>(), chunk);
+  }
+  const bool whole = row.whole(label);
+  chunk = reader.read(label, whole, chunk.s, whole && row.targets ? fetched.targets : SharedAddress());
+  with_kind(chunk, f);
 }
 
 // What the reduction multiplies every value and gradient by.
@@ -168,12 +191,13 @@ MLLOSS_DEVICE T sample_weight(const DeviceCall& call, int64_t row) {
 }
 
 // Exact zeros, whatever was computed there.
-template <class T, int V>
-MLLOSS_DEVICE void clear_excluded(const Chunk<T, V>& chunk, bool zero_row, T* g) {
-  if (chunk.excluded == 0 && !zero_row) return;
+template <class Kind, class T, int V>
+MLLOSS_DEVICE void clear_excluded(Kind, const Chunk<T, V>& chunk, bool zero_row, T* g) {
+  const uint32_t excluded = Kind::kSimple ? 0u : chunk.excluded;
+  if (excluded == 0 && !zero_row) return;
 #pragma unroll
   for (int i = 0; i < V; ++i) {
-    if (zero_row || (chunk.excluded >> i & 1u)) g[i] = T(0);
+    if (zero_row || (excluded >> i & 1u)) g[i] = T(0);
   }
 }
 

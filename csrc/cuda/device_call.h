@@ -6,6 +6,9 @@
 namespace mlloss {
 namespace cuda {
 
+// Logits as they are, hard targets, nothing weighted: chunks inside a row have a short way.
+enum class Simple : int { kNot, kSparse, kBools };
+
 struct DeviceCall : Call {
   // Smoothed targets: y * smooth_slope + smooth_floor
   double smooth_slope, smooth_floor;
@@ -13,13 +16,24 @@ struct DeviceCall : Call {
   uint32_t whole_starts;
   // Of dense targets, copied ahead with a chunk; 0: read where they are.
   int target_bytes;
+  Simple simple;
 
   explicit DeviceCall(const Call& call)
       : Call(call),
         smooth_slope(1.0 - call.label_smoothing),
         smooth_floor(call.label_smoothing / static_cast<double>(call.labels)),
         whole_starts(static_cast<uint32_t>(std::max<int64_t>(0, call.labels - chunk_width(call.logits_dtype) + 1))),
-        target_bytes(target_bytes_of(call)) {}
+        target_bytes(target_bytes_of(call)),
+        simple(simple_kind(call)) {}
+
+  static Simple simple_kind(const Call& call) {
+    const bool as_they_are = call.scale == 1.0 && call.offset == 0.0 && !call.scale_tensor && !call.label_offset &&
+                             !call.row_offset && call.logits_label_stride == 1;
+    if (!as_they_are || call.weight || call.label_smoothing > 0.0) return Simple::kNot;
+    if (call.crow_indices) return Simple::kSparse;
+    const bool bools = call.targets_dtype == DType::kBool && !call.has_ignore_index;
+    return bools && call.targets_label_stride == 1 ? Simple::kBools : Simple::kNot;
+  }
 
   static int target_bytes_of(const Call& call) {
     return call.crow_indices ? 0 : staged_target_bytes(call.logits_dtype, call.targets_dtype);

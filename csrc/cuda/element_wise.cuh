@@ -8,17 +8,15 @@ namespace mlloss {
 namespace cuda {
 
 // Values and gradients of a chunk, gradients times `factor`; values are dead code where unused.
-template <class Loss, class T, int V>
-MLLOSS_DEVICE void evaluate_chunk(const Loss& loss, const Chunk<T, V>& chunk, T factor, T* values, T* g) {
-  with_kind(chunk, [&](auto kind) {
+template <class Kind, class Loss, class T, int V>
+MLLOSS_DEVICE void evaluate_chunk(Kind kind, const Loss& loss, const Chunk<T, V>& chunk, T factor, T* values, T* g) {
 #pragma unroll
-    for (int i = 0; i < V; ++i) {
-      const auto e = element(kind, chunk, i);
-      const auto r = loss.evaluate(e);
-      values[i] = r.value * e.w;
-      g[i] = r.gradient * (e.w * factor);
-    }
-  });
+  for (int i = 0; i < V; ++i) {
+    const auto e = element(kind, chunk, i);
+    const auto r = loss.evaluate(e);
+    values[i] = r.value * e.w;
+    g[i] = r.gradient * (e.w * factor);
+  }
 }
 
 template <class In>
@@ -46,23 +44,24 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
     begin_tile(ring, units, row, tile);
     const T weight = sample_weight<T>(call, r);
     const bool zero = weight == T(0);
-    In* gradient = out.gradient ? static_cast<In*>(out.gradient) + r * call.labels : nullptr;
     T* all_values = out.values ? static_cast<T*>(out.values) + r * call.labels : nullptr;
     T sum = T(0);
     reader.start(r);
+    const GradientRow<In> memory(row, out.gradient, r);
     ring.run(row, [&](const Fetched& fetched) {
-      const RowChunk<In> chunk = read_chunk(reader, row, fetched);
-      T values[kWidth<In>], g[kWidth<In>];
-      evaluate_chunk(loss, chunk, factor * weight, values, g);
-      clear_excluded(chunk, zero, values);
-      T chunk_sum = T(0);
+      visit(reader, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
+        T values[kWidth<In>], g[kWidth<In>];
+        evaluate_chunk(kind, loss, chunk, factor * weight, values, g);
+        clear_excluded(kind, chunk, zero, values);
+        T chunk_sum = T(0);
 #pragma unroll
-      for (int j = 0; j < kWidth<In>; ++j) chunk_sum += values[j];
-      sum += chunk_sum;
-      if (all_values) store_values(all_values, row, chunk.label, values, weight);
-      if (!gradient) return;
-      clear_excluded(chunk, zero, g);
-      store_chunk(gradient, row, chunk.label, g);
+        for (int j = 0; j < kWidth<In>; ++j) chunk_sum += values[j];
+        sum += chunk_sum;
+        if (all_values) store_values(all_values, row, chunk.label, values, weight);
+        if (!out.gradient) return;
+        clear_excluded(kind, chunk, zero, g);
+        memory.store(kind, chunk.label, g);
+      });
     });
     all += static_cast<double>(zero ? T(0) : sum * weight);
   });
@@ -86,11 +85,13 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
     begin_tile(ring, units, row, tile);
     reader.start(r);
     output.start(r, reader.scale());
+    const GradientRow<In> memory(row, out.gradient, r);
     ring.run(row, [&](const Fetched& fetched) {
-      const RowChunk<In> chunk = read_chunk(reader, row, fetched);
-      T values[kWidth<In>], g[kWidth<In>];
-      evaluate_chunk(loss, chunk, output.factor(), values, g);
-      output.put(row, chunk, fetched.logits, g);
+      visit(reader, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
+        T values[kWidth<In>], g[kWidth<In>];
+        evaluate_chunk(kind, loss, chunk, output.factor(), values, g);
+        output.put(kind, row, memory, chunk, fetched.logits, g);
+      });
     });
     output.finish(r * units.tiles + tile);
   });

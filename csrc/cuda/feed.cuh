@@ -11,35 +11,32 @@ namespace cuda {
 struct Fetched {
   int index;
   uint4 logits;
-  const unsigned char* targets;  // where they were copied, if they were
+  SharedAddress targets;  // where they were copied, if they were
 };
 
-// The block's memory: `chunks` of 16 bytes, then as many of target_bytes. A thread's slot k is number
-// k * threads + thread.
+// The block's memory: `chunks` of 16 bytes, then as many of target_bytes. A thread's slots are numbers
+// thread, thread + threads, ...
 class Slots {
  public:
   MLLOSS_DEVICE Slots(const DeviceCall& call, unsigned char* memory, int chunks)
       : target_bytes_(call.target_bytes),
-        logits_(reinterpret_cast<uint4*>(memory) + threadIdx.x),
-        targets_(memory + chunks * 16 + static_cast<int>(threadIdx.x) * target_bytes_) {}
+        logits_(shared_address(memory)),
+        targets_(shared_address(memory + chunks * 16)) {}
 
-  MLLOSS_DEVICE uint4* logits(int slot) const { return logits_ + slot * static_cast<int>(blockDim.x); }
-  MLLOSS_DEVICE unsigned char* targets(int slot) const {
-    return targets_ + slot * static_cast<int>(blockDim.x) * target_bytes_;
-  }
   template <class In>
   MLLOSS_DEVICE void fetch(const LogitsRow<In>& row, int chunk, int slot) const {
-    row.fetch(chunk, logits(slot), targets(slot));
+    row.fetch(chunk, logits_ + slot * 16, targets_ + slot * target_bytes_);
   }
-  MLLOSS_DEVICE Fetched fetched(int chunk, int slot) const { return {chunk, *logits(slot), targets(slot)}; }
+  MLLOSS_DEVICE Fetched fetched(int chunk, int slot) const {
+    return {chunk, load_shared<uint4>(logits_ + slot * 16), targets_ + slot * target_bytes_};
+  }
 
  private:
   const int target_bytes_;
-  uint4* const logits_;
-  unsigned char* const targets_;
+  const SharedAddress logits_, targets_;
 };
 
-// Chunks of any number through kStages slots: while one is in use the next ones are on their way.
+// Chunks of any number through kStages slots a thread: while one is in use the next ones are on their way.
 template <class In>
 class Ring {
  public:
@@ -55,24 +52,24 @@ class Ring {
 
   // The same chunks once more.
   MLLOSS_DEVICE void again(const LogitsRow<In>& row) const {
+    const int step = static_cast<int>(blockDim.x);
 #pragma unroll 1
-    for (int slot = 0; slot < kStages - 1; ++slot) {
-      start(row, first_ + slot * static_cast<int>(blockDim.x), slot);
-    }
+    for (int k = 0; k < kStages - 1; ++k) start(row, first_ + k * step, static_cast<int>(threadIdx.x) + k * step);
   }
 
   // f(Fetched) for each of this thread's chunks.
   template <class F>
   MLLOSS_DEVICE void run(const LogitsRow<In>& row, F f) const {
     const int step = static_cast<int>(blockDim.x);
-    int slot = 0;
+    const int mask = kStages * step - 1;  // both are powers of two
+    int slot = static_cast<int>(threadIdx.x);
 #pragma unroll 1
     for (int chunk = first_; chunk < last_; chunk += step) {
       // Into the slot of the chunk before this one, which is done with.
-      start(row, chunk + (kStages - 1) * step, (slot + kStages - 1) % kStages);
+      start(row, chunk + (kStages - 1) * step, (slot + (kStages - 1) * step) & mask);
       wait_copies<kStages - 1>();
       f(slots_.fetched(chunk, slot));
-      slot = (slot + 1) % kStages;
+      slot = (slot + step) & mask;
     }
   }
 
@@ -96,6 +93,7 @@ class Hold {
       : slot_count_((count + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x)),
         group_((slot_count_ + kGroups - 1) / kGroups),
         slots_(call, memory, count),
+        begin_(first),
         first_(first + static_cast<int>(threadIdx.x)),
         last_(first + count) {}
 
@@ -107,15 +105,14 @@ class Hold {
   template <class F>
   MLLOSS_DEVICE void run(const LogitsRow<In>& row, F f) const {
     const int last = end_of(row);
-    int chunk = first_, group = 0, group_begin = 0;
+    int group = 0, group_begin = first_;
 #pragma unroll 1
-    for (int slot = 0; chunk < last; ++slot) {
-      if (slot == group_begin) {
+    for (int chunk = first_; chunk < last; chunk += static_cast<int>(blockDim.x)) {
+      if (chunk == group_begin) {
         wait_for(group++);
-        group_begin += group_;
+        group_begin += group_ * static_cast<int>(blockDim.x);
       }
-      f(slots_.fetched(chunk, slot));
-      chunk += static_cast<int>(blockDim.x);
+      f(slots_.fetched(chunk, chunk - begin_));
     }
     wait_copies<0>();
   }
@@ -136,25 +133,24 @@ class Hold {
   static constexpr int kGroups = 4;  // that a row arrives in: the first is worked on while the others are on their way
   const int slot_count_, group_;     // slots a thread, slots a group
   const Slots slots_;
-  const int first_, last_;
+  const int begin_, first_, last_;
 
   MLLOSS_DEVICE int end_of(const LogitsRow<In>& row) const { return row.chunks < last_ ? row.chunks : last_; }
 
   // before(chunk, slot), then the slot takes that chunk of `row`.
   template <class F>
   MLLOSS_DEVICE void replace(const LogitsRow<In>& row, F before) const {
-    const int last = end_of(row);
-    int chunk = first_, groups = 0, group_end = group_;
+    const int last = end_of(row), step = static_cast<int>(blockDim.x);
+    int groups = 0, group_end = first_ + group_ * step;
 #pragma unroll 1
-    for (int slot = 0; slot < slot_count_; ++slot) {
-      before(chunk, slot);
-      if (chunk < last) slots_.fetch(row, chunk, slot);
-      if (slot + 1 == group_end) {
+    for (int chunk = first_; chunk < last_; chunk += step) {
+      before(chunk, chunk - begin_);
+      if (chunk < last) slots_.fetch(row, chunk, chunk - begin_);
+      if (chunk + step == group_end) {
         commit_copies();
         ++groups;
-        group_end += group_;
+        group_end += group_ * step;
       }
-      chunk += static_cast<int>(blockDim.x);
     }
     for (; groups < kGroups; ++groups) commit_copies();
   }

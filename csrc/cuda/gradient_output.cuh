@@ -34,21 +34,24 @@ class GradientOutput {
     }
     if (!wants_sums()) factor_ *= scale;
     scale_ = wants_sums() ? scale : T(1);
-    memory_ = out_.gradient ? static_cast<In*>(out_.gradient) + row * call_.labels : nullptr;
+    special_ = out_.grad_output_label_stride != 0 || scale_ != T(1);
     row_sum_ = scale_sum_ = T(0);
   }
 
   MLLOSS_DEVICE T factor() const { return factor_; }
 
-  MLLOSS_DEVICE void put(const LogitsRow<In>& row, const RowChunk<In>& chunk, uint4 raw, T* g) {
-    settle(row, chunk, g);
+  template <class Kind>
+  MLLOSS_DEVICE void put(Kind kind, const LogitsRow<In>& row, const GradientRow<In>& memory, const RowChunk<In>& chunk,
+                         uint4 raw, T* g) {
+    if (special_) settle(row, chunk, g);
+    clear_excluded(kind, chunk, zero_, g);
     if (wants_sums()) add(raw, g);
-    if (!memory_) return;
-    if (scale_ != T(1)) {
+    if (!out_.gradient) return;
+    if (special_) {
 #pragma unroll
       for (int i = 0; i < V; ++i) g[i] *= scale_;
     }
-    store_chunk(memory_, row, chunk.label, g);
+    memory.store(kind, chunk.label, g);
   }
 
   MLLOSS_DEVICE void finish(int64_t unit) {
@@ -65,9 +68,9 @@ class GradientOutput {
   const UnitSums& sums_;
   const T call_factor_;
   const T* grad_output_;
-  In* memory_;
   T factor_, scale_, row_sum_, scale_sum_;
   bool zero_;
+  bool special_;  // more than the factor multiplies the gradient
 
   MLLOSS_DEVICE bool wants_sums() const { return sums_.row || sums_.scale; }
 
@@ -79,7 +82,6 @@ class GradientOutput {
         if (row.inside(chunk.label + i)) g[i] *= grad_output_[(chunk.label + i) * stride];
       }
     }
-    clear_excluded(chunk, zero_, g);
   }
 
   MLLOSS_DEVICE void add(uint4 raw, const T* g) {

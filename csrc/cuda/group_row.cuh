@@ -8,17 +8,15 @@
 namespace mlloss {
 namespace cuda {
 
-// Blocks a multiprocessor, at least, that kernels of kMaxThreads are compiled for.
-template <class In>
-constexpr int kGroupBlocks = sizeof(In) == 8 ? 1 : 3;
-
-template <class Loss, class T, int V>
-MLLOSS_DEVICE void chunk_gradient(const Loss& loss, const Chunk<T, V>& chunk, const Array<T, Loss::kCoefficients>& c,
-                                  T* g) {
-  with_kind(chunk, [&](auto kind) {
+// Chunks that have the short way are those of a row whose coefficients are the usual ones.
+template <class Kind, class Loss, class T, int V>
+MLLOSS_DEVICE void chunk_gradient(Kind kind, const Loss& loss, const Chunk<T, V>& chunk,
+                                  const Array<T, Loss::kCoefficients>& c, T* g) {
 #pragma unroll
-    for (int i = 0; i < V; ++i) g[i] = loss.gradient(element(kind, chunk, i), c);
-  });
+  for (int i = 0; i < V; ++i) {
+    const auto e = element(kind, chunk, i);
+    g[i] = Kind::kSimple ? loss.usual_gradient(e, c) : loss.gradient(e, c);
+  }
 }
 
 template <template <class> class LossTemplate, class In>
@@ -26,7 +24,6 @@ class GroupRow {
  public:
   using T = Compute<In>;
   using Loss = LossTemplate<T>;
-  using Maxima = Array<T, Loss::kMaxima>;
   using Sums = Array<T, Loss::kSums>;
   using Coefficients = Array<T, Loss::kCoefficients>;
   static constexpr int V = kWidth<In>;
@@ -44,7 +41,7 @@ class GroupRow {
   template <class Feed>
   MLLOSS_DEVICE StatisticsOf<Loss, T> statistics(const LogitsRow<In>& row, const Feed& feed, bool more) {
     StatisticsOf<Loss, T> stats = identity<Loss, T>();
-    const Sums sums = thread_sums(row, stats.maxima, feed);
+    const Sums sums = thread_sums(row, feed);
     if (more) feed.again(row);
     stats.sums = block_sum(sums);
     // Rare, and the same for all threads: their sums are.
@@ -54,16 +51,15 @@ class GroupRow {
     return stats;
   }
 
-  // This thread's, with the maxima fixed.
+  // This thread's, with the maxima at their start.
   template <class Feed>
-  MLLOSS_DEVICE Sums thread_sums(const LogitsRow<In>& row, const Maxima& maxima, const Feed& feed) {
+  MLLOSS_DEVICE Sums thread_sums(const LogitsRow<In>& row, const Feed& feed) {
     Sums total = identity<Loss, T>().sums;
     feed.run(row, [&](const Fetched& fetched) {
-      const RowChunk<In> chunk = read_chunk(reader_, row, fetched);
-      with_kind(chunk, [&](auto kind) {
+      visit(reader_, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
         Sums sums = identity<Loss, T>().sums;
 #pragma unroll
-        for (int j = 0; j < V; ++j) add(sums, loss_.sums(element(kind, chunk, j), maxima));
+        for (int j = 0; j < V; ++j) add(sums, loss_.first_sums(element(kind, chunk, j)));
         add(total, sums);
       });
     });
@@ -96,18 +92,20 @@ class GroupRow {
   }
 
   template <class Feed>
-  MLLOSS_DEVICE void gradient(const LogitsRow<In>& row, const Coefficients& c, const Feed& feed) {
+  MLLOSS_DEVICE void gradient(LogitsRow<In> row, const Coefficients& c, const Feed& feed) {
+    if (!Loss::usual(c)) row.simple_count = 0;
     const T weight = sample_weight<T>(call_, row_);
     const bool zero = weight == T(0);
     const Coefficients scaled = Loss::scaled(c, factor_ * weight * reader_.scale());
-    In* memory = static_cast<In*>(out_.gradient) + row_ * call_.labels;
+    const GradientRow<In> memory(row, out_.gradient, row_);
     reader_.start(row_);
     feed.run(row, [&](const Fetched& fetched) {
-      const RowChunk<In> chunk = read_chunk(reader_, row, fetched);
-      T g[V];
-      chunk_gradient(loss_, chunk, scaled, g);
-      clear_excluded(chunk, zero, g);
-      store_chunk(memory, row, chunk.label, g);
+      visit(reader_, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
+        T g[V];
+        chunk_gradient(kind, loss_, chunk, scaled, g);
+        clear_excluded(kind, chunk, zero, g);
+        memory.store(kind, chunk.label, g);
+      });
     });
   }
 

@@ -18,10 +18,10 @@ MLLOSS_DEVICE T single_gradient(const Loss& loss, const DeviceCall& call, const 
   T g[1];
   if constexpr (Loss::kScope == Scope::kElement) {
     T value[1];
-    evaluate_chunk(loss, chunk, factor, value, g);
+    with_kind(chunk, [&](auto kind, const Chunk<T, 1>&) { evaluate_chunk(kind, loss, chunk, factor, value, g); });
   } else {
-    const auto c = load_coefficients<Loss, T>(call, out, row, chunk.label);
-    chunk_gradient(loss, chunk, Loss::scaled(c, factor), g);
+    const auto c = Loss::scaled(load_coefficients<Loss, T>(call, out, row, chunk.label), factor);
+    with_kind(chunk, [&](auto kind, const Chunk<T, 1>&) { chunk_gradient(kind, loss, chunk, c, g); });
   }
   return g[0];
 }
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kLabelThreads, kLabelBlocks)
     for (int64_t row = first; row < end; ++row) {
       reader.start(row);
       const T s[1] = {widen(x[row * call.logits_row_stride])};
-      const Chunk<T, 1> chunk = reader.read(static_cast<int>(label), true, s, nullptr);
+      const Chunk<T, 1> chunk = reader.read(static_cast<int>(label), true, s, SharedAddress());
       const T weight = sample_weight<T>(call, row);
       const T factor = base * weight * grad_output[row * out.grad_output_row_stride];
       const T g = single_gradient(loss, call, out, row, chunk, factor);

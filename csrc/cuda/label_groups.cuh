@@ -17,11 +17,10 @@ using LabelSums = Array<Array<T, V>, Loss::kSums>;
 
 template <class Loss, class T, int V>
 MLLOSS_DEVICE void add_labels(const Loss& loss, const Chunk<T, V>& chunk, T weight, LabelSums<Loss, T, V>& into) {
-  const Array<T, Loss::kMaxima> none{};
-  with_kind(chunk, [&](auto kind) {
+  with_kind(chunk, [&](auto kind, const Chunk<T, V>&) {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      const auto sums = loss.sums(element(kind, chunk, i), none);
+      const auto sums = loss.first_sums(element(kind, chunk, i));
 #pragma unroll
       for (int k = 0; k < Loss::kSums; ++k) into[k][i] += weight * sums[k];
     }
@@ -53,7 +52,7 @@ __global__ void __launch_bounds__(kLabelThreads, kLabelGroupBlocks)
       reader.start(r);
       T x[V];
       unpack<In>(row.load(label), x);
-      add_labels(loss, reader.read(label, row.whole(label), x, nullptr), weight, stretch);
+      add_labels(loss, reader.read(label, row.whole(label), x, SharedAddress()), weight, stretch);
     }
 #pragma unroll
     for (int k = 0; k < Loss::kSums; ++k) {

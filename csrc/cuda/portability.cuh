@@ -19,3 +19,22 @@
 #endif
 
 #define MLLOSS_DEVICE __device__ __forceinline__
+
+namespace mlloss {
+namespace cuda {
+
+// The value in a register from here on: compilers like to compute addresses anew at every use.
+template <class T>
+MLLOSS_DEVICE T keep(T x) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 8) {
+    asm("" : "+l"(x));
+  } else {
+    asm("" : "+r"(x));
+  }
+#endif
+  return x;
+}
+
+}  // namespace cuda
+}  // namespace mlloss

@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
     begin_tile(ring, units, row, tile);
     group.start(r);
     const T weight = sample_weight<T>(call, r);
-    const auto sums = group.thread_sums(row, stats.maxima, ring);
+    const auto sums = group.thread_sums(row, ring);
 #pragma unroll
     for (int k = 0; k < Loss::kSums; ++k) stats.sums[k] += weight == T(0) ? T(0) : weight * sums[k];
   });

@@ -17,6 +17,21 @@ struct ChunkTargets {
   T y[V];
 };
 
+// Four bytes of 0 and 1 as bits, gathered by a product.
+MLLOSS_DEVICE uint32_t nibble(uint32_t word) { return word * 0x01020408u >> 24 & 0xfu; }
+
+// A chunk's bool targets as bits.
+template <int V>
+MLLOSS_DEVICE uint32_t bools(SharedAddress targets) {
+  if constexpr (V == 8) {
+    const uint2 pair = load_shared<uint2>(targets);
+    return (pair.x | pair.y) == 0 ? 0u : nibble(pair.x) | nibble(pair.y) << 4;
+  } else if constexpr (V == 4) {
+    return nibble(load_shared<uint32_t>(targets));
+  }
+  return 0u;
+}
+
 // A row's targets, read from left to right. Every thread has its own.
 template <class T, int V>
 class TargetReader {
@@ -36,9 +51,12 @@ class TargetReader {
     column_ = column(0);
   }
 
+  // Sparse: whether none lie from `label` to `label` + V - 1, as far as is known without looking.
+  MLLOSS_DEVICE bool no_entries(int label) const { return column_ - V >= label; }
+
   // Elements label to label + V - 1; `whole` if all of them lie in the row. `staged`: dense targets that
-  // were copied to shared memory, or null.
-  MLLOSS_DEVICE ChunkTargets<T, V> read(int label, bool whole, const unsigned char* staged) {
+  // were copied to shared memory, or 0.
+  MLLOSS_DEVICE ChunkTargets<T, V> read(int label, bool whole, SharedAddress staged) {
     ChunkTargets<T, V> t;
     t.positive = t.excluded = t.spoiled = 0;
     t.soft = false;
@@ -65,11 +83,7 @@ class TargetReader {
 
   // ---- dense ---------------------------------------------------------------------------------------
 
-  MLLOSS_DEVICE void read_dense(int label, bool whole, const unsigned char* staged, ChunkTargets<T, V>& t) const {
-    if (V >= 4 && staged && call_.targets_dtype == DType::kBool && !call_.has_ignore_index) {
-      t.positive = bools(staged);
-      return;
-    }
+  MLLOSS_DEVICE void read_dense(int label, bool whole, SharedAddress staged, ChunkTargets<T, V>& t) const {
     switch (call_.targets_dtype) {
       case DType::kBool:
       case DType::kUInt8:
@@ -93,18 +107,6 @@ class TargetReader {
     }
   }
 
-  // Bytes of 0 and 1 as bits: four at a time, gathered by a product.
-  static MLLOSS_DEVICE uint32_t bools(const unsigned char* staged) {
-    const uint32_t* words = reinterpret_cast<const uint32_t*>(staged);
-    if constexpr (V == 8) {
-      const uint2 pair = *reinterpret_cast<const uint2*>(words);
-      return (pair.x | pair.y) == 0 ? 0u : nibble(pair.x) | nibble(pair.y) << 4;
-    }
-    return nibble(words[0]);
-  }
-
-  static MLLOSS_DEVICE uint32_t nibble(uint32_t word) { return word * 0x01020408u >> 24 & 0xfu; }
-
   // 16 bytes at most of what a chunk needs.
   template <class Y>
   static constexpr int kPart = sizeof(Y) * V > 16 ? static_cast<int>(16 / sizeof(Y)) : V;
@@ -119,6 +121,19 @@ class TargetReader {
     return reinterpret_cast<const Y*>(start_) + label * call_.targets_label_stride;
   }
 
+  template <class Y>
+  MLLOSS_DEVICE Part<Y> load_part(int label, int part, SharedAddress staged) const {
+    constexpr int kBytes = static_cast<int>(sizeof(Part<Y>));
+    if constexpr (kBytes == 16) {
+      if (staged) return bit_cast<Part<Y>>(load_shared<uint4>(staged + part * kBytes));
+    } else if constexpr (kBytes == 8) {
+      if (staged) return bit_cast<Part<Y>>(load_shared<uint2>(staged));
+    } else if constexpr (kBytes == 4) {
+      if (staged) return bit_cast<Part<Y>>(load_shared<uint32_t>(staged));
+    }
+    return reinterpret_cast<const Part<Y>*>(address<Y>(label))[part];
+  }
+
   // Whether the chunk's targets lie together, and on the boundary that wide loads need.
   template <class Y>
   MLLOSS_DEVICE bool together(int label, bool whole) const {
@@ -130,7 +145,7 @@ class TargetReader {
   }
 
   template <class Y>
-  MLLOSS_DEVICE void read_integers(int label, bool whole, const unsigned char* staged, ChunkTargets<T, V>& t) const {
+  MLLOSS_DEVICE void read_integers(int label, bool whole, SharedAddress staged, ChunkTargets<T, V>& t) const {
     if (!staged && !together<Y>(label, whole)) {
       // One by one: rolled up, for it is rare and every dtype has a copy.
 #pragma unroll 1
@@ -140,11 +155,9 @@ class TargetReader {
       return;
     }
     constexpr int N = kPart<Y>;
-    const Part<Y>* parts =
-        staged ? reinterpret_cast<const Part<Y>*>(staged) : reinterpret_cast<const Part<Y>*>(address<Y>(label));
 #pragma unroll
     for (int part = 0; part < V / N; ++part) {
-      const Part<Y> loaded = parts[part];
+      const Part<Y> loaded = load_part<Y>(label, part, staged);
       if (all_zero(loaded)) continue;
 #pragma unroll
       for (int i = 0; i < N; ++i) add_integer(loaded.v[i], 1u << (part * N + i), t);
@@ -172,16 +185,14 @@ class TargetReader {
   }
 
   template <class Y>
-  MLLOSS_DEVICE void read_floats(int label, bool whole, const unsigned char* staged, ChunkTargets<T, V>& t) const {
+  MLLOSS_DEVICE void read_floats(int label, bool whole, SharedAddress staged, ChunkTargets<T, V>& t) const {
     constexpr int N = kPart<Y>;
     const bool wide = staged || together<Y>(label, whole);
-    const Part<Y>* parts =
-        staged ? reinterpret_cast<const Part<Y>*>(staged) : reinterpret_cast<const Part<Y>*>(address<Y>(label));
 #pragma unroll
     for (int part = 0; part < V / N; ++part) {
       Part<Y> loaded;
       if (wide) {
-        loaded = parts[part];
+        loaded = load_part<Y>(label, part, staged);
       } else {
 #pragma unroll
         for (int i = 0; i < N; ++i) {

@@ -79,9 +79,28 @@ MLLOSS_DEVICE uint4 pack(const Compute<In>* x) {
 
 template <class In>
 MLLOSS_DEVICE void unpack(uint4 raw, Compute<In>* x) {
+  if constexpr (std::is_same_v<In, __nv_bfloat16>) {
+    // The upper half of a float's bits.
+    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      x[2 * i] = bit_cast<float>(words[i] << 16);
+      x[2 * i + 1] = bit_cast<float>(words[i] & 0xffff0000u);
+    }
+    return;
+  }
   const Lanes<In> lanes = bit_cast<Lanes<In>>(raw);
 #pragma unroll
   for (int i = 0; i < kWidth<In>; ++i) x[i] = widen(lanes.v[i]);
+}
+
+// In one piece: from an assignment the compiler makes four.
+MLLOSS_DEVICE void store_global(void* to, uint4 x) {
+#ifdef __CUDA_ARCH__
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+#else
+  *static_cast<uint4*>(to) = x;
+#endif
 }
 
 MLLOSS_DEVICE bool aligned(const void* p, uintptr_t bytes) {
@@ -89,7 +108,7 @@ MLLOSS_DEVICE bool aligned(const void* p, uintptr_t bytes) {
 }
 
 // A chunk's targets, copied as they are: `bytes` is a launch's constant, 4 to 32.
-MLLOSS_DEVICE void copy_targets(unsigned char* to, const unsigned char* from, int bytes) {
+MLLOSS_DEVICE void copy_targets(SharedAddress to, const unsigned char* from, int bytes) {
   if (bytes == 8) return copy_async<8>(to, from);
   if (bytes == 4) return copy_async<4>(to, from);
   for (int i = 0; i < bytes; i += 16) copy_async<16>(to + i, from + i);
@@ -101,16 +120,25 @@ struct LogitsRow {
   static constexpr int V = kWidth<In>;
 
   const DeviceCall& call;
-  const In* x;                   // label 0
+  const In* x;                   // of chunk 0
   const unsigned char* targets;  // of chunk 0, if they are copied ahead, else null
   int shift;                     // lanes of chunk 0 that lie before label 0
   int chunks;
+  // Chunks that have the short way.
+  int simple_first;
+  unsigned simple_count;
 
   MLLOSS_DEVICE LogitsRow(const DeviceCall& c, int64_t row)
       : call(c), x(static_cast<const In*>(c.logits) + row * c.logits_row_stride) {
     shift = call.logits_label_stride == 1 ? static_cast<int>(reinterpret_cast<uintptr_t>(x) % 16 / sizeof(In)) : 0;
-    chunks = static_cast<int>((static_cast<unsigned>(call.labels) + static_cast<unsigned>(shift + V - 1)) / V);
+    x = keep(x - shift);
+    const unsigned lanes = static_cast<unsigned>(call.labels) + static_cast<unsigned>(shift);
+    chunks = static_cast<int>((lanes + V - 1) / V);
     targets = staged_targets(row);
+    simple_first = keep(shift > 0 ? 1 : 0);
+    const unsigned whole_end = lanes / V;
+    const bool simple = call.simple == Simple::kSparse || (call.simple == Simple::kBools && targets);
+    simple_count = simple && whole_end > 0 ? whole_end - static_cast<unsigned>(simple_first) : 0u;
   }
 
   MLLOSS_DEVICE int label_of(int chunk) const { return chunk * V - shift; }
@@ -118,21 +146,30 @@ struct LogitsRow {
   MLLOSS_DEVICE bool inside(int label) const {
     return static_cast<unsigned>(label) < static_cast<unsigned>(call.labels);
   }
+  MLLOSS_DEVICE bool simple(int chunk) const { return static_cast<unsigned>(chunk - simple_first) < simple_count; }
 
   // V labels that begin anywhere.
   MLLOSS_DEVICE uint4 load(int label) const {
-    const bool together = call.logits_label_stride == 1 && whole(label) && aligned(x + label, 16);
-    return together ? *reinterpret_cast<const uint4*>(x + label) : gather(label);
+    const In* first = x + shift + label;
+    const bool together = call.logits_label_stride == 1 && whole(label) && aligned(first, 16);
+    return together ? *reinterpret_cast<const uint4*>(first) : gather(label);
   }
 
   // Brings a chunk into shared memory; it is there when its group of copies is.
-  MLLOSS_DEVICE void fetch(int chunk, uint4* logits_slot, unsigned char* targets_slot) const {
+  MLLOSS_DEVICE void fetch(int chunk, SharedAddress logits_slot, SharedAddress targets_slot) const {
+    if (simple(chunk)) {
+      copy_async<16>(logits_slot, x + static_cast<int64_t>(chunk) * V);
+      if constexpr (V >= 4) {
+        if (call.simple == Simple::kBools) copy_async<V>(targets_slot, targets + static_cast<int64_t>(chunk) * V);
+      }
+      return;
+    }
     const int label = label_of(chunk);
     const bool in_row = whole(label);
     if (in_row && call.logits_label_stride == 1) {
-      copy_async<16>(logits_slot, x + label);
+      copy_async<16>(logits_slot, x + static_cast<int64_t>(chunk) * V);
     } else {
-      *logits_slot = gather(label);
+      store_shared(logits_slot, gather(label));
     }
     if (in_row && targets) {
       copy_targets(targets_slot, targets + static_cast<int64_t>(chunk) * call.target_bytes, call.target_bytes);
@@ -155,26 +192,43 @@ struct LogitsRow {
     Lanes<In> lanes = bit_cast<Lanes<In>>(uint4{0, 0, 0, 0});
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      if (inside(label + i)) lanes.v[i] = x[(label + i) * call.logits_label_stride];
+      if (inside(label + i)) lanes.v[i] = x[shift + (label + i) * call.logits_label_stride];
     }
     return bit_cast<uint4>(lanes);
   }
 };
 
-// Writes the lanes of one chunk that lie in the row; `memory` is label 0 of a contiguous row.
+// A row's gradient: contiguous, whatever the logits are.
 template <class In>
-MLLOSS_DEVICE void store_chunk(In* memory, const LogitsRow<In>& row, int label, const Compute<In>* g) {
-  constexpr int V = kWidth<In>;
-  In* out = memory + label;
-  if (row.whole(label) && aligned(out, 16)) {
-    *reinterpret_cast<uint4*>(out) = pack<In>(g);
-    return;
+class GradientRow {
+ public:
+  MLLOSS_DEVICE GradientRow(const LogitsRow<In>& row, void* gradient, int64_t r)
+      : row_(row),
+        memory_(keep(static_cast<In*>(gradient) + r * row.call.labels)),
+        aligned_(aligned(memory_ - row.shift, 16)) {}
+
+  // The lanes that lie in the row: all of them, of a chunk that had the short way.
+  template <class Kind>
+  MLLOSS_DEVICE void store(Kind, int label, const Compute<In>* g) const {
+    if (aligned_ && (Kind::kSimple || row_.whole(label))) {
+      store_global(memory_ + label, pack<In>(g));
+    } else {
+      store_lanes(label, g);
+    }
   }
+
+ private:
+  const LogitsRow<In>& row_;
+  In* const memory_;
+  const bool aligned_;
+
+  MLLOSS_DEVICE void store_lanes(int label, const Compute<In>* g) const {
 #pragma unroll
-  for (int i = 0; i < V; ++i) {
-    if (row.inside(label + i)) out[i] = narrow<In>(g[i]);
+    for (int i = 0; i < kWidth<In>; ++i) {
+      if (row_.inside(label + i)) memory_[label + i] = narrow<In>(g[i]);
+    }
   }
-}
+};
 
 }  // namespace cuda
 }  // namespace mlloss

@@ -29,8 +29,13 @@ class Dice {
 
   template <class E>
   MLLOSS_HD Array<T, 3> sums(E e, Array<T, 0>) const {
-    const T p = logistic(e.s).sigmoid;
+    const T p = sigmoids(e.s).sigmoid;
     return {{e.w * (p * e.y), e.w * power(p), e.w * power(e.y)}};
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, 3> first_sums(E e) const {
+    return sums(e, {});
   }
 
   MLLOSS_HD bool unsafe(Array<T, 3>) const { return false; }
@@ -56,9 +61,16 @@ class Dice {
 
   template <class E>
   MLLOSS_HD T gradient(E e, Array<T, 2> c) const {
-    const Logistic<T> l = logistic(e.s);
+    const Sigmoids<T> l = sigmoids(e.s);
     const T slope = e.y * c[0] + (linear_ + squared_ * l.sigmoid) * c[1];
-    return e.w * (l.sigmoid * l.sigmoid_negated) * slope;
+    return e.w * l.slope * slope;
+  }
+
+  static MLLOSS_HD bool usual(Array<T, 2>) { return true; }
+
+  template <class E>
+  MLLOSS_HD T usual_gradient(E e, Array<T, 2> c) const {
+    return gradient(e, c);
   }
 
  private:

@@ -10,11 +10,13 @@
 //   kAcrossRows    whether groups may be labels, or everything; then kMaxima is 0
 //   maxima(e, m)           max-reduces e into m; each m starts at initial_maximum()
 //   sums(e, m)             what e adds to the group's sums, with the maxima fixed at m
+//   first_sums(e)          the same with m at its start, where that saves work
 //   unsafe(sums)           the sums with m at its start overflowed: take them again with maxima
 //   rescale(sums, from, to)  the sums, when the maxima move
 //   finalize(stats, value) -> coefficients, and the group's loss
 //   scaled(c, factor)      coefficients of the gradient times factor
 //   gradient(e, c)         -> d value / d s
+//   usual(c)               whether usual_gradient(e, c) will do, where that saves work
 // An element's weight is 1 unless the caller gave weights; an excluded one comes as s = y = w = 0.
 #pragma once
 

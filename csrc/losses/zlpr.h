@@ -33,6 +33,15 @@ class Zlpr {
     return {{e.w * x[0], e.w * x[1]}};
   }
 
+  // Nothing is subtracted: no inf - inf to look out for.
+  template <class E>
+  MLLOSS_HD Array<T, 2> first_sums(E e) const {
+    if constexpr (E::kSoft) return sums(e, {{T(0), T(0)}});
+    const bool positive = e.y > T(0);
+    const T x = e.w * exponential(positive ? -e.s : e.s);
+    return {{positive ? T(0) : x, positive ? x : T(0)}};
+  }
+
   // NaN is not unsafe: no maximum would mend it.
   MLLOSS_HD bool unsafe(Array<T, 2> sums) const {
     return sums[0] > T(1.2676506e30) || sums[1] > T(1.2676506e30);  // 2^100
@@ -65,6 +74,17 @@ class Zlpr {
     const Array<T, 2> x = exponentials(e, {{c[0], c[2]}});
     if constexpr (E::kSoft) return e.w * (x[0] * c[1] - x[1] * c[3]);
     return e.w * (e.y > T(0) ? x[1] * -c[3] : x[0] * c[1]);
+  }
+
+  // No infinite maximum: no inf - inf to look out for.
+  static MLLOSS_HD bool usual(Array<T, 4> c) { return c[0] < T(INFINITY) && c[2] < T(INFINITY); }
+
+  template <class E>
+  MLLOSS_HD T usual_gradient(E e, Array<T, 4> c) const {
+    if constexpr (E::kSoft) return gradient(e, c);
+    const bool positive = e.y > T(0);
+    const T x = exponential(positive ? -e.s - c[2] : e.s - c[0]);
+    return e.w * (x * (positive ? -c[3] : c[1]));
   }
 
  private:

@@ -10,18 +10,20 @@ inline void copy_async(void* to, const void* from, unsigned bytes, CUEMU_AT) {
   if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes)
     fail("misaligned access", site);
   std::memset(to, 0xFF, bytes);
-  cur->open_copies.push_back({static_cast<unsigned char*>(to), static_cast<const unsigned char*>(from), bytes});
+  cur->copies.push_back({static_cast<unsigned char*>(to), static_cast<const unsigned char*>(from), bytes, cur->groups});
 }
-inline void commit_copies() {
-  Quiet q;
-  cur->copies.push_back(std::exchange(cur->open_copies, {}));
-}
-inline void wait_copies(size_t pending) {
-  while (cur->copies.size() > pending) {
+inline void commit_copies() { ++cur->groups; }
+inline void wait_copies(unsigned pending) {
+  std::vector<Copy>& copies = cur->copies;
+  size_t& landed = cur->landed_copies;
+  while (landed < copies.size() && copies[landed].group + pending < cur->groups) {
+    const Copy& copy = copies[landed++];
     // Byte by byte, in sight of the sanitizers.
-    for (const Copy& copy : cur->copies.front())
-      for (unsigned i = 0; i < copy.bytes; ++i) copy.to[i] = copy.from[i];
-    cur->copies.pop_front();
+    for (unsigned i = 0; i < copy.bytes; ++i) copy.to[i] = copy.from[i];
+  }
+  if (landed == copies.size()) {
+    copies.clear();
+    landed = 0;
   }
 }
 }  // namespace cuemu

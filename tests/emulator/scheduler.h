@@ -106,11 +106,12 @@ struct Block {
 struct Copy {  // asynchronous, on its way
   unsigned char* to;
   const unsigned char* from;
-  unsigned bytes;
+  unsigned bytes, group;
 };
 struct Thread {
-  std::vector<Copy> open_copies;  // not yet committed
-  std::deque<std::vector<Copy>> copies;
+  std::vector<Copy> copies;
+  size_t landed_copies = 0;
+  unsigned groups = 0;  // committed
   uint3 tid;
   unsigned lane;
   Block* blk;
@@ -243,8 +244,7 @@ CUEMU_NOTSAN inline void fiber_main() {
   if (__sanitizer_finish_switch_fiber)
     __sanitizer_finish_switch_fiber(nullptr, S.stack ? nullptr : &S.stack, S.stack ? nullptr : &S.stack_size);
   S.body.fn(S.body.arg);
-  for (const auto& group : cur->copies)
-    if (!group.empty()) fail("thread exits with copies on their way", {"cp.async", "?", 0});
+  if (!cur->copies.empty()) fail("thread exits with copies on their way", {"cp.async", "?", 0});
   if (__tsan_release) __tsan_release(&end_tag);
   switch_to(retire(), true);
 }
