@@ -93,6 +93,7 @@ class Case:
     function: Callable[..., Tensor]
     arguments: dict[str, Any] = field(default_factory=dict)
     published: Loss | None = None
+    element_wise: bool = False
 
     def fused(self, logits: Tensor, targets: Any) -> Tensor:
         """The loss through the public API, on the backend that serves."""
@@ -116,7 +117,7 @@ def all_cases() -> tuple[Case, ...]:
         if function is None or list(inspect.signature(function).parameters)[1:2] != ["targets"]:
             continue
         for name, arguments in _VARIANTS.get(spec.name, {spec.name: {}}).items():
-            found.append(Case(name, function, arguments, _PUBLISHED.get(name)))
+            found.append(Case(name, function, arguments, _PUBLISHED.get(name), spec.element_wise))
     return tuple(found)
 
 

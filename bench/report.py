@@ -235,7 +235,7 @@ def about(seed: int, warm: bool) -> dict[str, Any]:
             "libc": " ".join(platform.libc_ver()),
         },
         "commit": os.environ.get("COMMIT") or _git("rev-parse", "HEAD"),  # given where the tree is a bare copy
-        "modified": bool(_git("status", "--porcelain")),
+        "modified": bool(_git("status", "--porcelain", "--", ".", ":!results")),
         "seed": seed,
         "warm_allocator": warm,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import sysconfig
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from .cases import Case, all_cases
 # Numbers of csrc/core/launch_plan.h.
 STRATEGIES = {"automatic": 0, "streaming": 2, "resident": 3}
 ENGINES = (("cpu", "cpu"), ("cuda", "cuda"))
+EXT_SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 SEED = int(os.environ.get("MLLOSS_TEST_SEED", random.SystemRandom().randrange(2**31)))
 
 
@@ -44,10 +46,13 @@ class Backend:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        if self.library is not None:
-            ctypes.CDLL(str(self.library)).mlloss_cuda_strategy(STRATEGIES[self.strategy])
-        with mlloss_cuda.use_backend(self.name):
-            yield
+        force = (lambda number: None) if self.library is None else ctypes.CDLL(str(self.library)).mlloss_cuda_strategy
+        force(STRATEGIES[self.strategy])
+        try:
+            with mlloss_cuda.use_backend(self.name):
+                yield
+        finally:
+            force(STRATEGIES["automatic"])
 
     def serves(self, case: Case) -> bool:
         if self.strategy == "resident" and case.spec == "sigmoid_focal":
@@ -65,19 +70,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="LIBRARY",
         help="test the CUDA kernels as built for tests/emulator, and them alone",
     )
+    parser.addoption(
+        "--backend", choices=[name for name, _ in ENGINES], help="of the fused backends, test this one alone"
+    )
+
+
+def _by_strategy(name: str, device: str, library: Path) -> list[Backend]:
+    return [Backend(name, device, library, strategy) for strategy in STRATEGIES if strategy != "automatic"]
+
+
+def _usable(name: str, device: str) -> list[Backend]:
+    if name == "cuda":
+        return _by_strategy(name, device, Path(mlloss_cuda.__file__).parent / f"_cuda{EXT_SUFFIX}")
+    return [Backend(name, device)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "gpu(devices=1, gib=1): runs on CUDA alone, with so many GPUs and so much memory"
+    )
     library = config.getoption("--emulated")
     if library:
         _backends.add_engine(
             "emulated", _backends.Engine(lambda: BackendStatus(True, ""), ("cpu",), "mlloss_cuda_emulated")
         )
         torch.ops.load_library(str(library))
-        config.stash[FUSED] = [Backend("emulated", "cpu", library, name) for name in ("streaming", "resident")]
+        config.stash[FUSED] = _by_strategy("emulated", "cpu", library)
     else:
-        found = mlloss_cuda.backends()
-        config.stash[FUSED] = [Backend(name, device) for name, device in ENGINES if found[name].usable]
+        found, wanted = mlloss_cuda.backends(), config.getoption("--backend")
+        if wanted and not found[wanted].usable:
+            raise pytest.UsageError(f"--backend {wanted}: {found[wanted].reason}")
+        chosen = [(name, device) for name, device in ENGINES if found[name].usable and wanted in (None, name)]
+        config.stash[FUSED] = [backend for name, device in chosen for backend in _usable(name, device)]
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -92,7 +116,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what the emulator's run would only repeat: tests of no fused backend, and of losses it refuses."""
+    """Leaves out what the emulator's run would only repeat, losses a backend refuses, and what no GPU is here for."""
     kept = [item for item in items if _runs(config, item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
@@ -101,9 +125,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _runs(config: pytest.Config, item: pytest.Item) -> bool:
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     backend, case = parameters.get("backend"), parameters.get("case")
+    gpu = item.get_closest_marker("gpu")
+    if gpu is not None and not (backend and backend.device == "cuda" and _has_gpus(**gpu.kwargs)):
+        return False
     if backend is None:
         return not config.getoption("--emulated")
     return case is None or backend.serves(case)
+
+
+def _has_gpus(devices: int = 1, gib: int = 1) -> bool:
+    return torch.cuda.device_count() >= devices and torch.cuda.mem_get_info()[1] >= gib << 30
 
 
 @pytest.fixture

@@ -1,0 +1,297 @@
+"""Bandwidth, device time, host time and memory. Nothing is timed before its output was compared with float64."""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..competitors import Case, Competitor, Problem, build, check_gradient, check_value, truth
+from ..measure import Remembered, memory_of
+from .device import Device
+from .matrix import HOST_SHAPE, MAIN_LABELS, Group, Strategy, force, strategies
+
+__all__ = ["MODES", "HostTime", "Timed", "bandwidth", "host_times", "measure_group", "peak_memory"]
+
+MODES = (
+    "step",
+    "scaled",
+    "forward",
+)  # forward + backward; the same with a grad_output of 1/2; forward without gradient
+_GRAD_OUTPUT = 0.5
+_ROUNDS = 3
+_OURS = ("fused", "csr")
+
+
+@dataclass
+class Timed:
+    """One way to compute a loss at one shape: samples, or why there are none."""
+
+    case: str
+    element_wise: bool
+    dtype: str
+    rows: int
+    labels: int
+    competitor: str
+    mode: str
+    strategy: str  # empty for peers
+    default: bool  # what the planner takes unasked
+    plan: str
+    floor_bytes: int  # logits, gradient and targets, once each
+    planned_bytes: int  # what the plan reads and writes, from whatever memory
+    ms: list[float] = field(default_factory=list)
+    failure: str = ""
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is this package's kernels."""
+        return self.competitor in _OURS
+
+    @property
+    def median(self) -> float:
+        """Milliseconds, the figure that tables and gates go by."""
+        return statistics.median(self.ms)
+
+
+class Rotation:
+    """Copies of a problem with data of their own: what one call leaves in L2 is of no use to the next."""
+
+    def __init__(self, group: Group, device: Device, seed: int) -> None:
+        make = lambda i: Problem(group.rows, group.labels, getattr(torch, group.dtype), device.type, seed + i)  # noqa: E731
+        first = make(0)
+        footprint = 2 * first.nbytes + first.dense.nbytes
+        count = min(512, max(2, -(-4 * device.l2_bytes // footprint)))
+        self.problems = [first, *(make(i) for i in range(1, count))]
+        # Of the losses' own dtype, so that backward converts nothing.
+        self._grad_outputs: dict[torch.dtype, Tensor] = {}
+        for problem in self.problems:  # so that no call waits for the allocator
+            problem.leaf.grad = torch.empty_like(problem.source)
+
+    def __getitem__(self, index: int) -> Problem:
+        return self.problems[index % len(self.problems)]
+
+    def prepare(self, index: int) -> None:
+        """Drop the gradient that an earlier call left."""
+        self[index].leaf.grad = None
+
+    def call(self, competitor: Competitor, mode: str, index: int) -> Tensor:
+        """What is timed."""
+        problem = self[index]
+        if mode == "step":
+            return competitor.run(problem.leaf, problem)
+        if mode == "forward":
+            with torch.no_grad():
+                return competitor.loss(problem.leaf, problem)
+        value = competitor.loss(problem.leaf, problem)
+        value.backward(self.grad_output(value))
+        return value
+
+    def grad_output(self, value: Tensor) -> Tensor:
+        """One half."""
+        if value.dtype not in self._grad_outputs:
+            self._grad_outputs[value.dtype] = torch.full_like(value.detach(), _GRAD_OUTPUT)
+        return self._grad_outputs[value.dtype]
+
+
+@dataclass
+class _Contender:
+    timed: Timed
+    competitor: Competitor
+    strategy: Strategy | None
+    host_seconds: float = 0.0
+
+
+def _bytes(problem: Problem, competitor: str, mode: str, reads: int) -> tuple[int, int]:
+    """The floor, and what a plan with so many reads of the logits moves."""
+    csr = problem.csr
+    targets = csr.crow_indices.nbytes + csr.col_indices.nbytes if competitor == "csr" else problem.dense.nbytes
+    logits = problem.nbytes
+    gradient = 0 if mode == "forward" else logits
+    # float16 recomputes, so that grad_output costs no pass of its own there.
+    again = 2 * gradient if mode == "scaled" and problem.dtype != torch.float16 else 0
+    return logits + targets + gradient, reads * (logits + targets) + gradient + again
+
+
+def _own(case: Case, group: Group, problem: Problem, device: Device) -> Iterator[_Contender]:
+    """This package's kernels: each strategy forward + backward, the planner's choice otherwise."""
+    element_wise = case.element_wise
+    for mode in MODES:
+        ways = strategies(group.labels, group.rows, group.dtype, element_wise, mode, device.capability)
+        for way in ways if mode == "step" or group.every_mode else ways[:1]:
+            for competitor in build(case, problem, _OURS):
+                sizes = _bytes(problem, competitor.name, mode, way.reads)
+                timed = _timed(case, group, competitor.name, mode, sizes, way.name, way is ways[0], way.words)
+                yield _Contender(timed, competitor, way)
+
+
+def _timed(
+    case: Case,
+    group: Group,
+    competitor: str,
+    mode: str,
+    sizes: tuple[int, int],
+    strategy: str = "",
+    default: bool = False,
+    plan: str = "",
+) -> Timed:
+    shape = (group.dtype, group.rows, group.labels)
+    return Timed(case.name, case.element_wise, *shape, competitor, mode, strategy, default, plan, *sizes)
+
+
+def _peers(case: Case, group: Group, problem: Problem) -> Iterator[_Contender]:
+    # In float32 the formulas as published are in float32.
+    names = tuple(name for name in group.peers if not (name == "float32" and group.dtype == "float32"))
+    for competitor in build(case, problem, names):
+        yield _Contender(_timed(case, group, competitor.name, "step", _bytes(problem, "", "step", 1)), competitor, None)
+
+
+def _check(contender: _Contender, rotation: Rotation, expected: tuple[Tensor, Tensor]) -> None:
+    """Compare with float64; what went wrong is kept with the figures."""
+    problem, mode = rotation[0], contender.timed.mode
+    try:
+        rotation.prepare(0)
+        value = rotation.call(contender.competitor, mode, 0)
+        check_value(value, problem, expected[0])
+        if mode != "forward":
+            check_gradient(problem.gradient(), problem, expected[1], 1.0 if mode == "step" else _GRAD_OUTPUT)
+    except Exception as error:
+        contender.timed.failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+
+
+@contextmanager
+def _forced(strategy: Strategy | None) -> Iterator[None]:
+    force(strategy)
+    try:
+        yield
+    finally:
+        force(None)
+
+
+def _calls(rotation: Rotation, contender: _Contender) -> Callable[[int], Any]:
+    return lambda index: rotation.call(contender.competitor, contender.timed.mode, index)
+
+
+def _measure_case(contenders: list[_Contender], rotation: Rotation, device: Device, case: Case) -> None:
+    expected = truth(case, rotation[0])
+    for contender in contenders:
+        with _forced(contender.strategy):
+            _check(contender, rotation, expected)
+            if not contender.timed.failure:
+                contender.host_seconds = device.host_seconds(rotation.prepare, _calls(rotation, contender), 1)
+    right = [contender for contender in contenders if not contender.timed.failure]
+    order = random.Random(0)
+    index = 0
+    for _ in range(_ROUNDS):
+        for contender in order.sample(right, len(right)):
+            call = _calls(rotation, contender)
+            with _forced(contender.strategy):
+                contender.timed.ms += device.time_batch(rotation.prepare, call, index, contender.host_seconds)
+            index += 8
+
+
+def measure_group(group: Group, cases: tuple[Case, ...], device: Device, seed: int) -> Iterator[Timed]:
+    """Time all losses at one shape and dtype, ours and peers in interleaved rounds."""
+    torch.compiler.reset()
+    rotation = Rotation(group, device, seed)
+    for case in cases:
+        contenders = [*_own(case, group, rotation[0], device), *_peers(case, group, rotation[0])]
+        gc.collect()
+        _measure_case(contenders, rotation, device, case)
+        yield from (contender.timed for contender in contenders)
+    del rotation
+    device.give_back()
+
+
+# ---- what everything is compared with ----
+
+
+def bandwidth(device: Device) -> dict[str, dict[str, Any]]:
+    """Bytes a second of a copy, and of the fastest of some kernels that only read; samples in milliseconds."""
+    numel = 1 << (18 if device.dry else 28)
+    sources = [torch.randn(numel, device=device.type) for _ in range(2)]
+    copies = [torch.empty_like(source) for source in sources]
+    rows = [source.view(4096, -1) for source in sources]
+    readers: dict[str, Callable[[int], Any]] = {
+        "sum": lambda i: sources[i % 2].sum(),
+        "amax of rows": lambda i: rows[i % 2].amax(1),
+    }
+    if not device.dry:
+        compiled = torch.compile(lambda x: x.amax(1), dynamic=False)
+        readers["amax of rows, torch.compile"] = lambda i: compiled(rows[i % 2])
+    nbytes = sources[0].nbytes
+    found = {"copy": _bandwidth(device, lambda i: copies[i % 2].copy_(sources[i % 2]), 2 * nbytes, "copy_")}
+    read = [_bandwidth(device, reader, nbytes, name) for name, reader in readers.items()]
+    found["read"] = max(read, key=lambda one: one["bytes_per_second"])
+    return found
+
+
+def _bandwidth(device: Device, call: Callable[[int], Any], nbytes: int, kernel: str) -> dict[str, Any]:
+    idle = lambda index: None  # noqa: E731
+    call(0)
+    host = device.host_seconds(idle, call, 1)
+    ms = [sample for _ in range(_ROUNDS) for sample in device.time_batch(idle, call, 0, host)]
+    return {"kernel": kernel, "bytes": nbytes, "ms": ms, "bytes_per_second": nbytes / statistics.median(ms) * 1e3}
+
+
+# ---- small calls, and memory ----
+
+
+@dataclass
+class HostTime:
+    """What a call costs the host, which waits for nothing."""
+
+    case: str
+    competitor: str
+    mode: str
+    rows: int
+    labels: int
+    us: list[float]
+
+    @property
+    def median(self) -> float:
+        """Microseconds."""
+        return statistics.median(self.us)
+
+
+def _host_time(device: Device, rotation: Rotation, contender: Competitor, mode: str) -> list[float]:
+    samples = []
+    for index in range(20 if device.dry else 400):
+        if index % 50 == 0:
+            device.synchronize()  # or the launch queue fills, and the host waits
+        rotation.prepare(index)
+        start = time.perf_counter_ns()
+        rotation.call(contender, mode, index)
+        samples.append((time.perf_counter_ns() - start) / 1e3)
+    return samples[len(samples) // 4 :]
+
+
+def host_times(cases: tuple[Case, ...], device: Device, seed: int) -> list[HostTime]:
+    """Microseconds a call at 64 x 5,000, bfloat16."""
+    rotation = Rotation(Group(*HOST_SHAPE, "bfloat16", ()), device, seed)
+    return [
+        HostTime(case.name, competitor.name, mode, *HOST_SHAPE, _host_time(device, rotation, competitor, mode))
+        for case in cases
+        for competitor in build(case, rotation[0], _OURS)
+        for mode in ("step", "forward")
+    ]
+
+
+def peak_memory(cases: tuple[Case, ...], device: Device, seed: int) -> list[Remembered]:
+    """Memory of forward + backward beyond logits and targets, in units of the logits, bfloat16."""
+    if device.dry and not Path("/proc/self/clear_refs").exists():
+        return []
+    rows, labels = (8, 50_001) if device.dry else (1_024, MAIN_LABELS)
+    problem = Problem(rows, labels, torch.bfloat16, device.type, seed)
+    names = (*_OURS, "inplace", "eager", "plain", "float32", "torchvision")
+    found = [remembered for case in cases for remembered in memory_of(case, problem, names)]
+    device.give_back()
+    return found
