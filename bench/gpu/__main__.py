@@ -74,8 +74,7 @@ def _build(options: argparse.Namespace) -> list[Part]:
     if options.no_build:
         return []
     print("building ...", flush=True)
-    # Some architecture, so that the kernels are compiled and loaded in a dry run too.
-    return [build(architecture or "90", _MOST["build"])]
+    return [build(architecture, _MOST["build"])]
 
 
 def _table(done: list[Part], dry: bool) -> str:
