@@ -327,9 +327,11 @@ def check_gradient(gradient: Tensor, problem: Problem, expected: Tensor, factor:
     """
     assert gradient.shape == expected.shape, f"gradient: shape {tuple(gradient.shape)}"
     relative, absolute = _TOLERANCES[problem.dtype]
-    largest = float(expected.abs().max()) * factor
+    # Half of the least number above 0 is lost to rounding, which matters in float16.
+    least = torch.finfo(problem.dtype).smallest_normal * torch.finfo(problem.dtype).eps
+    absolute = absolute * float(expected.abs().max()) * factor + least
     for rows in _row_chunks(problem):
-        _compare("gradient", gradient[rows], expected[rows] * factor, relative, absolute * largest)
+        _compare("gradient", gradient[rows], expected[rows] * factor, relative, absolute)
 
 
 def check(competitor: Competitor, problem: Problem, expected: tuple[Tensor, Tensor]) -> None:

@@ -97,9 +97,8 @@ def main(given: list[str] | None = None) -> int:
             if part != "bench":  # which writes for itself, as it goes
                 outcome = {"right": done[-1].right, "words": done[-1].words, "seconds": done[-1].seconds}
                 path.write_text(json.dumps({**header, **outcome, **done[-1].results}, indent=1) + "\n")
-        print(f"\nresults: {folder}")
-    summaries = [part.results["summary"] for part in done if "summary" in part.results]
-    print("\n".join(["", *summaries, "", _table(done, options.dry_run), f"{time.monotonic() - start:.0f} s in all"]))
+        print(f"\nresults: {folder}\n")
+    print(f"{_table(done, options.dry_run)}\n{time.monotonic() - start:.0f} s in all")
     return 0 if all(part.right for part in done) else 1
 
 

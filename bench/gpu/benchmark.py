@@ -53,8 +53,6 @@ class Run:
     def measure(self, groups: list[Group]) -> None:
         """All of it, until the time is out; what was measured is on disk after each group."""
         self.bandwidth = bandwidth(self.device)
-        for name, one in self.bandwidth.items():
-            print(f"{name} bandwidth: {one['bytes_per_second'] / 1e12:.3f} TB/s ({one['kernel']})", flush=True)
         self.host = host_times(self.cases, self.device, self.seed)
         self.memory = peak_memory(self.cases, self.device, self.seed)
         for group in groups:
@@ -113,11 +111,17 @@ class Run:
 
     def summary(self) -> str:
         """The short table."""
+        bandwidths = (
+            f"{name} {one['bytes_per_second'] / 1e12:.3f} TB/s ({one['kernel']})"
+            for name, one in self.bandwidth.items()
+        )
         parts = [
+            "bandwidth: " + ", ".join(bandwidths),
             headline(self.times, self.bandwidth, self.memory, self.dry),
             gate_summary(self.gates(), self.dry),
-            *(f"WRONG: {failure}" for failure in self.failures()),
         ]
+        if self.failures():
+            parts.append("\n".join(f"WRONG: {failure}" for failure in self.failures()))
         if self.left_out:
             parts.append("left out, for lack of time or memory: " + "; ".join(self.left_out))
         return "\n\n".join(parts)

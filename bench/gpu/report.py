@@ -107,11 +107,11 @@ def _times(value: float | None) -> str:
 def time_table(times: Sequence[Timed], bandwidth: Bandwidth) -> str:
     """Every time of some groups."""
     head = ("", "mode", "strategy", "median ms", "of the floor", "of the plan", "x eager", "x compile")
-    rows = []
+    rows, untimed = [], []
     for timed in times:
         name = f"{timed.case}: {LABELS[timed.competitor]}"
         if not timed.ms:
-            rows.append((f"{name}  NOT TIMED: {timed.failure}", timed.mode, timed.strategy, *[""] * 5))
+            untimed.append(f"NOT TIMED: {name}, {timed.mode}, {timed.strategy}: {timed.failure}")
             continue
         ours = timed.ours and timed.mode == "step"
         rows.append(
@@ -126,7 +126,7 @@ def time_table(times: Sequence[Timed], bandwidth: Bandwidth) -> str:
                 _times(_ratio(times, timed, ("float32-compile",))) if ours else "",
             )
         )
-    return table(head, rows)
+    return "\n".join([table(head, rows), *untimed])
 
 
 def headline(times: Sequence[Timed], bandwidth: Bandwidth, memory: Sequence[Remembered], dry: bool) -> str:
