@@ -38,7 +38,7 @@ class Run:
         self.seed = options.seed if options.seed is not None else secrets.randbelow(2**31)
         self.device = Device(self.dry)
         self.cases = all_cases()
-        self.header = {**about(self.seed, False), "dry_run": self.dry, "gpu": {"before": gpu_facts()}}
+        self.header: dict[str, Any] = {**about(self.seed, False), "dry_run": self.dry, "gpu": {"before": gpu_facts()}}
         self.bandwidth: dict[str, dict[str, Any]] = {}
         self.times: list[Timed] = []
         self.host: list[HostTime] = []
@@ -61,6 +61,7 @@ class Run:
                 self.left_out.append(shape)
                 continue
             self._group(group, shape)
+            self.header["gpu"].setdefault("during", {})[shape] = gpu_facts(clocks_only=True)
             self.write()
         self.header["gpu"]["after"] = gpu_facts(clocks_only=True)
 
