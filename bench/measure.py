@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from . import give_memory_back
-from .competitors import Case, Competitor, Problem, all_cases, build, check, truth
+from .check import check, truth
+from .competitors import Case, Competitor, Problem, all_cases, build
 
 __all__ = ["Measured", "Remembered", "Samples", "measure_case", "measure_memory", "memory_of"]
 

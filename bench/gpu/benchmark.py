@@ -17,9 +17,10 @@ import torch
 from ..competitors import all_cases
 from ..measure import Remembered
 from ..report import Gate, about
+from .baselines import HostTime, bandwidth, host_times, peak_memory
 from .device import Device, gpu_facts
 from .matrix import Group, default_groups, dry_groups, full_groups
-from .measure import HostTime, Timed, bandwidth, host_times, measure_group, peak_memory
+from .measure import Timed, measure_group
 from .report import all_gates, gate_summary, headline, missed, time_table, times_as_json
 
 _NOTES = """\
