@@ -6,7 +6,7 @@ TORCH := torch==2.13.0
 TOOLS := cmake==4.4.4 ninja==1.13.2 pybind11==3.1.0 "setuptools>=77" wheel
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: build test test-host emulate demo bench lint format clean
+.PHONY: build test test-host emulate demo bench gpu report lint format clean
 
 build: $(VENV)/.built
 
@@ -46,6 +46,17 @@ demo: build
 
 bench: build
 	$(BIN)/python -m bench
+
+# On a GPU, with what is there: nothing is installed. PART=tests|sanitize|bench, DRY=1 on the CPU, FULL=1,
+# RESULTS=<folder>, COMMIT=<hash> for a copy of the tree without its history.
+GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) $(PYTHON))
+gpu:
+	COMMIT=$(COMMIT) $(GPU_PYTHON) -m bench.gpu $(PART:%=--part %) $(if $(DRY),--dry-run) $(if $(FULL),--full) \
+	  $(RESULTS:%=--results %)
+
+# The README's tables from bench/results.
+report:
+	$(GPU_PYTHON) -m bench.readme
 
 lint: build
 	$(BIN)/ruff check .

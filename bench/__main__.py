@@ -1,4 +1,7 @@
-"""``python -m bench``: forward + backward of every loss against the other ways to compute it."""
+"""``python -m bench``: forward + backward of every loss against the other ways to compute it, on the CPU.
+
+GPUs have a program of their own: ``make gpu``.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,6 @@ class Section:
     rows: int
     labels: int
     dtype: str
-    device: str
     names: tuple[str, ...]
     rounds: int
 
@@ -46,7 +48,6 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--loss", action="append", metavar="NAME", help="only this one (may be repeated)")
     parser.add_argument("--shape", type=_shape, metavar="BxL", help="only this shape")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="only this dtype")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="only this device; default: all that kernels serve")
     parser.add_argument("--seed", type=int, help="of the random data; default: a new one")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write results and all samples there")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
@@ -55,20 +56,8 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-def _devices(wanted: str | None) -> list[str]:
-    import mlloss_cuda
-
-    usable = mlloss_cuda.backends()
-    for name in ("cpu", "cuda"):
-        if name == wanted and not usable[name].usable:
-            sys.exit(f"--device {name}: {usable[name].reason}")
-    if wanted:
-        return [wanted]
-    return [name for name in ("cpu", "cuda") if usable[name].usable]
-
-
-def _sections(options: argparse.Namespace, devices: list[str]) -> list[Section]:
-    """What is timed: (shape, dtype, competitors, rounds), on each device."""
+def _sections(options: argparse.Namespace) -> list[Section]:
+    """What is timed: (shape, dtype, competitors, rounds)."""
     from .report import MAIN_SHAPE, SMALL_SHAPE
 
     low = [options.dtype] if options.dtype else ["float32", "bfloat16"]
@@ -86,8 +75,7 @@ def _sections(options: argparse.Namespace, devices: list[str]) -> list[Section]:
         plan = [entry for entry in plan if entry[1] in low] or [(MAIN_SHAPE, options.dtype, _LOW, 30)]
     without = options.quick or options.no_compile
     return [
-        Section(rows, labels, dtype, device, tuple(n for n in names if not (without and "compile" in n)), rounds)
-        for device in devices
+        Section(rows, labels, dtype, tuple(n for n in names if not (without and "compile" in n)), rounds)
         for (rows, labels), dtype, names, rounds in plan
     ]
 
@@ -131,8 +119,8 @@ def _time(sections: list[Section], cases: list[Any], seed: int) -> list[Any]:
 
     everything = []
     for section in sections:
-        print(f"\n{section.device}, {section.rows} x {section.labels:,}, {section.dtype}, reduction mean", flush=True)
-        problem = Problem(section.rows, section.labels, getattr(torch, section.dtype), section.device, seed)
+        print(f"\n{section.rows} x {section.labels:,}, {section.dtype}, reduction mean", flush=True)
+        problem = Problem(section.rows, section.labels, getattr(torch, section.dtype), "cpu", seed)
         measured = [measure_case(case, problem, section.names, section.rounds) for case in cases]
         everything += measured
         print("\n".join(filter(None, [time_table(measured), disturbed(measured)])), flush=True)
@@ -142,24 +130,20 @@ def _time(sections: list[Section], cases: list[Any], seed: int) -> list[Any]:
     return everything
 
 
-def _remember(options: argparse.Namespace, measured: list[Any], devices: list[str], seed: int) -> list[Any]:
+def _remember(options: argparse.Namespace, measured: list[Any], seed: int) -> list[Any]:
     from .measure import measure_memory
     from .report import MAIN_SHAPE, memory_table
 
     rows, labels = options.shape or ((16, 20_000) if options.quick else MAIN_SHAPE)
-    everything = []
-    for device in devices:
-        # What has run above: a peer that could not compile there would not here.
-        names: dict[str, list[str]] = {}
-        for m in measured:
-            if m.device == device:
-                ran = names.setdefault(m.case, [])
-                ran += [name for name in m.samples if name != "copy" and name not in ran]
-        found, problem = measure_memory(names, rows, labels, device, seed)
-        print(f"\n{device}, memory, {rows} x {labels:,}, float32, in a process of its own")
-        print(memory_table(found) if found else f"not measured: {problem}", flush=True)
-        everything += found
-    return everything
+    # What has run above: a peer that could not compile there would not here.
+    names: dict[str, list[str]] = {}
+    for m in measured:
+        ran = names.setdefault(m.case, [])
+        ran += [name for name in m.samples if name != "copy" and name not in ran]
+    found, problem = measure_memory(names, rows, labels, "cpu", seed)
+    print(f"\nmemory, {rows} x {labels:,}, float32, in a process of its own")
+    print(memory_table(found) if found else f"not measured: {problem}", flush=True)
+    return found
 
 
 def main(given: list[str] | None = None) -> int:
@@ -171,11 +155,11 @@ def main(given: list[str] | None = None) -> int:
     from .report import about, as_json, gate_table, gates, memory_gates
 
     seed = options.seed if options.seed is not None else secrets.randbelow(2**31)
-    devices, cases = _devices(options.device), _cases(options.loss)
+    cases = _cases(options.loss)
     header = about(seed, warm)
     _print_header(header, warm)
-    measured = _time(_sections(options, devices), cases, seed)
-    memory = [] if options.no_memory else _remember(options, measured, devices, seed)
+    measured = _time(_sections(options), cases, seed)
+    memory = [] if options.no_memory else _remember(options, measured, seed)
     found = [] if options.quick else [*gates(measured), *memory_gates(memory)]
     if found:
         print(f"\n{gate_table(found)}")

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 
 from . import give_memory_back
-from .competitors import Case, Competitor, Problem, all_cases, build, check, truth
+from .check import check, truth
+from .competitors import Case, Competitor, Problem, all_cases, build
 
-__all__ = ["Measured", "Remembered", "Samples", "measure_case", "measure_memory"]
+__all__ = ["Measured", "Remembered", "Samples", "measure_case", "measure_memory", "memory_of"]
 
 _SLOW_MS = 30.0  # A competitor slower than this is timed in every third round only.
 _QUIET = 0.05  # Other processes' share of processor time that is let pass.
@@ -73,29 +74,14 @@ class Measured:
         return self.others is None or self.others < _QUIET
 
 
-class _Clock:
-    """Milliseconds and page faults of one run: wall time on a CPU, device events on a GPU."""
-
-    def __init__(self, device: str) -> None:
-        self.cuda = device == "cuda"
-        # Larger than any L2: logits, targets and buffers come from memory.
-        self.flush = torch.empty(1 << 29, dtype=torch.uint8, device=device) if self.cuda else None
-
-    def run(self, competitor: Competitor, problem: Problem) -> tuple[float, int]:
-        logits = problem.fresh(competitor.in_place)
-        if self.flush is None:
-            faults = _page_faults()
-            start = time.perf_counter_ns()
-            competitor.run(logits)
-            ms = (time.perf_counter_ns() - start) / 1e6
-            return ms, _page_faults() - faults
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        self.flush.zero_()
-        first.record()
-        competitor.run(logits)
-        last.record()
-        last.synchronize()
-        return first.elapsed_time(last), 0
+def _clocked(competitor: Competitor, problem: Problem) -> tuple[float, int]:
+    """Milliseconds and page faults of one run on a CPU. GPUs have a program of their own: ``bench.gpu``."""
+    logits = problem.fresh(competitor.in_place)
+    faults = _page_faults()
+    start = time.perf_counter_ns()
+    competitor.run(logits, problem)
+    ms = (time.perf_counter_ns() - start) / 1e6
+    return ms, _page_faults() - faults
 
 
 class _Others:
@@ -152,8 +138,7 @@ def _ready(case: Case, problem: Problem, names: tuple[str, ...]) -> tuple[list[C
 def measure_case(case: Case, problem: Problem, names: tuple[str, ...], rounds: int) -> Measured:
     """Time every competitor in interleaved rounds, in an order drawn anew each round."""
     competitors, unavailable = _ready(case, problem, names)
-    clock = _Clock(problem.device)
-    pilot = {c.name: min(clock.run(c, problem)[0] for _ in range(2)) for c in competitors}
+    pilot = {c.name: min(_clocked(c, problem)[0] for _ in range(2)) for c in competitors}
     samples = {c.name: Samples() for c in competitors}
     order = random.Random(0)
     collecting = gc.isenabled()
@@ -168,7 +153,7 @@ def measure_case(case: Case, problem: Problem, names: tuple[str, ...], rounds: i
             for c in order.sample(competitors, len(competitors)):
                 if pilot[c.name] > _SLOW_MS and number % 3:
                     continue
-                ms, faults = clock.run(c, problem)
+                ms, faults = _clocked(c, problem)
                 samples[c.name].ms.append(ms)
                 samples[c.name].page_faults.append(faults)
     finally:
@@ -206,7 +191,7 @@ def _cpu_memory(competitor: Competitor, problem: Problem) -> tuple[int, int]:
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew from VmRSS
     before = _status("VmRSS")
-    value = competitor.loss(logits)
+    value = competitor.loss(logits, problem)
     held = _status("VmRSS") - before
     value.backward()
     return held, _status("VmHWM") - before
@@ -217,14 +202,15 @@ def _cuda_memory(competitor: Competitor, problem: Problem) -> tuple[int, int]:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    value = competitor.loss(logits)
+    value = competitor.loss(logits, problem)
     held = torch.cuda.memory_allocated() - before
     value.backward()
     torch.cuda.synchronize()
     return held, torch.cuda.max_memory_allocated() - before
 
 
-def _memory_of(case: Case, problem: Problem, names: tuple[str, ...]) -> list[Remembered]:
+def memory_of(case: Case, problem: Problem, names: tuple[str, ...]) -> list[Remembered]:
+    """Memory of each competitor, in this process."""
     read = _cuda_memory if problem.device == "cuda" else _cpu_memory
     if any("compile" in name for name in names):
         torch.compiler.reset()
@@ -244,7 +230,7 @@ def _child(request: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for case in all_cases():
         if case.name in request["names"]:
-            rows += _memory_of(case, problem, tuple(request["names"][case.name]))
+            rows += memory_of(case, problem, tuple(request["names"][case.name]))
     return [asdict(row) for row in rows]
 
 

@@ -18,7 +18,18 @@ import mlloss_cuda
 from .competitors import LABELS
 from .measure import Measured, Remembered
 
-__all__ = ["Gate", "about", "as_json", "disturbed", "gate_table", "gates", "memory_gates", "memory_table", "time_table"]
+__all__ = [
+    "Gate",
+    "about",
+    "as_json",
+    "disturbed",
+    "gate_table",
+    "gates",
+    "memory_gates",
+    "memory_table",
+    "table",
+    "time_table",
+]
 
 MAIN_SHAPE, SMALL_SHAPE = (64, 131_072), (64, 5_000)
 
@@ -112,7 +123,7 @@ def memory_gates(rows: Sequence[Remembered]) -> list[Gate]:
 # ---- tables ----
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they need; the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = []
@@ -154,13 +165,13 @@ def time_table(measured: Sequence[Measured]) -> str:
                     *map(_factor, over),
                 )
             )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def memory_table(rows: Sequence[Remembered]) -> str:
     """Memory by case and competitor."""
     head = ("beyond logits and targets, in units of the logits", "after forward", "peak")
-    return _table(head, [(f"{r.case}: {LABELS[r.competitor]}", f"{r.held:.2f}", f"{r.peak:.2f}") for r in rows])
+    return table(head, [(f"{r.case}: {LABELS[r.competitor]}", f"{r.held:.2f}", f"{r.peak:.2f}") for r in rows])
 
 
 def gate_table(found: Sequence[Gate]) -> str:
@@ -180,7 +191,7 @@ def gate_table(found: Sequence[Gate]) -> str:
     passed = sum(gate.passed for gate in found)
     busy = sum(not gate.quiet for gate in found)
     doubt = f"; {busy} measured on a busy machine (?): run again" if busy else ""
-    return f"{_table(head, rows)}\n{passed} of {len(found)} gates pass{doubt}"
+    return f"{table(head, rows)}\n{passed} of {len(found)} gates pass{doubt}"
 
 
 # ---- where and with what ----
@@ -223,8 +234,8 @@ def about(seed: int, warm: bool) -> dict[str, Any]:
             "python": platform.python_version(),
             "libc": " ".join(platform.libc_ver()),
         },
-        "commit": _git("rev-parse", "HEAD"),
-        "modified": bool(_git("status", "--porcelain")),
+        "commit": os.environ.get("COMMIT") or _git("rev-parse", "HEAD"),  # given where the tree is a bare copy
+        "modified": bool(_git("status", "--porcelain", "--", ".", ":!results")),
         "seed": seed,
         "warm_allocator": warm,
     }

@@ -21,6 +21,7 @@ from .cases import Case, all_cases
 
 # That group losses are tested with on the CUDA engine.
 STRATEGIES = ("streaming", "resident", "split", "cluster")
+ENGINES = (("cpu", "cpu"), ("cuda", "cuda"))
 SEED = int(os.environ.get("MLLOSS_TEST_SEED", random.SystemRandom().randrange(2**31)))
 
 
@@ -53,8 +54,10 @@ class Backend:
             return
         ask = ctypes.CDLL(str(self.library)).mlloss_cuda_strategy
         ask(_backends.strategies()[self.strategy])
-        yield
-        ask(0)
+        try:
+            yield
+        finally:
+            ask(0)
 
     def serves(self, case: Case) -> bool:
         """Whether the strategy makes a difference: without rows to hold, runs of others are the same."""
@@ -73,20 +76,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="LIBRARY",
         help="test the CUDA kernels as built for tests/emulator, and them alone",
     )
+    parser.addoption(
+        "--backend", choices=[name for name, _ in ENGINES], help="of the fused backends, test this one alone"
+    )
+
+
+def _by_strategy(name: str, device: str, library: Path) -> list[Backend]:
+    return [Backend(name, device, library, strategy) for strategy in STRATEGIES]
+
+
+def _usable(name: str, device: str) -> list[Backend]:
+    if name == "cuda":
+        return _by_strategy(name, device, _backends.library_path("_cuda"))
+    return [Backend(name, device)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "gpu(devices=1, gib=1): runs on CUDA alone, with so many GPUs and so much memory"
+    )
     library = config.getoption("--emulated")
     if library:
         _backends.add_engine(
             "emulated", _backends.Engine(lambda: BackendStatus(True, ""), ("cpu",), "mlloss_cuda_emulated")
         )
         torch.ops.load_library(str(library))
-        config.stash[FUSED] = [Backend("emulated", "cpu", library, name) for name in STRATEGIES]
+        config.stash[FUSED] = _by_strategy("emulated", "cpu", library)
     else:
-        found = mlloss_cuda.backends()
-        cuda = [Backend("cuda", "cuda", _backends.library_path("_cuda"), name) for name in STRATEGIES]
-        config.stash[FUSED] = [Backend("cpu", "cpu")] * found["cpu"].usable + cuda * found["cuda"].usable
+        found, wanted = mlloss_cuda.backends(), config.getoption("--backend")
+        if wanted and not found[wanted].usable:
+            raise pytest.UsageError(f"--backend {wanted}: {found[wanted].reason}")
+        chosen = [(name, device) for name, device in ENGINES if found[name].usable and wanted in (None, name)]
+        config.stash[FUSED] = [backend for name, device in chosen for backend in _usable(name, device)]
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -101,7 +122,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what the emulator's run would only repeat: tests of no fused backend, and strategies that make no difference."""
+    """Leaves out what would only repeat: tests of no fused backend, strategies that make no difference; and what no GPU
+    is here for."""
     kept = [item for item in items if _runs(config, item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
@@ -110,9 +132,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _runs(config: pytest.Config, item: pytest.Item) -> bool:
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     backend, case = parameters.get("backend"), parameters.get("case")
+    gpu = item.get_closest_marker("gpu")
+    if gpu is not None and not (backend and backend.device == "cuda" and _has_gpus(**gpu.kwargs)):
+        return False
     if backend is None:
         return not config.getoption("--emulated")
     return backend.serves(case) if case else True
+
+
+def _has_gpus(devices: int = 1, gib: int = 1) -> bool:
+    return torch.cuda.device_count() >= devices and torch.cuda.mem_get_info()[1] >= gib << 30
 
 
 @pytest.fixture

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
+from bench import readme
+
 ROOT = Path(__file__).parent.parent
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
 
 
@@ -36,3 +47,27 @@ def test_bench_quick(tmp_path: Path) -> None:
     done = run("bench", "--quick", "--json", str(results))
     assert done.returncode == 0, done.stderr
     assert json.loads(results.read_text())
+
+
+def test_gpu_dry_run(tmp_path: Path) -> None:
+    """It walks through the benchmark on the CPU, and leaves nothing beside real results."""
+    before = sorted((ROOT / "bench" / "results").iterdir())
+    done = run("bench.gpu", "--dry-run", "--no-build", "--part", "bench", TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "DRY RUN" in done.stdout
+    assert sorted((ROOT / "bench" / "results").iterdir()) == before
+    (path,) = tmp_path.glob("*/dry-run-bench.json")
+    results = json.loads(path.read_text())
+    assert results["dry_run"]
+    assert not results["failures"]
+    assert {time["mode"] for time in results["times"]} == {"step", "scaled", "forward"}
+    assert all(time["ms"] for time in results["times"] if time["competitor"] in ("fused", "csr"))
+    # The README's table is drawn from such a file.
+    assert "TB/s" in readme.gpu_block([results], labels=1_001)
+
+
+def test_gpu_wants_a_gpu(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        done = run("bench.gpu", "--no-build", "--results", str(tmp_path))
+        assert done.returncode == 1
+        assert "DRY=1" in done.stderr

@@ -1,0 +1,108 @@
+"""Beside the times of losses: bandwidth, what a call costs the host, and memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..competitors import Case, Competitor, Problem, build
+from ..measure import Remembered, memory_of
+from .device import Device
+from .matrix import HOST_SHAPE, MAIN_LABELS, Group
+from .measure import OURS, ROUNDS, Rotation
+
+__all__ = ["HostTime", "bandwidth", "host_times", "peak_memory"]
+
+
+def bandwidth(device: Device) -> dict[str, dict[str, Any]]:
+    """Bytes a second of a copy, and of the fastest of some kernels that only read; samples in milliseconds."""
+    numel = 1 << (18 if device.dry else 28)
+    sources = [torch.randn(numel, device=device.type) for _ in range(2)]
+    copies = [torch.empty_like(source) for source in sources]
+    rows = [source.view(4096, -1) for source in sources]
+    readers: dict[str, Callable[[int], Any]] = {
+        "sum": lambda i: sources[i % 2].sum(),
+        "amax of rows": lambda i: rows[i % 2].amax(1),
+    }
+    if not device.dry:
+        compiled = torch.compile(lambda x: x.amax(1), dynamic=False)
+        readers["amax of rows, torch.compile"] = lambda i: compiled(rows[i % 2])
+    nbytes = sources[0].nbytes
+    found = {"copy": _bandwidth(device, lambda i: copies[i % 2].copy_(sources[i % 2]), 2 * nbytes, "copy_")}
+    read = []
+    for name, reader in readers.items():
+        # Only torch.compile may be missing something.
+        with suppress(*([Exception] if "compile" in name else [])):
+            read.append(_bandwidth(device, reader, nbytes, name))
+    found["read"] = max(read, key=lambda one: one["bytes_per_second"])
+    return found
+
+
+def _bandwidth(device: Device, call: Callable[[int], Any], nbytes: int, kernel: str) -> dict[str, Any]:
+    idle = lambda index: None  # noqa: E731
+    call(0)
+    host = device.host_seconds(idle, call, 1)
+    ms = [sample for _ in range(ROUNDS) for sample in device.time_batch(idle, call, 0, host)]
+    return {"kernel": kernel, "bytes": nbytes, "ms": ms, "bytes_per_second": nbytes / statistics.median(ms) * 1e3}
+
+
+# ---- small calls, and memory ----
+
+
+@dataclass
+class HostTime:
+    """What a call costs the host, which waits for nothing."""
+
+    case: str
+    competitor: str
+    mode: str
+    rows: int
+    labels: int
+    us: list[float]
+
+    @property
+    def median(self) -> float:
+        """Microseconds."""
+        return statistics.median(self.us)
+
+
+def _host_time(device: Device, rotation: Rotation, contender: Competitor, mode: str) -> list[float]:
+    samples = []
+    for index in range(20 if device.dry else 400):
+        if index % 50 == 0:
+            device.synchronize()  # or the launch queue fills, and the host waits
+        rotation.prepare(index)
+        start = time.perf_counter_ns()
+        rotation.call(contender, mode, index)
+        samples.append((time.perf_counter_ns() - start) / 1e3)
+    return samples[len(samples) // 4 :]
+
+
+def host_times(cases: tuple[Case, ...], device: Device, seed: int) -> list[HostTime]:
+    """Microseconds a call at 64 x 5,000, bfloat16."""
+    rotation = Rotation(Group(*HOST_SHAPE, "bfloat16", ()), device, seed)
+    return [
+        HostTime(case.name, competitor.name, mode, *HOST_SHAPE, _host_time(device, rotation, competitor, mode))
+        for case in cases
+        for competitor in build(case, rotation[0], OURS)
+        for mode in ("step", "forward")
+    ]
+
+
+def peak_memory(cases: tuple[Case, ...], device: Device, seed: int) -> list[Remembered]:
+    """Memory of forward + backward beyond logits and targets, in units of the logits, bfloat16."""
+    if device.dry and not Path("/proc/self/clear_refs").exists():
+        return []
+    rows, labels = (8, 50_001) if device.dry else (1_024, MAIN_LABELS)
+    problem = Problem(rows, labels, torch.bfloat16, device.type, seed)
+    names = (*OURS, "inplace", "eager", "plain", "float32", "torchvision")
+    found = [remembered for case in cases for remembered in memory_of(case, problem, names)]
+    device.give_back()
+    return found

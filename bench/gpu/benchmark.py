@@ -1,0 +1,158 @@
+"""``python -m bench.gpu.benchmark``: bandwidth, times, host time and memory on a GPU, in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import secrets
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..competitors import all_cases
+from ..measure import Remembered
+from ..report import Gate, about
+from .baselines import HostTime, bandwidth, host_times, peak_memory
+from .device import Device, gpu_facts
+from .matrix import Group, default_groups, dry_groups, full_groups
+from .measure import Timed, measure_group
+from .report import all_gates, gate_summary, headline, missed, time_table, times_as_json
+
+_NOTES = """\
+Median of device events; the host queues calls ahead, so that none waits for its launch; inputs rotated so that nothing
+comes from L2; every output compared with float64 first. `of the floor`: logits, gradient and targets once each, over
+time, over copy bandwidth (forward alone: read-only bandwidth). `scaled`: grad_output 1/2. *: the planner's own choice.
+x eager: against the fastest right one of the eager formulas. x compile: against torch.compile of the published formula
+in float32 arithmetic."""
+
+
+class Run:
+    """Everything measured so far, and how it is written down."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.dry, self.start = options, options.dry_run, time.monotonic()
+        self.seed = options.seed if options.seed is not None else secrets.randbelow(2**31)
+        self.device = Device(self.dry)
+        self.cases = all_cases()
+        self.header: dict[str, Any] = {**about(self.seed, False), "dry_run": self.dry, "gpu": {"before": gpu_facts()}}
+        self.bandwidth: dict[str, dict[str, Any]] = {}
+        self.times: list[Timed] = []
+        self.host: list[HostTime] = []
+        self.memory: list[Remembered] = []
+        self.left_out: list[str] = []
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self.start
+
+    def measure(self, groups: list[Group]) -> None:
+        """All of it, until the time is out; what was measured is on disk after each group."""
+        self.bandwidth = bandwidth(self.device)
+        self.host = host_times(self.cases, self.device, self.seed)
+        self.memory = peak_memory(self.cases, self.device, self.seed)
+        for group in groups:
+            shape = f"{group.rows} x {group.labels:,}, {group.dtype}"
+            if self.seconds > self.options.seconds:
+                self.left_out.append(shape)
+                continue
+            self._group(group, shape)
+            self.header["gpu"].setdefault("during", {})[shape] = gpu_facts(clocks_only=True)
+            self.write()
+        self.header["gpu"]["after"] = gpu_facts(clocks_only=True)
+
+    def _group(self, group: Group, shape: str) -> None:
+        found: list[Timed] = []
+        try:
+            for timed in measure_group(group, self.cases, self.device, self.seed):
+                found.append(timed)
+                if self.seconds > self.options.seconds + 20:
+                    break
+        except torch.OutOfMemoryError:
+            self.left_out.append(f"{shape}: out of memory")
+            self.device.give_back()
+        self.times += found
+        print(f"\n{shape}\n{time_table(found, self.bandwidth)}", flush=True)
+
+    def failures(self) -> list[str]:
+        """Our own kernels, where they were wrong or did not run."""
+        return [
+            f"{t.case}, {t.rows} x {t.labels:,}, {t.dtype}, {t.competitor}, {t.mode}, {t.strategy}: {t.failure}"
+            for t in self.times
+            if t.ours and t.failure
+        ]
+
+    def gates(self) -> dict[str, list[Gate]]:
+        """Every gate that the measurements so far decide, by kind."""
+        return all_gates(self.times, self.bandwidth, self.host, self.memory)
+
+    def write(self) -> None:
+        """The results so far, samples included."""
+        results = {
+            **self.header,
+            "seconds": self.seconds,
+            "bandwidth": self.bandwidth,
+            "times": times_as_json(self.times, self.bandwidth),
+            "host": [{**asdict(one), "median_us": one.median} for one in self.host],
+            "memory": [asdict(row) for row in self.memory],
+            "gates": [
+                {"kind": kind, **asdict(gate), "passed": gate.passed}
+                for kind, found in self.gates().items()
+                for gate in found
+            ],
+            "failures": self.failures(),
+            "left_out": self.left_out,
+            "summary": self.summary(),
+        }
+        self.options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+    def summary(self) -> str:
+        """The short table."""
+        bandwidths = (
+            f"{name} {one['bytes_per_second'] / 1e12:.3f} TB/s ({one['kernel']})"
+            for name, one in self.bandwidth.items()
+        )
+        parts = [
+            "bandwidth: " + ", ".join(bandwidths),
+            headline(self.times, self.bandwidth, self.memory, self.dry),
+            gate_summary(self.gates(), self.dry),
+        ]
+        if self.failures():
+            parts.append("\n".join(f"WRONG: {failure}" for failure in self.failures()))
+        if self.left_out:
+            parts.append("left out, for lack of time or memory: " + "; ".join(self.left_out))
+        return "\n\n".join(parts)
+
+
+def _arguments(given: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu.benchmark", description=__doc__)
+    parser.add_argument("--json", type=Path, required=True, metavar="PATH", help="where the results go")
+    parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU: does it run?")
+    parser.add_argument("--full", action="store_true", help="every dtype, size, mode and peer")
+    parser.add_argument("--seconds", type=float, default=150.0, help="no new shape is begun after so long")
+    parser.add_argument("--seed", type=int, help="of the random data; default: a new one")
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> int:
+    """Measure, write and print; 1 if an output of ours was wrong."""
+    options = _arguments(given)
+    groups = dry_groups() if options.dry_run else full_groups() if options.full else default_groups()
+    print(_NOTES, flush=True)
+    gc.disable()  # collected between losses
+    run = Run(options)
+    run.measure(groups)
+    run.write()
+    if not run.dry:
+        print("\n".join(["", *missed(run.gates())]))
+    print(f"\n{run.summary()}\n\n{run.seconds:.0f} s, seed {run.seed}")
+    return 1 if run.failures() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""What is measured: shapes, dtypes and peers, the most telling first, since time may run out."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+from mlloss_cuda import _backends
+
+__all__ = [
+    "HOST_SHAPE",
+    "MAIN_LABELS",
+    "Group",
+    "Strategy",
+    "default_groups",
+    "dry_groups",
+    "force",
+    "full_groups",
+    "strategies",
+]
+
+HOST_SHAPE = (64, 5_000)
+MAIN_LABELS = 131_073
+LABELS = (8_192, 32_000, 131_073, 670_091, 2_812_281)
+_LEAST_BYTES = 256 << 20  # of the logits, from 8,192 labels on
+_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+_EAGER = ("plain", "float32", "torchvision", "eager")
+_COMPILED = (*_EAGER, "float32-compile")
+_EVERYTHING = (*_COMPILED, "compile")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One shape and dtype: all losses on the same inputs."""
+
+    rows: int
+    labels: int
+    dtype: str
+    peers: tuple[str, ...]
+    every_mode: bool = False  # each strategy in each mode, instead of the planner's own choice in some
+
+
+def _group(labels: int, dtype: str, peers: tuple[str, ...], every_mode: bool = False) -> Group:
+    if labels == HOST_SHAPE[1]:
+        return Group(*HOST_SHAPE, dtype, peers, every_mode)
+    return Group(-(-_LEAST_BYTES // (labels * _BYTES[dtype])), labels, dtype, peers, every_mode)
+
+
+def default_groups() -> list[Group]:
+    """bfloat16 and float32 at every size, float16 at one; torch.compile at three, for its compile time."""
+    others = [labels for labels in LABELS if labels != MAIN_LABELS]
+    return [
+        _group(MAIN_LABELS, "bfloat16", _COMPILED),
+        _group(MAIN_LABELS, "float32", _COMPILED),
+        _group(HOST_SHAPE[1], "bfloat16", _EAGER),
+        *(_group(labels, "bfloat16", _EAGER) for labels in others[:-1]),
+        _group(others[-1], "bfloat16", _COMPILED),
+        *(_group(labels, "float32", _EAGER) for labels in others),
+        _group(MAIN_LABELS, "float16", _EAGER),
+        _group(HOST_SHAPE[1], "float32", _EAGER),
+    ]
+
+
+def full_groups() -> list[Group]:
+    """Everything, every peer: half an hour or so, nearly all of it torch.compile's."""
+    sizes = (MAIN_LABELS, HOST_SHAPE[1], *(labels for labels in LABELS if labels != MAIN_LABELS))
+    return [_group(labels, dtype, _EVERYTHING, True) for dtype in _BYTES for labels in sizes]
+
+
+def dry_groups() -> list[Group]:
+    """Tiny shapes through the same code."""
+    return [Group(6, 1_001, "bfloat16", _EAGER), Group(4, 500, "float32", _EAGER, True), Group(3, 501, "float16", ())]
+
+
+# ---- launch strategies ----
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to launch that the planner has for a shape."""
+
+    name: str
+    number: int  # what to ask for; 0 is the planner's own choice
+    reads: int  # of the logits, forward and backward together
+    words: str  # the plan
+
+
+def strategies(labels: int, rows: int, dtype: str, element_wise: bool, mode: str, capability: int) -> list[Strategy]:
+    """Every distinct plan for a shape, the default first: the planner is asked, so that no list of them is kept."""
+    if _backends.launch_plan is None:
+        raise RuntimeError("the compiled extension is not installed")
+    forms = mode != "forward" and dtype != "float16"  # float16 recomputes its gradient in the backward
+    found: dict[str, Strategy] = {}
+    grouping = "element" if element_wise else "samples"
+    for number in _backends.strategies().values():
+        plan = _backends.launch_plan(
+            rows, labels, dtype, grouping, gradient=forms, capability=capability, strategy=number
+        )
+        reads = plan["reads"] + (mode != "forward" and not forms)
+        found.setdefault(plan["strategy"], Strategy(plan["strategy"], number, reads, plan["forward"]))
+    return list(found.values())
+
+
+def force(strategy: Strategy | None) -> None:
+    """Make the CUDA engine launch that way; None leaves it to the planner."""
+    # The library is loaded without a GPU too, so that a dry run takes this step.
+    library = _backends.library_path("_cuda")
+    if library.exists():
+        ctypes.CDLL(str(library)).mlloss_cuda_strategy(strategy.number if strategy else 0)

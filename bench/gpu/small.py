@@ -1,0 +1,87 @@
+"""``python -m bench.gpu.small``: every kernel at small shapes, for the sanitizers to look at."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mlloss_cuda._registry import all_losses
+
+from ..competitors import Case, Problem, all_cases
+from .device import Device
+from .matrix import force, strategies
+
+# One row of one chunk, odd widths that begin and end within a chunk, more than a tile, more rows than tiles.
+_SHAPES = ((1, 5), (3, 33), (5, 2_051), (2, 9_001))
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def _cases() -> list[Case]:
+    """Every loss, by every grouping that the CUDA engine has."""
+    found = []
+    for case in all_cases():
+        groupings = next(spec for spec in all_losses() if case.function.__name__ == f"{spec.name}_loss").cuda_groupings
+        found += [case] if len(groupings) == 1 else [replace(case, arguments={"average": name}) for name in groupings]
+    return found
+
+
+def _learnable(case: Case, problem: Problem, logits: torch.Tensor) -> None:
+    """The sums over rows and over labels that learnable arguments need, with every side input."""
+    dtype = torch.float64 if problem.dtype == torch.float64 else torch.float32
+
+    def ones(*shape: int) -> torch.Tensor:
+        return torch.ones(shape, dtype=dtype, device=problem.device)
+
+    extra: dict[str, Any] = {
+        "weight": ones(problem.labels),
+        "sample_weight": ones(problem.rows),
+        "label_smoothing": 0.1,
+        "logit_scale": ones().requires_grad_(),
+        "logit_bias": ones(problem.labels).requires_grad_(),
+    }
+    if case.name == "zlpr":
+        extra["threshold"] = ones(problem.rows, 1).requires_grad_()
+    case.function(logits, problem.dense, **case.arguments, **extra).backward()
+
+
+def _call(case: Case, problem: Problem) -> None:
+    """Forward and backward by every path: formed, scaled, recomputed, in place, statistics alone."""
+    leaf = problem.leaf
+    for targets in (problem.dense, problem.csr, problem.floating * 0.75, problem.dense.to(torch.uint8)):
+        value = case.fused(leaf, targets)
+        value.backward(torch.full_like(value, 0.5))
+    each = case.function(leaf, problem.csr, reduction="none", **case.arguments)
+    each.backward(torch.ones_like(each))
+    case.in_place(problem.fresh(True), problem.csr).backward()
+    with torch.no_grad():
+        case.fused(leaf, problem.dense)
+    _learnable(case, problem, leaf)
+    strided = problem.source.repeat_interleave(2, 1)[:, ::2].requires_grad_()
+    case.fused(strided, problem.dense).backward()
+
+
+def main(given: list[str] | None = None) -> int:
+    """Run all of it once; the sanitizer that watches says what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu.small", description=__doc__)
+    parser.add_argument("--dry-run", action="store_true", help="on the CPU")
+    device = Device(parser.parse_args(given).dry_run)
+    calls = 0
+    for (rows, labels), dtype, case in itertools.product(_SHAPES, _DTYPES, _cases()):
+        problem = Problem(rows, labels, getattr(torch, dtype), device.type, rows * labels, positives=3)
+        for way in strategies(labels, rows, dtype, case.element_wise, "step", device.capability):
+            force(way)
+            _call(case, problem)
+            calls += 1
+        force(None)
+    device.synchronize()
+    print(f"{calls} cases ran")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""``make report``: the README's tables, drawn from ``bench/results``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["gpu_block", "rendered", "results_of_gpus"]
+
+_ROOT = Path(__file__).resolve().parents[1]
+_RESULTS = Path(__file__).parent / "results"
+_NAMES = {"zlpr": "ZLPR", "focal": "focal", "bce": "BCE", "dice": "Dice"}
+_CPU_SHAPE, _GPU_LABELS = (64, 131_072), 131_073
+
+Results = dict[str, Any]
+
+
+def _factor(value: float | None) -> str:
+    return "-" if value is None else f"{value:.{1 if value < 9.95 else 0}f} \N{MULTIPLICATION SIGN}"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [" | ".join(row) for row in (head, *rows)]
+    lines.insert(1, "|".join(["---"] * len(head)))
+    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
+
+
+# ---- CPU ----
+
+
+def _cpu_row(name: str, results: Results) -> list[str]:
+    rows, labels = _CPU_SHAPE
+    shape = {"case": name, "device": "cpu", "dtype": "float32", "rows": rows, "labels": labels}
+    found = next(t for t in results["times"] if shape.items() <= t.items())
+    ms = {competitor: summary["median_ms"] for competitor, summary in found["summary"].items()}
+    peak = {m["competitor"]: m["peak"] for m in results["memory"] if m["case"] == name}
+    in_place = f"{peak['inplace']:.1f}".removesuffix(".0")
+    return [
+        _NAMES[name],
+        f"{ms['fused'] / ms['copy']:.1f} ({ms['csr'] / ms['copy']:.1f})",
+        f"{_factor(ms['plain'] / ms['fused'])} · {_factor(ms['plain-compile'] / ms['fused'])}",
+        f"{_factor(ms['eager'] / ms['fused'])} · {_factor(ms['compile'] / ms['fused'])}",
+        f"{peak['fused']:.1f}, or {in_place} in place ({peak['plain']:.1f} · {peak['plain-compile']:.1f})",
+    ]
+
+
+def cpu_block(results: Results) -> str:
+    """The table of ``make bench``."""
+    rows, labels = _CPU_SHAPE
+    head = (
+        f"B = {rows}, L = {labels:,}, float32, forward + backward",
+        "time, in copies of the logits (CSR)",
+        "faster than the published formula: eager · `torch.compile`",
+        "faster than this package's plain PyTorch: eager · `torch.compile`",
+        "peak memory, in logits (published, eager · compiled)",
+    )
+    return _markdown(head, [_cpu_row(name, results) for name in _NAMES])
+
+
+# ---- GPU ----
+
+_NO_GPU = (
+    "No GPU figures yet: the CUDA kernels pass every test under an emulator on the CPU, and wait for hardware\n"
+    "(`make gpu`)."
+)
+
+
+def _gpu_row(name: str, results: Results, labels: int) -> list[str]:
+    """Empty where time ran out before that loss."""
+    wanted = {"case": name, "dtype": "bfloat16", "labels": labels, "mode": "step", "default": True}
+    ours = {t["competitor"]: t for t in results["times"] if wanted.items() <= t.items() and t["ms"]}
+    peak = {m["competitor"]: m["peak"] for m in results["memory"] if m["case"] == name}
+    if not {"fused", "csr"} <= ours.keys():
+        return []
+    dense, csr = ours["fused"], ours["csr"]
+    return [
+        _NAMES[name],
+        f"{dense['median_ms']:.3f} ms ({csr['median_ms']:.3f})",
+        f"{dense['of_the_floor']:.0%} ({csr['of_the_floor']:.0%})",
+        f"{_factor(dense['times_eager'])} · {_factor(dense['times_compile'])}",
+        f"{_factor(csr['times_eager'])} · {_factor(csr['times_compile'])}",
+        f"{peak['fused']:.1f}" if "fused" in peak else "-",
+    ]
+
+
+def _gpu_table(results: Results, labels: int) -> str:
+    head = (
+        f"{results['machine']['gpu']}, L = {labels:,}, bfloat16, forward + backward",
+        "time (CSR)",
+        "of the floor (CSR)",
+        "faster than eager · `torch.compile`",
+        "the same with CSR",
+        "peak memory, in logits",
+    )
+    copy, read = (results["bandwidth"][name]["bytes_per_second"] / 1e12 for name in ("copy", "read"))
+    met = sum(gate["passed"] for gate in results["gates"])
+    versions, driver = results["versions"], results["gpu"].get("before", {}).get("driver_version", "unknown")
+    told = (
+        f"One run of `make gpu`, torch {versions['torch']}, driver {driver}; the floor is logits, gradient and\n"
+        f"targets once each at the speed of a copy ({copy:.2f} TB/s in that run; reading alone {read:.2f}).\n"
+        f"{met} of {len(results['gates'])} gates met; all samples are in `bench/results`."
+    )
+    rows = filter(None, (_gpu_row(name, results, labels) for name in _NAMES))
+    return f"{_markdown(head, list(rows))}\n\n{told}"
+
+
+def results_of_gpus() -> list[Results]:
+    """Every benchmark of a GPU that is committed."""
+    return [json.loads(path.read_text()) for path in sorted(_RESULTS.glob("*-bench.json"))]
+
+
+def gpu_block(found: Sequence[Results], labels: int = _GPU_LABELS) -> str:
+    """The tables of ``make gpu``, or that there are none."""
+    return "\n\n".join(_gpu_table(results, labels) for results in found) or _NO_GPU
+
+
+# ---- the README ----
+
+
+def rendered(text: str) -> str:
+    """``text`` with what lies between its markers drawn anew."""
+    blocks = {
+        "CPU results": cpu_block(json.loads((_RESULTS / "cpu.json").read_text())),
+        "GPU results": gpu_block(results_of_gpus()),
+    }
+    for name, block in blocks.items():
+        marked = re.compile(rf"(<!-- {name}: make report -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
+        # A function, since a replacement text would have its backslashes read.
+        text, count = marked.subn(lambda match, block=block: f"{match[1]}{block}{match[2]}", text)  # type: ignore[misc]
+        if count != 1:
+            raise SystemExit(f"README.md: expected one block of {name}, found {count}")
+    return text
+
+
+def main(given: list[str] | None = None) -> int:
+    """Rewrite the README, or say whether it would change."""
+    parser = argparse.ArgumentParser(prog="python -m bench.readme", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; 1 if there is something to change")
+    options = parser.parse_args(given)
+    readme = _ROOT / "README.md"
+    before = readme.read_text()
+    after = rendered(before)
+    if options.check:
+        return int(before != after)
+    readme.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
