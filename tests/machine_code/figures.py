@@ -1,0 +1,81 @@
+"""What the machine code says of each kernel."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from .build import Resources, Unit, demangle
+from .graph import Block, blocks_of
+from .kernels import DTYPES, EXPONENTIAL, KERNELS, PATHS, Loop
+from .paths import CHUNK, Demand, Path, cheapest
+from .sass import Function, parse
+
+_KERNEL = re.compile(r"mlloss::cuda::(\w+)<(.*)>\(")
+_LOSS = re.compile(r"mlloss::\w+::(\w+)")
+
+
+@dataclass
+class Kernel:
+    """One kernel for one dtype and architecture."""
+
+    name: str
+    loss: str  # "" if it serves every loss
+    dtype: str
+    architecture: str
+    resources: Resources
+    instructions: int
+    local: int  # instructions that access local memory
+    paths: dict[str, Path | None] = field(default_factory=dict)  # by loop and path: "gradient, csr"
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}<{self.loss}>" if self.loss else self.name
+
+
+def identify(demangled: str) -> tuple[str, str]:
+    """The template's name, and the loss it was made for."""
+    match = _KERNEL.search(demangled)
+    if not match:
+        raise ValueError(f"{demangled} is not named as the kernels of csrc/cuda are")
+    loss = _LOSS.search(match[2])
+    return match[1], loss[1] if loss and "ComputeOf" not in loss[0] else ""
+
+
+def _demand(dtype: str, loop: Loop, dense: bool, avoid: frozenset[int] = frozenset()) -> Demand:
+    lanes = CHUNK // DTYPES[dtype]
+    arithmetic = EXPONENTIAL[dtype] if loop.exponential else ""
+    return Demand(lanes, arithmetic, loop.stores, target_width=lanes if dense else 0, avoid=avoid)
+
+
+def _loop_paths(blocks: list[Block], dtype: str, loop: Loop) -> Iterator[tuple[str, Path | None]]:
+    if not loop.exponential:
+        yield loop.name, cheapest(blocks, _demand(dtype, loop, dense=False))
+        return
+    clean = cheapest(blocks, _demand(dtype, loop, dense=True))
+    # The body for hard labels is the cheapest other than the one for negatives.
+    negatives = clean.arithmetic(EXPONENTIAL[dtype]) if clean else frozenset()
+    found = (
+        cheapest(blocks, _demand(dtype, loop, dense=False)),
+        clean,
+        cheapest(blocks, _demand(dtype, loop, dense=True, avoid=negatives)) if clean else None,
+    )
+    for path, way in zip(PATHS, found, strict=True):
+        yield f"{loop.name}, {path}", way
+
+
+def _kernel(unit: Unit, function: Function, demangled: str) -> Kernel:
+    name, loss = identify(demangled)
+    counts = Counter(i.local for i in function.instructions)
+    resources = unit.resources[function.symbol]
+    kernel = Kernel(name, loss, unit.dtype, unit.architecture, resources, len(function.instructions), counts[True])
+    blocks = blocks_of(function)
+    for loop in KERNELS.get(name, ()):
+        kernel.paths.update(_loop_paths(blocks, unit.dtype, loop))
+    return kernel
+
+
+def kernels_of(unit: Unit) -> list[Kernel]:
+    functions = parse(unit.sass)
+    names = demangle([f.symbol for f in functions])
+    return sorted((_kernel(unit, f, names[f.symbol]) for f in functions), key=lambda k: (k.name, k.loss))
