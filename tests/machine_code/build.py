@@ -42,6 +42,10 @@ class Unit:
     sass: str = ""
     resources: dict[str, Resources] = field(default_factory=dict)  # by symbol
 
+    @property
+    def name(self) -> str:
+        return f"{self.dtype} {self.architecture}"
+
 
 def find_tool(name: str) -> str:
     """The toolkit's, or pip's."""
@@ -61,6 +65,11 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     return done
+
+
+def nvcc_release() -> str:
+    match = re.search(r"release (\d+\.\d+)", run(find_tool("nvcc"), "--version").stdout)
+    return match[1] if match else "unknown"
 
 
 def parse_log(log: str) -> dict[str, Resources]:

@@ -1,7 +1,6 @@
 """What the machine code says of each kernel."""
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,18 +10,17 @@ from .kernels import DTYPES, EXPONENTIAL, KERNELS, PATHS, Loop
 from .paths import CHUNK, Demand, Path, cheapest
 from .sass import Function, parse
 
-_KERNEL = re.compile(r"mlloss::cuda::(\w+)<(.*)>\(")
-_LOSS = re.compile(r"mlloss::\w+::(\w+)")
+_KERNEL = re.compile(r"mlloss::cuda::(\w+)<(.*?)>\(")
+_LOSS = re.compile(r"^mlloss::(?!cuda)\w+::(\w+)")
 
 
 @dataclass
 class Kernel:
     """One kernel for one dtype and architecture."""
 
-    name: str
+    name: str  # of the template
     loss: str  # "" if it serves every loss
-    dtype: str
-    architecture: str
+    unit: str  # "bfloat16 sm_90"
     resources: Resources
     instructions: int
     local: int  # instructions that access local memory
@@ -38,37 +36,37 @@ def identify(demangled: str) -> tuple[str, str]:
     match = _KERNEL.search(demangled)
     if not match:
         raise ValueError(f"{demangled} is not named as the kernels of csrc/cuda are")
-    loss = _LOSS.search(match[2])
-    return match[1], loss[1] if loss and "ComputeOf" not in loss[0] else ""
+    loss = _LOSS.match(match[2])
+    return match[1], loss[1] if loss else ""
 
 
 def _demand(dtype: str, loop: Loop, dense: bool, avoid: frozenset[int] = frozenset()) -> Demand:
     lanes = CHUNK // DTYPES[dtype]
     arithmetic = EXPONENTIAL[dtype] if loop.exponential else ""
-    return Demand(lanes, arithmetic, loop.stores, target_width=lanes if dense else 0, avoid=avoid)
+    width = lanes if dense else 0  # bool targets: a byte an element
+    return Demand(lanes, arithmetic, loop.stores, chunks=loop.chunks, target_width=width, avoid=avoid)
 
 
 def _loop_paths(blocks: list[Block], dtype: str, loop: Loop) -> Iterator[tuple[str, Path | None]]:
-    if not loop.exponential:
+    if not loop.exponential:  # nor targets
         yield loop.name, cheapest(blocks, _demand(dtype, loop, dense=False))
         return
-    clean = cheapest(blocks, _demand(dtype, loop, dense=True))
+    dense = cheapest(blocks, _demand(dtype, loop, dense=True))
     # The body for hard labels is the cheapest other than the one for negatives.
-    negatives = clean.arithmetic(EXPONENTIAL[dtype]) if clean else frozenset()
+    negatives = dense.addresses(EXPONENTIAL[dtype]) if dense else frozenset()
     found = (
         cheapest(blocks, _demand(dtype, loop, dense=False)),
-        clean,
-        cheapest(blocks, _demand(dtype, loop, dense=True, avoid=negatives)) if clean else None,
+        dense,
+        cheapest(blocks, _demand(dtype, loop, dense=True, avoid=negatives)),
     )
-    for path, way in zip(PATHS, found, strict=True):
-        yield f"{loop.name}, {path}", way
+    yield from ((f"{loop.name}, {name}", path) for name, path in zip(PATHS, found, strict=True))
 
 
 def _kernel(unit: Unit, function: Function, demangled: str) -> Kernel:
     name, loss = identify(demangled)
-    counts = Counter(i.local for i in function.instructions)
-    resources = unit.resources[function.symbol]
-    kernel = Kernel(name, loss, unit.dtype, unit.architecture, resources, len(function.instructions), counts[True])
+    code = function.instructions
+    local = sum(i.local for i in code)
+    kernel = Kernel(name, loss, unit.name, unit.resources[function.symbol], len(code), local)
     blocks = blocks_of(function)
     for loop in KERNELS.get(name, ()):
         kernel.paths.update(_loop_paths(blocks, unit.dtype, loop))

@@ -7,8 +7,8 @@ store of the gradient. Any path must go through these, and the cheapest one skip
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from .graph import Block
 from .sass import Instruction
@@ -18,6 +18,17 @@ CHUNK = 16  # bytes
 # Barriers of a block or cluster stand between loops, never in one over a thread's chunks.
 _BARRIERS = ("BAR", "UCGABAR_ARV", "UCGABAR_WAIT")
 
+# How logits reach registers: the instructions that each chunk needs one of, and those that belong to other ways.
+SOURCES: dict[str, tuple[str, ...]] = {
+    "copied": ("LDGSTS", "LDS"),  # cp.async into shared memory, and out of it
+    "global": ("LDG",),
+    "shared": ("LDS",),
+}
+_WIDE_READS = ("LDG", "LDS", "LDGSTS")
+
+# Progress of a trip: chunks by each instruction of the source, bytes stored, arithmetic, loads of targets.
+Progress = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -26,16 +37,53 @@ class Demand:
     lanes: int  # elements in 16 bytes
     arithmetic: str  # the operation of which every element needs one, as an opcode's beginning; "" for none
     stores: bool  # the gradient, in whatever pieces; or no store at all
-    source: tuple[str, ...] = ("LDG", "LDS", "LDGSTS")  # where the logits come from; each of `all_of` too
-    target_width: int = 0  # bytes of the dense targets' load, 0 for none
-    avoid: frozenset[int] = frozenset()  # addresses of arithmetic that the path must not contain
+    source: str = "global"
+    chunks: int = 1  # a trip, where the loop is unrolled
+    target_width: int = 0  # bytes of the dense targets' load for one chunk, 0 for none
+    avoid: frozenset[int] = frozenset()  # addresses that the path must not contain
+
+    @cached_property
+    def goal(self) -> Progress:
+        stored = CHUNK * self.chunks if self.stores else 0
+        operations = self.lanes * self.chunks if self.arithmetic else 0
+        targets = self.chunks if self.target_width else 0
+        return (*(self.chunks for _ in SOURCES[self.source]), stored, operations, targets)
+
+    def is_source(self, i: Instruction) -> bool:
+        return i.name in SOURCES[self.source] and i.width >= CHUNK
+
+    def is_target(self, i: Instruction) -> bool:
+        return self.target_width > 0 and i.loads_global and i.width == self.target_width
+
+    def forbids(self, i: Instruction) -> bool:
+        other_source = i.name in _WIDE_READS and i.width >= CHUNK and not self.is_source(i)
+        other_load = i.loads_global and not self.is_source(i) and not self.is_target(i)
+        store = i.stores_global and not self.stores
+        return i.name in _BARRIERS or i.address in self.avoid or other_source or other_load or store
+
+    def gain(self, block: Block) -> Progress | None:
+        """What a block contributes; None if no trip may contain it."""
+        if any(map(self.forbids, block.instructions)):
+            return None
+        code = block.instructions
+        reads = (sum(i.width // CHUNK for i in code if self.is_source(i) and i.name == n) for n in SOURCES[self.source])
+        stored = sum(i.width for i in code if i.stores_global)
+        operations = sum(bool(self.arithmetic) and i.opcode.startswith(self.arithmetic) for i in code)
+        return (*reads, stored, operations, sum(map(self.is_target, code)))
+
+    def advance(self, progress: Progress, gain: Progress) -> Progress | None:
+        """Progress after a block. More chunks or targets than wanted are another path; more arithmetic is not."""
+        reads = len(SOURCES[self.source])
+        total = [a + b for a, b in zip(progress, gain, strict=True)]
+        if any(total[k] > self.goal[k] for k in (*range(reads), len(total) - 1)):
+            return None
+        return tuple(map(min, total, self.goal))
 
 
 @dataclass(frozen=True)
 class Path:
     """One trip around a loop."""
 
-    blocks: tuple[int, ...]
     instructions: tuple[Instruction, ...]
     elements: int
 
@@ -47,109 +95,72 @@ class Path:
     def special(self) -> float:
         return sum(i.special for i in self.instructions) / self.elements
 
+    @property
+    def narrowest_store(self) -> int:
+        """Bytes; 0 without stores."""
+        return min((i.width for i in self.instructions if i.stores_global), default=0)
+
+    @property
     def accesses(self) -> Counter[str]:
         """Accesses to global memory by opcode."""
         return Counter(i.opcode for i in self.instructions if i.loads_global or i.stores_global or i.name == "LDGSTS")
 
-    def arithmetic(self, opcode: str) -> frozenset[int]:
+    def addresses(self, opcode: str) -> frozenset[int]:
         return frozenset(i.address for i in self.instructions if i.opcode.startswith(opcode))
 
 
-# Progress of a trip: chunks loaded, bytes stored, operations of the arithmetic, whether targets were loaded.
-Progress = tuple[int, int, int, int]
+_UNREACHED = 1 << 60
+
+State = tuple[int, Progress]  # a block, and the progress with it
 
 
-def _is_source(i: Instruction, demand: Demand) -> bool:
-    return i.name in demand.source and i.width >= CHUNK
-
-
-def _is_target(i: Instruction, demand: Demand) -> bool:
-    return demand.target_width > 0 and i.loads_global and i.width == demand.target_width
-
-
-def _progress_of(block: Block, demand: Demand) -> Progress:
-    loads = stores = operations = targets = 0
-    for i in block.instructions:
-        loads += i.width // CHUNK if _is_source(i, demand) else 0
-        stores += i.width if i.stores_global else 0
-        operations += bool(demand.arithmetic) and i.opcode.startswith(demand.arithmetic)
-        targets += _is_target(i, demand)
-    return loads, stores, operations, targets
-
-
-def _forbidden(block: Block, demand: Demand) -> bool:
-    return any(
-        i.name in _BARRIERS
-        or i.address in demand.avoid
-        or (i.stores_global and not demand.stores)
-        or (i.loads_global and not _is_source(i, demand) and not _is_target(i, demand))
-        for i in block.instructions
-    )
-
-
-def _goal(demand: Demand) -> Progress:
-    return 1, CHUNK if demand.stores else 0, demand.lanes if demand.arithmetic else 0, int(demand.target_width > 0)
-
-
-def _add(a: Progress, b: Progress, goal: Progress) -> Progress:
-    return (
-        min(a[0] + b[0], goal[0]),
-        min(a[1] + b[1], goal[1]),
-        min(a[2] + b[2], goal[2]),
-        min(a[3] + b[3], goal[3]),
-    )
-
-
-def _cycle_from(blocks: list[Block], start: int, gains: dict[int, Progress], goal: Progress) -> tuple[int, list[int]]:
-    """The cheapest cycle from a block back to itself that reaches the goal: its instructions and its blocks."""
-    first = (start, _add((0, 0, 0, 0), gains[start], goal))
-    cost = {first: 0}
-    before: dict[tuple[int, Progress], tuple[int, Progress]] = {}
-    queue = [(0, *first)]
-    while queue:
-        spent, block, progress = heapq.heappop(queue)
-        if spent > cost[block, progress]:
-            continue
-        spent += len(blocks[block].instructions)
-        for following in blocks[block].next:
-            if following == start and progress == goal:
-                return spent, _trace(before, (block, progress))
-            if following == start or following not in gains:
-                continue
-            state = (following, _add(progress, gains[following], goal))
-            if spent < cost.get(state, 1 << 30):
-                cost[state] = spent
-                before[state] = (block, progress)
-                heapq.heappush(queue, (spent, *state))
-    return 0, []
-
-
-def _trace(before: dict[tuple[int, Progress], tuple[int, Progress]], last: tuple[int, Progress]) -> list[int]:
+def _trace(before: dict[State, State], last: State) -> list[int]:
     states = [last]
     while states[-1] in before:
         states.append(before[states[-1]])
     return [block for block, _ in reversed(states)]
 
 
-def cheapest(blocks: list[Block], demand: Demand) -> Path | None:
-    """The cheapest trip, an element, that meets the demand."""
-    gains = {b: _progress_of(block, demand) for b, block in enumerate(blocks) if not _forbidden(block, demand)}
-    goal = _goal(demand)
+def _cycle_from(blocks: list[Block], start: int, gains: dict[int, Progress], demand: Demand) -> list[int]:
+    """The blocks of the cheapest cycle through a block that meets the demand: Dijkstra over blocks and progress."""
+    progress = demand.advance(tuple(0 for _ in demand.goal), gains[start])
+    if progress is None:
+        return []
+    cost: dict[State, int] = {(start, progress): 0}
+    before: dict[State, State] = {}
+    queue = [(0, start, progress)]
+    while queue:
+        spent, block, progress = heapq.heappop(queue)
+        if spent > cost[block, progress]:
+            continue
+        spent += len(blocks[block].instructions)
+        for following in blocks[block].next:
+            if following == start and progress == demand.goal:
+                return _trace(before, (block, progress))
+            if following == start or following not in gains:
+                continue
+            reached = demand.advance(progress, gains[following])
+            if reached is not None and spent < cost.get((following, reached), _UNREACHED):
+                cost[following, reached] = spent
+                before[following, reached] = (block, progress)
+                heapq.heappush(queue, (spent, following, reached))
+    return []
+
+
+def _cheapest_by(blocks: list[Block], demand: Demand) -> Path | None:
+    gains = {b: gain for b, block in enumerate(blocks) if (gain := demand.gain(block)) is not None}
     best: Path | None = None
     for start, gain in gains.items():
-        if not gain[0]:
-            continue
-        cost, trip = _cycle_from(blocks, start, gains, goal)
+        trip = _cycle_from(blocks, start, gains, demand) if gain[0] else []
         if not trip:
             continue
-        path = _path_of(blocks, trip, demand)
-        if best is None or path.issued < best.issued:
-            best = path
+        instructions = tuple(i for b in trip for i in blocks[b].instructions)
+        if best is None or len(instructions) < len(best.instructions):
+            best = Path(instructions, demand.chunks * demand.lanes)
     return best
 
 
-def _path_of(blocks: list[Block], trip: Iterable[int], demand: Demand) -> Path:
-    trip = tuple(trip)
-    instructions = tuple(i for b in trip for i in blocks[b].instructions)
-    chunks = sum(i.width // CHUNK for i in instructions if _is_source(i, demand))
-    return Path(trip, instructions, chunks * demand.lanes)
+def cheapest(blocks: list[Block], demand: Demand) -> Path | None:
+    """The cheapest trip that meets the demand, with the logits from the first source that any trip has."""
+    found = (_cheapest_by(blocks, replace(demand, source=source)) for source in SOURCES)
+    return next((path for path in found if path), None)
