@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .figures import Kernel
-from .kernels import KERNELS
+from .kernels import ARCHITECTURES, KERNELS
 
 FILE = Path(__file__).parent / "budgets.json"
 SLACK = 0.02  # of a budget: an instruction or two that the compiler's order of things makes
@@ -115,7 +115,8 @@ def save(budgets: dict[str, Any], kernels: list[Kernel]) -> None:
     units: dict[str, dict[str, Entry]] = budgets["units"]
     for unit in {k.unit for k in kernels}:
         units[unit] = {k.title: entry_of(k) for k in kernels if k.unit == unit}
-    budgets["units"] = dict(sorted(units.items()))
+    order = [f"{dtype} {architecture}" for dtype, some in ARCHITECTURES.items() for architecture in some]
+    budgets["units"] = {unit: units[unit] for unit in order if unit in units}
     FILE.write_text(dump(budgets))
 
 

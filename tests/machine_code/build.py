@@ -11,7 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FLAGS = ("-O3", "-std=c++17", "-cubin", "-Xptxas", "-v,-warn-spills,-warn-lmem-usage")
+# As CMake's Release build compiles them.
+FLAGS = ("-O3", "-DNDEBUG", "-std=c++17", "-cubin", "-Xptxas", "-v,-warn-spills,-warn-lmem-usage")
+
+KEPT_BUILDS = 4
 
 _FUNCTION = re.compile(r"Function properties for (\S+)")
 _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -121,11 +124,19 @@ def _compile(source: Path, unit: Unit, cache: Path, nvcc: str, disassembler: str
     return unit
 
 
+def _prune(cache: Path, used: Path) -> None:
+    """Forgets all but the latest builds."""
+    folders = sorted((f for f in cache.iterdir() if f != used), key=lambda f: f.stat().st_mtime)
+    for folder in folders[:-KEPT_BUILDS]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def build(source: Path, wanted: list[Unit], cache: Path, jobs: int) -> list[Unit]:
     """Fills in the units, from the cache where the sources are the same."""
     nvcc, disassembler = find_tool("nvcc"), find_tool("nvdisasm")
     folder = cache / _key(source, nvcc, disassembler)
     folder.mkdir(parents=True, exist_ok=True)
+    _prune(cache, used=folder)
 
     def one(unit: Unit) -> Unit:
         made = _compile(source, unit, folder, nvcc, disassembler)

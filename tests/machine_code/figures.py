@@ -10,8 +10,8 @@ from .kernels import DTYPES, EXPONENTIAL, KERNELS, PATHS, Loop
 from .paths import CHUNK, Demand, Path, cheapest
 from .sass import Function, parse
 
-_KERNEL = re.compile(r"mlloss::cuda::(\w+)<(.*?)>\(")
-_LOSS = re.compile(r"^mlloss::(?!cuda)\w+::(\w+)")
+_KERNEL = re.compile(r"mlloss::cuda::(\w+)(?:<(.*?)>)?\(")
+_LOGITS = ("__nv_bfloat16", "__half", "float", "double")
 
 
 @dataclass
@@ -19,25 +19,22 @@ class Kernel:
     """One kernel for one dtype and architecture."""
 
     name: str  # of the template
-    loss: str  # "" if it serves every loss
+    title: str  # with the loss and what else it was made for: "streaming<Zlpr>"
     unit: str  # "bfloat16 sm_90"
     resources: Resources
     instructions: int
     local: int  # instructions that access local memory
     paths: dict[str, Path | None] = field(default_factory=dict)  # by loop and path: "gradient, csr"
 
-    @property
-    def title(self) -> str:
-        return f"{self.name}<{self.loss}>" if self.loss else self.name
-
 
 def identify(demangled: str) -> tuple[str, str]:
-    """The template's name, and the loss it was made for."""
+    """A kernel's template, and its title: the template with its arguments, less namespaces and the logits' dtype."""
     match = _KERNEL.search(demangled)
     if not match:
         raise ValueError(f"{demangled} is not named as the kernels of csrc/cuda are")
-    loss = _LOSS.match(match[2])
-    return match[1], loss[1] if loss else ""
+    arguments = [a.strip().rpartition("::")[2] for a in (match[2] or "").split(",")]
+    kept = [a for a in arguments if a and a not in _LOGITS]
+    return match[1], f"{match[1]}<{', '.join(kept)}>" if kept else match[1]
 
 
 def _demand(dtype: str, loop: Loop, dense: bool, avoid: frozenset[int] = frozenset()) -> Demand:
@@ -63,10 +60,10 @@ def _loop_paths(blocks: list[Block], dtype: str, loop: Loop) -> Iterator[tuple[s
 
 
 def _kernel(unit: Unit, function: Function, demangled: str) -> Kernel:
-    name, loss = identify(demangled)
+    name, title = identify(demangled)
     code = function.instructions
     local = sum(i.local for i in code)
-    kernel = Kernel(name, loss, unit.name, unit.resources[function.symbol], len(code), local)
+    kernel = Kernel(name, title, unit.name, unit.resources[function.symbol], len(code), local)
     blocks = blocks_of(function)
     for loop in KERNELS.get(name, ()):
         kernel.paths.update(_loop_paths(blocks, unit.dtype, loop))
@@ -76,4 +73,4 @@ def _kernel(unit: Unit, function: Function, demangled: str) -> Kernel:
 def kernels_of(unit: Unit) -> list[Kernel]:
     functions = parse(unit.sass)
     names = demangle([f.symbol for f in functions])
-    return sorted((_kernel(unit, f, names[f.symbol]) for f in functions), key=lambda k: (k.name, k.loss))
+    return sorted((_kernel(unit, f, names[f.symbol]) for f in functions), key=lambda k: k.title)
