@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import budgets as budget
-from .build import MissingToolError, Unit, build, nvcc_release
+from .build import ChangedError, MissingToolError, Unit, build, nvcc_release
 from .categories import breakdown
 from .figures import Kernel, kernels_of
 from .kernels import ARCHITECTURES
@@ -79,7 +79,7 @@ def main() -> int:
     budgets = budget.load()
     try:
         return check(given, budgets)
-    except MissingToolError as error:
+    except (MissingToolError, ChangedError) as error:
         print(error, file=sys.stderr)
         return 2
 
@@ -104,9 +104,11 @@ def check(given: argparse.Namespace, budgets: dict[str, Any]) -> int:
     if given.update and not faults:
         budget.save(budgets, kernels)
         TABLE.write_text(render(budget.load()))
-        print(*(f"budget changed: {e}" for e in excesses), sep="\n")
+        for excess in excesses:
+            print(f"budget changed: {excess}")
         return 0
-    print(*faults, *excesses, sep="\n")
+    for problem in (*faults, *excesses):
+        print(problem)
     print(f"{len(kernels)} kernels, {len(faults)} faults, {len(excesses)} budgets exceeded")
     return 1 if faults or excesses else 0
 

@@ -26,6 +26,10 @@ class MissingToolError(RuntimeError):
     """Without nvcc or nvdisasm there is nothing to read."""
 
 
+class ChangedError(RuntimeError):
+    """The sources are not those that compilation began with."""
+
+
 @dataclass
 class Resources:
     """What ptxas says of a kernel."""
@@ -134,7 +138,8 @@ def _prune(cache: Path, used: Path) -> None:
 def build(source: Path, wanted: list[Unit], cache: Path, jobs: int) -> list[Unit]:
     """Fills in the units, from the cache where the sources are the same."""
     nvcc, disassembler = find_tool("nvcc"), find_tool("nvdisasm")
-    folder = cache / _key(source, nvcc, disassembler)
+    key = _key(source, nvcc, disassembler)
+    folder = cache / key
     folder.mkdir(parents=True, exist_ok=True)
     _prune(cache, used=folder)
 
@@ -144,4 +149,8 @@ def build(source: Path, wanted: list[Unit], cache: Path, jobs: int) -> list[Unit
         return made
 
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(one, wanted))
+        made = list(pool.map(one, wanted))
+    if _key(source, nvcc, disassembler) != key:
+        shutil.rmtree(folder)  # of which sources this is made, nobody knows
+        raise ChangedError(f"{source}: changed while it was compiled; try again")
+    return made
