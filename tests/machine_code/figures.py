@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from .build import Resources, Unit, demangle
 from .graph import Block, blocks_of
-from .kernels import DTYPES, EXPONENTIAL, KERNELS, PATHS, Loop
+from .kernels import DTYPES, EXPONENTIAL, KERNELS, PATHS, UNLISTED, Loop, entry_for
 from .paths import CHUNK, Demand, Path, cheapest
 from .sass import Function, parse
 
@@ -18,8 +19,7 @@ _LOGITS = ("__nv_bfloat16", "__half", "float", "double")
 class Kernel:
     """One kernel for one dtype and architecture."""
 
-    name: str  # of the template
-    title: str  # with the loss and what else it was made for: "streaming<Zlpr>"
+    title: str  # the template, with the loss and what else it was made for: "streaming<Zlpr>"
     unit: str  # "bfloat16 sm_90"
     resources: Resources
     instructions: int
@@ -27,21 +27,23 @@ class Kernel:
     paths: dict[str, Path | None] = field(default_factory=dict)  # by loop and path: "gradient, csr"
 
 
-def identify(demangled: str) -> tuple[str, str]:
-    """A kernel's template, and its title: the template with its arguments, less namespaces and the logits' dtype."""
+def title_of(demangled: str) -> str:
+    """A kernel's template with its arguments, less namespaces and the logits' dtype."""
     match = _KERNEL.search(demangled)
     if not match:
         raise ValueError(f"{demangled} is not named as the kernels of csrc/cuda are")
     arguments = [a.strip().rpartition("::")[2] for a in (match[2] or "").split(",")]
     kept = [a for a in arguments if a and a not in _LOGITS]
-    return match[1], f"{match[1]}<{', '.join(kept)}>" if kept else match[1]
+    return f"{match[1]}<{', '.join(kept)}>" if kept else match[1]
 
 
 def _demand(dtype: str, loop: Loop, dense: bool, avoid: frozenset[int] = frozenset()) -> Demand:
     lanes = CHUNK // DTYPES[dtype]
     arithmetic = EXPONENTIAL[dtype] if loop.exponential else ""
     width = lanes if dense else 0  # bool targets: a byte an element
-    return Demand(lanes, arithmetic, loop.stores, chunks=loop.chunks, target_width=width, avoid=avoid)
+    return Demand(
+        lanes, arithmetic, loop.stores, chunks=loop.chunks, target_width=width, others=loop.others, avoid=avoid
+    )
 
 
 def _loop_paths(blocks: list[Block], dtype: str, loop: Loop) -> Iterator[tuple[str, Path | None]]:
@@ -60,17 +62,23 @@ def _loop_paths(blocks: list[Block], dtype: str, loop: Loop) -> Iterator[tuple[s
 
 
 def _kernel(unit: Unit, function: Function, demangled: str) -> Kernel:
-    name, title = identify(demangled)
+    title = title_of(demangled)
     code = function.instructions
     local = sum(i.local for i in code)
-    kernel = Kernel(name, title, unit.name, unit.resources[function.symbol], len(code), local)
+    kernel = Kernel(title, unit.name, unit.resources[function.symbol], len(code), local)
     blocks = blocks_of(function)
-    for loop in KERNELS.get(name, ()):
-        kernel.paths.update(_loop_paths(blocks, unit.dtype, loop))
+    entry = entry_for(title)
+    for loop in KERNELS[entry] if entry else UNLISTED:
+        paths = dict(_loop_paths(blocks, unit.dtype, loop))
+        kernel.paths.update(paths if entry else {n: p for n, p in paths.items() if p})
     return kernel
 
 
 def kernels_of(unit: Unit) -> list[Kernel]:
     functions = parse(unit.sass)
     names = demangle([f.symbol for f in functions])
-    return sorted((_kernel(unit, f, names[f.symbol]) for f in functions), key=lambda k: k.title)
+    kernels = sorted((_kernel(unit, f, names[f.symbol]) for f in functions), key=lambda k: k.title)
+    twice = [k.title for k, following in pairwise(kernels) if k.title == following.title]
+    if twice:
+        raise ValueError(f"{unit.name}: several kernels are called {twice[0]}")
+    return kernels

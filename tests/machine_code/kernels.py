@@ -4,6 +4,7 @@ A new kernel, or a loop that it must have, is a line here. Losses come from the 
 """
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 # Bytes an element of the logits; and the operation that every element needs at least one of.
 DTYPES = {"bfloat16": 2, "half": 2, "float": 4, "double": 8}
@@ -26,6 +27,7 @@ class Loop:
     stores: bool
     exponential: bool = True
     chunks: int = 1  # a trip, where the loop is unrolled
+    others: bool = False  # more is loaded than logits and targets: coefficients of each label
 
 
 STATISTICS = Loop("statistics", stores=False)
@@ -33,25 +35,35 @@ VALUE = Loop("value", stores=False)
 GRADIENT = Loop("gradient", stores=True)
 SCALE = Loop("scale", stores=True, exponential=False)
 
-# Kernels by the name of their template. All are checked for spills and local memory, those without loops for no more.
+# By title, * for the loss; the first that fits counts. All are checked for spills and local memory, those without loops
+# for no more. Where several paths would do, the cheapest is taken: which loop is which follows from what it stores.
 KERNELS: dict[str, tuple[Loop, ...]] = {
-    "streaming": (STATISTICS, GRADIENT),
-    "resident": (STATISTICS, GRADIENT),
-    "group_backward": (GRADIENT,),
-    "element_wise": (VALUE, GRADIENT),
-    "element_wise_backward": (GRADIENT,),
+    "streaming<*>": (STATISTICS, GRADIENT),
+    "resident<*>": (STATISTICS, GRADIENT),
+    "group_backward<*>": (GRADIENT,),
+    "element_wise<*>": (VALUE, GRADIENT),
+    "element_wise_backward<*>": (GRADIENT,),
     "scale": (SCALE,),
-    "label_gradient": (),
+    "label_gradient<*>": (),
     "sum_total": (),
     "sum_each": (),
 }
 
+# What is looked for in a kernel that is not listed, so that its figures can be seen before it is.
+UNLISTED = (STATISTICS, GRADIENT)
+
+
+def entry_for(title: str) -> str | None:
+    """The line of KERNELS that a kernel falls under."""
+    return next((pattern for pattern in KERNELS if fnmatchcase(title, pattern)), None)
+
+
 # A chunk without positives: by CSR targets, by dense bool ones; and a chunk with positives, by dense bool ones.
 PATHS = ("csr", "bool", "bool, positives")
 
-# The loops that a forward pass with gradient goes through: the gates are about their sum.
+# The loops that a forward pass with gradient goes through, * for the same loss in each: the gates are about their sum.
 FORWARD = {
-    "streaming": ("statistics", "gradient"),
-    "resident": ("statistics", "gradient"),
-    "element_wise": ("gradient",),
+    "streaming": (("streaming<*>", "statistics"), ("streaming<*>", "gradient")),
+    "resident": (("resident<*>", "statistics"), ("resident<*>", "gradient")),
+    "element-wise": (("element_wise<*>", "gradient"),),
 }

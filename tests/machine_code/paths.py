@@ -40,6 +40,7 @@ class Demand:
     source: str = "global"
     chunks: int = 1  # a trip, where the loop is unrolled
     target_width: int = 0  # bytes of the dense targets' load for one chunk, 0 for none
+    others: bool = False  # whether it may load more than logits and targets
     avoid: frozenset[int] = frozenset()  # addresses that the path must not contain
 
     @cached_property
@@ -56,10 +57,11 @@ class Demand:
         return self.target_width > 0 and i.loads_global and i.width == self.target_width
 
     def forbids(self, i: Instruction) -> bool:
-        other_source = i.name in _WIDE_READS and i.width >= CHUNK and not self.is_source(i)
-        other_load = i.loads_global and not self.is_source(i) and not self.is_target(i)
-        store = i.stores_global and not self.stores
-        return i.name in _BARRIERS or i.address in self.avoid or other_source or other_load or store
+        if i.name in _BARRIERS or i.address in self.avoid or (i.stores_global and not self.stores):
+            return True
+        if self.is_source(i) or self.is_target(i) or self.others:
+            return False
+        return i.loads_global or (i.name in _WIDE_READS and i.width >= CHUNK)
 
     def gain(self, block: Block) -> Progress | None:
         """What a block contributes; None if no trip may contain it."""

@@ -21,6 +21,8 @@ Statistics and gradient together, *csr* and *bool*. The gate is 70% of what the 
 element; beyond it arithmetic is what bounds the kernel. **Bold**: over the gate.
 """
 
+Loops = tuple[tuple[str, str], ...]
+
 
 def _pair(figures: list[float], gate: list[float] | None = None) -> str:
     texts = [f"{figures[0]:.1f}", f"{figures[1]:.1f}"]
@@ -34,9 +36,15 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def total(entry: dict[str, Any], loops: tuple[str, ...], path: str) -> list[float]:
-    """The sum over loops of instructions and special-function operations an element."""
-    parts = [entry["paths"][f"{loop}, {path}"] for loop in loops]
+def _losses(kernels: dict[str, Any], pattern: str) -> list[str]:
+    """What * stands for, in the order of the kernels."""
+    before, after = pattern.split("*")
+    return [t[len(before) : len(t) - len(after)] for t in kernels if t.startswith(before) and t.endswith(after)]
+
+
+def _total(kernels: dict[str, Any], loops: Loops, loss: str, path: str) -> list[float]:
+    """The sum over a pass's loops of instructions and special-function operations an element."""
+    parts = [kernels[title.replace("*", loss)]["paths"][f"{loop}, {path}"] for title, loop in loops]
     return [sum(part[k] for part in parts) for k in (0, 1)]
 
 
@@ -44,14 +52,14 @@ def _gate_rows(budgets: dict[str, Any]) -> list[list[str]]:
     rows = []
     for unit, kernels in budgets["units"].items():
         dtype, architecture = unit.split()
+        if dtype == "double":  # of which the gates say nothing
+            continue
         for device, of_two_bytes in budgets["gates"].get(architecture, {}).items():
             gate = [g * DTYPES[dtype] / 2 for g in of_two_bytes]
-            for title, entry in kernels.items():
-                loops = FORWARD.get(title.partition("<")[0])
-                if not loops or dtype == "double":  # of which the gates say nothing
-                    continue
-                both = [_pair(total(entry, loops, path), gate) for path in PATHS[:2]]
-                rows.append([device, dtype, f"`{title}`", *both, _pair(gate)])
+            for name, loops in FORWARD.items():
+                for loss in _losses(kernels, loops[0][0]):
+                    both = [_pair(_total(kernels, loops, loss, path), gate) for path in PATHS[:2]]
+                    rows.append([device, dtype, loss, name, *both, _pair(gate)])
     return sorted(rows, key=lambda row: row[0])
 
 
@@ -78,7 +86,7 @@ def _loop_rows(title: str, entry: dict[str, Any]) -> list[list[str]]:
 
 def render(budgets: dict[str, Any]) -> str:
     text = _HEAD.format(nvcc=budgets["nvcc"]) + _GATES + "\n"
-    text += _table(["device", "logits", "kernel", "csr", "bool", "gate"], _gate_rows(budgets))
+    text += _table(["device", "logits", "loss", "strategy", "csr", "bool", "gate"], _gate_rows(budgets))
     head = ["kernel", "registers", "shared bytes", "instructions in all", "loop", *PATHS, "bytes a store"]
     for unit, kernels in budgets["units"].items():
         rows = [row for title, entry in kernels.items() for row in _loop_rows(title, entry)]
