@@ -15,7 +15,7 @@ from tests.machine_code.sass import Function, parse, parse_instruction
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = (ROOT / "tests" / "machine_code" / "sample.sass").read_text()
-STATISTICS = Demand(lanes=4, arithmetic="MUFU.EX2", stores=False)
+STATISTICS = Demand(lanes=4, arithmetic="MUFU.EX2", stores=False, operations=4)
 GRADIENT = replace(STATISTICS, stores=True)
 
 
@@ -105,7 +105,7 @@ def test_a_jump_without_targets_is_an_error() -> None:
         (replace(STATISTICS, target_width=4, avoid=frozenset({0xE0})), 8 + 3 + 8 + 1 + 4),
         (replace(STATISTICS, target_width=8), None),
         (replace(STATISTICS, arithmetic="MUFU.LG2"), None),
-        (replace(STATISTICS, lanes=8), None),  # half the chunk's exponentials are missing
+        (replace(STATISTICS, operations=8), None),  # of which a trip has half
     ],
 )
 def test_cheapest_path(demand: Demand, expected: int | None) -> None:

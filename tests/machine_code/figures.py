@@ -1,5 +1,6 @@
 """What the machine code says of each kernel."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from itertools import pairwise
 
 from .build import Resources, Unit, demangle
 from .graph import Block, blocks_of
-from .kernels import DTYPES, EXPONENTIAL, KERNELS, PATHS, UNLISTED, Loop, entry_for
+from .kernels import DTYPES, EXPONENTIAL, KERNELS, UNLISTED, Loop, entry_for
 from .paths import CHUNK, Demand, Path, cheapest
 from .sass import Function, parse
 
@@ -39,26 +40,29 @@ def title_of(demangled: str) -> str:
 
 def _demand(dtype: str, loop: Loop, dense: bool, avoid: frozenset[int] = frozenset()) -> Demand:
     lanes = CHUNK // DTYPES[dtype]
-    arithmetic = EXPONENTIAL[dtype] if loop.exponential else ""
-    width = lanes if dense else 0  # bool targets: a byte an element
     return Demand(
-        lanes, arithmetic, loop.stores, chunks=loop.chunks, target_width=width, others=loop.others, avoid=avoid
+        lanes,
+        EXPONENTIAL[dtype],
+        loop.stores,
+        operations=math.ceil(loop.exponentials * lanes),
+        chunks=loop.chunks,
+        target_width=lanes if dense else 0,  # bool: a byte an element
+        others=loop.others,
+        avoid=avoid,
     )
 
 
 def _loop_paths(blocks: list[Block], dtype: str, loop: Loop) -> Iterator[tuple[str, Path | None]]:
-    if not loop.exponential:  # nor targets
+    if not loop.paths:  # nor targets
         yield loop.name, cheapest(blocks, _demand(dtype, loop, dense=False))
-        return
-    dense = cheapest(blocks, _demand(dtype, loop, dense=True))
-    # The body for hard labels is the cheapest other than the one for negatives.
-    negatives = dense.addresses(EXPONENTIAL[dtype]) if dense else frozenset()
-    found = (
-        cheapest(blocks, _demand(dtype, loop, dense=False)),
-        dense,
-        cheapest(blocks, _demand(dtype, loop, dense=True, avoid=negatives)),
-    )
-    yield from ((f"{loop.name}, {name}", path) for name, path in zip(PATHS, found, strict=True))
+    negatives: frozenset[int] = frozenset()
+    for name in loop.paths:
+        # The body for hard labels is the cheapest other than the one for negatives.
+        avoid = negatives if name == "bool, positives" else frozenset()
+        path = cheapest(blocks, _demand(dtype, loop, dense=name != "csr", avoid=avoid))
+        if name == "bool" and path:
+            negatives = path.addresses(EXPONENTIAL[dtype])
+        yield f"{loop.name}, {name}", path
 
 
 def _kernel(unit: Unit, function: Function, demangled: str) -> Kernel:

@@ -19,21 +19,26 @@ ARCHITECTURES = {
 }
 
 
+# A chunk without positives: by CSR targets, by dense bool ones; and a chunk with positives, by dense bool ones.
+PATHS = ("csr", "bool", "bool, positives")
+
+
 @dataclass(frozen=True)
 class Loop:
     """A loop over the chunks of a row: each chunk's logits are read, and its gradient is stored or nothing is."""
 
     name: str
     stores: bool
-    exponential: bool = True
+    exponentials: float = 1.0  # an element, at least; fewer where polynomials take a share
     chunks: int = 1  # a trip, where the loop is unrolled
+    paths: tuple[str, ...] = PATHS  # "bool, positives" needs a body of its own
     others: bool = False  # more is loaded than logits and targets: coefficients of each label
 
 
 STATISTICS = Loop("statistics", stores=False)
 VALUE = Loop("value", stores=False)
 GRADIENT = Loop("gradient", stores=True)
-SCALE = Loop("scale", stores=True, exponential=False)
+SCALE = Loop("scale", stores=True, exponentials=0.0, paths=())
 
 # By title, * for the loss; the first that fits counts. All are checked for spills and local memory, those without loops
 # for no more. Where several paths would do, the cheapest is taken: which loop is which follows from what it stores.
@@ -57,9 +62,6 @@ def entry_for(title: str) -> str | None:
     """The line of KERNELS that a kernel falls under."""
     return next((pattern for pattern in KERNELS if fnmatchcase(title, pattern)), None)
 
-
-# A chunk without positives: by CSR targets, by dense bool ones; and a chunk with positives, by dense bool ones.
-PATHS = ("csr", "bool", "bool, positives")
 
 # The loops that a forward pass with gradient goes through, * for the same loss in each: the gates are about their sum.
 FORWARD = {

@@ -35,8 +35,9 @@ class Demand:
     """What one trip around a loop must contain."""
 
     lanes: int  # elements in 16 bytes
-    arithmetic: str  # the operation of which every element needs one, as an opcode's beginning; "" for none
+    arithmetic: str  # the operation that elements need, as an opcode's beginning
     stores: bool  # the gradient, in whatever pieces; or no store at all
+    operations: int  # of the arithmetic for one chunk, at least
     source: str = "global"
     chunks: int = 1  # a trip, where the loop is unrolled
     target_width: int = 0  # bytes of the dense targets' load for one chunk, 0 for none
@@ -46,9 +47,8 @@ class Demand:
     @cached_property
     def goal(self) -> Progress:
         stored = CHUNK * self.chunks if self.stores else 0
-        operations = self.lanes * self.chunks if self.arithmetic else 0
         targets = self.chunks if self.target_width else 0
-        return (*(self.chunks for _ in SOURCES[self.source]), stored, operations, targets)
+        return (*(self.chunks for _ in SOURCES[self.source]), stored, self.operations * self.chunks, targets)
 
     def is_source(self, i: Instruction) -> bool:
         return i.name in SOURCES[self.source] and i.width >= CHUNK
@@ -70,7 +70,7 @@ class Demand:
         code = block.instructions
         reads = (sum(i.width // CHUNK for i in code if self.is_source(i) and i.name == n) for n in SOURCES[self.source])
         stored = sum(i.width for i in code if i.stores_global)
-        operations = sum(bool(self.arithmetic) and i.opcode.startswith(self.arithmetic) for i in code)
+        operations = sum(i.opcode.startswith(self.arithmetic) for i in code)
         return (*reads, stored, operations, sum(map(self.is_target, code)))
 
     def advance(self, progress: Progress, gain: Progress) -> Progress | None:
