@@ -16,6 +16,8 @@ from tests.machine_code.sass import Function, parse, parse_instruction
 ROOT = Path(__file__).parents[1]
 SAMPLE = (ROOT / "tests" / "machine_code" / "sample.sass").read_text()
 STATISTICS = Demand(lanes=4, arithmetic="MUFU.EX2", stores=False, operations=4)
+EXPONENTIAL = "        /*00e0*/                   MUFU.EX2 R4, R4 ;\n"
+NOTHING = "        /*0000*/                   NOP ;\n"
 GRADIENT = replace(STATISTICS, stores=True)
 
 
@@ -140,6 +142,29 @@ def test_no_such_loop(old: str, new: str) -> None:
     assert instructions(STATISTICS, SAMPLE.replace(old, new)) is None
 
 
+def test_a_loop_that_always_stores_has_no_statistics() -> None:
+    text = SAMPLE.replace("BRA.U !UP0, `(.L_x_7)", "NOP")
+    assert instructions(STATISTICS, text) is None
+    assert instructions(GRADIENT, text) == 19
+
+
+def test_few_instructions_not_few_blocks() -> None:
+    # Around the chunk's exponentials by one long block, or by .L_x_4, which is split in two.
+    text = SAMPLE.replace("LD.E R8, desc[UR4][R10.64]", "NOP")
+    split = text.replace(EXPONENTIAL, EXPONENTIAL + ".L_y:\n")
+    assert instructions(STATISTICS, split) == 18
+    # And by .L_x_5 alone, where .L_x_4 costs more.
+    assert instructions(STATISTICS, text.replace(EXPONENTIAL, EXPONENTIAL + NOTHING * 9)) == 8 + 3 + 8 + 1 + 4
+
+
+def test_the_cheapest_of_two_loops() -> None:
+    start, end = SAMPLE.index(".L_x_0:"), SAMPLE.index("        .weak")
+    again = SAMPLE[start:end].replace(".L_x_", ".L_y_").replace("MOV R20", "NOP ;\n        /*0000*/ MOV R20")
+    entry = "        /*0000*/              @!P6 BRA `(.L_y_0) ;\n"
+    assert instructions(STATISTICS, SAMPLE[:start] + entry + SAMPLE[start:end] + again + SAMPLE[end:]) == 18
+    assert instructions(STATISTICS, SAMPLE[:start] + entry + again + SAMPLE[start:]) == 18
+
+
 def test_logits_from_shared_memory() -> None:
     shared = SAMPLE.replace("LDG.E.128 R4, desc[UR4][R2.64]", "LDS.128 R4, [R2]")
     assert instructions(STATISTICS, shared) == 18
@@ -161,7 +186,9 @@ def test_a_loop_unrolled_twice() -> None:
         again = again.replace(f".L_x_{k})", f".L_y_{k})").replace(f".L_x_{k}:", f".L_y_{k}:")
     twice = SAMPLE[:end] + again + SAMPLE[end:]
     assert instructions(STATISTICS, twice) is None
-    assert instructions(replace(STATISTICS, chunks=2), twice) == 2 * 14 + 4
+    path = cheapest(blocks_of(function_of(twice)), replace(STATISTICS, chunks=2))
+    assert path is not None
+    assert (path.elements, len(path.instructions)) == (8, 2 * 14 + 4)
 
 
 # ---- figures and budgets ----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ python -m tests.machine_code --source ../other-tree --units "bfloat16 sm_90" --f
 import argparse
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,9 @@ def check(given: argparse.Namespace, budgets: dict[str, Any]) -> int:
         print(f"budgets are for nvcc {budgets['nvcc']}; this is {nvcc_release()}", file=sys.stderr)
         return 2
     wanted = [Unit(*name.split()) for name in given.units]
-    kernels = [
-        k for unit in build(given.source, wanted, ROOT / "build" / "machine_code", given.jobs) for k in kernels_of(unit)
-    ]
+    units = build(given.source, wanted, ROOT / "build" / "machine_code", given.jobs)
+    with ProcessPoolExecutor(given.jobs) as pool:
+        kernels = [k for found in pool.map(kernels_of, units) for k in found]
     for k in kernels:
         if given.figures:
             print_figures(k)
