@@ -6,7 +6,9 @@ TORCH := torch==2.13.0
 TOOLS := cmake==4.4.4 ninja==1.13.2 pybind11==3.1.0 "setuptools>=77" wheel
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: build test test-host emulate demo bench gpu report lint format clean
+DISASSEMBLER := nvidia-cuda-nvdisasm==13.5.37
+
+.PHONY: build test test-host emulate sass demo bench gpu report lint format clean
 
 build: $(VENV)/.built
 
@@ -40,6 +42,15 @@ test-host: build
 	  -DMLLOSS_PYTHON=OFF -DMLLOSS_HOST_TESTS=ON >build/host.log || { cat build/host.log; exit 1; }
 	$(BIN)/cmake --build build/host --target host_tests
 	build/host/host_tests
+
+# The kernels' machine code against its budgets; needs nvcc, and neither torch nor a GPU.
+sass: $(VENV)/.disassembler
+	$(BIN)/python -m tests.machine_code $(if $(UPDATE),--update) $(SASS_ARGS)
+
+$(VENV)/.disassembler: Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	command -v nvdisasm >/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check $(DISASSEMBLER)
+	touch $@
 
 demo: build
 	$(BIN)/python -m demo

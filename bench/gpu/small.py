@@ -25,7 +25,7 @@ def _cases() -> list[Case]:
     """Every loss, by every grouping that the CUDA engine has."""
     found = []
     for case in all_cases():
-        groupings = next(spec for spec in all_losses() if case.function.__name__ == f"{spec.name}_loss").cuda_groupings
+        groupings = next(spec for spec in all_losses() if case.function.__name__ == f"{spec.name}_loss").groupings
         found += [case] if len(groupings) == 1 else [replace(case, arguments={"average": name}) for name in groupings]
     return found
 

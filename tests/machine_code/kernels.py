@@ -1,0 +1,71 @@
+"""Which kernels there are, and which ways through their loops have a budget.
+
+A new kernel, or a loop that it must have, is a line here. Losses come from the build.
+"""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+# Bytes an element of the logits; and the operation that every element needs at least one of.
+DTYPES = {"bfloat16": 2, "half": 2, "float": 4, "double": 8}
+EXPONENTIAL = {"bfloat16": "MUFU.EX2", "half": "MUFU.EX2", "float": "MUFU.EX2", "double": "DFMA"}
+
+# half is bfloat16 with other conversions, and double is there for tests: one architecture shows what they cost.
+ARCHITECTURES = {
+    "bfloat16": ("sm_80", "sm_90", "sm_100", "sm_120"),
+    "float": ("sm_80", "sm_90", "sm_100", "sm_120"),
+    "half": ("sm_90",),
+    "double": ("sm_90",),
+}
+
+
+# A chunk without positives: by CSR targets, by dense bool ones; and a chunk with positives, by dense bool ones.
+PATHS = ("csr", "bool", "bool, positives")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop over the chunks of a row: each chunk's logits are read, and its gradient is stored or nothing is."""
+
+    name: str
+    stores: bool
+    exponentials: float = 1.0  # an element, at least; fewer where polynomials take a share
+    chunks: int = 1  # a trip, where the loop is unrolled
+    paths: tuple[str, ...] = PATHS  # "bool, positives" needs a body of its own
+    others: bool = False  # more is loaded than logits and targets: coefficients of each label
+
+
+STATISTICS = Loop("statistics", stores=False)
+VALUE = Loop("value", stores=False)
+GRADIENT = Loop("gradient", stores=True)
+SCALE = Loop("scale", stores=True, exponentials=0.0, paths=())
+
+# By title, * for the loss; the first that fits counts. All are checked for spills and local memory, those without loops
+# for no more. Where several paths would do, the cheapest is taken: which loop is which follows from what it stores.
+KERNELS: dict[str, tuple[Loop, ...]] = {
+    "streaming<*>": (STATISTICS, GRADIENT),
+    "resident<*>": (STATISTICS, GRADIENT),
+    "group_backward<*>": (GRADIENT,),
+    "element_wise<*>": (VALUE, GRADIENT),
+    "element_wise_backward<*>": (GRADIENT,),
+    "scale": (SCALE,),
+    "label_gradient<*>": (),
+    "sum_total": (),
+    "sum_each": (),
+}
+
+# What is looked for in a kernel that is not listed, so that its figures can be seen before it is.
+UNLISTED = (STATISTICS, GRADIENT)
+
+
+def entry_for(title: str) -> str | None:
+    """The line of KERNELS that a kernel falls under."""
+    return next((pattern for pattern in KERNELS if fnmatchcase(title, pattern)), None)
+
+
+# The loops that a forward pass with gradient goes through, * for the same loss in each: the gates are about their sum.
+FORWARD = {
+    "streaming": (("streaming<*>", "statistics"), ("streaming<*>", "gradient")),
+    "resident": (("resident<*>", "statistics"), ("resident<*>", "gradient")),
+    "element-wise": (("element_wise<*>", "gradient"),),
+}
