@@ -39,6 +39,16 @@ MLLOSS_HD T absolute(T x) {
   return x < T(0) ? -x : x;
 }
 
+// x, or `most` if that is less; what comes of NaN does not matter.
+template <class T>
+MLLOSS_HD T at_most(T x, T most) {
+#ifdef __CUDA_ARCH__
+  return fmin(x, most);
+#else
+  return x > most ? most : x;
+#endif
+}
+
 MLLOSS_HD float reciprocal(float x) {
 #ifdef __CUDA_ARCH__
   float y;

@@ -54,6 +54,7 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
     begin_tile(ring, units, row, tile);
     reader.start(r);
     output.start(r, reader.scale());
+    if (output.zero()) row.simple_count = 0;
     const T factor = output.factor();
     Array<T, Loss::kCoefficients> c;
     if constexpr (!kByLabel) {

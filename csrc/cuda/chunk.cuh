@@ -190,14 +190,13 @@ MLLOSS_DEVICE T sample_weight(const DeviceCall& call, int64_t row) {
   return call.sample_weight ? static_cast<const T*>(call.sample_weight)[row] : T(1);
 }
 
-// Exact zeros, whatever was computed there.
+// Exact zeros, whatever was computed there. Rows of weight 0 have no short way.
 template <class Kind, class T, int V>
 MLLOSS_DEVICE void clear_excluded(Kind, const Chunk<T, V>& chunk, bool zero_row, T* g) {
-  const uint32_t excluded = Kind::kSimple ? 0u : chunk.excluded;
-  if (excluded == 0 && !zero_row) return;
+  if (Kind::kSimple || (chunk.excluded == 0 && !zero_row)) return;
 #pragma unroll
   for (int i = 0; i < V; ++i) {
-    if (zero_row || (excluded >> i & 1u)) g[i] = T(0);
+    if (zero_row || (chunk.excluded >> i & 1u)) g[i] = T(0);
   }
 }
 

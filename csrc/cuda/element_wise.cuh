@@ -40,10 +40,11 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
   const T factor = call_factor<T>(call) * reader.scale();
   double all = 0.0;
   for_units(units, [&](int64_t r, int tile) {
-    const LogitsRow<In> row(call, r);
+    LogitsRow<In> row(call, r);
     begin_tile(ring, units, row, tile);
     const T weight = sample_weight<T>(call, r);
     const bool zero = weight == T(0);
+    if (zero) row.simple_count = 0;
     T* all_values = out.values ? static_cast<T*>(out.values) + r * call.labels : nullptr;
     T sum = T(0);
     reader.start(r);
@@ -81,10 +82,11 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
   Ring<In> ring(call, memory);
   GradientOutput<In> output(call, out, sums);
   for_units(units, [&](int64_t r, int tile) {
-    const LogitsRow<In> row(call, r);
+    LogitsRow<In> row(call, r);
     begin_tile(ring, units, row, tile);
     reader.start(r);
     output.start(r, reader.scale());
+    if (output.zero()) row.simple_count = 0;
     const GradientRow<In> memory(row, out.gradient, r);
     ring.run(row, [&](const Fetched& fetched) {
       visit(reader, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {

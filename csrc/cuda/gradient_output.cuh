@@ -35,14 +35,18 @@ class GradientOutput {
     if (!wants_sums()) factor_ *= scale;
     scale_ = wants_sums() ? scale : T(1);
     special_ = out_.grad_output_label_stride != 0 || scale_ != T(1);
+    plain_ = out_.gradient && !special_ && !wants_sums();
     row_sum_ = scale_sum_ = T(0);
   }
 
   MLLOSS_DEVICE T factor() const { return factor_; }
+  // Whether the row's weight is 0.
+  MLLOSS_DEVICE bool zero() const { return zero_; }
 
   template <class Kind>
   MLLOSS_DEVICE void put(Kind kind, const LogitsRow<In>& row, const GradientRow<In>& memory, const RowChunk<In>& chunk,
                          uint4 raw, T* g) {
+    if (Kind::kSimple && plain_) return memory.store(kind, chunk.label, g);
     if (special_) settle(row, chunk, g);
     clear_excluded(kind, chunk, zero_, g);
     if (wants_sums()) add(raw, g);
@@ -71,6 +75,7 @@ class GradientOutput {
   T factor_, scale_, row_sum_, scale_sum_;
   bool zero_;
   bool special_;  // more than the factor multiplies the gradient
+  bool plain_;    // the gradient is all that is wanted, and nothing else multiplies it
 
   MLLOSS_DEVICE bool wants_sums() const { return sums_.row || sums_.scale; }
 

@@ -93,9 +93,9 @@ class GroupRow {
 
   template <class Feed>
   MLLOSS_DEVICE void gradient(LogitsRow<In> row, const Coefficients& c, const Feed& feed) {
-    if (!Loss::usual(c)) row.simple_count = 0;
     const T weight = sample_weight<T>(call_, row_);
     const bool zero = weight == T(0);
+    if (zero || !Loss::usual(c)) row.simple_count = 0;
     const Coefficients scaled = Loss::scaled(c, factor_ * weight * reader_.scale());
     const GradientRow<In> memory(row, out_.gradient, row_);
     reader_.start(row_);

@@ -34,7 +34,7 @@ class SigmoidFocal : public ElementWise {
   T gamma_, negative_, positive_;
 
   // Of a product's limit at an infinite logit the other factor decides: gamma = 0, or a sigmoid of 0.
-  static MLLOSS_HD T finite(T x) { return x > T(1e30) ? T(1e30) : x; }
+  static MLLOSS_HD T finite(T x) { return at_most(x, T(1e30)); }
 
   MLLOSS_HD ValueAndGradient<T> soft(T s, T y) const {
     const Logistic<T> l = logistic(s);

@@ -45,7 +45,12 @@ SCALE = Loop("scale", stores=True, exponentials=0.0, paths=())
 KERNELS: dict[str, tuple[Loop, ...]] = {
     "streaming<*>": (STATISTICS, GRADIENT),
     "resident<*>": (STATISTICS, GRADIENT),
-    "group_backward<*>": (GRADIENT,),
+    "row_statistics<*>": (STATISTICS,),
+    "all_statistics<*>": (STATISTICS,),
+    "label_statistics<*>": (),
+    "label_conclude<*>": (),
+    "group_backward<*, false>": (GRADIENT,),
+    "group_backward<*, true>": (Loop("gradient", stores=True, paths=("csr", "bool"), others=True),),
     "element_wise<*>": (VALUE, GRADIENT),
     "element_wise_backward<*>": (GRADIENT,),
     "scale": (SCALE,),
@@ -65,6 +70,7 @@ def entry_for(title: str) -> str | None:
 
 # The loops that a forward pass with gradient goes through, * for the same loss in each: the gates are about their sum.
 FORWARD = {
+    "split": (("row_statistics<*>", "statistics"), ("group_backward<*, false>", "gradient")),
     "streaming": (("streaming<*>", "statistics"), ("streaming<*>", "gradient")),
     "resident": (("resident<*>", "statistics"), ("resident<*>", "gradient")),
     "element-wise": (("element_wise<*>", "gradient"),),

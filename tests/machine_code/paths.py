@@ -54,7 +54,8 @@ class Demand:
         return i.name in SOURCES[self.source] and i.width >= CHUNK
 
     def is_target(self, i: Instruction) -> bool:
-        return self.target_width > 0 and i.loads_global and i.width == self.target_width
+        # Where they were copied ahead, their load is one from shared memory.
+        return self.target_width > 0 and (i.loads_global or i.loads_shared) and i.width == self.target_width
 
     def forbids(self, i: Instruction) -> bool:
         if i.name in _BARRIERS or i.address in self.avoid or (i.stores_global and not self.stores):

@@ -44,6 +44,11 @@ class Instruction:
         return self.name in _LOADS
 
     @property
+    def loads_shared(self) -> bool:
+        """Not those that never run, which stand before every LDGSTS."""
+        return self.name == "LDS" and self.guard.lstrip("@") != "!PT"
+
+    @property
     def stores_global(self) -> bool:
         return self.name in _STORES
 
