@@ -6,6 +6,7 @@ import ctypes
 import os
 import random
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from .cases import Case, all_cases
 
 # That group losses are tested with on the CUDA engine.
 STRATEGIES = ("streaming", "resident", "split", "cluster")
+# --brief: of a test with so many combinations, one in so many.
+BRIEF_FROM, BRIEF_SHARE = 20, 7
 SEED = int(os.environ.get("MLLOSS_TEST_SEED", random.SystemRandom().randrange(2**31)))
 
 
@@ -73,6 +76,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="LIBRARY",
         help="test the CUDA kernels as built for tests/emulator, and them alone",
     )
+    parser.addoption(
+        "--brief",
+        action="store_true",
+        help="for slow builds: a share of the largest tests' combinations, and no test that calls a compiler",
+    )
+    parser.addoption(
+        "--races",
+        type=Path,
+        metavar="FOLDER",
+        help="where tests/races finds the programs of tests/emulator; without it that folder is left out",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if collection_path.name == "races" and not config.getoption("--races") else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -103,6 +121,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what the emulator's run would only repeat: tests of no fused backend, and strategies that make no difference."""
     kept = [item for item in items if _runs(config, item)]
+    if config.getoption("--brief"):
+        kept = _brief(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
 
@@ -113,6 +133,22 @@ def _runs(config: pytest.Config, item: pytest.Item) -> bool:
     if backend is None:
         return not config.getoption("--emulated")
     return backend.serves(case) if case else True
+
+
+def _brief(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Along the diagonal, so that each value of a parameter still meets each value of every other."""
+    combinations = Counter(_test_of(item) for item in items)
+    kept = []
+    for item in items:
+        indices = item.callspec.indices if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        share = BRIEF_SHARE if combinations[_test_of(item)] >= BRIEF_FROM else 1
+        if "TestCompile" not in item.nodeid and sum(indices.values()) % share == 0:
+            kept.append(item)
+    return kept
+
+
+def _test_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[0]
 
 
 @pytest.fixture
