@@ -8,7 +8,8 @@ NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
 DISASSEMBLER := nvidia-cuda-nvdisasm==13.5.37
 
-.PHONY: build test test-host emulate sass demo bench gpu report lint format clean
+.PHONY: build test test-full test-host emulate emulate-sanitized emulate-sanitized-full races sass demo bench gpu report \
+  lint format clean
 
 build: $(VENV)/.built
 
@@ -25,16 +26,42 @@ $(VENV)/.built: $(VENV)/.torch $(NATIVE)
 
 test: build test-host
 	$(BIN)/python -m pytest
-	@if $(BIN)/python -m mlloss_cuda info | grep -q nvcc; then $(MAKE) emulate; \
+	@if $(BIN)/python -m mlloss_cuda info | grep -q nvcc; then $(MAKE) emulate && $(MAKE) emulate-sanitized && $(MAKE) races; \
 	else echo "built without CUDA: its kernels are not tested (make emulate needs the toolkit's headers)"; fi
 
-# The CUDA kernels on the CPU: the same source, the same tests.
-emulate: build
+# With all that make test leaves out because it takes long.
+test-full: test emulate-sanitized-full
+
+# The CUDA kernels on the CPU, in builds of their own. $(1): what to build.
+EMULATED := build/emulated/tests/emulator
+define emulator
 	mkdir -p build
 	$(BIN)/cmake -S . -B build/emulated -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMLLOSS_PYTHON=OFF \
 	  -DMLLOSS_EMULATED=ON $$($(BIN)/python setup.py --print-cmake-paths) >build/emulated.log || { cat build/emulated.log; exit 1; }
-	$(BIN)/cmake --build build/emulated --target emulated
-	$(BIN)/python -m pytest tests --emulated build/emulated/tests/emulator/emulated.so
+	$(BIN)/cmake --build build/emulated --target $(1)
+endef
+
+# The same source, the same tests.
+emulate: build
+	$(call emulator,emulated)
+	$(BIN)/python -m pytest tests --emulated $(EMULATED)/emulated.so
+
+# Once more under AddressSanitizer and UndefinedBehaviorSanitizer. They are loaded before Python, and the C++
+# library too, or they miss its exceptions; they write past pytest's capture, for they end the process.
+SANITIZED = ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+  $(BIN)/python -m pytest tests --emulated $(EMULATED)/emulated_sanitized.so --capture=sys
+emulate-sanitized: build
+	$(call emulator,emulated_sanitized)
+	$(SANITIZED) --brief
+
+emulate-sanitized-full: build
+	$(call emulator,emulated_sanitized)
+	$(SANITIZED)
+
+# The detectors' own test, the kernels under the race detector, and whether tests notice what is broken on purpose.
+races: build
+	$(call emulator,races emulated_sanitized)
+	$(BIN)/python -m pytest tests/races --races $(EMULATED)
 
 test-host: build
 	mkdir -p build

@@ -6,6 +6,7 @@ import ctypes
 import os
 import random
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from .cases import Case, all_cases
 # That group losses are tested with on the CUDA engine.
 STRATEGIES = ("streaming", "resident", "split", "cluster")
 ENGINES = (("cpu", "cpu"), ("cuda", "cuda"))
+# --brief: of a test with so many combinations, one in so many.
+BRIEF_FROM, BRIEF_SHARE = 20, 7
 SEED = int(os.environ.get("MLLOSS_TEST_SEED", random.SystemRandom().randrange(2**31)))
 
 
@@ -79,6 +82,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backend", choices=[name for name, _ in ENGINES], help="of the fused backends, test this one alone"
     )
+    parser.addoption(
+        "--brief",
+        action="store_true",
+        help="for slow builds: a share of the largest tests' combinations, and no test that calls a compiler",
+    )
+    parser.addoption(
+        "--races",
+        type=Path,
+        metavar="FOLDER",
+        help="where tests/races finds the programs of tests/emulator; without it that folder is left out",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if collection_path.name == "races" and not config.getoption("--races") else None
 
 
 def _by_strategy(name: str, device: str, library: Path) -> list[Backend]:
@@ -125,6 +143,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leaves out what would only repeat: tests of no fused backend, strategies that make no difference; and what no GPU
     is here for."""
     kept = [item for item in items if _runs(config, item)]
+    if config.getoption("--brief"):
+        kept = _brief(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
 
@@ -142,6 +162,22 @@ def _runs(config: pytest.Config, item: pytest.Item) -> bool:
 
 def _has_gpus(devices: int = 1, gib: int = 1) -> bool:
     return torch.cuda.device_count() >= devices and torch.cuda.mem_get_info()[1] >= gib << 30
+
+
+def _brief(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Along the diagonal, so that each value of a parameter still meets each value of every other."""
+    combinations = Counter(_test_of(item) for item in items)
+    kept = []
+    for item in items:
+        indices = item.callspec.indices if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        share = BRIEF_SHARE if combinations[_test_of(item)] >= BRIEF_FROM else 1
+        if "TestCompile" not in item.nodeid and sum(indices.values()) % share == 0:
+            kept.append(item)
+    return kept
+
+
+def _test_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[0]
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_positives_are_excluded_not_subtracted(
     assert float(got.gradient[0, 17]) == pytest.approx(gradient, rel=3e-2)
     assert float(got.gradient[0, 17]) == pytest.approx(-math.exp(-m) / (1 + 2 * math.exp(-m)), rel=2e-6)
     exact = math.log1p(131_071 * math.exp(-m)) + positive_term
-    assert float(got.value) == pytest.approx(exact, rel=1e-6)
+    assert float(got.value) == pytest.approx(exact, rel=2e-6)
 
 
 def test_focal_without_focus_is_bce(backend: Backend, generator: torch.Generator) -> None:

@@ -206,6 +206,7 @@ inline LaunchPlan plan_split(const Problem& problem, const DeviceFacts& facts) {
     wave.rows = std::min(problem.rows, std::max<int64_t>(1, facts.l2_bytes * 2 / 5 / row_bytes));
   }
   LaunchPlan plan = plan_units(wave, facts);
+  plan.blocks = std::max<int64_t>(1, plan.blocks);  // everything, of nothing, has a value too
   plan.strategy = Strategy::kSplit;
   plan.rows_per_wave = wave.rows;
   plan.reads = problem.gradient ? 2 : 1;

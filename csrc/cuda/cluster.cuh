@@ -12,7 +12,7 @@ namespace cuda {
 
 MLLOSS_DEVICE int cluster_rank() { return static_cast<int>(cooperative_groups::this_cluster().block_rank()); }
 MLLOSS_DEVICE int cluster_size() { return static_cast<int>(cooperative_groups::this_cluster().num_blocks()); }
-MLLOSS_DEVICE void cluster_sync() { cooperative_groups::this_cluster().sync(); }
+MLLOSS_DEVICE void cluster_sync(MLLOSS_CALLER) { cooperative_groups::this_cluster().sync(MLLOSS_PASS_CALLER); }
 template <class T>
 MLLOSS_DEVICE T* shared_of(T* mine, int rank) {
   return cooperative_groups::this_cluster().map_shared_rank(mine, static_cast<unsigned>(rank));
@@ -22,7 +22,7 @@ MLLOSS_DEVICE T* shared_of(T* mine, int rank) {
 
 MLLOSS_DEVICE int cluster_rank() { return 0; }
 MLLOSS_DEVICE int cluster_size() { return 1; }
-MLLOSS_DEVICE void cluster_sync() {}
+MLLOSS_DEVICE void cluster_sync(MLLOSS_CALLER) {}
 template <class T>
 MLLOSS_DEVICE T* shared_of(T* mine, int) {
   return mine;

@@ -11,11 +11,16 @@
 #ifdef CUEMU
 #define MLLOSS_SHARED(T, name, dims) CUEMU_SHARED(T, name, dims)
 #define MLLOSS_DYNAMIC_SHARED(T, name) CUEMU_DYN_SHARED(T, name)
+// A barrier in a wrapper is known by who calls it.
+#define MLLOSS_CALLER CUEMU_AT
+#define MLLOSS_PASS_CALLER file_, line_
 #else
 #define MLLOSS_SHARED(T, name, dims) __shared__ T name dims
 #define MLLOSS_DYNAMIC_SHARED(T, name)                                    \
   extern __shared__ __align__(16) unsigned char mlloss_dynamic_shared_[]; \
   T* name = reinterpret_cast<T*>(mlloss_dynamic_shared_)
+#define MLLOSS_CALLER
+#define MLLOSS_PASS_CALLER
 #endif
 
 #define MLLOSS_DEVICE __device__ __forceinline__

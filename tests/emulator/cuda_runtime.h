@@ -33,7 +33,7 @@ cudaError_t cudaGetSymbolAddress(void** address, T& symbol) {
   *address = &symbol;
   return cudaSuccess;
 }
-// A small device: grids that stride must stride here too.
+// A small device: grids that stride, clusters and waves are needed at small shapes too.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
   switch (name) {
     case cudaDevAttrComputeCapabilityMajor:
@@ -49,10 +49,10 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) 
       *value = 2048;
       break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = 227 << 10;
+      *value = 64 << 10;
       break;
     case cudaDevAttrL2CacheSize:
-      *value = 50 << 20;
+      *value = 128 << 10;
       break;
     default:
       return cudaErrorInvalidValue;

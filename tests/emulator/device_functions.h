@@ -4,13 +4,14 @@
 
 inline void __syncthreads(CUEMU_AT) { cuemu::block_sync(CUEMU_SITE("__syncthreads")); }
 inline void __syncwarp(unsigned m = ~0u, CUEMU_AT) {
-  if (line_ != cuemu::skip_line) cuemu::warp_sync(m & cuemu::cur->warp->lanes, CUEMU_SITE("__syncwarp"), true);
+  cuemu::Quiet q;
+  const cuemu::Site site = CUEMU_SITE("__syncwarp");
+  if (!cuemu::skipped(site)) cuemu::warp_sync(m & cuemu::cur->warp->lanes, site, true);
 }
-inline void __threadfence() {
-  if (__tsan_release) {
-    __tsan_release(&cuemu::fence_tag);
-    __tsan_acquire(&cuemu::fence_tag);
-  }
+inline void __threadfence(CUEMU_AT) {
+  cuemu::Quiet q;
+  if (__tsan_atomic_thread_fence && !cuemu::skipped(CUEMU_SITE("__threadfence")))
+    __tsan_atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 #define SHFL_(name, arg, src, ok)                                                      \
   template <class T>                                                                   \

@@ -4,7 +4,7 @@
 // limits, alignment of hinted accesses, shared memory of exited blocks; fresh memory is NaN.
 // Under ASan every shared array is a heap block of its exact size. Under -fsanitize=thread the only
 // happens-before edges are CUDA's own.
-// CUEMU_ORDER=fifo|lifo|random, CUEMU_SEED=n, CUEMU_SKIP_SYNC=line (leaves one barrier out).
+// CUEMU_ORDER=fifo|lifo|random, CUEMU_SEED=n, CUEMU_SKIP_SYNC=file:line (leaves one barrier or fence out).
 #pragma once
 #define CUEMU 1
 #include <cuda_bf16.h>  // these toolkit headers are host-usable
@@ -46,7 +46,9 @@ W_ void __tsan_acquire(void*);
 W_ void __tsan_release(void*);
 W_ void __tsan_ignore_thread_begin(void);
 W_ void __tsan_ignore_thread_end(void);
-W_ void cuemu_shadow_reset(void*, size_t);  // cuemu_race.cpp: fresh memory
+W_ void __tsan_atomic_thread_fence(int);
+W_ void cuemu_shadow_reset(void*, size_t);           // race_runtime.cpp: fresh memory
+W_ void cuemu_fiber_stack(void*, void*, size_t);  // race_runtime.cpp: a fiber's own, where it cannot race
 W_ void __sanitizer_start_switch_fiber(void**, const void*, size_t);
 W_ void __sanitizer_finish_switch_fiber(void*, const void**, size_t*);
 #undef W_
@@ -133,7 +135,7 @@ struct Sched {
 };
 inline Sched S;
 inline Thread* cur;
-inline char fence_tag, end_tag, dyn_key;
+inline char end_tag, dyn_key;
 inline size_t smem_limit = 48 << 10;  // raised by cudaFuncSetAttribute
 inline cudaError_t last_error = cudaSuccess;
 constexpr size_t kStack = 64 << 10;
@@ -142,7 +144,12 @@ inline const char* env(const char* name, const char* dflt) {
   const char* v = std::getenv(name);
   return v ? v : dflt;
 }
-inline int skip_line = std::atoi(env("CUEMU_SKIP_SYNC", "0"));
+inline const std::string skip_sync = std::string("/") + env("CUEMU_SKIP_SYNC", "");
+inline bool skipped(Site s) {
+  if (skip_sync.size() == 1) return false;
+  const std::string here = std::string("/") + s.file + ":" + std::to_string(s.line);
+  return here.size() >= skip_sync.size() && !here.compare(here.size() - skip_sync.size(), std::string::npos, skip_sync);
+}
 [[noreturn]] inline void fail(const char* what, Site s, const std::string& more = "") {
   std::fprintf(stderr, "cuemu: ERROR: %s: %s at %s:%d", what, s.op, s.file, s.line);
   if (cur)
@@ -248,10 +255,15 @@ CUEMU_NOTSAN inline void fiber_main() {
   if (__tsan_release) __tsan_release(&end_tag);
   switch_to(retire(), true);
 }
+// The emulator's own to these, before and after: malloc gives the memory out again.
+inline void forget_accesses(std::vector<Thread>& ts) {
+  if (cuemu_shadow_reset) cuemu_shadow_reset(ts.data(), ts.size() * sizeof(Thread));
+}
 inline void run_cluster(std::vector<Thread>& ts) {
   const bool tsan = __tsan_create_fiber;
   S.stack = nullptr;
   if (tsan) S.tsan = __tsan_get_current_fiber();
+  forget_accesses(ts);
   for (Thread& t : ts) {
     if (tsan)
       t.stack = static_cast<unsigned char*>(std::malloc(kStack));  // malloc resets TSan's shadow
@@ -264,6 +276,7 @@ inline void run_cluster(std::vector<Thread>& ts) {
       mprotect(t.stack, 4096, PROT_NONE);
     }
     if (tsan) t.tsan = __tsan_create_fiber(0);
+    if (cuemu_fiber_stack) cuemu_fiber_stack(t.tsan, t.stack, kStack);
     getcontext(&t.ctx);
     t.ctx.uc_stack.ss_sp = t.stack;
     t.ctx.uc_stack.ss_size = kStack;
@@ -272,6 +285,7 @@ inline void run_cluster(std::vector<Thread>& ts) {
     S.ready.push_back(&t);
   }
   switch_to(pick());
+  forget_accesses(ts);
   // TSan recycles ids in order; a rotated order keeps "thread 0 of every block" from sharing one id
   if (tsan)
     for (size_t n = ts.size(), i = 0; i < n; i++) {
@@ -327,7 +341,10 @@ inline cudaError_t launch(const cudaLaunchConfig_t& cfg, Call body) {
         }
         run_cluster(ts);
         for (Block& k : blocks)
-          for (auto& m : k.shared) std::free(m.second.first);
+          for (auto& m : k.shared) {
+            if (cuemu_shadow_reset) cuemu_shadow_reset(m.second.first, m.second.second);  // malloc gives it out again
+            std::free(m.second.first);
+          }
       }
   if (__tsan_acquire) __tsan_acquire(&end_tag);
   return cudaSuccess;

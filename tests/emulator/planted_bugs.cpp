@@ -1,0 +1,426 @@
+// Small kernels, correct ones and ones with a bug, to test the detectors with:
+//   planted_bugs --list   every case, and which detectors must catch it: none for a correct one
+//   planted_bugs CASE     runs it; 1 if the result is wrong, 3 if the launch is refused, or a detector ends it
+// The detectors: "plain" (the emulator's own checks, and the result), "sanitized" (AddressSanitizer and
+// UndefinedBehaviorSanitizer), "races" (race_runtime.cpp).
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "cuda/async_copy.cuh"
+
+namespace {
+
+namespace cg = cooperative_groups;
+
+constexpr unsigned kAll = 0xffffffffu;
+
+// ---- barriers in a block -------------------------------------------------------------------------
+
+// Called twice it needs the trailing barrier: the first call's parts are still being read.
+__device__ float block_sum(float x, bool trailing) {
+  MLLOSS_SHARED(float, parts, [8]);
+  for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(kAll, x, distance);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+  __syncthreads();
+  float sum = 0;
+  for (unsigned i = 0; i < blockDim.x / 32; ++i) sum += parts[i];
+  if (trailing) __syncthreads();
+  return sum;
+}
+
+__global__ void two_sums(float* out, bool trailing) {
+  const float first = block_sum(1.0f, trailing), second = block_sum(float(threadIdx.x), trailing);
+  out[blockIdx.x * blockDim.x + threadIdx.x] = first + second;
+}
+
+// What another thread of the block has put into shared memory.
+__global__ void held_by_another(float* out, bool barrier) {
+  MLLOSS_DYNAMIC_SHARED(float, held);
+  held[threadIdx.x] = float(threadIdx.x);
+  if (barrier) __syncthreads();
+  out[threadIdx.x] = held[threadIdx.x ^ 32];
+}
+
+__global__ void early_return(float* out, int count) {
+  if (int(threadIdx.x) >= count) return;
+  __syncthreads();
+  out[threadIdx.x] = float(threadIdx.x);
+}
+
+__global__ void two_barriers_at_once(float* out) {
+  if (threadIdx.x & 1) {
+    __syncthreads();
+  } else {
+    __syncthreads();
+  }
+  out[threadIdx.x] = float(threadIdx.x);
+}
+
+// ---- warps ---------------------------------------------------------------------------------------
+
+__global__ void neighbour_in_shared(float* out, bool barrier) {
+  MLLOSS_SHARED(float, shared, [256]);
+  shared[threadIdx.x] = float(threadIdx.x);
+  if (barrier) __syncwarp();
+  out[threadIdx.x] = shared[threadIdx.x ^ 1];
+}
+
+// An exchange of registers orders no memory.
+__global__ void shuffle_for_a_barrier(float* out) {
+  MLLOSS_SHARED(float, shared, [256]);
+  shared[threadIdx.x] = float(threadIdx.x);
+  const float zero = __shfl_xor_sync(kAll, 0.0f, 1);
+  out[threadIdx.x] = shared[threadIdx.x ^ 1] + zero;
+}
+
+__global__ void divergent_shuffle(float* out) {
+  float x = float(threadIdx.x);
+  if (threadIdx.x % 32 < 20) x = __shfl_xor_sync(kAll, x, 1);
+  out[threadIdx.x] = x;
+}
+
+__global__ void half_warp_shuffle(float* out, int distance) {
+  float x = float(threadIdx.x);
+  if (threadIdx.x % 32 < 16) {
+    x = __shfl_xor_sync(0xffffu, x, distance);
+  } else {
+    x = float(threadIdx.x ^ 1);
+  }
+  out[threadIdx.x] = x;
+}
+
+// ---- bounds, alignment, fresh memory -------------------------------------------------------------
+
+__global__ void read_vectors(const float* x, float* out, int offset, bool hinted) {
+  const float4* vectors = reinterpret_cast<const float4*>(x + offset);
+  const float4 v = hinted ? __ldg(vectors + threadIdx.x) : vectors[threadIdx.x];
+  out[threadIdx.x] = v.x + v.y + v.z + v.w;
+}
+
+__global__ void shared_neighbour(float* out) {
+  MLLOSS_DYNAMIC_SHARED(float, shared);
+  shared[threadIdx.x] = 1.0f;
+  __syncthreads();
+  out[threadIdx.x] = shared[threadIdx.x ^ 1];
+}
+
+template <class T>
+__global__ void write_warp_slots(T* out, unsigned slots) {
+  MLLOSS_SHARED(T, shared, [8]);
+  if (threadIdx.x < slots) shared[threadIdx.x] = T(threadIdx.x);
+  __syncthreads();
+  out[threadIdx.x] = shared[threadIdx.x % 8];
+}
+
+__global__ void unwritten_shared(float* out) {
+  MLLOSS_SHARED(float, shared, [64]);
+  if (threadIdx.x < 63) shared[threadIdx.x] = 1.0f;
+  __syncthreads();
+  out[threadIdx.x] = shared[threadIdx.x % 64];
+}
+
+__global__ void write_some(float* out, int count) {
+  if (int(threadIdx.x) < count) out[threadIdx.x] = float(threadIdx.x);
+}
+
+__global__ void narrow_index(float* out, int rows, int labels) {
+  const int elements = rows * labels;  // 2^31 of them do not fit
+  if (threadIdx.x == 0) out[0] = float(elements);
+}
+
+// ---- asynchronous copies -------------------------------------------------------------------------
+
+using mlloss::cuda::commit_copies;
+using mlloss::cuda::copy_async;
+using mlloss::cuda::shared_address;
+using mlloss::cuda::wait_copies;
+
+// What this thread's copy has brought, or its neighbour's.
+__global__ void copied(const float4* x, float* out, bool wait, bool barrier, int from) {
+  MLLOSS_SHARED(float4, slots, [256]);
+  copy_async<16>(shared_address(&slots[threadIdx.x]), x + threadIdx.x);
+  commit_copies();
+  if (wait) wait_copies<0>();
+  if (barrier) __syncthreads();
+  out[threadIdx.x] = slots[threadIdx.x ^ from].x;
+}
+
+// The memory of a first copy, used again for a second. It is taken from when the copy is issued: a barrier
+// between that and the wait comes too late.
+__global__ void copied_again(const float4* x, float* out, bool barrier) {
+  MLLOSS_SHARED(float4, slots, [256]);
+  copy_async<16>(shared_address(&slots[threadIdx.x]), x + threadIdx.x);
+  commit_copies();
+  wait_copies<0>();
+  __syncthreads();
+  const float first = slots[threadIdx.x ^ 1].x;
+  if (barrier) __syncthreads();
+  copy_async<16>(shared_address(&slots[threadIdx.x]), x + 256 + threadIdx.x);
+  commit_copies();
+  __syncthreads();
+  wait_copies<0>();
+  out[threadIdx.x] = first + slots[threadIdx.x].x;
+}
+
+// ---- between blocks ------------------------------------------------------------------------------
+
+__global__ void count_blocks(float* out, bool atomic) {
+  if (threadIdx.x != 0) return;
+  if (atomic) {
+    atomicAdd(out, 1.0f);
+  } else {
+    *out += 1.0f;
+  }
+}
+
+// Rows of 6 in chunks of 4: the chunk in the middle belongs to two rows, and each may write its own lanes only.
+__global__ void write_row(float* out, bool own_lanes) {
+  const int begin = 6 * int(blockIdx.x), end = begin + 6, chunk = 4 * int(begin / 4 + threadIdx.x);
+  for (int i = chunk; i < chunk + 4; ++i) {
+    const bool mine = i >= begin && i < end;
+    if (own_lanes ? mine : i < 12) out[i] = float(i);
+  }
+}
+
+// Where fences stand around the atomic that counts blocks.
+struct Fences {
+  bool before, after;
+};
+
+// The last block to finish sums what all of them have left.
+__global__ void last_block_sums(float* parts, unsigned* count, float* out, Fences fences) {
+  MLLOSS_SHARED(bool, last, [1]);
+  const float mine = block_sum(1.0f, true);
+  if (threadIdx.x == 0) {
+    parts[blockIdx.x] = mine;
+    if (fences.before) __threadfence();
+    last[0] = atomicInc(count, gridDim.x - 1) == gridDim.x - 1;
+    if (fences.after) __threadfence();
+  }
+  __syncthreads();
+  if (!last[0]) return;
+  const float sum = block_sum(threadIdx.x < gridDim.x ? parts[threadIdx.x] : 0.0f, true);
+  if (threadIdx.x == 0) *out = sum;
+}
+
+// ---- clusters ------------------------------------------------------------------------------------
+
+__global__ void read_peer(float* out, bool before, bool after) {
+  const auto cluster = cg::this_cluster();
+  MLLOSS_SHARED(float, shared, [1]);
+  if (threadIdx.x == 0) shared[0] = float(cluster.block_rank());
+  if (before) cluster.sync();
+  if (threadIdx.x == 0) out[blockIdx.x] = *cluster.map_shared_rank(shared, (cluster.block_rank() + 1) % 4);
+  if (after) cluster.sync();  // a block that has gone takes its shared memory along
+}
+
+// ---- running them --------------------------------------------------------------------------------
+
+// Of the exact size, so that AddressSanitizer sees the first byte beyond.
+template <class T>
+class Memory {
+ public:
+  explicit Memory(size_t count) : count_(count) { cudaMalloc(&data_, count * sizeof(T)); }
+  ~Memory() { cudaFree(data_); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  operator T*() const { return data_; }
+  Memory& zero() {
+    std::memset(data_, 0, count_ * sizeof(T));
+    return *this;
+  }
+
+  template <class F>
+  int compare(F expected) const {
+    for (size_t i = 0; i < count_; ++i) {
+      const float want = float(expected(int(i)));
+      if (data_[i] == want) continue;
+      std::printf("WRONG: element %zu is %g, not %g\n", i, double(data_[i]), double(want));
+      return 1;
+    }
+    return 0;
+  }
+
+ private:
+  T* data_ = nullptr;
+  size_t count_;
+};
+
+struct Shape {
+  dim3 grid;
+  unsigned threads = 256;
+  size_t shared_bytes = 0;
+  unsigned cluster = 1;
+};
+
+template <class... P, class... A>
+void launch(Shape shape, void (*kernel)(P...), A&&... arguments) {
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {shape.cluster, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.threads;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, P(arguments)...);
+  if (error == cudaSuccess) return;
+  std::printf("launch error %d\n", int(error));
+  std::exit(3);
+}
+
+float itself(int i) { return float(i); }
+float neighbour(int i) { return float(i ^ 1); }
+float one(int) { return 1.0f; }
+float fourfold(int i) { return float(4 * i); }
+float fourfold_neighbour(int i) { return float(4 * (i ^ 1)); }
+float first_and_second(int i) { return float(4 * (i ^ 1) + 4 * (256 + i)); }
+
+// A kernel that fills 256 floats with what `expected` says.
+template <class F, class... P, class... A>
+int fill(F expected, Shape shape, void (*kernel)(float*, P...), A... arguments) {
+  Memory<float> out(256);
+  launch(shape, kernel, out, arguments...);
+  return out.compare(expected);
+}
+
+int two_sums_case(bool trailing) {
+  Memory<float> out(1024);
+  launch({4}, two_sums, out, trailing);
+  return out.compare([](int) { return 256.0f + 255 * 128.0f; });
+}
+
+int read_vectors_case(size_t count, int offset, bool hinted) {
+  Memory<float> x(count), out(256);
+  launch({1}, read_vectors, x.zero(), out, offset, hinted);
+  return out.compare([](int) { return 0.0f; });
+}
+
+// From 4-byte numbers that count up, `offset` of them left out.
+template <class F, class... P, class... A>
+int copy_case(F expected, size_t count, int offset, void (*kernel)(const float4*, float*, P...), A... arguments) {
+  Memory<float> x(count), out(256);
+  for (size_t i = 0; i < count; ++i) x[i] = float(i);
+  launch({1}, kernel, reinterpret_cast<const float4*>(x + offset), out, arguments...);
+  return out.compare(expected);
+}
+
+int count_blocks_case(Shape shape, bool atomic) {
+  Memory<float> out(1);
+  launch(shape, count_blocks, out.zero(), atomic);
+  return out.compare([](int) { return 8.0f; });
+}
+
+int write_row_case(bool own_lanes) {
+  Memory<float> out(12);
+  launch({2, 2}, write_row, out, own_lanes);
+  return out.compare(itself);
+}
+
+int last_block_case(Fences fences) {
+  Memory<float> parts(8), out(1);
+  Memory<unsigned> count(1);
+  launch({8}, last_block_sums, parts, count.zero(), out, fences);
+  return out.compare([](int) { return 2048.0f; });
+}
+
+int read_peer_case(Shape shape, bool before, bool after) {
+  Memory<float> out(8);
+  launch(shape, read_peer, out, before, after);
+  return out.compare([](int i) { return float((i + 1) % 4); });
+}
+
+int narrow_index_case(int rows) {
+  Memory<float> out(1);
+  launch({1}, narrow_index, out, rows, 1 << 16);
+  return 0;  // a wrapped product is as good as any: only the overflow itself shows
+}
+
+struct Case {
+  const char* name;
+  const char* caught_by;  // "" for a correct kernel
+  int (*run)();
+};
+
+const Shape kOne{1}, kShared{1, 256, 256 * sizeof(float)}, kClusters{8, 64, 0, 4};
+
+const Case kCases[] = {
+    {"two_sums", "", [] { return two_sums_case(true); }},
+    {"two_sums_without_trailing_barrier", "races", [] { return two_sums_case(false); }},
+    {"held_by_another", "", [] { return fill([](int i) { return i ^ 32; }, kShared, held_by_another, true); }},
+    {"held_by_another_without_barrier", "races",
+     [] { return fill([](int i) { return i ^ 32; }, kShared, held_by_another, false); }},
+    {"early_return", "plain", [] { return fill(itself, kOne, early_return, 250); }},
+    {"no_early_return", "", [] { return fill(itself, kOne, early_return, 256); }},
+    {"two_barriers_at_once", "plain", [] { return fill(itself, kOne, two_barriers_at_once); }},
+
+    {"neighbour_in_shared", "", [] { return fill(neighbour, kOne, neighbour_in_shared, true); }},
+    {"neighbour_in_shared_without_syncwarp", "races", [] { return fill(neighbour, kOne, neighbour_in_shared, false); }},
+    {"shuffle_for_a_barrier", "races", [] { return fill(neighbour, kOne, shuffle_for_a_barrier); }},
+    {"divergent_shuffle", "plain", [] { return fill(neighbour, kOne, divergent_shuffle); }},
+    {"half_warp_shuffle", "", [] { return fill(neighbour, kOne, half_warp_shuffle, 1); }},
+    {"half_warp_shuffle_from_outside", "plain", [] { return fill(neighbour, kOne, half_warp_shuffle, 16); }},
+
+    {"read_vectors", "", [] { return read_vectors_case(1024, 0, true); }},
+    {"read_vectors_misaligned", "sanitized", [] { return read_vectors_case(1025, 1, false); }},
+    {"read_vectors_misaligned_hinted", "plain", [] { return read_vectors_case(1025, 1, true); }},
+    {"read_vectors_past_the_end", "sanitized", [] { return read_vectors_case(1023, 0, false); }},
+    {"shared_neighbour", "", [] { return fill(one, kShared, shared_neighbour); }},
+    {"shared_neighbour_past_the_end", "sanitized",
+     [] { return fill(one, Shape{1, 256, 255 * sizeof(float)}, shared_neighbour); }},
+    {"write_warp_slots", "", [] { return fill([](int i) { return i % 8; }, kOne, write_warp_slots<float>, 8u); }},
+    {"write_warp_slots_past_the_end", "sanitized",
+     [] { return fill([](int i) { return i % 8; }, kOne, write_warp_slots<float>, 9u); }},
+    {"unwritten_shared", "plain", [] { return fill(one, kOne, unwritten_shared); }},
+    {"write_all", "", [] { return fill(itself, kOne, write_some, 256); }},
+    {"write_all_but_one", "plain", [] { return fill(itself, kOne, write_some, 255); }},
+    {"index_of_32_bits", "", [] { return narrow_index_case(1 << 14); }},
+    {"index_of_32_bits_overflows", "sanitized", [] { return narrow_index_case(1 << 15); }},
+
+    {"copied", "", [] { return copy_case(fourfold, 1024, 0, copied, true, false, 0); }},
+    {"copied_without_wait", "plain", [] { return copy_case(fourfold, 1024, 0, copied, false, false, 0); }},
+    {"copied_misaligned", "plain", [] { return copy_case(fourfold, 1025, 1, copied, true, false, 0); }},
+    {"copied_past_the_end", "sanitized", [] { return copy_case(fourfold, 1023, 0, copied, true, false, 0); }},
+    {"copied_by_another", "", [] { return copy_case(fourfold_neighbour, 1024, 0, copied, true, true, 1); }},
+    {"copied_by_another_without_barrier", "races",
+     [] { return copy_case(fourfold_neighbour, 1024, 0, copied, true, false, 1); }},
+    {"copied_again", "", [] { return copy_case(first_and_second, 2048, 0, copied_again, true); }},
+    {"copied_again_without_barrier", "races", [] { return copy_case(first_and_second, 2048, 0, copied_again, false); }},
+
+    {"count_blocks", "", [] { return count_blocks_case({8}, true); }},
+    {"count_blocks_without_atomic", "races", [] { return count_blocks_case({8}, false); }},
+    {"write_row", "", [] { return write_row_case(true); }},
+    {"write_row_and_the_next", "races", [] { return write_row_case(false); }},
+    {"last_block", "", [] { return last_block_case({true, true}); }},
+    {"last_block_without_fences", "races", [] { return last_block_case({false, false}); }},
+    {"last_block_without_fence_before", "races", [] { return last_block_case({false, true}); }},
+    {"last_block_without_fence_after", "races", [] { return last_block_case({true, false}); }},
+
+    {"read_peer", "", [] { return read_peer_case(kClusters, true, true); }},
+    {"read_peer_without_first_sync", "races", [] { return read_peer_case(kClusters, false, true); }},
+    {"read_peer_without_last_sync", "races", [] { return read_peer_case(kClusters, true, false); }},
+
+    {"too_much_shared_memory", "plain", [] { return fill(one, Shape{1, 256, 64 << 10}, shared_neighbour); }},
+    {"grid_too_tall", "plain", [] { return count_blocks_case({dim3(1, 70000)}, true); }},
+    {"cluster_that_does_not_divide_the_grid", "plain", [] { return read_peer_case({6, 64, 0, 4}, true, true); }},
+};
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const char* wanted = count == 2 ? arguments[1] : "--list";
+  const bool list = std::strcmp(wanted, "--list") == 0;
+  for (const Case& each : kCases) {
+    if (list) {
+      std::printf("%s %s\n", each.name, each.caught_by);
+    } else if (std::strcmp(wanted, each.name) == 0) {
+      const int result = each.run();
+      if (result == 0) std::puts("ok");
+      return result;
+    }
+  }
+  return list ? 0 : 9;
+}

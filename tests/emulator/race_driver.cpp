@@ -1,0 +1,346 @@
+// Every kernel on small shapes under the race detector: every loss of the registry, dtype of the
+// kernels, strategy of the planner and layout of targets, with several warps and blocks, and several
+// rows a block. Results are checked too: what a missing barrier spoils need not be a race.
+//   race_driver           every case, a line each
+//   race_driver WORD...   the cases with these words in their line, as: race_driver float zlpr resident
+//   race_driver -x ...    stops at the first that fails
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "race_launch.h"
+#include "race_reference.h"
+
+extern "C" __attribute__((weak)) int cuemu_race_count(void);  // race_runtime.cpp
+
+namespace mlloss {
+namespace race {
+namespace {
+
+using reference::Inputs;
+using reference::Results;
+
+// In rows and chunks of a row, so that every dtype has as many warps.
+struct Shape {
+  int64_t rows, chunks;
+};
+constexpr Shape kShapes[] = {
+    {35, 260},  // several rows a block of several warps
+    {3, 1100},  // several tiles a row
+    {70, 10},   // rows in several groups for the sums over rows
+};
+
+enum class Layout { kDense, kSparse };
+
+// How a call is made: these two have nothing to do with each other, so two runs cover both.
+struct Variant {
+  Layout layout;
+  bool in_place;
+  const char* name;
+};
+constexpr Variant kVariants[] = {{Layout::kDense, false, "dense"}, {Layout::kSparse, true, "sparse in-place"}};
+
+constexpr const char* kGroupings[] = {"element", "samples", "macro", "micro"};
+
+Inputs random_inputs(Shape shape, int64_t width) {
+  std::mt19937 random(static_cast<unsigned>(shape.rows));
+  const auto uniform = [&](double low, double high) {
+    return std::uniform_real_distribution<double>(low, high)(random);
+  };
+  Inputs in{};
+  in.rows = shape.rows;
+  in.labels = shape.chunks * width + 1;  // rows begin inside a chunk
+  for (int64_t row = 0; row < in.rows; ++row) {
+    const double range = row % 5 == 2 ? 120.0 : 4.0;  // so high that sums without maxima overflow
+    for (int64_t label = 0; label < in.labels; ++label) {
+      in.logits.push_back(uniform(-range, range));
+      in.targets.push_back(uniform(0, 1) < 0.1);
+    }
+    in.sample_weight.push_back(static_cast<double>(row % 3));
+    in.row_offset.push_back(uniform(-1, 1));
+  }
+  for (int64_t label = 0; label < in.labels; ++label) {
+    in.weight.push_back(0.5 * static_cast<double>(label % 4));
+    in.label_offset.push_back(uniform(-1, 1));
+  }
+  for (int64_t group = 0; group < std::max(in.rows, in.labels); ++group) in.grad_output.push_back(uniform(0.5, 2));
+  in.scale = 0.75;
+  in.factor = 64.0;  // so that float16 holds the smallest gradients
+  in.normalizer = 2.0;
+  in.parameters = {{1.0, 0.25, 0.75}};
+  return in;
+}
+
+// NaN where nothing is written.
+template <class T>
+std::vector<T> unwritten(size_t count) {
+  std::vector<T> memory(count);
+  std::memset(static_cast<void*>(memory.data()), 0xFF, count * sizeof(T));
+  return memory;
+}
+
+template <class T>
+std::vector<T> rounded(const std::vector<double>& exact) {
+  std::vector<T> narrow;
+  for (const double x : exact) narrow.push_back(static_cast<T>(x));
+  return narrow;
+}
+
+// The numbers as the kernels take them: `In` is the logits' type, T the type they compute in.
+template <class In, class T>
+struct Arguments {
+  std::vector<In> logits;
+  std::vector<uint8_t> dense;
+  std::vector<int64_t> crow_indices{0}, col_indices;
+  std::vector<T> weight, sample_weight, label_offset, row_offset, grad_output;
+  T scale, normalizer;
+  Call call{};
+
+  Arguments(const Inputs& in, DType dtype, Layout layout)
+      : logits(rounded<In>(in.logits)),
+        dense(in.targets.begin(), in.targets.end()),
+        weight(rounded<T>(in.weight)),
+        sample_weight(rounded<T>(in.sample_weight)),
+        label_offset(rounded<T>(in.label_offset)),
+        row_offset(rounded<T>(in.row_offset)),
+        grad_output(rounded<T>(in.grad_output)),
+        scale(static_cast<T>(in.scale)),
+        normalizer(static_cast<T>(in.normalizer)) {
+    for (size_t i = 0; i < dense.size(); ++i) {
+      if (dense[i]) col_indices.push_back(static_cast<int64_t>(i) % in.labels);
+      if (static_cast<int64_t>(i + 1) % in.labels == 0) crow_indices.push_back(col_indices.size());
+    }
+    call.rows = in.rows;
+    call.labels = call.logits_row_stride = in.labels;
+    call.logits = logits.data();
+    call.logits_label_stride = 1;
+    call.logits_dtype = dtype;
+    if (layout == Layout::kDense) {
+      call.targets_dtype = DType::kBool;
+      call.targets = dense.data();
+      call.targets_row_stride = in.labels;
+      call.targets_label_stride = 1;
+    } else {
+      call.crow_indices = crow_indices.data();
+      call.col_indices = col_indices.data();
+      call.nnz = static_cast<int64_t>(col_indices.size());
+      call.wide_indices = true;
+    }
+    call.weight = weight.data();
+    call.sample_weight = sample_weight.data();
+    call.scale_tensor = &scale;
+    call.label_offset = label_offset.data();
+    call.row_offset = row_offset.data();
+    call.row_offset_stride = 1;
+    call.grouping = in.grouping;
+    call.factor = in.factor;
+    call.normalizer = &normalizer;
+    call.parameters = in.parameters;
+  }
+};
+
+// What has gone wrong in a case; "" when nothing has.
+class Findings {
+ public:
+  explicit Findings(double tolerance) : tolerance_(tolerance) {}
+
+  template <class T>
+  void compare(const char* what, const T* got, const std::vector<double>& exact) {
+    compare(what, got, exact, exact);
+  }
+  template <class T>
+  void compare(const char* what, const T* got, const reference::Sums& exact) {
+    compare(what, got, exact.values, exact.magnitudes);
+  }
+
+  std::string text() const { return text_; }
+
+ private:
+  double tolerance_;
+  std::string text_;
+
+  template <class T>
+  void compare(const char* what, const T* got, const std::vector<double>& exact, const std::vector<double>& size) {
+    double largest = 0;
+    for (const double x : size) largest = std::max(largest, std::fabs(x));
+    for (size_t i = 0; i < exact.size(); ++i) {
+      const double x = static_cast<double>(got[i]);
+      if (std::fabs(x - exact[i]) <= tolerance_ * largest) continue;
+      text_ += std::string(", ") + what + "[" + std::to_string(i) + "] is " + std::to_string(x) + " and not " +
+               std::to_string(exact[i]);
+      return;
+    }
+  }
+};
+
+template <class In, class T>
+void run_forward(const Engine& engine, const Inputs& in, const Results& exact, DType dtype, const Variant& variant,
+                 Findings& found) {
+  Arguments<In, T> arguments(in, dtype, variant.layout);
+  std::vector<In> gradient = unwritten<In>(variant.in_place ? 0 : exact.gradient.size());
+  std::vector<T> coefficients = unwritten<T>(static_cast<size_t>(engine.kernels.coefficients) * in.groups());
+  T total;
+  ForwardOutputs out{};
+  out.total = &total;
+  out.coefficients = coefficients.data();
+  In* result = variant.in_place ? arguments.logits.data() : gradient.data();
+  out.gradient = result;
+  engine.forward(arguments.call, out);
+  found.compare("total", &total, std::vector<double>{exact.total});
+  found.compare("gradient", result, exact.gradient);
+
+  std::vector<double> halved(exact.gradient);
+  for (double& x : halved) x /= 2;
+  const T half = T(0.5);
+  engine.scale(result, static_cast<int64_t>(halved.size()), &half);
+  found.compare("scaled gradient", result, halved);
+}
+
+template <class In, class T>
+void run_backward(const Engine& engine, const Inputs& in, const Results& exact, DType dtype, const Variant& variant,
+                  Findings& found) {
+  Arguments<In, T> arguments(in, dtype, variant.layout);
+  std::vector<In> gradient = unwritten<In>(variant.in_place ? 0 : exact.gradient.size());
+  std::vector<T> coefficients = unwritten<T>(static_cast<size_t>(engine.kernels.coefficients) * in.groups());
+  std::vector<T> values = unwritten<T>(exact.values.size());
+  ForwardOutputs forward{};
+  forward.values = values.data();
+  forward.coefficients = coefficients.data();
+  engine.forward(arguments.call, forward);
+  found.compare("value", values.data(), exact.values);
+
+  std::vector<T> rows = unwritten<T>(in.rows), scales = unwritten<T>(in.rows), labels = unwritten<T>(in.labels);
+  BackwardOutputs out{};
+  out.coefficients = coefficients.data();
+  out.grad_output = arguments.grad_output.data();
+  out.grad_output_row_stride = in.crosses_rows() ? 0 : 1;
+  out.grad_output_label_stride = in.grouping == Grouping::kMacro ? 1 : 0;
+  In* result = variant.in_place ? arguments.logits.data() : gradient.data();
+  out.gradient = result;
+  out.row_gradient = rows.data();
+  out.scale_gradient = scales.data();
+  out.label_gradient = labels.data();
+  engine.backward(arguments.call, out);
+  found.compare("backward gradient", result, exact.backward_gradient);
+  found.compare("row gradient", rows.data(), exact.row_gradient);
+  found.compare("scale gradient", scales.data(), exact.scale_gradient);
+  found.compare("label gradient", labels.data(), exact.label_gradient);
+}
+
+// ---- every case ----------------------------------------------------------------------------------
+
+template <class In, class T>
+struct Logits {
+  const char* name;
+  DType dtype;
+  cuda::Table table;
+  double tolerance;
+};
+
+class Driver {
+ public:
+  Driver(std::vector<std::string> words, bool stop) : words_(std::move(words)), stop_(stop) {}
+
+  template <class In, class T>
+  void run_dtype(const Logits<In, T>& logits) {
+    for (const Shape& shape : kShapes) {
+      Inputs in = random_inputs(shape, kChunkBytes / static_cast<int64_t>(sizeof(In)));
+      for (double& x : in.logits) x = static_cast<double>(static_cast<In>(x));
+      for (int loss = 0; loss < logits.table.count; ++loss) {
+        const Engine engine{logits.table, logits.table.losses[loss], Strategy::kAutomatic};
+        for (const Grouping grouping : engine.groupings()) {
+          in.grouping = grouping;
+          run_loss(logits, engine, reference::kLosses[loss], in);
+        }
+      }
+    }
+  }
+
+  // A run of everything must have been one of every strategy.
+  int result() const {
+    int missing = 0;
+    for (const Strategy strategy : kStrategies) {
+      const bool asked_for = strategy != Strategy::kAutomatic;
+      if (!words_.empty() || !asked_for || ran_.count(strategy)) continue;
+      std::printf("FAILED %s: no case takes this strategy\n", name_of(strategy));
+      ++missing;
+    }
+    if (cases_ == 0) std::puts("FAILED: no such case");
+    std::printf("%d cases, %d failed\n", cases_, failed_ + missing);
+    return failed_ + missing > 0 || cases_ == 0;
+  }
+
+ private:
+  std::vector<std::string> words_;
+  bool stop_;  // at the first failure
+  std::set<Strategy> ran_;
+  int cases_ = 0, failed_ = 0;
+
+  bool wanted(const std::string& label) const {
+    if (stop_ && failed_) return false;
+    const std::string spaced = " " + label + " ";
+    return std::all_of(words_.begin(), words_.end(),
+                       [&](const std::string& word) { return spaced.find(" " + word + " ") != std::string::npos; });
+  }
+
+  template <class In, class T>
+  void run_loss(const Logits<In, T>& logits, Engine engine, const reference::Named& loss, const Inputs& in) {
+    const std::string shape = std::to_string(in.rows) + "x" + std::to_string(in.labels);
+    Results exact;
+    for (const Strategy strategy : kStrategies) {
+      engine.wanted = strategy;
+      for (const Variant& variant : kVariants) {
+        const std::string label = std::string(logits.name) + " " + loss.name + " " +
+                                  kGroupings[static_cast<int>(in.grouping)] + " " + name_of(strategy) + " " + shape +
+                                  " " + variant.name;
+        if (!wanted(label) || !engine.gets_wanted(Arguments<In, T>(in, logits.dtype, variant.layout).call)) continue;
+        if (exact.values.empty()) exact = loss.results(in);
+        run_case(label, strategy, logits.tolerance, [&](Findings& found) {
+          run_forward<In, T>(engine, in, exact, logits.dtype, variant, found);
+          run_backward<In, T>(engine, in, exact, logits.dtype, variant, found);
+        });
+      }
+    }
+  }
+
+  template <class F>
+  void run_case(const std::string& label, Strategy strategy, double tolerance, F run) {
+    std::printf("%s", label.c_str());
+    std::fflush(stdout);  // an error in a kernel ends the process
+    const int races = cuemu_race_count ? cuemu_race_count() : 0;
+    Findings found(tolerance);
+    run(found);
+    std::string text = found.text();
+    const int more = cuemu_race_count ? cuemu_race_count() - races : 0;
+    if (more) text += ", " + std::to_string(more) + " racing accesses";
+    std::printf(": %s%s\n", text.empty() ? "ok" : "FAILED", text.c_str());
+    ++cases_;
+    failed_ += !text.empty();
+    ran_.insert(strategy);
+  }
+};
+
+}  // namespace
+}  // namespace race
+}  // namespace mlloss
+
+int main(int count, char** arguments) {
+  using mlloss::DType;
+  std::vector<std::string> words(arguments + 1, arguments + count);
+  const bool stop = !words.empty() && words.front() == "-x";
+  if (stop) words.erase(words.begin());
+  mlloss::race::Driver driver(words, stop);
+  driver.run_dtype<float, float>({"float", DType::kFloat, mlloss::cuda::table_float(), 1e-4});
+  driver.run_dtype<double, double>({"double", DType::kDouble, mlloss::cuda::table_double(), 1e-10});
+  driver.run_dtype<__half, float>({"half", DType::kHalf, mlloss::cuda::table_half(), 2e-3});
+  driver.run_dtype<__nv_bfloat16, float>({"bfloat16", DType::kBFloat16, mlloss::cuda::table_bfloat16(), 1e-2});
+  return driver.result();
+}

@@ -1,0 +1,39 @@
+"""The detectors' own test: each must find the bugs it is there for, and none in correct kernels."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from .conftest import Run, run_program
+
+# What each detector says when it has found something: a crash for another reason is no detection.
+DETECTORS = {
+    "plain": "cuemu: ERROR|WRONG|launch error",
+    "sanitized": "ERROR: AddressSanitizer|runtime error",
+    "races": "cuemu: RACE",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The table is the program's own: each kernel with the detectors that must catch it."""
+    listed = run_program(metafunc.config.getoption("--races"), "planted_bugs_plain", "--list").stdout
+    table = {line.split()[0]: line.split()[1:] for line in listed.splitlines()}
+    correct = [(name, detector) for name, caught_by in table.items() if not caught_by for detector in DETECTORS]
+    planted = [(name, detector) for name, caught_by in table.items() for detector in caught_by]
+    assert correct
+    assert planted
+    metafunc.parametrize(("name", "detector"), correct if metafunc.function is test_correct_kernel_passes else planted)
+
+
+def test_correct_kernel_passes(run: Run, name: str, detector: str) -> None:
+    done = run(f"planted_bugs_{detector}", name)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "ok"
+
+
+def test_bug_is_found(run: Run, name: str, detector: str) -> None:
+    done = run(f"planted_bugs_{detector}", name)
+    assert done.returncode != 0, done.stdout
+    assert re.search(DETECTORS[detector], done.stdout), done.stdout

@@ -1,0 +1,77 @@
+"""Tests that cannot fail test nothing: with one sign turned round in each functor, every value test must fail."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+# A loss's name, its functor, and a term of its gradient or its value.
+FLIPS = (
+    ("zlpr", "zlpr.h", "x[1] * -c[3] : x[0] * c[1]", "x[1] * c[3] : x[0] * c[1]"),
+    ("sigmoid_focal", "focal.h", "positive ? -alpha * slope", "positive ? alpha * slope"),
+    ("dice", "dice.h", "value = (denominator - numerator)", "value = (denominator + numerator)"),
+)
+TESTS = ("tests/test_values.py::test_dtypes_reductions_shapes", "-k", "float32 and mean and 37")
+
+
+@functools.cache
+def run_tests(library: Path) -> list[tuple[str, str]]:
+    """Outcome and parameters of each emulated test."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--emulated", str(library), "-q", "-rA", "--tb=no", *TESTS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    return re.findall(r"^(PASSED|FAILED|ERROR) .*?\[(.*)", done.stdout, re.MULTILINE)
+
+
+def outcomes(library: Path, loss: str) -> set[str]:
+    return {outcome for outcome, parameters in run_tests(library) if f"{loss}(" in parameters}
+
+
+@pytest.fixture(scope="module")
+def flipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The emulated library from a copy of the sources: a loss's tests run its own functor only, so one does for all."""
+    source = tmp_path_factory.mktemp("flipped")
+    for name in ("csrc", "tests/emulator"):
+        shutil.copytree(ROOT / name, source / name)
+    shutil.copy(ROOT / "CMakeLists.txt", source)
+    for _, name, sign, other in FLIPS:
+        path = source / "csrc" / "losses" / name
+        text = path.read_text()
+        assert text.count(sign) == 1, f"{name} no longer has this term once: {sign}"
+        path.write_text(text.replace(sign, other))
+    build(request.config.getoption("--races"), source)
+    return source / "build" / "tests" / "emulator" / "emulated.so"
+
+
+def build(programs: Path, source: Path) -> None:
+    """As the folder of --races was configured."""
+    cache = (programs / ".." / ".." / "CMakeCache.txt").read_text()
+    settings = dict(re.findall(r"^(\w+):\w+=(.*)$", cache, re.MULTILINE))
+    passed_on = {name: value for name, value in settings.items() if name.startswith("MLLOSS_")}
+    passed_on |= {name: settings[name] for name in ("CMAKE_MAKE_PROGRAM", "CMAKE_CXX_COMPILER", "CMAKE_BUILD_TYPE")}
+    definitions = [f"-D{name}={value}" for name, value in passed_on.items()]
+    cmake, folder = settings["CMAKE_COMMAND"], str(source / "build")
+    subprocess.run([cmake, "-S", str(source), "-B", folder, "-G", "Ninja", *definitions], check=True)
+    subprocess.run([cmake, "--build", folder, "--target", "emulated"], check=True)
+
+
+@pytest.mark.parametrize("loss", [loss for loss, *_ in FLIPS])
+def test_one_flipped_sign_fails_every_value_test(flipped: Path, loss: str) -> None:
+    assert outcomes(flipped, loss) == {"FAILED"}
+
+
+@pytest.mark.parametrize("loss", [loss for loss, *_ in FLIPS])
+def test_the_same_tests_pass_as_the_sources_stand(request: pytest.FixtureRequest, loss: str) -> None:
+    assert outcomes(request.config.getoption("--races") / "emulated.so", loss) == {"PASSED"}
