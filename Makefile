@@ -25,7 +25,7 @@ $(VENV)/.built: $(VENV)/.torch $(NATIVE)
 	touch $@
 
 test: build test-host
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 	@if $(BIN)/python -m mlloss_cuda info | grep -q nvcc; then $(MAKE) emulate && $(MAKE) emulate-sanitized && $(MAKE) races; \
 	else echo "built without CUDA: its kernels are not tested (make emulate needs the toolkit's headers)"; fi
 
@@ -44,12 +44,12 @@ endef
 # The same source, the same tests.
 emulate: build
 	$(call emulator,emulated)
-	$(BIN)/python -m pytest tests --emulated $(EMULATED)/emulated.so
+	$(BIN)/python -m pytest -n 2 tests --emulated $(EMULATED)/emulated.so
 
 # Once more under AddressSanitizer and UndefinedBehaviorSanitizer. They are loaded before Python, and the C++
 # library too, or they miss its exceptions; they write past pytest's capture, for they end the process.
 SANITIZED = ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-  $(BIN)/python -m pytest tests --emulated $(EMULATED)/emulated_sanitized.so --capture=sys
+  $(BIN)/python -m pytest -n 2 tests --emulated $(EMULATED)/emulated_sanitized.so --capture=sys
 emulate-sanitized: build
 	$(call emulator,emulated_sanitized)
 	$(SANITIZED) --brief

@@ -25,7 +25,8 @@ STRATEGIES = ("streaming", "resident", "split", "cluster")
 ENGINES = (("cpu", "cpu"), ("cuda", "cuda"))
 # --brief: of a test with so many combinations, one in so many.
 BRIEF_FROM, BRIEF_SHARE = 20, 7
-SEED = int(os.environ.get("MLLOSS_TEST_SEED", random.SystemRandom().randrange(2**31)))
+# In the environment for the sake of processes that pytest-xdist starts: they use the same one.
+SEED = int(os.environ.setdefault("MLLOSS_TEST_SEED", str(random.SystemRandom().randrange(2**31))))
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "gpu(devices=1, gib=1): runs on CUDA alone, with so many GPUs and so much memory"
     )
+    config.addinivalue_line("markers", "cuda_engine: of the CUDA kernels, on a GPU or emulated")
+    config.addinivalue_line("markers", "emulated: of the emulated kernels alone")
     library = config.getoption("--emulated")
     if library:
         _backends.add_engine(
@@ -154,6 +157,10 @@ def _runs(config: pytest.Config, item: pytest.Item) -> bool:
     backend, case = parameters.get("backend"), parameters.get("case")
     gpu = item.get_closest_marker("gpu")
     if gpu is not None and not (backend and backend.device == "cuda" and _has_gpus(**gpu.kwargs)):
+        return False
+    if item.get_closest_marker("cuda_engine") and not (backend and backend.library):
+        return False
+    if item.get_closest_marker("emulated") and not config.getoption("--emulated"):
         return False
     if backend is None:
         return not config.getoption("--emulated")

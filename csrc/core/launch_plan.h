@@ -133,6 +133,8 @@ inline LaunchPlan common_plan(const Problem& problem, Strategy strategy, int thr
   return plan;
 }
 
+inline int64_t most_unit_blocks(const DeviceFacts& facts) { return int64_t{32} * facts.sm_count; }
+
 // Units in any order, by a grid that strides over them: element-wise losses, and every gradient from
 // known coefficients.
 inline LaunchPlan plan_units(const Problem& problem, const DeviceFacts& facts) {
@@ -144,7 +146,7 @@ inline LaunchPlan plan_units(const Problem& problem, const DeviceFacts& facts) {
   while (chunks_per_thread > 1 && units() < int64_t{16} * facts.sm_count) chunks_per_thread /= 2;
   plan.chunks_per_tile = plan.threads * chunks_per_thread;
   plan.tiles = (chunks - 1) / plan.chunks_per_tile + 1;
-  plan.blocks = std::min(problem.rows * plan.tiles, int64_t{32} * facts.sm_count);
+  plan.blocks = std::min(problem.rows * plan.tiles, most_unit_blocks(facts));
   return plan;
 }
 
@@ -198,18 +200,20 @@ inline LaunchPlan plan_streaming(const Problem& problem, const DeviceFacts& fact
   return plan;
 }
 
-// In waves of rows that fill at most 40% of L2 together, so that the second read comes from there.
+// In waves of rows that fill at most 40% of L2 together, so that the second read comes from there. Without
+// a gradient there is no second read, and one wave; tiles are the same, and so is the value, bit by bit.
 inline LaunchPlan plan_split(const Problem& problem, const DeviceFacts& facts) {
   Problem wave = problem;
-  const int64_t row_bytes = std::max<int64_t>(1, problem.labels * bytes_of(problem.dtype));
-  if (problem.grouping == Grouping::kSamples && problem.gradient) {
+  if (problem.grouping == Grouping::kSamples) {
+    const int64_t row_bytes = std::max<int64_t>(1, problem.labels * bytes_of(problem.dtype));
     wave.rows = std::min(problem.rows, std::max<int64_t>(1, facts.l2_bytes * 2 / 5 / row_bytes));
   }
   LaunchPlan plan = plan_units(wave, facts);
-  plan.blocks = std::max<int64_t>(1, plan.blocks);  // everything, of nothing, has a value too
   plan.strategy = Strategy::kSplit;
-  plan.rows_per_wave = wave.rows;
+  plan.rows_per_wave = problem.gradient ? wave.rows : problem.rows;
   plan.reads = problem.gradient ? 2 : 1;
+  // Everything, of nothing, has a value too.
+  plan.blocks = std::max<int64_t>(1, std::min(plan.rows_per_wave * plan.tiles, most_unit_blocks(facts)));
   return plan;
 }
 

@@ -136,6 +136,7 @@ struct Sched {
 inline Sched S;
 inline Thread* cur;
 inline char end_tag, dyn_key;
+inline int launches = 0;
 inline size_t smem_limit = 48 << 10;  // raised by cudaFuncSetAttribute
 inline cudaError_t last_error = cudaSuccess;
 constexpr size_t kStack = 64 << 10;
@@ -308,6 +309,7 @@ inline cudaError_t launch(const cudaLaunchConfig_t& cfg, Call body) {
       cs > 16 || g.x % c.x || g.y % c.y || g.z % c.z)
     return last_error = cudaErrorInvalidConfiguration;
   if (cfg.dynamicSmemBytes > smem_limit) return last_error = cudaErrorInvalidValue;
+  ++launches;
   S.rng.seed(unsigned(std::atoi(env("CUEMU_SEED", "1"))));
   S.order = env("CUEMU_ORDER", "fifo")[0];
   S.body = body;

@@ -1,0 +1,132 @@
+"""The CUDA engine's launch strategies: reached, equal within rounding, and right where offsets are large."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+import torch
+
+from mlloss_cuda import CSRTargets, _backends
+
+from .cases import Case
+from .conftest import Backend
+from .inputs import Reference, as_layout, assert_within_budget, evaluate, random_logits, random_positives
+
+pytestmark = pytest.mark.cuda_engine
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def library_of(backend: Backend) -> ctypes.CDLL:
+    assert backend.library is not None
+    return ctypes.CDLL(str(backend.library))
+
+
+def expected_strategy(case: Case, backend: Backend) -> str:
+    if case.spec == "sigmoid_focal":
+        return "element-wise"
+    return "split" if case.own.get("average", "samples") != "samples" else backend.strategy
+
+
+@pytest.mark.parametrize("layout", ("bool", "int64", "csr64"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_strategy_is_the_one_asked_for(
+    served: Case, backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str
+) -> None:
+    logits = random_logits(generator, (6, 1_500), dtype, backend.device)
+    dense = random_positives(generator, (6, 1_500), 0.02)
+    reference = Reference(served, logits, dense.to(backend.device))
+    assert_within_budget(evaluate(served, logits, as_layout(dense, layout, backend.device)), reference)
+    taken = library_of(backend).mlloss_cuda_last_strategy()
+    assert taken == _backends.strategies()[expected_strategy(served, backend)]
+
+
+def test_rows_of_one_chunk_and_of_many(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    """Blocks of a cluster without a chunk, threads without one, and rows whose chunks do not divide evenly."""
+    for labels in (1, 7, 8, 9, 63, 129, 1_025, 3_001):
+        logits = random_logits(generator, (5, labels), torch.bfloat16, backend.device)
+        targets = random_positives(generator, (5, labels)).to(backend.device)
+        assert_within_budget(evaluate(served, logits, targets), Reference(served, logits, targets))
+
+
+def test_extreme_rows_between_ordinary_ones(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    """Sums that overflow without a maximum, infinities, rows of weight 0: each takes its own way through a kernel."""
+    logits = random_logits(generator, (24, 2_111), torch.float32, backend.device)
+    logits[1::4] *= 40
+    logits[6, 100] = torch.inf
+    logits[10, 2_000] = -torch.inf
+    targets = random_positives(generator, (24, 2_111), 0.01).to(backend.device)
+    targets[6, 100], targets[10, 2_000] = True, False
+    weight = torch.ones(24, device=backend.device)
+    weight[3] = 0
+    got = evaluate(served, logits, targets, sample_weight=weight)
+    assert_within_budget(got, Reference(served, logits, targets, sample_weight=weight))
+
+
+@pytest.fixture
+def far_apart() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two rows of logits and of targets, 2^31 + 8 elements apart; only the pages that are used exist."""
+    rows, labels, step = 2, 3_001, 2**31 + 8
+    logits = torch.empty(step + labels, dtype=torch.bfloat16).as_strided((rows, labels), (step, 1))
+    targets = torch.empty(step + labels, dtype=torch.bool).as_strided((rows, labels), (step, 1))
+    return logits, targets
+
+
+@pytest.mark.emulated
+def test_offsets_beyond_31_bits(
+    served: Case, backend: Backend, generator: torch.Generator, far_apart: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    logits, targets = far_apart
+    logits.copy_(random_logits(generator, tuple(logits.shape), torch.bfloat16, "cpu"))
+    targets.copy_(random_positives(generator, tuple(targets.shape)))
+    reference = Reference(served, logits.clone(), targets.clone())
+    leaf = logits.detach().requires_grad_()
+    value = served(leaf, targets)
+    (gradient,) = torch.autograd.grad(value, leaf)
+    got = type(reference.exact)(value.detach(), gradient)
+    assert_within_budget(got, reference)
+
+
+@pytest.mark.emulated
+def test_entries_beyond_31_bits(served: Case, backend: Backend, generator: torch.Generator, tmp_path: Path) -> None:
+    """A CSR whose rows lie past entry 2^31, in a file with nothing before them."""
+    logits = random_logits(generator, (3, 2_111), torch.float32, "cpu")
+    dense = random_positives(generator, (3, 2_111), 0.01)
+    compact = CSRTargets.from_dense(dense)
+    first = 2**31 + 5
+    size = first + compact.col_indices.numel()
+    columns = torch.from_file(str(tmp_path / "columns"), shared=True, size=size, dtype=torch.int64)
+    columns[first:] = compact.col_indices
+    far = CSRTargets(compact.crow_indices.long() + first, columns, 2_111)
+    assert_within_budget(evaluate(served, logits, far), Reference(served, logits, dense))
+
+
+@pytest.mark.emulated
+def test_capture_takes_a_counter_of_its_own(
+    served: Case, backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A captured graph may be replayed beside other work on any stream: same result, no shared counter."""
+    logits = random_logits(generator, (9, 1_500), torch.float32, "cpu")
+    targets = random_positives(generator, (9, 1_500))
+    expected = evaluate(served, logits, targets)
+    monkeypatch.setenv("CUEMU_CAPTURING", "1")
+    captured = evaluate(served, logits, targets)
+    assert torch.equal(captured.value, expected.value)
+    assert torch.equal(captured.gradient, expected.gradient)
+
+
+@pytest.mark.emulated
+def test_launches(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    """One each way, of shapes so small that a launch is what they cost."""
+    logits = random_logits(generator, (16, 600), torch.float32, "cpu").requires_grad_()
+    targets = random_positives(generator, (16, 600))
+    count = library_of(backend).cuemu_launches
+    before = count()
+    value = served(logits, targets)
+    forward = count()
+    value.backward()
+    # Split: statistics and gradient; those of labels are joined by a kernel of their own.
+    split = 3 if served.own.get("average") == "macro" else 2
+    expected = split if expected_strategy(served, backend) == "split" else 1
+    assert (forward - before, count() - forward) == (expected, 1)
