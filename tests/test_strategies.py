@@ -98,7 +98,7 @@ def test_entries_beyond_31_bits(served: Case, backend: Backend, generator: torch
     size = first + compact.col_indices.numel()
     columns = torch.from_file(str(tmp_path / "columns"), shared=True, size=size, dtype=torch.int64)
     columns[first:] = compact.col_indices
-    far = CSRTargets(compact.crow_indices.long() + first, columns, 2_111)
+    far = CSRTargets(compact.crow_indices.long() + first, columns, 2_111, validate=False)
     assert_within_budget(evaluate(served, logits, far), Reference(served, logits, dense))
 
 
