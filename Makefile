@@ -76,7 +76,7 @@ sass: $(VENV)/.disassembler
 
 $(VENV)/.disassembler: Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	command -v nvdisasm >/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check $(DISASSEMBLER)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(DISASSEMBLER)
 	touch $@
 
 demo: build

@@ -82,8 +82,8 @@ constexpr int kMaxThreads = 256;   // a block that takes whole rows
 constexpr int kUnitThreads = 256;  // one that takes tiles
 constexpr int kLabelThreads = 128;
 // Blocks of kMaxThreads that a multiprocessor has registers for, at least.
-constexpr int kStreamingBlocks = 3;
 constexpr int kHeldBlocks = 2;
+constexpr int streaming_blocks_of(int capability) { return capability >= 100 ? 2 : 3; }
 constexpr int64_t kMaxLabels = (int64_t{1} << 31) - 1024;  // labels within a row are counted in 32 bits
 constexpr int64_t kStaticShared = 2048;                    // at most, for reductions
 constexpr int64_t kChunkBytes = 16;
@@ -185,7 +185,7 @@ inline LaunchPlan plan_cluster(const Problem& problem, const DeviceFacts& facts)
 // As few rows in flight as keep the device busy, if that lets the second read come from L2.
 inline int64_t streaming_blocks(const Problem& problem, const DeviceFacts& facts) {
   const int64_t row_bytes = std::max<int64_t>(1, problem.labels * bytes_of(problem.dtype));
-  const int64_t most = int64_t{kStreamingBlocks} * facts.sm_count;
+  const int64_t most = int64_t{streaming_blocks_of(facts.capability)} * facts.sm_count;
   const int64_t in_l2 = facts.l2_bytes * 2 / 5 / row_bytes;
   if (in_l2 >= facts.sm_count) return std::min(in_l2, most);
   return row_bytes * facts.sm_count <= facts.l2_bytes ? facts.sm_count : most;

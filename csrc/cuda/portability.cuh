@@ -23,6 +23,13 @@
 #define MLLOSS_PASS_CALLER
 #endif
 
+// That code is compiled for, 10 * major + minor.
+#ifdef __CUDA_ARCH__
+#define MLLOSS_CAPABILITY (__CUDA_ARCH__ / 10)
+#else
+#define MLLOSS_CAPABILITY 90
+#endif
+
 #define MLLOSS_DEVICE __device__ __forceinline__
 
 namespace mlloss {

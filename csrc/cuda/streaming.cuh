@@ -8,7 +8,7 @@ namespace mlloss {
 namespace cuda {
 
 template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kMaxThreads, sizeof(In) == 8 ? 1 : kStreamingBlocks)
+__global__ void __launch_bounds__(kMaxThreads, sizeof(In) == 8 ? 1 : streaming_blocks_of(MLLOSS_CAPABILITY))
     streaming(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
               const __grid_constant__ Total total) {
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);

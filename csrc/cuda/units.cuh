@@ -9,7 +9,7 @@ namespace cuda {
 
 // Blocks a multiprocessor, at least: so few registers a thread that what runs suffices to hide loads.
 template <class In>
-constexpr int kUnitBlocks = sizeof(In) == 4 ? 4 : 2;
+constexpr int kUnitBlocks = sizeof(In) == 4 && MLLOSS_CAPABILITY < 100 ? 3 : 2;
 
 struct Units {
   int64_t first_row, rows;

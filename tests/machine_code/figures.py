@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from .build import Resources, Unit, demangle
 from .graph import Block, blocks_of
-from .kernels import DTYPES, EXPONENTIAL, KERNELS, UNLISTED, Loop, entry_for
+from .kernels import DTYPES, EXPONENTIAL, KERNELS, PATHS, SPARSE_ONLY, UNLISTED, Loop, entry_for
 from .paths import CHUNK, Demand, Path, cheapest
 from .sass import Function, parse
 
@@ -57,6 +57,8 @@ def _loop_paths(blocks: list[Block], dtype: str, loop: Loop) -> Iterator[tuple[s
         yield loop.name, cheapest(blocks, _demand(dtype, loop, dense=False))
     negatives: frozenset[int] = frozenset()
     for name in loop.paths:
+        if dtype in SPARSE_ONLY and name != PATHS[0]:
+            continue
         # The body for hard labels is the cheapest other than the one for negatives.
         avoid = negatives if name == "bool, positives" else frozenset()
         path = cheapest(blocks, _demand(dtype, loop, dense=name != "csr", avoid=avoid))

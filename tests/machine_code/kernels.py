@@ -23,6 +23,10 @@ ARCHITECTURES = {
 PATHS = ("csr", "bool", "bool, positives")
 
 
+# Two bool targets are fewer bytes than are copied ahead: they have no short way.
+SPARSE_ONLY = ("double",)
+
+
 @dataclass(frozen=True)
 class Loop:
     """A loop over the chunks of a row: each chunk's logits are read, and its gradient is stored or nothing is."""
@@ -50,7 +54,7 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
     "label_statistics<*>": (),
     "label_conclude<*>": (),
     "group_backward<*, false>": (GRADIENT,),
-    "group_backward<*, true>": (Loop("gradient", stores=True, paths=("csr", "bool"), others=True),),
+    "group_backward<*, true>": (Loop("gradient", stores=True, paths=("csr",), others=True),),
     "element_wise<*>": (VALUE, GRADIENT),
     "element_wise_backward<*>": (GRADIENT,),
     "scale": (SCALE,),
