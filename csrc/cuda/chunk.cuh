@@ -193,10 +193,12 @@ MLLOSS_DEVICE T sample_weight(const DeviceCall& call, int64_t row) {
 // Exact zeros, whatever was computed there. Rows of weight 0 have no short way.
 template <class Kind, class T, int V>
 MLLOSS_DEVICE void clear_excluded(Kind, const Chunk<T, V>& chunk, bool zero_row, T* g) {
-  if (Kind::kSimple || (chunk.excluded == 0 && !zero_row)) return;
+  if constexpr (!Kind::kSimple) {
+    if (chunk.excluded == 0 && !zero_row) return;
 #pragma unroll
-  for (int i = 0; i < V; ++i) {
-    if (zero_row || (chunk.excluded >> i & 1u)) g[i] = T(0);
+    for (int i = 0; i < V; ++i) {
+      if (zero_row || (chunk.excluded >> i & 1u)) g[i] = T(0);
+    }
   }
 }
 

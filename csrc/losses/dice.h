@@ -29,7 +29,8 @@ class Dice {
 
   template <class E>
   MLLOSS_HD Array<T, 3> sums(E e, Array<T, 0>) const {
-    const T p = sigmoids(e.s).sigmoid;
+    const T p = sigmoid(e.s);
+    if constexpr (E::kNegative) return {{T(0), e.w * power(p), T(0)}};
     return {{e.w * (p * e.y), e.w * power(p), e.w * power(e.y)}};
   }
 
@@ -61,9 +62,10 @@ class Dice {
 
   template <class E>
   MLLOSS_HD T gradient(E e, Array<T, 2> c) const {
-    const Sigmoids<T> l = sigmoids(e.s);
-    const T slope = e.y * c[0] + (linear_ + squared_ * l.sigmoid) * c[1];
-    return e.w * l.slope * slope;
+    const SigmoidAndSlope<T> l = sigmoid_and_slope(e.s);
+    const T slope = (linear_ + squared_ * l.sigmoid) * c[1];
+    if constexpr (E::kNegative) return e.w * l.slope * slope;
+    return e.w * l.slope * (e.y * c[0] + slope);
   }
 
   static MLLOSS_HD bool usual(Array<T, 2>) { return true; }

@@ -25,9 +25,9 @@ class SigmoidFocal : public ElementWise {
     const bool positive = e.y > T(0);
     const T alpha = positive ? positive_ : negative_;
     const Logistic<T> l = logistic(positive ? e.s : -e.s);
-    const T modulation = exponential(-gamma_ * finite(l.softplus));
+    const T modulation = alpha * exponential(-gamma_ * finite(l.softplus));
     const T slope = modulation * (gamma_ * l.sigmoid * finite(l.softplus_negated) + l.sigmoid_negated);
-    return {alpha * (modulation * l.softplus_negated), positive ? -alpha * slope : alpha * slope};
+    return {modulation * l.softplus_negated, positive ? -slope : slope};
   }
 
  private:
@@ -45,13 +45,13 @@ class SigmoidFocal : public ElementWise {
     const T miss = p * (T(1) - y) + q * y;
     const T inner = logarithm(miss);
     const T log_miss = y > T(0) ? (y < T(1) ? inner : -l.softplus) : -l.softplus_negated;
-    const T modulation = exponential(-gamma_ * finite(-log_miss));
+    const T modulation = alpha * exponential(-gamma_ * finite(-log_miss));
     // p q / miss, without the division's 0 / 0 at hard labels.
     const T between = p * q * reciprocal(miss);
     const T ratio = y > T(0) ? (y < T(1) ? between : p) : q;
     const T slope = (p - y) + gamma_ * (T(1) - T(2) * y) * ratio * finite(ce);
     const T exact = y > T(0) ? (y < T(1) ? slope : -q - gamma_ * p * finite(ce)) : slope;
-    return {alpha * (modulation * ce), alpha * (modulation * exact)};
+    return {modulation * ce, modulation * exact};
   }
 };
 

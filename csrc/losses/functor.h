@@ -41,7 +41,8 @@ enum class Targets { kNegative, kHard, kSoft };
 template <class T, Targets kTargets>
 struct Element {
   static constexpr bool kSoft = kTargets == Targets::kSoft;
-  T s;  // the logit, after scale, bias and threshold
+  static constexpr bool kNegative = kTargets == Targets::kNegative;  // compilers must not drop 0 * x by themselves
+  T s;                                                               // the logit, after scale, bias and threshold
   T y;
   T w;
 };
