@@ -74,7 +74,8 @@ def _build(options: argparse.Namespace) -> list[Part]:
     if options.no_build:
         return []
     print("building ...", flush=True)
-    return [build(architecture, _MOST["build"])]
+    # Without a GPU to build for alone: every architecture.
+    return [build(architecture, _MOST["build"] if architecture else 600.0)]
 
 
 def _table(done: list[Part], dry: bool) -> str:
