@@ -40,5 +40,16 @@ struct DeviceCall : Call {
   }
 };
 
+// What the planner asks of a call.
+inline Problem problem_of(const Call& call, bool gradient) {
+  return {call.rows,
+          call.labels,
+          call.logits_dtype,
+          call.grouping,
+          gradient,
+          call.logits_label_stride == 1,
+          DeviceCall::target_bytes_of(call)};
+}
+
 }  // namespace cuda
 }  // namespace mlloss

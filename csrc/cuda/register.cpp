@@ -33,6 +33,7 @@ namespace {
 
 using cuda::Kernels;
 using cuda::Launch;
+using cuda::problem_of;
 using cuda::Table;
 
 void check(cudaError_t error) {
@@ -145,16 +146,6 @@ unsigned* counter_of(int device, cudaStream_t stream) {
   unsigned* first = nullptr;
   check(cuda::stream_counters(&first));
   return known[{device, stream}] = first + used[device]++;
-}
-
-Problem problem_of(const Call& call, bool gradient) {
-  return {call.rows,
-          call.labels,
-          call.logits_dtype,
-          call.grouping,
-          gradient,
-          call.logits_label_stride == 1,
-          cuda::DeviceCall::target_bytes_of(call)};
 }
 
 void check_supported(const Call& call, const Kernels& kernels) {

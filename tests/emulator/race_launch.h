@@ -21,16 +21,6 @@ struct Engine {
   const cuda::Kernels& kernels;
   Strategy wanted;
 
-  static Problem problem(const Call& call, bool gradient) {
-    return {call.rows,
-            call.labels,
-            call.logits_dtype,
-            call.grouping,
-            gradient,
-            call.logits_label_stride == 1,
-            cuda::DeviceCall::target_bytes_of(call)};
-  }
-
   std::vector<Grouping> groupings() const {
     if (kernels.element_wise) return {Grouping::kElement};
     if (!kernels.across_rows) return {Grouping::kSamples};
@@ -38,7 +28,7 @@ struct Engine {
   }
 
   bool gets_wanted(const Call& call) const {
-    return plan_forward(problem(call, true), kDevice, wanted).strategy == wanted;
+    return plan_forward(cuda::problem_of(call, true), kDevice, wanted).strategy == wanted;
   }
 
   static void check(cudaError_t error) {
@@ -48,7 +38,7 @@ struct Engine {
   }
 
   void forward(const Call& call, const ForwardOutputs& out) const {
-    const Problem of = problem(call, out.gradient != nullptr);
+    const Problem of = cuda::problem_of(call, out.gradient != nullptr);
     const LaunchPlan plan = plan_forward(of, kDevice, wanted);
     const LaunchPlan down_rows = plan_down_rows(of, kDevice, static_cast<int>(chunk_width(call.logits_dtype)));
     const cuda::Launch to{plan, nullptr, &down_rows};
@@ -64,12 +54,12 @@ struct Engine {
 
   // Labels first: in place, the rows' pass overwrites the logits.
   void backward(const Call& call, const BackwardOutputs& out) const {
-    const LaunchPlan down_rows = plan_down_rows(problem(call, true), kDevice, 1);
+    const LaunchPlan down_rows = plan_down_rows(cuda::problem_of(call, true), kDevice, 1);
     std::vector<double> labels(static_cast<size_t>(down_rows.tiles * call.labels));
     check(kernels.label_gradient({down_rows, nullptr}, call, out, labels.data()));
     check(table.sum_each(nullptr, labels.data(), call.labels, 1, down_rows.tiles, call.labels, out.label_gradient));
 
-    const LaunchPlan plan = plan_backward(problem(call, true), kDevice);
+    const LaunchPlan plan = plan_backward(cuda::problem_of(call, true), kDevice);
     std::vector<double> rows(static_cast<size_t>(call.rows * plan.tiles)), scales(rows.size());
     check(kernels.backward({plan, nullptr}, call, out, rows.data(), scales.data()));
     check(table.sum_each(nullptr, rows.data(), call.rows, plan.tiles, plan.tiles, 1, out.row_gradient));
