@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 # A loss's name, its functor, and a term of its gradient or its value.
 FLIPS = (
-    ("zlpr", "zlpr.h", "x * (positive ? -c[3] : c[1])", "x * (positive ? c[3] : c[1])"),
+    ("zlpr", "zlpr.h", "x[1] * -c[3] : x[0] * c[1]", "x[1] * c[3] : x[0] * c[1]"),
     ("sigmoid_focal", "focal.h", "positive ? -slope : slope", "positive ? slope : slope"),
     ("dice", "dice.h", "value = (denominator - numerator)", "value = (denominator + numerator)"),
 )
