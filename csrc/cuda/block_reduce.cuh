@@ -8,7 +8,7 @@ namespace mlloss {
 namespace cuda {
 
 constexpr int kWarpLanes = 32;
-constexpr int kMostWarps = 16;  // of kMaxThreads
+constexpr int kMostWarps = 16;  // of the largest block that reduces; kMaxThreads is within
 
 template <class T, int N, class Combine>
 MLLOSS_DEVICE Array<T, N> block_combine(Array<T, N> x, T neutral, Combine combine) {
