@@ -55,7 +55,7 @@ inline const void* pointer(const OptionalTensor& tensor) {
 // The arguments that every pass shares, in the schema's order.
 struct Arguments {
   OptionalTensor targets, crow_indices, col_indices, values, weight, sample_weight, logit_scale, label_offset,
-      row_offset, normalizer;
+      row_offset, normalizer, label_parameter;
   std::string loss;
   std::vector<double> parameters;
   int64_t grouping, reduction;
@@ -107,6 +107,7 @@ inline Call make_call(const Tensor& logits, const Arguments& a) {
   call.row_offset = pointer(a.row_offset);
   call.row_offset_stride = a.row_offset.has_value() && a.row_offset->dim() > 0 ? 1 : 0;
   call.normalizer = pointer(a.normalizer);
+  call.label_parameter = pointer(a.label_parameter);
   call.factor = reduction_factor(call, static_cast<Reduction>(a.reduction));
   for (size_t i = 0; i < a.parameters.size() && i < kMaxParameters; ++i) call.parameters.values[i] = a.parameters[i];
   return call;
@@ -196,13 +197,13 @@ struct Ops {
 #define MLLOSS_SHARED                                                                                               \
   Tensor logits, OptionalTensor targets, OptionalTensor crow, OptionalTensor col, OptionalTensor values,            \
       OptionalTensor weight, OptionalTensor sample_weight, OptionalTensor logit_scale, OptionalTensor label_offset, \
-      OptionalTensor row_offset, OptionalTensor normalizer, std::string loss, std::vector<double> parameters,       \
-      int64_t grouping, int64_t reduction, double scale, double offset, double smoothing,                           \
-      std::optional<int64_t> ignore
-#define MLLOSS_ARGUMENTS                                                                                        \
-  Arguments {                                                                                                   \
-    targets, crow, col, values, weight, sample_weight, logit_scale, label_offset, row_offset, normalizer, loss, \
-        parameters, grouping, reduction, scale, offset, smoothing, ignore                                       \
+      OptionalTensor row_offset, OptionalTensor normalizer, OptionalTensor label_parameter, std::string loss,       \
+      std::vector<double> parameters, int64_t grouping, int64_t reduction, double scale, double offset,             \
+      double smoothing, std::optional<int64_t> ignore
+#define MLLOSS_ARGUMENTS                                                                                  \
+  Arguments {                                                                                             \
+    targets, crow, col, values, weight, sample_weight, logit_scale, label_offset, row_offset, normalizer, \
+        label_parameter, loss, parameters, grouping, reduction, scale, offset, smoothing, ignore          \
   }
 
   static std::tuple<Tensor, Tensor, Tensor> loss_forward(MLLOSS_SHARED, bool keep_coefficients, bool form_gradient) {

@@ -2,19 +2,42 @@
 
 from ._backends import BackendStatus, backends, use_backend
 from ._version import __version__
-from .losses import DiceLoss, SigmoidFocalLoss, ZLPRLoss, dice_loss, sigmoid_focal_loss, zlpr_loss
+from .losses import (
+    AsymmetricLoss,
+    BCEWithLogitsLoss,
+    DiceLoss,
+    MarginBCELoss,
+    SigmoidFocalLoss,
+    SquaredHingeLoss,
+    ZLPRLoss,
+    asymmetric_loss,
+    bce_with_logits_loss,
+    dice_loss,
+    margin_bce_loss,
+    sigmoid_focal_loss,
+    squared_hinge_loss,
+    zlpr_loss,
+)
 from .targets import CSRTargets
 
 __all__ = [
+    "AsymmetricLoss",
+    "BCEWithLogitsLoss",
     "BackendStatus",
     "CSRTargets",
     "DiceLoss",
+    "MarginBCELoss",
     "SigmoidFocalLoss",
+    "SquaredHingeLoss",
     "ZLPRLoss",
     "__version__",
+    "asymmetric_loss",
     "backends",
+    "bce_with_logits_loss",
     "dice_loss",
+    "margin_bce_loss",
     "sigmoid_focal_loss",
+    "squared_hinge_loss",
     "use_backend",
     "zlpr_loss",
 ]

@@ -32,6 +32,7 @@ class Sides(NamedTuple):
     label_offset: Tensor | None = None
     row_offset: Tensor | None = None
     normalizer: Tensor | None = None
+    label_parameter: Tensor | None = None
 
 
 class Options(NamedTuple):

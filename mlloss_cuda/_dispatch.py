@@ -28,6 +28,7 @@ def evaluate(
     parameters: tuple[float, ...],
     grouping: str,
     threshold: Any = 0.0,
+    label_parameter: tuple[str, Any] | None = None,
     weight: Any,
     sample_weight: Any,
     label_smoothing: Any,
@@ -38,7 +39,10 @@ def evaluate(
     reduction: Any,
     inplace_backward: Any,
 ) -> Tensor:
-    """Check everything, then run ``spec`` on the backend that serves the logits' device."""
+    """Check everything, then run ``spec`` on the backend that serves the logits' device.
+
+    ``label_parameter``: what the functor has of each label's own, and what users call it.
+    """
     logits = check.check_logits(logits)
     targets = check.check_targets(targets, logits)
     reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
@@ -55,6 +59,10 @@ def evaluate(
             "sample_weight", sample_weight, tuple(leading), logits, low=0.0, open_low=False
         )
         sample_weight = sample_weight.detach().reshape(rows)
+    of_labels = None
+    if label_parameter is not None:
+        name, value = label_parameter
+        of_labels = check.check_side(name, value, (labels,), logits, low=0.0, open_low=False).detach()
     normalizer = _check_normalizer(normalizer, reduction, logits)
     scale, logit_scale = _split_scale(logit_scale, logits)
     if logit_bias is not None:
@@ -85,6 +93,7 @@ def evaluate(
             ignore_index=ignore_index,
             normalizer=normalizer,
             reduction=reduction,
+            label_parameter=of_labels,
         )
     else:
         sides = Sides(
@@ -96,6 +105,7 @@ def evaluate(
             label_offset,
             row_offset,
             normalizer,
+            of_labels,
         )
         options = Options(
             _backends.namespace_of(backend),

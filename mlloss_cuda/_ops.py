@@ -22,8 +22,8 @@ REDUCTIONS: Final = ("none", "sum", "mean", "batchmean")
 _SHARED = (
     "Tensor? targets, Tensor? crow_indices, Tensor? col_indices, Tensor? values, Tensor? weight, "
     "Tensor? sample_weight, Tensor? logit_scale, Tensor? label_offset, Tensor? row_offset, "
-    "Tensor? normalizer, str loss, float[] parameters, int grouping, int reduction, float scale, "
-    "float offset, float label_smoothing, int? ignore_index"
+    "Tensor? normalizer, Tensor? label_parameter, str loss, float[] parameters, int grouping, int reduction, "
+    "float scale, float offset, float label_smoothing, int? ignore_index"
 )
 
 _SCHEMAS = (

@@ -51,6 +51,7 @@ def reference_loss(
     ignore_index: int | None,
     normalizer: Tensor | None,
     reduction: str,
+    label_parameter: Tensor | None = None,
 ) -> Tensor:
     """The loss of 2-D logits; arguments as the ops of ``_ops`` take them."""
     dtype = _ops.compute_dtype(logits)
@@ -76,7 +77,8 @@ def reference_loss(
         s, y = torch.where(w == 0, 0.0, s), torch.where(w == 0, 0.0, y)
 
     if spec.element_wise:
-        values = spec.reference(s, y, soft, parameters)
+        own = {"label_parameter": label_parameter} if spec.label_parameter else {}
+        values = spec.reference(s, y, soft, parameters, **own)
         if w is not None:
             values = torch.where(w == 0, 0.0, values * w)
         if sample_weight is not None:

@@ -18,14 +18,16 @@ class LossSpec:
 
     ``reference`` is the definition in plain PyTorch, from ``s`` after scale, bias and threshold and ``y``
     in [0, 1] (``soft``: not only 0 and 1). Element-wise: ``reference(s, y, soft, parameters)``, a value
-    for each element. Groups: ``reference(s, y, soft, w, parameters, dim)``, with ``w`` a weight for each
-    element or None, reduced over ``dim``.
+    for each element, and ``label_parameter=`` ([L] or None) where the functor takes one. Groups:
+    ``reference(s, y, soft, w, parameters, dim)``, with ``w`` a weight for each element or None, reduced
+    over ``dim``.
     """
 
     name: str  # as in csrc/losses/registry.h
     groupings: tuple[str, ...]  # of _ops.GROUPINGS
     coefficients: int  # the functor's kCoefficients
     reference: Callable[..., torch.Tensor]
+    label_parameter: bool = False  # the functor's kLabelParameter
 
     @property
     def element_wise(self) -> bool:

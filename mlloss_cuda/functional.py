@@ -1,5 +1,21 @@
 """The functions alone, for those who import them as ``F``."""
 
-from .losses import dice_loss, sigmoid_focal_loss, zlpr_loss
+from .losses import (
+    asymmetric_loss,
+    bce_with_logits_loss,
+    dice_loss,
+    margin_bce_loss,
+    sigmoid_focal_loss,
+    squared_hinge_loss,
+    zlpr_loss,
+)
 
-__all__ = ["dice_loss", "sigmoid_focal_loss", "zlpr_loss"]
+__all__ = [
+    "asymmetric_loss",
+    "bce_with_logits_loss",
+    "dice_loss",
+    "margin_bce_loss",
+    "sigmoid_focal_loss",
+    "squared_hinge_loss",
+    "zlpr_loss",
+]

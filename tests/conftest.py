@@ -64,10 +64,17 @@ class Backend:
             ask(0)
 
     def serves(self, case: Case) -> bool:
-        """Whether the strategy makes a difference: without rows to hold, runs of others are the same."""
-        if case.spec == "sigmoid_focal":
-            return self.strategy in ("automatic", STRATEGIES[0])
-        return case.own.get("average", "samples") == "samples" or self.strategy in ("automatic", "split")
+        """Whether the strategy makes a difference: without rows to hold, runs of others are the same.
+
+        A case that stands for no path of the engine has one strategy, of all of them in turn.
+        """
+        if self.strategy == "automatic":
+            return True
+        if case.element_wise:
+            return self.strategy == STRATEGIES[0]
+        if case.grouping != "samples":
+            return self.strategy == "split"
+        return case.path or self.strategy == STRATEGIES[case.number % len(STRATEGIES)]
 
 
 FUSED = pytest.StashKey[list[Backend]]()
@@ -145,14 +152,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what would only repeat: tests of no fused backend, strategies that make no difference; and what no GPU
     is here for."""
-    kept = [item for item in items if _runs(config, item)]
+    sizes = _sizes(items)
+    kept = [item for item in items if _runs(config, item, sizes[_test_of(item)])]
     if config.getoption("--brief"):
         kept = _brief(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
 
 
-def _runs(config: pytest.Config, item: pytest.Item) -> bool:
+def _indices(item: pytest.Item) -> dict[str, int]:
+    """The place of each parameter's value among those that the test has."""
+    return item.callspec.indices if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+
+
+def _sizes(items: list[pytest.Item]) -> dict[str, dict[str, int]]:
+    """Of each test, how many values each of its parameters has."""
+    sizes: dict[str, dict[str, int]] = {}
+    for item in items:
+        known = sizes.setdefault(_test_of(item), {})
+        for name, index in _indices(item).items():
+            known[name] = max(known.get(name, 0), index + 1)
+    return sizes
+
+
+def _runs(config: pytest.Config, item: pytest.Item, sizes: dict[str, int]) -> bool:
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     backend, case = parameters.get("backend"), parameters.get("case")
     gpu = item.get_closest_marker("gpu")
@@ -163,8 +186,16 @@ def _runs(config: pytest.Config, item: pytest.Item) -> bool:
     if item.get_closest_marker("emulated") and not config.getoption("--emulated"):
         return False
     if backend is None:
-        return not config.getoption("--emulated")
-    return backend.serves(case) if case else True
+        return not config.getoption("--emulated") and (not case or _for_case(item, case, sizes))
+    return not case or (backend.serves(case) and _for_case(item, case, sizes))
+
+
+def _for_case(item: pytest.Item, case: Case, sizes: dict[str, int]) -> bool:
+    if "TestCompile" in item.nodeid and not case.path:
+        # The graph is every loss's; what is a function's own is how it is traced.
+        return case.first and "test_fullgraph" in item.nodeid
+    own = {name: index for name, index in _indices(item).items() if name not in ("backend", "case")}
+    return case.takes(own, {name: sizes[name] for name in own})
 
 
 def _has_gpus(devices: int = 1, gib: int = 1) -> bool:
@@ -176,7 +207,7 @@ def _brief(items: list[pytest.Item]) -> list[pytest.Item]:
     combinations = Counter(_test_of(item) for item in items)
     kept = []
     for item in items:
-        indices = item.callspec.indices if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        indices = _indices(item)
         share = BRIEF_SHARE if combinations[_test_of(item)] >= BRIEF_FROM else 1
         if "TestCompile" not in item.nodeid and sum(indices.values()) % share == 0:
             kept.append(item)

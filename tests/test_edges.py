@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 import mlloss_cuda
-from mlloss_cuda import CSRTargets, dice_loss, sigmoid_focal_loss, zlpr_loss
+from mlloss_cuda import CSRTargets, asymmetric_loss, dice_loss, sigmoid_focal_loss, zlpr_loss
 
 from .cases import Case
 from .conftest import Backend
@@ -28,7 +29,7 @@ def test_nan_logit_spoils_its_own_row_only(served: Case, backend: Backend, gener
     others = torch.arange(9, device=backend.device) != 4
     assert torch.equal(got.value[others], clean.value[others])
     assert torch.equal(got.gradient[others], clean.gradient[others])
-    if served.spec == "sigmoid_focal":
+    if served.element_wise:
         assert int(got.value.isnan().sum()) == 1
         assert bool(got.value[4, 3000].isnan())
         assert bool(got.gradient[4, 3000].isnan())
@@ -162,14 +163,25 @@ def test_saturated_logits(
     assert_within_budget(got, Reference(served, logits, targets))
 
 
+def focal(gamma: float) -> Any:
+    return lambda x, t: sigmoid_focal_loss(x, t, alpha=None, gamma=gamma, reduction="none")
+
+
+def asymmetric(clip: float) -> Any:
+    return lambda gamma: (
+        lambda x, t: asymmetric_loss(x, t, gamma_neg=gamma, gamma_pos=gamma, clip=clip, reduction="none")
+    )
+
+
 @pytest.mark.parametrize("gamma", (0.0, 0.1, 0.5, 1.0, 2.0, 7.5))
 @pytest.mark.parametrize("soft", (False, True))
-def test_focal_is_finite_for_every_gamma(backend: Backend, gamma: float, soft: bool) -> None:
+@pytest.mark.parametrize("loss", (focal, asymmetric(0.0), asymmetric(0.05)), ids=("focal", "asymmetric", "clipped"))
+def test_focus_is_finite_for_every_gamma(backend: Backend, loss: Any, gamma: float, soft: bool) -> None:
     s = torch.tensor([0.0, 1e-30, -1e-30, 5.0, -5.0, 20.0, -20.0, 80.0, -80.0, 300.0, -300.0, 3e38, -3e38])
     logits = s.repeat(4, 1).to(backend.device)
     y = torch.tensor([0.0, 1.0, 0.25, 0.875] if soft else [0.0, 1.0, 0.0, 1.0], device=backend.device)
     targets = y[:, None].expand_as(logits)
-    call = lambda x, t: sigmoid_focal_loss(x, t, alpha=None, gamma=gamma, reduction="none")  # noqa: E731
+    call = loss(gamma)
     got = evaluate(call, logits, targets)
     assert bool(got.gradient.isfinite().all())
     with mlloss_cuda.use_backend("reference"):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mlloss_cuda
-from mlloss_cuda import CSRTargets, _ops, _registry
+from mlloss_cuda import CSRTargets, _ops
 from mlloss_cuda._autograd import Sides
 
 from .cases import Case
@@ -87,10 +87,19 @@ def arguments_of(case: Case, reduction: int, device: str, generator: torch.Gener
         sample_weight=torch.rand(rows, generator=generator).to(device),
         logit_scale=torch.tensor(0.9, device=device),
         row_offset=torch.rand(rows, generator=generator).to(device),
+        label_parameter=torch.rand(labels, generator=generator).to(device) if case.registered.label_parameter else None,
     )
-    spec = next(spec for spec in _registry.all_losses() if spec.name == case.spec)
-    grouping = case.own.get("average", spec.groupings[0])
-    return (*sides, case.spec, list(case.parameters), _ops.GROUPINGS.index(grouping), reduction, 1.0, 0.25, 0.0, None)
+    return (
+        *sides,
+        case.spec,
+        list(case.parameters),
+        _ops.GROUPINGS.index(case.grouping),
+        reduction,
+        1.0,
+        0.25,
+        0.0,
+        None,
+    )
 
 
 @pytest.mark.parametrize("sparse", (False, True))
@@ -121,7 +130,7 @@ def test_opcheck(served: Case, backend: Backend, generator: torch.Generator, red
 
 def test_fakes_agree_with_the_functors(case: Case, generator: torch.Generator) -> None:
     """The registry says how many coefficients a group keeps; the compiled functor knows."""
-    spec = next(spec for spec in _registry.all_losses() if spec.name == case.spec)
+    spec = case.registered
     shared = arguments_of(case, 0, "cpu", generator, False)
     _, coefficients, _ = torch.ops.mlloss_cuda.loss_forward(torch.randn(3, 40), *shared, True, False)
     assert coefficients.shape[0] == spec.coefficients

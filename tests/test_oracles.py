@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mlloss_cuda import CSRTargets, dice_loss, sigmoid_focal_loss, zlpr_loss
+from mlloss_cuda import (
+    CSRTargets,
+    asymmetric_loss,
+    bce_with_logits_loss,
+    dice_loss,
+    margin_bce_loss,
+    sigmoid_focal_loss,
+    squared_hinge_loss,
+    zlpr_loss,
+)
 
 from .cases import Case
 from .conftest import Backend
@@ -51,6 +60,79 @@ def test_focal_without_focus_is_bce(backend: Backend, generator: torch.Generator
         expected = evaluate(lambda x, t: F.binary_cross_entropy_with_logits(x, t), logits, y)
         torch.testing.assert_close(got.value, expected.value)
         torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-5, atol=1e-11)
+
+
+@pytest.mark.parametrize("reduction", ("none", "sum", "mean"))
+def test_bce_is_torchs(backend: Backend, generator: torch.Generator, reduction: str) -> None:
+    logits, targets = inputs(generator, backend)
+    sides = {
+        name: (torch.rand(2500, generator=generator) + 0.5).to(backend.device) for name in ("weight", "pos_weight")
+    }
+    for y in (targets.float(), random_probabilities(generator, (7, 2500)).float().to(backend.device)):
+        got = evaluate(bce_with_logits_loss, logits, y, reduction=reduction, **sides)
+        wide = {name: side.double() for name, side in sides.items()}
+        expected = evaluate(
+            F.binary_cross_entropy_with_logits, logits.double(), y.double(), reduction=reduction, **wide
+        )
+        torch.testing.assert_close(got.value.double(), expected.value, rtol=2e-6, atol=1e-9)
+        torch.testing.assert_close(got.gradient.double(), expected.gradient, rtol=2e-6, atol=3e-7)
+
+
+def test_bce_is_torchs_multilabel_soft_margin(backend: Backend, generator: torch.Generator) -> None:
+    logits, targets = inputs(generator, backend)
+    weight = torch.rand(2500, generator=generator).to(backend.device)
+    got = evaluate(bce_with_logits_loss, logits, targets, weight=weight)
+    expected = evaluate(F.multilabel_soft_margin_loss, logits, targets.float(), weight=weight)
+    torch.testing.assert_close(got.value, expected.value)
+    torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-5, atol=1e-10)
+
+
+def test_symmetric_asymmetric_loss_is_focal(backend: Backend, generator: torch.Generator) -> None:
+    logits, targets = inputs(generator, backend)
+    for gamma in (0.0, 0.5, 2.0):
+        got = evaluate(asymmetric_loss, logits, targets, gamma_neg=gamma, gamma_pos=gamma, clip=0.0)
+        expected = evaluate(sigmoid_focal_loss, logits, targets, alpha=None, gamma=gamma)
+        torch.testing.assert_close(got.value, expected.value)
+        torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-5, atol=1e-10)
+
+
+def test_detached_asymmetric_gradient_is_weighted_bce(backend: Backend, generator: torch.Generator) -> None:
+    logits, targets = inputs(generator, backend)
+    p = logits.double().sigmoid()
+    got = evaluate(asymmetric_loss, logits, targets, gamma_pos=0.5, clip=0.1, detach_focal_weight=True, reduction="sum")
+    u = (p - 0.1).clamp(min=0)
+    expected = torch.where(targets, -((1 - p) ** 0.5) * (1 - p), u**4 * p * (1 - p) / (1 - u))
+    torch.testing.assert_close(got.gradient.double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_clipped_negatives_cost_nothing(backend: Backend) -> None:
+    s = torch.tensor([[-2.945, -2.944, 0.0, 3.0]], device=backend.device)  # logit(0.05) = -2.94444
+    got = evaluate(asymmetric_loss, s, torch.zeros_like(s), gamma_neg=0.0, reduction="none")
+    assert got.value[0, 0] == 0
+    assert got.gradient[0, 0] == 0
+    assert bool((got.gradient[0, 1:] > 0).all())
+    assert float(got.value[0, 2]) == pytest.approx(-math.log(0.55), rel=1e-6)
+
+
+def test_margin_is_all_or_nothing(backend: Backend) -> None:
+    """Below the margin BCE, above it nothing, and half of it where theta(0) = 1/2."""
+    tau = float(torch.tensor(math.log(4.0)))
+    s = torch.tensor([[tau - 1e-6, tau, tau + 1e-6, -60.0]], device=backend.device)
+    got = evaluate(margin_bce_loss, s, torch.ones_like(s), reduction="none")
+    bce = evaluate(bce_with_logits_loss, s, torch.ones_like(s), reduction="none")
+    share = torch.tensor([[1.0, 0.5, 0.0, 1.0]], device=backend.device)
+    torch.testing.assert_close(got.value, share * bce.value)
+    torch.testing.assert_close(got.gradient, share * bce.gradient)
+    mirrored = evaluate(margin_bce_loss, -s, torch.zeros_like(s), reduction="none")
+    assert torch.equal(mirrored.value, got.value)
+    assert torch.equal(mirrored.gradient, -got.gradient)
+
+
+def test_hand_worked_squared_hinge(backend: Backend) -> None:
+    s = torch.tensor([[0.5, 2.0, -2.0, -3.0]], device=backend.device)
+    got = evaluate(squared_hinge_loss, s, torch.tensor([[1, 0, 1, 0]], device=backend.device), reduction="none")
+    assert got.value.tolist() == [[0.25, 9.0, 9.0, 0.0]]
+    assert got.gradient.tolist() == [[-1.0, 6.0, -6.0, 0.0]]
 
 
 def test_one_label_makes_zlpr_bce(backend: Backend, generator: torch.Generator) -> None:

@@ -24,9 +24,9 @@ def library_of(backend: Backend) -> ctypes.CDLL:
 
 
 def expected_strategy(case: Case, backend: Backend) -> str:
-    if case.spec == "sigmoid_focal":
+    if case.element_wise:
         return "element-wise"
-    return "split" if case.own.get("average", "samples") != "samples" else backend.strategy
+    return "split" if case.grouping != "samples" else backend.strategy
 
 
 @pytest.mark.parametrize("layout", ("bool", "int64", "csr64"))

@@ -9,7 +9,21 @@ import pytest
 import torch
 
 import mlloss_cuda
-from mlloss_cuda import CSRTargets, DiceLoss, SigmoidFocalLoss, ZLPRLoss, dice_loss, sigmoid_focal_loss, zlpr_loss
+from mlloss_cuda import (
+    AsymmetricLoss,
+    BCEWithLogitsLoss,
+    CSRTargets,
+    DiceLoss,
+    MarginBCELoss,
+    SigmoidFocalLoss,
+    ZLPRLoss,
+    asymmetric_loss,
+    bce_with_logits_loss,
+    dice_loss,
+    margin_bce_loss,
+    sigmoid_focal_loss,
+    zlpr_loss,
+)
 
 from .cases import Case
 
@@ -109,6 +123,35 @@ def test_focal_parameters(error: type[Exception], argument: str, call: Any, modu
 def test_dice_parameters(error: type[Exception], argument: str, own: dict[str, Any], module: bool) -> None:
     with pytest.raises(error, match=rf"^{argument}\b"):
         DiceLoss(**own) if module else dice_loss(X, Y, **own)
+
+
+OWN: list[tuple[Any, Any, type[Exception], dict[str, Any]]] = [
+    (bce_with_logits_loss, BCEWithLogitsLoss, ValueError, {"pos_weight": -1.0}),
+    (bce_with_logits_loss, BCEWithLogitsLoss, ValueError, {"pos_weight": math.inf}),
+    (bce_with_logits_loss, BCEWithLogitsLoss, ValueError, {"pos_weight": torch.ones(1, 3)}),
+    (bce_with_logits_loss, BCEWithLogitsLoss, TypeError, {"pos_weight": [1.0, 1.0, 1.0]}),
+    (bce_with_logits_loss, None, ValueError, {"pos_weight": torch.ones(2)}),
+    (bce_with_logits_loss, None, ValueError, {"pos_weight": torch.tensor([1.0, -1.0, 1.0])}),
+    (bce_with_logits_loss, None, ValueError, {"pos_weight": torch.ones(3, device="meta")}),
+    (margin_bce_loss, MarginBCELoss, ValueError, {"margin": 0.5}),
+    (margin_bce_loss, MarginBCELoss, ValueError, {"margin": 1.0}),
+    (margin_bce_loss, MarginBCELoss, TypeError, {"margin": None}),
+    (asymmetric_loss, AsymmetricLoss, ValueError, {"gamma_neg": -1.0}),
+    (asymmetric_loss, AsymmetricLoss, ValueError, {"gamma_pos": math.nan}),
+    (asymmetric_loss, AsymmetricLoss, ValueError, {"clip": 1.0}),
+    (asymmetric_loss, AsymmetricLoss, ValueError, {"clip": -0.1}),
+    (asymmetric_loss, AsymmetricLoss, TypeError, {"detach_focal_weight": 1}),
+]
+
+
+@pytest.mark.parametrize(("function", "module", "error", "own"), OWN, ids=lambda value: str(value)[:40])
+def test_own_parameters(function: Any, module: Any, error: type[Exception], own: dict[str, Any]) -> None:
+    (argument,) = own
+    with pytest.raises(error, match=rf"^{argument}\b"):
+        function(X, Y, **own)
+    if module is not None:
+        with pytest.raises(error, match=rf"^{argument}\b"):
+            module(**own)
 
 
 @pytest.mark.parametrize(

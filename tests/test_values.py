@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mlloss_cuda
-from mlloss_cuda import CSRTargets
+from mlloss_cuda import CSRTargets, bce_with_logits_loss
 
 from .cases import Case
 from .conftest import Backend
@@ -112,6 +112,26 @@ def test_weights_offsets_and_scale(
     grad_output = random_grad_output(generator, served, logits, targets, **arguments)
     reference = Reference(served, logits, targets, grad_output, **arguments)
     assert_within_budget(evaluate(served, logits, targets, grad_output, **arguments), reference)
+
+
+@pytest.mark.parametrize("layout", ("bool", "int64", "csr32", "float32"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_label_parameters(backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str) -> None:
+    """A loss's own number for each label, with and without weights beside it, in every sum of the gradient."""
+    shape, device = (9, 2203), backend.device
+    logits = random_logits(generator, shape, dtype, device)
+    targets = as_layout(random_positives(generator, shape, 0.05), layout, device)
+    arguments: dict[str, Any] = {"pos_weight": torch.rand(shape[1], generator=generator).to(device) * 4}
+    reference = Reference(bce_with_logits_loss, logits, targets, **arguments)
+    assert_within_budget(evaluate(bce_with_logits_loss, logits, targets, **arguments), reference)
+    weight = torch.rand(shape[1], generator=generator).to(device)
+    weight[::5] = 0
+    bias = torch.randn(shape[1], generator=generator).to(device).requires_grad_()
+    call = lambda y: bce_with_logits_loss(logits, y, weight=weight, logit_bias=bias, **arguments)  # noqa: E731
+    (got,) = torch.autograd.grad(call(targets), bias)
+    with mlloss_cuda.use_backend("reference"):
+        (expected,) = torch.autograd.grad(call(targets), bias)
+    torch.testing.assert_close(got, expected, rtol=2e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("layout", ("int8", "int64", "float32", "csr32", "csr64"))

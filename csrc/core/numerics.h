@@ -125,6 +125,17 @@ MLLOSS_HD float logarithm(float x) {
 }
 MLLOSS_HD double logarithm(double x) { return log(x); }
 
+// -log(1 - u) / u for u in [0, 1), from u and `rest` = 1 - u: 1 at 0, where the quotient is lost.
+MLLOSS_HD float minus_log_over(float u, float rest) {
+  const float inverse = reciprocal(2.0f - u), v = u * inverse;
+  const float near = inverse * two_atanh_over(v * v);
+  const float far = -logarithm(rest) * reciprocal(u);
+  return u > 0.5f ? far : near;
+}
+MLLOSS_HD double minus_log_over(double u, double rest) {
+  return u > 0.5 ? -log(rest) / u : u > 0.0 ? -log1p(-u) / u : 1.0;
+}
+
 // 1 for equal arguments, infinite ones included: the definition's limit, where exp(inf - inf) is NaN.
 template <class T>
 MLLOSS_HD T exp_difference(T x, T m) {

@@ -33,7 +33,7 @@ enum class Grouping : int8_t { kElement, kSamples, kMacro, kMicro };
 
 enum class Reduction : int8_t { kNone, kSum, kMean, kBatchMean };
 
-constexpr int kMaxParameters = 4;
+constexpr int kMaxParameters = 6;
 
 struct Parameters {
   double values[kMaxParameters];
@@ -70,6 +70,7 @@ struct Call {
   const void* label_offset;  // T [labels] or null
   const void* row_offset;    // T [rows], or [] with stride 0, or null
   int64_t row_offset_stride;
+  const void* label_parameter;  // T [labels] or null for ones: of functors with kLabelParameter
 
   // What a value is multiplied by on its way into the result and the gradient: the reduction's part.
   double factor;

@@ -266,11 +266,11 @@ class Engine {
   template <bool kValues, bool kGradient, Targets kTargets, bool kWeighted>
   void evaluate_as(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T f, T* values, T* g) const {
     const Loss loss = loss_;
-    const T *s = tile.s, *y = tile.y, *w = tile.w;
+    const T *s = tile.s, *y = tile.y, *w = tile.w, *parameters = tile.parameters;
     // The gradient may overwrite the logits it is formed from, element by element.
 #pragma omp simd
     for (int j = 0; j < tile.size; ++j) {
-      evaluate_one<kValues, kGradient, kTargets, kWeighted>(loss, s, y, w, j, f, values, g);
+      evaluate_one<kValues, kGradient, kTargets, kWeighted>(loss, s, y, w, parameters, j, f, values, g);
     }
   }
 
@@ -396,9 +396,10 @@ class Engine {
   // the body of an `omp simd` loop in memory, and then does not vectorise.
 
   template <bool kValues, bool kGradient, Targets kTargets, bool kWeighted>
-  static MLLOSS_HD void evaluate_one(const Loss& loss, const T* s, const T* y, const T* w, int j, T f, T* values,
-                                     T* g) {
-    const auto e = element<kTargets, kWeighted>(s, y, w, j);
+  static MLLOSS_HD void evaluate_one(const Loss& loss, const T* s, const T* y, const T* w, const T* parameters, int j,
+                                     T f, T* values, T* g) {
+    auto e = element<kTargets, kWeighted>(s, y, w, j);
+    if constexpr (Loss::kLabelParameter) e.parameter = parameters[j];
     const ValueAndGradient<T> r = loss.evaluate(e);
     if (kValues) values[j] = r.value * e.w;
     if (kGradient) g[j] = r.gradient * (e.w * f);

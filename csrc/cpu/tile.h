@@ -20,6 +20,7 @@ struct Tile {
   const T* s;
   const T* y;
   const T* w;
+  const T* parameters;  // of each label, for functors that take them
   alignas(64) T s_buffer[kTile];
   alignas(64) T y_buffer[kTile];
   alignas(64) T w_buffer[kTile];
@@ -36,6 +37,7 @@ class TileReader {
 
   void read(int64_t row, int64_t begin, int size, Tile<T>& tile) const {
     tile.size = size;
+    tile.parameters = label_parameters(begin);
     tile.weighted = tile.excluded = false;
     read_logits(row, begin, tile);
     if (call_.targets) {
@@ -64,6 +66,18 @@ class TileReader {
  private:
   const Call& call_;
   T scale_;
+
+  // Ones where there are none.
+  const T* label_parameters(int64_t begin) const {
+    struct Ones {
+      T v[kTile];
+      constexpr Ones() : v() {
+        for (int j = 0; j < kTile; ++j) v[j] = T(1);
+      }
+    };
+    static constexpr Ones ones;
+    return call_.label_parameter ? static_cast<const T*>(call_.label_parameter) + begin : ones.v;
+  }
 
   static constexpr DType kOwnDType = sizeof(T) == 8 ? DType::kDouble : DType::kFloat;
 

@@ -29,7 +29,7 @@ struct DeviceCall : Call {
   static Simple simple_kind(const Call& call) {
     const bool as_they_are = call.scale == 1.0 && call.offset == 0.0 && !call.scale_tensor && !call.label_offset &&
                              !call.row_offset && call.logits_label_stride == 1;
-    if (!as_they_are || call.weight || call.label_smoothing > 0.0) return Simple::kNot;
+    if (!as_they_are || call.weight || call.label_parameter || call.label_smoothing > 0.0) return Simple::kNot;
     if (call.crow_indices) return Simple::kSparse;
     const bool bools = call.targets_dtype == DType::kBool && !call.has_ignore_index;
     return bools && call.targets_label_stride == 1 ? Simple::kBools : Simple::kNot;

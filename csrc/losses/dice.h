@@ -10,9 +10,8 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <class T>
-class Dice {
+class Dice : public GroupWise {
  public:
-  static constexpr Scope kScope = Scope::kGroup;
   static constexpr bool kAcrossRows = true;
   static constexpr int kMaxima = 0, kSums = 3, kCoefficients = 2;  // sums: p y, p^q, y^q
 

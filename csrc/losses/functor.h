@@ -1,11 +1,11 @@
 // What a loss is to an engine: the vocabulary every functor in this folder is written in.
 //
 // A functor is a class template over the compute type T with
-//   kScope         Scope::kElement or Scope::kGroup
 //   Functor(const double* parameters)
-// and, for kElement,
+// and, derived from ElementWise,
 //   evaluate(e)            -> {value, d value / d s}
-// or, for kGroup (a row; for Dice also a label or everything),
+//   kLabelParameter        whether e.parameter is the label's own of the caller's numbers (1 where it gave none)
+// or, derived from GroupWise (a row; for Dice also a label or everything),
 //   kMaxima, kSums, kCoefficients
 //   kAcrossRows    whether groups may be labels, or everything; then kMaxima is 0
 //   maxima(e, m)           max-reduces e into m; each m starts at initial_maximum()
@@ -30,8 +30,14 @@ enum class Scope { kElement, kGroup };
 // The base of every element-wise functor.
 struct ElementWise {
   static constexpr Scope kScope = Scope::kElement;
-  static constexpr bool kAcrossRows = false;
+  static constexpr bool kLabelParameter = false, kAcrossRows = false;
   static constexpr int kMaxima = 0, kSums = 0, kCoefficients = 0;
+};
+
+// The base of every functor with statistics.
+struct GroupWise {
+  static constexpr Scope kScope = Scope::kGroup;
+  static constexpr bool kLabelParameter = false, kAcrossRows = false;
 };
 
 // kNegative: every target of the tile is 0, and known at compile time to be.
@@ -45,6 +51,7 @@ struct Element {
   T s;                                                               // the logit, after scale, bias and threshold
   T y;
   T w;
+  T parameter = T(1);
 };
 
 template <class T>
@@ -52,6 +59,15 @@ struct ValueAndGradient {
   T value;
   T gradient;
 };
+
+// Of a probability y, where a loss is defined for labels. Selected, not multiplied: a label that is certain has
+// one term, and the other may be 0 * inf.
+template <class T>
+MLLOSS_HD ValueAndGradient<T> expectation(T y, ValueAndGradient<T> positive, ValueAndGradient<T> negative) {
+  const T no = T(1) - y;
+  return {(y > T(0) ? y * positive.value : T(0)) + (y < T(1) ? no * negative.value : T(0)),
+          (y > T(0) ? y * positive.gradient : T(0)) + (y < T(1) ? no * negative.gradient : T(0))};
+}
 
 template <class T, int kMaximaCount, int kSumsCount>
 struct Statistics {

@@ -1,11 +1,19 @@
 // Every loss that has a functor: X(name in Python, class template).
 #pragma once
 
+#include "asymmetric.h"
+#include "bce.h"
 #include "dice.h"
 #include "focal.h"
+#include "margin_bce.h"
+#include "squared_hinge.h"
 #include "zlpr.h"
 
 #define MLLOSS_FOR_EACH_LOSS(X)  \
   X(zlpr, Zlpr)                  \
   X(sigmoid_focal, SigmoidFocal) \
-  X(dice, Dice)
+  X(dice, Dice)                  \
+  X(bce_with_logits, Bce)        \
+  X(margin_bce, MarginBce)       \
+  X(asymmetric, Asymmetric)      \
+  X(squared_hinge, SquaredHinge)

@@ -9,10 +9,8 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <class T>
-class Zlpr {
+class Zlpr : public GroupWise {
  public:
-  static constexpr Scope kScope = Scope::kGroup;
-  static constexpr bool kAcrossRows = false;
   static constexpr int kMaxima = 2, kSums = 2, kCoefficients = 4;  // [0] negatives, [1] positives
 
   explicit MLLOSS_HD Zlpr(const double*) {}

@@ -1,7 +1,26 @@
 """Every loss: one module each, listed here by hand so that type checkers see them."""
 
+from .asymmetric import AsymmetricLoss, asymmetric_loss
+from .bce import BCEWithLogitsLoss, bce_with_logits_loss
 from .dice import DiceLoss, dice_loss
 from .focal import SigmoidFocalLoss, sigmoid_focal_loss
+from .margin_bce import MarginBCELoss, margin_bce_loss
+from .squared_hinge import SquaredHingeLoss, squared_hinge_loss
 from .zlpr import ZLPRLoss, zlpr_loss
 
-__all__ = ["DiceLoss", "SigmoidFocalLoss", "ZLPRLoss", "dice_loss", "sigmoid_focal_loss", "zlpr_loss"]
+__all__ = [
+    "AsymmetricLoss",
+    "BCEWithLogitsLoss",
+    "DiceLoss",
+    "MarginBCELoss",
+    "SigmoidFocalLoss",
+    "SquaredHingeLoss",
+    "ZLPRLoss",
+    "asymmetric_loss",
+    "bce_with_logits_loss",
+    "dice_loss",
+    "margin_bce_loss",
+    "sigmoid_focal_loss",
+    "squared_hinge_loss",
+    "zlpr_loss",
+]

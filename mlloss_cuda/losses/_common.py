@@ -105,6 +105,10 @@ _DEFAULTS: CommonArguments = {
 }
 
 
+# None, or a tensor that may come later.
+_BUFFERS = ("weight", "logit_bias", "pos_weight")
+
+
 def _check_common(arguments: dict[str, Any]) -> None:
     """What can be checked before there are logits."""
     reduction = check.check_choice("reduction", arguments["reduction"], _ops.REDUCTIONS)
@@ -150,7 +154,7 @@ class LossModule(nn.Module):
     def _keep(self, name: str, value: Any) -> None:
         if isinstance(value, nn.Parameter):
             self.register_parameter(name, value)
-        elif isinstance(value, Tensor) or name in ("weight", "logit_bias"):
+        elif isinstance(value, Tensor) or (value is None and name in _BUFFERS):
             if value is not None and value.requires_grad:
                 raise ValueError(
                     f"{name}: expected an nn.Parameter for what is learned, got a tensor that requires grad"

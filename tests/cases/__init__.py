@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
+
+from mlloss_cuda import _registry
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,12 @@ class Case:
     parameters: tuple[float, ...] = ()  # what of them reaches the functor
     # (s [L], y [L]) -> the loss of one row (or its elements' losses) in float64, straight from the paper
     definition: Callable[[Tensor, Tensor], Tensor] | None = None
+    # Whether the case stands for a path through the engines: it meets every dtype, layout, strategy and reduction in
+    # every combination. Others show that their functor is right: each value of a test's parameters once, one strategy.
+    path: bool = False
+    derivative: bool = True  # the gradient is that of the value, and not of something else by definition
+    number: int = 0  # among all cases
+    first: bool = False  # of its function
 
     def __call__(self, logits: Tensor, targets: Any, **arguments: Any) -> Tensor:
         return self.function(logits, targets, **{**self.own, **arguments})
@@ -27,10 +35,43 @@ class Case:
     @property
     def label(self) -> str:
         own = ",".join(f"{name}={value}" for name, value in self.own.items())
-        return f"{self.spec}({own})"
+        return f"{self.function.__name__.removesuffix('_loss')}({own})"
+
+    @property
+    def registered(self) -> _registry.LossSpec:
+        return next(spec for spec in _registry.all_losses() if spec.name == self.spec)
+
+    @property
+    def element_wise(self) -> bool:
+        return self.registered.element_wise
+
+    @property
+    def grouping(self) -> str:
+        return self.own.get("average", self.registered.groupings[0])
+
+    def takes(self, indices: dict[str, int], sizes: dict[str, int]) -> bool:
+        """Whether a test's combination of parameters is for this case: all, or those on a diagonal of its own.
+
+        ``indices``: the place of each parameter's value, of so many as ``sizes`` says.
+        """
+        if self.path:
+            return True
+        turned = [
+            ((index + place * self.number) % sizes[name], sizes[name])
+            for place, (name, index) in enumerate(sorted(indices.items()))
+        ]
+        return any(
+            all(index == step % size for index, size in turned) for step in range(max(sizes.values(), default=1))
+        )
 
 
 def all_cases() -> list[Case]:
-    from . import dice, sigmoid_focal, zlpr
+    from . import asymmetric, bce, dice, margin_bce, sigmoid_focal, squared_hinge, zlpr
 
-    return [*zlpr.CASES, *sigmoid_focal.CASES, *dice.CASES]
+    modules = (zlpr, sigmoid_focal, dice, bce, margin_bce, asymmetric, squared_hinge)
+    cases = [case for module in modules for case in module.CASES]
+    functions = [case.function for case in cases]
+    return [
+        replace(case, number=number, first=functions.index(case.function) == number)
+        for number, case in enumerate(cases)
+    ]

@@ -15,8 +15,8 @@ def definition(smooth: float, power: int):
 
 
 CASES = [
-    Case("dice", dice_loss, DiceLoss, {}, (1.0, 0.0), definition(1.0, 1)),
-    Case("dice", dice_loss, DiceLoss, {"squared": True, "smooth": 0.1}, (0.1, 1.0), definition(0.1, 2)),
-    Case("dice", dice_loss, DiceLoss, {"average": "macro", "smooth": 0.0}, (0.0, 0.0)),
-    Case("dice", dice_loss, DiceLoss, {"average": "micro", "squared": True}, (1.0, 1.0)),
+    Case("dice", dice_loss, DiceLoss, {}, (1.0, 0.0), definition(1.0, 1), path=True),
+    Case("dice", dice_loss, DiceLoss, {"squared": True, "smooth": 0.1}, (0.1, 1.0), definition(0.1, 2), path=True),
+    Case("dice", dice_loss, DiceLoss, {"average": "macro", "smooth": 0.0}, (0.0, 0.0), path=True),
+    Case("dice", dice_loss, DiceLoss, {"average": "micro", "squared": True}, (1.0, 1.0), path=True),
 ]

@@ -20,7 +20,15 @@ def definition(alpha: float | None, gamma: float):
 def case(alpha: float | None, gamma: float) -> Case:
     own = {"alpha": alpha, "gamma": gamma}
     weights = (1.0, 1.0) if alpha is None else (1 - alpha, alpha)
-    return Case("sigmoid_focal", sigmoid_focal_loss, SigmoidFocalLoss, own, (gamma, *weights), definition(alpha, gamma))
+    return Case(
+        "sigmoid_focal",
+        sigmoid_focal_loss,
+        SigmoidFocalLoss,
+        own,
+        (gamma, *weights),
+        definition(alpha, gamma),
+        path=True,
+    )
 
 
 CASES = [case(0.25, 2.0), case(None, 0.0), case(0.7, 0.5), case(None, 3.5)]

@@ -15,6 +15,6 @@ def definition(threshold: float):
 
 
 CASES = [
-    Case("zlpr", zlpr_loss, ZLPRLoss, {}, (), definition(0.0)),
-    Case("zlpr", zlpr_loss, ZLPRLoss, {"threshold": 0.75}, (), definition(0.75)),
+    Case("zlpr", zlpr_loss, ZLPRLoss, {}, (), definition(0.0), path=True),
+    Case("zlpr", zlpr_loss, ZLPRLoss, {"threshold": 0.75}, (), definition(0.75), path=True),
 ]

@@ -1,0 +1,42 @@
+// Margin-truncated binary cross-entropy: theta(margin - p_t) CE   (Su 2017, kexue.fm/archives/4733)
+//
+// Decided on the logit, z = (2y-1)s against logit(margin): p rounds to the margin long before z does.
+#pragma once
+
+#include "functor.h"
+
+namespace mlloss {
+inline namespace MLLOSS_ISA {
+
+template <class T>
+class MarginBce : public ElementWise {
+ public:
+  // parameters: logit(margin).
+  explicit MLLOSS_HD MarginBce(const double* parameters) : most_(static_cast<T>(parameters[0])) {}
+
+  template <class E>
+  MLLOSS_HD ValueAndGradient<T> evaluate(E e) const {
+    if constexpr (E::kSoft) {
+      const ValueAndGradient<T> positive = undecided(e.s), negative = undecided(-e.s);
+      return expectation(e.y, positive, {negative.value, -negative.gradient});
+    } else {
+      const bool positive = e.y > T(0);
+      const ValueAndGradient<T> r = undecided(positive ? e.s : -e.s);
+      return {r.value, positive ? r.gradient : -r.gradient};
+    }
+  }
+
+ private:
+  T most_;
+
+  // In z. A NaN is not decided, and goes through the products.
+  MLLOSS_HD ValueAndGradient<T> undecided(T z) const {
+    const Logistic<T> l = logistic(z);
+    const T step = z < most_ ? T(1) : z == most_ ? T(0.5) : T(0);
+    const bool decided = z > most_;
+    return {decided ? T(0) : step * l.softplus_negated, decided ? T(0) : -step * l.sigmoid_negated};
+  }
+};
+
+}  // namespace MLLOSS_ISA
+}  // namespace mlloss

@@ -1,0 +1,126 @@
+"""Binary cross-entropy with logits."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import Unpack
+
+from .. import _validation as check
+from .._dispatch import evaluate
+from .._registry import LossSpec, register
+from ..targets import CSRTargets
+from ._common import CommonArguments, LossModule, documented
+from ._expectation import expectation
+
+__all__ = ["BCEWithLogitsLoss", "bce_with_logits_loss"]
+
+
+def _reference(
+    s: Tensor, y: Tensor, soft: bool, parameters: tuple[float, ...], label_parameter: Tensor | None
+) -> Tensor:
+    pos_weight = parameters[0] if label_parameter is None else parameters[0] * label_parameter
+    return expectation(s, y, lambda s: -pos_weight * F.logsigmoid(s), lambda s: -F.logsigmoid(-s))
+
+
+_SPEC = register(
+    LossSpec(
+        name="bce_with_logits",
+        groupings=("element",),
+        coefficients=0,
+        reference=_reference,
+        label_parameter=True,
+    )
+)
+
+
+def _parameters(pos_weight: float | Tensor | None) -> tuple[float, ...]:
+    if pos_weight is None or isinstance(pos_weight, Tensor):
+        return (1.0,)
+    return (check.check_number("pos_weight", pos_weight, 0.0),)
+
+
+@documented(
+    none="the elements' losses ``[..., L]``",
+    weight="multiplies the label's losses",
+    sample_weight="multiplies a row's losses",
+)
+def bce_with_logits_loss(
+    logits: Tensor,
+    targets: Tensor | CSRTargets,
+    *,
+    pos_weight: float | Tensor | None = None,
+    weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    logit_scale: float | Tensor = 1.0,
+    logit_bias: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    reduction: str = "mean",
+    inplace_backward: bool = False,
+) -> Tensor:
+    r"""Binary cross-entropy of independent sigmoids, from logits.
+
+    .. math:: -q\,y \log p - (1 - y) \log (1 - p), \qquad p = \sigma(s)
+
+    The loss to begin with where labels are few and balanced: its optimum is ``p = y``, so its
+    probabilities are calibrated. With many labels its gradient is nearly all from negatives.
+    ``torch.nn.functional.binary_cross_entropy_with_logits`` has the same value; this one takes every
+    form of targets, and is right at infinite logits too.
+
+    Args:
+        {logits}
+        pos_weight: q, a number or ``[L]``, finite, >= 0: multiplies the positives' term. No gradient.
+            Default None: 1.
+        {keywords}
+
+    Returns:
+        {returns}
+
+    Raises:
+        {raises}
+
+    Source:
+        Defined in every textbook; numerics: log(1 + e^s) as ``max(s, 0) + log1p(e^-|s|)``.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, -1.0]])
+        >>> bce_with_logits_loss(logits, torch.tensor([[1, 0]])).item()
+        0.2200...
+    """
+    own = _parameters(pos_weight)
+    return evaluate(
+        _SPEC,
+        logits,
+        targets,
+        parameters=own,
+        grouping="element",
+        label_parameter=("pos_weight", pos_weight) if isinstance(pos_weight, Tensor) else None,
+        weight=weight,
+        sample_weight=sample_weight,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
+        normalizer=normalizer,
+        reduction=reduction,
+        inplace_backward=inplace_backward,
+    )
+
+
+class BCEWithLogitsLoss(LossModule):
+    """The module of :func:`bce_with_logits_loss`: its arguments but ``sample_weight``, which the call takes.
+
+    Example:
+        >>> BCEWithLogitsLoss(pos_weight=2.0)
+        BCEWithLogitsLoss(pos_weight=2.0, reduction='mean')
+    """
+
+    _function = staticmethod(bce_with_logits_loss)
+
+    def __init__(self, *, pos_weight: float | Tensor | None = None, **common: Unpack[CommonArguments]) -> None:
+        _parameters(pos_weight)
+        if isinstance(pos_weight, Tensor) and pos_weight.dim() != 1:
+            raise ValueError(f"pos_weight: expected shape [L] or a number, got {tuple(pos_weight.shape)}")
+        super().__init__({"pos_weight": pos_weight}, common)

@@ -1,0 +1,128 @@
+"""Binary cross-entropy that leaves well-classified labels alone."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import Unpack
+
+from .. import _validation as check
+from .._dispatch import evaluate
+from .._registry import LossSpec, register
+from ..targets import CSRTargets
+from ._common import CommonArguments, LossModule, documented
+from ._expectation import expectation
+
+__all__ = ["MarginBCELoss", "margin_bce_loss"]
+
+
+def _reference(s: Tensor, y: Tensor, soft: bool, parameters: tuple[float, ...]) -> Tensor:
+    (most,) = parameters
+
+    def loss(z: Tensor) -> Tensor:
+        # A label is decided by its logit: p rounds to the margin long before z does.
+        undecided = torch.heaviside(most - z.detach(), z.new_tensor(0.5))
+        return undecided * -F.logsigmoid(z)
+
+    return expectation(s, y, loss, lambda s: loss(-s))
+
+
+_SPEC = register(
+    LossSpec(
+        name="margin_bce",
+        groupings=("element",),
+        coefficients=0,
+        reference=_reference,
+    )
+)
+
+
+def _parameters(margin: float) -> tuple[float, ...]:
+    margin = check.check_number("margin", margin, 0.5, 1.0, open_low=True, open_high=True)
+    return (math.log(margin / (1 - margin)),)
+
+
+@documented(
+    none="the elements' losses ``[..., L]``",
+    weight="multiplies the label's losses",
+    sample_weight="multiplies a row's losses",
+)
+def margin_bce_loss(
+    logits: Tensor,
+    targets: Tensor | CSRTargets,
+    *,
+    margin: float = 0.8,
+    weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    logit_scale: float | Tensor = 1.0,
+    logit_bias: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    reduction: str = "mean",
+    inplace_backward: bool = False,
+) -> Tensor:
+    r"""Binary cross-entropy of the labels whose probability has not reached a margin.
+
+    .. math:: \theta(m - p_t) \,(-\log p_t), \qquad
+        p_t = p \text{ where } y = 1, \; 1 - p \text{ where } y = 0, \qquad p = \sigma(s)
+
+    with the step function :math:`\theta`, 1/2 at 0. Labels that are right with a probability above m
+    cost nothing and have no gradient, so easy negatives do not drown the rest: what focal loss does
+    by degrees, this does at once. The decision is taken on logits, where it is exact.
+    Probabilistic targets give the expected loss, ``y`` times the positive's term and ``1 - y`` times
+    the negative's.
+
+    Args:
+        {logits}
+        margin: m in (1/2, 1). Default 0.8.
+        {keywords}
+
+    Returns:
+        {returns}
+
+    Raises:
+        {raises}
+
+    Source:
+        Su Jianlin, "Focal loss from hard truncation to softening", kexue.fm/archives/4733, 2017.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 1.0]])
+        >>> margin_bce_loss(logits, torch.tensor([[1, 1]]), reduction="none")
+        tensor([[0.0000, 0.3133]])
+    """
+    return evaluate(
+        _SPEC,
+        logits,
+        targets,
+        parameters=_parameters(margin),
+        grouping="element",
+        weight=weight,
+        sample_weight=sample_weight,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
+        normalizer=normalizer,
+        reduction=reduction,
+        inplace_backward=inplace_backward,
+    )
+
+
+class MarginBCELoss(LossModule):
+    """The module of :func:`margin_bce_loss`: its arguments but ``sample_weight``, which the call takes.
+
+    Example:
+        >>> MarginBCELoss(margin=0.9)
+        MarginBCELoss(margin=0.9, reduction='mean')
+    """
+
+    _function = staticmethod(margin_bce_loss)
+
+    def __init__(self, *, margin: float = 0.8, **common: Unpack[CommonArguments]) -> None:
+        _parameters(margin)
+        super().__init__({"margin": margin}, common)
