@@ -73,8 +73,9 @@ def reference_loss(
     if label_smoothing > 0:
         y = y * (1 - label_smoothing) + label_smoothing / labels
     s = torch.where(spoiled, torch.nan, s)
-    if w is not None:
-        s, y = torch.where(w == 0, 0.0, s), torch.where(w == 0, 0.0, y)
+    out = excluded if spec.competing or w is None else w == 0
+    if out is not None:
+        s, y = torch.where(out, -torch.inf if spec.competing else 0.0, s), torch.where(out, 0.0, y)
 
     if spec.element_wise:
         own = {"label_parameter": label_parameter} if spec.label_parameter else {}

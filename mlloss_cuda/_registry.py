@@ -28,6 +28,7 @@ class LossSpec:
     coefficients: int  # the functor's kCoefficients
     reference: Callable[..., torch.Tensor]
     label_parameter: bool = False  # the functor's kLabelParameter
+    competing: bool = False  # the functor's kCompeting: what is excluded comes as s = -inf
 
     @property
     def element_wise(self) -> bool:

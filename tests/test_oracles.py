@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from mlloss_cuda import (
     asymmetric_loss,
     bce_with_logits_loss,
     dice_loss,
+    lsep_loss,
     margin_bce_loss,
+    multi_positive_cross_entropy_loss,
     sigmoid_focal_loss,
     squared_hinge_loss,
     zlpr_loss,
@@ -154,6 +157,59 @@ def test_zlpr_gradient_mass_is_below_one(backend: Backend, generator: torch.Gene
         assert bool((side.sum(-1) <= 1 + 1e-6).all())
 
 
+def test_lsep_is_at_most_zlpr(backend: Backend, generator: torch.Generator) -> None:
+    logits, targets = inputs(generator, backend)
+    lsep, zlpr = (loss(logits, targets, reduction="none") for loss in (lsep_loss, zlpr_loss))
+    assert bool((lsep <= zlpr * (1 + 1e-6)).all())
+
+
+def test_lsep_gradient_mass_is_the_same_on_both_sides(backend: Backend, generator: torch.Generator) -> None:
+    logits, targets = inputs(generator, backend)
+    gradient = evaluate(lsep_loss, logits, targets, reduction="sum").gradient
+    up, down = gradient.clamp(min=0).sum(-1), -gradient.clamp(max=0).sum(-1)
+    torch.testing.assert_close(up, down, rtol=1e-5, atol=1e-7)
+    assert bool((up <= 1 + 1e-6).all())
+
+
+def test_hand_worked_lsep(backend: Backend) -> None:
+    logits = torch.tensor([[0.0, math.log(2), 0.0, math.log(3)]], device=backend.device)
+    targets = torch.tensor([[1, 1, 0, 0]], device=backend.device)
+    # Pairs: 1, 3, 1/2, 3/2
+    assert float(lsep_loss(logits, targets)) == pytest.approx(math.log(7), rel=1e-6)
+
+
+@pytest.mark.parametrize("shift", (-60000.0, -200.0, -95.0, 95.0, 200.0, 60000.0))
+@pytest.mark.parametrize("loss", (lsep_loss, multi_positive_cross_entropy_loss))
+def test_what_depends_on_differences_only(
+    backend: Backend, generator: torch.Generator, loss: Any, shift: float
+) -> None:
+    """However far all logits lie from 0."""
+    logits, targets = inputs(generator, backend)
+    steps = (logits * 16).round() / 16  # exact beside every shift
+    targets[2] = False
+    moved, straight = evaluate(loss, steps + shift, targets), evaluate(loss, steps, targets)
+    torch.testing.assert_close(moved.value, straight.value, rtol=2e-5, atol=0)
+    torch.testing.assert_close(moved.gradient, straight.gradient, rtol=1e-4, atol=2e-7)
+
+
+@pytest.mark.parametrize("smoothing", (0.0, 0.1))
+@pytest.mark.parametrize("layout", ("bool", "csr"))
+def test_one_positive_makes_multi_positive_cross_entropy_torchs(
+    backend: Backend, generator: torch.Generator, layout: str, smoothing: float
+) -> None:
+    logits, _ = inputs(generator, backend)
+    labels = torch.randint(0, 2500, (7,), generator=generator)
+    csr = CSRTargets.from_lists([[int(label)] for label in labels], 2500).to(backend.device)
+    weight = torch.rand(2500, generator=generator).to(backend.device)
+    weight[::3] = 0
+    given = csr if layout == "csr" else csr.to_dense().bool()
+    arguments: dict[str, Any] = {"weight": weight, "label_smoothing": smoothing, "reduction": "sum"}
+    got = evaluate(multi_positive_cross_entropy_loss, logits, given, **arguments)
+    expected = evaluate(F.cross_entropy, logits, labels.to(backend.device), **arguments)
+    torch.testing.assert_close(got.value, expected.value, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-4, atol=1e-8)
+
+
 def test_threshold_is_a_shift(backend: Backend, generator: torch.Generator) -> None:
     logits, targets = inputs(generator, backend)
     torch.testing.assert_close(zlpr_loss(logits, targets, threshold=0.5), zlpr_loss(logits - 0.5, targets))
@@ -204,6 +260,13 @@ def test_zero_weight_is_no_label(served: Case, backend: Backend, generator: torc
     weight = torch.ones(2500, device=backend.device)
     weight[100:] = 0
     whole = evaluate(served, logits, targets, weight=weight, reduction="sum")
+    if served.competing:
+        # It is no target, but competes.
+        masked = targets & (weight > 0)
+        expected = evaluate(served, logits, masked, reduction="sum")
+        torch.testing.assert_close(whole.value, expected.value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(whole.gradient, expected.gradient, rtol=1e-4, atol=1e-7)
+        return
     part = evaluate(served, logits[:, :100], targets[:, :100], reduction="sum")
     if served.own.get("average") != "macro":
         torch.testing.assert_close(whole.value, part.value, rtol=1e-5, atol=1e-6)

@@ -142,7 +142,9 @@ MLLOSS_HD T exp_difference(T x, T m) {
   return x == m ? T(1) : exponential(x - m);
 }
 
-// log1p(x) for x >= 0 in finalisations: once a row, so precision before speed.
+// log(x) and log1p(x) for x >= 0 in finalisations: once a row, so precision before speed.
+MLLOSS_HD float log_positive(float x) { return logf(x); }
+MLLOSS_HD double log_positive(double x) { return log(x); }
 MLLOSS_HD float log1p_positive(float x) { return log1pf(x); }
 MLLOSS_HD double log1p_positive(double x) { return log1p(x); }
 MLLOSS_HD float expm1_any(float x) { return expm1f(x); }

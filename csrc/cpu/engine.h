@@ -172,7 +172,7 @@ class Engine {
       : work_(work),
         call_(*work.call),
         loss_(work.call->parameters.values),
-        reader_(*work.call),
+        reader_(*work.call, Loss::kCompeting),
         tiles_((work.call->labels + kTile - 1) / kTile) {}
 
   int tile_size(int64_t t) const {
@@ -286,12 +286,13 @@ class Engine {
 
   // ---- group losses --------------------------------------------------------------------------
 
-  // Sums with the maxima at their start; only a tile that overflows pays for its maxima.
+  // Sums with the maxima at 0; only a tile that overflows pays for its maxima.
   StatisticsOf<Wide, double> tile_statistics(const Tile<T>& tile) const {
-    StatisticsOf<Loss, T> stats = identity<Loss, T>();
+    StatisticsOf<Loss, T> stats{};
     with_kind(tile, [&](auto kind) {
       stats.sums = tile_sums(kind, tile, stats.maxima);
       if (loss_.unsafe(stats.sums)) {
+        stats.maxima = identity<Loss, T>().maxima;
         tile_maxima(kind, tile, stats.maxima);
         stats.sums = tile_sums(kind, tile, stats.maxima);
       }
@@ -449,7 +450,11 @@ class Engine {
       for (int j = 0; j < tile.size; ++j) g[j] *= grad_output[j * stride];
     }
     if (tile.excluded) {
-      for (int j = 0; j < tile.size; ++j) g[j] = tile.w[j] == T(0) ? T(0) : g[j];
+      // Where labels compete, one of weight 0 is not out.
+      for (int j = 0; j < tile.size; ++j) {
+        const bool out = tile.w[j] == T(0) && (!Loss::kCompeting || tile.s[j] == T(-INFINITY));
+        g[j] = out ? T(0) : g[j];
+      }
     }
   }
 

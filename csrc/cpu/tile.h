@@ -29,7 +29,8 @@ struct Tile {
 template <class T>
 class TileReader {
  public:
-  explicit TileReader(const Call& call) : call_(call) {
+  // `competing`: as functors have it.
+  TileReader(const Call& call, bool competing) : call_(call), competing_(competing) {
     scale_ = call.scale_tensor ? *static_cast<const T*>(call.scale_tensor) : static_cast<T>(call.scale);
   }
 
@@ -46,7 +47,7 @@ class TileReader {
       read_sparse(row, begin, tile);
     }
     read_weights(row, begin, tile);
-    if (tile.excluded) neutralise(tile);
+    if (tile.excluded && !competing_) neutralise(tile);
   }
 
   // The logits as they came: the gradient of logit_scale needs them.
@@ -65,6 +66,7 @@ class TileReader {
 
  private:
   const Call& call_;
+  const bool competing_;
   T scale_;
 
   // Ones where there are none.
@@ -193,6 +195,9 @@ class TileReader {
     tile.w_buffer[j] = T(0);
     tile.y_buffer[j] = T(0);
     tile.excluded = true;
+    if (!competing_) return;
+    own_logits(tile);
+    tile.s_buffer[j] = T(-INFINITY);
   }
 
   // A negative target that is not the ignore_index: -1/+1 labels must not pass for unknown ones.
@@ -267,7 +272,7 @@ class TileReader {
         tile.w_buffer[j] *= weight[begin + j];
         zeros |= tile.w_buffer[j] == T(0);
       }
-      tile.excluded |= zeros != 0;
+      tile.excluded |= zeros != 0 && !competing_;
     }
     if (sample_weight && sample_weight[row] != T(1)) {
       own_weights(tile);

@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
   using T = Compute<In>;
   using Loss = LossTemplate<T>;
   const Loss loss(call.parameters.values);
-  RowReader<In> reader(call);
+  RowReader<Loss, In> reader(call);
   Ring<In> ring(call, memory);
   GradientOutput<In> output(call, out, sums);
   for_units(units, [&](int64_t r, int tile) {

@@ -58,8 +58,8 @@ MLLOSS_DEVICE Element<T, Targets::kSoft> general_element(const Chunk<T, V>& chun
   return {chunk.s[i], chunk.soft ? chunk.y[i] : hard, chunk.weight(i)};
 }
 
-// What a call does to logits and targets, for one row at a time.
-template <class T, int V>
+// What a call does to logits and targets, for one row at a time. kCompeting: as functors have it.
+template <class T, int V, bool kCompeting>
 class ChunkReader {
  public:
   MLLOSS_DEVICE explicit ChunkReader(const DeviceCall& call) : call_(call), targets_(call) {
@@ -137,27 +137,27 @@ class ChunkReader {
     }
   }
 
-  // What a weight of 0 excludes must not leak, were it NaN.
+  // What is excluded must not leak, were it NaN.
   MLLOSS_DEVICE void neutralise(Chunk<T, V>& chunk) const {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      const bool out = chunk.weight(i) == T(0);
+      const bool out = kCompeting ? (chunk.excluded >> i & 1u) != 0 : chunk.weight(i) == T(0);
       if (out) chunk.excluded |= 1u << i;
-      chunk.s[i] = out ? T(0) : chunk.s[i];
+      chunk.s[i] = out ? (kCompeting ? T(-INFINITY) : T(0)) : chunk.s[i];
       if (chunk.soft) chunk.y[i] = out ? T(0) : chunk.y[i];
     }
     chunk.positive &= ~chunk.excluded;
   }
 };
 
-template <class In>
-using RowReader = ChunkReader<Compute<In>, kWidth<In>>;
+template <class Loss, class In>
+using RowReader = ChunkReader<Compute<In>, kWidth<In>, Loss::kCompeting>;
 template <class In>
 using RowChunk = Chunk<Compute<In>, kWidth<In>>;
 
 // The most general way: for what is done so rarely that it is compiled once.
-template <class In>
-MLLOSS_DEVICE RowChunk<In> read_chunk(RowReader<In>& reader, const LogitsRow<In>& row, const Fetched& fetched) {
+template <class In, class Reader>
+MLLOSS_DEVICE RowChunk<In> read_chunk(Reader& reader, const LogitsRow<In>& row, const Fetched& fetched) {
   Compute<In> x[kWidth<In>];
   unpack<In>(fetched.logits, x);
   const int label = row.label_of(fetched.index);
@@ -166,8 +166,8 @@ MLLOSS_DEVICE RowChunk<In> read_chunk(RowReader<In>& reader, const LogitsRow<In>
 }
 
 // f(kind, chunk). Chunks without options have a short way: that of most chunks of most calls.
-template <class In, class F>
-MLLOSS_DEVICE void visit(RowReader<In>& reader, const LogitsRow<In>& row, const Fetched& fetched, F f) {
+template <class In, class Reader, class F>
+MLLOSS_DEVICE void visit(Reader& reader, const LogitsRow<In>& row, const Fetched& fetched, F f) {
   const int label = row.label_of(fetched.index);
   RowChunk<In> chunk;
   unpack<In>(fetched.logits, chunk.s);

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   const LossTemplate<T> loss(call.parameters.values);
-  RowReader<In> reader(call);
+  RowReader<LossTemplate<T>, In> reader(call);
   Ring<In> ring(call, memory);
   const T factor = call_factor<T>(call) * reader.scale();
   double all = 0.0;
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   const LossTemplate<T> loss(call.parameters.values);
-  RowReader<In> reader(call);
+  RowReader<LossTemplate<T>, In> reader(call);
   Ring<In> ring(call, memory);
   GradientOutput<In> output(call, out, sums);
   for_units(units, [&](int64_t r, int tile) {

@@ -40,7 +40,7 @@ class GroupRow {
   // will be visited again.
   template <class Feed>
   MLLOSS_DEVICE StatisticsOf<Loss, T> statistics(const LogitsRow<In>& row, const Feed& feed, bool more) {
-    StatisticsOf<Loss, T> stats = identity<Loss, T>();
+    StatisticsOf<Loss, T> stats{};
     const Sums sums = thread_sums(row, feed);
     if (more) feed.again(row);
     stats.sums = block_sum(sums);
@@ -51,7 +51,7 @@ class GroupRow {
     return stats;
   }
 
-  // This thread's, with the maxima at their start.
+  // This thread's, with the maxima at 0.
   template <class Feed>
   MLLOSS_DEVICE Sums thread_sums(const LogitsRow<In>& row, const Feed& feed) {
     Sums total = identity<Loss, T>().sums;
@@ -113,7 +113,7 @@ class GroupRow {
   const DeviceCall& call_;
   const ForwardOutputs& out_;
   const Loss loss_;
-  RowReader<In> reader_;
+  RowReader<Loss, In> reader_;
   const T factor_;
   int64_t row_;
 
@@ -121,6 +121,7 @@ class GroupRow {
   template <class Feed>
   MLLOSS_DEVICE void redo(const LogitsRow<In>& row, const Feed& feed, bool more, StatisticsOf<Loss, T>& stats) {
     Sums total = identity<Loss, T>().sums;
+    stats.maxima = identity<Loss, T>().maxima;
     if (!more) feed.again(row);
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {

@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kLabelThreads, kLabelGroupBlocks)
   const int64_t begin = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * V;
   if (begin >= call.labels) return;
   const int label = static_cast<int>(begin);
-  RowReader<In> reader(call);
+  RowReader<Loss, In> reader(call);
   LabelSums<Loss, T, V> total{};
   const int64_t stride = static_cast<int64_t>(gridDim.y) * kRowsPerLabelSum;
   for (int64_t first = static_cast<int64_t>(blockIdx.y) * kRowsPerLabelSum; first < call.rows; first += stride) {

@@ -8,16 +8,18 @@
 // or, derived from GroupWise (a row; for Dice also a label or everything),
 //   kMaxima, kSums, kCoefficients
 //   kAcrossRows    whether groups may be labels, or everything; then kMaxima is 0
+//   kCompeting     whether labels compete for one softmax, and a label of weight 0 with them
 //   maxima(e, m)           max-reduces e into m; each m starts at initial_maximum()
 //   sums(e, m)             what e adds to the group's sums, with the maxima fixed at m
-//   first_sums(e)          the same with m at its start, where that saves work
-//   unsafe(sums)           the sums with m at its start overflowed: take them again with maxima
+//   first_sums(e)          the same with every m at 0, where that saves work
+//   unsafe(sums)           the first sums overflowed or vanished: take them again with maxima
 //   rescale(sums, from, to)  the sums, when the maxima move
 //   finalize(stats, value) -> coefficients, and the group's loss
 //   scaled(c, factor)      coefficients of the gradient times factor
 //   gradient(e, c)         -> d value / d s
 //   usual(c)               whether usual_gradient(e, c) will do, where that saves work
-// An element's weight is 1 unless the caller gave weights; an excluded one comes as s = y = w = 0.
+// An element's weight is 1 unless the caller gave weights. An excluded one comes as s = y = w = 0, and where labels
+// compete as s = -inf, w = 0; elsewhere a weight of 0 excludes too.
 #pragma once
 
 #include "../core/numerics.h"
@@ -30,14 +32,14 @@ enum class Scope { kElement, kGroup };
 // The base of every element-wise functor.
 struct ElementWise {
   static constexpr Scope kScope = Scope::kElement;
-  static constexpr bool kLabelParameter = false, kAcrossRows = false;
+  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false;
   static constexpr int kMaxima = 0, kSums = 0, kCoefficients = 0;
 };
 
 // The base of every functor with statistics.
 struct GroupWise {
   static constexpr Scope kScope = Scope::kGroup;
-  static constexpr bool kLabelParameter = false, kAcrossRows = false;
+  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false;
 };
 
 // kNegative: every target of the tile is 0, and known at compile time to be.

@@ -5,7 +5,9 @@
 #include "bce.h"
 #include "dice.h"
 #include "focal.h"
+#include "lsep.h"
 #include "margin_bce.h"
+#include "multi_positive_cross_entropy.h"
 #include "squared_hinge.h"
 #include "zlpr.h"
 
@@ -16,4 +18,6 @@
   X(bce_with_logits, Bce)        \
   X(margin_bce, MarginBce)       \
   X(asymmetric, Asymmetric)      \
-  X(squared_hinge, SquaredHinge)
+  X(squared_hinge, SquaredHinge) \
+  X(lsep, Lsep)                  \
+  X(multi_positive_cross_entropy, MultiPositiveCrossEntropy)

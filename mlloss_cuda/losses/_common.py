@@ -26,7 +26,8 @@ _ARGUMENTS = """
 """
 
 _KEYWORDS = """
-    weight: ``[L]``, finite, >= 0; {weight}. A label of weight 0 takes no part. No gradient.
+    weight: ``[L]``, finite, >= 0; {weight}. {zero_weight}
+        No gradient.
     sample_weight: ``[...]``, finite, >= 0; {sample_weight}. No gradient.
     label_smoothing: e in [0, 1). Targets become ``(1 - e) y + e / L``, on the fly, sparse ones too.
         (``e / 2`` in place of ``e / L`` would put a floor of order log L under the losses of this
@@ -59,13 +60,14 @@ def documented(
     *,
     none: str,
     weight: str,
+    zero_weight: str = "A label of weight 0 takes no part.",
     sample_weight: str = "multiplies a row's loss",
     learnable: str = ", logit_scale and logit_bias",
 ) -> Callable[[F], F]:
     """Fill ``{logits}``, ``{keywords}``, ``{returns}`` and ``{raises}`` in a function's docstring."""
 
     def fill(function: F) -> F:
-        keywords = _KEYWORDS.format(none=none, weight=weight, sample_weight=sample_weight)
+        keywords = _KEYWORDS.format(none=none, weight=weight, zero_weight=zero_weight, sample_weight=sample_weight)
         sections = {
             "{logits}": _ARGUMENTS,
             "{keywords}": keywords,

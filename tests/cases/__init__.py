@@ -46,6 +46,10 @@ class Case:
         return self.registered.element_wise
 
     @property
+    def competing(self) -> bool:
+        return self.registered.competing
+
+    @property
     def grouping(self) -> str:
         return self.own.get("average", self.registered.groupings[0])
 
@@ -66,9 +70,29 @@ class Case:
 
 
 def all_cases() -> list[Case]:
-    from . import asymmetric, bce, dice, margin_bce, sigmoid_focal, squared_hinge, zlpr
+    from . import (
+        asymmetric,
+        bce,
+        dice,
+        lsep,
+        margin_bce,
+        multi_positive_cross_entropy,
+        sigmoid_focal,
+        squared_hinge,
+        zlpr,
+    )
 
-    modules = (zlpr, sigmoid_focal, dice, bce, margin_bce, asymmetric, squared_hinge)
+    modules = (
+        zlpr,
+        sigmoid_focal,
+        dice,
+        bce,
+        margin_bce,
+        asymmetric,
+        squared_hinge,
+        lsep,
+        multi_positive_cross_entropy,
+    )
     cases = [case for module in modules for case in module.CASES]
     functions = [case.function for case in cases]
     return [

@@ -70,12 +70,13 @@ Inputs random_inputs(Shape shape, int64_t width) {
   for (int64_t label = 0; label < in.labels; ++label) {
     in.weight.push_back(0.5 * static_cast<double>(label % 4));
     in.label_offset.push_back(uniform(-1, 1));
+    in.label_parameter.push_back(uniform(0.5, 2));
   }
   for (int64_t group = 0; group < std::max(in.rows, in.labels); ++group) in.grad_output.push_back(uniform(0.5, 2));
   in.scale = 0.75;
   in.factor = 64.0;  // so that float16 holds the smallest gradients
   in.normalizer = 2.0;
-  in.parameters = {{1.0, 0.25, 0.75}};
+  in.parameters = {{1.0, 0.25, 0.75, 0.5, 1.25, 1.0}};  // in the range of each functor's
   return in;
 }
 
@@ -100,7 +101,7 @@ struct Arguments {
   std::vector<In> logits;
   std::vector<uint8_t> dense;
   std::vector<int64_t> crow_indices{0}, col_indices;
-  std::vector<T> weight, sample_weight, label_offset, row_offset, grad_output;
+  std::vector<T> weight, sample_weight, label_offset, label_parameter, row_offset, grad_output;
   T scale, normalizer;
   Call call{};
 
@@ -110,6 +111,7 @@ struct Arguments {
         weight(rounded<T>(in.weight)),
         sample_weight(rounded<T>(in.sample_weight)),
         label_offset(rounded<T>(in.label_offset)),
+        label_parameter(rounded<T>(in.label_parameter)),
         row_offset(rounded<T>(in.row_offset)),
         grad_output(rounded<T>(in.grad_output)),
         scale(static_cast<T>(in.scale)),
@@ -138,6 +140,7 @@ struct Arguments {
     call.sample_weight = sample_weight.data();
     call.scale_tensor = &scale;
     call.label_offset = label_offset.data();
+    call.label_parameter = label_parameter.data();
     call.row_offset = row_offset.data();
     call.row_offset_stride = 1;
     call.grouping = in.grouping;

@@ -16,7 +16,7 @@ struct Inputs {
   Grouping grouping;
   std::vector<double> logits;  // [rows, labels]
   std::vector<bool> targets;   // [rows, labels]
-  std::vector<double> weight, label_offset;
+  std::vector<double> weight, label_offset, label_parameter;
   std::vector<double> sample_weight, row_offset;
   std::vector<double> grad_output;  // of each group, of an element-wise loss for each row; as many as any needs
   double scale, factor, normalizer;
@@ -52,12 +52,13 @@ struct Results {
 
 using Soft = Element<double, Targets::kSoft>;
 
-inline Soft element(const Inputs& in, int64_t row, int64_t label) {
+template <class Loss>
+Soft element(const Inputs& in, int64_t row, int64_t label) {
   const size_t i = static_cast<size_t>(row * in.labels + label);
   const double s = in.scale * in.logits[i] + in.label_offset[label] + in.row_offset[row];
   const double w = in.weight[label] * (in.crosses_rows() ? in.sample_weight[row] : 1.0);
-  if (w == 0) return {0, 0, 0};
-  return {s, in.targets[i] ? 1.0 : 0.0, w};
+  if (w == 0 && !Loss::kCompeting) return {0, 0, 0};
+  return {s, in.targets[i] ? 1.0 : 0.0, w, in.label_parameter[label]};
 }
 
 // Adds d total / d s = g to everything that is made of it.
@@ -81,7 +82,7 @@ void for_elements(const Inputs& in, F f) {
 template <class Loss>
 void element_wise(const Loss& loss, const Inputs& in, double factor, Results& out) {
   for_elements(in, [&](int64_t row, int64_t label) {
-    const Soft e = element(in, row, label);
+    const Soft e = element<Loss>(in, row, label);
     const auto r = loss.evaluate(e);
     const double weight = e.w * in.sample_weight[row];
     out.values.push_back(weight == 0 ? 0 : r.value * weight);
@@ -94,11 +95,11 @@ template <class Loss>
 void group(const Loss& loss, const Inputs& in, double factor, Results& out) {
   std::vector<StatisticsOf<Loss, double>> stats(in.groups(), identity<Loss, double>());
   for_elements(in, [&](int64_t row, int64_t label) {
-    loss.maxima(element(in, row, label), stats[in.group_of(row, label)].maxima);
+    loss.maxima(element<Loss>(in, row, label), stats[in.group_of(row, label)].maxima);
   });
   for_elements(in, [&](int64_t row, int64_t label) {
     auto& of_group = stats[in.group_of(row, label)];
-    const auto sums = loss.sums(element(in, row, label), of_group.maxima);
+    const auto sums = loss.sums(element<Loss>(in, row, label), of_group.maxima);
     for (int k = 0; k < Loss::kSums; ++k) of_group.sums[k] += sums[k];
   });
   std::vector<Array<double, Loss::kCoefficients>> coefficients;
@@ -109,9 +110,9 @@ void group(const Loss& loss, const Inputs& in, double factor, Results& out) {
     out.total += out.values.back() * factor;
   }
   for_elements(in, [&](int64_t row, int64_t label) {
-    const Soft e = element(in, row, label);
+    const Soft e = element<Loss>(in, row, label);
     const double weight = in.crosses_rows() ? 1.0 : in.sample_weight[row];
-    const double g = e.w == 0 ? 0 : loss.gradient(e, coefficients[in.group_of(row, label)]);
+    const double g = e.w == 0 && !Loss::kCompeting ? 0 : loss.gradient(e, coefficients[in.group_of(row, label)]);
     add_gradient(in, row, label, g * weight * factor, out);
   });
 }

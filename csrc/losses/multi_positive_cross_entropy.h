@@ -1,0 +1,84 @@
+// Multi-positive softmax cross-entropy: sum y (LSE(s) - s)
+//
+// With k = sum y and T = sum y (m - s), moved along with the maximum, it is T + k log S: nothing cancels.
+#pragma once
+
+#include "functor.h"
+
+namespace mlloss {
+inline namespace MLLOSS_ISA {
+
+template <class T>
+class MultiPositiveCrossEntropy : public GroupWise {
+ public:
+  static constexpr bool kCompeting = true;
+  static constexpr int kMaxima = 1, kSums = 3, kCoefficients = 3;  // sums: S, k, T; coefficients: m, k / S, 1
+
+  explicit MLLOSS_HD MultiPositiveCrossEntropy(const double*) {}
+
+  static MLLOSS_HD T initial_maximum() { return T(-INFINITY); }
+
+  template <class E>
+  MLLOSS_HD void maxima(E e, Array<T, 1>& m) const {
+    m[0] = e.s > m[0] ? e.s : m[0];
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, 3> sums(E e, Array<T, 1> m) const {
+    const T k = e.w * e.y;
+    // A label that is no target may be infinitely far away.
+    const bool target = k > T(0) && e.s != m[0];
+    return {{exp_difference(e.s, m[0]), k, target ? k * (m[0] - e.s) : T(0)}};
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, 3> first_sums(E e) const {
+    if constexpr (E::kNegative) return {{exponential(e.s), T(0), T(0)}};
+    const T k = e.w * e.y;
+    return {{exponential(e.s), k, k > T(0) ? -k * e.s : T(0)}};
+  }
+
+  // Where one target has nearly all of the sum, the maximum makes its probability exact: e^s / S misses 1 by a
+  // rounding.
+  MLLOSS_HD bool unsafe(Array<T, 3> sums) const {
+    const bool decided = sums[1] > T(0) && sums[0] < T(1.00002) * exponential(-sums[2] / sums[1]);
+    return decided || sums[0] > T(1.2676506e30) || sums[0] < T(7.8886091e-31);  // 2^100, 2^-100
+  }
+
+  template <class A>
+  static MLLOSS_HD void rescale(Array<A, 3>& sums, Array<A, 1> from, Array<A, 1> to) {
+    sums[0] *= exp_difference(from[0], to[0]);
+    const bool moves = sums[1] != A(0) && from[0] != to[0];
+    sums[2] += moves ? sums[1] * (to[0] - from[0]) : A(0);
+  }
+
+  template <class A>
+  MLLOSS_HD Array<A, 3> finalize(Statistics<A, 1, 3> stats, A& value) const {
+    const A m = stats.maxima[0], sum = stats.sums[0], k = stats.sums[1];
+    if (k == A(0)) {
+      value = A(0) * sum;  // of a NaN, NaN
+      return {{m, value, A(1)}};
+    }
+    value = stats.sums[2] + k * log_positive(sum);
+    return {{m, k / sum, A(1)}};
+  }
+
+  static MLLOSS_HD Array<T, 3> scaled(Array<T, 3> c, T factor) { return {{c[0], c[1] * factor, c[2] * factor}}; }
+
+  template <class E>
+  MLLOSS_HD T gradient(E e, Array<T, 3> c) const {
+    return exp_difference(e.s, c[0]) * c[1] - e.w * e.y * c[2];
+  }
+
+  static MLLOSS_HD bool usual(Array<T, 3> c) { return absolute(c[0]) < T(INFINITY); }
+
+  template <class E>
+  MLLOSS_HD T usual_gradient(E e, Array<T, 3> c) const {
+    const T share = exponential(e.s - c[0]) * c[1];
+    if constexpr (E::kNegative) return share;
+    return share - e.w * e.y * c[2];
+  }
+};
+
+}  // namespace MLLOSS_ISA
+}  // namespace mlloss

@@ -1,0 +1,78 @@
+// What losses with a log-sum-exp over the negatives' s and one over the positives' -s have in common. Of each pair,
+// [0] is the negatives', [1] the positives'.
+#pragma once
+
+#include "functor.h"
+
+namespace mlloss {
+inline namespace MLLOSS_ISA {
+
+template <class T>
+class TwoSides : public GroupWise {
+ public:
+  static constexpr int kMaxima = 2, kCoefficients = 4;  // m and the gradient's factor, of each side
+
+  template <class E>
+  MLLOSS_HD void maxima(E e, Array<T, 2>& m) const {
+    const bool negative = e.y < T(1) && e.w > T(0), positive = e.y > T(0) && e.w > T(0);
+    m[0] = negative && e.s > m[0] ? e.s : m[0];
+    m[1] = positive && -e.s > m[1] ? -e.s : m[1];
+  }
+
+  static MLLOSS_HD Array<T, 4> scaled(Array<T, 4> c, T factor) { return {{c[0], c[1] * factor, c[2], c[3] * factor}}; }
+
+  // (m, 1/S) and not the log: e^(s-m)/S errs by 6e-8 where e^(s - log S) errs by 3e-4 at s = 9000.
+  template <class E>
+  MLLOSS_HD T gradient(E e, Array<T, 4> c) const {
+    const Array<T, 2> x = exponentials(e, {{c[0], c[2]}});
+    if constexpr (E::kSoft) return e.w * (x[0] * c[1] - x[1] * c[3]);
+    return e.w * (e.y > T(0) ? x[1] * -c[3] : x[0] * c[1]);
+  }
+
+  // No infinite maximum: no inf - inf to look out for.
+  static MLLOSS_HD bool usual(Array<T, 4> c) { return absolute(c[0]) < T(INFINITY) && absolute(c[2]) < T(INFINITY); }
+
+  template <class E>
+  MLLOSS_HD T usual_gradient(E e, Array<T, 4> c) const {
+    if constexpr (E::kSoft) return gradient(e, c);
+    const bool positive = e.y > T(0);
+    const T x = exponential(positive ? -e.s - c[2] : e.s - c[0]);
+    return e.w * (x * (positive ? -c[3] : c[1]));
+  }
+
+ protected:
+  static constexpr T kLargest = T(1.2676506e30), kSmallest = T(7.8886091e-31);  // 2^100, 2^-100
+
+  // (1-y) e^(s-m0) and y e^(-s-m1). A hard label belongs to one side: one exponential.
+  template <class E>
+  static MLLOSS_HD Array<T, 2> exponentials(E e, Array<T, 2> m) {
+    if constexpr (E::kSoft) {
+      const T negative = (T(1) - e.y) * exp_difference(e.s, m[0]);
+      const T positive = e.y * exp_difference(-e.s, m[1]);
+      // Selected, not multiplied: 0 * inf is NaN for a confident logit.
+      return {{e.y < T(1) ? negative : zero_unless_nan(e.s), e.y > T(0) ? positive : T(0)}};
+    } else {
+      const bool positive = e.y > T(0);
+      const T x = exp_difference(positive ? -e.s : e.s, positive ? m[1] : m[0]);
+      return {{positive ? T(0) : x, positive ? x : T(0)}};
+    }
+  }
+
+  // The same times the weight with both m at 0: nothing is subtracted, no inf - inf to look out for.
+  template <class E>
+  static MLLOSS_HD Array<T, 2> first_exponentials(E e) {
+    if constexpr (E::kSoft) {
+      const Array<T, 2> x = exponentials(e, {{T(0), T(0)}});
+      return {{e.w * x[0], e.w * x[1]}};
+    }
+    const bool positive = e.y > T(0);
+    const T x = e.w * exponential(positive ? -e.s : e.s);
+    return {{positive ? T(0) : x, positive ? x : T(0)}};
+  }
+
+ private:
+  static MLLOSS_HD T zero_unless_nan(T s) { return s == s ? T(0) : s; }
+};
+
+}  // namespace MLLOSS_ISA
+}  // namespace mlloss

@@ -1,0 +1,126 @@
+"""LSEP: log-sum-exp over all pairs of a positive and a negative."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import Unpack
+
+from .._dispatch import evaluate
+from .._registry import LossSpec, register
+from ..targets import CSRTargets
+from ._common import CommonArguments, LossModule, documented
+
+__all__ = ["LSEPLoss", "lsep_loss"]
+
+
+def _log_sum_exp(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """``log sum e^x``, -inf of nothing, with a gradient of 0 there."""
+    m = x.detach().amax(dim, keepdim=True) if x.numel() else x.new_zeros(())
+    m = torch.where(torch.isfinite(m), m, 0.0)
+    total = (x - m).exp().sum(dim, keepdim=True)
+    nothing = total == 0
+    return torch.where(nothing, -torch.inf, m + torch.where(nothing, 1.0, total).log()).sum(dim)
+
+
+def _reference(
+    s: Tensor, y: Tensor, soft: bool, w: Tensor | None, parameters: tuple[float, ...], dim: tuple[int, ...]
+) -> Tensor:
+    weights = torch.ones_like(y) if w is None else w * torch.ones_like(y)
+    inside, outside = y * weights, (1 - y) * weights
+    # Selected: s - inf is NaN for a confident logit.
+    positive = torch.where(inside > 0, torch.log(torch.where(inside > 0, inside, 1.0)) - s, -torch.inf)
+    negative = torch.where(outside > 0, torch.log(torch.where(outside > 0, outside, 1.0)) + s, -torch.inf)
+    negative = torch.where(s.isnan(), s, negative)
+    # log(1 + sum over pairs of e^(s_j - s_i)), whose sum is a product of two
+    return -F.logsigmoid(-(_log_sum_exp(negative, dim) + _log_sum_exp(positive, dim)))
+
+
+_SPEC = register(
+    LossSpec(
+        name="lsep",
+        groupings=("samples",),
+        coefficients=4,
+        reference=_reference,
+    )
+)
+
+
+@documented(
+    none="the rows' losses ``[...]``",
+    weight="multiplies the label's exponential inside its sum",
+)
+def lsep_loss(
+    logits: Tensor,
+    targets: Tensor | CSRTargets,
+    *,
+    weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    logit_scale: float | Tensor = 1.0,
+    logit_bias: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    reduction: str = "mean",
+    inplace_backward: bool = False,
+) -> Tensor:
+    r"""LSEP, a smooth ranking loss: every positive is to score above every negative of its row.
+
+    .. math:: \log\Big(1 + \sum_{i \in P} \sum_{j \in N} e^{s_j - s_i}\Big)
+
+    All pairs at the cost of one pass, for the sum of the pairs is a product of two sums. It depends on
+    differences of logits only, so it ranks labels and says nothing of where to cut; :func:`zlpr_loss`
+    is the same with a threshold of 0 among the logits, and is never below it. A row without positives,
+    or without negatives, has a loss of 0. Probabilistic targets weigh both sums:
+    ``log(1 + (sum y e^-s)(sum (1 - y) e^s))``.
+
+    Args:
+        {logits}
+        {keywords}
+
+    Returns:
+        {returns}
+
+    Raises:
+        {raises}
+
+    Source:
+        Li, Song, Luo, "Improving Pairwise Ranking for Multi-label Image Classification", 2017,
+        arXiv:1704.03135, which samples pairs; here all of them count.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, -1.0, -3.0]])
+        >>> lsep_loss(logits, torch.tensor([[1, 0, 0]])).item()
+        0.0549...
+    """
+    return evaluate(
+        _SPEC,
+        logits,
+        targets,
+        parameters=(),
+        grouping="samples",
+        weight=weight,
+        sample_weight=sample_weight,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
+        normalizer=normalizer,
+        reduction=reduction,
+        inplace_backward=inplace_backward,
+    )
+
+
+class LSEPLoss(LossModule):
+    """The module of :func:`lsep_loss`: its arguments but ``sample_weight``, which the call takes.
+
+    Example:
+        >>> LSEPLoss(reduction="sum")
+        LSEPLoss(reduction='sum')
+    """
+
+    _function = staticmethod(lsep_loss)
+
+    def __init__(self, **common: Unpack[CommonArguments]) -> None:
+        super().__init__({}, common)

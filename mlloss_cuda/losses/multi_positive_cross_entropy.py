@@ -1,0 +1,119 @@
+"""Softmax cross-entropy with any number of positives."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from .._dispatch import evaluate
+from .._registry import LossSpec, register
+from ..targets import CSRTargets
+from ._common import CommonArguments, LossModule, documented
+
+__all__ = ["MultiPositiveCrossEntropyLoss", "multi_positive_cross_entropy_loss"]
+
+
+def _reference(
+    s: Tensor, y: Tensor, soft: bool, w: Tensor | None, parameters: tuple[float, ...], dim: tuple[int, ...]
+) -> Tensor:
+    (over,) = dim
+    share = y if w is None else y * w
+    # Without a target there is nothing to lose, whatever the logits are, NaN apart.
+    none = ~(share > 0).any(over, keepdim=True)
+    s = torch.where(none & ~s.isnan(), 0.0, s)
+    terms = share * torch.log_softmax(s, over)
+    return -torch.where((share > 0) | s.isnan(), terms, 0.0).sum(over)
+
+
+_SPEC = register(
+    LossSpec(
+        name="multi_positive_cross_entropy",
+        groupings=("samples",),
+        coefficients=3,
+        reference=_reference,
+        competing=True,
+    )
+)
+
+
+@documented(
+    none="the rows' losses ``[...]``",
+    weight="multiplies the terms whose target the label is",
+    zero_weight="A label of weight 0 is no target, but competes, as in ``F.cross_entropy``.",
+)
+def multi_positive_cross_entropy_loss(
+    logits: Tensor,
+    targets: Tensor | CSRTargets,
+    *,
+    weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    logit_scale: float | Tensor = 1.0,
+    logit_bias: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    reduction: str = "mean",
+    inplace_backward: bool = False,
+) -> Tensor:
+    r"""Softmax cross-entropy summed over a row's positives.
+
+    .. math:: \sum_i y_i \,\big(\log \textstyle\sum_j e^{s_j} - s_i\big)
+
+    The loss of tag prediction and of retrieval, where what counts is which labels come first: labels
+    compete, so it needs no balance between positives and negatives. Positives compete too: the optimum
+    shares the probability among them, and the loss of a row with k of them is at least ``k log k``.
+    Targets may be probabilities, or any other share. With one positive a row it is
+    ``torch.nn.functional.cross_entropy``. A row without positives has a loss of 0.
+
+    Args:
+        {logits}
+        {keywords}
+
+    Returns:
+        {returns}
+
+    Raises:
+        {raises}
+
+    Source:
+        Joulin et al., "Learning Visual Features from Large Weakly Supervised Data", 2016,
+        arXiv:1511.02251; Su Jianlin, kexue.fm/archives/7359, 2020. Kept as k = sum y and sum y (m - s)
+        beside log-sum-exp's (m, S), nothing cancels.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 1.0, -3.0]])
+        >>> multi_positive_cross_entropy_loss(logits, torch.tensor([[1, 1, 0]])).item()
+        1.6363...
+    """
+    return evaluate(
+        _SPEC,
+        logits,
+        targets,
+        parameters=(),
+        grouping="samples",
+        weight=weight,
+        sample_weight=sample_weight,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
+        normalizer=normalizer,
+        reduction=reduction,
+        inplace_backward=inplace_backward,
+    )
+
+
+class MultiPositiveCrossEntropyLoss(LossModule):
+    """The module of :func:`multi_positive_cross_entropy_loss`: its arguments but ``sample_weight``,
+    which the call takes.
+
+    Example:
+        >>> MultiPositiveCrossEntropyLoss(reduction="sum")
+        MultiPositiveCrossEntropyLoss(reduction='sum')
+    """
+
+    _function = staticmethod(multi_positive_cross_entropy_loss)
+
+    def __init__(self, **common: Unpack[CommonArguments]) -> None:
+        super().__init__({}, common)
