@@ -4,11 +4,13 @@ from .losses import (
     asymmetric_loss,
     bce_with_logits_loss,
     dice_loss,
+    jaccard_loss,
     lsep_loss,
     margin_bce_loss,
     multi_positive_cross_entropy_loss,
     sigmoid_focal_loss,
     squared_hinge_loss,
+    tversky_loss,
     zlpr_loss,
 )
 
@@ -16,10 +18,12 @@ __all__ = [
     "asymmetric_loss",
     "bce_with_logits_loss",
     "dice_loss",
+    "jaccard_loss",
     "lsep_loss",
     "margin_bce_loss",
     "multi_positive_cross_entropy_loss",
     "sigmoid_focal_loss",
     "squared_hinge_loss",
+    "tversky_loss",
     "zlpr_loss",
 ]

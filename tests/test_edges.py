@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mlloss_cuda
-from mlloss_cuda import CSRTargets, asymmetric_loss, dice_loss, sigmoid_focal_loss, zlpr_loss
+from mlloss_cuda import CSRTargets, asymmetric_loss, dice_loss, sigmoid_focal_loss, tversky_loss, zlpr_loss
 
 from .cases import Case
 from .conftest import Backend
@@ -191,6 +191,28 @@ def test_focus_is_finite_for_every_gamma(backend: Backend, loss: Any, gamma: flo
     small = logits.abs() < 1e3
     torch.testing.assert_close(got.value[small].double(), exact.value[small], rtol=2e-5, atol=1e-30)
     torch.testing.assert_close(got.gradient[small].double(), exact.gradient[small], rtol=2e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("gamma", (0.0, 0.3, 0.75, 1.0, 3.0))
+@pytest.mark.parametrize("average", ("samples", "macro", "micro"))
+def test_powers_of_tversky_are_finite_at_a_loss_of_zero(backend: Backend, gamma: float, average: str) -> None:
+    targets = torch.tensor([[1, 0, 1], [0, 1, 1]], device=backend.device)
+    for magnitude in (90.0, 60000.0, INF):
+        logits = torch.where(targets > 0, magnitude, -magnitude)
+        got = evaluate(tversky_loss, logits, targets, gamma=gamma, smooth=0.0, average=average)
+        assert float(got.value) == 0
+        assert float(got.gradient.abs().sum()) < 1e-30
+
+
+def test_log_dice_without_overlap(backend: Backend) -> None:
+    """Infinite without smoothing, and its gradient no NaN; the definition's with it."""
+    logits = torch.tensor([[1.0, -2.0, -1.0]], device=backend.device)
+    none = torch.zeros(1, 3, dtype=torch.bool, device=backend.device)
+    got = evaluate(dice_loss, logits, none, log=True, smooth=0.0)
+    assert float(got.value) == INF
+    assert bool(got.gradient.isfinite().all())
+    call = lambda x, t: dice_loss(x, t, log=True)  # noqa: E731
+    assert_within_budget(evaluate(call, logits, none), Reference(call, logits, none))
 
 
 def test_tiny_losses_survive(backend: Backend) -> None:

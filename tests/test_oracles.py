@@ -14,11 +14,13 @@ from mlloss_cuda import (
     asymmetric_loss,
     bce_with_logits_loss,
     dice_loss,
+    jaccard_loss,
     lsep_loss,
     margin_bce_loss,
     multi_positive_cross_entropy_loss,
     sigmoid_focal_loss,
     squared_hinge_loss,
+    tversky_loss,
     zlpr_loss,
 )
 
@@ -235,6 +237,52 @@ def test_hand_worked_dice(backend: Backend) -> None:
     # p = 1/2 each: 1 - (2 * 1 + 1) / (2 + 2 + 1), and with squares 1 - (2 + 1) / (1 + 2 + 1)
     assert float(dice_loss(logits, targets)) == pytest.approx(0.4)
     assert float(dice_loss(logits, targets, squared=True)) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("average", ("samples", "macro", "micro"))
+def test_tversky_of_halves_is_dice(backend: Backend, generator: torch.Generator, average: str) -> None:
+    logits, targets = inputs(generator, backend)
+    got = evaluate(tversky_loss, logits, targets, smooth=0.5, average=average)
+    expected = evaluate(dice_loss, logits, targets, smooth=1.0, average=average)
+    assert torch.equal(got.value, expected.value)
+    assert torch.equal(got.gradient, expected.gradient)
+
+
+@pytest.mark.parametrize("average", ("samples", "macro", "micro"))
+def test_jaccard_is_tversky_of_ones_and_a_function_of_dice(
+    backend: Backend, generator: torch.Generator, average: str
+) -> None:
+    logits, targets = inputs(generator, backend)
+    jaccard = evaluate(jaccard_loss, logits, targets, average=average)
+    tversky = evaluate(tversky_loss, logits, targets, alpha=1.0, beta=1.0, average=average)
+    assert torch.equal(jaccard.value, tversky.value)
+    assert torch.equal(jaccard.gradient, tversky.gradient)
+    unsmoothed = jaccard_loss(logits, targets, smooth=0.0, average=average, reduction="none")
+    dice = dice_loss(logits, targets, smooth=0.0, average=average, reduction="none")
+    torch.testing.assert_close(unsmoothed, 2 * dice / (1 + dice), rtol=1e-5, atol=1e-6)
+
+
+def test_hand_worked_tversky(backend: Backend) -> None:
+    logits = torch.zeros(1, 4, device=backend.device)
+    targets = torch.tensor([[1, 1, 1, 0]], device=backend.device)
+    # p = 1/2 each: I = 3/2, false 1/2, missed 3/2
+    plain = 1 - 2.5 / (2.5 + 0.2 * 0.5 + 0.8 * 1.5)
+    assert float(tversky_loss(logits, targets, alpha=0.2, beta=0.8)) == pytest.approx(plain)
+    assert float(tversky_loss(logits, targets, alpha=0.2, beta=0.8, gamma=0.5)) == pytest.approx(plain**0.5)
+    assert float(jaccard_loss(logits, targets)) == pytest.approx(1 - 2.5 / 4.5)
+    assert float(dice_loss(logits, targets, log=True)) == pytest.approx(-math.log(4 / 6))
+
+
+def test_self_adjusting_dice_stops_where_its_probability_peaks(backend: Backend) -> None:
+    """(1 - p)^a p has its maximum at p = 1 / (1 + a), and is p where a is 0."""
+    logits = torch.tensor([[0.0, -1.0, 2.0]], device=backend.device)
+    targets = torch.tensor([[1, 0, 1]], device=backend.device)
+    got = evaluate(dice_loss, logits, targets, self_adjusting_alpha=1.0)
+    assert float(got.gradient[0, 0]) == 0
+    small = evaluate(dice_loss, logits, targets, self_adjusting_alpha=1e-9)
+    plain = evaluate(dice_loss, logits, targets)
+    torch.testing.assert_close(small.value, plain.value)
+    torch.testing.assert_close(small.gradient, plain.gradient, rtol=1e-5, atol=1e-8)
 
 
 def test_permuting_labels_permutes_gradients(served: Case, backend: Backend, generator: torch.Generator) -> None:

@@ -14,14 +14,18 @@ from mlloss_cuda import (
     BCEWithLogitsLoss,
     CSRTargets,
     DiceLoss,
+    JaccardLoss,
     MarginBCELoss,
     SigmoidFocalLoss,
+    TverskyLoss,
     ZLPRLoss,
     asymmetric_loss,
     bce_with_logits_loss,
     dice_loss,
+    jaccard_loss,
     margin_bce_loss,
     sigmoid_focal_loss,
+    tversky_loss,
     zlpr_loss,
 )
 
@@ -141,6 +145,15 @@ OWN: list[tuple[Any, Any, type[Exception], dict[str, Any]]] = [
     (asymmetric_loss, AsymmetricLoss, ValueError, {"clip": 1.0}),
     (asymmetric_loss, AsymmetricLoss, ValueError, {"clip": -0.1}),
     (asymmetric_loss, AsymmetricLoss, TypeError, {"detach_focal_weight": 1}),
+    (dice_loss, DiceLoss, TypeError, {"log": 1}),
+    (dice_loss, DiceLoss, ValueError, {"self_adjusting_alpha": -0.1}),
+    (tversky_loss, TverskyLoss, ValueError, {"alpha": -0.1}),
+    (tversky_loss, TverskyLoss, ValueError, {"beta": math.inf}),
+    (tversky_loss, TverskyLoss, ValueError, {"gamma": -1.0}),
+    (tversky_loss, TverskyLoss, ValueError, {"smooth": -1.0}),
+    (tversky_loss, TverskyLoss, ValueError, {"average": "weighted"}),
+    (jaccard_loss, JaccardLoss, ValueError, {"smooth": -1.0}),
+    (jaccard_loss, JaccardLoss, TypeError, {"average": None}),
 ]
 
 

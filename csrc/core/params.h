@@ -33,7 +33,7 @@ enum class Grouping : int8_t { kElement, kSamples, kMacro, kMicro };
 
 enum class Reduction : int8_t { kNone, kSum, kMean, kBatchMean };
 
-constexpr int kMaxParameters = 6;
+constexpr int kMaxParameters = 8;
 
 struct Parameters {
   double values[kMaxParameters];

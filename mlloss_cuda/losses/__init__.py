@@ -4,29 +4,35 @@ from .asymmetric import AsymmetricLoss, asymmetric_loss
 from .bce import BCEWithLogitsLoss, bce_with_logits_loss
 from .dice import DiceLoss, dice_loss
 from .focal import SigmoidFocalLoss, sigmoid_focal_loss
+from .jaccard import JaccardLoss, jaccard_loss
 from .lsep import LSEPLoss, lsep_loss
 from .margin_bce import MarginBCELoss, margin_bce_loss
 from .multi_positive_cross_entropy import MultiPositiveCrossEntropyLoss, multi_positive_cross_entropy_loss
 from .squared_hinge import SquaredHingeLoss, squared_hinge_loss
+from .tversky import TverskyLoss, tversky_loss
 from .zlpr import ZLPRLoss, zlpr_loss
 
 __all__ = [
     "AsymmetricLoss",
     "BCEWithLogitsLoss",
     "DiceLoss",
+    "JaccardLoss",
     "LSEPLoss",
     "MarginBCELoss",
     "MultiPositiveCrossEntropyLoss",
     "SigmoidFocalLoss",
     "SquaredHingeLoss",
+    "TverskyLoss",
     "ZLPRLoss",
     "asymmetric_loss",
     "bce_with_logits_loss",
     "dice_loss",
+    "jaccard_loss",
     "lsep_loss",
     "margin_bce_loss",
     "multi_positive_cross_entropy_loss",
     "sigmoid_focal_loss",
     "squared_hinge_loss",
+    "tversky_loss",
     "zlpr_loss",
 ]

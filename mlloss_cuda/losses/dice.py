@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
-from .._registry import LossSpec, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
+from ._overlap import ADJUSTED, AVERAGES, SPEC, coefficients
 
 __all__ = ["DiceLoss", "dice_loss"]
 
-_AVERAGES = ("samples", "macro", "micro")
 
-
-def _reference(
-    s: Tensor, y: Tensor, soft: bool, w: Tensor | None, parameters: tuple[float, ...], dim: tuple[int, ...]
-) -> Tensor:
-    smooth, squared = parameters
-    p = torch.sigmoid(s)
-    p_power, y_power = (p * p, y * y) if squared else (p, y)
-    both, either = p * y, p_power + y_power
-    if w is not None:
-        both, either = both * w, either * w
-    numerator, denominator = 2 * both.sum(dim) + smooth, either.sum(dim) + smooth
-    # Nothing to find and nothing found, unsmoothed: a loss of 0, where 0 / 0 is NaN.
-    empty = denominator == 0
-    return torch.where(empty, 0.0, 1 - numerator / torch.where(empty, 1.0, denominator))
-
-
-_SPEC = register(
-    LossSpec(
-        name="dice",
-        groupings=_AVERAGES,
-        coefficients=2,
-        reference=_reference,
-    )
-)
-
-
-def _parameters(smooth: float, squared: bool) -> tuple[float, ...]:
+def _parameters(smooth: float, squared: bool, log: bool, self_adjusting_alpha: float) -> tuple[float, ...]:
     smooth = check.check_number("smooth", smooth, 0.0)
-    return smooth, float(check.check_bool("squared", squared))
+    squared, log = check.check_bool("squared", squared), check.check_bool("log", log)
+    focus = check.check_number("self_adjusting_alpha", self_adjusting_alpha, 0.0)
+    # Dice is Tversky with halves; its own smoothing stands beside twice the overlap.
+    own = coefficients(smooth / 2, squared, log=log)
+    return (*own, focus) if focus > 0 else own
 
 
 @documented(
@@ -59,6 +35,8 @@ def dice_loss(
     smooth: float = 1.0,
     squared: bool = False,
     average: str = "samples",
+    log: bool = False,
+    self_adjusting_alpha: float = 0.0,
     weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -74,7 +52,9 @@ def dice_loss(
     .. math:: 1 - \frac{2 \sum p\,y + c}{\sum p^q + \sum y^q + c}, \qquad p = \sigma(s),
 
     q = 1 or, ``squared``, 2; the sums run over a group. A group without any part (all excluded, or
-    no labels) and without smoothing has a loss of 0.
+    no labels) and without smoothing has a loss of 0. With ``log`` it is the negative logarithm of the
+    fraction, which is steep where nothing is found. ``self_adjusting_alpha`` puts
+    :math:`(1 - p)^\alpha p` in the place of p: what is certain has less of a say.
 
     Args:
         {logits}
@@ -82,6 +62,9 @@ def dice_loss(
         squared: squares in the denominator. Default False.
         average: the groups, named as in scikit-learn: ``"samples"`` (a row, default), ``"macro"``
             (a label, over the batch), ``"micro"`` (everything).
+        log: ``-log`` of the fraction in the place of one minus it; infinite, with ``smooth=0``, where
+            a group has no overlap at all. Default False.
+        self_adjusting_alpha: >= 0. Default 0.0: p as it is.
         {keywords}
 
     Returns:
@@ -92,20 +75,21 @@ def dice_loss(
 
     Source:
         Linear: Sudre et al., "Generalised Dice overlap ...", 2017, arXiv:1707.03237. Squared:
-        Milletari, Navab, Ahmadi, "V-Net", 2016, arXiv:1606.04797.
+        Milletari, Navab, Ahmadi, "V-Net", 2016, arXiv:1606.04797. Self-adjusting: Li et al., "Dice
+        Loss for Data-imbalanced NLP Tasks", 2020, arXiv:1911.02855.
 
     Example:
         >>> logits = torch.tensor([[2.0, -2.0]])
         >>> dice_loss(logits, torch.tensor([[1, 0]])).item()
         0.0794...
     """
-    parameters = _parameters(smooth, squared)
+    parameters = _parameters(smooth, squared, log, self_adjusting_alpha)
     return evaluate(
-        _SPEC,
+        SPEC if self_adjusting_alpha == 0 else ADJUSTED,
         logits,
         targets,
         parameters=parameters,
-        grouping=check.check_choice("average", average, _AVERAGES),
+        grouping=check.check_choice("average", average, AVERAGES),
         weight=weight,
         sample_weight=sample_weight,
         label_smoothing=label_smoothing,
@@ -123,14 +107,28 @@ class DiceLoss(LossModule):
 
     Example:
         >>> DiceLoss(squared=True)
-        DiceLoss(smooth=1.0, squared=True, average='samples', reduction='mean')
+        DiceLoss(smooth=1.0, squared=True, average='samples', log=False, self_adjusting_alpha=0.0, reduction='mean')
     """
 
     _function = staticmethod(dice_loss)
 
     def __init__(
-        self, *, smooth: float = 1.0, squared: bool = False, average: str = "samples", **common: Unpack[CommonArguments]
+        self,
+        *,
+        smooth: float = 1.0,
+        squared: bool = False,
+        average: str = "samples",
+        log: bool = False,
+        self_adjusting_alpha: float = 0.0,
+        **common: Unpack[CommonArguments],
     ) -> None:
-        _parameters(smooth, squared)
-        check.check_choice("average", average, _AVERAGES)
-        super().__init__({"smooth": smooth, "squared": squared, "average": average}, common)
+        _parameters(smooth, squared, log, self_adjusting_alpha)
+        check.check_choice("average", average, AVERAGES)
+        own = {
+            "smooth": smooth,
+            "squared": squared,
+            "average": average,
+            "log": log,
+            "self_adjusting_alpha": self_adjusting_alpha,
+        }
+        super().__init__(own, common)

@@ -79,6 +79,7 @@ def all_cases() -> list[Case]:
         multi_positive_cross_entropy,
         sigmoid_focal,
         squared_hinge,
+        tversky,
         zlpr,
     )
 
@@ -92,6 +93,7 @@ def all_cases() -> list[Case]:
         squared_hinge,
         lsep,
         multi_positive_cross_entropy,
+        tversky,
     )
     cases = [case for module in modules for case in module.CASES]
     functions = [case.function for case in cases]

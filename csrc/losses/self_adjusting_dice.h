@@ -1,0 +1,46 @@
+// Self-adjusting Dice: (1 - p)^f p in the place of p, which turns easy positives down (Li et al. 2020,
+// arXiv:1911.02855)
+#pragma once
+
+#include "overlap.h"
+
+namespace mlloss {
+inline namespace MLLOSS_ISA {
+
+template <class T>
+class SelfAdjustingDice : public Overlap<T> {
+ public:
+  // parameters: those of Overlap, then f > 0.
+  explicit MLLOSS_HD SelfAdjustingDice(const double* parameters)
+      : Overlap<T>(parameters), focus_(static_cast<T>(parameters[6])) {}
+
+  template <class E>
+  MLLOSS_HD Array<T, 3> sums(E e, Array<T, 0>) const {
+    return this->sums_of(e, adjusted(logistic(e.s)));
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, 3> first_sums(E e) const {
+    return sums(e, {});
+  }
+
+  template <class E>
+  MLLOSS_HD T gradient(E e, Array<T, 2> c) const {
+    const Logistic<T> l = logistic(e.s);
+    const T p = adjusted(l);
+    return e.w * (p * (l.sigmoid_negated - focus_ * l.sigmoid)) * this->slope_of(e, p, c);
+  }
+
+  template <class E>
+  MLLOSS_HD T usual_gradient(E e, Array<T, 2> c) const {
+    return gradient(e, c);
+  }
+
+ private:
+  T focus_;
+
+  MLLOSS_HD T adjusted(Logistic<T> l) const { return l.sigmoid * exponential(-focus_ * l.softplus); }
+};
+
+}  // namespace MLLOSS_ISA
+}  // namespace mlloss

@@ -1,0 +1,102 @@
+"""Soft Jaccard, or intersection over union."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from typing_extensions import Unpack
+
+from .. import _validation as check
+from .._dispatch import evaluate
+from ..targets import CSRTargets
+from ._common import CommonArguments, LossModule, documented
+from ._overlap import AVERAGES, SPEC, coefficients
+
+__all__ = ["JaccardLoss", "jaccard_loss"]
+
+
+def _parameters(smooth: float) -> tuple[float, ...]:
+    return coefficients(check.check_number("smooth", smooth, 0.0), alpha=1.0, beta=1.0)
+
+
+@documented(
+    none="the groups' losses: ``[...]`` by sample, ``[L]`` by label, ``[]`` over everything",
+    weight="multiplies the label's contributions to every sum",
+    sample_weight="multiplies a row's loss, or in groups that cross rows its contributions to every sum",
+)
+def jaccard_loss(
+    logits: Tensor,
+    targets: Tensor | CSRTargets,
+    *,
+    smooth: float = 1.0,
+    average: str = "samples",
+    weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    logit_scale: float | Tensor = 1.0,
+    logit_bias: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    reduction: str = "mean",
+    inplace_backward: bool = False,
+) -> Tensor:
+    r"""Soft Jaccard: one minus intersection over union of predicted and true labels.
+
+    .. math:: 1 - \frac{I + c}{\sum p + \sum y - I + c}, \qquad I = \sum p\,y, \quad p = \sigma(s)
+
+    :func:`tversky_loss` with ``alpha = beta = 1``. It ranks predictions of a group as Dice does, and
+    costs more where half is right. The sums run over a group; one without any part and without
+    smoothing has a loss of 0.
+
+    Args:
+        {logits}
+        smooth: c >= 0. Default 1.0.
+        average: the groups, named as in scikit-learn: ``"samples"`` (a row, default), ``"macro"``
+            (a label, over the batch), ``"micro"`` (everything).
+        {keywords}
+
+    Returns:
+        {returns}
+
+    Raises:
+        {raises}
+
+    Source:
+        Rahman, Wang, "Optimizing Intersection-Over-Union in Deep Neural Networks ...", 2016.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, -2.0]])
+        >>> jaccard_loss(logits, torch.tensor([[1, 0]])).item()
+        0.1124...
+    """
+    return evaluate(
+        SPEC,
+        logits,
+        targets,
+        parameters=_parameters(smooth),
+        grouping=check.check_choice("average", average, AVERAGES),
+        weight=weight,
+        sample_weight=sample_weight,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
+        normalizer=normalizer,
+        reduction=reduction,
+        inplace_backward=inplace_backward,
+    )
+
+
+class JaccardLoss(LossModule):
+    """The module of :func:`jaccard_loss`: its arguments but ``sample_weight``, which the call takes.
+
+    Example:
+        >>> JaccardLoss(average="macro")
+        JaccardLoss(smooth=1.0, average='macro', reduction='mean')
+    """
+
+    _function = staticmethod(jaccard_loss)
+
+    def __init__(self, *, smooth: float = 1.0, average: str = "samples", **common: Unpack[CommonArguments]) -> None:
+        _parameters(smooth)
+        check.check_choice("average", average, AVERAGES)
+        super().__init__({"smooth": smooth, "average": average}, common)
