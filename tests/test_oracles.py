@@ -140,6 +140,35 @@ def test_hand_worked_squared_hinge(backend: Backend) -> None:
     assert got.gradient.tolist() == [[-1.0, 6.0, -6.0, 0.0]]
 
 
+@pytest.mark.parametrize("reduction", ("mean", "sum", "batchmean"))
+@pytest.mark.parametrize("in_place", (False, True))
+def test_rescaled_focal_is_bce_in_value_and_focal_in_direction(
+    backend: Backend, generator: torch.Generator, reduction: str, in_place: bool
+) -> None:
+    logits, targets = inputs(generator, backend)
+    weight = torch.rand(2500, generator=generator).to(backend.device)
+    arguments: dict[str, Any] = {"weight": weight, "reduction": reduction}
+
+    def rescaled(x: torch.Tensor, y: Any) -> torch.Tensor:
+        return sigmoid_focal_loss(x * 1, y, rescale=True, inplace_backward=in_place, **arguments)
+
+    got = evaluate(rescaled, logits, targets)
+    focal = evaluate(sigmoid_focal_loss, logits, targets, **arguments)
+    bce = evaluate(bce_with_logits_loss, logits, targets, **arguments)
+    torch.testing.assert_close(got.value, bce.value)
+    torch.testing.assert_close(got.gradient, focal.gradient * (bce.value / focal.value), rtol=1e-5, atol=1e-10)
+    csr = CSRTargets.from_dense(targets.cpu()).to(backend.device)
+    torch.testing.assert_close(evaluate(rescaled, logits, csr).gradient, got.gradient)
+
+
+def test_rescaled_focal_of_nothing(backend: Backend) -> None:
+    targets = torch.tensor([[1, 0]], device=backend.device)
+    perfect = torch.where(targets > 0, math.inf, -math.inf)
+    got = evaluate(sigmoid_focal_loss, perfect, targets, rescale=True)
+    assert float(got.value) == 0
+    assert float(got.gradient.abs().sum()) == 0
+
+
 def test_one_label_makes_zlpr_bce(backend: Backend, generator: torch.Generator) -> None:
     logits, targets = inputs(generator, backend, (50, 1))
     got = zlpr_loss(logits, targets)

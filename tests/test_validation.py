@@ -137,6 +137,7 @@ OWN: list[tuple[Any, Any, type[Exception], dict[str, Any]]] = [
     (bce_with_logits_loss, None, ValueError, {"pos_weight": torch.ones(2)}),
     (bce_with_logits_loss, None, ValueError, {"pos_weight": torch.tensor([1.0, -1.0, 1.0])}),
     (bce_with_logits_loss, None, ValueError, {"pos_weight": torch.ones(3, device="meta")}),
+    (sigmoid_focal_loss, SigmoidFocalLoss, TypeError, {"rescale": 1}),
     (margin_bce_loss, MarginBCELoss, ValueError, {"margin": 0.5}),
     (margin_bce_loss, MarginBCELoss, ValueError, {"margin": 1.0}),
     (margin_bce_loss, MarginBCELoss, TypeError, {"margin": None}),
@@ -165,6 +166,12 @@ def test_own_parameters(function: Any, module: Any, error: type[Exception], own:
     if module is not None:
         with pytest.raises(error, match=rf"^{argument}\b"):
             module(**own)
+
+
+def test_rescale_has_nothing_to_sum() -> None:
+    for call in (SigmoidFocalLoss, lambda **own: sigmoid_focal_loss(X, Y, **own)):
+        with pytest.raises(ValueError, match="^rescale"):
+            call(rescale=True, reduction="none")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,6 +54,11 @@ def _parameters(alpha: float | None, gamma: float) -> tuple[float, ...]:
     return gamma, 1.0 - alpha, alpha
 
 
+def _check_rescale(rescale: bool, reduction: str) -> None:
+    if check.check_bool("rescale", rescale) and reduction == "none":
+        raise ValueError("rescale: expected another reduction than 'none' with it, for it is a ratio of sums")
+
+
 @documented(
     none="the elements' losses ``[..., L]``",
     weight="multiplies the label's losses",
@@ -63,6 +70,7 @@ def sigmoid_focal_loss(
     *,
     alpha: float | None = 0.25,
     gamma: float = 2.0,
+    rescale: bool = False,
     weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -87,6 +95,10 @@ def sigmoid_focal_loss(
         alpha: weight of positives in [0, 1], ``1 - alpha`` that of negatives; None for 1 and 1.
             Default 0.25.
         gamma: >= 0, how far easy elements are turned down. Default 2.0.
+        rescale: multiply by ``sum CE / sum focal``, a constant to the gradient, over all that is
+            reduced: the value is then that of cross-entropy, and the gradient focal's, grown to fit.
+            (Were the factor differentiated too, nothing of focal would be left.) It costs a second
+            read of the logits. Not with ``reduction="none"``. Default False.
         {keywords}
 
     Returns:
@@ -104,22 +116,28 @@ def sigmoid_focal_loss(
         >>> sigmoid_focal_loss(logits, torch.tensor([[1, 0]]), alpha=None, gamma=0.0).item()
         0.2200...
     """
-    return evaluate(
-        _SPEC,
-        logits,
-        targets,
-        parameters=_parameters(alpha, gamma),
-        grouping="element",
-        weight=weight,
-        sample_weight=sample_weight,
-        label_smoothing=label_smoothing,
-        ignore_index=ignore_index,
-        logit_scale=logit_scale,
-        logit_bias=logit_bias,
-        normalizer=normalizer,
-        reduction=reduction,
-        inplace_backward=inplace_backward,
-    )
+    common: dict[str, Any] = {
+        "grouping": "element",
+        "weight": weight,
+        "sample_weight": sample_weight,
+        "label_smoothing": label_smoothing,
+        "ignore_index": ignore_index,
+        "logit_scale": logit_scale,
+        "logit_bias": logit_bias,
+        "normalizer": normalizer,
+        "reduction": reduction,
+    }
+    parameters = _parameters(alpha, gamma)
+    _check_rescale(rescale, reduction)
+    if not rescale:
+        return evaluate(_SPEC, logits, targets, parameters=parameters, inplace_backward=inplace_backward, **common)
+    # First: in place, focal's forward overwrites the logits.
+    with torch.no_grad():
+        ce = evaluate(_SPEC, logits, targets, parameters=_parameters(None, 0.0), inplace_backward=False, **common)
+    focal = evaluate(_SPEC, logits, targets, parameters=parameters, inplace_backward=inplace_backward, **common)
+    total = focal.detach()
+    # Nothing left of focal: nothing to rescale.
+    return focal * torch.where(total == 0, 1.0, ce / torch.where(total == 0, 1.0, total))
 
 
 class SigmoidFocalLoss(LossModule):
@@ -127,11 +145,19 @@ class SigmoidFocalLoss(LossModule):
 
     Example:
         >>> SigmoidFocalLoss(alpha=None)
-        SigmoidFocalLoss(alpha=None, gamma=2.0, reduction='mean')
+        SigmoidFocalLoss(alpha=None, gamma=2.0, rescale=False, reduction='mean')
     """
 
     _function = staticmethod(sigmoid_focal_loss)
 
-    def __init__(self, *, alpha: float | None = 0.25, gamma: float = 2.0, **common: Unpack[CommonArguments]) -> None:
+    def __init__(
+        self,
+        *,
+        alpha: float | None = 0.25,
+        gamma: float = 2.0,
+        rescale: bool = False,
+        **common: Unpack[CommonArguments],
+    ) -> None:
         _parameters(alpha, gamma)
-        super().__init__({"alpha": alpha, "gamma": gamma}, common)
+        _check_rescale(rescale, common.get("reduction", "mean"))
+        super().__init__({"alpha": alpha, "gamma": gamma, "rescale": rescale}, common)
