@@ -14,19 +14,14 @@ struct Chunk {
   uint32_t positive;  // bit i is lane i
   uint32_t excluded;  // weight 0, unknown, or outside the row: gradient exactly 0
   bool soft;
-  bool weighted;  // some weight is not 1
-  // Of lane 0, or null; loaded where they are used, to spare registers.
-  const T* weights;
-  const T* parameters;
+  bool weighted;     // some weight is not 1
+  const T* weights;  // of lane 0, or null; loaded where they are used, to spare registers
   T s[V], y[V];
 
   MLLOSS_DEVICE T weight(int i) const {
     if (excluded >> i & 1u) return T(0);
     return weights ? weights[i] : T(1);
   }
-
-  // Excluded lanes may lie outside the row.
-  MLLOSS_DEVICE T parameter(int i) const { return parameters && !(excluded >> i & 1u) ? parameters[i] : T(1); }
 };
 
 // The kinds of chunk that have a body of their own; kSoft serves all others.
@@ -48,7 +43,14 @@ template <Targets kTargets, bool kWeighted, class T, int V>
 MLLOSS_DEVICE Element<T, kTargets> element(ChunkKind<kTargets, kWeighted>, const Chunk<T, V>& chunk, int i) {
   const T hard = chunk.positive >> i & 1u ? T(1) : T(0);
   const T y = kTargets == Targets::kSoft ? chunk.y[i] : kTargets == Targets::kHard ? hard : T(0);
-  return {chunk.s[i], y, kWeighted ? chunk.weight(i) : T(1), kWeighted ? chunk.parameter(i) : T(1)};
+  return {chunk.s[i], y, kWeighted ? chunk.weight(i) : T(1)};
+}
+
+// The label's own number, for functors that take one. Excluded lanes may lie outside the row.
+template <class T, int V>
+MLLOSS_DEVICE T label_parameter(const DeviceCall& call, const Chunk<T, V>& chunk, int i) {
+  const T* all = static_cast<const T*>(call.label_parameter);
+  return all && !(chunk.excluded >> i & 1u) ? all[chunk.label + i] : T(1);
 }
 
 // Every kind of chunk as the most general one.
@@ -99,8 +101,7 @@ class ChunkReader {
 #pragma unroll
       for (int i = 0; i < V; ++i) chunk.y[i] = targets.y[i];
     }
-    chunk.weights = of_label(call_.weight, label);
-    chunk.parameters = of_label(call_.label_parameter, label);
+    chunk.weights = call_.weight ? static_cast<const T*>(call_.weight) + label : nullptr;
     chunk.weighted = chunk.excluded || chunk.weights;
     if (chunk.weighted) neutralise(chunk);
     return chunk;
@@ -114,10 +115,6 @@ class ChunkReader {
 
   MLLOSS_DEVICE bool inside(int label) const {
     return static_cast<unsigned>(label) < static_cast<unsigned>(call_.labels);
-  }
-
-  static MLLOSS_DEVICE const T* of_label(const void* labels, int label) {
-    return labels ? static_cast<const T*>(labels) + label : nullptr;
   }
 
   MLLOSS_DEVICE void transform(Chunk<T, V>& chunk) const {
@@ -175,7 +172,7 @@ MLLOSS_DEVICE void visit(Reader& reader, const LogitsRow<In>& row, const Fetched
     chunk.label = label;
     chunk.excluded = 0;
     chunk.positive = 0;
-    chunk.weights = chunk.parameters = nullptr;
+    chunk.weights = nullptr;
     if (row.call.simple == Simple::kBools) {
       chunk.positive = bools<kWidth<In>>(fetched.targets);
       if (chunk.positive) return f(ChunkKind<Targets::kHard, false>(), chunk);

@@ -9,10 +9,12 @@ namespace cuda {
 
 // Values and gradients of a chunk, gradients times `factor`; values are dead code where unused.
 template <class Kind, class Loss, class T, int V>
-MLLOSS_DEVICE void evaluate_chunk(Kind kind, const Loss& loss, const Chunk<T, V>& chunk, T factor, T* values, T* g) {
+MLLOSS_DEVICE void evaluate_chunk(Kind kind, const Loss& loss, const DeviceCall& call, const Chunk<T, V>& chunk,
+                                  T factor, T* values, T* g) {
 #pragma unroll
   for (int i = 0; i < V; ++i) {
-    const auto e = element(kind, chunk, i);
+    auto e = element(kind, chunk, i);
+    if constexpr (Loss::kLabelParameter && !Kind::kSimple) e.parameter = label_parameter(call, chunk, i);
     const auto r = loss.evaluate(e);
     values[i] = r.value * e.w;
     g[i] = r.gradient * (e.w * factor);
@@ -52,7 +54,7 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
     ring.run(row, [&](const Fetched& fetched) {
       visit(reader, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
         T values[kWidth<In>], g[kWidth<In>];
-        evaluate_chunk(kind, loss, chunk, factor * weight, values, g);
+        evaluate_chunk(kind, loss, call, chunk, factor * weight, values, g);
         clear_excluded(kind, chunk, zero, values);
         T chunk_sum = T(0);
 #pragma unroll
@@ -91,7 +93,7 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
     ring.run(row, [&](const Fetched& fetched) {
       visit(reader, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
         T values[kWidth<In>], g[kWidth<In>];
-        evaluate_chunk(kind, loss, chunk, output.factor(), values, g);
+        evaluate_chunk(kind, loss, call, chunk, output.factor(), values, g);
         output.put(kind, row, memory, chunk, fetched.logits, g);
       });
     });

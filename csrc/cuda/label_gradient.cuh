@@ -18,7 +18,7 @@ MLLOSS_DEVICE T single_gradient(const Loss& loss, const DeviceCall& call, const 
   T g[1];
   if constexpr (Loss::kScope == Scope::kElement) {
     T value[1];
-    with_kind(chunk, [&](auto kind, const Chunk<T, 1>&) { evaluate_chunk(kind, loss, chunk, factor, value, g); });
+    with_kind(chunk, [&](auto kind, const Chunk<T, 1>&) { evaluate_chunk(kind, loss, call, chunk, factor, value, g); });
   } else {
     const auto c = Loss::scaled(load_coefficients<Loss, T>(call, out, row, chunk.label), factor);
     with_kind(chunk, [&](auto kind, const Chunk<T, 1>&) { chunk_gradient(kind, loss, chunk, c, g); });

@@ -58,6 +58,9 @@ class Lsep : public TwoSides<T> {
     return {{stats.maxima[0], r / negatives, stats.maxima[1], r / positives}};
   }
 
+  // Its maxima may be -inf, too.
+  static MLLOSS_HD bool usual(Array<T, 4> c) { return absolute(c[0]) < T(INFINITY) && absolute(c[2]) < T(INFINITY); }
+
  private:
   static MLLOSS_HD T one_if(bool condition) { return condition ? T(1) : T(0); }
 

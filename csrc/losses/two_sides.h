@@ -30,7 +30,7 @@ class TwoSides : public GroupWise {
   }
 
   // No infinite maximum: no inf - inf to look out for.
-  static MLLOSS_HD bool usual(Array<T, 4> c) { return absolute(c[0]) < T(INFINITY) && absolute(c[2]) < T(INFINITY); }
+  static MLLOSS_HD bool usual(Array<T, 4> c) { return c[0] < T(INFINITY) && c[2] < T(INFINITY); }
 
   template <class E>
   MLLOSS_HD T usual_gradient(E e, Array<T, 4> c) const {

@@ -3,7 +3,7 @@
 A new kernel, or a loop that it must have, is a line here. Losses come from the build.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 # Bytes an element of the logits; and the operation that every element needs at least one of.
@@ -42,6 +42,8 @@ class Loop:
 STATISTICS = Loop("statistics", stores=False)
 VALUE = Loop("value", stores=False)
 GRADIENT = Loop("gradient", stores=True)
+# Of a loss without exponentials.
+PLAIN_VALUE, PLAIN_GRADIENT = replace(VALUE, exponentials=0.0), replace(GRADIENT, exponentials=0.0)
 SCALE = Loop("scale", stores=True, exponentials=0.0, paths=())
 
 # By title, * for the loss; the first that fits counts. All are checked for spills and local memory, those without loops
@@ -55,6 +57,8 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
     "label_conclude<*>": (),
     "group_backward<*, false>": (GRADIENT,),
     "group_backward<*, true>": (Loop("gradient", stores=True, paths=("csr",), others=True),),
+    "element_wise<SquaredHinge>": (PLAIN_VALUE, PLAIN_GRADIENT),
+    "element_wise_backward<SquaredHinge>": (PLAIN_GRADIENT,),
     "element_wise<*>": (VALUE, GRADIENT),
     "element_wise_backward<*>": (GRADIENT,),
     "scale": (SCALE,),
