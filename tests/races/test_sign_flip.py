@@ -16,13 +16,12 @@ ROOT = Path(__file__).parent.parent.parent
 FLIPS = (
     ("zlpr", "two_sides.h", "x[1] * -c[3] : x[0] * c[1]", "x[1] * c[3] : x[0] * c[1]"),
     ("sigmoid_focal", "focal.h", "positive ? -slope : slope", "positive ? slope : slope"),
-    ("dice", "overlap.h", "lost = (denominator - numerator)", "lost = (denominator + numerator)"),
+    ("dice", "overlap.h", "+ b * stats.sums[2]", "- b * stats.sums[2]"),
     ("bce_with_logits", "bce.h", "positive ? -q * l.sigmoid", "positive ? q * l.sigmoid"),
     ("margin_bce", "margin_bce.h", "positive ? r.gradient : -r.gradient", "positive ? r.gradient : r.gradient"),
     ("asymmetric", "asymmetric.h", "-modulation * (focus", "modulation * (focus"),
     ("squared_hinge", "squared_hinge.h", "positive ? -lacking : lacking", "positive ? lacking : lacking"),
     ("lsep", "lsep.h", "value = (up ? pairs : A(0)) + log1p", "value = (up ? pairs : A(0)) - log1p"),
-    ("dice(average=samples,self", "self_adjusting_dice.h", "l.sigmoid_negated - focus_", "l.sigmoid_negated + focus_"),
     ("multi_positive_cross_entropy", "multi_positive_cross_entropy.h", "share - e.w * e.y", "share + e.w * e.y"),
 )
 # One that every case runs, and for those that stand for a path a second one.
