@@ -18,11 +18,15 @@ import torch
 import mlloss_cuda
 from mlloss_cuda import BackendStatus, _backends
 
+from . import interpreter
 from .cases import Case, all_cases
 
 # That group losses are tested with on the CUDA engine.
 STRATEGIES = ("streaming", "resident", "split", "cluster")
-ENGINES = (("cpu", "cpu"), ("cuda", "cuda"))
+TRITON_STRATEGIES = ("streaming", "split")
+ENGINES = (("cpu", "cpu"), ("cuda", "cuda"), ("triton", "cuda"))
+# Elements of a tile under Triton's interpreter, whose time is that of its operations, however large.
+INTERPRETED_ELEMENTS = 1 << 16
 # --brief: of a test with so many combinations, one in so many.
 BRIEF_FROM, BRIEF_SHARE = 20, 7
 # In the environment for the sake of processes that pytest-xdist starts: they use the same one.
@@ -53,6 +57,11 @@ class Backend:
 
     @contextmanager
     def _strategy(self) -> Iterator[None]:
+        if self.name == "triton":
+            elements = INTERPRETED_ELEMENTS if self.device == "cpu" else None
+            with planned(self.strategy, elements):
+                yield
+            return
         if self.library is None:
             yield
             return
@@ -66,8 +75,21 @@ class Backend:
     def serves(self, case: Case) -> bool:
         """Whether the strategy makes a difference: without rows to hold, runs of others are the same."""
         if case.spec == "sigmoid_focal":
-            return self.strategy in ("automatic", STRATEGIES[0])
+            return self.strategy in ("automatic", "streaming")
         return case.own.get("average", "samples") == "samples" or self.strategy in ("automatic", "split")
+
+
+@contextmanager
+def planned(strategy: str, elements: int | None) -> Iterator[None]:
+    """Triton's kernels by this strategy, in tiles of so many elements (None: the table's)."""
+    from mlloss_cuda._triton import plan
+
+    before = plan.forced_strategy, plan.forced_elements
+    plan.forced_strategy, plan.forced_elements = strategy, elements
+    try:
+        yield
+    finally:
+        plan.forced_strategy, plan.forced_elements = before
 
 
 FUSED = pytest.StashKey[list[Backend]]()
@@ -79,6 +101,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         metavar="LIBRARY",
         help="test the CUDA kernels as built for tests/emulator, and them alone",
+    )
+    parser.addoption(
+        "--interpreted",
+        action="store_true",
+        help="test the Triton kernels on the CPU, by Triton's interpreter, and them alone",
     )
     parser.addoption(
         "--backend", choices=[name for name, _ in ENGINES], help="of the fused backends, test this one alone"
@@ -104,9 +131,15 @@ def _by_strategy(name: str, device: str, library: Path) -> list[Backend]:
     return [Backend(name, device, library, strategy) for strategy in STRATEGIES]
 
 
+def _triton(device: str) -> list[Backend]:
+    return [Backend("triton", device, strategy=strategy) for strategy in TRITON_STRATEGIES]
+
+
 def _usable(name: str, device: str) -> list[Backend]:
     if name == "cuda":
         return _by_strategy(name, device, _backends.library_path("_cuda"))
+    if name == "triton":
+        return _triton(device)
     return [Backend(name, device)]
 
 
@@ -116,8 +149,12 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "cuda_engine: of the CUDA kernels, on a GPU or emulated")
     config.addinivalue_line("markers", "emulated: of the emulated kernels alone")
+    config.addinivalue_line("markers", "triton_engine: of the Triton kernels, on a GPU or interpreted")
     library = config.getoption("--emulated")
-    if library:
+    if config.getoption("--interpreted"):
+        interpreter.start()
+        config.stash[FUSED] = _triton("cpu")
+    elif library:
         _backends.add_engine(
             "emulated", _backends.Engine(lambda: BackendStatus(True, ""), ("cpu",), "mlloss_cuda_emulated")
         )
@@ -162,8 +199,10 @@ def _runs(config: pytest.Config, item: pytest.Item) -> bool:
         return False
     if item.get_closest_marker("emulated") and not config.getoption("--emulated"):
         return False
+    if item.get_closest_marker("triton_engine") and not (backend and backend.name == "triton"):
+        return False
     if backend is None:
-        return not config.getoption("--emulated")
+        return not (config.getoption("--emulated") or config.getoption("--interpreted"))
     return backend.serves(case) if case else True
 
 
