@@ -8,8 +8,8 @@ NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
 DISASSEMBLER := nvidia-cuda-nvdisasm==13.5.37
 
-.PHONY: build test test-full test-host emulate emulate-sanitized emulate-sanitized-full races sass demo bench gpu report \
-  lint format clean
+.PHONY: build test test-full test-host interpret interpret-full ahead-of-time emulate emulate-sanitized \
+  emulate-sanitized-full races sass demo bench gpu report lint format clean
 
 build: $(VENV)/.built
 
@@ -26,11 +26,22 @@ $(VENV)/.built: $(VENV)/.torch $(NATIVE)
 
 test: build test-host
 	$(BIN)/python -m pytest -n 2
+	$(MAKE) interpret ahead-of-time
 	@if $(BIN)/python -m mlloss_cuda info | grep -q nvcc; then $(MAKE) emulate && $(MAKE) emulate-sanitized && $(MAKE) races; \
 	else echo "built without CUDA: its kernels are not tested (make emulate needs the toolkit's headers)"; fi
 
 # With all that make test leaves out because it takes long.
-test-full: test emulate-sanitized-full
+test-full: test interpret-full emulate-sanitized-full
+
+# The Triton kernels on the CPU, by Triton's interpreter, and compiled for GPUs that are not there.
+interpret: build
+	$(BIN)/python -m pytest -n 2 tests --interpreted --brief
+
+interpret-full: build
+	$(BIN)/python -m pytest -n 2 tests --interpreted
+
+ahead-of-time: build
+	TRITON_CACHE_DIR=build/triton $(BIN)/python -m tests.ahead_of_time $(TARGETS)
 
 # The CUDA kernels on the CPU, in builds of their own. $(1): what to build.
 EMULATED := build/emulated/tests/emulator

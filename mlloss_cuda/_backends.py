@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,11 +25,15 @@ __all__ = [
     "choose",
     "launch_plan",
     "library_path",
+    "most_labels",
     "namespace_of",
     "strategies",
     "use_backend",
 ]
 
+_LEAST_TRITON: Final = (3, 6)
+_MOST_CUDA_LABELS: Final = 2**31 - 1024  # kMaxLabels of csrc/core/launch_plan.h
+_MOST_TRITON_LABELS: Final = 2**31 - 2**16  # a tile's columns are counted in 32 bits
 _REBUILD: Final = "build the extension with `make build`, or `pip install --no-build-isolation .`"
 
 
@@ -104,22 +109,44 @@ def _cuda_status() -> BackendStatus:
     return BackendStatus(True, "")
 
 
+def _gpu_keys() -> list[str]:
+    """Dispatch keys of the GPUs that torch sees and Triton drives: NVIDIA's and AMD's, Intel's."""
+    found = (("CUDA", torch.cuda.is_available()), ("XPU", torch.xpu.is_available()))
+    return [key for key, available in found if available]
+
+
 def _triton_status() -> BackendStatus:
-    return BackendStatus(False, "this version has no Triton kernels yet")
+    if importlib.util.find_spec("triton") is None:
+        return BackendStatus(False, "triton is not installed; `pip install triton`")
+    keys = _gpu_keys()
+    if not keys:
+        return BackendStatus(False, "torch sees no GPU that Triton drives")
+    try:
+        version = importlib.import_module("triton").__version__
+        if tuple(map(int, version.split(".")[:2])) < _LEAST_TRITON:
+            return BackendStatus(
+                False, f"Triton {version} is too old; install 3.6 or later, as torch 2.11 and later have it"
+            )
+        for key in keys:
+            importlib.import_module("mlloss_cuda._triton").register(key)
+    except Exception as error:  # whatever a broken installation raises
+        return BackendStatus(False, f"triton does not load: {type(error).__name__}: {error}")
+    return BackendStatus(True, "")
 
 
 class Engine(NamedTuple):
-    """A fused engine: whether it can run here, the device types it serves, where its ops are."""
+    """A fused engine: whether it can run here, the device types it serves, where its ops are, how wide a row may be."""
 
     status: Callable[[], BackendStatus]
     devices: tuple[str, ...]
     namespace: str
+    most_labels: int | None = None  # any number
 
 
 # In the order of preference. The reference serves every device, and comes last.
 _engines: dict[str, Engine] = {
-    "cuda": Engine(_cuda_status, ("cuda",), _ops.NAMESPACE),
-    "triton": Engine(_triton_status, ("cuda", "xpu"), "mlloss_cuda_triton"),
+    "cuda": Engine(_cuda_status, ("cuda",), _ops.NAMESPACE, _MOST_CUDA_LABELS),
+    "triton": Engine(_triton_status, ("cuda", "xpu"), "mlloss_cuda_triton", _MOST_TRITON_LABELS),
     "cpu": Engine(lambda: BackendStatus(not _cpu_missing, _cpu_missing), ("cpu",), _ops.NAMESPACE),
 }
 
@@ -128,11 +155,17 @@ def add_engine(name: str, engine: Engine) -> None:
     """Make a further engine known, as a test does with the emulated kernels."""
     _ops.define(engine.namespace)
     _engines[name] = engine
+    _usable_cache.pop(name, None)
 
 
 def namespace_of(backend: str) -> str:
     """Where a fused backend registers its ops."""
     return _engines[backend].namespace
+
+
+def most_labels(backend: str) -> int | None:
+    """How many labels a backend takes; None: any number."""
+    return _engines[backend].most_labels if backend in _engines else None
 
 
 def _status(name: str) -> BackendStatus:
@@ -180,9 +213,8 @@ def use_backend(name: str) -> Iterator[None]:
     known = (*_engines, "reference")
     if name not in known:
         raise ValueError(f"name: expected one of {', '.join(map(repr, known))}, got {name!r}")
-    status = _status(name)
-    if not status.usable:
-        raise ValueError(f"name: the backend {name!r} is not usable: {status.reason}")
+    if not _usable(name):
+        raise ValueError(f"name: the backend {name!r} is not usable: {_status(name).reason}")
     request = _Request(name)
     _requests.append(request)
     _forced = name
@@ -219,6 +251,11 @@ def _usable(name: str) -> bool:
     if name not in _usable_cache:
         _usable_cache[name] = _status(name).usable
     return _usable_cache[name]
+
+
+# torch.compiler.assume_constant_result, without the import of dynamo: what is installed does not change, and
+# importing an engine is nothing to trace.
+_usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _warn(device_type: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +16,6 @@ from ._registry import LossSpec
 from .targets import CSRTargets
 
 __all__ = ["evaluate"]
-
-_MOST_CUDA_LABELS: Final = 2**31 - 1024  # kMaxLabels of csrc/core/launch_plan.h
 
 
 def evaluate(
@@ -70,8 +68,9 @@ def evaluate(
     offset, label_offset, row_offset = _offsets(threshold, logit_bias, logits)
 
     backend = _backends.choose(logits.device.type)
-    if backend == "cuda" and labels > _MOST_CUDA_LABELS:
-        raise ValueError(f"logits: the CUDA kernels take at most {_MOST_CUDA_LABELS} labels, got {labels}")
+    most = _backends.most_labels(backend)
+    if most is not None and labels > most:
+        raise ValueError(f"logits: the {backend} kernels take at most {most} labels, got {labels}")
     flat = logits if logits.dim() == 2 else logits.reshape(rows, labels)
     dense = None
     if isinstance(targets, Tensor):

@@ -18,11 +18,15 @@ import torch
 import mlloss_cuda
 from mlloss_cuda import BackendStatus, _backends
 
+from . import interpreter
 from .cases import Case, all_cases
 
 # That group losses are tested with on the CUDA engine.
 STRATEGIES = ("streaming", "resident", "split", "cluster")
-ENGINES = (("cpu", "cpu"), ("cuda", "cuda"))
+TRITON_STRATEGIES = ("streaming", "split")
+ENGINES = (("cpu", "cpu"), ("cuda", "cuda"), ("triton", "cuda"))
+# Elements of a tile under Triton's interpreter, whose time is that of its operations, however large.
+INTERPRETED_ELEMENTS = 1 << 16
 # --brief: of a test with so many combinations, one in so many.
 BRIEF_FROM, BRIEF_SHARE = 20, 7
 # In the environment for the sake of processes that pytest-xdist starts: they use the same one.
@@ -53,6 +57,11 @@ class Backend:
 
     @contextmanager
     def _strategy(self) -> Iterator[None]:
+        if self.name == "triton":
+            elements = INTERPRETED_ELEMENTS if self.device == "cpu" else None
+            with planned(self.strategy, elements):
+                yield
+            return
         if self.library is None:
             yield
             return
@@ -70,11 +79,25 @@ class Backend:
         """
         if self.strategy == "automatic":
             return True
+        strategies = TRITON_STRATEGIES if self.name == "triton" else STRATEGIES
         if case.element_wise:
-            return self.strategy == STRATEGIES[0]
+            return self.strategy == strategies[0]
         if case.grouping != "samples":
             return self.strategy == "split"
-        return case.path or self.strategy == STRATEGIES[case.number % len(STRATEGIES)]
+        return case.path or self.strategy == strategies[case.number % len(strategies)]
+
+
+@contextmanager
+def planned(strategy: str, elements: int | None) -> Iterator[None]:
+    """Triton's kernels by this strategy, in tiles of so many elements (None: the table's)."""
+    from mlloss_cuda._triton import plan
+
+    before = plan.forced_strategy, plan.forced_elements
+    plan.forced_strategy, plan.forced_elements = strategy, elements
+    try:
+        yield
+    finally:
+        plan.forced_strategy, plan.forced_elements = before
 
 
 FUSED = pytest.StashKey[list[Backend]]()
@@ -86,6 +109,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         metavar="LIBRARY",
         help="test the CUDA kernels as built for tests/emulator, and them alone",
+    )
+    parser.addoption(
+        "--interpreted",
+        action="store_true",
+        help="test the Triton kernels on the CPU, by Triton's interpreter, and them alone",
     )
     parser.addoption(
         "--backend", choices=[name for name, _ in ENGINES], help="of the fused backends, test this one alone"
@@ -111,9 +139,15 @@ def _by_strategy(name: str, device: str, library: Path) -> list[Backend]:
     return [Backend(name, device, library, strategy) for strategy in STRATEGIES]
 
 
+def _triton(device: str) -> list[Backend]:
+    return [Backend("triton", device, strategy=strategy) for strategy in TRITON_STRATEGIES]
+
+
 def _usable(name: str, device: str) -> list[Backend]:
     if name == "cuda":
         return _by_strategy(name, device, _backends.library_path("_cuda"))
+    if name == "triton":
+        return _triton(device)
     return [Backend(name, device)]
 
 
@@ -123,8 +157,12 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "cuda_engine: of the CUDA kernels, on a GPU or emulated")
     config.addinivalue_line("markers", "emulated: of the emulated kernels alone")
+    config.addinivalue_line("markers", "triton_engine: of the Triton kernels, on a GPU or interpreted")
     library = config.getoption("--emulated")
-    if library:
+    if config.getoption("--interpreted"):
+        interpreter.start()
+        config.stash[FUSED] = _triton("cpu")
+    elif library:
         _backends.add_engine(
             "emulated", _backends.Engine(lambda: BackendStatus(True, ""), ("cpu",), "mlloss_cuda_emulated")
         )
@@ -185,8 +223,11 @@ def _runs(config: pytest.Config, item: pytest.Item, sizes: dict[str, int]) -> bo
         return False
     if item.get_closest_marker("emulated") and not config.getoption("--emulated"):
         return False
+    if item.get_closest_marker("triton_engine") and not (backend and backend.name == "triton"):
+        return False
     if backend is None:
-        return not config.getoption("--emulated") and (not case or _for_case(item, case, sizes))
+        alone = config.getoption("--emulated") or config.getoption("--interpreted")
+        return not alone and (not case or _for_case(item, case, sizes))
     return not case or (backend.serves(case) and _for_case(item, case, sizes))
 
 

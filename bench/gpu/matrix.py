@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mlloss_cuda import _backends
+import torch
+
+from mlloss_cuda import _backends, use_backend
 
 __all__ = [
     "HOST_SHAPE",
@@ -14,7 +19,7 @@ __all__ = [
     "Strategy",
     "default_groups",
     "dry_groups",
-    "force",
+    "forced",
     "full_groups",
     "strategies",
 ]
@@ -78,12 +83,13 @@ def dry_groups() -> list[Group]:
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way to launch that the planner has for a shape."""
+    """A way to launch that a planner has for a shape. Triton's is one more, whatever its plan is."""
 
     name: str
-    number: int  # what to ask for; 0 is the planner's own choice
+    number: int  # what to ask the CUDA engine for; 0 is the planner's own choice
     reads: int  # of the logits, forward and backward together
     words: str  # the plan
+    engine: str = "cuda"
 
 
 def strategies(labels: int, rows: int, dtype: str, element_wise: bool, mode: str, capability: int) -> list[Strategy]:
@@ -99,12 +105,31 @@ def strategies(labels: int, rows: int, dtype: str, element_wise: bool, mode: str
         )
         reads = plan["reads"] + (mode != "forward" and not forms)
         found.setdefault(plan["strategy"], Strategy(plan["strategy"], number, reads, plan["forward"]))
-    return list(found.values())
+    return [*found.values(), *_of_triton(labels, rows, dtype, element_wise, mode, forms)]
 
 
-def force(strategy: Strategy | None) -> None:
-    """Make the CUDA engine launch that way; None leaves it to the planner."""
+def _of_triton(labels: int, rows: int, dtype: str, element_wise: bool, mode: str, forms: bool) -> list[Strategy]:
+    if not _backends.backends()["triton"].usable:
+        return []
+    describe = importlib.import_module("mlloss_cuda._triton").describe
+    words, reads = describe(rows, labels, getattr(torch, dtype), element_wise)
+    if not forms:
+        reads = 1 if mode == "forward" else 2
+    return [Strategy("triton", 0, reads, words, "triton")]
+
+
+@contextmanager
+def forced(strategy: Strategy | None) -> Iterator[None]:
+    """Make every loss launch that way; None leaves it to the planner."""
+    if strategy is not None and strategy.engine == "triton":
+        with use_backend("triton"):
+            yield
+        return
     # The library is loaded without a GPU too, so that a dry run takes this step.
     library = _backends.library_path("_cuda")
-    if library.exists():
-        ctypes.CDLL(str(library)).mlloss_cuda_strategy(strategy.number if strategy else 0)
+    ask = ctypes.CDLL(str(library)).mlloss_cuda_strategy if library.exists() else lambda number: number
+    ask(strategy.number if strategy else 0)
+    try:
+        yield
+    finally:
+        ask(0)

@@ -6,7 +6,6 @@ import gc
 import random
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from ..check import check_gradient, check_value, truth
 from ..competitors import Case, Competitor, Problem, build
 from .device import Device
-from .matrix import Group, Strategy, force, strategies
+from .matrix import Group, Strategy, forced, strategies
 
 __all__ = ["MODES", "OURS", "ROUNDS", "Rotation", "Timed", "measure_group"]
 
@@ -170,15 +169,6 @@ def _check(contender: _Contender, rotation: Rotation, expected: tuple[Tensor, Te
         contender.timed.failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
 
 
-@contextmanager
-def _forced(strategy: Strategy | None) -> Iterator[None]:
-    force(strategy)
-    try:
-        yield
-    finally:
-        force(None)
-
-
 def _calls(rotation: Rotation, contender: _Contender) -> Callable[[int], Any]:
     return lambda index: rotation.call(contender.competitor, contender.timed.mode, index)
 
@@ -186,7 +176,7 @@ def _calls(rotation: Rotation, contender: _Contender) -> Callable[[int], Any]:
 def _measure_case(contenders: list[_Contender], rotation: Rotation, device: Device, case: Case) -> None:
     expected = truth(case, rotation[0])
     for contender in contenders:
-        with _forced(contender.strategy):
+        with forced(contender.strategy):
             _check(contender, rotation, expected)
             if not contender.timed.failure:
                 contender.host_seconds = device.host_seconds(rotation.prepare, _calls(rotation, contender), 1)
@@ -196,7 +186,7 @@ def _measure_case(contenders: list[_Contender], rotation: Rotation, device: Devi
     for _ in range(ROUNDS):
         for contender in order.sample(right, len(right)):
             call = _calls(rotation, contender)
-            with _forced(contender.strategy):
+            with forced(contender.strategy):
                 contender.timed.ms += device.time_batch(rotation.prepare, call, index, contender.host_seconds)
             index += 8
 

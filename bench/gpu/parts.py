@@ -138,36 +138,59 @@ def _failed(report: Path) -> list[str]:
     ]
 
 
-def tests(dry: bool, seconds: float) -> Part:
-    """The test suite on CUDA, its strategies included; in a dry run a few tests on the CPU."""
-    seed, report = str(secrets.randbelow(2**31)), _LOGS / "tests.xml"
+def _start_tests(backend: str, dry: bool, seconds: float, seed: str) -> _Started:
+    report = _LOGS / f"tests-{backend}.xml"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    command += ["tests/test_edges.py", "-k", "test_few_long_rows"] if dry else ["tests", "--backend", "cuda"]
-    if not dry:
+    if dry:
+        command += ["tests/test_edges.py", "-k", "test_few_long_rows"]
+    else:
         # What torch warns of on a GPU is shown; it fails no test, as it does on a CPU.
-        command += ["--maxfail=200", "-W", "default::UserWarning"]
+        command += ["tests", "--backend", backend, "--maxfail=200", "-W", "default::UserWarning"]
+        # Each specialisation of a Triton kernel is compiled when it is first met: a share of the tests meets all.
+        command += ["--brief"] if backend == "triton" else []
     workers = min(8, (os.cpu_count() or 1) // 2)
     if not dry and workers > 1 and find_spec("xdist"):
         command += ["-p", "xdist", "-n", str(workers)]
     # No plugin that happens to be installed; one seed for all workers.
-    started = _Started(
-        "tests", command, seconds, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", MLLOSS_TEST_SEED=seed, OMP_NUM_THREADS="2"
+    return _Started(
+        f"tests-{backend}",
+        command,
+        seconds,
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+        MLLOSS_TEST_SEED=seed,
+        OMP_NUM_THREADS="2",
     )
-    ended = started.wait()
-    results: dict[str, Any] = {"seed": int(seed), "status": ended.status}
-    if not report.exists():
-        print(ended.tail())
-        return Part("tests", False, f"{_how(ended.status)}, no report", ended.seconds, results)
-    counts, failed = _counts(report), _failed(report)
-    results |= {**counts, "failed": failed}
+
+
+def _ended_tests(backend: str, ended: _Ended) -> tuple[bool, str, dict[str, Any]]:
+    report = _LOGS / f"tests-{backend}.xml"
     if ended.status:
         print(ended.tail())
+    if not report.exists():
+        return False, f"{_how(ended.status)}, no report", {"status": ended.status}
+    counts, failed = _counts(report), _failed(report)
     wrong = counts["failures"] + counts["errors"]
     words = f"{counts['tests'] - wrong - counts['skipped']} passed, {wrong} failed, {counts['skipped']} skipped"
     if ended.status and not wrong:
         words += f"; {_how(ended.status)}"
-    return Part("tests", ended.status == 0, words, ended.seconds, results)
+    return ended.status == 0, words, {"status": ended.status, **counts, "failed": failed}
+
+
+def tests(dry: bool, seconds: float) -> Part:
+    """The test suite on CUDA, its strategies included, and beside it on Triton; in a dry run a few tests on the CPU."""
+    seed = str(secrets.randbelow(2**31))
+    # The sanitizers and the benchmark find Triton's kernels compiled.
+    backends = ("cpu",) if dry else ("cuda", "triton") if find_spec("triton") else ("cuda",)
+    started = {backend: _start_tests(backend, dry, seconds, seed) for backend in backends}
+    results: dict[str, Any] = {"seed": int(seed)}
+    right, words, longest = True, [], 0.0
+    for backend, one in started.items():
+        ended = one.wait()
+        fine, how, results[backend] = _ended_tests(backend, ended)
+        right, longest = right and fine, max(longest, ended.seconds)
+        words.append(f"{backend}: {how}")
+    return Part("tests", right, "; ".join(words), longest, results)
 
 
 # ---- sanitizers ----
@@ -178,7 +201,7 @@ _TOOLS = ("memcheck", "racecheck")
 def _sanitizer(tool: str) -> list[str]:
     return [
         *("compute-sanitizer", "--tool", tool, "--error-exitcode", str(_FOUND_ERRORS)),
-        *("--kernel-name", "kns=mlloss"),  # kernels of ours: torch's own are not in question
+        *("--kernel-name", "kns=mlloss"),  # the CUDA kernels: torch's own are not in question
         *("--print-limit", "20", "--target-processes", "application-only"),
     ]
 

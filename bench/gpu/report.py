@@ -16,6 +16,7 @@ from .measure import Timed
 __all__ = ["all_gates", "gate_summary", "headline", "missed", "time_table", "times_as_json"]
 
 _FLOOR, _SPLIT, _FORWARD, _HOST_US = 0.90, 0.85, 0.95, 30.0
+_TRITON_FLOOR, _TRITON_COMPILE = 0.75, 1.0  # where one read from memory is possible; never slower than torch.compile
 _EAGER_TIMES, _COMPILE_TIMES = 8.0, {True: 1.5, False: 2.5}  # element-wise losses, row-wise ones
 _EAGER_PEERS = ("plain", "float32", "torchvision", "eager")
 _LEAST_LABELS = 8_192  # below, a launch takes longer than the bytes
@@ -55,7 +56,10 @@ def _ratio(times: Sequence[Timed], timed: Timed, names: Sequence[str]) -> float 
 def _bytes_gates(timed: Timed, bandwidth: Bandwidth) -> Iterator[tuple[str, Gate]]:
     """The bytes of ours over time, by strategy. Streaming has no gate: it reads twice, and cannot reach the floor."""
     where = _where(timed)
-    if timed.mode == "forward":
+    if timed.strategy == "triton":
+        if timed.mode == "step" and timed.planned_bytes == timed.floor_bytes:
+            yield "Triton, of the floor", Gate(where, _floor(timed, bandwidth), _TRITON_FLOOR, False)
+    elif timed.mode == "forward":
         yield "forward, of read-only bandwidth", Gate(where, _floor(timed, bandwidth), _FORWARD, False)
     elif timed.mode == "step" and timed.strategy == "split":
         moved = _share(timed.planned_bytes, timed, bandwidth, "copy")
@@ -65,9 +69,13 @@ def _bytes_gates(timed: Timed, bandwidth: Bandwidth) -> Iterator[tuple[str, Gate
 
 
 def _peer_gates(times: Sequence[Timed], timed: Timed) -> Iterator[tuple[str, Gate]]:
+    where = _where(timed)
+    if timed.mode == "step" and timed.strategy == "triton":
+        compiled = _ratio(times, timed, ("float32-compile",))
+        if compiled is not None:
+            yield "Triton, times faster than torch.compile", Gate(where, compiled, _TRITON_COMPILE, False)
     if timed.mode != "step" or not timed.default:
         return
-    where = _where(timed)
     eager = _ratio(times, timed, _EAGER_PEERS)
     if eager is not None:
         yield "times faster than the fastest eager", Gate(where, eager, _EAGER_TIMES, False)

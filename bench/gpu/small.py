@@ -14,7 +14,7 @@ from mlloss_cuda._registry import all_losses
 
 from ..competitors import Case, Problem, all_cases
 from .device import Device
-from .matrix import force, strategies
+from .matrix import forced, strategies
 
 # One row of one chunk, odd widths that begin and end within a chunk, more than a tile, more rows than tiles.
 _SHAPES = ((1, 5), (3, 33), (5, 2_051), (2, 9_001))
@@ -73,11 +73,11 @@ def main(given: list[str] | None = None) -> int:
     calls = 0
     for (rows, labels), dtype, case in itertools.product(_SHAPES, _DTYPES, _cases()):
         problem = Problem(rows, labels, getattr(torch, dtype), device.type, rows * labels, positives=3)
-        for way in strategies(labels, rows, dtype, case.element_wise, "step", device.capability):
-            force(way)
-            _call(case, problem)
+        ways = strategies(labels, rows, dtype, case.element_wise, "step", device.capability)
+        for way in (way for way in ways if way.engine == "cuda"):
+            with forced(way):
+                _call(case, problem)
             calls += 1
-        force(None)
     device.synchronize()
     print(f"{calls} cases ran")
     return 0

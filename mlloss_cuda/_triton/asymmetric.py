@@ -1,0 +1,55 @@
+# mypy: ignore-errors
+"""Asymmetric loss; the twin of csrc/losses/asymmetric.h, where the formulas' reasons are."""
+
+import triton
+import triton.language as tl
+
+from .functor import ElementWise
+from .numerics import at_most, expectation, logistic, minus_log_over
+
+__all__ = ["FUNCTOR"]
+
+# p: gamma of negatives, of positives, the clip m, 1 for powers that are constants to the gradient, logit(m).
+
+
+@triton.jit
+def _of_positive(parts, p):
+    sigmoid, negated, softplus, softplus_negated = parts
+    modulation = tl.exp(-p[1] * at_most(softplus, 1e30))
+    focus = (1.0 - p[3]) * p[1] * sigmoid * at_most(softplus_negated, 1e30)
+    return modulation * softplus_negated, -modulation * (focus + negated)
+
+
+@triton.jit
+def _of_negative(s, parts, p):
+    sigmoid, negated, softplus, softplus_negated = parts
+    clip = p[2]
+    clipped = clip > 0.0
+    rest = negated + clip
+    u = tl.where(sigmoid > clip, sigmoid - clip, 0.0)
+    ratio = minus_log_over(u, rest)
+    cost = tl.where(clipped, u * ratio, softplus)
+    # Without a clip u is p, whose logarithm is exact where p itself is 0.
+    minus_log = tl.where(clipped, -tl.log(u), softplus_negated)
+    modulation = tl.exp(-p[0] * at_most(minus_log, 1e30))
+    share = tl.where(clipped, sigmoid * negated / rest, sigmoid)
+    focus = tl.where(clipped, sigmoid * negated * ratio, negated * at_most(softplus, 1e30))
+    slope = share + (1.0 - p[3]) * p[0] * focus
+    # NaN is not below any threshold.
+    nothing = tl.where(s == s, 0.0, s)
+    counts = s > p[4]
+    return tl.where(counts, modulation * cost, nothing), tl.where(counts, modulation * slope, nothing)
+
+
+@triton.jit
+def _evaluate(s, y, parameter, p, SOFT: tl.constexpr):
+    parts = logistic(s)
+    positive = _of_positive(parts, p)
+    negative = _of_negative(s, parts, p)
+    if SOFT:
+        return expectation(y, positive, negative)
+    else:
+        return tl.where(y > 0.0, positive[0], negative[0]), tl.where(y > 0.0, positive[1], negative[1])
+
+
+FUNCTOR = ElementWise(evaluate=_evaluate)

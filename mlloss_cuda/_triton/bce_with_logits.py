@@ -1,0 +1,27 @@
+# mypy: ignore-errors
+"""Binary cross-entropy; the twin of csrc/losses/bce.h, where the formulas' reasons are."""
+
+import triton
+import triton.language as tl
+
+from .functor import ElementWise
+from .numerics import expectation, logistic
+
+__all__ = ["FUNCTOR"]
+
+# p: a factor of every label's weight of positives.
+
+
+@triton.jit
+def _evaluate(s, y, parameter, p, SOFT: tl.constexpr):
+    q = p[0] * parameter
+    if SOFT:
+        sigmoid, negated, softplus, softplus_negated = logistic(s)
+        return expectation(y, (q * softplus_negated, -q * negated), (softplus, sigmoid))
+    else:
+        positive = y > 0.0
+        sigmoid, _, softplus, _ = logistic(tl.where(positive, -s, s))
+        return tl.where(positive, q, 1.0) * softplus, tl.where(positive, -q * sigmoid, sigmoid)
+
+
+FUNCTOR = ElementWise(evaluate=_evaluate)

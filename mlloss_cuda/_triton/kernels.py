@@ -1,0 +1,448 @@
+# mypy: ignore-errors
+"""The skeletons: element-wise, streaming by row, split, sums over rows. They run any functor of ``functor.py``.
+
+A program takes tiles of ``tile.rows`` rows; nothing is accumulated by atomics, and what programs leave
+behind is merged in a fixed order. ``rows``, ``nnz`` and the like are no part of a kernel's specialisation.
+"""
+
+import triton
+import triton.language as tl
+
+from .tile import call_factor, label_parameter, logit_scale, parameters, read, row_weight, rows_from, store
+
+__all__ = [
+    "backward",
+    "element_wise",
+    "label_gradient",
+    "label_statistics",
+    "merge",
+    "scale",
+    "statistics",
+    "streaming",
+    "total",
+]
+
+# Groupings, as in _ops.GROUPINGS.
+ELEMENT = tl.constexpr(0)
+SAMPLES = tl.constexpr(1)
+MACRO = tl.constexpr(2)
+
+
+# ---- tuples of tensors ---------------------------------------------------------------------------------
+
+
+@triton.jit
+def _full(count: tl.constexpr, shape: tl.constexpr, x, T: tl.constexpr):
+    result = ()
+    for _ in tl.static_range(count):
+        result = result + (tl.full(shape, x, T),)
+    return result
+
+
+@triton.jit
+def _add(a, b):
+    result = ()
+    for i in tl.static_range(len(a)):
+        result = result + (a[i] + b[i],)
+    return result
+
+
+@triton.jit
+def _larger(a, b):
+    result = ()
+    for i in tl.static_range(len(a)):
+        result = result + (tl.where(a[i] > b[i], a[i], b[i]),)
+    return result
+
+
+@triton.jit
+def _sum(a, axis: tl.constexpr):
+    result = ()
+    for i in tl.static_range(len(a)):
+        result = result + (tl.sum(a[i], axis),)
+    return result
+
+
+@triton.jit
+def _max(a, axis: tl.constexpr):
+    result = ()
+    for i in tl.static_range(len(a)):
+        result = result + (tl.max(a[i], axis),)
+    return result
+
+
+@triton.jit
+def _as_rows(a):
+    result = ()
+    for i in tl.static_range(len(a)):
+        result = result + (a[i][:, None],)
+    return result
+
+
+# ---- statistics of rows --------------------------------------------------------------------------------
+
+
+@triton.jit
+def _at_edge(call, first, tile: tl.constexpr):
+    """Whether a tile has elements outside its rows, or groups of 16 that their ends cut."""
+    return (first == 0) | (first > call.labels - tile.columns)
+
+
+@triton.jit
+def _tile_sums(call, functor, p, block, first, tile: tl.constexpr, EDGE: tl.constexpr):
+    _, s, y, w, _, _ = read(call, block, first, tile, EDGE)
+    return functor.first_sums(s, y, w, p, tile.soft)
+
+
+@triton.jit
+def _first_sums(call, functor, p, block, begin, end, tile: tl.constexpr):
+    R: tl.constexpr = tile.rows
+    C: tl.constexpr = tile.columns
+    sums = _full(functor.sums_count, [R, C], 0.0, tile.dtype)
+    for i in range(begin, end):
+        first = i * tile.columns
+        if tile.masked:
+            sums = _add(sums, _tile_sums(call, functor, p, block, first, tile, True))
+        elif _at_edge(call, first, tile):
+            sums = _add(sums, _tile_sums(call, functor, p, block, first, tile, True))
+        else:
+            sums = _add(sums, _tile_sums(call, functor, p, block, first, tile, False))
+    return _sum(sums, 1)
+
+
+@triton.jit
+def _statistics(call, functor, p, block, begin, end, tile: tl.constexpr):
+    """Maxima and sums of tiles ``begin`` to ``end``: with the maxima at 0; where that will not do, rarely, once for
+    the maxima and once with them fixed."""
+    R: tl.constexpr = tile.rows
+    C: tl.constexpr = tile.columns
+    _, here, _ = block
+    m = _full(functor.maxima_count, [R], 0.0, tile.dtype)
+    sums = _first_sums(call, functor, p, block, begin, end, tile)
+    if functor.maxima is not None:
+        # One loop for both, since it is compiled often; no branch: Triton 3.6 has none for AMD that yields so much.
+        for _sweep in range(2 * tl.max((functor.unsafe(sums) & here).to(tl.int32))):
+            maxima = _full(functor.maxima_count, [R, C], functor.initial, tile.dtype)
+            partial = _full(functor.sums_count, [R, C], 0.0, tile.dtype)
+            for i in range(begin, end):
+                _x, s, y, w, _valid, _place = read(call, block, i * tile.columns, tile, True)
+                maxima = _larger(functor.maxima(s, y, w, p), maxima)
+                partial = _add(partial, functor.sums(s, y, w, _as_rows(m), p, tile.soft))
+            m = _max(maxima, 1)
+            sums = _sum(partial, 1)
+    return m, sums
+
+
+@triton.jit
+def _conclude(functor, p, m, sums, results, group, here, groups, weight):
+    """Value and coefficients of groups, stored; coefficients returned."""
+    value, c = functor.finalize(m, sums, p)
+    if results.losses is not None:
+        value = tl.where(weight == 0.0, 0.0, value * weight)
+        tl.store(results.losses + group, value, mask=here)
+    if results.coefficients is not None:
+        for k in tl.static_range(len(c)):
+            tl.store(results.coefficients + k * groups + group, c[k], mask=here)
+    return c
+
+
+# ---- streaming -----------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _row_gradient(call, functor, p, c, results, block, live, first, tile: tl.constexpr, EDGE: tl.constexpr):
+    _, s, y, w, valid, place = read(call, block, first, tile, EDGE)
+    g = functor.gradient(s, y, w, c, p, tile.soft)
+    g = tl.where(valid & live[:, None], g, 0.0)
+    store(results.gradient, g, call, block, place, first, tile, EDGE)
+
+
+@triton.jit
+def _row_gradients(call, functor, p, c, results, block, weight, tiles, tile: tl.constexpr):
+    factor = call_factor(call, tile.dtype) * weight * logit_scale(call, tile.dtype)
+    c = _as_rows(functor.scaled(c, factor))
+    live = weight != 0.0
+    for i in range(0, tiles):
+        first = i * tile.columns
+        if tile.masked:
+            _row_gradient(call, functor, p, c, results, block, live, first, tile, True)
+        elif _at_edge(call, first, tile):
+            _row_gradient(call, functor, p, c, results, block, live, first, tile, True)
+        else:
+            _row_gradient(call, functor, p, c, results, block, live, first, tile, False)
+
+
+@triton.jit(do_not_specialize=["rows", "nnz", "tiles", "groups"])
+def streaming(call, functor, results, rows, nnz, tiles, groups, tile: tl.constexpr):
+    """A program takes whole rows: statistics, then gradients, whose logits come from L2 the second time."""
+    p = parameters(call, tile.dtype)
+    for i in range(tl.program_id(0), tl.cdiv(rows, tile.rows), tl.num_programs(0)):
+        block = rows_from(call, i * tile.rows, rows, nnz, tile)
+        row, here, _ = block
+        m, sums = _statistics(call, functor, p, block, 0, tiles, tile)
+        weight = row_weight(call, row, here, tile.dtype)
+        c = _conclude(functor, p, m, sums, results, row, here, groups, weight)
+        if results.gradient is not None:
+            _row_gradients(call, functor, p, c, results, block, weight, tiles, tile)
+
+
+# ---- gradients from what is known ----------------------------------------------------------------------
+# `known` is a tuple of the coefficients, the number of rows, and a GradOutput.
+
+
+@triton.jit
+def _output_factor(call, known, block, tile: tl.constexpr):
+    """What a row's gradient is multiplied by, [rows]; and where anything flows."""
+    _, _, grad_output = known
+    row, here, _ = block
+    factor = tl.zeros(row.shape, tile.dtype) + call_factor(call, tile.dtype)
+    live = here
+    if not tile.crosses_rows:
+        weight = row_weight(call, row, here, tile.dtype)
+        factor = factor * weight
+        live = here & (weight != 0.0)
+    if grad_output.tensor is not None:
+        if grad_output.label is None:
+            factor = factor * tl.load(grad_output.tensor + row * grad_output.row, mask=here, other=0.0)
+    return factor, live
+
+
+@triton.jit
+def _coefficients(call, functor, known, block, place, GROUPING: tl.constexpr):
+    """Of each element's group."""
+    coefficients, rows, _ = known
+    row, here, _ = block
+    label, inside, _, _ = place
+    c = ()
+    for k in tl.static_range(functor.coefficients):
+        if GROUPING == SAMPLES:
+            c = c + (tl.load(coefficients + k * rows + row, mask=here, other=0.0)[:, None],)
+        elif GROUPING == MACRO:
+            c = c + (tl.load(coefficients + k * call.labels + label, mask=inside, other=0.0),)
+        else:
+            c = c + (tl.load(coefficients + k),)
+    return c
+
+
+@triton.jit
+def _gradient(call, functor, p, known, block, first, tile: tl.constexpr, EDGE: tl.constexpr, GROUPING: tl.constexpr):
+    """x, d loss / d s times grad_output, and the tile's place."""
+    _, _, grad_output = known
+    row, _, _ = block
+    factor, live = _output_factor(call, known, block, tile)
+    x, s, y, w, valid, place = read(call, block, first, tile, EDGE)
+    if GROUPING == ELEMENT:
+        _, g = functor.evaluate(s, y, label_parameter(call, place, tile.dtype), p, tile.soft)
+        g = g * (w * factor[:, None])
+    else:
+        c = functor.scaled(_coefficients(call, functor, known, block, place, GROUPING), factor[:, None])
+        g = functor.gradient(s, y, w, c, p, tile.soft)
+    if grad_output.tensor is not None:
+        if grad_output.label is not None:
+            label, inside, _, _ = place
+            offsets = (row * grad_output.row)[:, None] + label.to(tl.int64) * grad_output.label
+            g = g * tl.load(grad_output.tensor + offsets, mask=inside, other=0.0)
+    return x, tl.where(valid & live[:, None], g, 0.0), place
+
+
+@triton.jit
+def _backward_tile(
+    call, functor, known, results, block, i, tiles, tile: tl.constexpr, EDGE: tl.constexpr, GROUPING: tl.constexpr
+):
+    row, here, _ = block
+    first = i * tile.columns
+    p = parameters(call, tile.dtype)
+    x, g, place = _gradient(call, functor, p, known, block, first, tile, EDGE, GROUPING)
+    if results.row_sums is not None:
+        tl.store(results.row_sums + row * tiles + i, tl.sum(g, 1), mask=here)
+    if results.scale_sums is not None:
+        # Where nothing flows, an infinite or unknown logit must not count.
+        product = tl.where(g == 0.0, 0.0, g * x)
+        tl.store(results.scale_sums + row * tiles + i, tl.sum(product, 1), mask=here)
+    if results.gradient is not None:
+        store(results.gradient, g * logit_scale(call, tile.dtype), call, block, place, first, tile, EDGE)
+
+
+@triton.jit(do_not_specialize=["rows", "nnz", "tiles"])
+def backward(
+    call, functor, coefficients, grad_output, results, rows, nnz, tiles, tile: tl.constexpr, GROUPING: tl.constexpr
+):
+    """A program a tile: gradients from what is known, and their sums over the tile's labels."""
+    known = coefficients, rows, grad_output
+    i = tl.program_id(0) % tiles
+    block = rows_from(call, tl.program_id(0) // tiles * tile.rows, rows, nnz, tile)
+    if tile.masked:
+        _backward_tile(call, functor, known, results, block, i, tiles, tile, True, GROUPING)
+    elif _at_edge(call, i * tile.columns, tile):
+        _backward_tile(call, functor, known, results, block, i, tiles, tile, True, GROUPING)
+    else:
+        _backward_tile(call, functor, known, results, block, i, tiles, tile, False, GROUPING)
+
+
+@triton.jit(do_not_specialize=["rows", "nnz", "run", "splits"])
+def label_gradient(
+    call, functor, coefficients, grad_output, parts, rows, nnz, run, splits, tile: tl.constexpr, GROUPING: tl.constexpr
+):
+    """Sums of d loss / d s over ``run`` rows, for ``tile.columns`` labels: [splits, labels]."""
+    known = coefficients, rows, grad_output
+    R: tl.constexpr = tile.rows
+    C: tl.constexpr = tile.columns
+    p = parameters(call, tile.dtype)
+    split = tl.program_id(0) % splits
+    first = (tl.program_id(0) // splits) * tile.columns
+    end = tl.minimum((split + 1) * run, rows)
+    sums = tl.zeros([R, C], tile.dtype)
+    for start in range(split * run, end, tile.rows):
+        block = rows_from(call, start, end, nnz, tile)
+        _x, g, _place = _gradient(call, functor, p, known, block, first, tile, True, GROUPING)
+        sums += g
+    label = first + tl.arange(0, tile.columns)
+    at = parts + tl.cast(split, tl.int64) * call.labels + label
+    tl.store(at, tl.sum(sums, 0), mask=label < call.labels)
+
+
+# ---- element-wise --------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _element_tile(call, functor, results, parts, block, first, tile: tl.constexpr, EDGE: tl.constexpr):
+    row, here, _ = block
+    _, s, y, w, valid, place = read(call, block, first, tile, EDGE)
+    parameter = label_parameter(call, place, tile.dtype)
+    value, g = functor.evaluate(s, y, parameter, parameters(call, tile.dtype), tile.soft)
+    weight = row_weight(call, row, here, tile.dtype)
+    live = valid & (weight != 0.0)[:, None]
+    value = tl.where(live, value * (w * weight[:, None]), 0.0)
+    if results.losses is not None:
+        label, inside, _, _ = place
+        tl.store(results.losses + row[:, None] * call.labels + label, value, mask=inside)
+    if parts is not None:
+        tl.store(parts + tl.program_id(0), tl.sum(tl.sum(value, 1), 0))
+    if results.gradient is not None:
+        factor = call_factor(call, tile.dtype) * weight * logit_scale(call, tile.dtype)
+        g = tl.where(live, g * (w * factor[:, None]), 0.0)
+        store(results.gradient, g, call, block, place, first, tile, EDGE)
+
+
+@triton.jit(do_not_specialize=["rows", "nnz", "tiles"])
+def element_wise(call, functor, results, parts, rows, nnz, tiles, tile: tl.constexpr):
+    """A program a tile: values and gradients in one visit."""
+    first = tl.program_id(0) % tiles * tile.columns
+    block = rows_from(call, tl.program_id(0) // tiles * tile.rows, rows, nnz, tile)
+    if tile.masked:
+        _element_tile(call, functor, results, parts, block, first, tile, True)
+    elif _at_edge(call, first, tile):
+        _element_tile(call, functor, results, parts, block, first, tile, True)
+    else:
+        _element_tile(call, functor, results, parts, block, first, tile, False)
+
+
+# ---- split ---------------------------------------------------------------------------------------------
+# Parts of groups, [maxima and sums, splits, groups].
+
+
+@triton.jit
+def _store_parts(parts, m, sums, split, splits, group, here, groups):
+    for k in tl.static_range(len(m)):
+        tl.store(parts + (k * splits + split) * groups + group, m[k], mask=here)
+    for k in tl.static_range(len(sums)):
+        tl.store(parts + ((k + len(m)) * splits + split) * groups + group, sums[k], mask=here)
+
+
+@triton.jit(do_not_specialize=["rows", "nnz", "tiles", "run", "splits", "groups"])
+def statistics(call, functor, parts, rows, nnz, tiles, run, splits, groups, tile: tl.constexpr):
+    """A program takes ``run`` tiles of ``tile.rows`` rows. One group: whole rows, every so many."""
+    R: tl.constexpr = tile.rows
+    p = parameters(call, tile.dtype)
+    if tile.crosses_rows:
+        sums = _full(functor.sums_count, [R], 0.0, tile.dtype)
+        for i in range(tl.program_id(0), tl.cdiv(rows, tile.rows), tl.num_programs(0)):
+            block = rows_from(call, i * tile.rows, rows, nnz, tile)
+            sums = _add(sums, _first_sums(call, functor, p, block, 0, tiles, tile))
+        group = tl.arange(0, 1)
+        _store_parts(parts, (), _sum(_as_rows(sums), 0), tl.program_id(0), splits, group, group == 0, groups)
+    else:
+        split = tl.program_id(0) % splits
+        block = rows_from(call, tl.program_id(0) // splits * tile.rows, rows, nnz, tile)
+        row, here, _ = block
+        end = tl.minimum((split + 1) * run, tiles)
+        m, sums = _statistics(call, functor, p, block, split * run, end, tile)
+        _store_parts(parts, m, sums, split, splits, row, here, groups)
+
+
+@triton.jit(do_not_specialize=["rows", "nnz", "run", "splits"])
+def label_statistics(call, functor, parts, rows, nnz, run, splits, tile: tl.constexpr):
+    """A program takes ``run`` rows of ``tile.columns`` labels, each of which is a group."""
+    R: tl.constexpr = tile.rows
+    C: tl.constexpr = tile.columns
+    p = parameters(call, tile.dtype)
+    split = tl.program_id(0) % splits
+    first = (tl.program_id(0) // splits) * tile.columns
+    end = tl.minimum((split + 1) * run, rows)
+    sums = _full(functor.sums_count, [R, C], 0.0, tile.dtype)
+    for start in range(split * run, end, tile.rows):
+        block = rows_from(call, start, end, nnz, tile)
+        _x, s, y, w, _valid, _place = read(call, block, first, tile, True)
+        sums = _add(sums, functor.first_sums(s, y, w, p, tile.soft))
+    label = first + tl.arange(0, tile.columns)
+    _store_parts(parts, (), _sum(sums, 0), split, splits, label.to(tl.int64), label < call.labels, call.labels)
+
+
+@triton.jit
+def _load_parts(parts, count: tl.constexpr, first, split, splits, group, groups, mask, other):
+    result = ()
+    for k in tl.static_range(count):
+        at = (split + (k + first) * splits)[None, :] * groups + group[:, None]
+        result = result + (tl.load(parts + at, mask=mask, other=other),)
+    return result
+
+
+@triton.jit(do_not_specialize=["splits", "groups"])
+def merge(call, functor, parts, results, splits, groups, tile: tl.constexpr, GROUPING: tl.constexpr):
+    """Joins the parts of ``tile.rows`` groups, ``tile.columns`` splits at a time; value and coefficients."""
+    G: tl.constexpr = tile.rows
+    S: tl.constexpr = tile.columns
+    p = parameters(call, tile.dtype)
+    group = (tl.program_id(0) * G + tl.arange(0, G)).to(tl.int64)
+    here = group < groups
+    m = _full(functor.maxima_count, [G], functor.initial, tile.dtype)
+    sums = _full(functor.sums_count, [G], 0.0, tile.dtype)
+    for first in range(0, splits, S):
+        split = first + tl.arange(0, S)
+        mask = here[:, None] & (split < splits)[None, :]
+        some_m = _load_parts(parts, functor.maxima_count, 0, split, splits, group, groups, mask, functor.initial)
+        some = _load_parts(parts, functor.sums_count, functor.maxima_count, split, splits, group, groups, mask, 0.0)
+        if functor.maxima is not None:
+            top = _larger(_max(some_m, 1), m)
+            some = functor.rescale(some, some_m, _as_rows(top))
+            sums = functor.rescale(sums, m, top)
+            m = top
+        sums = _add(sums, _sum(some, 1))
+    weight = tl.full([G], 1.0, tile.dtype)
+    if GROUPING == SAMPLES:
+        weight = row_weight(call, group, here, tile.dtype)
+    _conclude(functor, p, m, sums, results, group, here, groups, weight)
+
+
+# ---- what is left --------------------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["count"])
+def total(call, parts, out, count, C: tl.constexpr):
+    """The reduced loss from its parts, in one program."""
+    T: tl.constexpr = parts.dtype.element_ty
+    sums = tl.zeros([C], T)
+    for first in range(0, count, C):
+        at = first + tl.arange(0, C)
+        sums += tl.load(parts + at, mask=at < count, other=0.0)
+    tl.store(out, tl.sum(sums, 0) * call_factor(call, T))
+
+
+@triton.jit(do_not_specialize=["count"])
+def scale(gradient, grad_output, count, C: tl.constexpr):
+    """A finished gradient times grad_output, in place. A factor of 1 costs a launch and no traffic."""
+    factor = tl.load(grad_output)
+    if factor != 1.0:
+        at = tl.program_id(0).to(tl.int64) * C + tl.arange(0, C)
+        x = tl.load(gradient + at, mask=at < count, other=0.0)
+        tl.store(gradient + at, (x.to(factor.dtype) * factor).to(x.dtype), mask=at < count)

@@ -1,0 +1,437 @@
+"""The ops of ``_ops`` by the Triton kernels: arguments, memory, launches. Nothing here waits for the GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from .. import _ops
+from . import kernels
+from . import plan as plans
+from .call import Call, GradOutput, Numbers, Results, Tile
+from .functor import ElementWise, Group
+from .plan import Plan, Shape
+from .tuning import DeviceFacts, family_of
+
+__all__ = ["describe", "functor_of", "implementations"]
+
+_TOTAL_COLUMNS = 1024
+_MERGE_ELEMENTS = 1024
+_SCALE_COLUMNS = 4096
+
+
+class Arguments(NamedTuple):
+    """What every pass is given after the logits, in the schemas' order."""
+
+    targets: Tensor | None
+    crow_indices: Tensor | None
+    col_indices: Tensor | None
+    values: Tensor | None
+    weight: Tensor | None
+    sample_weight: Tensor | None
+    logit_scale: Tensor | None
+    label_offset: Tensor | None
+    row_offset: Tensor | None
+    normalizer: Tensor | None
+    label_parameter: Tensor | None
+    loss: str
+    parameters: Sequence[float]
+    grouping: int
+    reduction: int
+    scale: float
+    offset: float
+    label_smoothing: float
+    ignore_index: int | None
+
+    @property
+    def group(self) -> str:
+        return _ops.GROUPINGS[self.grouping]
+
+    @property
+    def reduce(self) -> str:
+        return _ops.REDUCTIONS[self.reduction]
+
+
+_SHARED = len(Arguments._fields)
+
+
+@functools.cache
+def functor_of(loss: str) -> ElementWise | Group:
+    """By the loss's name in the registry, which is that of the functor's module here."""
+    functor: ElementWise | Group = importlib.import_module(f"{__package__}.{loss}").FUNCTOR
+    return functor
+
+
+# ---- devices -------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _facts(device_type: str, index: int) -> DeviceFacts:
+    if device_type == "cpu":  # the interpreter
+        return DeviceFacts("cuda", 4, 1 << 20)
+    if device_type == "xpu":
+        found = torch.xpu.get_device_properties(index)
+        return DeviceFacts("xpu", int(found.gpu_subslice_count), 1 << 25)
+    properties = torch.cuda.get_device_properties(index)
+    kind = "hip" if torch.version.hip else "cuda"
+    capability = None if torch.version.hip else 10 * properties.major + properties.minor
+    return DeviceFacts(family_of(kind, capability), properties.multi_processor_count, int(properties.L2_cache_size))
+
+
+def _facts_of(tensor: Tensor) -> DeviceFacts:
+    return _facts(tensor.device.type, tensor.device.index or 0)
+
+
+def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device."""
+    if tensor.device.type == "cpu":
+        return nullcontext()
+    index = tensor.device.index
+    return nullcontext() if torch.accelerator.current_device_index() == index else torch.accelerator.device_index(index)
+
+
+def run(kernel: Any, programs: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Every launch of this engine comes through here; ahead of time, tests compile in its place."""
+    kernel[(programs,)](*arguments, **options)
+
+
+def launch(kernel: Any, programs: int, *arguments: Any, warps: int = 4, registers: int | None = None) -> None:
+    """A grid of so many programs."""
+    if programs == 0:
+        return
+    # Fused multiply-adds are meant: they are no longer the default from Triton 3.10 on.
+    options: dict[str, Any] = {"num_warps": warps, "enable_fp_fusion": True}
+    if registers is not None:
+        options["maxnreg"] = registers
+    run(kernel, programs, arguments, options)
+
+
+def launch_plan(kernel: Any, plan: Plan, *arguments: Any) -> None:
+    """As the plan has it."""
+    launch(kernel, plan.programs, *arguments, warps=plan.warps, registers=plan.registers)
+
+
+def describe(rows: int, labels: int, dtype: torch.dtype, element_wise: bool) -> tuple[str, int]:
+    """The plan of a pass on the current device, in words, and how often it takes the logits from memory."""
+    if torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
+        facts = _facts(device.type if device else "cpu", torch.accelerator.current_device_index())
+    else:
+        facts = _facts("cpu", 0)
+    shape = Shape(rows, labels, dtype.itemsize, labels % plans.GROUP == 0)
+    plan = (plans.plan_units if element_wise else plans.plan_rows)(shape, facts)
+    return str(plan), plans.reads_from_memory(plan, shape, facts)
+
+
+# ---- from the ops' arguments to the kernels' -------------------------------------------------------------
+
+
+def _number(x: float, double: bool) -> tuple[float, ...]:
+    if not double:
+        return (x,)
+    high = ctypes.c_float(x).value
+    return high, x - high if math.isfinite(high) else 0.0
+
+
+def _groups(logits: Tensor, group: str) -> int:
+    rows, labels = logits.shape
+    return {"element": rows * labels, "samples": rows, "macro": labels, "micro": 1}[group]
+
+
+def _factor(logits: Tensor, a: Arguments) -> float:
+    """Of nothing: 0 * inf, NaN."""
+    count = {"mean": _groups(logits, a.group), "batchmean": logits.shape[0]}.get(a.reduce, 1)
+    return 1 / count if count else math.inf
+
+
+def _numbers(logits: Tensor, a: Arguments) -> Numbers:
+    double = logits.dtype == torch.float64
+    smooth, labels = a.label_smoothing, max(1, logits.shape[1])
+    return Numbers(
+        _number(a.scale, double),
+        _number(a.offset, double),
+        _number(1 - smooth, double),
+        _number(smooth / labels, double),
+        _number(_factor(logits, a), double),
+        tuple(_number(x, double) for x in a.parameters),
+    )
+
+
+def _ignored(a: Arguments) -> int | None:
+    """The ignore_index, unless it is a number that no target can be."""
+    index, targets = a.ignore_index, a.targets
+    if index is None or targets is None or not targets.is_floating_point():
+        return index
+    exact = targets.dtype == torch.float64 or ctypes.c_float(index).value == index
+    return index if exact else None
+
+
+def _call(logits: Tensor, a: Arguments) -> Call:
+    return Call(
+        logits=logits,
+        logits_row=logits.stride(0),
+        logits_label=logits.stride(1),
+        labels=logits.shape[1],
+        targets=a.targets,
+        targets_row=None if a.targets is None else a.targets.stride(0),
+        targets_label=None if a.targets is None else a.targets.stride(1),
+        crow=a.crow_indices,
+        columns=a.col_indices,
+        probabilities=a.values,
+        ignore_index=_ignored(a),
+        weight=a.weight,
+        sample_weight=a.sample_weight,
+        scale=a.logit_scale,
+        label_offset=a.label_offset,
+        row_offset=a.row_offset,
+        row_offset_stride=None if a.row_offset is None else (1 if a.row_offset.dim() else 0),
+        normalizer=a.normalizer,
+        label_parameter=a.label_parameter,
+        numbers=_numbers(logits, a),
+    )
+
+
+def _boundaries(stride: int) -> bool:
+    return stride % plans.GROUP == 0
+
+
+def _tile(logits: Tensor, a: Arguments, plan: Plan, down_rows: bool = False) -> Tile:
+    # Down the rows a column is the same label in each: no shifts.
+    wide = logits.stride(1) == 1 and not down_rows
+    together = a.targets is not None and a.targets.stride(1) == 1
+    soft = a.label_smoothing > 0 or (a.values is not None if a.targets is None else a.targets.is_floating_point())
+    return Tile(
+        rows=plan.rows,
+        columns=plan.columns,
+        dtype=tl.float64 if logits.dtype == torch.float64 else tl.float32,
+        wide=wide,
+        wide_targets=wide
+        and a.targets is not None
+        and together
+        and _boundaries(a.targets.stride(0) - logits.stride(0)),
+        wide_gradient=wide and _boundaries(logits.shape[1] - logits.stride(0)),
+        masked=plan.rows > 1 or not wide,
+        soft=soft,
+        crosses_rows=a.group in ("macro", "micro"),
+        competing=functor_of(a.loss).competing,
+    )
+
+
+def _shape(logits: Tensor) -> Shape:
+    aligned = _boundaries(logits.stride(0)) or logits.stride(1) != 1
+    return Shape(logits.shape[0], logits.shape[1], logits.element_size(), aligned)
+
+
+def _nnz(a: Arguments) -> int:
+    return 0 if a.col_indices is None else a.col_indices.shape[0]
+
+
+def _empty(like: Tensor, *shape: int) -> Tensor:
+    return like.new_empty(shape, dtype=_ops.compute_dtype(like))
+
+
+# ---- forward -------------------------------------------------------------------------------------------
+
+
+def _new_value(logits: Tensor, a: Arguments) -> Tensor:
+    if a.reduce != "none" or a.group == "micro":
+        return _empty(logits)
+    return _empty(logits, *logits.shape) if a.group == "element" else _empty(logits, _groups(logits, a.group))
+
+
+def _total(call: Call, parts: Tensor, value: Tensor) -> None:
+    launch(kernels.total, 1, call, parts, value, parts.numel(), _TOTAL_COLUMNS)
+
+
+def _forward_elements(logits: Tensor, a: Arguments, value: Tensor, gradient: Tensor | None) -> None:
+    call, plan = _call(logits, a), plans.plan_units(_shape(logits), _facts_of(logits))
+    reduced = a.reduce != "none"
+    parts = _empty(logits, plan.programs) if reduced else None
+    results = Results(losses=None if reduced else value, gradient=gradient)
+    tile = _tile(logits, a, plan)
+    shape = (logits.shape[0], _nnz(a), plan.tiles)
+    launch_plan(kernels.element_wise, plan, call, functor_of(a.loss), results, parts, *shape, tile)
+    if parts is not None:
+        _total(call, parts, value)
+
+
+def _forward_groups(
+    logits: Tensor, a: Arguments, functor: Group, value: Tensor, coefficients: Tensor, gradient: Tensor | None
+) -> None:
+    call, groups = _call(logits, a), _groups(logits, a.group)
+    values = value if a.reduce == "none" else _empty(logits, groups)
+    results = Results(losses=values, coefficients=coefficients)
+    if a.group == "macro":
+        _statistics_of_labels(call, logits, a, functor, results)
+    else:
+        plan = plans.plan_rows(_shape(logits), _facts_of(logits), a.group == "micro")
+        if plan.strategy == "streaming":
+            results = results._replace(gradient=gradient)
+            arguments = (logits.shape[0], _nnz(a), plan.tiles, groups, _tile(logits, a, plan))
+            launch_plan(kernels.streaming, plan, call, functor, results, *arguments)
+            gradient = None
+        else:
+            _statistics_of_rows(call, logits, a, functor, results, plan)
+    if gradient is not None:
+        _gradients(call, logits, a, coefficients, GradOutput(), Results(gradient=gradient))
+    if a.reduce != "none":
+        _total(call, values, value)
+
+
+def _parts(logits: Tensor, functor: Group, splits: int, groups: int) -> Tensor:
+    return _empty(logits, functor.maxima_count.value + functor.sums_count.value, splits, groups)
+
+
+def _statistics_of_rows(call: Call, logits: Tensor, a: Arguments, functor: Group, results: Results, plan: Plan) -> None:
+    groups = _groups(logits, a.group)
+    parts, tile = _parts(logits, functor, plan.splits, groups), _tile(logits, a, plan)
+    shape = (logits.shape[0], _nnz(a), plan.tiles, plan.run, plan.splits, groups)
+    launch_plan(kernels.statistics, plan, call, functor, parts, *shape, tile)
+    _merge(call, a, functor, parts, results, tile)
+
+
+def _statistics_of_labels(call: Call, logits: Tensor, a: Arguments, functor: Group, results: Results) -> None:
+    plan = plans.plan_down_rows(_shape(logits), _facts_of(logits))
+    groups = logits.shape[1]
+    parts, tile = _parts(logits, functor, plan.splits, groups), _tile(logits, a, plan, down_rows=True)
+    shape = (logits.shape[0], _nnz(a), plan.run, plan.splits)
+    launch_plan(kernels.label_statistics, plan, call, functor, parts, *shape, tile)
+    _merge(call, a, functor, parts, results, tile)
+
+
+def _merge(call: Call, a: Arguments, functor: Group, parts: Tensor, results: Results, tile: Tile) -> None:
+    _, splits, groups = parts.shape
+    columns = min(_MERGE_ELEMENTS, max(2, plans._power_of_two(splits)))
+    rows = min(_MERGE_ELEMENTS // columns, plans._power_of_two(max(1, groups)))
+    tile = tile._replace(rows=rows, columns=columns)
+    programs = -(-groups // rows)
+    launch(kernels.merge, programs, call, functor, parts, results, splits, groups, tile, a.grouping)
+
+
+def _forward(logits: Tensor, a: Arguments, keep: bool, gradient: Tensor | None) -> tuple[Tensor, Tensor]:
+    functor, value = functor_of(a.loss), _new_value(logits, a)
+    with _on_device_of(logits):
+        if isinstance(functor, ElementWise):
+            _forward_elements(logits, a, value, gradient)
+            return value, _empty(logits, 0, 0)
+        coefficients = _empty(logits, functor.coefficients.value, _groups(logits, a.group))
+        _forward_groups(logits, a, functor, value, coefficients, gradient)
+    return value, coefficients if keep else _empty(logits, 0, 0)
+
+
+# ---- backward ------------------------------------------------------------------------------------------
+
+
+def _grad_output(grad_output: Tensor, group: str) -> GradOutput:
+    if grad_output.dim() == 0:
+        return GradOutput(grad_output, 0)
+    if group == "element":
+        return GradOutput(grad_output, *grad_output.stride())
+    if group == "macro":
+        return GradOutput(grad_output, 0, grad_output.stride(0))
+    return GradOutput(grad_output, grad_output.stride(0))
+
+
+def _gradients(
+    call: Call, logits: Tensor, a: Arguments, coefficients: Tensor, grad_output: GradOutput, results: Results
+) -> None:
+    """From coefficients that are known; row_sums and scale_sums are of each tile."""
+    plan = plans.plan_units(_shape(logits), _facts_of(logits))
+    shape = (logits.shape[0], _nnz(a), plan.tiles)
+    tile = _tile(logits, a, plan)
+    launch_plan(
+        kernels.backward,
+        plan,
+        *(call, functor_of(a.loss), coefficients, grad_output, results, *shape, tile, a.grouping),
+    )
+
+
+def _label_sums(logits: Tensor, a: Arguments, coefficients: Tensor, grad_output: GradOutput) -> Tensor:
+    plan = plans.plan_down_rows(_shape(logits), _facts_of(logits))
+    parts = _empty(logits, plan.splits, logits.shape[1])
+    shape = (logits.shape[0], _nnz(a), plan.run, plan.splits)
+    tile = _tile(logits, a, plan, down_rows=True)
+    launch_plan(
+        kernels.label_gradient,
+        plan,
+        *(_call(logits, a), functor_of(a.loss), coefficients, grad_output, parts, *shape, tile, a.grouping),
+    )
+    return parts.sum(0)
+
+
+def _backward(
+    logits: Tensor, a: Arguments, coefficients: Tensor, grad_output: Tensor, needs: Sequence[bool],
+    gradient: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    need_row, need_scale, need_label = needs
+    output = _grad_output(grad_output, a.group)
+    with _on_device_of(logits):
+        # First: in place, the next pass overwrites the logits.
+        label = _label_sums(logits, a, coefficients, output) if need_label else _empty(logits, 0)
+        tiles = plans.plan_units(_shape(logits), _facts_of(logits)).tiles
+        row = _empty(logits, logits.shape[0], tiles) if need_row else None
+        scale = _empty(logits, logits.shape[0], tiles) if need_scale else None
+        if gradient is not None or need_row or need_scale:
+            results = Results(gradient=gradient, row_sums=row, scale_sums=scale)
+            _gradients(_call(logits, a), logits, a, coefficients, output, results)
+        row_sums, scale_sums = (_empty(logits, 0) if sums is None else sums.sum(1) for sums in (row, scale))
+        return row_sums, scale_sums, label
+
+
+# ---- the ops -------------------------------------------------------------------------------------------
+
+
+def loss_forward(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    keep, form = args[_SHARED:]
+    gradient = logits.new_empty(logits.shape if form else (0,))
+    value, coefficients = _forward(logits, Arguments(*args[:_SHARED]), keep, gradient if form else None)
+    return value, coefficients, gradient
+
+
+def loss_forward_(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    return _forward(logits, Arguments(*args[:_SHARED]), args[_SHARED], logits)
+
+
+def loss_backward(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    coefficients, grad_output, need, *needs = args[_SHARED:]
+    gradient = logits.new_empty(logits.shape if need else (0,))
+    arguments = Arguments(*args[:_SHARED])
+    sums = _backward(logits, arguments, coefficients, grad_output, needs, gradient if need else None)
+    return gradient, *sums
+
+
+def loss_backward_(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    coefficients, grad_output, *needs = args[_SHARED:]
+    return _backward(logits, Arguments(*args[:_SHARED]), coefficients, grad_output, needs, logits)
+
+
+def scale_gradient_(gradient: Tensor, grad_output: Tensor) -> None:
+    count = gradient.numel()
+    programs = -(-count // _SCALE_COLUMNS)
+    with _on_device_of(gradient):
+        launch(kernels.scale, programs, gradient, grad_output, count, _SCALE_COLUMNS, warps=8)
+
+
+def scale_gradient(gradient: Tensor, grad_output: Tensor) -> Tensor:
+    scaled = gradient.clone()
+    scale_gradient_(scaled, grad_output)
+    return scaled
+
+
+implementations = {
+    "loss_forward": loss_forward,
+    "loss_forward_": loss_forward_,
+    "loss_backward": loss_backward,
+    "loss_backward_": loss_backward_,
+    "scale_gradient": scale_gradient,
+    "scale_gradient_": scale_gradient_,
+}

@@ -1,0 +1,69 @@
+# mypy: ignore-errors
+"""ZLPR; the twin of csrc/losses/zlpr.h, where the formulas' reasons are."""
+
+import triton
+import triton.language as tl
+
+from . import two_sides
+from .functor import Group
+from .numerics import exp_difference, log1p
+from .two_sides import exponentials, first_exponentials, maxima
+
+__all__ = ["FUNCTOR"]
+
+
+@triton.jit
+def _maxima(s, y, w, p):
+    return maxima(s, y, w, p, 0.0)
+
+
+@triton.jit
+def _sums(s, y, w, m, p, SOFT: tl.constexpr):
+    negative, positive = exponentials(s, y, m[0], m[1], SOFT)
+    return w * negative, w * positive
+
+
+@triton.jit
+def _first_sums(s, y, w, p, SOFT: tl.constexpr):
+    return first_exponentials(s, y, w, SOFT)
+
+
+@triton.jit
+def _unsafe(sums):
+    # 2^100; NaN is not unsafe: no maximum would mend it.
+    return (sums[0] > 1.2676506e30) | (sums[1] > 1.2676506e30)
+
+
+@triton.jit
+def _rescale(sums, old, new):
+    return sums[0] * exp_difference(old[0], new[0]), sums[1] * exp_difference(old[1], new[1])
+
+
+@triton.jit
+def _side(m, total):
+    """log(e^m (sum + e^-m)), and 1 / (sum + e^-m); log1p keeps losses far below the rounding of 1."""
+    less_one = tl.where(m == 0.0, 0.0, tl.exp(-m) - 1.0)
+    return m + log1p(total + less_one), 1.0 / (total + tl.exp(-m))
+
+
+@triton.jit
+def _finalize(m, sums, p):
+    negative, c0 = _side(m[0], sums[0])
+    positive, c1 = _side(m[1], sums[1])
+    return negative + positive, (m[0], c0, m[1], c1)
+
+
+FUNCTOR = Group(
+    maxima=_maxima,
+    sums=_sums,
+    first_sums=_first_sums,
+    unsafe=_unsafe,
+    rescale=_rescale,
+    finalize=_finalize,
+    scaled=two_sides.scaled,
+    gradient=two_sides.gradient,
+    maxima_count=tl.constexpr(2),
+    sums_count=tl.constexpr(2),
+    coefficients=tl.constexpr(4),
+    initial=tl.constexpr(0.0),
+)

@@ -1,0 +1,86 @@
+"""Calls that need every Triton kernel, and every branch of them that is decided when they are compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlloss_cuda import CSRTargets
+
+from ..cases import all_cases
+
+Call = tuple[str, Callable[[], Tensor]]
+
+LONG, FEW, SHORT = (80, 131_073), (2, 131_073), (64, 80)
+# One case a functor and grouping, and their names.
+LOSSES = {f"{case.spec}, {case.grouping}": case for case in reversed(all_cases())}
+MAIN = ("zlpr, samples", "sigmoid_focal, element", "dice, samples", "dice, macro", "dice, micro")
+OTHERS = tuple(name for name in LOSSES if name not in MAIN)
+
+
+def _targets(shape: tuple[int, int], layout: str) -> Any:
+    dense = torch.zeros(shape, dtype=torch.bool)
+    dense[:, 3] = True
+    if layout in ("csr32", "csr64", "csr values"):
+        csr = CSRTargets.from_dense(dense)
+        dtype = torch.int32 if layout == "csr32" else torch.int64
+        values = torch.ones(csr.col_indices.shape) if layout == "csr values" else None
+        return CSRTargets(csr.crow_indices.to(dtype), csr.col_indices.to(dtype), shape[1], values)
+    if layout == "strided":
+        return dense.t().contiguous().t()
+    return dense.to(getattr(torch, layout))
+
+
+def _step(name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str, **arguments: Any) -> Call:
+    case = LOSSES[name]
+
+    def step() -> Tensor:
+        logits = torch.zeros(shape, dtype=dtype, requires_grad=True)
+        value = case(logits * 1, _targets(shape, layout), **arguments)
+        return torch.autograd.grad(value.sum(), logits)[0]
+
+    words = ", ".join([str(dtype)[6:], layout, *arguments])
+    return f"{name}, {shape[0]} x {shape[1]}, {words}", step
+
+
+def main_calls() -> Iterator[Call]:
+    """What most users run, for every target."""
+    for name in MAIN:
+        for layout in ("bool", "csr64"):
+            yield _step(name, LONG, torch.bfloat16, layout)
+        if "samples" in name:
+            yield _step(name, FEW, torch.bfloat16, "csr64")
+    yield _step("zlpr, samples", SHORT, torch.float32, "bool")
+    for name in OTHERS:
+        yield _step(name, LONG, torch.bfloat16, "csr64")
+
+
+def more_calls() -> Iterator[Call]:
+    """Dtypes, layouts and options."""
+    for name in MAIN:
+        yield _step(name, LONG, torch.float32, "csr32")
+        yield _step(name, LONG, torch.float16, "bool")
+    for name in OTHERS:
+        yield _step(name, LONG, torch.float32, "float32", weight=torch.ones(LONG[1]))
+    for name in ("zlpr, samples", "sigmoid_focal, element", "dice, macro"):
+        yield _step(name, LONG, torch.float64, "csr values")
+        yield _step(name, SHORT, torch.bfloat16, "float32", ignore_index=-1, label_smoothing=0.1)
+        yield _step(name, SHORT, torch.float32, "int64", ignore_index=-1, reduction="none")
+        yield _step(name, LONG, torch.bfloat16, "bool", **_sides(LONG))
+        yield _step(name, LONG, torch.float32, "csr values", inplace_backward=True, reduction="sum", normalizer=3.0)
+    yield _step("zlpr, samples", LONG, torch.float16, "strided")
+    yield _step("zlpr, samples", FEW, torch.float64, "float64", ignore_index=-1)
+    yield _step("zlpr, samples", LONG, torch.float32, "bool", threshold=torch.zeros(LONG[0], 1, requires_grad=True))
+
+
+def _sides(shape: tuple[int, int]) -> dict[str, Any]:
+    rows, labels = shape
+    return {
+        "weight": torch.ones(labels),
+        "sample_weight": torch.ones(rows),
+        "logit_scale": torch.ones((), requires_grad=True),
+        "logit_bias": torch.zeros(labels, requires_grad=True),
+    }

@@ -1,0 +1,129 @@
+"""Compiles instead of launching: the engine's own calls, on CPU tensors, for a GPU that is not there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+
+import mlloss_cuda
+from mlloss_cuda import BackendStatus, _backends, _triton
+from mlloss_cuda._triton import launch
+from mlloss_cuda._triton.tuning import DeviceFacts, family_of
+
+from .calls import Call, main_calls, more_calls
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx90a": GPUTarget("hip", "gfx90a", 64),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+    "gfx1100": GPUTarget("hip", "gfx1100", 32),
+}
+# All calls; for the others, what most users run.
+WHOLLY = ("sm_90",)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the machine code of one specialisation of a kernel says."""
+
+    kernel: str
+    call: str
+    registers: int
+    spills: int  # instructions (NVIDIA) or registers (AMD) that move to memory and back
+    wide_loads: int  # of 16 bytes
+    wide_stores: int
+
+
+class _Driver:
+    """A device that Triton compiles for, and never sees."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self._target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def _disassembled(cubin: bytes) -> tuple[str, int]:
+    """Instructions and registers, by the disassembler that Triton brings."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        sass, usage = (
+            subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
+            for option in ("-sass", "-res-usage")
+        )
+    found = re.search(r"REG:(\d+)", usage)
+    if found is None:
+        raise ValueError(f"cuobjdump says nothing of registers: {usage!r}")
+    return sass, int(found[1])
+
+
+def _of_nvidia(kernel: str, call: str, asm: Any) -> Compiled:
+    sass, registers = _disassembled(asm["cubin"])
+    spills = len(re.findall(r"\b(?:STL|LDL)\b", sass))
+    loads, stores = (len(re.findall(rf"\b{op}\.E(?:\.\w+)*\.128", sass)) for op in ("LDG", "STG"))
+    return Compiled(kernel, call, registers, spills, loads, stores)
+
+
+def _of_amd(kernel: str, call: str, asm: Any) -> Compiled:
+    text = asm["amdgcn"]
+
+    def said(name: str) -> int:
+        found = re.search(rf"\.{name}:\s+(\d+)", text)
+        if found is None:
+            raise ValueError(f"the assembly says nothing of {name}")
+        return int(found[1])
+
+    loads, stores = (len(re.findall(rf"(?:global|buffer)_{op}_(?:dwordx4|b128)", text)) for op in ("load", "store"))
+    spills = said("vgpr_spill_count") + said("private_segment_fixed_size")
+    return Compiled(kernel, call, said("vgpr_count"), spills, loads, stores)
+
+
+def _compile(target: GPUTarget, calls: Iterable[Call]) -> list[Compiled]:
+    """Everything that the calls would launch. Once a process."""
+    triton.runtime.driver.set_active(_Driver(target))
+    compiled: dict[str, Compiled] = {}
+    current = ""
+
+    def run(kernel: Any, programs: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        made = kernel.warmup(*arguments, grid=(programs,), **options)
+        if made.hash not in compiled:
+            read = _of_nvidia if target.backend == "cuda" else _of_amd
+            compiled[made.hash] = read(kernel.__name__, current, made.asm)
+
+    capability = target.arch if target.backend == "cuda" else None
+    facts = DeviceFacts(family_of(target.backend, capability), 108, 40 << 20)
+    launch.run = run
+    launch._facts_of = lambda tensor: facts
+    _triton.register("CPU")
+    _backends.add_engine("triton", _backends.Engine(lambda: BackendStatus(True, ""), ("cpu",), _triton.NAMESPACE))
+    with mlloss_cuda.use_backend("triton"):
+        for current, call in calls:  # noqa: B007
+            call()
+    return list(compiled.values())
+
+
+def compile_target(name: str) -> tuple[list[Compiled], float]:
+    """By the name in TARGETS; what was compiled, and the seconds it took."""
+    start = time.monotonic()
+    calls = [*main_calls(), *(more_calls() if name in WHOLLY else ())]
+    return _compile(TARGETS[name], calls), time.monotonic() - start
