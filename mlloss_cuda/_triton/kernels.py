@@ -72,6 +72,14 @@ def _max(a, axis: tl.constexpr):
 
 
 @triton.jit
+def _only(where, a):
+    result = ()
+    for i in tl.static_range(len(a)):
+        result = result + (tl.where(where, a[i], 0.0),)
+    return result
+
+
+@triton.jit
 def _as_rows(a):
     result = ()
     for i in tl.static_range(len(a)):
@@ -125,9 +133,10 @@ def _statistics(call, functor, p, block, begin, end, tile: tl.constexpr):
             maxima = _full(functor.maxima_count, [R, C], functor.initial, tile.dtype)
             partial = _full(functor.sums_count, [R, C], 0.0, tile.dtype)
             for i in range(begin, end):
-                _x, s, y, w, _valid, _place = read(call, block, i * tile.columns, tile, True)
+                _x, s, y, w, valid, _place = read(call, block, i * tile.columns, tile, True)
                 maxima = _larger(functor.maxima(s, y, w, p), maxima)
-                partial = _add(partial, functor.sums(s, y, w, _as_rows(m), p, tile.soft))
+                # A maximum of -inf makes no difference to -inf: what is not valid must not count.
+                partial = _add(partial, _only(valid, functor.sums(s, y, w, _as_rows(m), p, tile.soft)))
             m = _max(maxima, 1)
             sums = _sum(partial, 1)
     return m, sums
