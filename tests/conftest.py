@@ -91,13 +91,14 @@ class Backend:
 def planned(strategy: str, elements: int | None) -> Iterator[None]:
     """Triton's kernels by this strategy, in tiles of so many elements (None: the table's)."""
     from mlloss_cuda._triton import plan
+    from mlloss_cuda._triton.tuning import Size
 
-    before = plan.forced_strategy, plan.forced_elements
-    plan.forced_strategy, plan.forced_elements = strategy, elements
+    before = plan.forced_strategy, plan.forced_size
+    plan.forced_strategy, plan.forced_size = strategy, Size(elements, 4) if elements else None
     try:
         yield
     finally:
-        plan.forced_strategy, plan.forced_elements = before
+        plan.forced_strategy, plan.forced_size = before
 
 
 FUSED = pytest.StashKey[list[Backend]]()
@@ -193,8 +194,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     sizes = _sizes(items)
     kept = [item for item in items if _runs(config, item, sizes[_test_of(item)])]
     if config.getoption("--brief"):
-        kept = _brief(kept)
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        kept = _brief(kept, config.getoption("--interpreted"))
+    chosen = set(map(id, kept))
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
     items[:] = kept
 
 
@@ -243,14 +245,15 @@ def _has_gpus(devices: int = 1, gib: int = 1) -> bool:
     return torch.cuda.device_count() >= devices and torch.cuda.mem_get_info()[1] >= gib << 30
 
 
-def _brief(items: list[pytest.Item]) -> list[pytest.Item]:
+def _brief(items: list[pytest.Item], interpreted: bool) -> list[pytest.Item]:
     """Along the diagonal, so that each value of a parameter still meets each value of every other."""
     combinations = Counter(_test_of(item) for item in items)
     kept = []
     for item in items:
         indices = _indices(item)
         share = BRIEF_SHARE if combinations[_test_of(item)] >= BRIEF_FROM else 1
-        if "TestCompile" not in item.nodeid and sum(indices.values()) % share == 0:
+        compiles = "TestCompile" in item.nodeid and not (interpreted and "test_fullgraph" in item.nodeid)
+        if not compiles and sum(indices.values()) % share == 0:
             kept.append(item)
     return kept
 

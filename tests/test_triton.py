@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 import mlloss_cuda
+from bench.gpu import tune
 from mlloss_cuda import CSRTargets, _backends, _ops, _registry
 from mlloss_cuda._autograd import Sides
 
@@ -219,6 +221,17 @@ def test_few_long_rows_are_split(backend: Backend) -> None:
     with planned("automatic", None):
         assert plan_rows(Shape(2, 2_812_281, 2, False), facts).strategy == "split"
         assert plan_rows(Shape(512, 131_073, 2, False), facts).strategy == "streaming"
+
+
+@pytest.mark.triton_engine
+def test_tuning_walks_through(backend: Backend, tmp_path: Path) -> None:
+    """The program that measures tiles' sizes, on a tiny shape: every time is one, and the table's is among them."""
+    if backend.device != "cpu":
+        return  # it runs there as it is
+    tune.main(["--dry-run", "--json", str(tmp_path / "times.json")])
+    rows = json.loads((tmp_path / "times.json").read_text())
+    assert not [row["failure"] for row in rows if "failure" in row]
+    assert {row["work"] for row in rows if row["size"] is None} == {"rows", "units"}
 
 
 # ---- dispatch --------------------------------------------------------------------------------------------

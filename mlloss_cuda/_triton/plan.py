@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from .tuning import DeviceFacts, size_of
+from .tuning import DeviceFacts, Size, size_of
 
 __all__ = ["STRATEGIES", "Plan", "Shape", "plan_down_rows", "plan_rows", "plan_units", "reads_from_memory"]
 
@@ -16,7 +16,7 @@ STRATEGIES: Final = ("automatic", "streaming", "split")
 
 # What tests and benchmarks ask for: a strategy, and a tile's size. Not for users.
 forced_strategy: str = "automatic"
-forced_elements: int | None = None
+forced_size: Size | None = None
 
 
 class Shape(NamedTuple):
@@ -59,11 +59,10 @@ def _power_of_two(n: int) -> int:
 
 def _tile(shape: Shape, facts: DeviceFacts, work: str) -> tuple[int, int, int, int | None, int]:
     """Rows, columns, warps, registers and tiles a row. Short rows share a tile; what is left of it is not idle."""
-    size = size_of(facts.family, work, shape.itemsize)
-    elements = forced_elements or size.elements
+    size = forced_size or size_of(facts.family, work, shape.itemsize)
     length = shape.labels + (0 if shape.aligned else GROUP - 1)
-    columns = max(LEAST_COLUMNS, min(elements, _power_of_two(length)))
-    rows = max(1, min(elements // columns, MOST_ROWS, _power_of_two(shape.rows)))
+    columns = max(LEAST_COLUMNS, min(size.elements, _power_of_two(length)))
+    rows = max(1, min(size.elements // columns, MOST_ROWS, _power_of_two(shape.rows)))
     warps = max(1, size.warps * rows * columns // size.elements)
     return rows, columns, warps, size.registers, _divide_up(length, columns) if shape.labels else 0
 
@@ -119,10 +118,10 @@ def reads_from_memory(plan: Plan, shape: Shape, facts: DeviceFacts) -> int:
 
 def plan_down_rows(shape: Shape, facts: DeviceFacts) -> Plan:
     """Sums over rows: a program takes ``run`` rows of a block of labels."""
-    size = size_of(facts.family, "units", shape.itemsize)
-    elements = forced_elements or size.elements
-    columns = max(LEAST_COLUMNS, min(forced_elements or DOWN_COLUMNS, _power_of_two(shape.labels)))
-    rows = max(1, min(elements // columns, _power_of_two(shape.rows)))
+    size = forced_size or size_of(facts.family, "units", shape.itemsize)
+    widest = forced_size.elements if forced_size else DOWN_COLUMNS
+    columns = max(LEAST_COLUMNS, min(widest, _power_of_two(shape.labels)))
+    rows = max(1, min(size.elements // columns, _power_of_two(shape.rows)))
     blocks = _divide_up(shape.labels, columns)
     splits = max(1, min(_divide_up(shape.rows, rows), 4 * facts.processors // max(1, blocks)))
     run = _divide_up(_divide_up(shape.rows, splits), rows) * rows
