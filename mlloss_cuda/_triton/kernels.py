@@ -151,7 +151,7 @@ def _conclude(functor, p, m, sums, results, group, here, groups, weight):
         tl.store(results.losses + group, value, mask=here)
     if results.coefficients is not None:
         for k in tl.static_range(len(c)):
-            tl.store(results.coefficients + k * groups + group, c[k], mask=here)
+            tl.store(results.coefficients + k * tl.cast(groups, tl.int64) + group, c[k], mask=here)
     return c
 
 
@@ -225,9 +225,9 @@ def _coefficients(call, functor, known, block, place, GROUPING: tl.constexpr):
     c = ()
     for k in tl.static_range(functor.coefficients):
         if GROUPING == SAMPLES:
-            c = c + (tl.load(coefficients + k * rows + row, mask=here, other=0.0)[:, None],)
+            c = c + (tl.load(coefficients + k * tl.cast(rows, tl.int64) + row, mask=here, other=0.0)[:, None],)
         elif GROUPING == MACRO:
-            c = c + (tl.load(coefficients + k * call.labels + label, mask=inside, other=0.0),)
+            c = c + (tl.load(coefficients + k * tl.cast(call.labels, tl.int64) + label, mask=inside, other=0.0),)
         else:
             c = c + (tl.load(coefficients + k),)
     return c
@@ -352,10 +352,12 @@ def element_wise(call, functor, results, parts, rows, nnz, tiles, tile: tl.const
 
 @triton.jit
 def _store_parts(parts, m, sums, split, splits, group, here, groups):
+    step = tl.cast(groups, tl.int64) * splits
+    at = parts + tl.cast(groups, tl.int64) * split + group
     for k in tl.static_range(len(m)):
-        tl.store(parts + (k * splits + split) * groups + group, m[k], mask=here)
+        tl.store(at + k * step, m[k], mask=here)
     for k in tl.static_range(len(sums)):
-        tl.store(parts + ((k + len(m)) * splits + split) * groups + group, sums[k], mask=here)
+        tl.store(at + (k + len(m)) * step, sums[k], mask=here)
 
 
 @triton.jit(do_not_specialize=["rows", "nnz", "tiles", "run", "splits", "groups"])
@@ -399,10 +401,11 @@ def label_statistics(call, functor, parts, rows, nnz, run, splits, tile: tl.cons
 
 @triton.jit
 def _load_parts(parts, count: tl.constexpr, first, split, splits, group, groups, mask, other):
+    step = tl.cast(groups, tl.int64) * splits
+    at = parts + split.to(tl.int64)[None, :] * groups + group[:, None]
     result = ()
     for k in tl.static_range(count):
-        at = (split + (k + first) * splits)[None, :] * groups + group[:, None]
-        result = result + (tl.load(parts + at, mask=mask, other=other),)
+        result = result + (tl.load(at + (k + first) * step, mask=mask, other=other),)
     return result
 
 

@@ -24,7 +24,7 @@ from .tuning import DeviceFacts, family_of
 
 __all__ = ["describe", "functor_of", "implementations"]
 
-_TOTAL_COLUMNS = 1024
+_TOTAL_COLUMNS, _MANY_PARTS = (1024, 16384), 4096
 _MERGE_ELEMENTS = 1024
 _SCALE_COLUMNS = 4096
 
@@ -249,7 +249,8 @@ def _new_value(logits: Tensor, a: Arguments) -> Tensor:
 
 
 def _total(call: Call, parts: Tensor, value: Tensor) -> None:
-    launch(kernels.total, 1, call, parts, value, parts.numel(), _TOTAL_COLUMNS)
+    columns = _TOTAL_COLUMNS[parts.numel() > _MANY_PARTS]
+    launch(kernels.total, 1, call, parts, value, parts.numel(), columns, warps=max(4, columns // 1024))
 
 
 def _forward_elements(logits: Tensor, a: Arguments, value: Tensor, gradient: Tensor | None) -> None:
@@ -310,8 +311,8 @@ def _statistics_of_labels(call: Call, logits: Tensor, a: Arguments, functor: Gro
 
 def _merge(call: Call, a: Arguments, functor: Group, parts: Tensor, results: Results, tile: Tile) -> None:
     _, splits, groups = parts.shape
-    columns = min(_MERGE_ELEMENTS, max(2, plans._power_of_two(splits)))
-    rows = min(_MERGE_ELEMENTS // columns, plans._power_of_two(max(1, groups)))
+    columns = min(_MERGE_ELEMENTS, max(2, plans.power_of_two(splits)))
+    rows = min(_MERGE_ELEMENTS // columns, plans.power_of_two(max(1, groups)))
     tile = tile._replace(rows=rows, columns=columns)
     programs = -(-groups // rows)
     launch(kernels.merge, programs, call, functor, parts, results, splits, groups, tile, a.grouping)

@@ -6,7 +6,16 @@ from typing import Final, NamedTuple
 
 from .tuning import DeviceFacts, Size, size_of
 
-__all__ = ["STRATEGIES", "Plan", "Shape", "plan_down_rows", "plan_rows", "plan_units", "reads_from_memory"]
+__all__ = [
+    "STRATEGIES",
+    "Plan",
+    "Shape",
+    "plan_down_rows",
+    "plan_rows",
+    "plan_units",
+    "power_of_two",
+    "reads_from_memory",
+]
 
 GROUP: Final = 16  # of tile.py: elements of an access or two, on whose boundaries tiles begin
 LEAST_COLUMNS: Final = 16
@@ -52,7 +61,7 @@ def _divide_up(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _power_of_two(n: int) -> int:
+def power_of_two(n: int) -> int:
     """The least that is not below ``n``."""
     return 1 << max(0, n - 1).bit_length()
 
@@ -61,8 +70,8 @@ def _tile(shape: Shape, facts: DeviceFacts, work: str) -> tuple[int, int, int, i
     """Rows, columns, warps, registers and tiles a row. Short rows share a tile; what is left of it is not idle."""
     size = forced_size or size_of(facts.family, work, shape.itemsize)
     length = shape.labels + (0 if shape.aligned else GROUP - 1)
-    columns = max(LEAST_COLUMNS, min(size.elements, _power_of_two(length)))
-    rows = max(1, min(size.elements // columns, MOST_ROWS, _power_of_two(shape.rows)))
+    columns = max(LEAST_COLUMNS, min(size.elements, power_of_two(length)))
+    rows = max(1, min(size.elements // columns, MOST_ROWS, power_of_two(shape.rows)))
     warps = max(1, size.warps * rows * columns // size.elements)
     return rows, columns, warps, size.registers, _divide_up(length, columns) if shape.labels else 0
 
@@ -120,8 +129,8 @@ def plan_down_rows(shape: Shape, facts: DeviceFacts) -> Plan:
     """Sums over rows: a program takes ``run`` rows of a block of labels."""
     size = forced_size or size_of(facts.family, "units", shape.itemsize)
     widest = forced_size.elements if forced_size else DOWN_COLUMNS
-    columns = max(LEAST_COLUMNS, min(widest, _power_of_two(shape.labels)))
-    rows = max(1, min(size.elements // columns, _power_of_two(shape.rows)))
+    columns = max(LEAST_COLUMNS, min(widest, power_of_two(shape.labels)))
+    rows = max(1, min(size.elements // columns, power_of_two(shape.rows)))
     blocks = _divide_up(shape.labels, columns)
     splits = max(1, min(_divide_up(shape.rows, rows), 4 * facts.processors // max(1, blocks)))
     run = _divide_up(_divide_up(shape.rows, splits), rows) * rows
