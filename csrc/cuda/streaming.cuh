@@ -7,8 +7,14 @@
 namespace mlloss {
 namespace cuda {
 
+// More than fit do no harm: the planner counts on what most losses have.
+template <class Loss, class In>
+constexpr int kStreamingBlocks = sizeof(In) == 8    ? 1
+                                 : Loss::kDemanding ? 2
+                                                    : streaming_blocks_of(MLLOSS_CAPABILITY);
+
 template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kMaxThreads, sizeof(In) == 8 ? 1 : streaming_blocks_of(MLLOSS_CAPABILITY))
+__global__ void __launch_bounds__(kMaxThreads, (kStreamingBlocks<LossTemplate<Compute<In>>, In>))
     streaming(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
               const __grid_constant__ Total total) {
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);

@@ -10,6 +10,8 @@ namespace cuda {
 // Blocks a multiprocessor, at least: so few registers a thread that what runs suffices to hide loads.
 template <class In>
 constexpr int kUnitBlocks = sizeof(In) == 4 && MLLOSS_CAPABILITY < 100 ? 3 : 2;
+template <class Loss, class In>
+constexpr int kUnitBlocksOf = Loss::kDemanding ? kUnitBlocks<In> - 1 : kUnitBlocks<In>;
 
 struct Units {
   int64_t first_row, rows;

@@ -13,6 +13,8 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class Asymmetric : public ElementWise {
  public:
+  static constexpr bool kDemanding = true;
+
   // parameters: g-, g+, m; 1 for powers that are constants to the gradient; logit(m).
   explicit MLLOSS_HD Asymmetric(const double* parameters)
       : gamma_negative_(static_cast<T>(parameters[0])),

@@ -5,6 +5,7 @@
 // and, derived from ElementWise,
 //   evaluate(e)            -> {value, d value / d s}
 //   kLabelParameter        whether e.parameter is the label's own of the caller's numbers (1 where it gave none)
+//   kDemanding             whether CUDA kernels of it take more registers than others, and so fewer blocks
 // or, derived from GroupWise (a row; for Dice also a label or everything),
 //   kMaxima, kSums, kCoefficients
 //   kAcrossRows    whether groups may be labels, or everything; then kMaxima is 0
@@ -32,14 +33,14 @@ enum class Scope { kElement, kGroup };
 // The base of every element-wise functor.
 struct ElementWise {
   static constexpr Scope kScope = Scope::kElement;
-  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false;
+  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kDemanding = false;
   static constexpr int kMaxima = 0, kSums = 0, kCoefficients = 0;
 };
 
 // The base of every functor with statistics.
 struct GroupWise {
   static constexpr Scope kScope = Scope::kGroup;
-  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false;
+  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kDemanding = false;
 };
 
 // kNegative: every target of the tile is 0, and known at compile time to be.
