@@ -33,7 +33,7 @@ class DeviceFacts(NamedTuple):
 _TABLE: Final[dict[str, dict[str, dict[int, Size]]]] = {
     "cuda": {
         "rows": {2: Size(4096, 16, 128), 4: Size(4096, 16, 128), 8: Size(1024, 8, 255)},
-        "units": {2: Size(2048, 8, 128), 4: Size(2048, 8, 128), 8: Size(1024, 8, 255)},
+        "units": {2: Size(2048, 8, 128), 4: Size(2048, 8, 168), 8: Size(1024, 8, 255)},
     },
     "hip": {  # 64 threads a warp
         "rows": {2: Size(4096, 8), 4: Size(4096, 8), 8: Size(1024, 4)},
