@@ -191,7 +191,7 @@ def test_every_loss_has_its_functor() -> None:
 
 
 @pytest.mark.triton_engine
-@pytest.mark.parametrize("family", ("cuda", "cuda90", "hip", "xpu"))
+@pytest.mark.parametrize("family", ("cuda", "cuda90", "hip", "rdna", "xpu"))
 def test_plans_cover_their_shapes(backend: Backend, family: str) -> None:
     from mlloss_cuda._triton.plan import GROUP, Shape, plan_down_rows, plan_rows, plan_units
     from mlloss_cuda._triton.tuning import DeviceFacts

@@ -82,7 +82,8 @@ def _facts(device_type: str, index: int) -> DeviceFacts:
         found = torch.xpu.get_device_properties(index)
         return DeviceFacts("xpu", int(found.gpu_subslice_count), 1 << 25)
     properties = torch.cuda.get_device_properties(index)
-    kind = "hip" if torch.version.hip else "cuda"
+    amd = "rdna" if getattr(properties, "warp_size", 64) == 32 else "hip"
+    kind = amd if torch.version.hip else "cuda"
     capability = None if torch.version.hip else 10 * properties.major + properties.minor
     return DeviceFacts(family_of(kind, capability), properties.multi_processor_count, int(properties.L2_cache_size))
 

@@ -22,7 +22,7 @@ class Size(NamedTuple):
 class DeviceFacts(NamedTuple):
     """What plans are made from."""
 
-    family: str  # "cuda", "hip" or "xpu", with the capability where the table knows it
+    family: str  # "cuda", "hip", "rdna" or "xpu", with the capability where the table knows it
     processors: int
     l2_bytes: int
 
@@ -33,11 +33,15 @@ class DeviceFacts(NamedTuple):
 _TABLE: Final[dict[str, dict[str, dict[int, Size]]]] = {
     "cuda": {
         "rows": {2: Size(4096, 16, 128), 4: Size(4096, 16, 128), 8: Size(1024, 8, 255)},
-        "units": {2: Size(2048, 8, 128), 4: Size(2048, 8, 168), 8: Size(1024, 8, 255)},
+        "units": {2: Size(2048, 8, 168), 4: Size(2048, 8, 168), 8: Size(1024, 8, 255)},
     },
     "hip": {  # 64 threads a warp
         "rows": {2: Size(4096, 8), 4: Size(4096, 8), 8: Size(1024, 4)},
         "units": {2: Size(2048, 4), 4: Size(2048, 4), 8: Size(1024, 4)},
+    },
+    "rdna": {  # AMD's with 32 threads a warp
+        "rows": {2: Size(2048, 8), 4: Size(2048, 8), 8: Size(512, 4)},
+        "units": {2: Size(1024, 4), 4: Size(1024, 4), 8: Size(512, 4)},
     },
     "xpu": {
         "rows": {2: Size(4096, 16), 4: Size(2048, 16), 8: Size(512, 8)},

@@ -111,7 +111,8 @@ def _compile(target: GPUTarget, calls: Iterable[Call]) -> list[Compiled]:
             compiled[made.hash] = read(kernel.__name__, current, made.asm)
 
     capability = target.arch if target.backend == "cuda" else None
-    facts = DeviceFacts(family_of(target.backend, capability), 108, 40 << 20)
+    rdna = target.backend == "hip" and target.warp_size == 32
+    facts = DeviceFacts("rdna" if rdna else family_of(target.backend, capability), 108, 40 << 20)
     launch.run = run
     launch._facts_of = lambda tensor: facts
     _triton.register("CPU")
