@@ -12,21 +12,17 @@ from . import _backends, _ops
 from . import _validation as check
 from ._autograd import Options, Sides, fused_loss
 from ._reference import reference_loss
-from ._registry import LossSpec
+from ._registry import Term
 from .targets import CSRTargets
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    spec: LossSpec,
+    term: Term,
     logits: Any,
     targets: Any,
     *,
-    parameters: tuple[float, ...],
-    grouping: str,
-    threshold: Any = 0.0,
-    label_parameter: tuple[str, Any] | None = None,
     weight: Any,
     sample_weight: Any,
     label_smoothing: Any,
@@ -37,10 +33,8 @@ def evaluate(
     reduction: Any,
     inplace_backward: Any,
 ) -> Tensor:
-    """Check everything, then run ``spec`` on the backend that serves the logits' device.
-
-    ``label_parameter``: what the functor has of each label's own, and what users call it.
-    """
+    """Check everything, then run the loss on the backend that serves the logits' device."""
+    grouping = term.grouping
     logits = check.check_logits(logits)
     targets = check.check_targets(targets, logits)
     reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
@@ -58,14 +52,14 @@ def evaluate(
         )
         sample_weight = sample_weight.detach().reshape(rows)
     of_labels = None
-    if label_parameter is not None:
-        name, value = label_parameter
+    if term.label_parameter is not None:
+        name, value = term.label_parameter
         of_labels = check.check_side(name, value, (labels,), logits, low=0.0, open_low=False).detach()
     normalizer = _check_normalizer(normalizer, reduction, logits)
     scale, logit_scale = _split_scale(logit_scale, logits)
     if logit_bias is not None:
         logit_bias = check.check_side("logit_bias", logit_bias, (labels,), logits)
-    offset, label_offset, row_offset = _offsets(threshold, logit_bias, logits)
+    offset, label_offset, row_offset = _offsets(term.threshold, logit_bias, logits)
 
     backend = _backends.choose(logits.device.type)
     most = _backends.most_labels(backend)
@@ -77,10 +71,10 @@ def evaluate(
         dense = targets if targets.dim() == 2 else targets.reshape(rows, labels)
     if backend == "reference":
         value = reference_loss(
-            spec,
+            term.spec,
             flat,
             targets if dense is None else dense,
-            parameters=parameters,
+            parameters=term.parameters,
             grouping=grouping,
             scale=scale if logit_scale is None else logit_scale,
             label_offset=label_offset,
@@ -108,8 +102,8 @@ def evaluate(
         )
         options = Options(
             _backends.namespace_of(backend),
-            spec.name,
-            parameters,
+            term.spec.name,
+            term.parameters,
             _ops.GROUPINGS.index(grouping),
             _ops.REDUCTIONS.index(reduction),
             scale,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
 from . import _ops
 
-__all__ = ["LossSpec", "all_losses", "register"]
+__all__ = ["LossSpec", "Term", "all_losses", "register"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,21 @@ class LossSpec:
     @property
     def element_wise(self) -> bool:
         return self.groupings == ("element",)
+
+
+class Term(NamedTuple):
+    """A loss with its own arguments, checked: what its function and its module hand to ``_dispatch``."""
+
+    spec: LossSpec
+    parameters: tuple[float, ...] = ()  # the functor's
+    average: str | None = None  # the grouping, where there are several
+    threshold: Any = 0.0
+    label_parameter: tuple[str, Any] | None = None  # what the functor has of each label's own, by its public name
+    alone: bool = False  # more than this one evaluation: no part of another loss's pass
+
+    @property
+    def grouping(self) -> str:
+        return self.average or self.spec.groupings[0]
 
 
 _losses: dict[str, LossSpec] = {}

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
-from .._registry import LossSpec, register
+from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
 from ._expectation import expectation
@@ -53,14 +53,14 @@ _SPEC = register(
 )
 
 
-def _parameters(gamma_neg: float, gamma_pos: float, clip: float, detach_focal_weight: bool) -> tuple[float, ...]:
+def _term(gamma_neg: float, gamma_pos: float, clip: float, detach_focal_weight: bool) -> Term:
     gamma_neg = check.check_number("gamma_neg", gamma_neg, 0.0)
     gamma_pos = check.check_number("gamma_pos", gamma_pos, 0.0)
     clip = check.check_number("clip", clip, 0.0, 1.0, open_high=True)
     detached = float(check.check_bool("detach_focal_weight", detach_focal_weight))
     # The logit below which a negative costs nothing.
     least = math.log(clip / (1 - clip)) if clip > 0 else -math.inf
-    return gamma_neg, gamma_pos, clip, detached, least
+    return Term(_SPEC, (gamma_neg, gamma_pos, clip, detached, least))
 
 
 @documented(
@@ -122,11 +122,9 @@ def asymmetric_loss(
         tensor([[0.0151, 0.0006]])
     """
     return evaluate(
-        _SPEC,
+        _term(gamma_neg, gamma_pos, clip, detach_focal_weight),
         logits,
         targets,
-        parameters=_parameters(gamma_neg, gamma_pos, clip, detach_focal_weight),
-        grouping="element",
         weight=weight,
         sample_weight=sample_weight,
         label_smoothing=label_smoothing,
@@ -148,6 +146,7 @@ class AsymmetricLoss(LossModule):
     """
 
     _function = staticmethod(asymmetric_loss)
+    _term = staticmethod(_term)
 
     def __init__(
         self,
@@ -158,7 +157,7 @@ class AsymmetricLoss(LossModule):
         detach_focal_weight: bool = False,
         **common: Unpack[CommonArguments],
     ) -> None:
-        _parameters(gamma_neg, gamma_pos, clip, detach_focal_weight)
+        _term(gamma_neg, gamma_pos, clip, detach_focal_weight)
         own = {
             "gamma_neg": gamma_neg,
             "gamma_pos": gamma_pos,

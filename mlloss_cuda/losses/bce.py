@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
-from .._registry import LossSpec, register
+from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
 from ._expectation import expectation
@@ -34,10 +34,10 @@ _SPEC = register(
 )
 
 
-def _parameters(pos_weight: float | Tensor | None) -> tuple[float, ...]:
-    if pos_weight is None or isinstance(pos_weight, Tensor):
-        return (1.0,)
-    return (check.check_number("pos_weight", pos_weight, 0.0),)
+def _term(pos_weight: float | Tensor | None) -> Term:
+    if isinstance(pos_weight, Tensor):
+        return Term(_SPEC, (1.0,), label_parameter=("pos_weight", pos_weight))
+    return Term(_SPEC, (1.0 if pos_weight is None else check.check_number("pos_weight", pos_weight, 0.0),))
 
 
 @documented(
@@ -89,14 +89,10 @@ def bce_with_logits_loss(
         >>> bce_with_logits_loss(logits, torch.tensor([[1, 0]])).item()
         0.2200...
     """
-    own = _parameters(pos_weight)
     return evaluate(
-        _SPEC,
+        _term(pos_weight),
         logits,
         targets,
-        parameters=own,
-        grouping="element",
-        label_parameter=("pos_weight", pos_weight) if isinstance(pos_weight, Tensor) else None,
         weight=weight,
         sample_weight=sample_weight,
         label_smoothing=label_smoothing,
@@ -118,9 +114,10 @@ class BCEWithLogitsLoss(LossModule):
     """
 
     _function = staticmethod(bce_with_logits_loss)
+    _term = staticmethod(_term)
 
     def __init__(self, *, pos_weight: float | Tensor | None = None, **common: Unpack[CommonArguments]) -> None:
-        _parameters(pos_weight)
+        _term(pos_weight)
         if isinstance(pos_weight, Tensor) and pos_weight.dim() != 1:
             raise ValueError(f"pos_weight: expected shape [L] or a number, got {tuple(pos_weight.shape)}")
         super().__init__({"pos_weight": pos_weight}, common)

@@ -7,6 +7,7 @@ from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
+from .._registry import Term
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
 from ._overlap import ADJUSTED, AVERAGES, SPEC, coefficients
@@ -14,13 +15,14 @@ from ._overlap import ADJUSTED, AVERAGES, SPEC, coefficients
 __all__ = ["DiceLoss", "dice_loss"]
 
 
-def _parameters(smooth: float, squared: bool, log: bool, self_adjusting_alpha: float) -> tuple[float, ...]:
+def _term(smooth: float, squared: bool, average: str, log: bool, self_adjusting_alpha: float) -> Term:
+    average = check.check_choice("average", average, AVERAGES)
     smooth = check.check_number("smooth", smooth, 0.0)
     squared, log = check.check_bool("squared", squared), check.check_bool("log", log)
     focus = check.check_number("self_adjusting_alpha", self_adjusting_alpha, 0.0)
     # Dice is Tversky with halves; its own smoothing stands beside twice the overlap.
     own = coefficients(smooth / 2, squared, log=log)
-    return (*own, focus) if focus > 0 else own
+    return Term(ADJUSTED, (*own, focus), average) if focus > 0 else Term(SPEC, own, average)
 
 
 @documented(
@@ -83,13 +85,10 @@ def dice_loss(
         >>> dice_loss(logits, torch.tensor([[1, 0]])).item()
         0.0794...
     """
-    parameters = _parameters(smooth, squared, log, self_adjusting_alpha)
     return evaluate(
-        SPEC if self_adjusting_alpha == 0 else ADJUSTED,
+        _term(smooth, squared, average, log, self_adjusting_alpha),
         logits,
         targets,
-        parameters=parameters,
-        grouping=check.check_choice("average", average, AVERAGES),
         weight=weight,
         sample_weight=sample_weight,
         label_smoothing=label_smoothing,
@@ -111,6 +110,7 @@ class DiceLoss(LossModule):
     """
 
     _function = staticmethod(dice_loss)
+    _term = staticmethod(_term)
 
     def __init__(
         self,
@@ -122,8 +122,7 @@ class DiceLoss(LossModule):
         self_adjusting_alpha: float = 0.0,
         **common: Unpack[CommonArguments],
     ) -> None:
-        _parameters(smooth, squared, log, self_adjusting_alpha)
-        check.check_choice("average", average, AVERAGES)
+        _term(smooth, squared, average, log, self_adjusting_alpha)
         own = {
             "smooth": smooth,
             "squared": squared,

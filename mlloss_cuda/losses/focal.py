@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
-from .._registry import LossSpec, register
+from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
 
@@ -46,12 +46,12 @@ _SPEC = register(
 )
 
 
-def _parameters(alpha: float | None, gamma: float) -> tuple[float, ...]:
+def _term(alpha: float | None, gamma: float, rescale: bool = False) -> Term:
     gamma = check.check_number("gamma", gamma, 0.0)
     if alpha is None:
-        return gamma, 1.0, 1.0
+        return Term(_SPEC, (gamma, 1.0, 1.0), alone=rescale)
     alpha = check.check_number("alpha", alpha, 0.0, 1.0)
-    return gamma, 1.0 - alpha, alpha
+    return Term(_SPEC, (gamma, 1.0 - alpha, alpha), alone=rescale)
 
 
 def _check_rescale(rescale: bool, reduction: str) -> None:
@@ -117,7 +117,6 @@ def sigmoid_focal_loss(
         0.2200...
     """
     common: dict[str, Any] = {
-        "grouping": "element",
         "weight": weight,
         "sample_weight": sample_weight,
         "label_smoothing": label_smoothing,
@@ -127,14 +126,14 @@ def sigmoid_focal_loss(
         "normalizer": normalizer,
         "reduction": reduction,
     }
-    parameters = _parameters(alpha, gamma)
+    term = _term(alpha, gamma)
     _check_rescale(rescale, reduction)
     if not rescale:
-        return evaluate(_SPEC, logits, targets, parameters=parameters, inplace_backward=inplace_backward, **common)
+        return evaluate(term, logits, targets, inplace_backward=inplace_backward, **common)
     # First: in place, focal's forward overwrites the logits.
     with torch.no_grad():
-        ce = evaluate(_SPEC, logits, targets, parameters=_parameters(None, 0.0), inplace_backward=False, **common)
-    focal = evaluate(_SPEC, logits, targets, parameters=parameters, inplace_backward=inplace_backward, **common)
+        ce = evaluate(_term(None, 0.0), logits, targets, inplace_backward=False, **common)
+    focal = evaluate(term, logits, targets, inplace_backward=inplace_backward, **common)
     total = focal.detach()
     # Nothing left of focal: nothing to rescale.
     return focal * torch.where(total == 0, 1.0, ce / torch.where(total == 0, 1.0, total))
@@ -149,6 +148,7 @@ class SigmoidFocalLoss(LossModule):
     """
 
     _function = staticmethod(sigmoid_focal_loss)
+    _term = staticmethod(_term)
 
     def __init__(
         self,
@@ -158,6 +158,6 @@ class SigmoidFocalLoss(LossModule):
         rescale: bool = False,
         **common: Unpack[CommonArguments],
     ) -> None:
-        _parameters(alpha, gamma)
+        _term(alpha, gamma)
         _check_rescale(rescale, common.get("reduction", "mean"))
         super().__init__({"alpha": alpha, "gamma": gamma, "rescale": rescale}, common)

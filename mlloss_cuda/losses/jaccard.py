@@ -7,6 +7,7 @@ from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
+from .._registry import Term
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
 from ._overlap import AVERAGES, SPEC, coefficients
@@ -14,8 +15,9 @@ from ._overlap import AVERAGES, SPEC, coefficients
 __all__ = ["JaccardLoss", "jaccard_loss"]
 
 
-def _parameters(smooth: float) -> tuple[float, ...]:
-    return coefficients(check.check_number("smooth", smooth, 0.0), alpha=1.0, beta=1.0)
+def _term(smooth: float, average: str) -> Term:
+    smooth, average = check.check_number("smooth", smooth, 0.0), check.check_choice("average", average, AVERAGES)
+    return Term(SPEC, coefficients(smooth, alpha=1.0, beta=1.0), average)
 
 
 @documented(
@@ -69,11 +71,9 @@ def jaccard_loss(
         0.1124...
     """
     return evaluate(
-        SPEC,
+        _term(smooth, average),
         logits,
         targets,
-        parameters=_parameters(smooth),
-        grouping=check.check_choice("average", average, AVERAGES),
         weight=weight,
         sample_weight=sample_weight,
         label_smoothing=label_smoothing,
@@ -95,8 +95,8 @@ class JaccardLoss(LossModule):
     """
 
     _function = staticmethod(jaccard_loss)
+    _term = staticmethod(_term)
 
     def __init__(self, *, smooth: float = 1.0, average: str = "samples", **common: Unpack[CommonArguments]) -> None:
-        _parameters(smooth)
-        check.check_choice("average", average, AVERAGES)
+        _term(smooth, average)
         super().__init__({"smooth": smooth, "average": average}, common)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from .._dispatch import evaluate
-from .._registry import LossSpec, register
+from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
 
@@ -45,6 +45,10 @@ _SPEC = register(
         reference=_reference,
     )
 )
+
+
+def _term() -> Term:
+    return Term(_SPEC)
 
 
 @documented(
@@ -95,11 +99,9 @@ def lsep_loss(
         0.0549...
     """
     return evaluate(
-        _SPEC,
+        _term(),
         logits,
         targets,
-        parameters=(),
-        grouping="samples",
         weight=weight,
         sample_weight=sample_weight,
         label_smoothing=label_smoothing,
@@ -121,6 +123,7 @@ class LSEPLoss(LossModule):
     """
 
     _function = staticmethod(lsep_loss)
+    _term = staticmethod(_term)
 
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
         super().__init__({}, common)

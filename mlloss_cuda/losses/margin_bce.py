@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
-from .._registry import LossSpec, register
+from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
 from ._expectation import expectation
@@ -40,9 +40,9 @@ _SPEC = register(
 )
 
 
-def _parameters(margin: float) -> tuple[float, ...]:
+def _term(margin: float) -> Term:
     margin = check.check_number("margin", margin, 0.5, 1.0, open_low=True, open_high=True)
-    return (math.log(margin / (1 - margin)),)
+    return Term(_SPEC, (math.log(margin / (1 - margin)),))
 
 
 @documented(
@@ -96,11 +96,9 @@ def margin_bce_loss(
         tensor([[0.0000, 0.3133]])
     """
     return evaluate(
-        _SPEC,
+        _term(margin),
         logits,
         targets,
-        parameters=_parameters(margin),
-        grouping="element",
         weight=weight,
         sample_weight=sample_weight,
         label_smoothing=label_smoothing,
@@ -122,7 +120,8 @@ class MarginBCELoss(LossModule):
     """
 
     _function = staticmethod(margin_bce_loss)
+    _term = staticmethod(_term)
 
     def __init__(self, *, margin: float = 0.8, **common: Unpack[CommonArguments]) -> None:
-        _parameters(margin)
+        _term(margin)
         super().__init__({"margin": margin}, common)

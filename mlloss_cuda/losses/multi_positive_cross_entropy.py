@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from .._dispatch import evaluate
-from .._registry import LossSpec, register
+from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
 
@@ -35,6 +35,10 @@ _SPEC = register(
         competing=True,
     )
 )
+
+
+def _term() -> Term:
+    return Term(_SPEC)
 
 
 @documented(
@@ -87,11 +91,9 @@ def multi_positive_cross_entropy_loss(
         1.6363...
     """
     return evaluate(
-        _SPEC,
+        _term(),
         logits,
         targets,
-        parameters=(),
-        grouping="samples",
         weight=weight,
         sample_weight=sample_weight,
         label_smoothing=label_smoothing,
@@ -114,6 +116,7 @@ class MultiPositiveCrossEntropyLoss(LossModule):
     """
 
     _function = staticmethod(multi_positive_cross_entropy_loss)
+    _term = staticmethod(_term)
 
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
         super().__init__({}, common)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from .._dispatch import evaluate
-from .._registry import LossSpec, register
+from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
 from ._expectation import expectation
@@ -27,6 +27,10 @@ _SPEC = register(
         reference=_reference,
     )
 )
+
+
+def _term() -> Term:
+    return Term(_SPEC)
 
 
 @documented(
@@ -77,11 +81,9 @@ def squared_hinge_loss(
         tensor([[0.0000, 0.2500]])
     """
     return evaluate(
-        _SPEC,
+        _term(),
         logits,
         targets,
-        parameters=(),
-        grouping="element",
         weight=weight,
         sample_weight=sample_weight,
         label_smoothing=label_smoothing,
@@ -103,6 +105,7 @@ class SquaredHingeLoss(LossModule):
     """
 
     _function = staticmethod(squared_hinge_loss)
+    _term = staticmethod(_term)
 
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
         super().__init__({}, common)

@@ -7,6 +7,7 @@ from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
+from .._registry import Term
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
 from ._overlap import AVERAGES, SPEC, coefficients
@@ -14,10 +15,11 @@ from ._overlap import AVERAGES, SPEC, coefficients
 __all__ = ["TverskyLoss", "tversky_loss"]
 
 
-def _parameters(alpha: float, beta: float, gamma: float, smooth: float) -> tuple[float, ...]:
+def _term(alpha: float, beta: float, gamma: float, smooth: float, average: str) -> Term:
+    average = check.check_choice("average", average, AVERAGES)
     alpha, beta = check.check_number("alpha", alpha, 0.0), check.check_number("beta", beta, 0.0)
     gamma, smooth = check.check_number("gamma", gamma, 0.0), check.check_number("smooth", smooth, 0.0)
-    return coefficients(smooth, alpha=alpha, beta=beta, gamma=gamma)
+    return Term(SPEC, coefficients(smooth, alpha=alpha, beta=beta, gamma=gamma), average)
 
 
 @documented(
@@ -81,11 +83,9 @@ def tversky_loss(
         0.0596...
     """
     return evaluate(
-        SPEC,
+        _term(alpha, beta, gamma, smooth, average),
         logits,
         targets,
-        parameters=_parameters(alpha, beta, gamma, smooth),
-        grouping=check.check_choice("average", average, AVERAGES),
         weight=weight,
         sample_weight=sample_weight,
         label_smoothing=label_smoothing,
@@ -107,6 +107,7 @@ class TverskyLoss(LossModule):
     """
 
     _function = staticmethod(tversky_loss)
+    _term = staticmethod(_term)
 
     def __init__(
         self,
@@ -118,7 +119,6 @@ class TverskyLoss(LossModule):
         average: str = "samples",
         **common: Unpack[CommonArguments],
     ) -> None:
-        _parameters(alpha, beta, gamma, smooth)
-        check.check_choice("average", average, AVERAGES)
+        _term(alpha, beta, gamma, smooth, average)
         own = {"alpha": alpha, "beta": beta, "gamma": gamma, "smooth": smooth, "average": average}
         super().__init__(own, common)

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
-from .._registry import LossSpec, register
+from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
 
@@ -47,6 +47,10 @@ _SPEC = register(
         reference=_reference,
     )
 )
+
+
+def _term(threshold: float | Tensor) -> Term:
+    return Term(_SPEC, threshold=threshold)
 
 
 @documented(
@@ -105,12 +109,9 @@ def zlpr_loss(
     if not isinstance(threshold, Tensor):
         threshold = check.check_number("threshold", threshold)
     return evaluate(
-        _SPEC,
+        _term(threshold),
         logits,
         targets,
-        parameters=(),
-        grouping="samples",
-        threshold=threshold,
         weight=weight,
         sample_weight=sample_weight,
         label_smoothing=label_smoothing,
@@ -132,6 +133,7 @@ class ZLPRLoss(LossModule):
     """
 
     _function = staticmethod(zlpr_loss)
+    _term = staticmethod(_term)
 
     def __init__(self, *, threshold: float | Tensor = 0.0, **common: Unpack[CommonArguments]) -> None:
         if not isinstance(threshold, Tensor):
