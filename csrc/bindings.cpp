@@ -1,10 +1,13 @@
 // The pybind11 module _C: what the libraries were built with, and the launch planner. No torch in it.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/launch_plan.h"
+#include "losses/compounds.h"
 
 namespace py = pybind11;
 
@@ -64,6 +67,13 @@ py::dict launch_plan(int64_t rows, int64_t labels, const std::string& dtype, con
   return plan;
 }
 
+// The sums of losses that the CUDA library runs in one pass.
+std::vector<std::string> compounds() {
+#define MLLOSS_NAME(name, Functor) name,
+  return {MLLOSS_FOR_EACH_COMPOUND(MLLOSS_NAME)};
+#undef MLLOSS_NAME
+}
+
 // By number: what may be asked for.
 py::dict strategies() {
   py::dict names;
@@ -80,5 +90,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("launch_plan", &launch_plan, py::arg("rows"), py::arg("labels"), py::arg("dtype"),
         py::arg("grouping") = "samples", py::arg("targets") = "bool", py::arg("gradient") = true,
         py::arg("capability") = 90, py::arg("strategy") = 0);
+  m.def("compounds", &compounds);
   m.def("strategies", &strategies);
 }

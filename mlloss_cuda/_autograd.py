@@ -48,6 +48,7 @@ class Options(NamedTuple):
     label_smoothing: float
     ignore_index: int | None
     in_place: bool
+    keep: bool  # coefficients come out, whether or not the backward needs them
 
 
 def _shared(sides: Sides, options: Options) -> tuple[Any, ...]:
@@ -110,11 +111,11 @@ class _FusedLoss(torch.autograd.Function):
         ops = getattr(torch.ops, options.namespace)
         shared = _shared(Sides(*tensors), options)
         if form and options.in_place:
-            value, coefficients = ops.loss_forward_(logits, *shared, False)
+            value, coefficients = ops.loss_forward_(logits, *shared, options.keep)
             torch.autograd.graph.increment_version(logits)
             gradient = logits.new_empty(0)
         else:
-            value, coefficients, gradient = ops.loss_forward(logits, *shared, not form, form)
+            value, coefficients, gradient = ops.loss_forward(logits, *shared, options.keep or not form, form)
         return value, coefficients, gradient, value.new_empty(0)
 
     @staticmethod
@@ -190,8 +191,8 @@ def _recomputed(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
     return _once(gradient, anchor) if need_logits else None, *grads, None, None
 
 
-def fused_loss(logits: Tensor, sides: Sides, options: Options) -> Tensor:
-    """The loss by the engine that ``options.namespace`` names; every check has been made."""
+def fused_loss(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
+    """The loss by the engine that ``options.namespace`` names, and coefficients if kept; every check has been made."""
     auxiliary = any(
         side is not None and side.requires_grad for side in (sides.logit_scale, sides.label_offset, sides.row_offset)
     )
@@ -200,7 +201,7 @@ def fused_loss(logits: Tensor, sides: Sides, options: Options) -> Tensor:
         differentiated = True  # so that autograd says that there is no forward mode, and drops no tangent
     if not differentiated:
         ops = getattr(torch.ops, options.namespace)
-        return ops.loss_forward(logits, *_shared(sides, options), False, False)[0]
+        return ops.loss_forward(logits, *_shared(sides, options), options.keep, False)[:2]
     scalar = _ops.REDUCTIONS[options.reduction] != "none" or _ops.GROUPINGS[options.grouping] == "micro"
     form = scalar and not auxiliary and logits.dtype != torch.float16
-    return _FusedLoss.apply(logits, *sides, options, form)[0]
+    return _FusedLoss.apply(logits, *sides, options, form)[:2]

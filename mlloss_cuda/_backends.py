@@ -23,11 +23,15 @@ __all__ = [
     "backends",
     "build_information",
     "choose",
+    "compiled_compounds",
+    "forced",
     "launch_plan",
     "library_path",
     "most_labels",
     "namespace_of",
+    "one_pass",
     "strategies",
+    "takes_label_parameters",
     "use_backend",
 ]
 
@@ -87,6 +91,11 @@ def strategies() -> dict[str, int]:
     return dict(_extension.strategies()) if _extension else {}
 
 
+def compiled_compounds(name: str) -> bool:
+    """Whether the CUDA library has this loss of several terms."""
+    return _extension is not None and name in _extension.compounds()
+
+
 def _load_cuda() -> str:
     if _extension_missing:
         return _extension_missing
@@ -141,11 +150,12 @@ class Engine(NamedTuple):
     devices: tuple[str, ...]
     namespace: str
     most_labels: int | None = None  # any number
+    compounds: Callable[[str], bool] = lambda name: True  # whether a loss of several terms runs in one pass
 
 
 # In the order of preference. The reference serves every device, and comes last.
 _engines: dict[str, Engine] = {
-    "cuda": Engine(_cuda_status, ("cuda",), _ops.NAMESPACE, _MOST_CUDA_LABELS),
+    "cuda": Engine(_cuda_status, ("cuda",), _ops.NAMESPACE, _MOST_CUDA_LABELS, compiled_compounds),
     "triton": Engine(_triton_status, ("cuda", "xpu"), "mlloss_cuda_triton", _MOST_TRITON_LABELS),
     "cpu": Engine(lambda: BackendStatus(not _cpu_missing, _cpu_missing), ("cpu",), _ops.NAMESPACE),
 }
@@ -225,8 +235,12 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = _requests[-1].name if _requests else None
 
 
-def choose(device_type: str) -> str:
-    """The backend for tensors on a device of that type."""
+def choose(device_type: str, loss: str = "") -> str:
+    """The backend for tensors on a device of that type: of those that have ``loss``, the first."""
+    if _ops.COMPOUND in loss:
+        found = one_pass(device_type, loss, _forced)
+        assert found is not None, loss
+        return found
     if _forced == "reference":
         return _forced
     if _forced is not None:
@@ -238,6 +252,22 @@ def choose(device_type: str) -> str:
             return name
     _warn(device_type)
     return "reference"
+
+
+def forced() -> str | None:
+    """What ``use_backend`` asks for."""
+    return _forced
+
+
+def one_pass(device_type: str, compound: str, forced: str | None) -> str | None:
+    """The backend that runs a loss of several terms in one pass; None where none does."""
+    names = _serving(device_type) if forced is None else [forced] if forced in _serving(device_type) else []
+    return next((name for name in names if _usable(name) and _engines[name].compounds(compound)), None)
+
+
+def takes_label_parameters(backend: str) -> bool:
+    """Whether a backend's compounds take numbers of each label's own."""
+    return backend == "cpu"
 
 
 def _serving(device_type: str) -> list[str]:
@@ -256,6 +286,7 @@ def _usable(name: str) -> bool:
 # torch.compiler.assume_constant_result, without the import of dynamo: what is installed does not change, and
 # importing an engine is nothing to trace.
 _usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+one_pass._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _warn(device_type: str) -> None:

@@ -15,10 +15,15 @@ from ._reference import reference_loss
 from ._registry import Term
 from .targets import CSRTargets
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "evaluate_kept"]
 
 
-def evaluate(
+def evaluate(term: Term, logits: Any, targets: Any, **common: Any) -> Tensor:
+    """Check everything, then run the loss on the backend that serves the logits' device."""
+    return evaluate_kept(term, logits, targets, keep=False, **common)[0]
+
+
+def evaluate_kept(
     term: Term,
     logits: Any,
     targets: Any,
@@ -32,8 +37,9 @@ def evaluate(
     normalizer: Any,
     reduction: Any,
     inplace_backward: Any,
-) -> Tensor:
-    """Check everything, then run the loss on the backend that serves the logits' device."""
+    keep: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The same, and the coefficients [C, groups] that engines leave (nothing, by the reference)."""
     grouping = term.grouping
     logits = check.check_logits(logits)
     targets = check.check_targets(targets, logits)
@@ -61,7 +67,7 @@ def evaluate(
         logit_bias = check.check_side("logit_bias", logit_bias, (labels,), logits)
     offset, label_offset, row_offset = _offsets(term.threshold, logit_bias, logits)
 
-    backend = _backends.choose(logits.device.type)
+    backend = _backends.choose(logits.device.type, term.spec.name)
     most = _backends.most_labels(backend)
     if most is not None and labels > most:
         raise ValueError(f"logits: the {backend} kernels take at most {most} labels, got {labels}")
@@ -70,6 +76,7 @@ def evaluate(
     if isinstance(targets, Tensor):
         dense = targets if targets.dim() == 2 else targets.reshape(rows, labels)
     if backend == "reference":
+        kept = logits.new_empty(0)
         value = reference_loss(
             term.spec,
             flat,
@@ -111,11 +118,12 @@ def evaluate(
             smoothing,
             ignore_index,
             in_place,
+            keep,
         )
-        value = fused_loss(flat, sides, options)
-    if reduction != "none" or grouping in ("macro", "micro"):
-        return value
-    return value.reshape(logits.shape if grouping == "element" else leading)
+        value, kept = fused_loss(flat, sides, options)
+    if reduction == "none" and grouping not in ("macro", "micro"):
+        value = value.reshape(logits.shape if grouping == "element" else leading)
+    return value, kept
 
 
 def _check_in_place(logits: Tensor, inplace_backward: Any) -> bool:

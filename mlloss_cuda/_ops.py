@@ -11,13 +11,29 @@ from typing import Any, Final
 
 import torch
 
-__all__ = ["GROUPINGS", "NAMESPACE", "REDUCTIONS", "compute_dtype", "define"]
+__all__ = [
+    "COMPOUND",
+    "GROUPINGS",
+    "MOST_TERMS",
+    "NAMESPACE",
+    "REDUCTIONS",
+    "TERM_PARAMETERS",
+    "coefficients_of",
+    "compute_dtype",
+    "define",
+]
 
 NAMESPACE: Final = "mlloss_cuda"
 
 # Places in these tuples are the values of the C++ enums of csrc/core/params.h.
 GROUPINGS: Final = ("element", "samples", "macro", "micro")
 REDUCTIONS: Final = ("none", "sum", "mean", "batchmean")
+
+# A compound's name is its terms' with this between; of each term it has so many parameters: the coefficient, the
+# functor's own, zeros. As in csrc/core/params.h.
+COMPOUND: Final = "+"
+TERM_PARAMETERS: Final = 8
+MOST_TERMS: Final = 8
 
 _SHARED = (
     "Tensor? targets, Tensor? crow_indices, Tensor? col_indices, Tensor? values, Tensor? weight, "
@@ -55,6 +71,12 @@ def declare_coefficients(loss: str, count: int) -> None:
     _COEFFICIENTS[loss] = count
 
 
+def coefficients_of(loss: str) -> int:
+    """How many coefficients a group of ``loss`` keeps; a compound's last are its terms' values."""
+    terms = loss.split(COMPOUND)
+    return sum(_COEFFICIENTS[term] for term in terms) + (len(terms) if len(terms) > 1 else 0)
+
+
 def _groups(logits: torch.Tensor, grouping: int) -> Any:
     rows, labels = logits.shape
     return {"samples": rows, "macro": labels, "micro": 1}.get(GROUPINGS[grouping], 0)
@@ -78,7 +100,7 @@ _OWN = len(_NAMES)  # where the op's own arguments begin
 
 def _fake_forward_(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
     keep = args[_OWN]
-    kept = (_COEFFICIENTS[args[_LOSS]], _groups(logits, args[_GROUPING])) if keep else (0, 0)
+    kept = (coefficients_of(args[_LOSS]), _groups(logits, args[_GROUPING])) if keep else (0, 0)
     coefficients = logits.new_empty(kept, dtype=compute_dtype(logits))
     return _fake_value(logits, args[_GROUPING], args[_REDUCTION]), coefficients
 

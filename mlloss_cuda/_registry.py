@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import torch
 
 from . import _ops
 
-__all__ = ["LossSpec", "Term", "all_losses", "register"]
+__all__ = ["LossSpec", "Term", "all_losses", "compound", "register"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class LossSpec:
     reference: Callable[..., torch.Tensor]
     label_parameter: bool = False  # the functor's kLabelParameter
     competing: bool = False  # the functor's kCompeting: what is excluded comes as s = -inf
+    fusable: bool = True  # may be a term of a compound's pass
 
     @property
     def element_wise(self) -> bool:
@@ -61,6 +62,30 @@ def register(spec: LossSpec) -> LossSpec:
     _losses[spec.name] = spec
     _ops.declare_coefficients(spec.name, spec.coefficients)
     return spec
+
+
+def _no_reference(*_: Any) -> torch.Tensor:
+    raise NotImplementedError("the reference of a compound is the sum of its terms'")
+
+
+def compound(terms: Sequence[tuple[float, Term]]) -> Term:
+    """Terms with their coefficients as one: what engines take for a loss of several functors, of rows."""
+    specs = [term.spec for _, term in terms]
+    name = _ops.COMPOUND.join(spec.name for spec in specs)
+    parameters: tuple[float, ...] = ()
+    for coefficient, term in terms:
+        own = (coefficient, *term.parameters)
+        parameters += own + (0.0,) * (_ops.TERM_PARAMETERS - len(own))
+    spec = LossSpec(
+        name,
+        ("samples",),
+        _ops.coefficients_of(name),
+        _no_reference,
+        label_parameter=any(spec.label_parameter for spec in specs),
+        competing=any(spec.competing for spec in specs),
+    )
+    own_numbers = [term.label_parameter for _, term in terms if term.label_parameter is not None]
+    return Term(spec, parameters, None, terms[0][1].threshold, own_numbers[0] if own_numbers else None)
 
 
 def all_losses() -> tuple[LossSpec, ...]:

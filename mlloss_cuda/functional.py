@@ -3,6 +3,7 @@
 from .losses import (
     asymmetric_loss,
     bce_with_logits_loss,
+    compound_loss,
     dice_loss,
     jaccard_loss,
     lsep_loss,
@@ -17,6 +18,7 @@ from .losses import (
 __all__ = [
     "asymmetric_loss",
     "bce_with_logits_loss",
+    "compound_loss",
     "dice_loss",
     "jaccard_loss",
     "lsep_loss",

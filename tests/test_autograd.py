@@ -127,7 +127,8 @@ def test_double_backward_through_learnable_arguments(backend: Backend, logits: T
 def test_the_loss_may_be_changed_in_place(served: Case, logits: Tensor, targets: Tensor, reduction: str) -> None:
     """``loss /= steps`` is how gradients are accumulated."""
     x = logits.requires_grad_()
-    loss = served(x, targets, reduction=reduction).sum() if reduction == "none" else served(x, targets)
+    loss = served(x, targets, reduction=reduction)
+    loss = loss.sum() if reduction == "none" else loss
     loss /= 4
     (got,) = torch.autograd.grad(loss, x)
     expected = evaluate(lambda a, b: served(a, b, reduction=reduction).sum() / 4, logits, targets).gradient

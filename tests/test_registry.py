@@ -29,7 +29,7 @@ def test_functors_and_registry_agree() -> None:
 
 def test_every_loss_has_cases_a_function_and_a_module() -> None:
     cases = all_cases()
-    assert {case.spec for case in cases} == set(SPECS)
+    assert {case.spec for case in cases if "+" not in case.spec} == set(SPECS)
     for case in cases:
         assert getattr(mlloss_cuda, case.function.__name__) is case.function
         assert getattr(functional, case.function.__name__) is case.function
@@ -47,12 +47,14 @@ def test_lists_of_names_agree() -> None:
 
 def test_function_and_module_take_the_same_arguments() -> None:
     for case in all_cases():
+        if case.function is mlloss_cuda.compound_loss:
+            continue  # terms may be given by place, and the reduction is another
         parameters = inspect.signature(case.function).parameters
         assert list(parameters)[:2] == ["logits", "targets"]
         own = [p for p in inspect.signature(case.module.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
         for parameter in own:
             assert parameters[parameter.name].default == parameter.default
-        common = losses._common._DEFAULTS
+        common = losses._common.DEFAULTS
         for name, default in common.items():
             assert parameters[name].default == default
         expected = set(common) | {p.name for p in own}

@@ -33,7 +33,11 @@ enum class Grouping : int8_t { kElement, kSamples, kMacro, kMicro };
 
 enum class Reduction : int8_t { kNone, kSum, kMean, kBatchMean };
 
-constexpr int kMaxParameters = 8;
+// A sum of several losses has for each of them: its coefficient, the functor's parameters, zeros. As in _ops.py.
+constexpr int kTermParameters = 8;
+constexpr int kMostTerms = 8;
+constexpr char kCompound = '+';  // between their names
+constexpr int kMaxParameters = kMostTerms * kTermParameters;
 
 struct Parameters {
   double values[kMaxParameters];

@@ -1,6 +1,7 @@
 // The CPU kernels at one instruction set. CMake compiles this file once for each, with
 // MLLOSS_ISA its name and MLLOSS_TABLE the function that hands the kernels out.
 #include "../losses/registry.h"
+#include "compound.h"
 #include "engine.h"
 
 namespace mlloss {
@@ -22,6 +23,17 @@ constexpr cpu::Kernels kernels_of() {
 static constexpr cpu::Kernels kFloat[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_FLOAT)};
 static constexpr cpu::Kernels kDouble[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_DOUBLE)};
 
+#define MLLOSS_FLOAT_TERM(name, Functor) term_of<Functor, float>(),
+#define MLLOSS_DOUBLE_TERM(name, Functor) term_of<Functor, double>(),
+static constexpr TermMath<float> kFloatTerms[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_FLOAT_TERM)};
+static constexpr TermMath<double> kDoubleTerms[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_DOUBLE_TERM)};
+
+template <class T, const TermMath<T>* kTerms>
+constexpr cpu::Kernels compound_kernels() {
+  using C = Compound<T, kTerms>;
+  return {false, 0, 0, nullptr, C::rows, C::statistics, C::finish, C::gradient, nullptr, C::label_gradient};
+}
+
 static void scale(DType dtype, void* memory, double factor, int64_t begin, int64_t end) {
   with_floating(dtype, [=](auto* type) {
     auto* x = static_cast<decltype(type)>(memory);
@@ -34,7 +46,12 @@ static void scale(DType dtype, void* memory, double factor, int64_t begin, int64
 }  // namespace MLLOSS_ISA
 
 cpu::Table cpu::MLLOSS_TABLE() {
-  return {kFloat, kDouble, static_cast<int>(sizeof(kFloat) / sizeof(kFloat[0])), scale};
+  return {kFloat,
+          kDouble,
+          static_cast<int>(sizeof(kFloat) / sizeof(kFloat[0])),
+          compound_kernels<float, kFloatTerms>(),
+          compound_kernels<double, kDoubleTerms>(),
+          scale};
 }
 
 }  // namespace mlloss

@@ -17,6 +17,8 @@ struct Work {
   double* unit_statistics;       // [units, statistics]
   double* unit_row_gradients;    // [units] or null
   double* unit_scale_gradients;  // [units] or null
+  const int* terms = nullptr;    // of a compound: places in the registry
+  int term_count = 0;
 };
 
 using Kernel = void (*)(const Work&, int64_t begin, int64_t end);
@@ -38,6 +40,8 @@ struct Table {
   const Kernels* float32;
   const Kernels* float64;
   int losses;
+  // Of compounds, whose counts are the sums of their terms'.
+  Kernels compound32, compound64;
   // memory[begin:end] *= factor, for a gradient of that dtype.
   void (*scale)(DType dtype, void* memory, double factor, int64_t begin, int64_t end);
 };

@@ -44,12 +44,39 @@ cpu::Table table() {
 #define MLLOSS_NAME(name, Functor) #name,
 constexpr const char* kLossNames[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_NAME)};
 
-const Kernels& kernels_of(const std::string& loss, const Tensor& logits) {
-  const cpu::Table t = table();
-  for (int i = 0; i < t.losses; ++i) {
-    if (loss == kLossNames[i]) return (logits.scalar_type() == ScalarType::Double ? t.float64 : t.float32)[i];
+// A loss, or several of them in one pass.
+struct Program {
+  Kernels kernels;
+  std::vector<int> terms;  // of a compound: places in the registry
+
+  void name_terms(Work& work) const {
+    work.terms = terms.data();
+    work.term_count = static_cast<int>(terms.size());
+  }
+};
+
+int place_of(const std::string& loss) {
+  for (int i = 0; i < table().losses; ++i) {
+    if (loss == kLossNames[i]) return i;
   }
   STD_TORCH_CHECK(false, "mlloss_cuda: this build has no loss named ", loss);
+}
+
+Program program_of(const std::string& loss, const Tensor& logits) {
+  const cpu::Table t = table();
+  const bool wide = logits.scalar_type() == ScalarType::Double;
+  const Kernels* losses = wide ? t.float64 : t.float32;
+  if (loss.find(kCompound) == std::string::npos) return {losses[place_of(loss)], {}};
+  Program program{wide ? t.compound64 : t.compound32, {}};
+  for (size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
+    end = loss.find(kCompound, begin);
+    const int place = place_of(loss.substr(begin, end == std::string::npos ? end : end - begin));
+    program.terms.push_back(place);
+    program.kernels.statistics += losses[place].element_wise ? 1 : losses[place].statistics;
+    program.kernels.coefficients += losses[place].coefficients + 1;  // and the term's value
+  }
+  STD_TORCH_CHECK(program.terms.size() <= kMostTerms, "mlloss_cuda: more terms than Python should have let through");
+  return program;
 }
 
 int64_t tiles_of(int64_t labels) { return (labels + cpu::kLabelsPerUnit - 1) / cpu::kLabelsPerUnit; }
@@ -68,12 +95,14 @@ bool by_rows(const Call& call) {
          (call.rows >= 4 * torch::stable::get_num_threads() || tiles_of(call.labels) < 2);
 }
 
-void run_forward(const Kernels& kernels, const Call& call, const ForwardOutputs& out) {
+void run_forward(const Program& program, const Call& call, const ForwardOutputs& out) {
+  const Kernels& kernels = program.kernels;
   const int64_t tiles = tiles_of(call.labels), units = call.rows * tiles;
   const int64_t unit_size = std::min(call.labels, cpu::kLabelsPerUnit);
   std::vector<double> values(static_cast<size_t>(kernels.element_wise ? units : group_count(call)));
   std::vector<double> statistics;
   Work work{&call, &out, nullptr, values.data(), nullptr, nullptr, nullptr};
+  program.name_terms(work);
   if (kernels.element_wise) {
     parallel(kernels.elements, work, units, unit_size);
   } else if (call.grouping == Grouping::kMacro) {
@@ -114,12 +143,14 @@ void sum_rows(DType dtype, const std::vector<double>& units, int64_t rows, void*
   dtype == DType::kDouble ? sum_rows<double>(units, rows, out) : sum_rows<float>(units, rows, out);
 }
 
-void run_backward(const Kernels& kernels, const Call& call, const BackwardOutputs& out) {
+void run_backward(const Program& program, const Call& call, const BackwardOutputs& out) {
+  const Kernels& kernels = program.kernels;
   const int64_t tiles = tiles_of(call.labels), units = call.rows * tiles;
   const int64_t unit_size = std::min(call.labels, cpu::kLabelsPerUnit);
   std::vector<double> rows(out.row_gradient ? static_cast<size_t>(units) : 0);
   std::vector<double> scales(out.scale_gradient ? static_cast<size_t>(units) : 0);
   Work work{&call, nullptr, &out, nullptr, nullptr, nullptr, nullptr};
+  program.name_terms(work);
   // First: in place, the next pass overwrites the logits.
   if (out.label_gradient) parallel(kernels.label_gradient, work, tiles, unit_size * call.rows);
   if (out.row_gradient) work.unit_row_gradients = rows.data();
@@ -133,14 +164,14 @@ void run_backward(const Kernels& kernels, const Call& call, const BackwardOutput
 
 struct CpuEngine {
   static LossShape shape_of(const std::string& loss, const Tensor& logits) {
-    const Kernels& kernels = kernels_of(loss, logits);
+    const Kernels kernels = program_of(loss, logits).kernels;
     return {kernels.element_wise, kernels.coefficients};
   }
   static void forward(const std::string& loss, const Call& call, const ForwardOutputs& out, const Tensor& logits) {
-    run_forward(kernels_of(loss, logits), call, out);
+    run_forward(program_of(loss, logits), call, out);
   }
   static void backward(const std::string& loss, const Call& call, const BackwardOutputs& out, const Tensor& logits) {
-    run_backward(kernels_of(loss, logits), call, out);
+    run_backward(program_of(loss, logits), call, out);
   }
   static void scale(Tensor& gradient, const Tensor& grad_output) {
     const bool wide = gradient.scalar_type() == ScalarType::Double;

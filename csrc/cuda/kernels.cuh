@@ -2,6 +2,7 @@
 // a .cu that includes this both defines and launches them.
 #pragma once
 
+#include "../losses/compound.h"
 #include "../losses/registry.h"
 #include "backward.cuh"
 #include "element_wise.cuh"
@@ -239,7 +240,8 @@ cudaError_t launch_sum_each(cudaStream_t stream, const double* parts, int64_t re
 template <class In>
 Table table_of() {
 #define MLLOSS_LAUNCHES(name, Functor) Launches<Functor, In>::table(),
-  static constexpr Kernels kLosses[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_LAUNCHES)};
+  static constexpr Kernels kLosses[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_LAUNCHES)
+                                            MLLOSS_FOR_EACH_COMPOUND(MLLOSS_LAUNCHES)};
 #undef MLLOSS_LAUNCHES
   using T = Compute<In>;
   return {kLosses, static_cast<int>(sizeof(kLosses) / sizeof(kLosses[0])), launch_scale<In>, launch_sum_total<T>,

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <utility>
 
+#include "../losses/compounds.h"
 #include "../losses/registry.h"
 #include "../ops.h"
 #include "device_call.h"
@@ -96,7 +97,9 @@ std::atomic<int>& last_strategy() {
 }
 
 #define MLLOSS_NAME(name, Functor) #name,
-constexpr const char* kLossNames[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_NAME)};
+#define MLLOSS_NAMES(names, Functor) names,
+constexpr const char* kLossNames[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_NAME) MLLOSS_FOR_EACH_COMPOUND(MLLOSS_NAMES)};
+#undef MLLOSS_NAMES
 #undef MLLOSS_NAME
 
 Table table_of(DType dtype) {

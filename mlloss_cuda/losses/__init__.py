@@ -2,6 +2,7 @@
 
 from .asymmetric import AsymmetricLoss, asymmetric_loss
 from .bce import BCEWithLogitsLoss, bce_with_logits_loss
+from .compound import CompoundLoss, compound_loss
 from .dice import DiceLoss, dice_loss
 from .focal import SigmoidFocalLoss, sigmoid_focal_loss
 from .jaccard import JaccardLoss, jaccard_loss
@@ -15,6 +16,7 @@ from .zlpr import ZLPRLoss, zlpr_loss
 __all__ = [
     "AsymmetricLoss",
     "BCEWithLogitsLoss",
+    "CompoundLoss",
     "DiceLoss",
     "JaccardLoss",
     "LSEPLoss",
@@ -26,6 +28,7 @@ __all__ = [
     "ZLPRLoss",
     "asymmetric_loss",
     "bce_with_logits_loss",
+    "compound_loss",
     "dice_loss",
     "jaccard_loss",
     "lsep_loss",

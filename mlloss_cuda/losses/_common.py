@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
 
 from torch import Tensor, nn
 
 from .. import _ops
 from .. import _validation as check
+from .._registry import Term
 from ..targets import CSRTargets
 
-__all__ = ["CommonArguments", "LossModule", "documented"]
+if TYPE_CHECKING:
+    from .compound import CompoundLoss
+
+__all__ = ["DEFAULTS", "CommonArguments", "LossModule", "documented"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,8 +42,9 @@ _KEYWORDS = """
         number or 0-d tensor, and ``[L]`` or None. Tensors may require gradients.
     normalizer: a positive number or 0-d tensor that divides a ``"sum"`` before the gradient is
         rounded. Default None.
-    reduction: ``"none"`` gives {none}, ``"sum"`` their sum, ``"mean"`` (default) their mean,
+    reduction: ``"none"`` gives {none}, ``"sum"`` their sum, ``"mean"`` their mean,
         ``"batchmean"`` their sum over the number of rows. Excluded and weighted ones count.
+        Default ``"{reduction}"``.
     inplace_backward: the gradient takes the logits' memory, in the forward already: nothing else may
         read them after it. For contiguous logits that an operation made, and one backward; not for
         logits made outside a re-entrant checkpoint. Default False.
@@ -63,11 +68,14 @@ def documented(
     zero_weight: str = "A label of weight 0 takes no part.",
     sample_weight: str = "multiplies a row's loss",
     learnable: str = ", logit_scale and logit_bias",
+    reduction: str = "mean",
 ) -> Callable[[F], F]:
     """Fill ``{logits}``, ``{keywords}``, ``{returns}`` and ``{raises}`` in a function's docstring."""
 
     def fill(function: F) -> F:
-        keywords = _KEYWORDS.format(none=none, weight=weight, zero_weight=zero_weight, sample_weight=sample_weight)
+        keywords = _KEYWORDS.format(
+            none=none, weight=weight, zero_weight=zero_weight, sample_weight=sample_weight, reduction=reduction
+        )
         sections = {
             "{logits}": _ARGUMENTS,
             "{keywords}": keywords,
@@ -95,7 +103,7 @@ class CommonArguments(TypedDict, total=False):
     inplace_backward: bool
 
 
-_DEFAULTS: CommonArguments = {
+DEFAULTS: CommonArguments = {
     "weight": None,
     "label_smoothing": 0.0,
     "ignore_index": None,
@@ -140,13 +148,14 @@ class LossModule(nn.Module):
     """
 
     _function: ClassVar[Callable[..., Tensor]]
+    _term: ClassVar[Callable[..., Term]]
 
     def __init__(self, own: dict[str, Any], common: CommonArguments) -> None:
         super().__init__()
-        unknown = set(common) - set(_DEFAULTS)
+        unknown = set(common) - set(DEFAULTS)
         if unknown:
             raise TypeError(f"{type(self).__name__}: unexpected argument {sorted(unknown)[0]!r}")
-        arguments: dict[str, Any] = {**own, **_DEFAULTS, **common}
+        arguments: dict[str, Any] = {**own, **DEFAULTS, **common}
         _check_common(arguments)
         self._names = tuple(arguments)
         self._shown = tuple(own)
@@ -164,6 +173,36 @@ class LossModule(nn.Module):
             self.register_buffer(name, value)
         else:
             setattr(self, name, value)
+
+    @property
+    def function(self) -> Callable[..., Tensor]:
+        """The function that the module calls."""
+        return type(self)._function
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The names of the loss's own arguments."""
+        return self._shown
+
+    def term(self) -> Term:
+        """What a compound takes the loss for."""
+        return type(self)._term(**{name: getattr(self, name) for name in self._shown})
+
+    def __add__(self, other: Any) -> CompoundLoss:
+        from .compound import joined
+
+        return joined(self, other) if isinstance(other, LossModule) else NotImplemented
+
+    def __radd__(self, other: Any) -> LossModule:
+        # sum() begins with 0.
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __mul__(self, factor: Any) -> CompoundLoss:
+        from .compound import scaled
+
+        return scaled(self, factor) if isinstance(factor, (int, float)) else NotImplemented
+
+    __rmul__ = __mul__
 
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
         """The loss; shapes as in the function of the same name."""

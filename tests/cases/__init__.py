@@ -34,11 +34,15 @@ class Case:
 
     @property
     def label(self) -> str:
+        if "terms" in self.own:
+            return self.spec
         own = ",".join(f"{name}={value}" for name, value in self.own.items())
         return f"{self.function.__name__.removesuffix('_loss')}({own})"
 
     @property
     def registered(self) -> _registry.LossSpec:
+        if "terms" in self.own:
+            return _registry.compound([(coefficient, loss.term()) for coefficient, loss in self.own["terms"]]).spec
         return next(spec for spec in _registry.all_losses() if spec.name == self.spec)
 
     @property
@@ -73,6 +77,7 @@ def all_cases() -> list[Case]:
     from . import (
         asymmetric,
         bce,
+        compound,
         dice,
         lsep,
         margin_bce,
@@ -94,6 +99,7 @@ def all_cases() -> list[Case]:
         lsep,
         multi_positive_cross_entropy,
         tversky,
+        compound,
     )
     cases = [case for module in modules for case in module.CASES]
     functions = [case.function for case in cases]

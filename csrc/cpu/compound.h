@@ -1,0 +1,297 @@
+// A sum of several losses in one pass: every term has its turn at a tile while that is in cache. Any terms, chosen at
+// run time. What a term is to it is a table of functions over a tile, made from the functor.
+#pragma once
+
+#include "pass.h"
+
+namespace mlloss {
+inline namespace MLLOSS_ISA {
+
+template <class T>
+struct TermMath {
+  bool element_wise, competing;
+  int statistics, coefficients;  // an element-wise term's one statistic is its value
+  void (*initial)(double* statistics);
+  void (*add)(const double* parameters, const Tile<T>& tile, double* statistics);
+  void (*merge)(double* statistics, const double* from);
+  double (*conclude)(const double* parameters, const double* statistics, double* coefficients);  // the value
+  // Gradients times f, and the sum of the values if wanted.
+  double (*evaluate)(const double* parameters, const Tile<T>& tile, T f, bool value, T* g);
+  void (*gradient)(const double* parameters, const Tile<T>& tile, const T* coefficients, int64_t stride, T f, T* g);
+};
+
+template <template <class> class LossTemplate, class T>
+struct ElementTerm {
+  using Math = TileMath<LossTemplate, T>;
+
+  static void initial(double* statistics) { statistics[0] = 0.0; }
+  static void add(const double* parameters, const Tile<T>& tile, double* statistics) {
+    statistics[0] += evaluate(parameters, tile, T(0), true, nullptr);
+  }
+  static void merge(double* statistics, const double* from) { statistics[0] += from[0]; }
+  static double conclude(const double*, const double* statistics, double*) { return statistics[0]; }
+  static double evaluate(const double* parameters, const Tile<T>& tile, T f, bool value, T* g) {
+    alignas(64) T values[kTile];
+    Math(parameters).evaluate(tile, f, value ? values : nullptr, g);
+    return value ? sum_of(values, tile.size) : 0.0;
+  }
+  static constexpr TermMath<T> table() { return {true, false, 1, 0, initial, add, merge, conclude, evaluate, nullptr}; }
+};
+
+template <template <class> class LossTemplate, class T>
+struct GroupTerm {
+  using Math = TileMath<LossTemplate, T>;
+  using Loss = typename Math::Loss;
+  using Wide = typename Math::Wide;
+  using Statistics = typename Math::WideStatistics;
+  static constexpr int kCount = Loss::kMaxima + Loss::kSums;
+
+  static Statistics load(const double* from) {
+    Statistics stats;
+    for (int k = 0; k < Loss::kMaxima; ++k) stats.maxima[k] = from[k];
+    for (int k = 0; k < Loss::kSums; ++k) stats.sums[k] = from[Loss::kMaxima + k];
+    return stats;
+  }
+  static void store(const Statistics& stats, double* to) {
+    for (int k = 0; k < Loss::kMaxima; ++k) to[k] = stats.maxima[k];
+    for (int k = 0; k < Loss::kSums; ++k) to[Loss::kMaxima + k] = stats.sums[k];
+  }
+  static void join(double* statistics, const Statistics& from) {
+    Statistics stats = load(statistics);
+    mlloss::merge<Wide, double>(stats, from);
+    store(stats, statistics);
+  }
+
+  static void initial(double* statistics) { store(identity<Wide, double>(), statistics); }
+  static void add(const double* parameters, const Tile<T>& tile, double* statistics) {
+    join(statistics, Math(parameters).statistics(tile));
+  }
+  static void merge(double* statistics, const double* from) { join(statistics, load(from)); }
+  static double conclude(const double* parameters, const double* statistics, double* coefficients) {
+    double value;
+    const auto c = Wide(parameters).finalize(load(statistics), value);
+    for (int k = 0; k < Loss::kCoefficients; ++k) coefficients[k] = c[k];
+    return value;
+  }
+  static void gradient(const double* parameters, const Tile<T>& tile, const T* coefficients, int64_t stride, T f,
+                       T* g) {
+    typename Math::Coefficients c;
+    for (int k = 0; k < Loss::kCoefficients; ++k) c[k] = coefficients[k * stride];
+    Math(parameters).gradient(tile, Loss::scaled(c, f), g);
+  }
+  static constexpr TermMath<T> table() {
+    return {false, Loss::kCompeting, kCount, Loss::kCoefficients, initial, add, merge, conclude, nullptr, gradient};
+  }
+};
+
+template <template <class> class Loss, class T>
+constexpr TermMath<T> term_of() {
+  if constexpr (Loss<T>::kScope == Scope::kElement) {
+    return ElementTerm<Loss, T>::table();
+  } else {
+    return GroupTerm<Loss, T>::table();
+  }
+}
+
+// `kTerms`: every loss, as the registry has them.
+template <class T, const TermMath<T>* kTerms>
+class Compound : Pass<T> {
+  using Work = cpu::Work;
+  static constexpr int kMostStatistics = 8;  // of a term
+
+ public:
+  static void rows(const Work& work, int64_t begin, int64_t end) {
+    const Compound compound(work);
+    const bool gradients = compound.wants_gradient();
+    Tiles tiles;
+    double statistics[kMostTerms * kMostStatistics], values[kMostTerms];
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t first = row * compound.tiles_, last = first + compound.tiles_;
+      compound.initial(statistics);
+      // With gradients to come, element-wise terms are evaluated once, for both.
+      if (!gradients || compound.any_groups_) {
+        compound.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
+          compound.read(row, label, size, tiles);
+          compound.add(tiles, !gradients, statistics);
+        });
+      }
+      compound.conclude(row, statistics, values);
+      if (gradients) compound.gradients(first, last, tiles, values);
+      compound.store_value(row, values);
+    }
+  }
+
+  static void statistics(const Work& work, int64_t begin, int64_t end) {
+    const Compound compound(work);
+    Tiles tiles;
+    compound.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
+      double* own = work.unit_statistics + unit * compound.total_statistics_;
+      compound.initial(own);
+      compound.read(row, label, size, tiles);
+      compound.add(tiles, true, own);
+    });
+  }
+
+  static void finish(const Work& work, int64_t begin, int64_t end) {
+    const Compound compound(work);
+    double statistics[kMostTerms * kMostStatistics], values[kMostTerms];
+    for (int64_t row = begin; row < end; ++row) {
+      compound.initial(statistics);
+      for (int64_t unit = row * compound.tiles_; unit < (row + 1) * compound.tiles_; ++unit) {
+        const double* from = work.unit_statistics + unit * compound.total_statistics_;
+        compound.each(
+            [&](const Term& term) { term.math->merge(statistics + term.statistics, from + term.statistics); });
+      }
+      compound.conclude(row, statistics, values);
+      compound.store_value(row, values);
+    }
+  }
+
+  static void gradient(const Work& work, int64_t begin, int64_t end) {
+    const Compound compound(work);
+    Tiles tiles;
+    compound.gradients(begin, end, tiles, nullptr);
+  }
+
+  static void label_gradient(const Work& work, int64_t begin, int64_t end) {
+    const Compound compound(work);
+    Tiles tiles;
+    alignas(64) T g[kTile];
+    alignas(64) double sum[kTile];
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t label = t * kTile;
+      const int size = compound.tile_size(t);
+      memset(sum, 0, sizeof(sum));
+      for (int64_t row = 0; row < work.call->rows; ++row) {
+        compound.read(row, label, size, tiles);
+        compound.form(row, tiles, compound.factor_at(row, label), nullptr, g);
+        compound.settle(tiles.own, row, label, g);
+        for (int j = 0; j < size; ++j) sum[j] += static_cast<double>(g[j]);
+      }
+      T* out = static_cast<T*>(work.backward->label_gradient) + label;
+      for (int j = 0; j < size; ++j) out[j] = static_cast<T>(sum[j]);
+    }
+  }
+
+ private:
+  struct Term {
+    const TermMath<T>* math;
+    double coefficient;
+    const double* parameters;
+    int statistics, coefficients;  // where its own begin
+  };
+
+  // Where some terms compete and others do not, labels that are out look different to them.
+  struct Tiles {
+    Tile<T> own, plain;
+  };
+
+  const TileReader<T> plain_reader_;
+  Term terms_[kMostTerms];
+  const int count_;
+  int total_statistics_ = 0, total_coefficients_ = 0;
+  bool any_groups_ = false, mixed_ = false;
+
+  static bool any_competing(const Work& work) {
+    bool any = false;
+    for (int i = 0; i < work.term_count; ++i) any |= kTerms[work.terms[i]].competing;
+    return any;
+  }
+
+  explicit Compound(const Work& work)
+      : Pass<T>(work, any_competing(work)), plain_reader_(*work.call, false), count_(work.term_count) {
+    for (int i = 0; i < count_; ++i) {
+      const TermMath<T>* math = &kTerms[work.terms[i]];
+      const double* block = work.call->parameters.values + i * kTermParameters;
+      terms_[i] = {math, block[0], block + 1, total_statistics_, total_coefficients_};
+      total_statistics_ += math->statistics;
+      total_coefficients_ += math->coefficients;
+      any_groups_ |= !math->element_wise;
+      mixed_ |= this->competing_ && !math->competing;
+    }
+  }
+
+  template <class F>
+  void each(F f) const {
+    for (int i = 0; i < count_; ++i) f(terms_[i]);
+  }
+
+  void initial(double* statistics) const {
+    each([&](const Term& term) { term.math->initial(statistics + term.statistics); });
+  }
+
+  void read(int64_t row, int64_t label, int size, Tiles& tiles) const {
+    this->reader_.read(row, label, size, tiles.own);
+    if (mixed_) plain_reader_.read(row, label, size, tiles.plain);
+  }
+
+  const Tile<T>& tile_for(const Term& term, const Tiles& tiles) const {
+    return mixed_ && !term.math->competing ? tiles.plain : tiles.own;
+  }
+
+  void add(const Tiles& tiles, bool elements_too, double* statistics) const {
+    each([&](const Term& term) {
+      if (term.math->element_wise && !elements_too) return;
+      term.math->add(term.parameters, tile_for(term, tiles), statistics + term.statistics);
+    });
+  }
+
+  // Each term's coefficients, and its value as far as the statistics have it.
+  void conclude(int64_t row, const double* statistics, double* values) const {
+    T* out = static_cast<T*>(this->work_.forward->coefficients) + row;
+    double own[kMostStatistics];
+    for (int i = 0; i < count_; ++i) {
+      const Term& term = terms_[i];
+      values[i] = term.math->conclude(term.parameters, statistics + term.statistics, own);
+      for (int k = 0; k < term.math->coefficients; ++k) {
+        out[(term.coefficients + k) * this->call_.rows] = static_cast<T>(own[k]);
+      }
+    }
+  }
+
+  void store_value(int64_t row, const double* values) const {
+    T* out = static_cast<T*>(this->work_.forward->coefficients) + total_coefficients_ * this->call_.rows + row;
+    double value = 0.0;
+    for (int i = 0; i < count_; ++i) {
+      value += terms_[i].coefficient * values[i];
+      out[i * this->call_.rows] = static_cast<T>(values[i]);
+    }
+    value = this->weighted(row, value);
+    this->work_.unit_values[row] = value;
+    if (this->work_.forward->values) static_cast<T*>(this->work_.forward->values)[row] = static_cast<T>(value);
+  }
+
+  // The sum of the terms' gradients times f; `values`, unless null, grow by what element-wise terms lose.
+  void form(int64_t row, const Tiles& tiles, T f, double* values, T* g) const {
+    alignas(64) T part[kTile];
+    for (int i = 0; i < count_; ++i) {
+      const Term& term = terms_[i];
+      const Tile<T>& tile = tile_for(term, tiles);
+      const T factor = f * static_cast<T>(term.coefficient);
+      T* own = i == 0 ? g : part;
+      if (term.math->element_wise) {
+        const double value = term.math->evaluate(term.parameters, tile, factor, values != nullptr, own);
+        if (values) values[i] += value;
+      } else {
+        const int64_t rows = this->call_.rows;
+        term.math->gradient(term.parameters, tile, this->coefficients() + term.coefficients * rows + row, rows, factor,
+                            own);
+      }
+      if (i == 0) continue;
+      for (int j = 0; j < tile.size; ++j) g[j] += part[j];
+    }
+  }
+
+  // Formed beside the output: in place, later terms still read the logits.
+  void gradients(int64_t begin, int64_t end, Tiles& tiles, double* values) const {
+    alignas(64) T g[kTile];
+    this->for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
+      read(row, label, size, tiles);
+      form(row, tiles, this->folded_factor(row, label), values, g);
+      this->finish_gradient(tiles.own, unit, row, label, g);
+    });
+  }
+};
+
+}  // namespace MLLOSS_ISA
+}  // namespace mlloss

@@ -1,0 +1,153 @@
+// What every pass over the logits has to know and do, whatever the loss: units, factors, where a gradient goes.
+#pragma once
+
+#include "kernels.h"
+#include "tile_math.h"
+
+namespace mlloss {
+inline namespace MLLOSS_ISA {
+
+static_assert(kTile == cpu::kLabelsPerUnit, "register.cpp counts units by the tile");
+
+template <class T>
+class Pass {
+ protected:
+  using Work = cpu::Work;
+
+  const Work& work_;
+  const Call& call_;
+  const bool competing_;  // as functors have it
+  const TileReader<T> reader_;
+  const int64_t tiles_;
+
+  Pass(const Work& work, bool competing)
+      : work_(work),
+        call_(*work.call),
+        competing_(competing),
+        reader_(*work.call, competing),
+        tiles_((work.call->labels + kTile - 1) / kTile) {}
+
+  int tile_size(int64_t t) const {
+    const int64_t left = call_.labels - t * kTile;
+    return static_cast<int>(left < kTile ? left : kTile);
+  }
+
+  template <class F>
+  void for_units(int64_t begin, int64_t end, F f) const {
+    if (begin == end) return;
+    int64_t row = begin / tiles_, t = begin % tiles_;
+    for (int64_t unit = begin; unit < end; ++unit) {
+      f(unit, row, t * kTile, tile_size(t));
+      if (++t == tiles_) {
+        t = 0;
+        ++row;
+      }
+    }
+  }
+
+  T sample_weight(int64_t row) const {
+    return call_.sample_weight ? static_cast<const T*>(call_.sample_weight)[row] : T(1);
+  }
+
+  // What the gradient of a tile is multiplied by, a grad_output for each element apart.
+  T factor_at(int64_t row, int64_t label) const {
+    double f = call_.factor;
+    if (call_.normalizer) f /= static_cast<double>(*static_cast<const T*>(call_.normalizer));
+    if (!crosses_rows(call_)) f *= static_cast<double>(sample_weight(row));
+    if (const T* grad_output = grad_output_at(row, label)) {
+      if (work_.backward->grad_output_label_stride == 0) f *= static_cast<double>(*grad_output);
+    }
+    return static_cast<T>(f);
+  }
+
+  // With logit_scale, unless sums of the gradient without it are wanted.
+  T folded_factor(int64_t row, int64_t label) const {
+    return wants_sums() ? factor_at(row, label) : factor_at(row, label) * reader_.scale();
+  }
+
+  const T* grad_output_at(int64_t row, int64_t label) const {
+    if (!work_.backward) return nullptr;
+    return static_cast<const T*>(work_.backward->grad_output) + row * work_.backward->grad_output_row_stride +
+           label * work_.backward->grad_output_label_stride;
+  }
+
+  bool wants_sums() const { return work_.unit_row_gradients || work_.unit_scale_gradients; }
+
+  void* gradient_memory() const { return work_.forward ? work_.forward->gradient : work_.backward->gradient; }
+
+  bool wants_gradient() const { return gradient_memory() || wants_sums(); }
+
+  // Where a tile's gradient is formed: in the output itself when no conversion stands between.
+  T* gradient_target(int64_t row, int64_t label, T* buffer) const {
+    constexpr DType own = sizeof(T) == 8 ? DType::kDouble : DType::kFloat;
+    void* memory = gradient_memory();
+    if (!memory || call_.logits_dtype != own) return buffer;
+    // In place, the raw logits are still to be read for the gradient of logit_scale.
+    if (work_.unit_scale_gradients) return buffer;
+    return static_cast<T*>(memory) + row * call_.labels + label;
+  }
+
+  // What a row's value weighs; of a weight of 0 nothing is left.
+  double weighted(int64_t row, double value) const {
+    const T weight = sample_weight(row);
+    return weight == T(0) ? 0.0 : value * static_cast<double>(weight);
+  }
+
+  const T* coefficients() const {
+    return static_cast<const T*>(work_.forward ? work_.forward->coefficients : work_.backward->coefficients);
+  }
+
+  // A grad_output for each element, and the exact zeros of what is excluded.
+  void settle(const Tile<T>& tile, int64_t row, int64_t label, T* g) const {
+    if (!crosses_rows(call_) && sample_weight(row) == T(0)) {
+      for (int j = 0; j < tile.size; ++j) g[j] = T(0);
+      return;
+    }
+    const int64_t stride = work_.backward ? work_.backward->grad_output_label_stride : 0;
+    if (stride != 0) {
+      const T* grad_output = grad_output_at(row, label);
+      for (int j = 0; j < tile.size; ++j) g[j] *= grad_output[j * stride];
+    }
+    if (tile.excluded) {
+      // Where labels compete, one of weight 0 is not out.
+      for (int j = 0; j < tile.size; ++j) {
+        const bool out = tile.w[j] == T(0) && (!competing_ || tile.s[j] == T(-INFINITY));
+        g[j] = out ? T(0) : g[j];
+      }
+    }
+  }
+
+  void finish_gradient(const Tile<T>& tile, int64_t unit, int64_t row, int64_t label, T* g) const {
+    settle(tile, row, label, g);
+    if (work_.unit_row_gradients) {
+      work_.unit_row_gradients[unit] = sum_of(g, tile.size);
+    }
+    if (work_.unit_scale_gradients) {
+      alignas(64) T x[kTile];
+      reader_.read_raw(row, label, tile.size, x);
+      double sum = 0.0;
+      // Where nothing flows, an infinite or unknown logit must not count.
+      for (int j = 0; j < tile.size; ++j)
+        sum += g[j] == T(0) ? 0.0 : static_cast<double>(g[j]) * static_cast<double>(x[j]);
+      work_.unit_scale_gradients[unit] = sum;
+    }
+    if (!gradient_memory()) return;
+    const T scale = reader_.scale();
+    if (wants_sums() && scale != T(1)) {
+      for (int j = 0; j < tile.size; ++j) g[j] *= scale;
+    }
+    store_gradient(row, label, tile.size, g);
+  }
+
+  void store_gradient(int64_t row, int64_t label, int size, const T* g) const {
+    with_floating(call_.logits_dtype, [&](auto* type) {
+      using Out = std::remove_pointer_t<decltype(type)>;
+      Out* out = static_cast<Out*>(gradient_memory()) + row * call_.labels + label;
+      if (static_cast<const void*>(out) == static_cast<const void*>(g)) return;
+      for (int j = 0; j < size; ++j) out[j] = narrow<Out>(g[j]);
+    });
+  }
+};
+
+}  // namespace MLLOSS_ISA
+}  // namespace mlloss

@@ -1,0 +1,327 @@
+// A sum of losses as one functor, for engines that are built for certain sums: statistics side by side, gradients
+// added. Of the parameters, each term has its coefficient, and then its own.
+//
+// An element-wise term's statistic is its value in the row. The coefficients end with the terms' values, for whoever
+// logs them; scaled for a gradient, with the factor that element-wise terms need.
+#pragma once
+
+#include "../core/params.h"
+#include "bce.h"
+#include "compounds.h"
+#include "dice.h"
+#include "focal.h"
+#include "zlpr.h"
+
+namespace mlloss {
+inline namespace MLLOSS_ISA {
+
+namespace compound {
+
+// `kCount` places of an array, from `kFrom` on.
+template <int kFrom, int kCount, class T, int kSize>
+MLLOSS_HD Array<T, kCount> part(const Array<T, kSize>& all) {
+  Array<T, kCount> some{};
+  for (int i = 0; i < kCount; ++i) some[i] = all[kFrom + i];
+  return some;
+}
+
+template <int kFrom, class T, int kCount, int kSize>
+MLLOSS_HD void put(Array<T, kSize>& all, const Array<T, kCount>& some) {
+  for (int i = 0; i < kCount; ++i) all[kFrom + i] = some[i];
+}
+
+// A term, as a group functor. `factor`: of the gradient, for a loss without coefficients to hold it.
+template <class T, template <class> class LossTemplate>
+class Term {
+  using Loss = LossTemplate<T>;
+
+ public:
+  static constexpr bool kElement = Loss::kScope == Scope::kElement;
+  static constexpr int kMaxima = Loss::kMaxima, kSums = kElement ? 1 : Loss::kSums;
+  static constexpr int kCoefficients = Loss::kCoefficients;
+  static constexpr bool kDemanding = Loss::kDemanding;
+  static_assert(!Loss::kCompeting, "labels that are out look different to losses whose labels compete");
+
+  explicit MLLOSS_HD Term(const double* block) : coefficient_(static_cast<T>(block[0])), loss_(block + 1) {}
+
+  static MLLOSS_HD T initial_maximum() {
+    if constexpr (kMaxima > 0) return Loss::initial_maximum();
+    return T(0);
+  }
+
+  template <class E>
+  MLLOSS_HD void maxima(E e, Array<T, kMaxima>& m) const {
+    if constexpr (!kElement) loss_.maxima(e, m);
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, kSums> sums(E e, Array<T, kMaxima> m) const {
+    if constexpr (kElement) {
+      return {{e.w * loss_.evaluate(e).value}};
+    } else {
+      return loss_.sums(e, m);
+    }
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, kSums> first_sums(E e) const {
+    if constexpr (kElement) {
+      return sums(e, {});
+    } else {
+      return loss_.first_sums(e);
+    }
+  }
+
+  MLLOSS_HD bool unsafe(Array<T, kSums> sums) const {
+    if constexpr (kElement) {
+      return false;
+    } else {
+      return loss_.unsafe(sums);
+    }
+  }
+
+  template <class A>
+  static MLLOSS_HD void rescale(Array<A, kSums>& sums, Array<A, kMaxima> from, Array<A, kMaxima> to) {
+    if constexpr (!kElement) Loss::rescale(sums, from, to);
+  }
+
+  // Coefficients have the term's own in them.
+  template <class A>
+  MLLOSS_HD Array<A, kCoefficients> finalize(Statistics<A, kMaxima, kSums> stats, A& value) const {
+    if constexpr (kElement) {
+      value = stats.sums[0];
+      return {};
+    } else {
+      return LossTemplate<A>::scaled(loss_.finalize(stats, value), static_cast<A>(coefficient_));
+    }
+  }
+
+  static MLLOSS_HD Array<T, kCoefficients> scaled(Array<T, kCoefficients> c, T factor) {
+    if constexpr (kElement) {
+      return c;
+    } else {
+      return Loss::scaled(c, factor);
+    }
+  }
+
+  static MLLOSS_HD bool usual(Array<T, kCoefficients> c) {
+    if constexpr (kElement) {
+      return true;
+    } else {
+      return Loss::usual(c);
+    }
+  }
+
+  template <bool kUsual, class E>
+  MLLOSS_HD T gradient(E e, Array<T, kCoefficients> c, T factor) const {
+    if constexpr (kElement) {
+      return loss_.evaluate(e).gradient * (e.w * (coefficient_ * factor));
+    } else if constexpr (kUsual) {
+      return loss_.usual_gradient(e, c);
+    } else {
+      return loss_.gradient(e, c);
+    }
+  }
+
+  MLLOSS_HD T coefficient() const { return coefficient_; }
+
+ private:
+  T coefficient_;
+  Loss loss_;
+};
+
+// What is behind the last term.
+template <class T>
+struct Nothing {
+  static constexpr bool kDemanding = false;
+  static constexpr int kTerms = 0, kMaxima = 0, kSums = 0, kOwn = 0, kCoefficients = 0;
+
+  explicit MLLOSS_HD Nothing(const double*) {}
+  static MLLOSS_HD T initial_maximum() { return T(0); }
+  template <class E>
+  MLLOSS_HD void maxima(E, Array<T, 0>&) const {}
+  template <class E>
+  MLLOSS_HD Array<T, 0> sums(E, Array<T, 0>) const {
+    return {};
+  }
+  template <class E>
+  MLLOSS_HD Array<T, 0> first_sums(E) const {
+    return {};
+  }
+  MLLOSS_HD bool unsafe(Array<T, 0>) const { return false; }
+  template <class A>
+  static MLLOSS_HD void rescale(Array<A, 0>&, Array<A, 0>, Array<A, 0>) {}
+  template <class A>
+  MLLOSS_HD Array<A, 0> finalize(Statistics<A, 0, 0>, A& value) const {
+    value = A(0);
+    return {};
+  }
+  static MLLOSS_HD Array<T, 0> scaled(Array<T, 0> c, T) { return c; }
+  static MLLOSS_HD bool usual(Array<T, 0>) { return true; }
+  template <bool kUsual, class E>
+  MLLOSS_HD T sum_of_gradients(E, Array<T, 0>) const {
+    return T(0);
+  }
+};
+
+}  // namespace compound
+
+template <class T, template <class> class... Losses>
+class Compound;
+
+template <class T>
+class Compound<T> : public compound::Nothing<T> {
+ public:
+  using compound::Nothing<T>::Nothing;
+};
+
+// The first term, and the sum of the others.
+template <class T, template <class> class FirstLoss, template <class> class... Others>
+class Compound<T, FirstLoss, Others...> : public GroupWise {
+  using First = compound::Term<T, FirstLoss>;
+  using Rest = Compound<T, Others...>;
+
+ public:
+  static constexpr int kTerms = 1 + Rest::kTerms;
+  static constexpr bool kDemanding = First::kDemanding || Rest::kDemanding || kTerms > 2;
+  static constexpr int kMaxima = First::kMaxima + Rest::kMaxima, kSums = First::kSums + Rest::kSums;
+  // The terms' coefficients, then their values: of the first, of the others.
+  static constexpr int kOwn = First::kCoefficients + Rest::kOwn, kCoefficients = kOwn + kTerms;
+
+  explicit MLLOSS_HD Compound(const double* parameters) : first_(parameters), rest_(parameters + kTermParameters) {}
+
+  static MLLOSS_HD T initial_maximum() {
+    return First::kMaxima > 0 ? First::initial_maximum() : Rest::initial_maximum();
+  }
+
+  template <class E>
+  MLLOSS_HD void maxima(E e, Array<T, kMaxima>& m) const {
+    auto first = first_of(m);
+    auto rest = rest_of(m);
+    first_.maxima(e, first);
+    rest_.maxima(e, rest);
+    m = joined(first, rest);
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, kSums> sums(E e, Array<T, kMaxima> m) const {
+    return joined(first_.sums(e, first_of(m)), rest_.sums(e, rest_of(m)));
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, kSums> first_sums(E e) const {
+    return joined(first_.first_sums(e), rest_.first_sums(e));
+  }
+
+  MLLOSS_HD bool unsafe(Array<T, kSums> sums) const {
+    return first_.unsafe(compound::part<0, First::kSums>(sums)) ||
+           rest_.unsafe(compound::part<First::kSums, Rest::kSums>(sums));
+  }
+
+  template <class A>
+  static MLLOSS_HD void rescale(Array<A, kSums>& sums, Array<A, kMaxima> from, Array<A, kMaxima> to) {
+    auto first = compound::part<0, First::kSums>(sums);
+    auto rest = compound::part<First::kSums, Rest::kSums>(sums);
+    First::rescale(first, first_of(from), first_of(to));
+    Rest::rescale(rest, rest_of(from), rest_of(to));
+    sums = joined(first, rest);
+  }
+
+  template <class A>
+  MLLOSS_HD Array<A, kCoefficients> finalize(Statistics<A, kMaxima, kSums> stats, A& value) const {
+    A first_value, rest_value;
+    const auto first =
+        first_.finalize(Statistics<A, First::kMaxima, First::kSums>{first_of(stats.maxima),
+                                                                    compound::part<0, First::kSums>(stats.sums)},
+                        first_value);
+    const auto rest =
+        rest_.finalize(Statistics<A, Rest::kMaxima, Rest::kSums>{rest_of(stats.maxima),
+                                                                 compound::part<First::kSums, Rest::kSums>(stats.sums)},
+                       rest_value);
+    value = static_cast<A>(first_.coefficient()) * first_value + rest_value;
+    return assembled(first, first_value, rest);
+  }
+
+  // In the place of the values comes the factor.
+  static MLLOSS_HD Array<T, kCoefficients> scaled(Array<T, kCoefficients> c, T factor) {
+    return assembled(First::scaled(own_of(c), factor), factor, Rest::scaled(others_of(c), factor));
+  }
+
+  static MLLOSS_HD bool usual(Array<T, kCoefficients> c) {
+    return First::usual(own_of(c)) && Rest::usual(others_of(c));
+  }
+
+  template <class E>
+  MLLOSS_HD T gradient(E e, Array<T, kCoefficients> c) const {
+    return sum_of_gradients<false>(e, c);
+  }
+
+  template <class E>
+  MLLOSS_HD T usual_gradient(E e, Array<T, kCoefficients> c) const {
+    return sum_of_gradients<true>(e, c);
+  }
+
+  template <bool kUsual, class E>
+  MLLOSS_HD T sum_of_gradients(E e, Array<T, kCoefficients> c) const {
+    return first_.template gradient<kUsual>(e, own_of(c), c[kOwn]) +
+           rest_.template sum_of_gradients<kUsual>(e, others_of(c));
+  }
+
+ private:
+  First first_;
+  Rest rest_;
+
+  template <class A>
+  static MLLOSS_HD Array<A, First::kMaxima> first_of(const Array<A, kMaxima>& m) {
+    return compound::part<0, First::kMaxima>(m);
+  }
+
+  template <class A>
+  static MLLOSS_HD Array<A, Rest::kMaxima> rest_of(const Array<A, kMaxima>& m) {
+    return compound::part<First::kMaxima, Rest::kMaxima>(m);
+  }
+
+  template <class A, int kFirst, int kRest>
+  static MLLOSS_HD Array<A, kFirst + kRest> joined(const Array<A, kFirst>& first, const Array<A, kRest>& rest) {
+    Array<A, kFirst + kRest> all;
+    compound::put<0>(all, first);
+    compound::put<kFirst>(all, rest);
+    return all;
+  }
+
+  static MLLOSS_HD Array<T, First::kCoefficients> own_of(const Array<T, kCoefficients>& c) {
+    return compound::part<0, First::kCoefficients>(c);
+  }
+
+  static MLLOSS_HD Array<T, Rest::kCoefficients> others_of(const Array<T, kCoefficients>& c) {
+    Array<T, Rest::kCoefficients> others;
+    compound::put<0>(others, compound::part<First::kCoefficients, Rest::kOwn>(c));
+    compound::put<Rest::kOwn>(others, compound::part<kOwn + 1, Rest::kTerms>(c));
+    return others;
+  }
+
+  template <class A>
+  static MLLOSS_HD Array<A, kCoefficients> assembled(const Array<A, First::kCoefficients>& first, A value,
+                                                     const Array<A, Rest::kCoefficients>& rest) {
+    Array<A, kCoefficients> all;
+    compound::put<0>(all, first);
+    compound::put<First::kCoefficients>(all, compound::part<0, Rest::kOwn>(rest));
+    all[kOwn] = value;
+    compound::put<kOwn + 1>(all, compound::part<Rest::kOwn, Rest::kTerms>(rest));
+    return all;
+  }
+};
+
+template <class T>
+using BceAndDice = Compound<T, Bce, Dice>;
+template <class T>
+using DiceAndFocal = Compound<T, Dice, SigmoidFocal>;
+template <class T>
+using DiceAndFocalAndZlpr = Compound<T, Dice, SigmoidFocal, Zlpr>;
+template <class T>
+using DiceAndZlpr = Compound<T, Dice, Zlpr>;
+template <class T>
+using FocalAndZlpr = Compound<T, SigmoidFocal, Zlpr>;
+
+}  // namespace MLLOSS_ISA
+}  // namespace mlloss

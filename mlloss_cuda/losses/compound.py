@@ -1,0 +1,381 @@
+"""Sums of losses, in one pass over the logits where an engine has them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from .. import _backends, _ops, _registry
+from .. import _validation as check
+from .._dispatch import evaluate_kept
+from .._registry import Term
+from ..targets import CSRTargets
+from . import _common
+from ._common import CommonArguments, LossModule, documented
+
+__all__ = ["CompoundLoss", "Pass", "compound_loss"]
+
+DEFAULTS: dict[str, Any] = dict(_common.DEFAULTS)
+# What belongs to the sum and not to a term of it.
+_OF_THE_SUM = ("normalizer", "reduction", "inplace_backward")
+
+
+class Pass(NamedTuple):
+    """Terms, by their places, that run together; and the backend, None for those that run one by one."""
+
+    terms: tuple[int, ...]
+    backend: str | None
+
+
+class _Prepared(NamedTuple):
+    """A term with what it brings along."""
+
+    coefficient: float
+    term: Term
+    common: dict[str, Any]  # weight, label_smoothing ...: its own, or the sum's
+
+
+def _coefficient(value: Any) -> float:
+    return check.check_number("terms", value)
+
+
+def _check_terms(terms: Any) -> tuple[tuple[float, LossModule], ...]:
+    if isinstance(terms, CompoundLoss):
+        return terms.terms
+    if not isinstance(terms, Sequence) or not terms:
+        raise TypeError(f"terms: expected a sequence of (coefficient, loss module) pairs, got {terms!r}")
+    pairs = []
+    for pair in terms:
+        if not (isinstance(pair, Sequence) and len(pair) == 2 and isinstance(pair[1], LossModule)):
+            raise TypeError(f"terms: expected (coefficient, loss module of mlloss_cuda) pairs, got {pair!r}")
+        coefficient, loss = pair
+        if isinstance(loss, CompoundLoss):
+            raise TypeError("terms: expected single losses, got a CompoundLoss; add compounds with +")
+        pairs.append((_coefficient(coefficient), loss))
+    return tuple(pairs)
+
+
+def _check_of_the_sum(loss: LossModule, reduction: str) -> None:
+    for name in _OF_THE_SUM:
+        own, default = getattr(loss, name), DEFAULTS[name]
+        if own is not default and own != default and not (name == "reduction" and own == reduction):
+            raise ValueError(f"{name}: a compound has one, and gives it to all terms; {loss!r} has {own!r} of its own")
+
+
+def _prepare(pairs: Sequence[tuple[float, LossModule]], common: dict[str, Any]) -> list[_Prepared]:
+    prepared = []
+    for coefficient, loss in pairs:
+        own = {name: getattr(loss, name) for name in common if name not in _OF_THE_SUM}
+        sides = {name: common[name] if _is_default(name, value) else value for name, value in own.items()}
+        prepared.append(_Prepared(coefficient, loss.term(), sides))
+    return prepared
+
+
+def _is_default(name: str, value: Any) -> bool:
+    return value is DEFAULTS[name] or (not isinstance(value, Tensor) and value == DEFAULTS[name])
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
+
+
+def _share_a_pass(a: _Prepared, b: _Prepared) -> bool:
+    """Whether two terms see the same logits, targets and weights."""
+    numbers = a.term.label_parameter, b.term.label_parameter
+    own = None not in numbers and numbers[0][1] is not numbers[1][1]  # type: ignore[index]
+    return (
+        not own
+        and _same(a.term.threshold, b.term.threshold)
+        and all(_same(a.common[name], b.common[name]) for name in a.common)
+    )
+
+
+def _may_share(term: Term) -> bool:
+    return not term.alone and term.grouping in ("element", "samples") and term.spec.fusable
+
+
+def _groups(prepared: Sequence[_Prepared]) -> list[list[int]]:
+    """Places of the terms that may share a pass, in the order of their names: an engine knows a sum in one order."""
+    groups: list[list[int]] = []
+    for place, item in sorted(enumerate(prepared), key=lambda pair: pair[1].term.spec.name):
+        home = None
+        if _may_share(item.term):
+            home = next(
+                (
+                    group
+                    for group in groups
+                    if len(group) < _ops.MOST_TERMS
+                    and all(_may_share(prepared[i].term) and _share_a_pass(prepared[i], item) for i in group)
+                ),
+                None,
+            )
+        if home is None:
+            groups.append([place])
+        else:
+            home.append(place)
+    return groups
+
+
+def _largest(
+    names: tuple[str, ...], device_type: str, forced: str | None, numbers: bool
+) -> tuple[tuple[int, ...], str | None]:
+    """The most of the named losses that some engine runs at once: their places, and the engine."""
+    for count in range(len(names), 1, -1):
+        for places in itertools.combinations(range(len(names)), count):
+            name = _ops.COMPOUND.join(names[i] for i in places)
+            backend = _backends.one_pass(device_type, name, forced)
+            if backend is not None and not (numbers and not _backends.takes_label_parameters(backend)):
+                return places, backend
+    return (0,), None
+
+
+def _plan(prepared: Sequence[_Prepared], device_type: str) -> list[Pass]:
+    passes = []
+    for group in _groups(prepared):
+        left = list(group)
+        while left:
+            names = tuple(prepared[i].term.spec.name for i in left)
+            numbers = any(prepared[i].term.label_parameter is not None for i in left)
+            places, backend = _largest(names, device_type, _backends.forced(), numbers)
+            chosen = tuple(left[i] for i in places)
+            passes.append(Pass(chosen, backend))
+            left = [i for i in left if i not in chosen]
+    return passes
+
+
+class _Arguments(NamedTuple):
+    """What all passes of a call share."""
+
+    logits: Tensor
+    targets: Tensor | CSRTargets
+    sample_weight: Tensor | None
+    normalizer: Any
+    reduction: str
+    inplace_backward: bool
+
+    def engine(self, reduction: str) -> dict[str, Any]:
+        return {
+            "sample_weight": self.sample_weight,
+            "normalizer": self.normalizer,
+            "reduction": reduction,
+            "inplace_backward": self.inplace_backward,
+        }
+
+
+def _together(items: list[_Prepared], call: _Arguments) -> tuple[Tensor, list[Tensor]]:
+    """One pass: its value, and what each term's own is made of."""
+    labels = max(1, call.logits.shape[-1])
+    # Under "mean" an element-wise term has the mean over elements, as it would have alone.
+    shares = [1.0 / labels if call.reduction == "mean" and item.term.spec.element_wise else 1.0 for item in items]
+    term = _registry.compound(
+        [(item.coefficient * share, item.term) for item, share in zip(items, shares, strict=True)]
+    )
+    reduction = "batchmean" if call.reduction == "mean" else call.reduction
+    value, kept = evaluate_kept(term, call.logits, call.targets, **items[0].common, **call.engine(reduction))
+    rows = kept[-len(items) :].detach()
+    if call.sample_weight is not None:
+        weight = call.sample_weight.to(rows.dtype).reshape(-1)
+        rows = torch.where(weight == 0, 0.0, rows * weight)
+    return value, [_reduced(own, share, call) for own, share in zip(rows, shares, strict=True)]
+
+
+def _reduced(rows: Tensor, share: float, call: _Arguments) -> Tensor:
+    if call.reduction == "none":
+        return rows.reshape(call.logits.shape[:-1])
+    total = rows.sum() * share
+    if call.reduction == "sum":
+        return total if call.normalizer is None else total / call.normalizer
+    return total / rows.numel() if rows.numel() else total * math.nan
+
+
+def _alone(item: _Prepared, loss: LossModule, call: _Arguments) -> tuple[Tensor, list[Tensor]]:
+    own = {name: getattr(loss, name) for name in loss.own}
+    value = loss.function(call.logits, call.targets, **own, **item.common, **call.engine(call.reduction))
+    if call.reduction == "none" and item.term.grouping == "element":
+        value = value.sum(-1)
+    return item.coefficient * value, [value.detach()]
+
+
+def _compound(
+    pairs: Sequence[tuple[float, LossModule]], common: dict[str, Any], call: _Arguments
+) -> tuple[Tensor, Tensor]:
+    """The sum, and its terms' values ``[K]`` or ``[..., K]``."""
+    call = call._replace(logits=check.check_logits(call.logits))
+    check.check_choice("reduction", call.reduction, _ops.REDUCTIONS)
+    prepared = _prepare(pairs, common)
+    if call.reduction == "none" and any(item.term.grouping in ("macro", "micro") for item in prepared):
+        raise ValueError("reduction: expected another than 'none', for a term's groups are not rows")
+    passes = _plan(prepared, call.logits.device.type)
+    if call.inplace_backward and len(passes) > 1:
+        raise ValueError(f"inplace_backward: expected terms that share one pass, got {len(passes)} passes")
+    value: Tensor | None = None
+    values: list[Tensor | None] = [None] * len(prepared)
+    for terms, backend in passes:
+        if backend is None:
+            part, own = _alone(prepared[terms[0]], pairs[terms[0]][1], call)
+        else:
+            part, own = _together([prepared[i] for i in terms], call)
+        value = part if value is None else value + part
+        for i, term_value in zip(terms, own, strict=True):
+            values[i] = term_value
+    assert value is not None
+    return value, torch.stack([own for own in values if own is not None], -1)
+
+
+def scaled(loss: LossModule, factor: float) -> CompoundLoss:
+    """``factor * loss``."""
+    return CompoundLoss([(factor * coefficient, own) for coefficient, own in _plain_terms(loss)])
+
+
+def joined(first: LossModule, second: LossModule) -> CompoundLoss:
+    """``first + second``."""
+    return CompoundLoss([*_plain_terms(first), *_plain_terms(second)])
+
+
+def _plain_terms(loss: LossModule) -> tuple[tuple[float, LossModule], ...]:
+    if not isinstance(loss, CompoundLoss):
+        return ((1.0, loss),)
+    for name, default in {**DEFAULTS, "reduction": "batchmean"}.items():
+        if getattr(loss, name) is not default and getattr(loss, name) != default:
+            raise ValueError(f"{name}: expected of a sum's parts none of their own, got {getattr(loss, name)!r}")
+    return loss.terms
+
+
+@documented(
+    none="the rows' losses ``[...]``, an element-wise term's summed over the row",
+    weight="stands for that of every term that has none of its own",
+    zero_weight="",
+    sample_weight="multiplies a row's loss",
+    learnable=", the terms' thresholds, logit_scale and logit_bias",
+    reduction="batchmean",
+)
+def compound_loss(
+    logits: Tensor,
+    targets: Tensor | CSRTargets,
+    terms: Sequence[tuple[float, LossModule]],
+    *,
+    weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    logit_scale: float | Tensor = 1.0,
+    logit_bias: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    reduction: str = "batchmean",
+    inplace_backward: bool = False,
+) -> Tensor:
+    r"""A weighted sum of losses of the same logits and targets, in one pass over them.
+
+    .. math:: \sum_k c_k \, \ell_k(s, y)
+
+    One read of the logits and one gradient written, whatever the number of terms, where an engine runs
+    them at once: on the CPU and by Triton any element-wise and row losses, by the CUDA extension the
+    sums that it is built for (``CompoundLoss.plan`` tells). Terms whose weights, thresholds, scales,
+    smoothing or ``ignore_index`` differ, groups that cross rows and a rescaled focal loss take a pass
+    each. Every term is the loss that it is alone, with the same numerics.
+
+    Args:
+        {logits}
+        terms: pairs of a finite coefficient and a loss module. A term's own weight, label_smoothing,
+            ignore_index, logit_scale and logit_bias stand before the compound's; reduction,
+            normalizer and inplace_backward belong to the compound.
+        {keywords}
+
+    Returns:
+        {returns}
+
+    Raises:
+        {raises}
+
+    Source:
+        Sums such as cross-entropy and Dice are common practice, e.g. Isensee et al., "nnU-Net", 2018,
+        arXiv:1809.10486.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, -1.0]])
+        >>> compound_loss(logits, torch.tensor([[1, 0]]), [(1.0, ZLPRLoss()), (0.5, DiceLoss())]).item()
+        0.5...
+    """
+    common = {
+        "weight": weight,
+        "label_smoothing": label_smoothing,
+        "ignore_index": ignore_index,
+        "logit_scale": logit_scale,
+        "logit_bias": logit_bias,
+    }
+    pairs = _check_terms(terms)
+    for _, loss in pairs:
+        _check_of_the_sum(loss, reduction)
+    call = _Arguments(logits, targets, sample_weight, normalizer, reduction, inplace_backward)
+    return _compound(pairs, common, call)[0]
+
+
+class CompoundLoss(LossModule):
+    """The module of :func:`compound_loss`; what ``+`` and ``*`` make of loss modules.
+
+    Its terms are in ``losses`` and ``coefficients``, so that what they learn is learned. ``values``
+    holds each term's value of the last call, ``[K]`` (``[..., K]`` under ``reduction="none"``):
+    detached, without its coefficient, of the same reduction; for logging.
+
+    Example:
+        >>> loss = ZLPRLoss() + 0.5 * SigmoidFocalLoss(gamma=2.0)
+        >>> total = loss(torch.tensor([[2.0, -1.0]]), torch.tensor([[1, 0]]))
+        >>> loss.values.shape
+        torch.Size([2])
+    """
+
+    _function = staticmethod(compound_loss)
+
+    def __init__(self, terms: Sequence[tuple[float, LossModule]], **common: Unpack[CommonArguments]) -> None:
+        pairs = _check_terms(terms)
+        common.setdefault("reduction", "batchmean")
+        for _, loss in pairs:
+            _check_of_the_sum(loss, common["reduction"])
+        super().__init__({}, common)
+        self.coefficients = tuple(coefficient for coefficient, _ in pairs)
+        self.losses = nn.ModuleList([loss for _, loss in pairs])
+        self.values: Tensor | None = None
+
+    @property
+    def terms(self) -> tuple[tuple[float, LossModule], ...]:
+        """The coefficients and the losses."""
+        return tuple(zip(self.coefficients, self.losses, strict=True))  # type: ignore[arg-type]
+
+    def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
+        """The sum; shapes as in :func:`compound_loss`."""
+        reduction, in_place = str(self.reduction), bool(self.inplace_backward)
+        call = _Arguments(logits, targets, sample_weight, self.normalizer, reduction, in_place)
+        value, self.values = _compound(self.terms, self._sides(), call)
+        return value
+
+    def plan(self, device: torch.device | str = "cpu") -> list[Pass]:
+        """Which terms run together on such a device, and by which backend (None: a term by itself).
+
+        Example:
+            >>> (ZLPRLoss() + DiceLoss() + DiceLoss(average="macro")).plan()
+            [Pass(terms=(1, 0), backend='cpu'), Pass(terms=(2,), backend=None)]
+        """
+        return _plan(_prepare(self.terms, self._sides()), torch.device(device).type)
+
+    def _sides(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in DEFAULTS if name not in _OF_THE_SUM}
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> CompoundLoss:
+        """Buffers that terms shared are shared still, when they have been moved or converted."""
+        places = [(m, name) for m in self.modules() for name, b in m._buffers.items() if b is not None]
+        before = [module._buffers[name] for module, name in places]
+        super()._apply(fn, recurse)
+        first: dict[int, Tensor | None] = {}
+        for (module, name), buffer in zip(places, before, strict=True):
+            module._buffers[name] = first.setdefault(id(buffer), module._buffers[name])
+        return self
+
+    def extra_repr(self) -> str:
+        """The coefficients and the reduction."""
+        return f"coefficients={self.coefficients}, reduction={self.reduction!r}"
