@@ -165,7 +165,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[FUSED] = _triton("cpu")
     elif library:
         _backends.add_engine(
-            "emulated", _backends.Engine(lambda: BackendStatus(True, ""), ("cpu",), "mlloss_cuda_emulated")
+            "emulated",
+            _backends.Engine(
+                lambda: BackendStatus(True, ""),
+                ("cpu",),
+                "mlloss_cuda_emulated",
+                compounds=_backends.compiled_compounds,
+            ),
         )
         torch.ops.load_library(str(library))
         config.stash[FUSED] = _by_strategy("emulated", "cpu", library)

@@ -211,7 +211,7 @@ def test_modules_check_when_made(case: Case, error: type[Exception], bad: dict[s
 
 def test_modules_name_an_argument_they_do_not_have(case: Case) -> None:
     with pytest.raises(TypeError, match=f"^{case.module.__name__}: unexpected argument 'weigth'"):
-        case.module(weigth=None)
+        case.module(**case.own, weigth=None)
 
 
 def test_use_backend_in_two_threads() -> None:

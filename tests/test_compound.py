@@ -1,0 +1,240 @@
+"""Sums of losses: whatever runs together is what the terms are alone."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mlloss_cuda
+from mlloss_cuda import (
+    AsymmetricLoss,
+    BCEWithLogitsLoss,
+    CompoundLoss,
+    CSRTargets,
+    DiceLoss,
+    LSEPLoss,
+    MarginBCELoss,
+    MultiPositiveCrossEntropyLoss,
+    SigmoidFocalLoss,
+    SquaredHingeLoss,
+    TverskyLoss,
+    ZLPRLoss,
+    compound_loss,
+)
+from mlloss_cuda.losses._common import LossModule
+
+from .conftest import Backend
+
+SHAPE = (5, 1500)
+
+SUMS = {
+    "the three": [(1.0, ZLPRLoss()), (0.5, SigmoidFocalLoss()), (2.0, DiceLoss())],
+    "elements": [(1.0, BCEWithLogitsLoss()), (-0.25, SquaredHingeLoss()), (0.5, SigmoidFocalLoss(alpha=None))],
+    "the same twice": [(1.0, TverskyLoss(alpha=0.7, beta=0.3)), (1.0, DiceLoss(log=True))],
+    "competing": [(0.1, MultiPositiveCrossEntropyLoss()), (1.0, DiceLoss()), (1.0, MarginBCELoss())],
+    "ranks": [(1.0, LSEPLoss()), (0.5, ZLPRLoss()), (0.01, AsymmetricLoss())],
+    "across rows": [(1.0, ZLPRLoss()), (1.0, DiceLoss(average="macro")), (1.0, DiceLoss(average="micro"))],
+    "more than one": [(1.0, SigmoidFocalLoss(rescale=True)), (1.0, ZLPRLoss(threshold=0.5)), (1.0, DiceLoss())],
+}
+
+
+@pytest.fixture
+def logits(generator: torch.Generator, backend: Backend) -> Tensor:
+    return (3 * torch.randn(SHAPE, generator=generator, dtype=torch.float64)).to(backend.device)
+
+
+@pytest.fixture
+def targets(generator: torch.Generator, backend: Backend) -> Tensor:
+    targets = (torch.rand(SHAPE, generator=generator) < 0.01).to(torch.int8)
+    targets[0] = 0
+    targets[torch.rand(SHAPE, generator=generator) < 0.02] = -1
+    return targets.to(backend.device)
+
+
+def one_by_one(terms: list[tuple[float, LossModule]], logits: Tensor, targets: Any, **common: Any) -> list[Tensor]:
+    values = []
+    for _, loss in terms:
+        own = {name: getattr(loss, name) for name in loss.own}
+        value = loss.function(logits, targets, **own, **common)
+        elements = common.get("reduction") == "none" and value.dim() == logits.dim()
+        values.append(value.sum(-1) if elements else value)
+    return values
+
+
+def assert_the_sum(terms: list[tuple[float, LossModule]], logits: Tensor, targets: Any, **common: Any) -> None:
+    """Value, terms' values and gradient in float64, where nothing but rounding can be between them."""
+    x, again = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    sample_weight = common.pop("sample_weight", None)
+    loss = CompoundLoss(terms, **common)
+    value = loss(x, targets, sample_weight)
+    alone = one_by_one(terms, again, targets, sample_weight=sample_weight, **common)
+    expected = sum(coefficient * own for (coefficient, _), own in zip(terms, alone, strict=True))
+    torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-11)
+    assert loss.values is not None
+    assert not loss.values.requires_grad
+    torch.testing.assert_close(loss.values, torch.stack(alone, -1).detach(), rtol=1e-11, atol=1e-11)
+    value.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(x.grad, again.grad, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", SUMS)
+@pytest.mark.parametrize("reduction", ("batchmean", "mean", "sum", "none"))
+def test_is_the_sum_of_its_terms(
+    backend: Backend, generator: torch.Generator, logits: Tensor, targets: Tensor, name: str, reduction: str
+) -> None:
+    weight = torch.rand(SHAPE[1], generator=generator)
+    weight[::7] = 0
+    sample_weight = torch.rand(SHAPE[0], generator=generator)
+    sample_weight[2] = 0
+    if reduction == "none" and name in ("across rows", "more than one"):
+        with pytest.raises(ValueError, match=r"^(reduction|rescale)"):
+            CompoundLoss(SUMS[name], reduction=reduction)(logits, targets.clamp(min=0))
+        return
+    assert_the_sum(
+        SUMS[name],
+        logits,
+        targets,
+        reduction=reduction,
+        ignore_index=-1,
+        weight=weight.to(backend.device),
+        sample_weight=sample_weight.to(backend.device),
+    )
+
+
+@pytest.mark.parametrize("name", ("the three", "competing"))
+def test_sparse_and_smoothed(backend: Backend, logits: Tensor, targets: Tensor, name: str) -> None:
+    sparse = CSRTargets.from_dense(targets.clamp(min=0).cpu()).to(backend.device)
+    bias = torch.linspace(-1, 1, SHAPE[1], dtype=torch.float64, device=backend.device)
+    assert_the_sum(SUMS[name], logits, sparse, reduction="sum", normalizer=7.0, logit_scale=1.5, logit_bias=bias)
+    assert_the_sum(SUMS[name], logits, sparse, reduction="batchmean", label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("name", ("the three", "ranks", "competing"))
+def test_logits_that_overflow(backend: Backend, logits: Tensor, targets: Tensor, name: str) -> None:
+    huge = logits.float() * 1e4
+    huge[1, 3], huge[1, 4] = torch.inf, -torch.inf
+    clean = targets.clamp(min=0)
+    clean[1, 3], clean[1, 4] = 1, 0
+    assert_the_sum(SUMS[name], huge.double(), clean, reduction="batchmean")
+
+
+def test_plan_says_what_runs_together(backend: Backend) -> None:
+    def names(loss: CompoundLoss) -> list[tuple[int, ...]]:
+        return [passes.terms for passes in loss.plan(backend.device)]
+
+    together = ZLPRLoss() + SigmoidFocalLoss() + DiceLoss()
+    assert names(together) == [(2, 1, 0)]
+    assert together.plan(backend.device)[0].backend == backend.name
+    assert len(names(CompoundLoss(SUMS["across rows"]))) == 3
+    assert len(names(CompoundLoss(SUMS["more than one"]))) == 3
+    assert len(names(ZLPRLoss() + DiceLoss(weight=torch.ones(3)))) == 2
+    any_sum = names(ZLPRLoss() + LSEPLoss() + DiceLoss())
+    # The largest sum that the CUDA library has, then what is left.
+    assert any_sum == ([(2, 0), (1,)] if backend.library else [(2, 1, 0)])
+    with mlloss_cuda.use_backend("reference"):
+        assert names(together) == [(2,), (1,), (0,)]
+
+
+def test_many_terms_take_several_passes(backend: Backend, logits: Tensor, targets: Tensor) -> None:
+    terms = [(1.0 / (i + 1), SigmoidFocalLoss(gamma=float(i))) for i in range(9)] + [(1.0, ZLPRLoss())]
+    assert_the_sum(terms, logits, targets, reduction="mean", ignore_index=-1)
+
+
+def test_operators() -> None:
+    loss = ZLPRLoss() + 0.5 * SigmoidFocalLoss(gamma=3.0) + DiceLoss() * 2
+    assert loss.coefficients == (1.0, 0.5, 2.0)
+    assert [type(own) for own in loss.losses] == [ZLPRLoss, SigmoidFocalLoss, DiceLoss]
+    assert (2 * loss).coefficients == (2.0, 1.0, 4.0)
+    assert sum([ZLPRLoss(), DiceLoss()]).coefficients == (1.0, 1.0)
+    assert loss.reduction == "batchmean"
+    assert "coefficients=(1.0, 0.5, 2.0)" in repr(loss)
+    with pytest.raises(TypeError):
+        ZLPRLoss() + 1.0
+    with pytest.raises(ValueError, match="^reduction"):
+        CompoundLoss(loss.terms, reduction="sum") + DiceLoss()
+
+
+@pytest.mark.parametrize(
+    ("error", "argument", "terms"),
+    [
+        (TypeError, "terms", []),
+        (TypeError, "terms", [ZLPRLoss()]),
+        (TypeError, "terms", [(1.0, nn.BCEWithLogitsLoss())]),
+        (TypeError, "terms", [("1", ZLPRLoss())]),
+        (TypeError, "terms", [(1.0, ZLPRLoss() + DiceLoss())]),
+        (ValueError, "terms", [(float("nan"), ZLPRLoss())]),
+        (ValueError, "reduction", [(1.0, ZLPRLoss(reduction="sum"))]),
+        (ValueError, "inplace_backward", [(1.0, ZLPRLoss(inplace_backward=True))]),
+        (ValueError, "normalizer", [(1.0, ZLPRLoss(reduction="sum", normalizer=2.0))]),
+    ],
+)
+@pytest.mark.parametrize("module", (False, True))
+def test_terms_are_checked(error: type[Exception], argument: str, terms: Any, module: bool) -> None:
+    common = {"reduction": "sum"} if argument == "normalizer" else {}
+    call = CompoundLoss if module else functools.partial(compound_loss, torch.zeros(2, 3), torch.zeros(2, 3))
+    with pytest.raises(error, match=f"^{argument}"):
+        call(terms, **common)
+
+
+def test_what_terms_learn(backend: Backend, logits: Tensor, targets: Tensor) -> None:
+    """A threshold of one term, a scale and a bias of all."""
+    learned = {
+        "threshold": nn.Parameter(torch.tensor(0.3, dtype=torch.float64, device=backend.device)),
+        "scale": nn.Parameter(torch.tensor(1.2, dtype=torch.float64, device=backend.device)),
+        "bias": nn.Parameter(torch.zeros(SHAPE[1], dtype=torch.float64, device=backend.device)),
+    }
+    clean = targets.clamp(min=0)
+    common = {"logit_scale": learned["scale"], "logit_bias": learned["bias"]}
+    terms = [(1.0, ZLPRLoss(threshold=learned["threshold"])), (0.5, SigmoidFocalLoss()), (1.0, DiceLoss())]
+    loss = CompoundLoss(terms, **common)
+    assert set(dict(loss.named_parameters())) == {"losses.0.threshold", "logit_scale", "logit_bias"}
+    got = torch.autograd.grad(loss(logits, clean), list(learned.values()))
+    alone = one_by_one(terms, logits, clean, reduction="batchmean", **common)
+    expected = torch.autograd.grad(alone[0] + 0.5 * alone[1] + alone[2], list(learned.values()))
+    for own, reference in zip(got, expected, strict=True):
+        torch.testing.assert_close(own, reference, rtol=1e-10, atol=1e-12)
+
+
+def test_numbers_of_each_label(backend: Backend, generator: torch.Generator, logits: Tensor, targets: Tensor) -> None:
+    pos_weight = (torch.rand(SHAPE[1], generator=generator, dtype=torch.float64) + 0.5).to(backend.device)
+    terms = [(1.0, BCEWithLogitsLoss(pos_weight=pos_weight)), (1.0, DiceLoss())]
+    assert_the_sum(terms, logits, targets, ignore_index=-1, reduction="mean")
+
+
+def test_shared_buffers_stay_shared() -> None:
+    weight = torch.rand(7)
+    loss = ZLPRLoss(weight=weight) + DiceLoss(weight=weight)
+    assert len(loss.plan()) == 1
+    assert len(loss.double().plan()) == 1
+    assert loss.losses[0].weight.dtype == torch.float64
+
+
+def test_in_place(backend: Backend, logits: Tensor, targets: Tensor) -> None:
+    clean = targets.clamp(min=0)
+    leaf = logits.clone().requires_grad_()
+    x = leaf * 1.0
+    loss = CompoundLoss(SUMS["the three"], inplace_backward=True)
+    loss(x, clean).backward()
+    again = logits.clone().requires_grad_()
+    compound_loss(again, clean, SUMS["the three"]).backward()
+    torch.testing.assert_close(leaf.grad, again.grad, rtol=1e-12, atol=1e-15)
+    with pytest.raises(ValueError, match="^inplace_backward: expected terms that share one pass, got 3 passes"):
+        compound_loss(leaf * 1.0, clean, SUMS["across rows"], inplace_backward=True)
+
+
+def test_without_rows_or_labels(backend: Backend) -> None:
+    loss = CompoundLoss(SUMS["the three"])
+    for shape in ((0, 4), (3, 0)):
+        x = torch.zeros(shape, device=backend.device, requires_grad=True)
+        value = loss(x, torch.zeros(shape, device=backend.device))
+        assert value.isnan() if shape[0] == 0 else value == 0
+        assert loss.values is not None
+        assert loss.values.shape == (3,)
+        value.backward()
+        assert x.grad is not None
+        assert x.grad.shape == shape
