@@ -43,14 +43,14 @@ def test_every_loss_has_its_section_and_picture(function: str) -> None:
     assert (DOCS / f"images/losses/{function}.svg").is_file(), "make pictures"
     for text in sections.values():
         assert re.search(r"^`.+`", text.lstrip()), "a formula comes first"
-        for part in ("**For**", "**Not for**", "**Numerics**"):
+        for part in ("**For**", "**Not for**", "**Numerics**", "**Source**"):
             assert part in text, part
     assert f"`{function}`" in PAGE.partition("## Choosing")[2].partition("\n## ")[0], "in none of the situations"
 
 
 @pytest.mark.parametrize("function", functional.__all__)
 def test_defaults_are_the_functions(function: str) -> None:
-    common = {*_common._DEFAULTS, "sample_weight"}
+    common = {*_common.CommonArguments.__annotations__, "sample_weight"}
     own = [
         parameter
         for parameter in inspect.signature(getattr(functional, function)).parameters.values()
