@@ -8,8 +8,8 @@ NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
 DISASSEMBLER := nvidia-cuda-nvdisasm==13.5.37
 
-.PHONY: build test test-full test-host interpret interpret-full ahead-of-time emulate emulate-sanitized \
-  emulate-sanitized-full races sass demo bench gpu report lint format clean
+.PHONY: build test test-full test-host test-others interpret interpret-full ahead-of-time emulate emulate-sanitized \
+  emulate-sanitized-full races sass demo bench gpu report pictures lint format clean
 
 build: $(VENV)/.built
 
@@ -81,6 +81,14 @@ test-host: build
 	$(BIN)/cmake --build build/host --target host_tests
 	build/host/host_tests
 
+# Against other people's packages, which nothing else needs. With torch named, none of them replaces it.
+test-others: $(VENV)/.others
+	$(BIN)/python -m pytest -n 2 tests/others --others
+
+$(VENV)/.others: $(VENV)/.built pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation $(TORCH) -e ".[dev,demo,others]"
+	touch $@
+
 # The kernels' machine code against its budgets; needs nvcc, and neither torch nor a GPU.
 sass: $(VENV)/.disassembler
 	$(BIN)/python -m tests.machine_code $(if $(UPDATE),--update) $(SASS_ARGS)
@@ -106,6 +114,10 @@ gpu:
 # The README's tables from bench/results.
 report:
 	$(GPU_PYTHON) -m bench.readme
+
+# The curves of docs/losses.md: the same bytes from run to run.
+pictures: build
+	$(BIN)/python docs/draw_losses.py
 
 lint: build
 	$(BIN)/ruff check .

@@ -130,10 +130,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FOLDER",
         help="where tests/races finds the programs of tests/emulator; without it that folder is left out",
     )
+    parser.addoption(
+        "--others", action="store_true", help="tests/others too, which needs the packages of the extra of that name"
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if collection_path.name == "races" and not config.getoption("--races") else None
+    return True if collection_path.name in ("races", "others") and not config.getoption(collection_path.name) else None
 
 
 def _by_strategy(name: str, device: str, library: Path) -> list[Backend]:

@@ -149,6 +149,14 @@ def test_rows_of_one_kind(served: Case, backend: Backend, generator: torch.Gener
     logits = random_logits(generator, (5, 40), torch.float32, backend.device)
     targets = torch.full((5, 40), positive, device=backend.device)
     assert_within_budget(evaluate(served, logits, targets), Reference(served, logits, targets))
+    # Rows all right, all wrong, and mixed, at the end of float16.
+    ends = torch.tensor([[60000.0], [-60000.0], [60000.0], [-60000.0], [60000.0]]).repeat(1, 40)
+    ends[2:] *= torch.where(torch.rand(3, 40, generator=generator) < 0.5, 1, -1)
+    extreme = ends.to(backend.device, torch.float16)
+    got = evaluate(served, extreme, targets)
+    assert bool(got.value.isfinite())
+    assert bool(got.gradient.isfinite().all())
+    assert_within_budget(got, Reference(served, extreme, targets))
 
 
 @pytest.mark.parametrize("magnitude", (30.0, 90.0, 9000.0, 60000.0))
@@ -191,6 +199,20 @@ def test_focus_is_finite_for_every_gamma(backend: Backend, loss: Any, gamma: flo
     small = logits.abs() < 1e3
     torch.testing.assert_close(got.value[small].double(), exact.value[small], rtol=2e-5, atol=1e-30)
     torch.testing.assert_close(got.gradient[small].double(), exact.gradient[small], rtol=2e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
+def test_focus_below_one_is_finite_in_half_precision(backend: Backend, dtype: torch.dtype) -> None:
+    """Where 1 - p is 0 in the logits' dtype, and a power's gradient infinite there."""
+    s = torch.tensor([0.0, 9.0, -9.0, 20.0, -20.0, 60000.0, -60000.0], dtype=dtype, device=backend.device)
+    logits = s.repeat(2, 1)
+    targets = torch.tensor([[0], [1]], device=backend.device).expand_as(logits)
+    for loss in (focal, asymmetric(0.0), asymmetric(0.05)):
+        for gamma in (0.0, 0.1, 0.5, 0.9):
+            got = evaluate(loss(gamma), logits, targets)
+            assert bool(got.value.isfinite().all())
+            assert bool(got.gradient.isfinite().all())
+            assert_within_budget(got, Reference(loss(gamma), logits, targets))
 
 
 @pytest.mark.parametrize("gamma", (0.0, 0.3, 0.75, 1.0, 3.0))

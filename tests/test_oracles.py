@@ -83,6 +83,16 @@ def test_bce_is_torchs(backend: Backend, generator: torch.Generator, reduction: 
         torch.testing.assert_close(got.gradient.double(), expected.gradient, rtol=2e-6, atol=3e-7)
 
 
+def test_bce_of_zeros_and_ones_is_the_logistic_loss_of_signs(backend: Backend, generator: torch.Generator) -> None:
+    """-y log p - (1 - y) log (1 - p), y in {0, 1}, is log(1 + e^(-t s)), t in {-1, 1}."""
+    logits, targets = inputs(generator, backend)
+    signs = torch.where(targets, 1.0, -1.0).double()
+    got = evaluate(bce_with_logits_loss, logits, targets, reduction="none")
+    expected = evaluate(F.soft_margin_loss, logits.double(), signs, reduction="none")
+    torch.testing.assert_close(got.value.double(), expected.value, rtol=2e-6, atol=1e-9)
+    torch.testing.assert_close(got.gradient.double(), expected.gradient, rtol=2e-6, atol=3e-7)
+
+
 def test_bce_is_torchs_multilabel_soft_margin(backend: Backend, generator: torch.Generator) -> None:
     logits, targets = inputs(generator, backend)
     weight = torch.rand(2500, generator=generator).to(backend.device)
@@ -171,8 +181,10 @@ def test_rescaled_focal_of_nothing(backend: Backend) -> None:
 
 def test_one_label_makes_zlpr_bce(backend: Backend, generator: torch.Generator) -> None:
     logits, targets = inputs(generator, backend, (50, 1))
-    got = zlpr_loss(logits, targets)
-    torch.testing.assert_close(got, F.binary_cross_entropy_with_logits(logits, targets.float()))
+    got = evaluate(zlpr_loss, logits, targets)
+    expected = evaluate(F.binary_cross_entropy_with_logits, logits, targets.float())
+    torch.testing.assert_close(got.value, expected.value)
+    torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-5, atol=1e-10)
 
 
 def test_zlpr_is_at_most_the_sum_of_bce(backend: Backend, generator: torch.Generator) -> None:
@@ -182,10 +194,14 @@ def test_zlpr_is_at_most_the_sum_of_bce(backend: Backend, generator: torch.Gener
 
 
 def test_zlpr_gradient_mass_is_below_one(backend: Backend, generator: torch.Generator) -> None:
+    """It is 1 - e^-A, A the side's own log."""
     logits, targets = inputs(generator, backend)
     gradient = evaluate(zlpr_loss, logits, targets, reduction="sum").gradient
-    for side in (gradient.clamp(min=0), -gradient.clamp(max=0)):
+    sides = ((gradient.clamp(min=0), logits, ~targets), (-gradient.clamp(max=0), -logits, targets))
+    for side, s, taken in sides:
         assert bool((side.sum(-1) <= 1 + 1e-6).all())
+        rest = 1 / (1 + torch.where(taken, s.double().exp(), 0.0).sum(-1))
+        torch.testing.assert_close(side.double().sum(-1), 1 - rest, rtol=1e-5, atol=1e-7)
 
 
 def test_lsep_is_at_most_zlpr(backend: Backend, generator: torch.Generator) -> None:
@@ -241,15 +257,39 @@ def test_one_positive_makes_multi_positive_cross_entropy_torchs(
     torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-4, atol=1e-8)
 
 
-def test_threshold_is_a_shift(backend: Backend, generator: torch.Generator) -> None:
+@pytest.mark.parametrize("shape", ((), (7, 1), (2500,)), ids=("all", "rows", "labels"))
+def test_threshold_is_a_shift(backend: Backend, generator: torch.Generator, shape: tuple[int, ...]) -> None:
+    """And its gradient what the logits' gradients lack to 0."""
     logits, targets = inputs(generator, backend)
-    torch.testing.assert_close(zlpr_loss(logits, targets, threshold=0.5), zlpr_loss(logits - 0.5, targets))
+    threshold = torch.randn(shape, generator=generator).to(backend.device).requires_grad_()
+    got = evaluate(lambda x, t: zlpr_loss(x, t, threshold=threshold), logits, targets)
+    expected = evaluate(lambda x, t: zlpr_loss(x - threshold.detach(), t), logits, targets)
+    torch.testing.assert_close(got.value, expected.value)
+    torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-4, atol=1e-8)
+    (turned,) = torch.autograd.grad(zlpr_loss(logits, targets, threshold=threshold), threshold)
+    torch.testing.assert_close(turned, -expected.gradient.sum_to_size(shape), rtol=1e-4, atol=1e-6)
+
+
+def test_threshold_is_the_one_under_the_logs(backend: Backend, generator: torch.Generator) -> None:
+    """TLPR as published: e^s0 and e^-s0 where ZLPR has 1. In closed form ds0 is e^-A- less e^-A+."""
+    logits, targets = inputs(generator, backend)
+    s, s0 = logits.double(), torch.randn(7, 1, generator=generator, dtype=torch.float64).to(backend.device)
+    above = (s0.exp() + torch.where(targets, 0.0, s.exp()).sum(-1, keepdim=True)).log()
+    below = ((-s0).exp() + torch.where(targets, (-s).exp(), 0.0).sum(-1, keepdim=True)).log()
+    threshold = s0.float().requires_grad_()
+    value = zlpr_loss(logits, targets, threshold=threshold, reduction="none")
+    torch.testing.assert_close(value.double(), (above + below).squeeze(-1), rtol=2e-6, atol=1e-6)
+    (gradient,) = torch.autograd.grad(value.sum(), threshold)
+    torch.testing.assert_close(gradient.double(), (s0 - above).exp() - (-s0 - below).exp(), rtol=1e-4, atol=2e-6)
 
 
 def test_soft_zlpr_optimum_is_sigmoid_of_twice_the_logit(backend: Backend, generator: torch.Generator) -> None:
+    """The least loss is 2 log(1 + sum of the labels' standard deviations)."""
     logits = random_logits(generator, (5, 30), torch.float64, backend.device, 1.0)
-    got = evaluate(zlpr_loss, logits, torch.sigmoid(2 * logits))
-    assert float(got.gradient.abs().max()) < 1e-15
+    y = torch.sigmoid(2 * logits)
+    got = evaluate(zlpr_loss, logits, y, reduction="none")
+    assert float(got.gradient.abs().max()) < 1e-14
+    torch.testing.assert_close(got.value, 2 * (y * (1 - y)).sqrt().sum(-1).log1p())
 
 
 def test_published_focal_value(backend: Backend) -> None:

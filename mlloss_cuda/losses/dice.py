@@ -53,14 +53,16 @@ def dice_loss(
 
     .. math:: 1 - \frac{2 \sum p\,y + c}{\sum p^q + \sum y^q + c}, \qquad p = \sigma(s),
 
-    q = 1 or, ``squared``, 2; the sums run over a group. A group without any part (all excluded, or
-    no labels) and without smoothing has a loss of 0. With ``log`` it is the negative logarithm of the
+    q = 1 or, ``squared``, 2; the sums run over a group. The soft form of F1, for rare positives:
+    negatives that are right count for nothing. The gradient vanishes where p is 0 or 1, for wrong
+    answers too, so it serves best beside another loss. A group without any part (all excluded, or no
+    labels) and without smoothing has a loss of 0. With ``log`` it is the negative logarithm of the
     fraction, which is steep where nothing is found. ``self_adjusting_alpha`` puts
     :math:`(1 - p)^\alpha p` in the place of p: what is certain has less of a say.
 
     Args:
         {logits}
-        smooth: c >= 0. Default 1.0.
+        smooth: c >= 0. Default 1.0, where V-Net has none.
         squared: squares in the denominator. Default False.
         average: the groups, named as in scikit-learn: ``"samples"`` (a row, default), ``"macro"``
             (a label, over the batch), ``"micro"`` (everything).

@@ -88,7 +88,9 @@ def sigmoid_focal_loss(
 
     With ``gamma=0`` and ``alpha=None`` it is binary cross-entropy. Probabilistic targets take
     ``1 - p_t = p (1 - y) + (1 - p) y`` and ``alpha_t = alpha y + (1 - alpha)(1 - y)``, as
-    torchvision does. Value and gradient are finite for every gamma >= 0 at every finite logit.
+    torchvision does. For a great excess of easy negatives; its optimum is no calibrated probability.
+    Powers are exponentials of softplus, so value and gradient are finite for every gamma >= 0 at every
+    finite logit.
 
     Args:
         {logits}

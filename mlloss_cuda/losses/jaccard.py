@@ -45,9 +45,9 @@ def jaccard_loss(
 
     .. math:: 1 - \frac{I + c}{\sum p + \sum y - I + c}, \qquad I = \sum p\,y, \quad p = \sigma(s)
 
-    :func:`tversky_loss` with ``alpha = beta = 1``. It ranks predictions of a group as Dice does, and
-    costs more where half is right. The sums run over a group; one without any part and without
-    smoothing has a loss of 0.
+    For intersection over union as the metric, best beside another loss: :func:`tversky_loss` with
+    ``alpha = beta = 1``. It ranks predictions of a group as Dice does, and costs more where half is
+    right. The sums run over a group; one without any part and without smoothing has a loss of 0.
 
     Args:
         {logits}

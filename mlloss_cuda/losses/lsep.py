@@ -73,7 +73,8 @@ def lsep_loss(
 
     .. math:: \log\Big(1 + \sum_{i \in P} \sum_{j \in N} e^{s_j - s_i}\Big)
 
-    All pairs at the cost of one pass, for the sum of the pairs is a product of two sums. It depends on
+    For retrieval and precision at k. All pairs at the cost of one pass, for the sum of the pairs is a
+    product of two sums; kept as log-sum-exps, neither they nor the product overflow. It depends on
     differences of logits only, so it ranks labels and says nothing of where to cut; :func:`zlpr_loss`
     is the same with a threshold of 0 among the logits, and is never below it. A row without positives,
     or without negatives, has a loss of 0. Probabilistic targets weigh both sums:

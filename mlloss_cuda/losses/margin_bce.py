@@ -78,7 +78,7 @@ def margin_bce_loss(
 
     Args:
         {logits}
-        margin: m in (1/2, 1). Default 0.8.
+        margin: m in (1/2, 1). Default 0.8; the source's example has 0.6.
         {keywords}
 
     Returns:

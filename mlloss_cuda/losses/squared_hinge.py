@@ -59,7 +59,8 @@ def squared_hinge_loss(
     The loss of linear one-versus-rest classifiers in extreme classification (DiSMEC, ProXML, Renee):
     no exponential, and labels beyond the margin have no gradient at all. It gives no probabilities;
     predict the labels with ``s > 0``, or by rank. Probabilistic targets give the expected loss, ``y``
-    times the positive's term and ``1 - y`` times the negative's.
+    times the positive's term and ``1 - y`` times the negative's: least at ``s = 2 y - 1``. In float32 it
+    overflows for logits beyond 1e19 only.
 
     Args:
         {logits}

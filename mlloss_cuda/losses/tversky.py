@@ -54,7 +54,8 @@ def tversky_loss(
     ``beta`` above ``alpha`` asks for recall. (1/2, 1/2) is Dice, with twice its smoothing; (1, 1) is
     Jaccard. ``gamma`` below 1 keeps the gradient of groups that are nearly right (focal Tversky), above
     1 it turns them down. The sums run over a group; one without any part and without smoothing has a
-    loss of 0. At a loss of 0 the gradient is 0, for every gamma.
+    loss of 0. At a loss of 0 the gradient is 0, for every gamma. As with Dice, the gradient vanishes where
+    p is 0 or 1: it serves best beside another loss.
 
     Args:
         {logits}

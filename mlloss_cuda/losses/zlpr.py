@@ -78,7 +78,9 @@ def zlpr_loss(
     .. math:: \log\Big(1 + \sum_{i \in P} e^{-s_i}\Big) + \log\Big(1 + \sum_{j \in N} e^{s_j}\Big)
 
     Predict the labels with ``s > threshold``. The gradient of each side sums to less than 1 in
-    absolute value, at any L (that of BCE to as much as L), so classes need no balancing.
+    absolute value, at any L (that of BCE to as much as L), so classes need no balancing. For many
+    labels, any number of them true; with one label it is BCE. Each log is kept as a maximum of at
+    least 0 and a sum: no overflow, and losses far below a rounding of 1 survive.
 
     Probabilistic targets give ``log(1 + sum y e^-s) + log(1 + sum (1 - y) e^s)``. It is strictly
     convex with its optimum at ``y = sigmoid(2 s)``, not ``sigmoid(s)``, and it is not the expected

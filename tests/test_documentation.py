@@ -1,0 +1,76 @@
+"""docs/losses.md tells of every loss: its section, its defaults, its picture."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import mlloss_cuda
+from mlloss_cuda import functional
+from mlloss_cuda.losses import _common
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "losses.md").read_text()
+SECTIONS = dict(section.split("\n", 1) for section in re.split(r"\n#+ ", PAGE))
+
+
+def script() -> ModuleType:
+    """docs/draw_losses.py, which takes matplotlib in only where it draws."""
+    spec = importlib.util.spec_from_file_location("draw_losses", DOCS / "draw_losses.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def sections_of(function: str) -> dict[str, str]:
+    return {heading: text for heading, text in SECTIONS.items() if f"`{function}`" in heading}
+
+
+@pytest.mark.parametrize("function", functional.__all__)
+def test_every_loss_has_its_section_and_picture(function: str) -> None:
+    sections = sections_of(function)
+    assert sections, f"docs/losses.md: no heading names `{function}`"
+    assert f"(images/losses/{function}.svg)" in "".join(sections.values())
+    assert (DOCS / f"images/losses/{function}.svg").is_file(), "make pictures"
+    for text in sections.values():
+        assert re.search(r"^`.+`", text.lstrip()), "a formula comes first"
+        for part in ("**For**", "**Not for**", "**Numerics**", "**Source**"):
+            assert part in text, part
+    assert f"`{function}`" in PAGE.partition("## Choosing")[2].partition("\n## ")[0], "in none of the situations"
+
+
+@pytest.mark.parametrize("function", functional.__all__)
+def test_defaults_are_the_functions(function: str) -> None:
+    common = {*_common.CommonArguments.__annotations__, "sample_weight"}
+    own = [
+        parameter
+        for parameter in inspect.signature(getattr(functional, function)).parameters.values()
+        if parameter.default is not parameter.empty and parameter.name not in common
+    ]
+    for parameter in own:
+        default = f"{parameter.name}={parameter.default!r}".replace("'", '"')
+        assert f"`{default}`" in "".join(sections_of(function).values())
+
+
+def test_every_module_is_named() -> None:
+    modules = {name for name in mlloss_cuda.losses.__all__ if not name.endswith("_loss")}
+    assert modules <= {name for heading in SECTIONS for name in re.findall(r"`(\w+)`", heading)}
+
+
+def test_pictures_are_those_of_the_page() -> None:
+    """Of a loss that is not there yet the page may tell already: then, and only then, a picture may lack."""
+    described = script().PICTURES
+    linked = re.findall(r"\(images/losses/(\w+)\.svg\)", PAGE)
+    assert sorted(linked) == sorted(described)
+    drawn = {path.stem for path in (DOCS / "images/losses").iterdir()}
+    assert drawn == {name for name, picture in described.items() if picture.function in functional.__all__}
+    assert set(functional.__all__) <= {picture.function for picture in described.values()}
