@@ -2,6 +2,8 @@
 
 from ._backends import BackendStatus, backends, use_backend
 from ._version import __version__
+from .balance import label_weights, prior_bias
+from .decisions import fit_thresholds
 from .losses import (
     AsymmetricLoss,
     BCEWithLogitsLoss,
@@ -47,10 +49,13 @@ __all__ = [
     "backends",
     "bce_with_logits_loss",
     "dice_loss",
+    "fit_thresholds",
     "jaccard_loss",
+    "label_weights",
     "lsep_loss",
     "margin_bce_loss",
     "multi_positive_cross_entropy_loss",
+    "prior_bias",
     "sigmoid_focal_loss",
     "squared_hinge_loss",
     "tversky_loss",
