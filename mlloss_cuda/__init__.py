@@ -3,6 +3,7 @@
 from ._backends import BackendStatus, backends, use_backend
 from ._version import __version__
 from .balance import label_weights, prior_bias
+from .compat.huggingface import hf_compute_loss
 from .decisions import fit_thresholds
 from .losses import (
     AsymmetricLoss,
@@ -50,6 +51,7 @@ __all__ = [
     "bce_with_logits_loss",
     "dice_loss",
     "fit_thresholds",
+    "hf_compute_loss",
     "jaccard_loss",
     "label_weights",
     "lsep_loss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, TypedDict, TypeVar
 
@@ -141,6 +142,8 @@ class LossModule(nn.Module):
     """
 
     _function: ClassVar[Callable[..., Tensor]]
+    # What a value of reduction="none" is of: "element", "samples", or as ``average`` says.
+    _grouping: ClassVar[str] = "samples"
 
     def __init__(self, own: dict[str, Any], common: CommonArguments) -> None:
         super().__init__()
@@ -168,8 +171,19 @@ class LossModule(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
         """The loss; shapes as in the function of the same name."""
+        return self._call(logits, targets, sample_weight=sample_weight)
+
+    def _call(self, logits: Tensor, targets: Tensor | CSRTargets, **other: Any) -> Tensor:
         arguments = {name: getattr(self, name) for name in self._names}
-        return type(self)._function(logits, targets, sample_weight=sample_weight, **arguments)
+        return type(self)._function(logits, targets, **{**arguments, **other})
+
+    def _share(self, logits: Tensor, targets: Tensor | CSRTargets, items: float | Tensor) -> Tensor:
+        """The mean, weighted by the logits' share of ``items`` elements in all, by way of ``normalizer``."""
+        rows, labels = math.prod(logits.shape[:-1]), logits.shape[-1]
+        grouping = "samples" if self.reduction == "batchmean" else getattr(self, "average", self._grouping)
+        values = {"element": rows * labels, "samples": rows, "macro": labels, "micro": 1}[grouping]
+        normalizer = items * (max(values, 1) / max(rows * labels, 1))
+        return self._call(logits, targets, reduction="sum", normalizer=normalizer)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """The probability of each label that the loss estimates: where its expectation is least at these logits.

@@ -153,6 +153,7 @@ class AsymmetricLoss(LossModule):
     """
 
     _function = staticmethod(asymmetric_loss)
+    _grouping = "element"
     gamma_neg: float
     gamma_pos: float
     clip: float

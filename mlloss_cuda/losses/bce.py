@@ -122,6 +122,7 @@ class BCEWithLogitsLoss(LossModule):
     """
 
     _function = staticmethod(bce_with_logits_loss)
+    _grouping = "element"
 
     def __init__(self, *, pos_weight: float | Tensor | None = None, **common: Unpack[CommonArguments]) -> None:
         _parameters(pos_weight)

@@ -159,6 +159,7 @@ class SigmoidFocalLoss(LossModule):
     """
 
     _function = staticmethod(sigmoid_focal_loss)
+    _grouping = "element"
     alpha: float | None
     gamma: float
 

@@ -124,6 +124,7 @@ class MarginBCELoss(LossModule):
     """
 
     _function = staticmethod(margin_bce_loss)
+    _grouping = "element"
 
     def __init__(self, *, margin: float = 0.8, **common: Unpack[CommonArguments]) -> None:
         _parameters(margin)

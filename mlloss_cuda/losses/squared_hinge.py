@@ -106,6 +106,7 @@ class SquaredHingeLoss(LossModule):
     """
 
     _function = staticmethod(squared_hinge_loss)
+    _grouping = "element"
 
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
         super().__init__({}, common)
