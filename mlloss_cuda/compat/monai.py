@@ -13,13 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from .. import _ops
 from .. import _validation as check
 from ..losses import dice_loss, jaccard_loss, sigmoid_focal_loss, tversky_loss
 
 __all__ = ["DiceLoss", "FocalLoss", "TverskyLoss"]
 
 REDUCTIONS = ("mean", "sum", "none")
+# A logit whose sigmoid is exactly 1, and its slope 0.
+_CERTAIN = 1000.0
 
 
 class _Loss(nn.Module):
@@ -96,22 +100,27 @@ class _OverlapLoss(_Loss):
             raise ValueError(f"{name}: expected sigmoid=True alone, for the loss is of logits of independent labels")
         if not sigmoid:
             raise ValueError("sigmoid: expected True, for the loss is of logits; leave the activation out of the model")
-        if smooth_nr != smooth_dr:
-            raise ValueError(
-                f"smooth_nr, smooth_dr: expected one value for both, got {smooth_nr!r} and {smooth_dr!r}: the fused "
-                "loss smooths numerator and denominator alike"
-            )
         self.sigmoid = sigmoid
-        self.smooth_nr = self.smooth_dr = check.check_number("smooth_nr", smooth_nr, 0.0)
+        self.smooth_nr = check.check_number("smooth_nr", smooth_nr, 0.0)
+        self.smooth_dr = check.check_number("smooth_dr", smooth_dr, self.smooth_nr)
         self.batch = batch
 
-    def _groups(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits and targets ``[groups, elements]``, and the groups' weights."""
-        weights = self._weights(input, 1 if self.batch else input.shape[0])
-        if self.batch:
-            return *(x.transpose(0, 1).reshape(input.shape[1], -1) for x in (input, target)), weights  # type: ignore[return-value]
-        groups = input.shape[0] * input.shape[1]
-        return input.reshape(groups, -1), target.reshape(groups, -1), weights
+    def _groups(self, input: Tensor, target: Tensor, false_positive: float) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Logits and targets ``[groups, elements]``, and weights.
+
+        The fused loss smooths numerator and denominator alike. What the denominator is to have more is one more
+        element, a false positive, of which a whole one adds ``false_positive`` there.
+        """
+        groups = input.shape[1] if self.batch else input.shape[0] * input.shape[1]
+        x, y = (t.transpose(0, 1) if self.batch else t for t in (input, target))
+        x, y = x.reshape(groups, -1), y.reshape(groups, -1)
+        weights: dict[str, Any] = {"sample_weight": self._weights(input, 1 if self.batch else input.shape[0])}
+        if self.smooth_dr == self.smooth_nr:
+            return x, y, weights
+        x, y = F.pad(x, (0, 1), value=_CERTAIN), F.pad(y, (0, 1))
+        weight = torch.ones(x.shape[1], dtype=_ops.compute_dtype(x), device=x.device)
+        weight[-1] = (self.smooth_dr - self.smooth_nr) / false_positive
+        return x, y, {**weights, "weight": weight}
 
 
 class DiceLoss(_OverlapLoss):
@@ -124,7 +133,8 @@ class DiceLoss(_OverlapLoss):
         squared_pred: squares in the denominator. Default False; not together with ``jaccard``.
         jaccard: intersection over union in the place of Dice. Default False.
         reduction: ``"mean"`` (default), ``"sum"`` or ``"none"``: ``[B, C, 1, ...]``, ``[C, 1, ...]`` with ``batch``.
-        smooth_nr, smooth_dr: >= 0, and the same. Default 1e-5.
+        smooth_nr: >= 0. Default 1e-5.
+        smooth_dr: >= ``smooth_nr``; above it, the logits are copied once. Default 1e-5.
         batch: sum over the batch before dividing. Default False.
         weight: a number, or one for each class that is left, >= 0. Default None.
         soft_label: only together with ``squared_pred``, where it makes no difference; with 0/1 targets it
@@ -167,18 +177,13 @@ class DiceLoss(_OverlapLoss):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits and targets ``[B, C, *spatial]``."""
         input, target = self._channels(input, target, 3)
-        logits, y, weights = self._groups(input, target)
+        # MONAI's constants stand beside twice the overlap.
+        logits, y, weights = self._groups(input, target, 2.0 if self.jaccard else 1.0)
         if self.jaccard:
-            # MONAI's constants stand beside twice the overlap.
-            value = jaccard_loss(logits, y, smooth=self.smooth_nr / 2, sample_weight=weights, reduction=self.reduction)
+            value = jaccard_loss(logits, y, smooth=self.smooth_nr / 2, reduction=self.reduction, **weights)
         else:
             value = dice_loss(
-                logits,
-                y,
-                smooth=self.smooth_nr,
-                squared=self.squared_pred,
-                sample_weight=weights,
-                reduction=self.reduction,
+                logits, y, smooth=self.smooth_nr, squared=self.squared_pred, reduction=self.reduction, **weights
             )
         if self.reduction != "none":
             return value
@@ -192,7 +197,7 @@ class TverskyLoss(_OverlapLoss):
     Args:
         include_background, to_onehot_y, sigmoid, softmax, other_act, smooth_nr, smooth_dr, batch: as in
             :class:`DiceLoss`.
-        alpha: >= 0, the weight of false positives. Default 0.5.
+        alpha: >= 0, the weight of false positives; above 0 where ``smooth_dr`` is not ``smooth_nr``. Default 0.5.
         beta: >= 0, the weight of false negatives. Default 0.5.
         reduction: ``"mean"`` (default), ``"sum"`` or ``"none"``: ``[B, C]``, ``[C]`` with ``batch``.
         soft_label: must be False; with 0/1 targets it makes no difference.
@@ -226,14 +231,15 @@ class TverskyLoss(_OverlapLoss):
             include_background, to_onehot_y, sigmoid, softmax, other_act, reduction, smooth_nr, smooth_dr, batch
         )
         _check_soft(soft_label)
-        self.alpha, self.beta = alpha, beta
+        check.check_number("alpha", alpha, 0.0, open_low=smooth_dr != smooth_nr)
+        self.alpha, self.beta = alpha, check.check_number("beta", beta, 0.0)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits and targets ``[B, C, *spatial]``."""
         input, target = self._channels(input, target, 3)
-        logits, y, _ = self._groups(input, target)
+        logits, y, weights = self._groups(input, target, self.alpha)
         value = tversky_loss(
-            logits, y, alpha=self.alpha, beta=self.beta, smooth=self.smooth_nr, reduction=self.reduction
+            logits, y, alpha=self.alpha, beta=self.beta, smooth=self.smooth_nr, reduction=self.reduction, **weights
         )
         return value if self.reduction != "none" or self.batch else value.reshape(input.shape[:2])
 
