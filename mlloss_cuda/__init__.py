@@ -2,6 +2,9 @@
 
 from ._backends import BackendStatus, backends, use_backend
 from ._version import __version__
+from .balance import label_weights, prior_bias
+from .compat.huggingface import hf_compute_loss
+from .decisions import fit_thresholds
 from .losses import (
     AsymmetricLoss,
     BCEWithLogitsLoss,
@@ -51,10 +54,14 @@ __all__ = [
     "bce_with_logits_loss",
     "compound_loss",
     "dice_loss",
+    "fit_thresholds",
+    "hf_compute_loss",
     "jaccard_loss",
+    "label_weights",
     "lsep_loss",
     "margin_bce_loss",
     "multi_positive_cross_entropy_loss",
+    "prior_bias",
     "sigmoid_focal_loss",
     "squared_hinge_loss",
     "tversky_loss",

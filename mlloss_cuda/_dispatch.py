@@ -15,7 +15,7 @@ from ._reference import reference_loss
 from ._registry import Term
 from .targets import CSRTargets
 
-__all__ = ["evaluate", "evaluate_kept"]
+__all__ = ["evaluate", "evaluate_kept", "shifted"]
 
 
 def evaluate(term: Term, logits: Any, targets: Any, **common: Any) -> Tensor:
@@ -126,6 +126,24 @@ def evaluate_kept(
     return value, kept
 
 
+def shifted(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: Any) -> Tensor:
+    """``logit_scale * logits + logit_bias - threshold`` in the compute dtype: what the loss is of.
+
+    A threshold may be infinite here: the label is then decided.
+    """
+    logits = check.check_logits(logits)
+    number, scale = _split_scale(logit_scale, logits)
+    if logit_bias is not None:
+        logit_bias = check.check_side("logit_bias", logit_bias, (logits.shape[-1],), logits)
+    offset, of_labels, of_rows = _offsets(threshold, logit_bias, logits, finite=False)
+    s = logits.to(_ops.compute_dtype(logits)) * (number if scale is None else scale) + offset
+    if of_labels is not None:
+        s = s + of_labels
+    if of_rows is not None:
+        s = s + (of_rows if of_rows.dim() == 0 else of_rows.reshape(*logits.shape[:-1], 1))
+    return s
+
+
 def _check_in_place(logits: Tensor, inplace_backward: Any) -> bool:
     if not check.check_bool("inplace_backward", inplace_backward):
         return False
@@ -173,13 +191,15 @@ def _split_scale(logit_scale: Any, logits: Tensor) -> tuple[float, Tensor | None
     return check.check_number("logit_scale", logit_scale), None
 
 
-def _offsets(threshold: Any, logit_bias: Tensor | None, logits: Tensor) -> tuple[float, Tensor | None, Tensor | None]:
+def _offsets(
+    threshold: Any, logit_bias: Tensor | None, logits: Tensor, *, finite: bool = True
+) -> tuple[float, Tensor | None, Tensor | None]:
     """What is added to the logits: one number, one for each label, one for each row (or 0-d)."""
     if not isinstance(threshold, Tensor):
         return -check.check_number("threshold", threshold), logit_bias, None
     leading, labels = tuple(logits.shape[:-1]), logits.shape[-1]
     shape = tuple(threshold.shape)
-    shift = check.check_side("threshold", threshold, shape, logits)
+    shift = check.check_side("threshold", threshold, shape, logits, finite=finite)
     if threshold.numel() == 1:
         return 0.0, logit_bias, -shift.reshape(())
     if shape[-1] == labels and threshold.numel() == labels:

@@ -12,7 +12,7 @@ from . import _ops
 from ._registry import LossSpec
 from .targets import CSRTargets
 
-__all__ = ["reference_loss"]
+__all__ = ["equal_to", "reference_loss"]
 
 
 def _dense(targets: Tensor | CSRTargets, ignore_index: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -22,14 +22,14 @@ def _dense(targets: Tensor | CSRTargets, ignore_index: int | None, dtype: torch.
         excluded = y < 0 if targets.values is not None else None
     else:
         y = targets
-        excluded = _equal(y, ignore_index) if ignore_index is not None else None
+        excluded = equal_to(y, ignore_index) if ignore_index is not None else None
     if not y.is_floating_point():
         # A negative stays, to be found out below; every integer from 1 on is a positive.
         return y.to(dtype).clamp(max=1), excluded
     return y.to(dtype), excluded
 
 
-def _equal(y: Tensor, index: int) -> Tensor:
+def equal_to(y: Tensor, index: int) -> Tensor:
     """In a dtype that holds both: 255 is not -1, though it is in uint8."""
     return y.double() == float(index) if y.is_floating_point() else y.long() == index
 

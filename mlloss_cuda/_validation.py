@@ -105,9 +105,19 @@ def check_ignore_index(value: Any) -> int | None:
 
 
 def check_side(
-    name: str, value: Any, shape: tuple[int, ...], logits: Tensor, *, low: float = -math.inf, open_low: bool = True
+    name: str,
+    value: Any,
+    shape: tuple[int, ...],
+    logits: Tensor,
+    *,
+    low: float = -math.inf,
+    open_low: bool = True,
+    finite: bool = True,
 ) -> Tensor:
-    """A tensor beside the logits, in the compute dtype, of exactly ``shape``, finite and above ``low``."""
+    """A tensor beside the logits, in the compute dtype, of exactly ``shape``, finite and above ``low``.
+
+    ``finite=False``: its values are not looked at.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor of shape {shape}, got {_came(value)}")
     if value.dtype.is_complex or value.layout != torch.strided:
@@ -117,7 +127,7 @@ def check_side(
     if tuple(value.shape) != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
     side = value.to(_ops.compute_dtype(logits)).contiguous()
-    if readable(side) and side.numel():
+    if finite and readable(side) and side.numel():
         # A NaN is the minimum of all that it stands among.
         least, most = side.detach().aminmax()
         if not ((least > low if open_low else least >= low) and most < math.inf):

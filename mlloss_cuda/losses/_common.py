@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import _ops
 from .. import _validation as check
+from .._dispatch import shifted
 from .._registry import Term
 from ..targets import CSRTargets
 
@@ -206,8 +208,92 @@ class LossModule(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
         """The loss; shapes as in the function of the same name."""
+        return self._call(logits, targets, sample_weight=sample_weight)
+
+    def _call(self, logits: Tensor, targets: Tensor | CSRTargets, **other: Any) -> Tensor:
         arguments = {name: getattr(self, name) for name in self._names}
-        return type(self)._function(logits, targets, sample_weight=sample_weight, **arguments)
+        return type(self)._function(logits, targets, **{**arguments, **other})
+
+    def _share(self, logits: Tensor, targets: Tensor | CSRTargets, items: float | Tensor) -> Tensor:
+        """The mean, weighted by the logits' share of ``items`` elements in all, by way of ``normalizer``."""
+        rows, labels = math.prod(logits.shape[:-1]), logits.shape[-1]
+        grouping = "samples" if self.reduction == "batchmean" else self.term().grouping
+        values = {"element": rows * labels, "samples": rows, "macro": labels, "micro": 1}[grouping]
+        normalizer = items * (max(values, 1) / max(rows * labels, 1))
+        return self._call(logits, targets, reduction="sum", normalizer=normalizer)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The probability of each label that the loss estimates: where its expectation is least at these logits.
+
+        ``logit_scale``, ``logit_bias`` and a threshold are applied, ``pos_weight`` and ``alpha`` undone;
+        ``label_smoothing`` is not. The class says which formula it is.
+
+        Args:
+            logits: ``[..., L]``, as in the loss.
+
+        Returns:
+            ``[..., L]``, float32 (float64 for float64), differentiable.
+
+        Raises:
+            NotImplementedError: the loss estimates none; the message says why, and what to do.
+
+        Example:
+            >>> SigmoidFocalLoss(alpha=None).probabilities(torch.tensor([-2.0, 0.0, 2.0]))
+            tensor([0.0045, 0.5000, 0.9955])
+        """
+        return self._probability(self._scores(logits))
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """The labels that the loss's own rule takes: where there are probabilities, those above 1/2.
+
+        :func:`mlloss_cuda.fit_thresholds` finds better ones for a metric.
+
+        Args:
+            logits: ``[..., L]``, as in the loss.
+
+        Returns:
+            bool ``[..., L]``; a NaN is not predicted.
+
+        Raises:
+            NotImplementedError: the loss ranks labels and has no threshold of its own.
+
+        Example:
+            >>> ZLPRLoss(threshold=0.5).predict(torch.tensor([0.2, 0.7]))
+            tensor([False,  True])
+        """
+        return self._predicted(self._scores(logits))
+
+    # What a loss declares: its log-odds; or its probability and its rule; or neither, and why.
+    _undecided: ClassVar[str] = "it does not say"
+
+    def _log_odds(self, s: Tensor) -> Tensor:
+        raise self._no_probabilities(self._undecided)
+
+    def _probability(self, s: Tensor) -> Tensor:
+        return self._log_odds(s).sigmoid()
+
+    def _predicted(self, s: Tensor) -> Tensor:
+        return self._log_odds(s) > 0
+
+    def _no_probabilities(self, why: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"{type(self).__name__} estimates no probabilities: {why}. mlloss_cuda.fit_thresholds finds thresholds "
+            "on held-out data; BCEWithLogitsLoss estimates probabilities."
+        )
+
+    def _no_threshold(self, why: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"{type(self).__name__} has no threshold of its own: {why}. Take the highest by rank, or thresholds "
+            "from mlloss_cuda.fit_thresholds on held-out data."
+        )
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        return shifted(
+            logits,
+            threshold=getattr(self, "threshold", 0.0),
+            logit_scale=self.logit_scale,
+            logit_bias=self.logit_bias,
+        )
 
     def extra_repr(self) -> str:
         """The loss's own arguments and the reduction."""

@@ -8,9 +8,11 @@ from torch.nn import functional as F
 
 from .._registry import LossSpec, register
 
-__all__ = ["ADJUSTED", "AVERAGES", "SPEC", "coefficients"]
+__all__ = ["ADJUSTED", "AVERAGES", "OVERLAP_SAYS", "SPEC", "coefficients"]
 
 AVERAGES = ("samples", "macro", "micro")
+# Why there are no probabilities.
+OVERLAP_SAYS = "the least expected loss drives them to 0 or 1, by how much the group as a whole overlaps"
 
 
 def coefficients(

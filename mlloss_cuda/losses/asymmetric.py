@@ -15,6 +15,7 @@ from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
 from ._expectation import expectation
+from ._posterior import focal_log_odds
 
 __all__ = ["AsymmetricLoss", "asymmetric_loss"]
 
@@ -140,6 +141,10 @@ def asymmetric_loss(
 class AsymmetricLoss(LossModule):
     """The module of :func:`asymmetric_loss`: its arguments but ``sample_weight``, which the call takes.
 
+    ``probabilities`` is the q whose expected loss is least at s (with ``detach_focal_weight``, whose
+    expected gradient is 0), 0 below the clip: a closed form, as focal loss has. By default q = 1/2 lies near
+    ``sigmoid(s) = 0.67``, and that is where ``predict`` cuts.
+
     Example:
         >>> AsymmetricLoss(clip=0.0)
         AsymmetricLoss(gamma_neg=4.0, gamma_pos=1.0, clip=0.0, detach_focal_weight=False, reduction='mean')
@@ -147,6 +152,10 @@ class AsymmetricLoss(LossModule):
 
     _function = staticmethod(asymmetric_loss)
     _term = staticmethod(_term)
+    gamma_neg: float
+    gamma_pos: float
+    clip: float
+    detach_focal_weight: bool
 
     def __init__(
         self,
@@ -165,3 +174,6 @@ class AsymmetricLoss(LossModule):
             "detach_focal_weight": detach_focal_weight,
         }
         super().__init__(own, common)
+
+    def _log_odds(self, s: Tensor) -> Tensor:
+        return focal_log_odds(s, self.gamma_pos, self.gamma_neg, self.clip, self.detach_focal_weight)

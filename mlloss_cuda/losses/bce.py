@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Unpack
@@ -108,6 +109,9 @@ def bce_with_logits_loss(
 class BCEWithLogitsLoss(LossModule):
     """The module of :func:`bce_with_logits_loss`: its arguments but ``sample_weight``, which the call takes.
 
+    ``probabilities`` are ``sigmoid(s - log pos_weight)``, so ``predict`` takes what is more likely than not
+    whatever the positives' weight was; NaN where that is 0.
+
     Example:
         >>> BCEWithLogitsLoss(pos_weight=2.0)
         BCEWithLogitsLoss(pos_weight=2.0, reduction='mean')
@@ -121,3 +125,10 @@ class BCEWithLogitsLoss(LossModule):
         if isinstance(pos_weight, Tensor) and pos_weight.dim() != 1:
             raise ValueError(f"pos_weight: expected shape [L] or a number, got {tuple(pos_weight.shape)}")
         super().__init__({"pos_weight": pos_weight}, common)
+
+    def _log_odds(self, s: Tensor) -> Tensor:
+        if self.pos_weight is None:
+            return s
+        q = torch.as_tensor(self.pos_weight, dtype=s.dtype, device=s.device)
+        # Positives that cost nothing say nothing: NaN.
+        return torch.where(q > 0, s - q.log(), torch.nan)

@@ -354,6 +354,13 @@ class CompoundLoss(LossModule):
         value, self.values = _compound(self.terms, self._sides(), call)
         return value
 
+    def _share(self, logits: Tensor, targets: Tensor | CSRTargets, items: float | Tensor) -> Tensor:
+        # Of several means: each as it is.
+        elements = math.prod(logits.shape)
+        return self(logits, targets) * (elements / items)
+
+    _undecided = "its terms need not agree"
+
     def plan(self, device: torch.device | str = "cpu") -> list[Pass]:
         """Which terms run together on such a device, and by which backend (None: a term by itself).
 

@@ -10,7 +10,7 @@ from .._dispatch import evaluate
 from .._registry import Term
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
-from ._overlap import ADJUSTED, AVERAGES, SPEC, coefficients
+from ._overlap import ADJUSTED, AVERAGES, OVERLAP_SAYS, SPEC, coefficients
 
 __all__ = ["DiceLoss", "dice_loss"]
 
@@ -106,6 +106,9 @@ def dice_loss(
 class DiceLoss(LossModule):
     """The module of :func:`dice_loss`: its arguments but ``sample_weight``, which the call takes.
 
+    ``predict`` takes ``s > 0``, p above 1/2, but not with
+    ``self_adjusting_alpha``, under which p rises to ``1 / (1 + alpha)`` only. There are no ``probabilities``.
+
     Example:
         >>> DiceLoss(squared=True)
         DiceLoss(smooth=1.0, squared=True, average='samples', log=False, self_adjusting_alpha=0.0, reduction='mean')
@@ -113,6 +116,7 @@ class DiceLoss(LossModule):
 
     _function = staticmethod(dice_loss)
     _term = staticmethod(_term)
+    self_adjusting_alpha: float
 
     def __init__(
         self,
@@ -133,3 +137,10 @@ class DiceLoss(LossModule):
             "self_adjusting_alpha": self_adjusting_alpha,
         }
         super().__init__(own, common)
+
+    _undecided = OVERLAP_SAYS
+
+    def _predicted(self, s: Tensor) -> Tensor:
+        if self.self_adjusting_alpha > 0:
+            raise self._no_threshold("(1 - p)^alpha p is as small for a certain label as for an impossible one")
+        return s > 0

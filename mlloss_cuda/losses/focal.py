@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from .._dispatch import evaluate
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
+from ._posterior import focal_log_odds
 
 __all__ = ["SigmoidFocalLoss", "sigmoid_focal_loss"]
 
@@ -144,6 +146,14 @@ def sigmoid_focal_loss(
 class SigmoidFocalLoss(LossModule):
     """The module of :func:`sigmoid_focal_loss`: its arguments but ``sample_weight``, which the call takes.
 
+    Focal loss is not a proper scoring rule: ``sigmoid(s)`` is not a probability. ``probabilities`` is the q
+    whose expected loss, over hard labels, is least at s, with ``alpha`` undone:
+    ``q / (1 - q) = (1 - alpha) / alpha * h(p) / h(1 - p)``,
+    ``h(v) = v / ((1 - v)^gamma - gamma (1 - v)^(gamma - 1) v log v)``. Source: Charoenphakdee, Vongkulbhisal,
+    Chairatanakul, Sugiyama, "On Focal Loss for Class-Posterior Probability Estimation", CVPR 2021,
+    arXiv:2011.09172; see also Mukhoti et al., "Calibrating Deep Neural Networks using Focal Loss", 2020,
+    arXiv:2002.09437.
+
     Example:
         >>> SigmoidFocalLoss(alpha=None)
         SigmoidFocalLoss(alpha=None, gamma=2.0, rescale=False, reduction='mean')
@@ -151,6 +161,8 @@ class SigmoidFocalLoss(LossModule):
 
     _function = staticmethod(sigmoid_focal_loss)
     _term = staticmethod(_term)
+    alpha: float | None
+    gamma: float
 
     def __init__(
         self,
@@ -163,3 +175,11 @@ class SigmoidFocalLoss(LossModule):
         _term(alpha, gamma)
         _check_rescale(rescale, common.get("reduction", "mean"))
         super().__init__({"alpha": alpha, "gamma": gamma, "rescale": rescale}, common)
+
+    def _log_odds(self, s: Tensor) -> Tensor:
+        odds = focal_log_odds(s, self.gamma, self.gamma)
+        if self.alpha is None:
+            return odds
+        if self.alpha in (0, 1):
+            raise self._no_probabilities(f"with alpha={self.alpha!r} one kind of label costs nothing")
+        return odds + math.log((1 - self.alpha) / self.alpha)

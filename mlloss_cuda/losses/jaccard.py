@@ -10,7 +10,7 @@ from .._dispatch import evaluate
 from .._registry import Term
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
-from ._overlap import AVERAGES, SPEC, coefficients
+from ._overlap import AVERAGES, OVERLAP_SAYS, SPEC, coefficients
 
 __all__ = ["JaccardLoss", "jaccard_loss"]
 
@@ -89,6 +89,8 @@ def jaccard_loss(
 class JaccardLoss(LossModule):
     """The module of :func:`jaccard_loss`: its arguments but ``sample_weight``, which the call takes.
 
+    ``predict`` takes ``s > 0``, p above 1/2. There are no ``probabilities``.
+
     Example:
         >>> JaccardLoss(average="macro")
         JaccardLoss(smooth=1.0, average='macro', reduction='mean')
@@ -100,3 +102,8 @@ class JaccardLoss(LossModule):
     def __init__(self, *, smooth: float = 1.0, average: str = "samples", **common: Unpack[CommonArguments]) -> None:
         _term(smooth, average)
         super().__init__({"smooth": smooth, "average": average}, common)
+
+    _undecided = OVERLAP_SAYS
+
+    def _predicted(self, s: Tensor) -> Tensor:
+        return s > 0

@@ -118,6 +118,8 @@ def lsep_loss(
 class LSEPLoss(LossModule):
     """The module of :func:`lsep_loss`: its arguments but ``sample_weight``, which the call takes.
 
+    It ranks: neither ``predict`` nor ``probabilities``; :func:`mlloss_cuda.fit_thresholds` finds where to cut.
+
     Example:
         >>> LSEPLoss(reduction="sum")
         LSEPLoss(reduction='sum')
@@ -128,3 +130,8 @@ class LSEPLoss(LossModule):
 
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
         super().__init__({}, common)
+
+    _undecided = "it depends on differences of logits only"
+
+    def _predicted(self, s: Tensor) -> Tensor:
+        raise self._no_threshold(self._undecided)

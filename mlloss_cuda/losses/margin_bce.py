@@ -114,6 +114,8 @@ def margin_bce_loss(
 class MarginBCELoss(LossModule):
     """The module of :func:`margin_bce_loss`: its arguments but ``sample_weight``, which the call takes.
 
+    ``predict`` takes ``s > 0``. There are no ``probabilities``: a logit beyond the margin does not say how far.
+
     Example:
         >>> MarginBCELoss(margin=0.9)
         MarginBCELoss(margin=0.9, reduction='mean')
@@ -125,3 +127,8 @@ class MarginBCELoss(LossModule):
     def __init__(self, *, margin: float = 0.8, **common: Unpack[CommonArguments]) -> None:
         _term(margin)
         super().__init__({"margin": margin}, common)
+
+    _undecided = "beyond the margin a label costs nothing, and its logit says no more"
+
+    def _predicted(self, s: Tensor) -> Tensor:
+        return s > 0

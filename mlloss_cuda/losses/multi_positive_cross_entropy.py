@@ -110,6 +110,9 @@ class MultiPositiveCrossEntropyLoss(LossModule):
     """The module of :func:`multi_positive_cross_entropy_loss`: its arguments but ``sample_weight``,
     which the call takes.
 
+    It ranks: neither ``predict`` nor ``probabilities``. ``softmax(logits)`` is each label's share of a row's
+    positives; :func:`mlloss_cuda.fit_thresholds` finds where to cut.
+
     Example:
         >>> MultiPositiveCrossEntropyLoss(reduction="sum")
         MultiPositiveCrossEntropyLoss(reduction='sum')
@@ -120,3 +123,8 @@ class MultiPositiveCrossEntropyLoss(LossModule):
 
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
         super().__init__({}, common)
+
+    _undecided = "softmax(logits) is a label's share of a row's positives, however many they are"
+
+    def _predicted(self, s: Tensor) -> Tensor:
+        raise self._no_threshold(self._undecided)

@@ -57,8 +57,8 @@ def squared_hinge_loss(
     .. math:: \max(0, 1 - z)^2, \qquad z = s \text{ where } y = 1, \; -s \text{ where } y = 0
 
     The loss of linear one-versus-rest classifiers in extreme classification (DiSMEC, ProXML, Renee):
-    no exponential, and labels beyond the margin have no gradient at all. It gives no probabilities;
-    predict the labels with ``s > 0``, or by rank. Probabilistic targets give the expected loss, ``y``
+    no exponential, and labels beyond the margin have no gradient at all. Predict the
+    labels with ``s > 0``, or by rank. Probabilistic targets give the expected loss, ``y``
     times the positive's term and ``1 - y`` times the negative's: least at ``s = 2 y - 1``. In float32 it
     overflows for logits beyond 1e19 only.
 
@@ -100,6 +100,9 @@ def squared_hinge_loss(
 class SquaredHingeLoss(LossModule):
     """The module of :func:`squared_hinge_loss`: its arguments but ``sample_weight``, which the call takes.
 
+    ``probabilities`` are ``(1 + s) / 2`` within [0, 1], where the expected loss is least (Zhang, "Statistical
+    behavior and consistency of classification methods based on convex risk minimization", 2004).
+
     Example:
         >>> SquaredHingeLoss(reduction="sum")
         SquaredHingeLoss(reduction='sum')
@@ -110,3 +113,9 @@ class SquaredHingeLoss(LossModule):
 
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
         super().__init__({}, common)
+
+    def _probability(self, s: Tensor) -> Tensor:
+        return ((1 + s) / 2).clamp(0, 1)
+
+    def _predicted(self, s: Tensor) -> Tensor:
+        return s > 0

@@ -10,7 +10,7 @@ from .._dispatch import evaluate
 from .._registry import Term
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
-from ._overlap import AVERAGES, SPEC, coefficients
+from ._overlap import AVERAGES, OVERLAP_SAYS, SPEC, coefficients
 
 __all__ = ["TverskyLoss", "tversky_loss"]
 
@@ -102,6 +102,8 @@ def tversky_loss(
 class TverskyLoss(LossModule):
     """The module of :func:`tversky_loss`: its arguments but ``sample_weight``, which the call takes.
 
+    ``predict`` takes ``s > 0``, p above 1/2. There are no ``probabilities``.
+
     Example:
         >>> TverskyLoss(alpha=0.3, beta=0.7)
         TverskyLoss(alpha=0.3, beta=0.7, gamma=1.0, smooth=1.0, average='samples', reduction='mean')
@@ -123,3 +125,8 @@ class TverskyLoss(LossModule):
         _term(alpha, beta, gamma, smooth, average)
         own = {"alpha": alpha, "beta": beta, "gamma": gamma, "smooth": smooth, "average": average}
         super().__init__(own, common)
+
+    _undecided = OVERLAP_SAYS
+
+    def _predicted(self, s: Tensor) -> Tensor:
+        return s > 0

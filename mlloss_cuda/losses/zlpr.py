@@ -129,6 +129,10 @@ def zlpr_loss(
 class ZLPRLoss(LossModule):
     """The module of :func:`zlpr_loss`: its arguments but ``sample_weight``, which the call takes.
 
+    ``predict`` takes ``s > 0``, after the threshold, which may be infinite there. ``probabilities`` are
+    ``sigmoid(2 s)``, the optimum for probabilistic targets; after hard labels they rank alike, but are no
+    frequencies.
+
     Example:
         >>> ZLPRLoss(threshold=0.5)
         ZLPRLoss(threshold=0.5, reduction='mean')
@@ -141,3 +145,6 @@ class ZLPRLoss(LossModule):
         if not isinstance(threshold, Tensor):
             check.check_number("threshold", threshold)
         super().__init__({"threshold": threshold}, common)
+
+    def _log_odds(self, s: Tensor) -> Tensor:
+        return 2 * s

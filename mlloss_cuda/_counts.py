@@ -1,0 +1,86 @@
+"""Dense and sparse targets, read a part at a time: for what is counted, and not differentiated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _validation as check
+from ._reference import equal_to
+from .targets import CSRTargets
+
+__all__ = ["CHUNK", "check_alone", "count_labels", "entries", "rows_at_once", "unknown_in"]
+
+# Elements of a chunk: what is held beside the inputs is a few of these.
+CHUNK = 1 << 22
+
+
+def check_alone(targets: Any) -> Tensor | CSRTargets:
+    """Targets without logits to compare them with; dense ones as ``[rows, L]``."""
+    if isinstance(targets, Tensor) and targets.layout == torch.sparse_csr:
+        targets = CSRTargets.from_sparse(targets)
+    if isinstance(targets, CSRTargets):
+        return targets
+    if not isinstance(targets, Tensor):
+        raise TypeError(
+            f"targets: expected a dense tensor, a CSRTargets or a sparse_csr tensor, got {type(targets).__name__}"
+        )
+    if targets.dim() == 0:
+        raise ValueError("targets: expected shape [..., L], got a 0-d tensor")
+    dense = check.check_targets(targets, targets)
+    assert isinstance(dense, Tensor)
+    return dense.reshape(math.prod(dense.shape[:-1]), dense.shape[-1])
+
+
+def entries(targets: CSRTargets) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Row, label and value (None: all 1) of every entry."""
+    used = int(targets.crow_indices[-1])
+    row = torch.arange(len(targets), device=targets.device).repeat_interleave(targets.crow_indices.diff().long())
+    return row, targets.col_indices[:used].long(), None if targets.values is None else targets.values[:used]
+
+
+def unknown_in(part: Tensor, ignore_index: int | None) -> Tensor | None:
+    """Which of a part of dense targets are unknown (None: none are).
+
+    Raises:
+        ValueError: a target is negative, or no number, and not ``ignore_index``.
+    """
+    unknown = None if ignore_index is None else equal_to(part, ignore_index)
+    wrong = ~(part >= 0)
+    if unknown is not None:
+        wrong &= ~unknown
+    if bool(wrong.any()):
+        raise ValueError("targets: expected 0, 1 or probabilities, got negative ones or NaN that are not ignore_index")
+    return unknown
+
+
+def rows_at_once(rows: int, labels: int) -> Iterator[slice]:
+    """Slices of rows, of about ``CHUNK`` elements each."""
+    step = max(1, CHUNK // max(labels, 1))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def count_labels(targets: Tensor | CSRTargets, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """How often each label is positive (probabilities add up), and in how many rows it is known: float64 ``[L]``."""
+    if isinstance(targets, CSRTargets):
+        _, label, value = entries(targets)
+        known = torch.full((targets.num_labels,), float(len(targets)), dtype=torch.float64, device=targets.device)
+        if value is None:
+            return torch.bincount(label, minlength=targets.num_labels).double(), known
+        positive = torch.bincount(label, value.double().clamp(0, 1), minlength=targets.num_labels)
+        return positive, known - torch.bincount(label[value < 0], minlength=targets.num_labels)
+    rows, labels = targets.shape
+    positive = torch.zeros(labels, dtype=torch.float64, device=targets.device)
+    known = torch.full_like(positive, float(rows))
+    for part in rows_at_once(rows, labels):
+        y = targets[part]
+        unknown = unknown_in(y, ignore_index)
+        if unknown is not None:
+            y = torch.where(unknown, torch.zeros_like(y), y)
+            known -= unknown.sum(0)
+        positive += (y if y.dtype == torch.bool else y.clamp(max=1)).sum(0, dtype=torch.float64)
+    return positive, known

@@ -1,0 +1,14 @@
+"""Other libraries' names, signatures, defaults and reductions: one import changes, and the loss is fused.
+
+``torchvision``, ``asl``, ``timm``, ``monai`` and ``bert4torch`` take the place of the library's own module;
+:func:`hf_compute_loss` is for Hugging Face's ``Trainer``. None of them is imported, nor need be installed.
+
+In all of them the result is float32 (float64 for float64) whatever the logits' dtype, targets may be bool,
+integer or, with labels in the last dimension, ``CSRTargets``, and the loss is differentiable once. An option
+that the fused losses do not have is a ValueError that says what is served.
+"""
+
+from . import asl, bert4torch, monai, timm, torchvision
+from .huggingface import hf_compute_loss
+
+__all__ = ["asl", "bert4torch", "hf_compute_loss", "monai", "timm", "torchvision"]

@@ -1,0 +1,80 @@
+"""The asymmetric losses of Alibaba-MIIL/ASL, ``src/loss_functions/losses.py`` (2023-01-11), fused."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..losses import asymmetric_loss
+from ..targets import CSRTargets
+
+__all__ = ["AsymmetricLoss", "AsymmetricLossOptimized"]
+
+
+class AsymmetricLoss(nn.Module):
+    """ASL with the powers detached by default, summed over everything.
+
+    For 0/1 targets the same definition, without ``eps``: the original cuts logarithms off at ``log eps``, so
+    that positives below a logit of about -18 (at 1e-8) have no gradient; here they keep it. Elsewhere the
+    two agree within roundings. Between 0 and 1 a target gives the expected loss, where the original
+    interpolates the powers.
+
+    Args:
+        gamma_neg, gamma_pos: >= 0. Defaults 4 and 1.
+        clip: in [0, 1), or None for 0. Default 0.05.
+        eps: taken, and without effect: no logarithm here needs it.
+        disable_torch_grad_focal_loss: take the powers for constants in the gradient. Default True, as in
+            the original ``AsymmetricLoss``; ``AsymmetricLossOptimized`` has False. Gradients stay
+            off where they are off (the original switches them on).
+
+    Example:
+        >>> from mlloss_cuda.compat.asl import AsymmetricLoss
+        >>> AsymmetricLoss()(torch.tensor([[2.0, -1.0]]), torch.tensor([[1, 0]]))
+        tensor(0.0157)
+    """
+
+    def __init__(
+        self,
+        gamma_neg: float = 4,
+        gamma_pos: float = 1,
+        clip: float | None = 0.05,
+        eps: float = 1e-8,
+        disable_torch_grad_focal_loss: bool = True,
+    ) -> None:
+        super().__init__()
+        self.gamma_neg = gamma_neg
+        self.gamma_pos = gamma_pos
+        self.clip = clip
+        self.disable_torch_grad_focal_loss = disable_torch_grad_focal_loss
+        self.eps = eps
+
+    def forward(self, x: Tensor, y: Tensor | CSRTargets) -> Tensor:
+        """The sum over all elements of logits ``x`` and 0/1 targets ``y`` of one shape."""
+        return asymmetric_loss(
+            x,
+            y,
+            gamma_neg=self.gamma_neg,
+            gamma_pos=self.gamma_pos,
+            clip=0.0 if self.clip is None else max(self.clip, 0.0),
+            detach_focal_weight=self.disable_torch_grad_focal_loss,
+            reduction="sum",
+        )
+
+
+class AsymmetricLossOptimized(AsymmetricLoss):
+    """:class:`AsymmetricLoss` with the powers differentiated by default.
+
+    Example:
+        >>> from mlloss_cuda.compat.asl import AsymmetricLossOptimized
+        >>> AsymmetricLossOptimized().disable_torch_grad_focal_loss
+        False
+    """
+
+    def __init__(
+        self,
+        gamma_neg: float = 4,
+        gamma_pos: float = 1,
+        clip: float | None = 0.05,
+        eps: float = 1e-8,
+        disable_torch_grad_focal_loss: bool = False,
+    ) -> None:
+        super().__init__(gamma_neg, gamma_pos, clip, eps, disable_torch_grad_focal_loss)

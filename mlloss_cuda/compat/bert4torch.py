@@ -1,0 +1,70 @@
+"""The multi-label losses of Tongjilibo/bert4torch, ``bert4torch/losses.py`` (0.6), fused: ZLPR."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..losses import zlpr_loss
+from ..targets import CSRTargets
+
+__all__ = ["MultilabelCategoricalCrossentropy", "SparseMultilabelCategoricalCrossentropy"]
+
+
+class MultilabelCategoricalCrossentropy(nn.Module):
+    """ZLPR, the mean over rows; predict ``y_pred > 0``.
+
+    For 0/1 targets the same definition; in float16, where the original's 1e12 is infinite, this one works.
+    Between 0 and 1 a target gives soft ZLPR, where the original scales the logits.
+
+    Example:
+        >>> from mlloss_cuda.compat.bert4torch import MultilabelCategoricalCrossentropy
+        >>> MultilabelCategoricalCrossentropy()(torch.tensor([[2.0, -1.0, -3.0]]), torch.tensor([[1, 0, 0]]))
+        tensor(0.4759)
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def forward(self, y_pred: Tensor, y_true: Tensor | CSRTargets) -> Tensor:
+        """The mean loss of logits and 0/1 targets ``[..., L]``."""
+        return zlpr_loss(y_pred, y_true)
+
+
+class SparseMultilabelCategoricalCrossentropy(nn.Module):
+    """ZLPR of the positives' indices: the losses of the rows, not reduced.
+
+    The original subtracts the positives from the sum over all labels, and keeps ``epsilon`` where that cancels;
+    here they are left out of it, so the two agree only as far as the original is exact. Indices that occur
+    twice count once. Reading their number synchronises a GPU: ``CSRTargets`` and ``zlpr_loss`` need not.
+
+    Args:
+        mask_zero: label 0 is padding, and takes no part. Default False: every index is a positive.
+        epsilon: taken, and without effect.
+
+    Example:
+        >>> from mlloss_cuda.compat.bert4torch import SparseMultilabelCategoricalCrossentropy
+        >>> SparseMultilabelCategoricalCrossentropy()(torch.tensor([[2.0, -1.0, -3.0]]), torch.tensor([[0]]))
+        tensor([0.4759])
+    """
+
+    def __init__(self, mask_zero: bool = False, epsilon: float = 1e-7, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mask_zero = mask_zero
+        self.epsilon = epsilon
+
+    def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        """The losses ``[...]`` of logits ``[..., L]`` and the positives' indices ``[..., k]``."""
+        if not isinstance(y_true, Tensor) or y_true.shape[:-1] != y_pred.shape[:-1]:
+            raise ValueError(f"y_true: expected indices {(*y_pred.shape[:-1], 'k')}, as many rows as the logits have")
+        labels = y_pred.shape[-1]
+        padding = 0 if self.mask_zero else -1
+        targets = CSRTargets.from_padded(y_true.reshape(-1, y_true.shape[-1]), labels, padding)
+        weight = None
+        if self.mask_zero:
+            # A label of weight 0 takes no part.
+            weight = torch.ones(labels, device=y_pred.device)
+            weight[0] = 0
+        return zlpr_loss(y_pred, targets, weight=weight, reduction="none")

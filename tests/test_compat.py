@@ -1,0 +1,417 @@
+"""Other libraries' losses under their own names: against their definitions in plain torch, and their tests' values."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mlloss_cuda import (
+    BCEWithLogitsLoss,
+    CSRTargets,
+    DiceLoss,
+    SigmoidFocalLoss,
+    ZLPRLoss,
+    hf_compute_loss,
+    zlpr_loss,
+)
+from mlloss_cuda.compat import asl, bert4torch, monai, timm, torchvision
+
+SIGNATURES = {
+    torchvision.sigmoid_focal_loss: "inputs, targets, alpha=0.25, gamma=2, reduction='none'",
+    asl.AsymmetricLoss: "gamma_neg=4, gamma_pos=1, clip=0.05, eps=1e-08, disable_torch_grad_focal_loss=True",
+    asl.AsymmetricLossOptimized: "gamma_neg=4, gamma_pos=1, clip=0.05, eps=1e-08, disable_torch_grad_focal_loss=False",
+    timm.AsymmetricLossMultiLabel: "gamma_neg=4, gamma_pos=1, clip=0.05, eps=1e-08, "
+    "disable_torch_grad_focal_loss=False",
+    timm.BinaryCrossEntropy: "smoothing=0.1, target_threshold=None, weight=None, reduction='mean', sum_classes=False, "
+    "pos_weight=None",
+    monai.DiceLoss: "include_background=True, to_onehot_y=False, sigmoid=False, softmax=False, other_act=None, "
+    "squared_pred=False, jaccard=False, reduction='mean', smooth_nr=1e-05, smooth_dr=1e-05, batch=False, weight=None, "
+    "soft_label=False",
+    monai.TverskyLoss: "include_background=True, to_onehot_y=False, sigmoid=False, softmax=False, other_act=None, "
+    "alpha=0.5, beta=0.5, reduction='mean', smooth_nr=1e-05, smooth_dr=1e-05, batch=False, soft_label=False",
+    monai.FocalLoss: "include_background=True, to_onehot_y=False, gamma=2.0, alpha=None, weight=None, "
+    "reduction='mean', use_softmax=False",
+    bert4torch.MultilabelCategoricalCrossentropy: "**kwargs",
+    bert4torch.SparseMultilabelCategoricalCrossentropy: "mask_zero=False, epsilon=1e-07, **kwargs",
+}
+
+
+@pytest.mark.parametrize("function", SIGNATURES, ids=lambda f: f"{f.__module__.rpartition('.')[2]}.{f.__name__}")
+def test_signature(function: Callable[..., Any]) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    shown = [str(p.replace(annotation=inspect.Parameter.empty)) for p in parameters]
+    assert ", ".join(shown) == SIGNATURES[function]
+
+
+def agree(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], x: Tensor, *targets: Any) -> None:
+    """In value and gradient, float64, each element of the result with a gradient of its own."""
+    mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    got, expected = ours(mine, *targets), theirs(other, *targets)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+    upstream = torch.arange(expected.numel(), dtype=torch.float64).cos().reshape(expected.shape)
+    (a,), (b,) = torch.autograd.grad(got, mine, upstream), torch.autograd.grad(expected, other, upstream)
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def drawn(generator: torch.Generator, *shape: int) -> tuple[Tensor, Tensor]:
+    x = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    return x, (torch.rand(shape, generator=generator) < 0.3).double()
+
+
+def reduced(values: Tensor, reduction: str) -> Tensor:
+    return values if reduction == "none" else getattr(values, reduction)()
+
+
+class TestTorchvision:
+    @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+    @pytest.mark.parametrize("alpha", [-1, 0.25, 1.0])
+    def test_definition(self, reduction: str, alpha: float, generator: torch.Generator) -> None:
+        def focal(x: Tensor, y: Tensor) -> Tensor:
+            p = x.sigmoid()
+            p_t = p * y + (1 - p) * (1 - y)
+            loss = F.binary_cross_entropy_with_logits(x, y, reduction="none") * (1 - p_t) ** 2
+            return reduced(loss if alpha < 0 else (alpha * y + (1 - alpha) * (1 - y)) * loss, reduction)
+
+        x, y = drawn(generator, 3, 4, 5)
+        for targets in (y, torch.rand(3, 4, 5, generator=generator, dtype=torch.float64)):
+            agree(lambda x, y: torchvision.sigmoid_focal_loss(x, y, alpha, reduction=reduction), focal, x, targets)
+
+    def test_zero_dimensions(self) -> None:
+        got = torchvision.sigmoid_focal_loss(torch.tensor(0.0), torch.tensor(1.0))
+        assert got.shape == ()
+        assert got.item() == pytest.approx(0.25 * 0.25 * 0.6931472)
+
+    def test_bad_reduction(self) -> None:
+        with pytest.raises(ValueError, match="reduction: expected one of 'none', 'mean', 'sum'"):
+            torchvision.sigmoid_focal_loss(torch.zeros(2), torch.zeros(2), reduction="batchmean")
+
+
+def published_asl(x: Tensor, y: Tensor, gamma_neg: float, gamma_pos: float, clip: float | None, detach: bool) -> Tensor:
+    p, q = x.sigmoid(), 1 - x.sigmoid()
+    if clip:
+        q = (q + clip).clamp(max=1)
+    cost = y * p.clamp(min=1e-8).log() + (1 - y) * q.clamp(min=1e-8).log()
+    # A power's gradient is NaN where its base is 0: of a negative that is clipped.
+    base = (1 - p * y - q * (1 - y)).clamp(min=1e-300)
+    weight = base ** (gamma_pos * y + gamma_neg * (1 - y))
+    return -(cost * (weight.detach() if detach else weight)).sum()
+
+
+class TestAsymmetric:
+    @pytest.mark.parametrize(
+        ("module", "detach"),
+        [(asl.AsymmetricLoss, True), (asl.AsymmetricLossOptimized, False), (timm.AsymmetricLossMultiLabel, False)],
+    )
+    def test_definition(self, module: Any, detach: bool, generator: torch.Generator) -> None:
+        x, y = drawn(generator, 6, 9)
+        agree(module(), lambda x, y: published_asl(x, y, 4, 1, 0.05, detach), x, y)
+        for gamma_neg, gamma_pos, clip, other in itertools.product((0, 2), (0, 1), (0, None, 0.2), (True, False)):
+            ours = module(gamma_neg, gamma_pos, clip, 1e-8, other)
+            agree(ours, lambda x, y, a=(gamma_neg, gamma_pos, clip, other): published_asl(x, y, *a), x, y)
+
+    def test_without_eps(self) -> None:
+        """Where the original cuts off: a positive far below 0 keeps its gradient, eps or not."""
+        x = torch.tensor([[-30.0]], requires_grad=True)
+        for eps in (1e-8, 1e-2):
+            (gradient,) = torch.autograd.grad(asl.AsymmetricLoss(eps=eps)(x, torch.ones(1, 1)), x)
+            assert gradient.item() == pytest.approx(-1)
+
+
+class TestTimm:
+    @pytest.mark.parametrize("options", [{}, {"sum_classes": True}, {"reduction": "sum"}, {"reduction": "none"}])
+    @pytest.mark.parametrize("threshold", [None, 0.3])
+    def test_bce(self, options: dict[str, Any], threshold: float | None, generator: torch.Generator) -> None:
+        x, y = drawn(generator, 6, 9)
+        weight, q = torch.rand(9, generator=generator).double(), torch.rand(9, generator=generator).double()
+
+        def bce(x: Tensor, target: Tensor) -> Tensor:
+            if target.dim() == 1:
+                target = F.one_hot(target, 9).double() * 0.8 + 0.2 / 9
+            if threshold is not None:
+                target = (target > threshold).double()
+            loss = F.binary_cross_entropy_with_logits(x, target, weight, pos_weight=q, reduction="none")
+            return (
+                loss.sum(-1).mean() if options.get("sum_classes") else reduced(loss, options.get("reduction", "mean"))
+            )
+
+        ours = timm.BinaryCrossEntropy(0.2, threshold, weight=weight, pos_weight=q, **options)
+        soft = torch.rand(6, 9, generator=generator, dtype=torch.float64)
+        for targets in (y, soft, torch.randint(9, (6,), generator=generator)):
+            agree(ours, bce, x, targets)
+
+    def test_options(self, generator: torch.Generator) -> None:
+        x, y = drawn(generator, 4, 5)
+        expected = F.binary_cross_entropy_with_logits(x, y, pos_weight=torch.tensor(3.0))
+        for q in (3.0, torch.tensor(3.0)):
+            torch.testing.assert_close(timm.BinaryCrossEntropy(pos_weight=q)(x, y), expected)
+        sparse = CSRTargets.from_dense(y.bool())
+        torch.testing.assert_close(timm.BinaryCrossEntropy(pos_weight=3.0)(x, sparse), expected)
+
+    def test_bad_input(self) -> None:
+        with pytest.raises(ValueError, match="smoothing: expected"):
+            timm.BinaryCrossEntropy(1.0)
+        with pytest.raises(ValueError, match=r"target: expected the logits' shape \(2, 3\)"):
+            timm.BinaryCrossEntropy()(torch.zeros(2, 3), torch.zeros(2, 4))
+        with pytest.raises(ValueError, match="target_threshold: expected in"):
+            timm.BinaryCrossEntropy(target_threshold=0.95)(torch.zeros(2, 3), torch.tensor([0, 2]))
+        with pytest.raises(ValueError, match="col_indices"):
+            timm.BinaryCrossEntropy()(torch.zeros(2, 3), torch.tensor([0, 3]))
+
+
+class TestBert4torch:
+    def test_definition(self, generator: torch.Generator) -> None:
+        def zlpr(x: Tensor, y: Tensor) -> Tensor:
+            zero = torch.zeros_like(x[..., :1])
+            inside = torch.cat([torch.where(y > 0, -x, -torch.inf), zero], -1)
+            outside = torch.cat([torch.where(y > 0, -torch.inf, x), zero], -1)
+            return (inside.logsumexp(-1) + outside.logsumexp(-1)).mean()
+
+        agree(bert4torch.MultilabelCategoricalCrossentropy(), zlpr, *drawn(generator, 3, 2, 7))
+
+    def test_indices(self, generator: torch.Generator) -> None:
+        x, _ = drawn(generator, 2, 3, 8)
+        indices = torch.rand(2, 3, 7, generator=generator).argsort(-1)[..., :3] + 1
+        y = torch.zeros(2, 3, 8).scatter_(-1, indices, 1)
+        loss = bert4torch.SparseMultilabelCategoricalCrossentropy()
+        agree(lambda x: loss(x, indices), lambda x: zlpr_loss(x, y, reduction="none"), x)
+        padded = torch.cat([indices, torch.zeros(2, 3, 2, dtype=torch.int64)], -1)
+        masked = bert4torch.SparseMultilabelCategoricalCrossentropy(mask_zero=True)
+        agree(lambda x: masked(x, padded), lambda x: zlpr_loss(x[..., 1:], y[..., 1:], reduction="none"), x)
+
+    def test_bad_input(self) -> None:
+        with pytest.raises(ValueError, match="y_true: expected indices"):
+            bert4torch.SparseMultilabelCategoricalCrossentropy()(torch.zeros(2, 3), torch.zeros(3, 1).long())
+
+
+SQUARE = torch.tensor([[[[1.0, -1.0], [-1.0, 1.0]]]]), torch.tensor([[[[1.0, 0.0], [1.0, 1.0]]]])
+PAIR = SQUARE[0].repeat(2, 1, 1, 1), torch.tensor([[[[1.0, 1.0], [1.0, 1.0]]], [[[1.0, 0.0], [1.0, 0.0]]]])
+CLASSES = (
+    torch.tensor([[[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]),
+    torch.tensor([[[1.0, 0.0, 0.0]], [[1.0, 1.0, 0.0]]]),
+)
+VOXELS = torch.tensor([[1.0, 1.0], [0.5, 0.0]]).repeat(1, 3, 1, 1), torch.tensor([[[[0, 1], [2, 0]]]])
+SMALL = {"sigmoid": True, "smooth_nr": 1e-4, "smooth_dr": 1e-4}
+ONE_HOT = {**SMALL, "to_onehot_y": True}
+NONE = {"to_onehot_y": True, "reduction": "none"}
+# From MONAI 1.5, tests/losses/test_{dice,tversky,focal}_loss.py.
+PUBLISHED: list[tuple[Any, dict[str, Any], tuple[Tensor, Tensor], Any]] = [
+    (monai.DiceLoss, {"sigmoid": True, "smooth_nr": 1e-6, "smooth_dr": 1e-6}, SQUARE, 0.307576),
+    (monai.DiceLoss, SMALL, PAIR, 0.416657),
+    (monai.DiceLoss, ONE_HOT, CLASSES, 0.435050),
+    (monai.DiceLoss, {**ONE_HOT, **NONE}, CLASSES, [[[0.296529], [0.415136]], [[0.599976], [0.428559]]]),
+    (monai.DiceLoss, {"sigmoid": True, "squared_pred": True}, SQUARE, 0.178337),
+    (monai.DiceLoss, {"sigmoid": True, "jaccard": True}, SQUARE, 0.470451),
+    (monai.TverskyLoss, {"sigmoid": True, "smooth_nr": 1e-6, "smooth_dr": 1e-6}, SQUARE, 0.307576),
+    (monai.TverskyLoss, ONE_HOT, CLASSES, 0.435050),
+    (monai.TverskyLoss, {"sigmoid": True, "to_onehot_y": True, "batch": True}, CLASSES, 0.422979),
+    (monai.TverskyLoss, {**ONE_HOT, "reduction": "sum"}, CLASSES, 1.74013),
+    (monai.TverskyLoss, {"sigmoid": True, "alpha": 0.3, "beta": 0.7}, SQUARE, 0.3589),
+    (monai.FocalLoss, {"to_onehot_y": True}, VOXELS, 0.34959),
+    (monai.FocalLoss, {"to_onehot_y": True, "include_background": False}, VOXELS, 0.36498),
+    (monai.FocalLoss, {"to_onehot_y": True, "alpha": 0.8}, VOXELS, 0.08423),
+    (
+        monai.FocalLoss,
+        {**NONE, "weight": torch.tensor([0.5, 0.1, 0.2])},
+        VOXELS,
+        [
+            [
+                [[0.01133, 0.35093], [0.18871, 0.08664]],
+                [[0.07019, 0.00227], [0.03774, 0.01733]],
+                [[0.14037, 0.14037], [0.01352, 0.03466]],
+            ]
+        ],
+    ),
+]
+
+
+class TestMonai:
+    @pytest.mark.parametrize(("module", "options", "data", "expected"), PUBLISHED)
+    def test_published_values(
+        self, module: Any, options: dict[str, Any], data: tuple[Tensor, Tensor], expected: Any
+    ) -> None:
+        torch.testing.assert_close(module(**options)(*data), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("batch", [False, True])
+    @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+    @pytest.mark.parametrize(
+        ("background", "weight"), [(True, None), (True, 0.5), (True, [1.0, 0.0, 2.0]), (False, [1, 3])]
+    )
+    def test_dice(self, batch: bool, reduction: str, background: bool, weight: Any, generator: torch.Generator) -> None:
+        dim = (0, 2, 3) if batch else (2, 3)
+
+        def dice(kind: str, nr: float, dr: float) -> Callable[[Tensor, Tensor], Tensor]:
+            def loss(x: Tensor, y: Tensor) -> Tensor:
+                first = 0 if background else 1
+                p, y = x[:, first:].sigmoid(), y[:, first:]
+                both = (p * y).sum(dim)
+                rest = (p * p + y * y if kind == "squared" else p + y).sum(dim) - 2 * both
+                score = (2 * both + nr) / (2 * both + (2 if kind == "jaccard" else 1) * rest + dr)
+                value = reduced((1 - score) * (1 if weight is None else torch.tensor(weight)), reduction)
+                return value[..., None, None] if reduction == "none" else value
+
+            return loss
+
+        x, y = drawn(generator, 2, 3, 4, 5)
+        common = {"sigmoid": True, "reduction": reduction, "batch": batch, "include_background": background}
+        for kind, (nr, dr) in itertools.product(("linear", "squared", "jaccard"), ((1e-5, 1e-5), (0.0, 0.5))):
+            own = {"squared_pred": kind == "squared", "jaccard": kind == "jaccard", "smooth_nr": nr, "smooth_dr": dr}
+            agree(monai.DiceLoss(**common, **own, weight=weight), dice(kind, nr, dr), x, y)
+
+    @pytest.mark.parametrize("batch", [False, True])
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
+    def test_tversky(self, batch: bool, reduction: str, generator: torch.Generator) -> None:
+        dim = (0, 2) if batch else (2,)
+
+        def tversky(x: Tensor, y: Tensor) -> Tensor:
+            p = x.sigmoid()
+            both, extra, missed = (p * y).sum(dim), (p * (1 - y)).sum(dim), ((1 - p) * y).sum(dim)
+            return reduced(1 - (both + 0.1) / (both + 0.3 * extra + 0.8 * missed + 0.4), reduction)
+
+        options = {"alpha": 0.3, "beta": 0.8, "smooth_nr": 0.1, "smooth_dr": 0.4}
+        ours = monai.TverskyLoss(sigmoid=True, reduction=reduction, batch=batch, **options)
+        agree(ours, tversky, *drawn(generator, 3, 2, 6))
+
+    @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+    @pytest.mark.parametrize("weight", [None, 2.0, [1.0, 0.0, 2.0]])
+    @pytest.mark.parametrize("spatial", [(), (4,), (4, 5)])
+    def test_focal(self, reduction: str, weight: Any, spatial: tuple[int, ...], generator: torch.Generator) -> None:
+        def focal(x: Tensor, y: Tensor) -> Tensor:
+            z = (2 * y - 1) * x
+            loss = (0.3 * y + 0.7 * (1 - y)) * z.neg().sigmoid() ** 2 * -F.logsigmoid(z)
+            if weight is not None:
+                loss = loss * torch.tensor(weight).expand(3).reshape(3, *[1] * len(spatial))
+            if reduction != "sum":
+                return reduced(loss, reduction)
+            # A mean over no dimensions is torch's mean over all.
+            return loss.mean(list(range(2, x.dim()))).sum() if spatial else loss.mean()
+
+        agree(monai.FocalLoss(alpha=0.3, weight=weight, reduction=reduction), focal, *drawn(generator, 2, 3, *spatial))
+
+    def test_one_channel(self, generator: torch.Generator) -> None:
+        """What is asked of channels is ignored, with the original's warnings."""
+        x, y = drawn(generator, 2, 1, 6)
+        loss = monai.DiceLoss(sigmoid=True, to_onehot_y=True, include_background=False, weight=[7.0])
+        with pytest.warns(UserWarning, match="single channel prediction") as warned:
+            got = loss(x, y)
+        assert len(warned) == 2
+        assert got == monai.DiceLoss(sigmoid=True)(x, y)
+
+    def test_a_reduction_of_monais_enum(self) -> None:
+        assert monai.DiceLoss(sigmoid=True, reduction=SimpleNamespace(value="sum")).reduction == "sum"
+
+    @pytest.mark.parametrize(
+        ("module", "options", "match"),
+        [
+            (monai.DiceLoss, {}, "sigmoid: expected True"),
+            (monai.TverskyLoss, {"softmax": True}, "softmax: expected sigmoid=True alone"),
+            (monai.DiceLoss, {"other_act": torch.tanh}, "other_act: expected sigmoid=True alone"),
+            (monai.DiceLoss, {"sigmoid": True, "squared_pred": True, "jaccard": True}, "jaccard: expected False"),
+            (monai.DiceLoss, {"sigmoid": True, "soft_label": True}, "soft_label: expected False"),
+            (monai.TverskyLoss, {"sigmoid": True, "soft_label": True}, "soft_label: expected False"),
+            (monai.DiceLoss, {"sigmoid": True, "smooth_dr": 0.0}, "smooth_dr: expected"),
+            (monai.TverskyLoss, {"sigmoid": True, "smooth_nr": 0.0, "alpha": 0.0}, "alpha: expected"),
+            (monai.DiceLoss, {"sigmoid": True, "reduction": "batchmean"}, "reduction: expected one of"),
+            (monai.FocalLoss, {"use_softmax": True}, "use_softmax: expected False"),
+        ],
+    )
+    def test_what_is_not_served(self, module: Any, options: dict[str, Any], match: str) -> None:
+        with pytest.raises(ValueError, match=match):
+            module(**options)
+
+    def test_bad_shapes(self) -> None:
+        loss = monai.DiceLoss(sigmoid=True, weight=[1.0, 2.0])
+        for x, y, match in (
+            (torch.zeros(2, 3), torch.zeros(2, 3), "input: expected at least 3 dimensions"),
+            (torch.zeros(2, 3, 4), torch.zeros(2, 1, 4), "target: expected shape"),
+            (torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), "weight: expected a number or one for each of 3"),
+        ):
+            with pytest.raises(ValueError, match=match):
+                loss(x, y)
+
+
+class TestHuggingFace:
+    """A step of several batches gives the gradient of one batch of all their rows."""
+
+    @pytest.mark.parametrize(
+        "loss",
+        [
+            ZLPRLoss(),
+            ZLPRLoss(reduction="batchmean"),
+            BCEWithLogitsLoss(),
+            SigmoidFocalLoss(reduction="batchmean"),
+            DiceLoss(),
+            nn.BCEWithLogitsLoss(),
+        ],
+        ids=repr,
+    )
+    def test_accumulation(self, loss: Any, generator: torch.Generator) -> None:
+        x, y = drawn(generator, 7, 5)
+        whole, parts = x.clone().requires_grad_(), x.clone().requires_grad_()
+        loss(whole, y).backward()
+        compute_loss, total = hf_compute_loss(loss), 0.0
+        items = sum(labels.ne(-100).sum() for labels in y.split([3, 3, 1]))
+        for rows in torch.arange(7).split([3, 3, 1]):
+            value = compute_loss({"logits": parts[rows]}, y[rows], num_items_in_batch=items)
+            value *= 1  # as the Trainer does, for the number of devices
+            value.backward()
+            total += value.item()
+        torch.testing.assert_close(parts.grad, whole.grad)
+        assert total == pytest.approx(loss(x, y).item())
+
+    def test_unknown_labels(self, generator: torch.Generator) -> None:
+        """The Trainer does not count -100: the mean is over those that are known."""
+        x, y = drawn(generator, 4, 5)
+        y[0, 1] = y[2, 2] = -100
+        got = hf_compute_loss(BCEWithLogitsLoss(ignore_index=-100))({"logits": x}, y, y.ne(-100).sum())
+        known = y >= 0
+        torch.testing.assert_close(got, F.binary_cross_entropy_with_logits(x[known], y[known]))
+
+    @pytest.mark.parametrize("average", ["macro", "micro"])
+    def test_groups_that_cross_rows(self, average: str, generator: torch.Generator) -> None:
+        x, y = drawn(generator, 6, 4)
+        loss = DiceLoss(average=average)
+        got = sum(hf_compute_loss(loss)((x[r],), y[r], 24) for r in (slice(0, 4), slice(4, 6)))
+        torch.testing.assert_close(got, loss(x[:4], y[:4]) * 4 / 6 + loss(x[4:], y[4:]) * 2 / 6)
+
+    def test_sparse_labels(self, generator: torch.Generator) -> None:
+        """The Trainer cannot count them: every batch that is trained on weighs as much."""
+        x, y = drawn(generator, 3, 5)
+        sparse = CSRTargets.from_dense(y.bool())
+        compute_loss = hf_compute_loss(ZLPRLoss(), gradient_accumulation_steps=4)
+        wanted = zlpr_loss(x, y)
+        torch.testing.assert_close(compute_loss({"logits": x}, sparse), wanted / 4)
+        with torch.no_grad():
+            torch.testing.assert_close(compute_loss({"logits": x}, sparse), wanted)
+        torch.testing.assert_close(compute_loss({"logits": x}, sparse, torch.tensor(30)), wanted / 2)
+
+    def test_outputs_and_counts(self, generator: torch.Generator) -> None:
+        x, y = drawn(generator, 3, 5)
+        compute_loss, wanted = hf_compute_loss(ZLPRLoss()), zlpr_loss(x, y)
+        for outputs in ({"logits": x}, SimpleNamespace(logits=x), (x, None), [x], x):
+            torch.testing.assert_close(compute_loss(outputs, y), wanted)
+        torch.testing.assert_close(hf_compute_loss(ZLPRLoss(), logits="scores")({"scores": x}, y), wanted)
+        for count in (15, 15.0, torch.tensor(15), torch.tensor(15.0), torch.full((2, 1), 15)):
+            torch.testing.assert_close(compute_loss((x,), y, num_items_in_batch=count), wanted)
+
+    def test_sum_is_left_alone(self, generator: torch.Generator) -> None:
+        x, y = drawn(generator, 3, 5)
+        loss = ZLPRLoss(reduction="sum", normalizer=2.0)
+        torch.testing.assert_close(hf_compute_loss(loss)((x,), y, 15), loss(x, y))
+
+    def test_bad_input(self) -> None:
+        with pytest.raises(TypeError, match="loss: expected a loss module"):
+            hf_compute_loss("zlpr")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="loss: expected a reduction"):
+            hf_compute_loss(ZLPRLoss(reduction="none"))
+        with pytest.raises(ValueError, match="gradient_accumulation_steps: expected"):
+            hf_compute_loss(ZLPRLoss(), gradient_accumulation_steps=0)
+        with pytest.raises(ValueError, match="outputs: expected a tensor named 'logits'"):
+            hf_compute_loss(ZLPRLoss())({"scores": torch.zeros(1, 2)}, torch.zeros(1, 2))
