@@ -55,9 +55,10 @@ def fit_thresholds(
 
     Returns:
         float32 (float64 for float64): ``[L]`` for ``"macro"``, else 0-d. Halfway between the lowest logit that is
-        taken and the highest that is not, as the logits' dtype can tell them apart; of equal results the
-        highest. +inf where there is no positive: nothing is predicted. They serve as ``ZLPRLoss``'s
-        ``threshold``; for training with them, not for ``predict``, they must be finite.
+        taken and the highest that is not, as the logits' dtype can tell them apart, or just below the lowest
+        of all; of equal results the highest. +inf where there is no positive: nothing is predicted. They
+        serve as ``ZLPRLoss``'s ``threshold``; for training with them, not for ``predict``, they must be
+        finite.
 
     Raises:
         TypeError: an argument has another type or dtype.
@@ -149,7 +150,8 @@ def _checked(part: Tensor) -> Tensor:
 def _between(upper: Tensor, lower: Tensor, dtype: torch.dtype) -> Tensor:
     """A value at or above ``lower`` and below ``upper``, in the middle where ``dtype`` has one."""
     middle = (lower + (upper - lower) / 2).to(dtype).to(upper.dtype)
-    below = torch.nextafter(upper.to(dtype), torch.full_like(upper, -torch.inf).to(dtype)).to(upper.dtype)
+    facts = torch.finfo(dtype)
+    below = (upper - (upper.abs() * facts.eps).clamp(min=facts.tiny)).to(dtype).to(upper.dtype)
     found = torch.where((middle >= lower) & (middle < upper), middle, lower)
     return torch.where(lower == -torch.inf, below, found)
 
