@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import _backends, _ops
 from . import _validation as check
-from ._autograd import Options, Sides, fused_loss
+from ._autograd import Options, Sides, fused_loss, fused_pair
 from ._reference import reference_loss
 from ._registry import LossSpec
 from .targets import CSRTargets
@@ -42,7 +42,7 @@ def evaluate(
     ``label_parameter``: what the functor has of each label's own, and what users call it.
     """
     logits = check.check_logits(logits)
-    targets = check.check_targets(targets, logits)
+    targets = (check.check_other_logits if spec.raw_targets else check.check_targets)(targets, logits)
     reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
     ignore_index = check.check_ignore_index(ignore_index)
     smoothing = check.check_number("label_smoothing", label_smoothing, 0.0, 1.0, open_high=True)
@@ -118,7 +118,7 @@ def evaluate(
             ignore_index,
             in_place,
         )
-        value = fused_loss(flat, sides, options)
+        value = (fused_pair if spec.raw_targets else fused_loss)(flat, sides, options)
     if reduction != "none" or grouping in ("macro", "micro"):
         return value
     return value.reshape(logits.shape if grouping == "element" else leading)

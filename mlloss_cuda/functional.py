@@ -3,6 +3,7 @@
 from .losses import (
     asymmetric_loss,
     bce_with_logits_loss,
+    decoupled_softmax_loss,
     dice_loss,
     jaccard_loss,
     lsep_loss,
@@ -10,6 +11,7 @@ from .losses import (
     multi_positive_cross_entropy_loss,
     sigmoid_focal_loss,
     squared_hinge_loss,
+    symmetric_kl_loss,
     tversky_loss,
     zlpr_loss,
 )
@@ -17,6 +19,7 @@ from .losses import (
 __all__ = [
     "asymmetric_loss",
     "bce_with_logits_loss",
+    "decoupled_softmax_loss",
     "dice_loss",
     "jaccard_loss",
     "lsep_loss",
@@ -24,6 +27,7 @@ __all__ = [
     "multi_positive_cross_entropy_loss",
     "sigmoid_focal_loss",
     "squared_hinge_loss",
+    "symmetric_kl_loss",
     "tversky_loss",
     "zlpr_loss",
 ]

@@ -57,12 +57,19 @@ class Engine {
     Tile<T> tile;
     for (int64_t row = begin; row < end; ++row) {
       auto stats = identity<Wide, double>();
+      LateSums<Wide, double> late{};
       const int64_t first = row * engine.tiles_, last = first + engine.tiles_;
       engine.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
         engine.reader_.read(row, label, size, tile);
         merge<Wide, double>(stats, engine.tile_statistics(tile));
       });
-      engine.conclude(row, stats);
+      if constexpr (Loss::kLateSums > 0) {
+        engine.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
+          engine.reader_.read(row, label, size, tile);
+          engine.add_late(tile, stats, late);
+        });
+      }
+      engine.conclude(row, stats, late);
       if (engine.wants_gradient()) gradient(work, first, last);
     }
   }
@@ -79,19 +86,36 @@ class Engine {
     });
   }
 
+  // Of rows, whose units' statistics lie there; their late sums are put beside them.
+  static void late(const Work& work, int64_t begin, int64_t end) {
+    if constexpr (Loss::kLateSums > 0) {
+      const Engine engine(work);
+      Tile<T> tile;
+      auto stats = identity<Wide, double>();
+      int64_t merged = -1;
+      engine.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
+        if (row != merged) stats = engine.merged_statistics(row * engine.tiles_, engine.tiles_);
+        merged = row;
+        engine.reader_.read(row, label, size, tile);
+        LateSums<Wide, double> sums{};
+        engine.add_late(tile, stats, sums);
+        double* out = work.unit_statistics + unit * kStatistics + Loss::kMaxima + Loss::kSums;
+        for (int k = 0; k < Loss::kLateSums; ++k) out[k] = sums[k];
+      });
+    }
+  }
+
   static void finish(const Work& work, int64_t begin, int64_t end) {
     const Engine engine(work);
     const int64_t units = work.call->grouping == Grouping::kMicro ? work.call->rows * engine.tiles_ : engine.tiles_;
     for (int64_t group = begin; group < end; ++group) {
-      auto stats = identity<Wide, double>();
-      for (int64_t unit = group * units; unit < (group + 1) * units; ++unit) {
-        StatisticsOf<Wide, double> part;
-        const double* in = work.unit_statistics + unit * kStatistics;
-        for (int k = 0; k < Loss::kMaxima; ++k) part.maxima[k] = in[k];
-        for (int k = 0; k < Loss::kSums; ++k) part.sums[k] = in[Loss::kMaxima + k];
-        merge<Wide, double>(stats, part);
+      const int64_t first = group * units;
+      LateSums<Wide, double> late{};
+      for (int64_t unit = first; unit < first + units; ++unit) {
+        const double* in = work.unit_statistics + unit * kStatistics + Loss::kMaxima + Loss::kSums;
+        for (int k = 0; k < Loss::kLateSums; ++k) late[k] += in[k];
       }
-      engine.conclude(group, stats);
+      engine.conclude(group, engine.merged_statistics(first, units), late);
     }
   }
 
@@ -124,7 +148,7 @@ class Engine {
         for (int j = 0; j < size; ++j) {
           StatisticsOf<Wide, double> stats;
           for (int k = 0; k < Loss::kSums; ++k) stats.sums[k] = sums[k][j];
-          engine.conclude(label + j, stats);
+          engine.conclude(label + j, stats, {});
         }
         if (!engine.wants_gradient()) continue;
         for (int64_t row = 0; row < work.call->rows; ++row) {
@@ -156,7 +180,7 @@ class Engine {
     }
   }
 
-  static constexpr int kStatistics = Loss::kMaxima + Loss::kSums;
+  static constexpr int kStatistics = Loss::kMaxima + Loss::kSums + Loss::kLateSums;
 
  private:
   // Statistics of whole groups are kept in double: it costs nothing, a tile adds up in T.
@@ -172,7 +196,7 @@ class Engine {
       : work_(work),
         call_(*work.call),
         loss_(work.call->parameters.values),
-        reader_(*work.call, Loss::kCompeting),
+        reader_(*work.call, Loss::kCompeting, Loss::kRawTargets),
         tiles_((work.call->labels + kTile - 1) / kTile) {}
 
   int tile_size(int64_t t) const {
@@ -320,6 +344,43 @@ class Engine {
     return sums;
   }
 
+  StatisticsOf<Wide, double> merged_statistics(int64_t first, int64_t units) const {
+    auto stats = identity<Wide, double>();
+    for (int64_t unit = first; unit < first + units; ++unit) {
+      StatisticsOf<Wide, double> part;
+      const double* in = work_.unit_statistics + unit * kStatistics;
+      for (int k = 0; k < Loss::kMaxima; ++k) part.maxima[k] = in[k];
+      for (int k = 0; k < Loss::kSums; ++k) part.sums[k] = in[Loss::kMaxima + k];
+      merge<Wide, double>(stats, part);
+    }
+    return stats;
+  }
+
+  // The tile's, from the statistics of its row. Tiles without positives have none.
+  template <class S>
+  void add_late(const Tile<T>& tile, const S& stats, LateSums<Wide, double>& into) const {
+    if (tile.targets == Targets::kNegative) return;
+    const auto wide = Wide::settle(stats);
+    decltype(Loss::settle(StatisticsOf<Loss, T>{})) settled;
+    for (size_t k = 0; k < sizeof(wide) / sizeof(double); ++k) settled.v[k] = static_cast<T>(wide.v[k]);
+    with_kind(tile, [&](auto kind) { add_late_of(kind, tile, settled, into); });
+  }
+
+  template <Targets kTargets, bool kWeighted, class S>
+  void add_late_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, S settled, LateSums<Wide, double>& into) const {
+    static_assert(Loss::kLateSums <= 2, "a reduction variable for each sum");
+    const Loss loss = loss_;
+    const T *s = tile.s, *y = tile.y, *w = tile.w;
+    for (int begin = 0; begin < tile.size; begin += kRun) {
+      const int end = begin + kRun < tile.size ? begin + kRun : tile.size;
+      T a = T(0), b = T(0);
+#pragma omp simd reduction(+ : a, b)
+      for (int j = begin; j < end; ++j) add_late_one<kTargets, kWeighted>(loss, settled, s, y, w, j, a, b);
+      const T run[2] = {a, b};
+      for (int k = 0; k < Loss::kLateSums; ++k) into[k] += static_cast<double>(run[k]);
+    }
+  }
+
   template <Targets kTargets, bool kWeighted, class M>
   void tile_maxima(TileKind<kTargets, kWeighted>, const Tile<T>& tile, M& maxima) const {
     for (int j = 0; j < tile.size; ++j) {
@@ -343,10 +404,10 @@ class Engine {
 
   // A group's coefficients, [kCoefficients, groups], and its value.
   template <class S>
-  void conclude(int64_t group, const S& stats) const {
+  void conclude(int64_t group, const S& stats, const LateSums<Wide, double>& late) const {
     double value;
     const Wide wide(call_.parameters.values);
-    const auto c = wide.finalize(stats, value);
+    const auto c = mlloss::finish<Wide, double>(wide, stats, late, value);
     T* out = static_cast<T*>(work_.forward->coefficients);
     for (int k = 0; k < Loss::kCoefficients; ++k) out[k * group_count(call_) + group] = static_cast<T>(c[k]);
     if (call_.grouping == Grouping::kSamples) {
@@ -414,6 +475,14 @@ class Engine {
     if constexpr (Loss::kSums > 1) b += v[1];
     if constexpr (Loss::kSums > 2) c += v[2];
     if constexpr (Loss::kSums > 3) d += v[3];
+  }
+
+  template <Targets kTargets, bool kWeighted, class S>
+  static MLLOSS_HD void add_late_one(const Loss& loss, const S& settled, const T* s, const T* y, const T* w, int j,
+                                     T& a, T& b) {
+    const auto v = loss.late(element<kTargets, kWeighted>(s, y, w, j), settled);
+    a += v[0];
+    if constexpr (Loss::kLateSums > 1) b += v[1];
   }
 
   template <Targets kTargets, bool kWeighted, class M>

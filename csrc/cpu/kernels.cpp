@@ -10,10 +10,11 @@ template <template <class> class Loss, class T>
 constexpr cpu::Kernels kernels_of() {
   using E = Engine<Loss, T>;
   if constexpr (Loss<T>::kScope == Scope::kElement) {
-    return {true, 0, 0, E::elements, nullptr, nullptr, nullptr, nullptr, nullptr, E::label_gradient};
+    return {true, 0, 0, E::elements, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, E::label_gradient};
   } else {
-    return {false,       E::kStatistics, Loss<T>::kCoefficients, nullptr, E::rows, E::statistics, E::finish,
-            E::gradient, E::macro,       E::label_gradient};
+    constexpr cpu::Kernel late = Loss<T>::kLateSums > 0 ? E::late : nullptr;
+    return {false, E::kStatistics, Loss<T>::kCoefficients, nullptr, E::rows, E::statistics,
+            late,  E::finish,      E::gradient,            E::macro, E::label_gradient};
   }
 }
 

@@ -73,6 +73,7 @@ def all_cases() -> list[Case]:
     from . import (
         asymmetric,
         bce,
+        decoupled_softmax,
         dice,
         lsep,
         margin_bce,
@@ -93,6 +94,7 @@ def all_cases() -> list[Case]:
         squared_hinge,
         lsep,
         multi_positive_cross_entropy,
+        decoupled_softmax,
         tversky,
     )
     cases = [case for module in modules for case in module.CASES]

@@ -52,6 +52,7 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
     "streaming<*>": (STATISTICS, GRADIENT),
     "resident<*>": (STATISTICS, GRADIENT),
     "row_statistics<*>": (STATISTICS,),
+    "row_late_sums<*>": (),
     "all_statistics<*>": (STATISTICS,),
     "label_statistics<*>": (),
     "label_conclude<*>": (),
