@@ -130,7 +130,9 @@ def check_side(
 def check_other_logits(other: Any, logits: Tensor) -> Tensor:
     """The second of two logits: like the first in all but its strides."""
     if not isinstance(other, Tensor):
-        raise TypeError(f"other_logits: expected a tensor of the logits' shape {tuple(logits.shape)}, got {_came(other)}")
+        raise TypeError(
+            f"other_logits: expected a tensor of the logits' shape {tuple(logits.shape)}, got {_came(other)}"
+        )
     if other.layout != torch.strided:
         raise TypeError(f"other_logits: expected a dense (strided) tensor, got layout {other.layout}")
     if other.dtype != logits.dtype:

@@ -249,9 +249,7 @@ def test_one_positive_makes_a_softmax_torchs(
     torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-4, atol=1e-8)
 
 
-def test_decoupled_softmax_is_torchs_without_the_other_positives(
-    backend: Backend, generator: torch.Generator
-) -> None:
+def test_decoupled_softmax_is_torchs_without_the_other_positives(backend: Backend, generator: torch.Generator) -> None:
     """The mean over a row's positives of the cross-entropy of each, the others masked; all of them count, of weight 0
     too."""
     logits, targets = inputs(generator, backend, (5, 300))

@@ -17,6 +17,7 @@ from mlloss_cuda import SymmetricKLLoss, losses, symmetric_kl_loss
 from .conftest import Backend
 from .inputs import Reference, assert_within_budget, evaluate, random_logits
 
+pytestmark = pytest.mark.element_wise
 INF, NAN = math.inf, math.nan
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

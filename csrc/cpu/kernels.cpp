@@ -13,8 +13,8 @@ constexpr cpu::Kernels kernels_of() {
     return {true, 0, 0, E::elements, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, E::label_gradient};
   } else {
     constexpr cpu::Kernel late = Loss<T>::kLateSums > 0 ? E::late : nullptr;
-    return {false, E::kStatistics, Loss<T>::kCoefficients, nullptr, E::rows, E::statistics,
-            late,  E::finish,      E::gradient,            E::macro, E::label_gradient};
+    return {false,       E::kStatistics, Loss<T>::kCoefficients, nullptr, E::rows, E::statistics, late, E::finish,
+            E::gradient, E::macro,       E::label_gradient};
   }
 }
 

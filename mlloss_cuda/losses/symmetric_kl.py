@@ -125,6 +125,8 @@ class SymmetricKLLoss(LossModule):
             {"weight": weight, "logit_scale": logit_scale, "normalizer": normalizer, "reduction": reduction},
         )
 
-    def forward(self, logits: Tensor, other_logits: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, logits: Tensor, other_logits: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
         """The loss; shapes as in the function of the same name."""
         return super().forward(logits, other_logits, sample_weight)
