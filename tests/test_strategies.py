@@ -65,7 +65,7 @@ def test_extreme_rows_between_ordinary_ones(served: Case, backend: Backend, gene
     assert_within_budget(got, Reference(served, logits, targets, sample_weight=weight))
 
 
-@pytest.mark.parametrize("layout", ("bool", "csr64", "float32"))
+@pytest.mark.parametrize("layout", ("bool", "csr64"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_late_sums(backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str) -> None:
     """One more visit of a row: of one chunk or of many, held or not, with and without a gradient after it."""

@@ -73,16 +73,19 @@ def test_weights_and_scale(backend: Backend, generator: torch.Generator, dtype: 
 
 @pytest.mark.parametrize("reduction", ("none", "sum"))
 def test_gradcheck(backend: Backend, generator: torch.Generator, reduction: str) -> None:
-    s, t = inputs(generator, backend, (3, 7), torch.float64)
+    s, t = inputs(generator, backend, (2, 3), torch.float64)
     scale = torch.tensor(1.3, dtype=torch.float64, device=backend.device)
-    sample_weight = torch.rand(3, generator=generator).to(backend.device)
+    sample_weight = torch.rand(2, generator=generator).to(backend.device)
 
     def f(s: Tensor, t: Tensor, scale: Tensor) -> Tensor:
         return symmetric_kl_loss(s, t, logit_scale=scale, sample_weight=sample_weight, reduction=reduction)
 
-    for needed in ((True, True, True), (True, False, False), (False, True, False), (False, False, True)):
-        given = [x.clone().requires_grad_(need) for x, need in zip((s, t, scale), needed, strict=True)]
-        assert torch.autograd.gradcheck(f, given)
+    given = [x.requires_grad_() for x in (s, t, scale)]
+    assert torch.autograd.gradcheck(f, given)
+    together = torch.autograd.grad(f(*given).sum(), given)
+    for i, expected in enumerate(together):
+        some = [x.detach().requires_grad_(j == i) for j, x in enumerate(given)]
+        torch.testing.assert_close(torch.autograd.grad(f(*some).sum(), some[i])[0], expected)
 
 
 def definition(s: float, t: float) -> tuple[float, float]:

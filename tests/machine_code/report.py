@@ -17,8 +17,8 @@ positives, of CSR and of dense bool targets. *bool, positives*: a dense chunk of
 _GATES = """
 ## Forward with gradient, against the gates
 
-Statistics and gradient together, *csr* and *bool*, without late sums. The gate is 70% of what the device issues while a copy moves the
-element; beyond it arithmetic is what bounds the kernel. **Bold**: over the gate.
+Statistics and gradient together, *csr* and *bool*, without late sums. The gate is 70% of what the device issues while
+a copy moves the element; beyond it arithmetic is what bounds the kernel. **Bold**: over the gate.
 """
 
 Loops = tuple[tuple[str, str], ...]
