@@ -160,7 +160,7 @@ def _jaccard() -> list[Curves]:
 def _symmetric_kl() -> list[Curves]:
     def against(t: float) -> LossOfALogit:
         other = torch.tensor([[t]], dtype=torch.float64)
-        return lambda s: functional.symmetric_kl_loss(s.view(1, 1), other, reduction="sum")  # type: ignore[attr-defined]
+        return lambda s: functional.symmetric_kl_loss(s.view(1, 1), other, reduction="sum")
 
     return [Curves(f"t = {t:g}", against(t)) for t in (-3.0, 0.0, 3.0)]
 

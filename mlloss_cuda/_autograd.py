@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 
 from . import _ops
 
-__all__ = ["Options", "Sides", "fused_loss"]
+__all__ = ["Options", "Sides", "fused_loss", "fused_pair"]
 
 
 class Sides(NamedTuple):
@@ -191,15 +191,51 @@ def _recomputed(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
     return _once(gradient, anchor) if need_logits else None, *grads, None, None
 
 
+class _Same(torch.autograd.Function):
+    """Two results that are one number, each with gradients of its own."""
+
+    @staticmethod
+    def forward(one: Tensor, two: Tensor) -> Tensor:
+        return one.view_as(one)
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
+        return grad_outputs * 2
+
+
+def _differentiated(required: bool) -> bool:
+    if not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0:
+        return True  # so that autograd says that there is no forward mode, and drops no tangent
+    return required and torch.is_grad_enabled()
+
+
+def fused_pair(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
+    """A symmetric loss of two logits, of which ``sides.targets`` are the second ones.
+
+    A call for each that is differentiated, in which the other one is a constant.
+    """
+    other = sides.targets
+    assert other is not None
+    scaled = sides.logit_scale is not None and sides.logit_scale.requires_grad
+    first, second = (_differentiated(x.requires_grad or scaled) for x in (logits, other))
+    values = []
+    if first or not second:
+        values.append(fused_loss(logits, sides._replace(targets=other.detach()), options)[0])
+    if second:
+        values.append(fused_loss(other, sides._replace(targets=logits.detach()), options)[0])
+    return values[0] if len(values) == 1 else _Same.apply(*values), logits.new_empty(0)
+
+
 def fused_loss(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
     """The loss by the engine that ``options.namespace`` names, and coefficients if kept; every check has been made."""
     auxiliary = any(
         side is not None and side.requires_grad for side in (sides.logit_scale, sides.label_offset, sides.row_offset)
     )
-    differentiated = torch.is_grad_enabled() and (logits.requires_grad or auxiliary)
-    if not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0:
-        differentiated = True  # so that autograd says that there is no forward mode, and drops no tangent
-    if not differentiated:
+    if not _differentiated(logits.requires_grad or auxiliary):
         ops = getattr(torch.ops, options.namespace)
         return ops.loss_forward(logits, *_shared(sides, options), options.keep, False)[:2]
     scalar = _ops.REDUCTIONS[options.reduction] != "none" or _ops.GROUPINGS[options.grouping] == "micro"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import _backends, _ops
 from . import _validation as check
-from ._autograd import Options, Sides, fused_loss
+from ._autograd import Options, Sides, fused_loss, fused_pair
 from ._reference import reference_loss
 from ._registry import Term
 from .targets import CSRTargets
@@ -42,7 +42,7 @@ def evaluate_kept(
     """The same, and the coefficients [C, groups] that engines leave (nothing, by the reference)."""
     grouping = term.grouping
     logits = check.check_logits(logits)
-    targets = check.check_targets(targets, logits)
+    targets = (check.check_other_logits if term.spec.raw_targets else check.check_targets)(targets, logits)
     reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
     ignore_index = check.check_ignore_index(ignore_index)
     smoothing = check.check_number("label_smoothing", label_smoothing, 0.0, 1.0, open_high=True)
@@ -120,7 +120,7 @@ def evaluate_kept(
             in_place,
             keep,
         )
-        value, kept = fused_loss(flat, sides, options)
+        value, kept = (fused_pair if term.spec.raw_targets else fused_loss)(flat, sides, options)
     if reduction == "none" and grouping not in ("macro", "micro"):
         value = value.reshape(logits.shape if grouping == "element" else leading)
     return value, kept

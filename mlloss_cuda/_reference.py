@@ -61,9 +61,14 @@ def reference_loss(
         s = s + label_offset
     if row_offset is not None:
         s = s + row_offset.reshape(-1, 1)
-    y, excluded = _dense(targets, ignore_index, dtype)
-    # A negative target, or one that is no number, spoils its element and all that depends on it.
-    spoiled = ~(y >= 0) if excluded is None else ~(y >= 0) & ~excluded
+    if spec.raw_targets:
+        assert isinstance(targets, Tensor)
+        y, excluded = targets.to(dtype) * scale, None
+    else:
+        y, excluded = _dense(targets, ignore_index, dtype)
+        # A negative target, or one that is no number, spoils its element and all that depends on it.
+        spoiled = ~(y >= 0) if excluded is None else ~(y >= 0) & ~excluded
+        s = torch.where(spoiled, torch.nan, s)
     soft = y.is_floating_point() and (label_smoothing > 0 or _floating(targets))
     w = weight
     if sample_weight is not None and grouping in ("macro", "micro"):
@@ -72,7 +77,6 @@ def reference_loss(
         w = torch.where(excluded, 0.0, torch.ones_like(y) if w is None else w)
     if label_smoothing > 0:
         y = y * (1 - label_smoothing) + label_smoothing / labels
-    s = torch.where(spoiled, torch.nan, s)
     out = excluded if spec.competing or w is None else w == 0
     if out is not None:
         s, y = torch.where(out, -torch.inf if spec.competing else 0.0, s), torch.where(out, 0.0, y)

@@ -19,7 +19,8 @@ class LossSpec:
 
     ``reference`` is the definition in plain PyTorch, from ``s`` after scale, bias and threshold and ``y``
     in [0, 1] (``soft``: not only 0 and 1). Element-wise: ``reference(s, y, soft, parameters)``, a value
-    for each element, and ``label_parameter=`` ([L] or None) where the functor takes one. Groups:
+    for each element, and ``label_parameter=`` ([L] or None) where the functor takes one; of ``raw_targets``
+    ``y`` is another logit, any number. Groups:
     ``reference(s, y, soft, w, parameters, dim)``, with ``w`` a weight for each element or None, reduced
     over ``dim``.
     """
@@ -30,7 +31,8 @@ class LossSpec:
     reference: Callable[..., torch.Tensor]
     label_parameter: bool = False  # the functor's kLabelParameter
     competing: bool = False  # the functor's kCompeting: what is excluded comes as s = -inf
-    fusable: bool = True  # may be a term of a compound's pass
+    late: bool = False  # the functor has late sums: a third visit, and no place in a compound's pass
+    raw_targets: bool = False  # the functor's kRawTargets: other logits in the targets' place, differentiable too
 
     @property
     def element_wise(self) -> bool:

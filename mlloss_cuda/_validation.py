@@ -23,6 +23,7 @@ __all__ = [
     "check_ignore_index",
     "check_logits",
     "check_number",
+    "check_other_logits",
     "check_side",
     "check_targets",
     "readable",
@@ -134,6 +135,23 @@ def check_side(
             bound = "" if low == -math.inf else f" {'>' if open_low else '>='} {low:g}"
             raise ValueError(f"{name}: expected finite values{bound}, got some that are not")
     return side
+
+
+def check_other_logits(other: Any, logits: Tensor) -> Tensor:
+    """The second of two logits: like the first in all but its strides."""
+    if not isinstance(other, Tensor):
+        raise TypeError(
+            f"other_logits: expected a tensor of the logits' shape {tuple(logits.shape)}, got {_came(other)}"
+        )
+    if other.layout != torch.strided:
+        raise TypeError(f"other_logits: expected a dense (strided) tensor, got layout {other.layout}")
+    if other.dtype != logits.dtype:
+        raise TypeError(f"other_logits: expected the logits' dtype {logits.dtype}, got {other.dtype}")
+    if other.shape != logits.shape:
+        raise ValueError(f"other_logits: expected the logits' shape {tuple(logits.shape)}, got {tuple(other.shape)}")
+    if other.device != logits.device:
+        raise ValueError(f"other_logits: expected on the logits' device {logits.device}, got {other.device}")
+    return other
 
 
 def check_targets(targets: Any, logits: Tensor) -> Tensor | CSRTargets:

@@ -4,6 +4,7 @@ from .losses import (
     asymmetric_loss,
     bce_with_logits_loss,
     compound_loss,
+    decoupled_softmax_loss,
     dice_loss,
     jaccard_loss,
     lsep_loss,
@@ -11,6 +12,7 @@ from .losses import (
     multi_positive_cross_entropy_loss,
     sigmoid_focal_loss,
     squared_hinge_loss,
+    symmetric_kl_loss,
     tversky_loss,
     zlpr_loss,
 )
@@ -19,6 +21,7 @@ __all__ = [
     "asymmetric_loss",
     "bce_with_logits_loss",
     "compound_loss",
+    "decoupled_softmax_loss",
     "dice_loss",
     "jaccard_loss",
     "lsep_loss",
@@ -26,6 +29,7 @@ __all__ = [
     "multi_positive_cross_entropy_loss",
     "sigmoid_focal_loss",
     "squared_hinge_loss",
+    "symmetric_kl_loss",
     "tversky_loss",
     "zlpr_loss",
 ]

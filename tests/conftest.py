@@ -161,6 +161,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "cuda_engine: of the CUDA kernels, on a GPU or emulated")
     config.addinivalue_line("markers", "emulated: of the emulated kernels alone")
+    config.addinivalue_line("markers", "element_wise: of a loss without statistics: every strategy is the same")
     config.addinivalue_line("markers", "triton_engine: of the Triton kernels, on a GPU or interpreted")
     library = config.getoption("--emulated")
     if config.getoption("--interpreted"):
@@ -231,6 +232,8 @@ def _runs(config: pytest.Config, item: pytest.Item, sizes: dict[str, int]) -> bo
     if gpu is not None and not (backend and backend.device == "cuda" and _has_gpus(**gpu.kwargs)):
         return False
     if item.get_closest_marker("cuda_engine") and not (backend and backend.library):
+        return False
+    if item.get_closest_marker("element_wise") and backend and backend.strategy not in ("automatic", STRATEGIES[0]):
         return False
     if item.get_closest_marker("emulated") and not config.getoption("--emulated"):
         return False

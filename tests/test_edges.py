@@ -9,7 +9,15 @@ import pytest
 import torch
 
 import mlloss_cuda
-from mlloss_cuda import CSRTargets, asymmetric_loss, dice_loss, sigmoid_focal_loss, tversky_loss, zlpr_loss
+from mlloss_cuda import (
+    CSRTargets,
+    asymmetric_loss,
+    decoupled_softmax_loss,
+    dice_loss,
+    sigmoid_focal_loss,
+    tversky_loss,
+    zlpr_loss,
+)
 
 from .cases import Case
 from .conftest import Backend
@@ -111,6 +119,20 @@ def test_infinite_loss_keeps_its_limit(backend: Backend) -> None:
     # Two equal infinities share the gradient of the negatives; the rest of them get none.
     assert got.gradient[0, [0, 2]].tolist() == [0.5, 0.5]
     assert float(got.gradient[1, 0]) == -1.0
+
+
+def test_infinite_negatives_of_a_decoupled_softmax(backend: Backend) -> None:
+    """Equal infinities share the gradient; without a finite negative there is nothing to compete with."""
+    logits = torch.tensor(
+        [[INF, 0.0, INF, -1.0], [-INF, 0.0, 1.0, -INF], [-INF, -INF, -INF, 5.0]], device=backend.device
+    )
+    targets = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0], [0, 1, 0, 1]], device=backend.device)
+    got = evaluate(decoupled_softmax_loss, logits, targets, reduction="none")
+    assert got.value.tolist() == [INF, INF, 0.0]
+    assert got.gradient[0].tolist() == [0.5, -0.5, 0.5, -0.5]
+    torch.testing.assert_close(got.gradient[1, 1:], torch.softmax(logits[1, 1:], 0))
+    assert float(got.gradient[1, 0]) == -1.0
+    assert got.gradient[2].tolist() == [0.0, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("shape", ((0, 5), (5, 0), (0, 0)), ids=str)

@@ -13,6 +13,7 @@ from mlloss_cuda import (
     CSRTargets,
     asymmetric_loss,
     bce_with_logits_loss,
+    decoupled_softmax_loss,
     dice_loss,
     jaccard_loss,
     lsep_loss,
@@ -226,7 +227,7 @@ def test_hand_worked_lsep(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("shift", (-60000.0, -200.0, -95.0, 95.0, 200.0, 60000.0))
-@pytest.mark.parametrize("loss", (lsep_loss, multi_positive_cross_entropy_loss))
+@pytest.mark.parametrize("loss", (lsep_loss, multi_positive_cross_entropy_loss, decoupled_softmax_loss))
 def test_what_depends_on_differences_only(
     backend: Backend, generator: torch.Generator, loss: Any, shift: float
 ) -> None:
@@ -239,10 +240,17 @@ def test_what_depends_on_differences_only(
     torch.testing.assert_close(moved.gradient, straight.gradient, rtol=1e-4, atol=2e-7)
 
 
-@pytest.mark.parametrize("smoothing", (0.0, 0.1))
+@pytest.mark.parametrize(
+    ("loss", "smoothing"),
+    (
+        (multi_positive_cross_entropy_loss, 0.0),
+        (multi_positive_cross_entropy_loss, 0.1),
+        (decoupled_softmax_loss, 0.0),
+    ),
+)
 @pytest.mark.parametrize("layout", ("bool", "csr"))
-def test_one_positive_makes_multi_positive_cross_entropy_torchs(
-    backend: Backend, generator: torch.Generator, layout: str, smoothing: float
+def test_one_positive_makes_a_softmax_torchs(
+    backend: Backend, generator: torch.Generator, layout: str, loss: Any, smoothing: float
 ) -> None:
     logits, _ = inputs(generator, backend)
     labels = torch.randint(0, 2500, (7,), generator=generator)
@@ -251,10 +259,41 @@ def test_one_positive_makes_multi_positive_cross_entropy_torchs(
     weight[::3] = 0
     given = csr if layout == "csr" else csr.to_dense().bool()
     arguments: dict[str, Any] = {"weight": weight, "label_smoothing": smoothing, "reduction": "sum"}
-    got = evaluate(multi_positive_cross_entropy_loss, logits, given, **arguments)
+    got = evaluate(loss, logits, given, **arguments)
     expected = evaluate(F.cross_entropy, logits, labels.to(backend.device), **arguments)
     torch.testing.assert_close(got.value, expected.value, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-4, atol=1e-8)
+
+
+def test_decoupled_softmax_is_torchs_without_the_other_positives(backend: Backend, generator: torch.Generator) -> None:
+    """The mean over a row's positives of the cross-entropy of each, the others masked; all of them count, of weight 0
+    too."""
+    logits, targets = inputs(generator, backend, (5, 300))
+    targets[0], targets[1] = False, True
+    targets[2, 7] = targets[3, 3] = targets[4, 299] = True
+    weight = torch.rand(300, generator=generator).to(backend.device)
+    weight[::3] = 0
+    got = evaluate(decoupled_softmax_loss, logits, targets, weight=weight, reduction="none")
+    x = logits.double().requires_grad_()
+    rows = []
+    for row, positives in zip(x, targets, strict=True):
+        terms = [
+            F.cross_entropy(row[~positives | (torch.arange(300, device=row.device) == i)], (~positives[:i]).sum())
+            * weight[i]
+            for i in positives.nonzero().flatten().tolist()
+        ]
+        rows.append(torch.stack(terms).mean() if terms else row.sum() * 0)
+    expected = torch.stack(rows)
+    (gradient,) = torch.autograd.grad(expected.sum(), x)
+    torch.testing.assert_close(got.value.double(), expected.detach(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(got.gradient.double(), gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_positives_of_a_decoupled_softmax_do_not_compete(backend: Backend) -> None:
+    logits = torch.tensor([[20.0, 30.0, -20.0, -20.0]], device=backend.device)
+    targets = torch.tensor([[1, 1, 0, 0]], device=backend.device)
+    assert float(decoupled_softmax_loss(logits, targets)) == pytest.approx(math.exp(-40), rel=1e-4)
+    assert float(multi_positive_cross_entropy_loss(logits, targets)) > 9
 
 
 @pytest.mark.parametrize("shape", ((), (7, 1), (2500,)), ids=("all", "rows", "labels"))
@@ -379,6 +418,8 @@ def test_zero_weight_is_no_label(served: Case, backend: Backend, generator: torc
     weight = torch.ones(2500, device=backend.device)
     weight[100:] = 0
     whole = evaluate(served, logits, targets, weight=weight, reduction="sum")
+    if served.spec == "decoupled_softmax":
+        return  # nor is it a negative: its own test is above
     if served.competing:
         # It is no target, but competes.
         masked = targets & (weight > 0)

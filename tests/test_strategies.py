@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlloss_cuda import CSRTargets, _backends
+from mlloss_cuda import CSRTargets, _backends, decoupled_softmax_loss
 
 from .cases import Case
 from .conftest import Backend
@@ -63,6 +63,23 @@ def test_extreme_rows_between_ordinary_ones(served: Case, backend: Backend, gene
     weight[3] = 0
     got = evaluate(served, logits, targets, sample_weight=weight)
     assert_within_budget(got, Reference(served, logits, targets, sample_weight=weight))
+
+
+@pytest.mark.parametrize("layout", ("bool", "csr64"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_late_sums(backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str) -> None:
+    """One more visit of a row: of one chunk or of many, held or not, with and without a gradient after it."""
+    for rows, labels in ((5, 9), (9, 1_025), (24, 3_001)):
+        logits = random_logits(generator, (rows, labels), dtype, backend.device)
+        logits[1::4] *= 40
+        dense = random_positives(generator, (rows, labels), 0.01)
+        weight = torch.ones(rows, device=backend.device)
+        weight[3] = 0
+        targets, arguments = as_layout(dense, layout, backend.device), {"sample_weight": weight}
+        reference = Reference(decoupled_softmax_loss, logits, dense.to(backend.device), **arguments)
+        got = evaluate(decoupled_softmax_loss, logits, targets, **arguments)
+        assert_within_budget(got, reference)
+        assert torch.equal(decoupled_softmax_loss(logits, targets, **arguments), got.value)
 
 
 @pytest.fixture
@@ -129,5 +146,6 @@ def test_launches(served: Case, backend: Backend, generator: torch.Generator) ->
     value.backward()
     # Split: statistics and gradient; those of labels are joined by a kernel of their own.
     split = 3 if served.own.get("average") == "macro" else 2
+    split += served.spec == "decoupled_softmax"  # and late sums by one more
     expected = split if expected_strategy(served, backend) == "split" else 1
     assert (forward - before, count() - forward) == (expected, 1)

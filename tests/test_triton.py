@@ -183,6 +183,7 @@ def test_every_loss_has_its_functor() -> None:
         kind = "ElementWise" if spec.element_wise else "Group"
         assert f"FUNCTOR = {kind}(" in source, spec.name
         assert ("competing=True" in source) == spec.competing, spec.name
+        assert ("raw_targets=True" in source) == spec.raw_targets, spec.name
         if not spec.element_wise:
             assert f"coefficients=tl.constexpr({spec.coefficients})" in source, spec.name
 

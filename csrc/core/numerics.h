@@ -136,6 +136,20 @@ MLLOSS_HD double minus_log_over(double u, double rest) {
   return u > 0.5 ? -log(rest) / u : u > 0.0 ? -log1p(-u) / u : 1.0;
 }
 
+// 1 - e^-d for d >= 0: near 0 a series, where the difference is lost.
+MLLOSS_HD float one_minus_exp(float d) {
+  float p = 1.98412698413e-4f;
+  p = p * d - 1.38888888889e-3f;
+  p = p * d + 8.33333333333e-3f;
+  p = p * d - 4.16666666667e-2f;
+  p = p * d + 1.66666666667e-1f;
+  p = p * d - 0.5f;
+  p = p * d + 1.0f;
+  const float far = 1.0f - exponential(-d);
+  return d < 0.35f ? d * p : far;
+}
+MLLOSS_HD double one_minus_exp(double d) { return -expm1(-d); }
+
 // 1 for equal arguments, infinite ones included: the definition's limit, where exp(inf - inf) is NaN.
 template <class T>
 MLLOSS_HD T exp_difference(T x, T m) {

@@ -84,9 +84,12 @@ struct GroupTerm {
   }
 };
 
+// Nothing for losses that are no part of a sum's pass.
 template <template <class> class Loss, class T>
 constexpr TermMath<T> term_of() {
-  if constexpr (Loss<T>::kScope == Scope::kElement) {
+  if constexpr (Loss<T>::kLateSums > 0 || Loss<T>::kRawTargets) {
+    return {};
+  } else if constexpr (Loss<T>::kScope == Scope::kElement) {
     return ElementTerm<Loss, T>::table();
   } else {
     return GroupTerm<Loss, T>::table();
@@ -199,7 +202,7 @@ class Compound : Pass<T> {
   }
 
   explicit Compound(const Work& work)
-      : Pass<T>(work, any_competing(work)), plain_reader_(*work.call, false), count_(work.term_count) {
+      : Pass<T>(work, any_competing(work), false), plain_reader_(*work.call, false, false), count_(work.term_count) {
     for (int i = 0; i < count_; ++i) {
       const TermMath<T>* math = &kTerms[work.terms[i]];
       const double* block = work.call->parameters.values + i * kTermParameters;

@@ -11,6 +11,7 @@ class Engine : Pass<T> {
   using Math = TileMath<LossTemplate, T>;
   using Loss = typename Math::Loss;
   using Wide = typename Math::Wide;
+  using Late = LateSums<Wide, double>;
   using Work = cpu::Work;
 
  public:
@@ -32,12 +33,19 @@ class Engine : Pass<T> {
     Tile<T> tile;
     for (int64_t row = begin; row < end; ++row) {
       auto stats = identity<Wide, double>();
+      Late late{};
       const int64_t first = row * engine.tiles_, last = first + engine.tiles_;
       engine.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
         engine.reader_.read(row, label, size, tile);
         merge<Wide, double>(stats, engine.math_.statistics(tile));
       });
-      engine.conclude(row, stats);
+      if constexpr (Loss::kLateSums > 0) {
+        engine.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
+          engine.reader_.read(row, label, size, tile);
+          engine.math_.add_late(tile, stats, late);
+        });
+      }
+      engine.conclude(row, stats, late);
       if (engine.wants_gradient()) gradient(work, first, last);
     }
   }
@@ -54,19 +62,36 @@ class Engine : Pass<T> {
     });
   }
 
+  // Of rows, whose units' statistics lie there; their late sums are put beside them.
+  static void late(const Work& work, int64_t begin, int64_t end) {
+    if constexpr (Loss::kLateSums > 0) {
+      const Engine engine(work);
+      Tile<T> tile;
+      auto stats = identity<Wide, double>();
+      int64_t merged = -1;
+      engine.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
+        if (row != merged) stats = engine.merged_statistics(row * engine.tiles_, engine.tiles_);
+        merged = row;
+        engine.reader_.read(row, label, size, tile);
+        Late sums{};
+        engine.math_.add_late(tile, stats, sums);
+        double* out = work.unit_statistics + unit * kStatistics + Loss::kMaxima + Loss::kSums;
+        for (int k = 0; k < Loss::kLateSums; ++k) out[k] = sums[k];
+      });
+    }
+  }
+
   static void finish(const Work& work, int64_t begin, int64_t end) {
     const Engine engine(work);
     const int64_t units = work.call->grouping == Grouping::kMicro ? work.call->rows * engine.tiles_ : engine.tiles_;
     for (int64_t group = begin; group < end; ++group) {
-      auto stats = identity<Wide, double>();
-      for (int64_t unit = group * units; unit < (group + 1) * units; ++unit) {
-        StatisticsOf<Wide, double> part;
-        const double* in = work.unit_statistics + unit * kStatistics;
-        for (int k = 0; k < Loss::kMaxima; ++k) part.maxima[k] = in[k];
-        for (int k = 0; k < Loss::kSums; ++k) part.sums[k] = in[Loss::kMaxima + k];
-        merge<Wide, double>(stats, part);
+      const int64_t first = group * units;
+      Late late{};
+      for (int64_t unit = first; unit < first + units; ++unit) {
+        const double* in = work.unit_statistics + unit * kStatistics + Loss::kMaxima + Loss::kSums;
+        for (int k = 0; k < Loss::kLateSums; ++k) late[k] += in[k];
       }
-      engine.conclude(group, stats);
+      engine.conclude(group, engine.merged_statistics(first, units), late);
     }
   }
 
@@ -99,7 +124,7 @@ class Engine : Pass<T> {
         for (int j = 0; j < size; ++j) {
           StatisticsOf<Wide, double> stats;
           for (int k = 0; k < Loss::kSums; ++k) stats.sums[k] = sums[k][j];
-          engine.conclude(label + j, stats);
+          engine.conclude(label + j, stats, {});
         }
         if (!engine.wants_gradient()) continue;
         for (int64_t row = 0; row < work.call->rows; ++row) {
@@ -131,7 +156,7 @@ class Engine : Pass<T> {
     }
   }
 
-  static constexpr int kStatistics = Loss::kMaxima + Loss::kSums;
+  static constexpr int kStatistics = Loss::kMaxima + Loss::kSums + Loss::kLateSums;
 
  private:
   using Pass<T>::call_;
@@ -139,7 +164,8 @@ class Engine : Pass<T> {
 
   const Math math_;
 
-  explicit Engine(const Work& work) : Pass<T>(work, Loss::kCompeting), math_(work.call->parameters.values) {}
+  explicit Engine(const Work& work)
+      : Pass<T>(work, Loss::kCompeting, Loss::kRawTargets), math_(work.call->parameters.values) {}
 
   void store_values(int64_t unit, int64_t row, int64_t label, const Tile<T>& tile, const T* values) const {
     if (work_.forward->values) {
@@ -151,12 +177,24 @@ class Engine : Pass<T> {
     work_.unit_values[unit] = this->weighted(row, sum_of(values, tile.size));
   }
 
+  StatisticsOf<Wide, double> merged_statistics(int64_t first, int64_t units) const {
+    auto stats = identity<Wide, double>();
+    for (int64_t unit = first; unit < first + units; ++unit) {
+      StatisticsOf<Wide, double> part;
+      const double* in = work_.unit_statistics + unit * kStatistics;
+      for (int k = 0; k < Loss::kMaxima; ++k) part.maxima[k] = in[k];
+      for (int k = 0; k < Loss::kSums; ++k) part.sums[k] = in[Loss::kMaxima + k];
+      merge<Wide, double>(stats, part);
+    }
+    return stats;
+  }
+
   // A group's coefficients, [kCoefficients, groups], and its value.
   template <class S>
-  void conclude(int64_t group, const S& stats) const {
+  void conclude(int64_t group, const S& stats, const Late& late) const {
     double value;
     const Wide wide(call_.parameters.values);
-    const auto c = wide.finalize(stats, value);
+    const auto c = mlloss::finish<Wide, double>(wide, stats, late, value);
     T* out = static_cast<T*>(work_.forward->coefficients);
     for (int k = 0; k < Loss::kCoefficients; ++k) out[k * group_count(call_) + group] = static_cast<T>(c[k]);
     if (call_.grouping == Grouping::kSamples) value = this->weighted(group, value);

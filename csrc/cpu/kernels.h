@@ -14,7 +14,7 @@ struct Work {
   const ForwardOutputs* forward;  // one of these two is set
   const BackwardOutputs* backward;
   double* unit_values;           // forward: [units] (element-wise) or [groups]; what the total sums up
-  double* unit_statistics;       // [units, statistics]
+  double* unit_statistics;       // [units, statistics], late sums included
   double* unit_row_gradients;    // [units] or null
   double* unit_scale_gradients;  // [units] or null
   const int* terms = nullptr;    // of a compound: places in the registry
@@ -29,6 +29,7 @@ struct Kernels {
   Kernel elements;        // units: value and gradient
   Kernel rows;            // rows: statistics, coefficients, value and gradient while the row is in cache
   Kernel statistics_of;   // units
+  Kernel late;            // units of rows, after all of their statistics; null: no late sums
   Kernel finish;          // groups: merge, coefficients, value
   Kernel gradient;        // units
   Kernel macro;           // tiles of labels, every row of each: statistics to gradient

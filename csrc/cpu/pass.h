@@ -20,11 +20,11 @@ class Pass {
   const TileReader<T> reader_;
   const int64_t tiles_;
 
-  Pass(const Work& work, bool competing)
+  Pass(const Work& work, bool competing, bool raw_targets)
       : work_(work),
         call_(*work.call),
         competing_(competing),
-        reader_(*work.call, competing),
+        reader_(*work.call, competing, raw_targets),
         tiles_((work.call->labels + kTile - 1) / kTile) {}
 
   int tile_size(int64_t t) const {

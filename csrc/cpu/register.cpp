@@ -113,6 +113,7 @@ void run_forward(const Program& program, const Call& call, const ForwardOutputs&
     statistics.resize(static_cast<size_t>(units * kernels.statistics));
     work.unit_statistics = statistics.data();
     parallel(kernels.statistics_of, work, units, unit_size);
+    if (kernels.late) parallel(kernels.late, work, units, unit_size);
     kernels.finish(work, 0, group_count(call));
     if (out.gradient) parallel(kernels.gradient, work, units, unit_size);
   }

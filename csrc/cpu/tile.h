@@ -29,8 +29,9 @@ struct Tile {
 template <class T>
 class TileReader {
  public:
-  // `competing`: as functors have it.
-  TileReader(const Call& call, bool competing) : call_(call), competing_(competing) {
+  // `competing`, `raw_targets`: as functors have them.
+  TileReader(const Call& call, bool competing, bool raw_targets)
+      : call_(call), competing_(competing), raw_targets_(raw_targets) {
     scale_ = call.scale_tensor ? *static_cast<const T*>(call.scale_tensor) : static_cast<T>(call.scale);
   }
 
@@ -41,7 +42,9 @@ class TileReader {
     tile.parameters = label_parameters(begin);
     tile.weighted = tile.excluded = false;
     read_logits(row, begin, tile);
-    if (call_.targets) {
+    if (raw_targets_) {
+      read_other_logits(row, begin, tile);
+    } else if (call_.targets) {
       read_dense(row, begin, tile);
     } else {
       read_sparse(row, begin, tile);
@@ -66,7 +69,7 @@ class TileReader {
 
  private:
   const Call& call_;
-  const bool competing_;
+  const bool competing_, raw_targets_;
   T scale_;
 
   // Ones where there are none.
@@ -143,6 +146,17 @@ class TileReader {
         classify(tile, y, stride, [](auto raw) { return static_cast<int64_t>(raw); });
       });
     }
+  }
+
+  void read_other_logits(int64_t row, int64_t begin, Tile<T>& tile) const {
+    tile.y = tile.y_buffer;
+    tile.targets = Targets::kSoft;
+    const int64_t stride = call_.targets_label_stride;
+    with_floating(call_.targets_dtype, [&](auto* type) {
+      const auto* y = static_cast<decltype(type)>(const_cast<void*>(call_.targets));
+      copy_targets(tile, y + row * call_.targets_row_stride + begin * stride, stride,
+                   [scale = scale_](auto raw) { return static_cast<T>(widen(raw)) * scale; });
+    });
   }
 
   template <class Y>

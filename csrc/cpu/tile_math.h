@@ -90,6 +90,15 @@ class TileMath {
     return wide;
   }
 
+  // Late sums, from the statistics of the tile's row. Tiles without positives have none.
+  void add_late(const Tile<T>& tile, const WideStatistics& stats, LateSums<Wide, double>& into) const {
+    if (tile.targets == Targets::kNegative) return;
+    const auto wide = Wide::settle(stats);
+    decltype(Loss::settle(StatisticsOf<Loss, T>{})) settled;
+    for (size_t k = 0; k < sizeof(wide) / sizeof(double); ++k) settled.v[k] = static_cast<T>(wide.v[k]);
+    with_kind(tile, [&](auto kind) { add_late_of(kind, tile, settled, into); });
+  }
+
   // Each element's sums, to those of its column.
   void add_columns(const Tile<T>& tile, double (*sums)[kTile]) const {
     with_kind(tile, [&](auto kind) { add_columns_of(kind, tile, sums); });
@@ -133,6 +142,21 @@ class TileMath {
       for (int k = 0; k < Loss::kSums; ++k) total[k] += run[k];
     }
     return total;
+  }
+
+  template <Targets kTargets, bool kWeighted, class S>
+  void add_late_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, S settled, LateSums<Wide, double>& into) const {
+    static_assert(Loss::kLateSums <= 2, "a reduction variable for each sum");
+    const Loss loss(parameters_);
+    const T *s = tile.s, *y = tile.y, *w = tile.w;
+    for (int begin = 0; begin < tile.size; begin += kRun) {
+      const int end = begin + kRun < tile.size ? begin + kRun : tile.size;
+      T a = T(0), b = T(0);
+#pragma omp simd reduction(+ : a, b)
+      for (int j = begin; j < end; ++j) add_late_one<kTargets, kWeighted>(loss, settled, s, y, w, j, a, b);
+      const T run[2] = {a, b};
+      for (int k = 0; k < Loss::kLateSums; ++k) into[k] += static_cast<double>(run[k]);
+    }
   }
 
   template <Targets kTargets, bool kWeighted, class M>
@@ -193,6 +217,14 @@ class TileMath {
     if constexpr (Loss::kSums > 1) b += v[1];
     if constexpr (Loss::kSums > 2) c += v[2];
     if constexpr (Loss::kSums > 3) d += v[3];
+  }
+
+  template <Targets kTargets, bool kWeighted, class S>
+  static MLLOSS_HD void add_late_one(const Loss& loss, const S& settled, const T* s, const T* y, const T* w, int j,
+                                     T& a, T& b) {
+    const auto v = loss.late(element<kTargets, kWeighted>(s, y, w, j), settled);
+    a += v[0];
+    if constexpr (Loss::kLateSums > 1) b += v[1];
   }
 
   template <Targets kTargets, bool kWeighted, class M>

@@ -60,10 +60,12 @@ MLLOSS_DEVICE Element<T, Targets::kSoft> general_element(const Chunk<T, V>& chun
   return {chunk.s[i], chunk.soft ? chunk.y[i] : hard, chunk.weight(i)};
 }
 
-// What a call does to logits and targets, for one row at a time. kCompeting: as functors have it.
-template <class T, int V, bool kCompeting>
+// What a call does to logits and targets, for one row at a time.
+template <class Loss, class T, int V>
 class ChunkReader {
  public:
+  static constexpr bool kCompeting = Loss::kCompeting, kRawTargets = Loss::kRawTargets;
+
   MLLOSS_DEVICE explicit ChunkReader(const DeviceCall& call) : call_(call), targets_(call) {
     scale_ = call.scale_tensor ? *static_cast<const T*>(call.scale_tensor) : static_cast<T>(call.scale);
   }
@@ -99,7 +101,7 @@ class ChunkReader {
     }
     if (targets.soft) {
 #pragma unroll
-      for (int i = 0; i < V; ++i) chunk.y[i] = targets.y[i];
+      for (int i = 0; i < V; ++i) chunk.y[i] = kRawTargets ? targets.y[i] * scale_ : targets.y[i];
     }
     chunk.weights = call_.weight ? static_cast<const T*>(call_.weight) + label : nullptr;
     chunk.weighted = chunk.excluded || chunk.weights;
@@ -109,7 +111,7 @@ class ChunkReader {
 
  private:
   const DeviceCall& call_;
-  TargetReader<T, V> targets_;
+  TargetReader<T, V, kRawTargets> targets_;
   T scale_, offset_;
   bool plain_;  // the logits as they are
 
@@ -148,7 +150,7 @@ class ChunkReader {
 };
 
 template <class Loss, class In>
-using RowReader = ChunkReader<Compute<In>, kWidth<In>, Loss::kCompeting>;
+using RowReader = ChunkReader<Loss, Compute<In>, kWidth<In>>;
 template <class In>
 using RowChunk = Chunk<Compute<In>, kWidth<In>>;
 
@@ -168,7 +170,7 @@ MLLOSS_DEVICE void visit(Reader& reader, const LogitsRow<In>& row, const Fetched
   const int label = row.label_of(fetched.index);
   RowChunk<In> chunk;
   unpack<In>(fetched.logits, chunk.s);
-  if (row.simple(fetched.index)) {
+  if (!Reader::kRawTargets && row.simple(fetched.index)) {
     chunk.label = label;
     chunk.excluded = 0;
     chunk.positive = 0;

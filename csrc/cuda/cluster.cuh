@@ -30,22 +30,35 @@ MLLOSS_DEVICE T* shared_of(T* mine, int) {
 
 #endif
 
-// Joins the statistics of a cluster's blocks, in the order of their ranks; every thread gets the result.
+// Joins what a cluster's blocks have, in the order of their ranks; every thread gets the result.
 // Calls with even and odd `turn` alternate: then one barrier a call is enough.
-template <class Loss, class T>
-MLLOSS_DEVICE StatisticsOf<Loss, T> merge_cluster(const StatisticsOf<Loss, T>& block, int turn) {
-  using Stats = StatisticsOf<Loss, T>;
-  MLLOSS_SHARED(Stats, published, [2]);
-  MLLOSS_SHARED(Stats, gathered, [kMaxCluster]);
+template <class Part, class Merge>
+MLLOSS_DEVICE Part join_cluster(const Part& block, int turn, Merge merge) {
+  MLLOSS_SHARED(Part, published, [2]);
+  MLLOSS_SHARED(Part, gathered, [kMaxCluster]);
   const int size = cluster_size(), me = static_cast<int>(threadIdx.x);
   if (size == 1) return block;
   if (me == 0) published[turn & 1] = block;
   cluster_sync();
   if (me < size) gathered[me] = *shared_of(&published[turn & 1], me);
   __syncthreads();
-  Stats all = gathered[0];
-  for (int rank = 1; rank < size; ++rank) merge<Loss, T>(all, gathered[rank]);
+  Part all = gathered[0];
+  for (int rank = 1; rank < size; ++rank) merge(all, gathered[rank]);
   return all;
+}
+
+template <class Loss, class T>
+MLLOSS_DEVICE StatisticsOf<Loss, T> merge_cluster(const StatisticsOf<Loss, T>& block, int turn) {
+  using Stats = StatisticsOf<Loss, T>;
+  return join_cluster(block, turn, [](Stats& into, const Stats& from) { merge<Loss, T>(into, from); });
+}
+
+template <class T, int N>
+MLLOSS_DEVICE Array<T, N> sum_cluster(const Array<T, N>& block, int turn) {
+  return join_cluster(block, turn, [](Array<T, N>& into, const Array<T, N>& from) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) into[k] += from[k];
+  });
 }
 
 }  // namespace cuda

@@ -25,6 +25,7 @@ class GroupRow {
   using T = Compute<In>;
   using Loss = LossTemplate<T>;
   using Sums = Array<T, Loss::kSums>;
+  using Late = LateSums<Loss, T>;
   using Coefficients = Array<T, Loss::kCoefficients>;
   static constexpr int V = kWidth<In>;
 
@@ -66,10 +67,34 @@ class GroupRow {
     return total;
   }
 
+  // Of the feed's chunks once more, the row's statistics being complete; `more` as above. Chunks without positives have
+  // none.
+  template <class Feed>
+  MLLOSS_DEVICE Late late_sums(const LogitsRow<In>& row, const Feed& feed, bool more,
+                               const StatisticsOf<Loss, T>& stats) {
+    Late total{};
+    const auto settled = Loss::settle(stats);
+    reader_.start(row_);
+    feed.run(row, [&](const Fetched& fetched) {
+      visit(reader_, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
+        if constexpr (!decltype(element(kind, chunk, 0))::kNegative) {
+#pragma unroll
+          for (int j = 0; j < V; ++j) {
+            const Late late = loss_.late(element(kind, chunk, j), settled);
+#pragma unroll
+            for (int k = 0; k < Loss::kLateSums; ++k) total[k] += late[k];
+          }
+        }
+      });
+    });
+    if (more) feed.again(row);
+    return block_sum(total);
+  }
+
   // Thread 0 of the `writer` stores value and coefficients, and gets the value, for the total.
-  MLLOSS_DEVICE T conclude(const StatisticsOf<Loss, T>& stats, bool writer, Coefficients& c) const {
+  MLLOSS_DEVICE T conclude(const StatisticsOf<Loss, T>& stats, const Late& late, bool writer, Coefficients& c) const {
     T value;
-    c = loss_.finalize(stats, value);
+    c = finish<Loss, T>(loss_, stats, late, value);
     if (threadIdx.x != 0 || !writer) return T(0);
     const T weight = sample_weight<T>(call_, row_);
     value = weight == T(0) ? T(0) : value * weight;

@@ -96,11 +96,12 @@ struct Launches {
   using Stats = StatisticsOf<Functor, T>;
   static constexpr bool kElementWise = Functor::kScope == Scope::kElement;
   static constexpr bool kAcrossRows = Functor::kAcrossRows;
+  static_assert(!kAcrossRows || Functor::kLateSums == 0, "late sums are of rows");
 
   static WorkspaceSizes workspace_of(const Launch& to, const Call& call) {
     const LaunchPlan& plan = to.plan;
     if (plan.strategy != Strategy::kSplit) return {plan.blocks, 0, 1};
-    const int64_t bytes = static_cast<int64_t>(sizeof(Stats));
+    const int64_t bytes = static_cast<int64_t>(sizeof(Stats) + Functor::kLateSums * sizeof(T));
     switch (call.grouping) {
       case Grouping::kSamples:
         return {call.rows, plan.rows_per_wave * plan.tiles * bytes, 1 + call.rows};
@@ -193,6 +194,12 @@ struct Launches {
     for (int64_t first = 0; first < call.rows; first += to.plan.rows_per_wave) {
       const Units units = units_of(to.plan, first, std::min(to.plan.rows_per_wave, call.rows - first));
       cudaError_t error = launch(row_statistics<Loss, In>, shape_of(to), DeviceCall(call), out, units, parts, total);
+      if constexpr (Functor::kLateSums > 0) {
+        auto* late = reinterpret_cast<LateSums<Functor, T>*>(parts.units + to.plan.rows_per_wave * to.plan.tiles);
+        if (error == cudaSuccess) {
+          error = launch(row_late_sums<Loss, In>, shape_of(to), DeviceCall(call), out, units, parts, late, total);
+        }
+      }
       if (error == cudaSuccess && out.gradient) error = gradient(to, call, gradient_of(out), units, UnitSums{});
       if (error != cudaSuccess) return error;
     }

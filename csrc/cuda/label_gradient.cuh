@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kLabelThreads,
   const LossTemplate<T> loss(call.parameters.values);
   const int64_t label = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (label >= call.labels) return;
-  ChunkReader<T, 1, LossTemplate<T>::kCompeting> reader(call);
+  ChunkReader<LossTemplate<T>, T, 1> reader(call);
   const T base = call_factor<T>(call);
   const In* x = static_cast<const In*>(call.logits) + label * call.logits_label_stride;
   const T* grad_output = static_cast<const T*>(out.grad_output) + label * out.grad_output_label_stride;

@@ -33,8 +33,10 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(In) == 8 ? 1 : kHeldBlocks
     group.start(r);
     const auto mine = group.statistics(row, hold, true);
     const auto stats = merge_cluster<typename Group::Loss, T>(mine, turn);
+    typename Group::Late late{};
+    if constexpr (Group::Loss::kLateSums > 0) late = sum_cluster(group.late_sums(row, hold, true, stats), turn);
     typename Group::Coefficients c;
-    const T value = group.conclude(stats, rank == 0, c);
+    const T value = group.conclude(stats, late, rank == 0, c);
     if (threadIdx.x == 0) sum[0] += static_cast<double>(value);
     if (out.gradient) {
       group.gradient(row, c, Replacing<In>{hold, next});

@@ -30,6 +30,17 @@ MLLOSS_DEVICE StatisticsOf<Loss, T> join(const StatisticsOf<Loss, T>* parts, int
   return own;
 }
 
+// The sum of `count` arrays of late sums, the same for all threads of the block.
+template <class T, int N>
+MLLOSS_DEVICE Array<T, N> join_sums(const Array<T, N>* parts, int count) {
+  Array<T, N> own{};
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) own[k] += __ldcg(&parts[i].v[k]);
+  }
+  return block_sum(own);
+}
+
 // What the units of a split pass leave behind.
 template <class Stats>
 struct SplitParts {
@@ -37,7 +48,7 @@ struct SplitParts {
   unsigned* counters;  // [rows], zeros: of each row's units that are done; over everything: [1]
 };
 
-// Groups are rows.
+// Groups are rows. Where late sums are still to come, a row's statistics go to its first unit's place.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
     row_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
@@ -57,8 +68,40 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
     const auto own = parts.units + (r - units.first_row) * units.tiles;
     if (threadIdx.x == 0) own[tile] = stats;
     if (!last_to_arrive(parts.counters + r, static_cast<unsigned>(units.tiles))) return;
+    const auto all = join<typename Group::Loss, T>(own, units.tiles);
+    if constexpr (Group::Loss::kLateSums > 0) {
+      if (threadIdx.x == 0) own[0] = all;
+    } else {
+      typename Group::Coefficients c;
+      const T value = group.conclude(all, {}, true, c);
+      add_to_total<T>(call, total, static_cast<double>(value), r, static_cast<unsigned>(call.rows));
+    }
+  });
+}
+
+// After row_statistics, the same units. late: [rows * tiles].
+template <template <class> class LossTemplate, class In>
+__global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
+    row_late_sums(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
+                  const __grid_constant__ Units units,
+                  SplitParts<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> parts,
+                  LateSums<LossTemplate<Compute<In>>, Compute<In>>* late, const __grid_constant__ Total total) {
+  MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
+  using T = Compute<In>;
+  using Group = GroupRow<LossTemplate, In>;
+  Group group(call, out);
+  Ring<In> ring(call, memory);
+  for_units(units, [&](int64_t r, int tile) {
+    const LogitsRow<In> row(call, r);
+    begin_tile(ring, units, row, tile);
+    group.start(r);
+    const int64_t first = (r - units.first_row) * units.tiles;
+    const auto stats = parts.units[first];
+    const auto own = group.late_sums(row, ring, false, stats);
+    if (threadIdx.x == 0) late[first + tile] = own;
+    if (!last_to_arrive(parts.counters + r, static_cast<unsigned>(units.tiles))) return;
     typename Group::Coefficients c;
-    const T value = group.conclude(join<typename Group::Loss, T>(own, units.tiles), true, c);
+    const T value = group.conclude(stats, join_sums(late + first, units.tiles), true, c);
     add_to_total<T>(call, total, static_cast<double>(value), r, static_cast<unsigned>(call.rows));
   });
 }

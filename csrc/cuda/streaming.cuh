@@ -19,7 +19,8 @@ __global__ void __launch_bounds__(kMaxThreads, (kStreamingBlocks<LossTemplate<Co
               const __grid_constant__ Total total) {
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
-  GroupRow<LossTemplate, In> group(call, out);
+  using Group = GroupRow<LossTemplate, In>;
+  Group group(call, out);
   Ring<In> ring(call, memory);
   // Thread 0's alone; a register would be everyone's.
   MLLOSS_SHARED(double, sum, [1]);
@@ -29,9 +30,11 @@ __global__ void __launch_bounds__(kMaxThreads, (kStreamingBlocks<LossTemplate<Co
     const LogitsRow<In> row(call, r);
     ring.begin(row, 0, row.chunks);
     group.start(r);
-    const auto stats = group.statistics(row, ring, gradient);
-    typename GroupRow<LossTemplate, In>::Coefficients c;
-    const T value = group.conclude(stats, true, c);
+    const auto stats = group.statistics(row, ring, gradient || Group::Loss::kLateSums > 0);
+    typename Group::Late late{};
+    if constexpr (Group::Loss::kLateSums > 0) late = group.late_sums(row, ring, gradient, stats);
+    typename Group::Coefficients c;
+    const T value = group.conclude(stats, late, true, c);
     if (threadIdx.x == 0) sum[0] += static_cast<double>(value);
     if (gradient) group.gradient(row, c, ring);
   }

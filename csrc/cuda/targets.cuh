@@ -32,8 +32,8 @@ MLLOSS_DEVICE uint32_t bools(SharedAddress targets) {
   return 0u;
 }
 
-// A row's targets, read from left to right. Every thread has its own.
-template <class T, int V>
+// A row's targets, read from left to right. Every thread has its own. kRaw: what functors call raw targets.
+template <class T, int V, bool kRaw>
 class TargetReader {
  public:
   MLLOSS_DEVICE explicit TargetReader(const DeviceCall& call) : call_(call) {}
@@ -60,6 +60,10 @@ class TargetReader {
     ChunkTargets<T, V> t;
     t.positive = t.excluded = t.spoiled = 0;
     t.soft = false;
+    if constexpr (kRaw) {
+      read_other_logits(label, whole, staged, t);
+      return t;
+    }
     if (sparse()) {
       read_sparse(label, t);
     } else {
@@ -96,6 +100,19 @@ class TargetReader {
         return read_integers<int32_t>(label, whole, staged, t);
       case DType::kInt64:
         return read_integers<int64_t>(label, whole, staged, t);
+      case DType::kHalf:
+        return read_floats<__half>(label, whole, staged, t);
+      case DType::kBFloat16:
+        return read_floats<__nv_bfloat16>(label, whole, staged, t);
+      case DType::kFloat:
+        return read_floats<float>(label, whole, staged, t);
+      default:
+        return read_floats<double>(label, whole, staged, t);
+    }
+  }
+
+  MLLOSS_DEVICE void read_other_logits(int label, bool whole, SharedAddress staged, ChunkTargets<T, V>& t) const {
+    switch (call_.targets_dtype) {
       case DType::kHalf:
         return read_floats<__half>(label, whole, staged, t);
       case DType::kBFloat16:
@@ -207,6 +224,11 @@ class TargetReader {
 
   template <class F>
   MLLOSS_DEVICE void add_float(F y, uint32_t bit, T& out, ChunkTargets<T, V>& t) const {
+    if constexpr (kRaw) {
+      out = static_cast<T>(y);
+      t.soft = true;
+      return;
+    }
     const bool ignored = call_.has_ignore_index && static_cast<double>(y) == static_cast<double>(call_.ignore_index);
     const bool valid = !ignored && y >= 0;
     out = valid ? static_cast<T>(y) : T(0);

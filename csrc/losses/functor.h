@@ -5,10 +5,12 @@
 // and, derived from ElementWise,
 //   evaluate(e)            -> {value, d value / d s}
 //   kLabelParameter        whether e.parameter is the label's own of the caller's numbers (1 where it gave none)
+//   kRawTargets            whether e.y is another logit, times logit_scale, and no target: any number, dense, the
+//                          logits' dtype; Element::kSoft always
 //   kDemanding             whether CUDA kernels of it take more registers than others, and so fewer blocks
 // or, derived from GroupWise (a row; for Dice also a label or everything),
 //   kMaxima, kSums, kCoefficients
-//   kAcrossRows    whether groups may be labels, or everything; then kMaxima is 0
+//   kAcrossRows    whether groups may be labels, or everything; then kMaxima and kLateSums are 0
 //   kCompeting     whether labels compete for one softmax, and a label of weight 0 with them
 //   maxima(e, m)           max-reduces e into m; each m starts at initial_maximum()
 //   sums(e, m)             what e adds to the group's sums, with the maxima fixed at m
@@ -16,6 +18,10 @@
 //   unsafe(sums)           the first sums overflowed or vanished: take them again with maxima
 //   rescale(sums, from, to)  the sums, when the maxima move
 //   finalize(stats, value) -> coefficients, and the group's loss
+//   kLateSums      sums that can be taken only once the statistics are complete, on one more visit; if there are any:
+//     settle(stats)                what they need of the statistics
+//     late(e, settled)             what e adds to them; nothing where E::kNegative
+//     finalize(stats, late, value) in place of finalize(stats, value)
 //   scaled(c, factor)      coefficients of the gradient times factor
 //   gradient(e, c)         -> d value / d s
 //   usual(c)               whether usual_gradient(e, c) will do, where that saves work
@@ -34,13 +40,16 @@ enum class Scope { kElement, kGroup };
 struct ElementWise {
   static constexpr Scope kScope = Scope::kElement;
   static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kDemanding = false;
-  static constexpr int kMaxima = 0, kSums = 0, kCoefficients = 0;
+  static constexpr bool kRawTargets = false;
+  static constexpr int kMaxima = 0, kSums = 0, kLateSums = 0, kCoefficients = 0;
 };
 
 // The base of every functor with statistics.
 struct GroupWise {
   static constexpr Scope kScope = Scope::kGroup;
   static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kDemanding = false;
+  static constexpr bool kRawTargets = false;
+  static constexpr int kLateSums = 0;
 };
 
 // kNegative: every target of the tile is 0, and known at compile time to be.
@@ -81,6 +90,10 @@ struct Statistics {
 template <class Loss, class T>
 using StatisticsOf = Statistics<T, Loss::kMaxima, Loss::kSums>;
 
+// Merged by addition; empty for most losses.
+template <class Loss, class T>
+using LateSums = Array<T, Loss::kLateSums>;
+
 template <class Loss, class T>
 MLLOSS_HD StatisticsOf<Loss, T> identity() {
   StatisticsOf<Loss, T> stats{};
@@ -100,6 +113,17 @@ MLLOSS_HD void merge(StatisticsOf<Loss, T>& into, StatisticsOf<Loss, T> from) {
     into.maxima = top;
   }
   for (int i = 0; i < Loss::kSums; ++i) into.sums[i] += from.sums[i];
+}
+
+// The group's coefficients and loss, from all that was summed.
+template <class Loss, class T>
+MLLOSS_HD Array<T, Loss::kCoefficients> finish(const Loss& loss, const StatisticsOf<Loss, T>& stats,
+                                               const LateSums<Loss, T>& late, T& value) {
+  if constexpr (Loss::kLateSums > 0) {
+    return loss.finalize(stats, late, value);
+  } else {
+    return loss.finalize(stats, value);
+  }
 }
 
 }  // namespace MLLOSS_ISA

@@ -3,6 +3,7 @@
 
 #include "asymmetric.h"
 #include "bce.h"
+#include "decoupled_softmax.h"
 #include "dice.h"
 #include "focal.h"
 #include "lsep.h"
@@ -10,6 +11,7 @@
 #include "multi_positive_cross_entropy.h"
 #include "self_adjusting_dice.h"
 #include "squared_hinge.h"
+#include "symmetric_kl.h"
 #include "zlpr.h"
 
 #define MLLOSS_FOR_EACH_LOSS(X)                              \
@@ -22,4 +24,6 @@
   X(squared_hinge, SquaredHinge)                             \
   X(lsep, Lsep)                                              \
   X(multi_positive_cross_entropy, MultiPositiveCrossEntropy) \
-  X(self_adjusting_dice, SelfAdjustingDice)
+  X(self_adjusting_dice, SelfAdjustingDice)                  \
+  X(decoupled_softmax, DecoupledSoftmax)                     \
+  X(symmetric_kl, SymmetricKl)

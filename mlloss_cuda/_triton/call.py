@@ -65,6 +65,7 @@ class Tile(NamedTuple):
     soft: Any  # targets may be probabilities
     crosses_rows: Any  # a row's weight belongs to its elements
     competing: Any  # as functors have it
+    raw_targets: Any  # as functors have it
 
 
 class Results(NamedTuple):

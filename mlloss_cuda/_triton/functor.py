@@ -18,6 +18,7 @@ class ElementWise(NamedTuple):
 
     evaluate: Any  # (s, y, parameter, p, SOFT) -> value, d value / d s; parameter: the label's own number, or 1
     competing: Any = False
+    raw_targets: Any = False  # y is another logit, times logit_scale, and no target: any number; SOFT always
 
 
 class Group(NamedTuple):
@@ -28,7 +29,7 @@ class Group(NamedTuple):
     first_sums: Any  # (s, y, w, p, SOFT) -> the same with m at 0
     unsafe: Any  # (sums) -> where the first sums overflowed or vanished: take them again with maxima
     rescale: Any  # (sums, old, new) -> the sums, when the maxima move
-    finalize: Any  # (m, sums, p) -> value, coefficients
+    finalize: Any  # (m, sums, p) -> value, coefficients; with late sums (m, sums, late, p)
     scaled: Any  # (c, factor) -> the coefficients of the gradient times factor
     gradient: Any  # (s, y, w, c, p, SOFT) -> d value / d s
     maxima_count: Any  # constexpr
@@ -36,3 +37,8 @@ class Group(NamedTuple):
     coefficients: Any  # constexpr
     initial: Any  # constexpr: where maxima start
     competing: Any = False  # labels compete for one softmax, and a label of weight 0 with them
+    raw_targets: Any = False
+    # Sums of rows that can be taken only once the others are complete, on one more visit.
+    settle: Any = None  # (m, sums) -> what they need of these
+    late: Any = None  # (s, y, w, settled, p, SOFT) -> what elements add to them. None: no such sums
+    late_count: Any = 0  # constexpr

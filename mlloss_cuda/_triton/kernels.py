@@ -143,9 +143,36 @@ def _statistics(call, functor, p, block, begin, end, tile: tl.constexpr):
 
 
 @triton.jit
-def _conclude(functor, p, m, sums, results, group, here, groups, weight):
+def _late_tile(call, functor, p, block, settled, first, tile: tl.constexpr, EDGE: tl.constexpr):
+    _, s, y, w, _, _ = read(call, block, first, tile, EDGE)
+    return functor.late(s, y, w, settled, p, tile.soft)
+
+
+@triton.jit
+def _late_sums(call, functor, p, block, m, sums, tiles, tile: tl.constexpr):
+    """Of whole rows whose other sums are complete."""
+    R: tl.constexpr = tile.rows
+    C: tl.constexpr = tile.columns
+    settled = _as_rows(functor.settle(m, sums))
+    late = _full(functor.late_count, [R, C], 0.0, tile.dtype)
+    for i in range(0, tiles):
+        first = i * tile.columns
+        if tile.masked:
+            late = _add(late, _late_tile(call, functor, p, block, settled, first, tile, True))
+        elif _at_edge(call, first, tile):
+            late = _add(late, _late_tile(call, functor, p, block, settled, first, tile, True))
+        else:
+            late = _add(late, _late_tile(call, functor, p, block, settled, first, tile, False))
+    return _sum(late, 1)
+
+
+@triton.jit
+def _conclude(functor, p, m, sums, late, results, group, here, groups, weight):
     """Value and coefficients of groups, stored; coefficients returned."""
-    value, c = functor.finalize(m, sums, p)
+    if functor.late is not None:
+        value, c = functor.finalize(m, sums, late, p)
+    else:
+        value, c = functor.finalize(m, sums, p)
     if results.losses is not None:
         value = tl.where(weight == 0.0, 0.0, value * weight)
         tl.store(results.losses + group, value, mask=here)
@@ -189,8 +216,11 @@ def streaming(call, functor, results, rows, nnz, tiles, groups, tile: tl.constex
         block = rows_from(call, i * tile.rows, rows, nnz, tile)
         row, here, _ = block
         m, sums = _statistics(call, functor, p, block, 0, tiles, tile)
+        late = ()
+        if functor.late is not None:
+            late = _late_sums(call, functor, p, block, m, sums, tiles, tile)
         weight = row_weight(call, row, here, tile.dtype)
-        c = _conclude(functor, p, m, sums, results, row, here, groups, weight)
+        c = _conclude(functor, p, m, sums, late, results, row, here, groups, weight)
         if results.gradient is not None:
             _row_gradients(call, functor, p, c, results, block, weight, tiles, tile)
 
@@ -433,7 +463,7 @@ def merge(call, functor, parts, results, splits, groups, tile: tl.constexpr, GRO
     weight = tl.full([G], 1.0, tile.dtype)
     if GROUPING == SAMPLES:
         weight = row_weight(call, group, here, tile.dtype)
-    _conclude(functor, p, m, sums, results, group, here, groups, weight)
+    _conclude(functor, p, m, sums, (), results, group, here, groups, weight)
 
 
 # ---- what is left --------------------------------------------------------------------------------------

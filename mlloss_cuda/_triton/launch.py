@@ -224,6 +224,7 @@ def _tile(logits: Tensor, a: Arguments, plan: Plan, down_rows: bool = False) -> 
         soft=soft,
         crosses_rows=a.group in ("macro", "micro"),
         competing=functor_of(a.loss).competing,
+        raw_targets=functor_of(a.loss).raw_targets,
     )
 
 
@@ -275,7 +276,8 @@ def _forward_groups(
     if a.group == "macro":
         _statistics_of_labels(call, logits, a, functor, results)
     else:
-        plan = plans.plan_rows(_shape(logits), _facts_of(logits), a.group == "micro")
+        late = functor.late is not None
+        plan = plans.plan_rows(_shape(logits), _facts_of(logits), a.group == "micro", late)
         if plan.strategy == "streaming":
             results = results._replace(gradient=gradient)
             arguments = (logits.shape[0], _nnz(a), plan.tiles, groups, _tile(logits, a, plan))

@@ -4,7 +4,17 @@
 import triton
 import triton.language as tl
 
-__all__ = ["at_most", "exp_difference", "expectation", "log1p", "logistic", "minus_log_over", "nan_of", "sigmoid"]
+__all__ = [
+    "at_most",
+    "exp_difference",
+    "expectation",
+    "log1p",
+    "logistic",
+    "minus_log_over",
+    "nan_of",
+    "one_minus_exp",
+    "sigmoid",
+]
 
 
 @triton.jit
@@ -23,6 +33,24 @@ def nan_of(x):
 def exp_difference(x, m):
     """exp(x - m), and 1 for equal arguments, infinite ones included."""
     return tl.where(x == m, 1.0, tl.exp(x - m))
+
+
+@triton.jit
+def one_minus_exp(d):
+    """1 - exp(-d) for d >= 0: near 0 a series, where the difference is lost."""
+    if d.dtype == tl.float64:
+        # The error of e^-d is divided out.
+        rest = tl.exp(-d)
+        exact = (1.0 - rest) * (-d / tl.log(tl.where(rest == 1.0, 0.5, tl.where(rest == 0.0, 0.5, rest))))
+        near = tl.where(rest == 1.0, d, exact)
+        return tl.where(rest < 0.5, 1.0 - rest, near)
+    else:
+        p = 1.98412698413e-4 * d - 1.38888888889e-3
+        p = p * d + 8.33333333333e-3
+        p = p * d - 4.16666666667e-2
+        p = p * d + 1.66666666667e-1
+        p = p * d - 0.5
+        return tl.where(d < 0.35, d * (p * d + 1.0), 1.0 - tl.exp(-d))
 
 
 @triton.jit

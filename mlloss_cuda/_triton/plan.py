@@ -97,14 +97,17 @@ def _streaming_programs(shape: Shape, facts: DeviceFacts, rows: int, warps: int)
     return facts.processors if block * facts.processors <= facts.l2_bytes else most
 
 
-def plan_rows(shape: Shape, facts: DeviceFacts, everything: bool = False) -> Plan:
-    """Statistics of rows (or of ``everything``), and what follows from them."""
+def plan_rows(shape: Shape, facts: DeviceFacts, everything: bool = False, late: bool = False) -> Plan:
+    """Statistics of rows (or of ``everything``), and what follows from them. ``late``: sums that need them complete
+    follow too, and so rows are not split."""
     rows, columns, warps, registers, tiles = _tile(shape, facts, "rows")
     blocks = _divide_up(shape.rows, rows)
     if everything:
         splits = max(1, min(blocks, 8 * facts.processors))
         return Plan("split", rows, columns, warps, registers, tiles, splits, tiles, splits)
     strategy = forced_strategy
+    if late:
+        strategy = "streaming"
     if strategy == "automatic":
         strategy = "split" if _few_long_rows(shape, facts) else "streaming"
     if strategy == "streaming":

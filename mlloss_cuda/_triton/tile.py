@@ -221,7 +221,9 @@ def _dense_targets(call, block, place, first, tile: tl.constexpr, EDGE: tl.const
     offsets = _offsets(row, shift, label, first, call.targets_row, call.targets_label, tile, tile.wide_targets)
     raw = _load(call.targets, offsets, inside, whole, tile.wide_targets, EDGE)
     excluded = inside == 0
-    if raw.dtype.is_floating():
+    if tile.raw_targets:
+        return raw.to(T) * logit_scale(call, T), excluded, label < label
+    elif raw.dtype.is_floating():
         if call.ignore_index is not None:
             if raw.dtype == tl.float64:
                 excluded = excluded | (raw == tl.cast(call.ignore_index, tl.float64))
@@ -300,7 +302,7 @@ def read(call, block, first, tile: tl.constexpr, EDGE: tl.constexpr):
         w = tl.load(call.weight + label, mask=inside, other=0.0)
     if tile.crosses_rows:
         w = w * row_weight(call, row, here, T)[:, None]
-    if tile.soft:
+    if tile.soft and not tile.raw_targets:
         y = y * number(call.numbers.smooth_slope, T) + number(call.numbers.smooth_floor, T)
     valid = excluded == 0
     if tile.competing:

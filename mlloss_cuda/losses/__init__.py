@@ -3,6 +3,7 @@
 from .asymmetric import AsymmetricLoss, asymmetric_loss
 from .bce import BCEWithLogitsLoss, bce_with_logits_loss
 from .compound import CompoundLoss, compound_loss
+from .decoupled_softmax import DecoupledSoftmaxLoss, decoupled_softmax_loss
 from .dice import DiceLoss, dice_loss
 from .focal import SigmoidFocalLoss, sigmoid_focal_loss
 from .jaccard import JaccardLoss, jaccard_loss
@@ -10,6 +11,7 @@ from .lsep import LSEPLoss, lsep_loss
 from .margin_bce import MarginBCELoss, margin_bce_loss
 from .multi_positive_cross_entropy import MultiPositiveCrossEntropyLoss, multi_positive_cross_entropy_loss
 from .squared_hinge import SquaredHingeLoss, squared_hinge_loss
+from .symmetric_kl import SymmetricKLLoss, symmetric_kl_loss
 from .tversky import TverskyLoss, tversky_loss
 from .zlpr import ZLPRLoss, zlpr_loss
 
@@ -17,6 +19,7 @@ __all__ = [
     "AsymmetricLoss",
     "BCEWithLogitsLoss",
     "CompoundLoss",
+    "DecoupledSoftmaxLoss",
     "DiceLoss",
     "JaccardLoss",
     "LSEPLoss",
@@ -24,11 +27,13 @@ __all__ = [
     "MultiPositiveCrossEntropyLoss",
     "SigmoidFocalLoss",
     "SquaredHingeLoss",
+    "SymmetricKLLoss",
     "TverskyLoss",
     "ZLPRLoss",
     "asymmetric_loss",
     "bce_with_logits_loss",
     "compound_loss",
+    "decoupled_softmax_loss",
     "dice_loss",
     "jaccard_loss",
     "lsep_loss",
@@ -36,6 +41,7 @@ __all__ = [
     "multi_positive_cross_entropy_loss",
     "sigmoid_focal_loss",
     "squared_hinge_loss",
+    "symmetric_kl_loss",
     "tversky_loss",
     "zlpr_loss",
 ]

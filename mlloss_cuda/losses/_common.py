@@ -151,14 +151,16 @@ class LossModule(nn.Module):
 
     _function: ClassVar[Callable[..., Tensor]]
     _term: ClassVar[Callable[..., Term]]
+    _common: ClassVar[tuple[str, ...]] = tuple(DEFAULTS)  # those of the common arguments that it takes
 
     def __init__(self, own: dict[str, Any], common: CommonArguments) -> None:
         super().__init__()
-        unknown = set(common) - set(DEFAULTS)
+        unknown = set(common) - set(self._common)
         if unknown:
             raise TypeError(f"{type(self).__name__}: unexpected argument {sorted(unknown)[0]!r}")
-        arguments: dict[str, Any] = {**own, **DEFAULTS, **common}
-        _check_common(arguments)
+        everything: dict[str, Any] = {**own, **DEFAULTS, **common}
+        _check_common(everything)
+        arguments = {name: everything[name] for name in (*own, *self._common)}
         self._names = tuple(arguments)
         self._shown = tuple(own)
         for name, value in arguments.items():

@@ -57,6 +57,8 @@ def _check_terms(terms: Any) -> tuple[tuple[float, LossModule], ...]:
         coefficient, loss = pair
         if isinstance(loss, CompoundLoss):
             raise TypeError("terms: expected single losses, got a CompoundLoss; add compounds with +")
+        if loss.term().spec.raw_targets:
+            raise TypeError(f"terms: expected losses of logits and targets, got {loss!r}, which takes two logits")
         pairs.append((_coefficient(coefficient), loss))
     return tuple(pairs)
 
@@ -97,7 +99,7 @@ def _share_a_pass(a: _Prepared, b: _Prepared) -> bool:
 
 
 def _may_share(term: Term) -> bool:
-    return not term.alone and term.grouping in ("element", "samples") and term.spec.fusable
+    return not term.alone and term.grouping in ("element", "samples") and not term.spec.late
 
 
 def _groups(prepared: Sequence[_Prepared]) -> list[list[int]]:
@@ -360,6 +362,9 @@ class CompoundLoss(LossModule):
         return self(logits, targets) * (elements / items)
 
     _undecided = "its terms need not agree"
+
+    def _predicted(self, s: Tensor) -> Tensor:
+        raise self._no_threshold(self._undecided)
 
     def plan(self, device: torch.device | str = "cpu") -> list[Pass]:
         """Which terms run together on such a device, and by which backend (None: a term by itself).

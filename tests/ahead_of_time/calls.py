@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlloss_cuda import CSRTargets
+from mlloss_cuda import CSRTargets, symmetric_kl_loss
 
 from ..cases import all_cases
 
@@ -46,6 +46,16 @@ def _step(name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str, **
     return f"{name}, {shape[0]} x {shape[1]}, {words}", step
 
 
+def _pair(dtype: torch.dtype, **arguments: Any) -> Call:
+    """Two logits, a gradient for each."""
+
+    def step() -> Tensor:
+        pair = [torch.zeros(LONG, dtype=dtype, requires_grad=True) for _ in range(2)]
+        return torch.autograd.grad(symmetric_kl_loss(*pair, **arguments), pair)[0]
+
+    return f"symmetric_kl, {LONG[0]} x {LONG[1]}, {', '.join([str(dtype)[6:], *arguments])}", step
+
+
 def main_calls() -> Iterator[Call]:
     """What most users run, for every target."""
     for name in MAIN:
@@ -56,6 +66,7 @@ def main_calls() -> Iterator[Call]:
     yield _step("zlpr, samples", SHORT, torch.float32, "bool")
     for name in OTHERS:
         yield _step(name, LONG, torch.bfloat16, "csr64")
+    yield _pair(torch.bfloat16)
 
 
 def more_calls() -> Iterator[Call]:
@@ -65,6 +76,8 @@ def more_calls() -> Iterator[Call]:
         yield _step(name, LONG, torch.float16, "bool")
     for name in OTHERS:
         yield _step(name, LONG, torch.float32, "float32", weight=torch.ones(LONG[1]))
+    yield _pair(torch.float32, weight=torch.ones(LONG[1]))
+    yield _pair(torch.float64)
     for name in ("zlpr, samples", "sigmoid_focal, element", "dice, macro"):
         yield _step(name, LONG, torch.float64, "csr values")
         yield _step(name, SHORT, torch.bfloat16, "float32", ignore_index=-1, label_smoothing=0.1)

@@ -78,6 +78,7 @@ def all_cases() -> list[Case]:
         asymmetric,
         bce,
         compound,
+        decoupled_softmax,
         dice,
         lsep,
         margin_bce,
@@ -98,6 +99,7 @@ def all_cases() -> list[Case]:
         squared_hinge,
         lsep,
         multi_positive_cross_entropy,
+        decoupled_softmax,
         tversky,
         compound,
     )

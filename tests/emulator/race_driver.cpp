@@ -38,15 +38,17 @@ constexpr Shape kShapes[] = {
     {70, 10},   // rows in several groups for the sums over rows
 };
 
-enum class Layout { kDense, kSparse };
+enum class Layout { kDense, kSparse, kRaw };
 
-// How a call is made: these two have nothing to do with each other, so two runs cover both.
+// How a call is made: layout and place have nothing to do with each other, so two runs cover both. Where other logits
+// stand in the targets' place, these are dense.
 struct Variant {
   Layout layout;
   bool in_place;
   const char* name;
 };
-constexpr Variant kVariants[] = {{Layout::kDense, false, "dense"}, {Layout::kSparse, true, "sparse in-place"}};
+constexpr Variant kVariants[] = {
+    {Layout::kDense, false, "dense"}, {Layout::kSparse, true, "sparse in-place"}, {Layout::kRaw, false, "raw"}};
 
 constexpr const char* kGroupings[] = {"element", "samples", "macro", "micro"};
 
@@ -100,6 +102,7 @@ template <class In, class T>
 struct Arguments {
   std::vector<In> logits;
   std::vector<uint8_t> dense;
+  std::vector<In> raw;
   std::vector<int64_t> crow_indices{0}, col_indices;
   std::vector<T> weight, sample_weight, label_offset, label_parameter, row_offset, grad_output;
   T scale, normalizer;
@@ -108,6 +111,7 @@ struct Arguments {
   Arguments(const Inputs& in, DType dtype, Layout layout)
       : logits(rounded<In>(in.logits)),
         dense(in.targets.begin(), in.targets.end()),
+        raw(rounded<In>({in.targets.begin(), in.targets.end()})),
         weight(rounded<T>(in.weight)),
         sample_weight(rounded<T>(in.sample_weight)),
         label_offset(rounded<T>(in.label_offset)),
@@ -125,9 +129,9 @@ struct Arguments {
     call.logits = logits.data();
     call.logits_label_stride = 1;
     call.logits_dtype = dtype;
-    if (layout == Layout::kDense) {
-      call.targets_dtype = DType::kBool;
-      call.targets = dense.data();
+    if (layout != Layout::kSparse) {
+      call.targets_dtype = layout == Layout::kDense ? DType::kBool : dtype;
+      call.targets = layout == Layout::kDense ? static_cast<const void*>(dense.data()) : raw.data();
       call.targets_row_stride = in.labels;
       call.targets_label_stride = 1;
     } else {
@@ -309,6 +313,7 @@ class Driver {
         const std::string label = std::string(logits.name) + " " + loss.name + " " +
                                   kGroupings[static_cast<int>(in.grouping)] + " " + name_of(strategy) + " " + shape +
                                   " " + variant.name;
+        if ((variant.layout == Layout::kRaw) != loss.raw_targets) continue;
         if (!wanted(label) || !engine.gets_wanted(Arguments<In, T>(in, logits.dtype, variant.layout).call)) continue;
         if (exact.values.empty()) exact = loss.results(in);
         run_case(label, strategy, logits.tolerance, [&](Findings& found) {

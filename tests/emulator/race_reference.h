@@ -58,7 +58,8 @@ Soft element(const Inputs& in, int64_t row, int64_t label) {
   const double s = in.scale * in.logits[i] + in.label_offset[label] + in.row_offset[row];
   const double w = in.weight[label] * (in.crosses_rows() ? in.sample_weight[row] : 1.0);
   if (w == 0 && !Loss::kCompeting) return {0, 0, 0};
-  return {s, in.targets[i] ? 1.0 : 0.0, w, in.label_parameter[label]};
+  const double one = Loss::kRawTargets ? in.scale : 1.0;  // a logit as any other
+  return {s, in.targets[i] ? one : 0.0, w, in.label_parameter[label]};
 }
 
 // Adds d total / d s = g to everything that is made of it.
@@ -102,10 +103,18 @@ void group(const Loss& loss, const Inputs& in, double factor, Results& out) {
     const auto sums = loss.sums(element<Loss>(in, row, label), of_group.maxima);
     for (int k = 0; k < Loss::kSums; ++k) of_group.sums[k] += sums[k];
   });
+  std::vector<LateSums<Loss, double>> late(in.groups());
+  if constexpr (Loss::kLateSums > 0) {
+    for_elements(in, [&](int64_t row, int64_t label) {
+      const size_t g = in.group_of(row, label);
+      const auto sums = loss.late(element<Loss>(in, row, label), Loss::settle(stats[g]));
+      for (int k = 0; k < Loss::kLateSums; ++k) late[g][k] += sums[k];
+    });
+  }
   std::vector<Array<double, Loss::kCoefficients>> coefficients;
   for (size_t g = 0; g < in.groups(); ++g) {
     double value;
-    coefficients.push_back(loss.finalize(stats[g], value));
+    coefficients.push_back(finish<Loss, double>(loss, stats[g], late[g], value));
     out.values.push_back(in.crosses_rows() ? value : value * in.sample_weight[g]);
     out.total += out.values.back() * factor;
   }
@@ -135,10 +144,11 @@ Results results(const Inputs& in) {
 
 struct Named {
   const char* name;
+  bool raw_targets;
   Results (*results)(const Inputs&);
 };
 
-#define MLLOSS_REFERENCE(name, Functor) {#name, results<Functor<double>>},
+#define MLLOSS_REFERENCE(name, Functor) {#name, Functor<double>::kRawTargets, results<Functor<double>>},
 inline const Named kLosses[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_REFERENCE)};
 #undef MLLOSS_REFERENCE
 

@@ -1,4 +1,5 @@
 // C++ tests that need neither torch nor a GPU: the numerics, against the C library in double.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -46,6 +47,18 @@ void test_exponential() {
   expect(mlloss::exponential(kInf) == kInf, "exp(inf) is inf", 0);
   expect(std::isnan(mlloss::exponential(NAN)), "exp(NaN) is NaN", 0);
   expect(mlloss::exponential(0.0f) == 1.0f, "exp(0) is 1", 0);
+}
+
+void test_one_minus_exp() {
+  const auto exact = [](double d) { return -std::expm1(-d); };
+  const double error = std::max(worst([](float d) { return mlloss::one_minus_exp(d); }, exact, 1e-6f, 1.0f),
+                                worst([](float d) { return mlloss::one_minus_exp(d); }, exact, 1.0f, 90.0f));
+  std::printf("one_minus_exp: %.2f ulp\n", error);
+  expect(error < 4.0, "one_minus_exp is within 4 ulp", error);
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  expect(mlloss::one_minus_exp(0.0f) == 0.0f, "1 - e^0 is 0", 0);
+  expect(mlloss::one_minus_exp(kInf) == 1.0f, "1 - e^-inf is 1", 0);
+  expect(std::isnan(mlloss::one_minus_exp(NAN)), "1 - e^NaN is NaN", 0);
 }
 
 void test_logarithm() {
@@ -117,6 +130,7 @@ void test_bfloat16() {
 
 int main() {
   test_exponential();
+  test_one_minus_exp();
   test_logarithm();
   test_logistic();
   test_half();

@@ -40,6 +40,8 @@ class Loop:
 
 
 STATISTICS = Loop("statistics", stores=False)
+# Where there is no positive, nothing is added up.
+LATE = Loop("late sums", stores=False, exponentials=0.0, paths=("csr", "bool"))
 VALUE = Loop("value", stores=False)
 GRADIENT = Loop("gradient", stores=True)
 # Of a loss without exponentials.
@@ -49,14 +51,20 @@ SCALE = Loop("scale", stores=True, exponentials=0.0, paths=())
 # By title, * for the loss; the first that fits counts. All are checked for spills and local memory, those without loops
 # for no more. Where several paths would do, the cheapest is taken: which loop is which follows from what it stores.
 KERNELS: dict[str, tuple[Loop, ...]] = {
+    "streaming<DecoupledSoftmax>": (STATISTICS, LATE, GRADIENT),
+    "resident<DecoupledSoftmax>": (STATISTICS, LATE, GRADIENT),
     "streaming<*>": (STATISTICS, GRADIENT),
     "resident<*>": (STATISTICS, GRADIENT),
     "row_statistics<*>": (STATISTICS,),
+    "row_late_sums<*>": (LATE,),
     "all_statistics<*>": (STATISTICS,),
     "label_statistics<*>": (),
     "label_conclude<*>": (),
     "group_backward<*, false>": (GRADIENT,),
     "group_backward<*, true>": (Loop("gradient", stores=True, paths=("csr",), others=True),),
+    # What a trip loads is looked for as logits and targets, not as two logits.
+    "element_wise<SymmetricKl>": (),
+    "element_wise_backward<SymmetricKl>": (),
     "element_wise<SquaredHinge>": (PLAIN_VALUE, PLAIN_GRADIENT),
     "element_wise_backward<SquaredHinge>": (PLAIN_GRADIENT,),
     "element_wise<*>": (VALUE, GRADIENT),

@@ -17,8 +17,8 @@ positives, of CSR and of dense bool targets. *bool, positives*: a dense chunk of
 _GATES = """
 ## Forward with gradient, against the gates
 
-Statistics and gradient together, *csr* and *bool*. The gate is 70% of what the device issues while a copy moves the
-element; beyond it arithmetic is what bounds the kernel. **Bold**: over the gate.
+Statistics and gradient together, *csr* and *bool*, without late sums. The gate is 70% of what the device issues while
+a copy moves the element; beyond it arithmetic is what bounds the kernel. **Bold**: over the gate.
 """
 
 Loops = tuple[tuple[str, str], ...]
@@ -37,9 +37,10 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _losses(kernels: dict[str, Any], pattern: str) -> list[str]:
-    """What * stands for, in the order of the kernels."""
+    """What * stands for, in the order of the kernels; where loops are looked for at all."""
     before, after = pattern.split("*")
-    return [t[len(before) : len(t) - len(after)] for t in kernels if t.startswith(before) and t.endswith(after)]
+    titles = (t for t, entry in kernels.items() if t.startswith(before) and t.endswith(after) and entry["paths"])
+    return [t[len(before) : len(t) - len(after)] for t in titles]
 
 
 def _total(kernels: dict[str, Any], loops: Loops, loss: str, path: str) -> list[float]:

@@ -23,11 +23,14 @@ FLIPS = (
     ("squared_hinge", "squared_hinge.h", "positive ? -lacking : lacking", "positive ? lacking : lacking"),
     ("lsep", "lsep.h", "value = (up ? pairs : A(0)) + log1p", "value = (up ? pairs : A(0)) - log1p"),
     ("multi_positive_cross_entropy", "multi_positive_cross_entropy.h", "share - e.w * e.y", "share + e.w * e.y"),
+    ("decoupled_softmax", "decoupled_softmax.h", "positive ? -e.w * c[3]", "positive ? e.w * c[3]"),
+    ("symmetric_kl", "symmetric_kl.h", "up ? gradient : -gradient", "up ? gradient : gradient"),
 )
 # One that every case runs, and for those that stand for a path a second one.
 TESTS = (
     "tests/test_strategies.py::test_rows_of_one_chunk_and_of_many",
     "tests/test_values.py::test_dtypes_reductions_shapes",
+    "tests/test_symmetric_kl.py::test_dtypes_reductions_shapes",
     *("-k", "chunk_and_of_many or (float32 and mean and 37)"),
 )
 

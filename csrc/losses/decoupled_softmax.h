@@ -1,0 +1,121 @@
+// Decoupled softmax: mean_P softplus(LSE_N - s_i)   (DEXML, Gupta et al. 2024, arXiv:2310.10636)
+//
+// Every positive against the negatives alone. Probabilities: sum w y softplus(log sum (1-y) e^s - s) / max(1, sum y).
+#pragma once
+
+#include "functor.h"
+
+namespace mlloss {
+inline namespace MLLOSS_ISA {
+
+template <class T>
+class DecoupledSoftmax : public GroupWise {
+ public:
+  static constexpr bool kCompeting = true, kDemanding = true;
+  static constexpr int kMaxima = 1, kSums = 2;  // m and S of the negatives; sum y
+  static constexpr int kLateSums = 2;           // of the positives: softplus(z), sigmoid(z), z = LSE_N - s
+  static constexpr int kCoefficients = 4;       // m, the negatives' factor, log S, the positives' factor
+
+  explicit MLLOSS_HD DecoupledSoftmax(const double*) {}
+
+  static MLLOSS_HD T initial_maximum() { return T(-INFINITY); }
+
+  template <class E>
+  MLLOSS_HD void maxima(E e, Array<T, 1>& m) const {
+    m[0] = e.y < T(1) && e.s > m[0] ? e.s : m[0];
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, 2> sums(E e, Array<T, 1> m) const {
+    // Not exp_difference alone: -inf is nothing, even where it is the maximum.
+    const T x = e.s == T(-INFINITY) ? T(0) : exp_difference(e.s, m[0]);
+    return {{of_negative(e, x), e.y}};
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, 2> first_sums(E e) const {
+    return {{of_negative(e, exponential(e.s)), e.y}};
+  }
+
+  MLLOSS_HD bool unsafe(Array<T, 2> sums) const {
+    return sums[0] > T(1.2676506e30) || sums[0] < T(7.8886091e-31);  // 2^100, 2^-100
+  }
+
+  template <class A>
+  static MLLOSS_HD void rescale(Array<A, 2>& sums, Array<A, 1> from, Array<A, 1> to) {
+    sums[0] *= exp_difference(from[0], to[0]);
+  }
+
+  // m and log S; -inf for the latter where there are no negatives.
+  template <class A>
+  static MLLOSS_HD Array<A, 2> settle(Statistics<A, 1, 2> stats) {
+    return {{stats.maxima[0], stats.sums[0] == A(0) ? A(-INFINITY) : log_positive(stats.sums[0])}};
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, 2> late(E e, Array<T, 2> settled) const {
+    if constexpr (E::kNegative) return {{T(0), T(0)}};
+    const Logistic<T> l = logistic(settled[1] - above(e.s, settled[0]));
+    const T share = e.w * e.y, nothing = e.s == e.s ? T(0) : e.s;
+    const bool counts = share > T(0);
+    return {{counts ? share * l.softplus : nothing, counts ? share * l.sigmoid : nothing}};
+  }
+
+  template <class A>
+  MLLOSS_HD Array<A, 4> finalize(Statistics<A, 1, 2> stats, Array<A, 2> late, A& value) const {
+    const A m = stats.maxima[0], sum = stats.sums[0], targets = stats.sums[1];
+    if (sum == A(0) || targets == A(0)) {
+      value = A(0) * (sum + late[0]);  // of a NaN, NaN
+      return {{m > A(-INFINITY) ? m : A(0), value, A(0), value}};
+    }
+    const A share = A(1) / maximum(targets, A(1));
+    value = late[0] * share;
+    return {{m, late[1] * share / sum, log_positive(sum), share}};
+  }
+
+  static MLLOSS_HD Array<T, 4> scaled(Array<T, 4> c, T factor) { return {{c[0], c[1] * factor, c[2], c[3] * factor}}; }
+
+  template <class E>
+  MLLOSS_HD T gradient(E e, Array<T, 4> c) const {
+    const T distance = above(e.s, c[0]);
+    if constexpr (E::kSoft) {
+      const T negative = of_negative(e, exponential(distance)) * c[1];
+      return negative - (e.y > T(0) ? e.w * e.y * sigmoid(c[2] - distance) * c[3] : T(0));
+    } else {
+      return hard_gradient(e, distance, c);
+    }
+  }
+
+  // No infinite maximum: no inf - inf to look out for.
+  static MLLOSS_HD bool usual(Array<T, 4> c) { return absolute(c[0]) < T(INFINITY); }
+
+  template <class E>
+  MLLOSS_HD T usual_gradient(E e, Array<T, 4> c) const {
+    if constexpr (E::kSoft) return gradient(e, c);
+    return hard_gradient(e, e.s - c[0], c);
+  }
+
+ private:
+  // s - m; 0 for equal arguments, infinite ones included.
+  static MLLOSS_HD T above(T s, T m) { return s == m ? T(0) : s - m; }
+
+  // Selected, not multiplied: 0 * inf is NaN for a confident logit.
+  template <class E>
+  static MLLOSS_HD T of_negative(E e, T x) {
+    if constexpr (E::kNegative) return x;
+    if constexpr (E::kSoft) return e.y < T(1) ? (T(1) - e.y) * x : T(0);
+    return e.y > T(0) ? T(0) : x;
+  }
+
+  // A hard label belongs to one side: one exponential.
+  template <class E>
+  static MLLOSS_HD T hard_gradient(E e, T distance, Array<T, 4> c) {
+    if constexpr (E::kNegative) return exponential(distance) * c[1];
+    const bool positive = e.y > T(0);
+    const T x = exponential(positive ? distance - c[2] : distance);
+    return positive ? -e.w * c[3] * reciprocal(T(1) + x) : x * c[1];
+  }
+};
+
+}  // namespace MLLOSS_ISA
+}  // namespace mlloss

@@ -1,0 +1,118 @@
+# mypy: ignore-errors
+"""Decoupled softmax; the twin of csrc/losses/decoupled_softmax.h, where the formulas' reasons are."""
+
+import triton
+import triton.language as tl
+
+from .functor import Group
+from .numerics import exp_difference, logistic, nan_of, sigmoid
+
+__all__ = ["FUNCTOR"]
+
+# sums: S of the negatives, sum y; late: softplus(z) and sigmoid(z) of the positives, z = LSE_N - s.
+# coefficients: m, the negatives' factor, log S, the positives' factor.
+
+
+@triton.jit
+def _above(s, m):
+    """s - m; 0 for equal arguments, infinite ones included."""
+    return tl.where(s == m, 0.0, s - m)
+
+
+@triton.jit
+def _of_negative(y, x, SOFT: tl.constexpr):
+    """Selected, not multiplied: 0 * inf is NaN for a confident logit."""
+    if SOFT:
+        return tl.where(y < 1.0, (1.0 - y) * x, 0.0)
+    else:
+        return tl.where(y > 0.0, 0.0, x)
+
+
+@triton.jit
+def _maxima(s, y, w, p):
+    return (tl.where((y < 1.0) & (s == s), s, float("-inf")),)
+
+
+@triton.jit
+def _sums(s, y, w, m, p, SOFT: tl.constexpr):
+    # Not exp_difference alone: -inf is nothing, even where it is the maximum.
+    x = tl.where(s == float("-inf"), 0.0, exp_difference(s, m[0]))
+    return _of_negative(y, x, SOFT), y
+
+
+@triton.jit
+def _first_sums(s, y, w, p, SOFT: tl.constexpr):
+    return _of_negative(y, tl.exp(s), SOFT), y
+
+
+@triton.jit
+def _unsafe(sums):
+    return (sums[0] > 1.2676506e30) | (sums[0] < 7.8886091e-31)  # 2^100, 2^-100
+
+
+@triton.jit
+def _rescale(sums, old, new):
+    return sums[0] * exp_difference(old[0], new[0]), sums[1]
+
+
+@triton.jit
+def _settle(m, sums):
+    """m and log S; -inf for the latter where there are no negatives."""
+    none = sums[0] == 0.0
+    return m[0], tl.where(none, float("-inf"), tl.log(tl.where(none, 1.0, sums[0])))
+
+
+@triton.jit
+def _late(s, y, w, settled, p, SOFT: tl.constexpr):
+    sigma, _, softplus, _ = logistic(settled[1] - _above(s, settled[0]))
+    share = w * y
+    nothing = tl.where(s == s, tl.zeros_like(s), nan_of(s))
+    return tl.where(share > 0.0, share * softplus, nothing), tl.where(share > 0.0, share * sigma, nothing)
+
+
+@triton.jit
+def _finalize(m, sums, late, p):
+    empty = (sums[0] == 0.0) | (sums[1] == 0.0)
+    nothing = 0.0 * (sums[0] + late[0])  # of a NaN, NaN
+    total = tl.where(empty, 1.0, sums[0])
+    share = 1.0 / tl.where(sums[1] > 1.0, sums[1], 1.0)
+    c0 = tl.where(empty & (m[0] == float("-inf")), 0.0, m[0])
+    c1 = tl.where(empty, nothing, late[1] * share / total)
+    value = tl.where(empty, nothing, late[0] * share)
+    return value, (c0, c1, tl.log(total), tl.where(empty, nothing, share))
+
+
+@triton.jit
+def _scaled(c, factor):
+    return c[0], c[1] * factor, c[2], c[3] * factor
+
+
+@triton.jit
+def _gradient(s, y, w, c, p, SOFT: tl.constexpr):
+    distance = _above(s, c[0])
+    if SOFT:
+        negative = _of_negative(y, tl.exp(distance), SOFT) * c[1]
+        return negative - tl.where(y > 0.0, w * y * sigmoid(c[2] - distance) * c[3], 0.0)
+    else:
+        x = tl.exp(tl.where(y > 0.0, distance - c[2], distance))
+        return tl.where(y > 0.0, -w * c[3] / (1.0 + x), x * c[1])
+
+
+FUNCTOR = Group(
+    maxima=_maxima,
+    sums=_sums,
+    first_sums=_first_sums,
+    unsafe=_unsafe,
+    rescale=_rescale,
+    finalize=_finalize,
+    scaled=_scaled,
+    gradient=_gradient,
+    maxima_count=tl.constexpr(1),
+    sums_count=tl.constexpr(2),
+    coefficients=tl.constexpr(4),
+    initial=tl.constexpr(float("-inf")),
+    competing=True,
+    settle=_settle,
+    late=_late,
+    late_count=tl.constexpr(2),
+)

@@ -1,0 +1,133 @@
+"""Softmax cross-entropy of each positive against the negatives alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import Unpack
+
+from .._dispatch import evaluate
+from .._registry import LossSpec, Term, register
+from ..targets import CSRTargets
+from ._common import CommonArguments, LossModule, documented
+
+__all__ = ["DecoupledSoftmaxLoss", "decoupled_softmax_loss"]
+
+
+def _reference(
+    s: Tensor, y: Tensor, soft: bool, w: Tensor | None, parameters: tuple[float, ...], dim: tuple[int, ...]
+) -> Tensor:
+    (over,) = dim
+    share = y if w is None else y * w
+    negative = (y < 1) & (s != -torch.inf)
+    # Without negatives, or without positives, there is nothing to lose, whatever the logits are, NaN apart.
+    none = ~((y > 0).any(over, keepdim=True) & negative.any(over, keepdim=True))
+    s = torch.where(none & ~s.isnan(), 0.0, s)
+    terms = torch.where(negative | s.isnan(), s + torch.log1p(-torch.where(negative, y, 0.0)), -torch.inf)
+    lse = torch.logsumexp(torch.where(none & ~s.isnan(), 0.0, terms), over, keepdim=True)
+    losses = torch.where(((share > 0) & ~none) | s.isnan(), -share * F.logsigmoid(s - lse), 0.0)
+    return losses.sum(over) / y.sum(over).clamp(min=1)
+
+
+_SPEC = register(
+    LossSpec(
+        name="decoupled_softmax",
+        groupings=("samples",),
+        coefficients=4,
+        reference=_reference,
+        competing=True,
+        late=True,
+    )
+)
+
+
+def _term() -> Term:
+    return Term(_SPEC)
+
+
+@documented(
+    none="the rows' losses ``[...]``",
+    weight="multiplies the terms whose target the label is, and not their number",
+    zero_weight="A positive of weight 0 has no term; negatives compete whatever their weight.",
+)
+def decoupled_softmax_loss(
+    logits: Tensor,
+    targets: Tensor | CSRTargets,
+    *,
+    weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    logit_scale: float | Tensor = 1.0,
+    logit_bias: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    reduction: str = "mean",
+    inplace_backward: bool = False,
+) -> Tensor:
+    r"""Softmax cross-entropy of each of a row's positives against its negatives, on average.
+
+    .. math:: \frac{1}{|P|} \sum_{i \in P} \log\Big(1 + \sum_{j \in N} e^{s_j - s_i}\Big)
+
+    The loss of dual encoders in extreme classification. Positives do not compete with each other: the
+    optimum is 0 for any number of them, where :func:`multi_positive_cross_entropy_loss` has a floor of
+    ``k log k`` and pulls the surest positive down. With one positive a row it is
+    ``torch.nn.functional.cross_entropy``. A row without positives or without negatives has a loss of 0.
+
+    Targets y may be probabilities: y weighs a label's term, and 1 - y its exponential among the
+    negatives. The terms' sum is divided by the sum of y, or by 1 if that is less, so that a row loses
+    its say with its targets.
+
+    Args:
+        {logits}
+        {keywords}
+
+    Returns:
+        {returns}
+
+    Raises:
+        {raises}
+
+    Source:
+        Gupta et al., "Dual-Encoders for Extreme Multi-Label Classification", 2024, arXiv:2310.10636.
+        Kept as the negatives' (m, S), beside which the positives' terms are summed on one more visit.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 1.0, -3.0]])
+        >>> decoupled_softmax_loss(logits, torch.tensor([[1, 1, 0]])).item()
+        0.0124...
+    """
+    return evaluate(
+        _term(),
+        logits,
+        targets,
+        weight=weight,
+        sample_weight=sample_weight,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
+        normalizer=normalizer,
+        reduction=reduction,
+        inplace_backward=inplace_backward,
+    )
+
+
+class DecoupledSoftmaxLoss(LossModule):
+    """The module of :func:`decoupled_softmax_loss`: its arguments but ``sample_weight``, which the call takes.
+
+    Example:
+        >>> DecoupledSoftmaxLoss(reduction="sum")
+        DecoupledSoftmaxLoss(reduction='sum')
+    """
+
+    _function = staticmethod(decoupled_softmax_loss)
+    _term = staticmethod(_term)
+
+    def __init__(self, **common: Unpack[CommonArguments]) -> None:
+        super().__init__({}, common)
+
+    _undecided = "it depends on differences of logits only"
+
+    def _predicted(self, s: Tensor) -> Tensor:
+        raise self._no_threshold(self._undecided)

@@ -1,0 +1,140 @@
+"""Symmetric Kullback-Leibler divergence between two passes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._dispatch import evaluate
+from .._registry import LossSpec, Term, register
+from ._common import LossModule, documented
+
+__all__ = ["SymmetricKLLoss", "symmetric_kl_loss"]
+
+
+def _reference(s: Tensor, t: Tensor, soft: bool, parameters: tuple[float, ...]) -> Tensor:
+    # Limits: equal infinities agree, and the sigmoid's slope vanishes faster than its argument grows.
+    apart = torch.where(s.isinf() & (s == t), 0.0, s - t)
+    p, q = (torch.sigmoid(torch.where(x.isinf(), x.detach(), x)) for x in (s, t))
+    return (p - q) * apart
+
+
+_SPEC = register(
+    LossSpec(
+        name="symmetric_kl",
+        groupings=("element",),
+        coefficients=0,
+        reference=_reference,
+        raw_targets=True,
+    )
+)
+
+
+def _term() -> Term:
+    return Term(_SPEC)
+
+
+@documented(none="", weight="")
+def symmetric_kl_loss(
+    logits: Tensor,
+    other_logits: Tensor,
+    *,
+    weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    logit_scale: float | Tensor = 1.0,
+    normalizer: float | Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""How far apart two passes over the same input are, label by label.
+
+    .. math:: \big(\sigma(s) - \sigma(t)\big)(s - t)
+
+    The sum of the two Kullback-Leibler divergences between the probabilities ``sigmoid(s)`` and
+    ``sigmoid(t)`` of a label. R-Drop adds it to the losses of two passes that differ in their dropout,
+    so that a model agrees with itself. Symmetric, 0 where the logits are equal, exact where both are
+    so large that their sigmoids are 1 but for a rounding; at an infinite logit value and gradients
+    take their limits. Detach one of the two to pull only the other.
+
+    Args:
+        logits: s, ``[..., L]``, float32, bfloat16, float16 or float64, on a CPU or GPU, contiguous or
+            not. Never written to.
+        other_logits: t, of the same shape, dtype and device. There are no targets, and so neither
+            smoothing nor an ``ignore_index``.
+        weight: ``[L]``, finite, >= 0; multiplies the label's divergences. A label of weight 0 takes
+            no part. No gradient.
+        sample_weight: ``[...]``, finite, >= 0; multiplies a row's divergences. No gradient.
+        logit_scale: a number or 0-d tensor that multiplies both logits: the inverse of a temperature.
+            A tensor may require gradients.
+        normalizer: a positive number or 0-d tensor that divides a ``"sum"`` before the gradients are
+            rounded. Default None.
+        reduction: ``"none"`` gives the elements' divergences ``[..., L]``, ``"sum"`` their sum,
+            ``"mean"`` (default) their mean, ``"batchmean"`` their sum over the number of rows.
+            Weighted ones count.
+
+    Returns:
+        float32 (float64 for float64 logits), differentiable once in logits, other_logits and
+        logit_scale. Each of the two logits' gradients is a pass of its own over both.
+
+    Raises:
+        {raises}
+
+    Source:
+        Liang et al., "R-Drop: Regularized Dropout for Neural Networks", 2021, arXiv:2106.14448; for
+        many labels Su Jianlin, kexue.fm/archives/9039, 2022.
+
+    Example:
+        >>> symmetric_kl_loss(torch.tensor([[2.0, 1.0]]), torch.tensor([[0.0, 1.0]]), reduction="none")
+        tensor([[0.7616, 0.0000]])
+    """
+    return evaluate(
+        _term(),
+        logits,
+        other_logits,
+        weight=weight,
+        sample_weight=sample_weight,
+        label_smoothing=0.0,
+        ignore_index=None,
+        logit_scale=logit_scale,
+        logit_bias=None,
+        normalizer=normalizer,
+        reduction=reduction,
+        inplace_backward=False,
+    )
+
+
+class SymmetricKLLoss(LossModule):
+    """The module of :func:`symmetric_kl_loss`: its arguments but ``sample_weight``, which the call takes.
+
+    Example:
+        >>> loss = SymmetricKLLoss(reduction="sum")
+        >>> loss(torch.tensor([[2.0]]), torch.tensor([[0.0]]))
+        tensor(0.7616)
+    """
+
+    _function = staticmethod(symmetric_kl_loss)
+    _term = staticmethod(_term)
+    _common = ("weight", "logit_scale", "normalizer", "reduction")
+
+    def __init__(
+        self,
+        *,
+        weight: Tensor | None = None,
+        logit_scale: float | Tensor = 1.0,
+        normalizer: float | Tensor | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(
+            {},
+            {"weight": weight, "logit_scale": logit_scale, "normalizer": normalizer, "reduction": reduction},
+        )
+
+    def forward(  # type: ignore[override]
+        self, logits: Tensor, other_logits: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """The loss; shapes as in the function of the same name."""
+        return super().forward(logits, other_logits, sample_weight)
+
+    _undecided = "it compares two passes, whatever the labels are"
+
+    def _predicted(self, s: Tensor) -> Tensor:
+        raise self._no_threshold(self._undecided)
