@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import triton.language as tl
+
 __all__ = ["ElementWise", "Group"]
 
 
@@ -36,3 +38,5 @@ class Group(NamedTuple):
     coefficients: Any  # constexpr
     initial: Any  # constexpr: where maxima start
     competing: Any = False  # labels compete for one softmax, and a label of weight 0 with them
+    terms_count: Any = tl.constexpr(0)  # of a compound, whose functions are its terms' (terms.py)
+    terms: Any = ()

@@ -20,6 +20,7 @@ from . import plan as plans
 from .call import Call, GradOutput, Numbers, Results, Tile
 from .functor import ElementWise, Group
 from .plan import Plan, Shape
+from .terms import JOINED_BY, compound_of
 from .tuning import DeviceFacts, family_of
 
 __all__ = ["describe", "functor_of", "implementations"]
@@ -66,7 +67,9 @@ _SHARED = len(Arguments._fields)
 
 @functools.cache
 def functor_of(loss: str) -> ElementWise | Group:
-    """By the loss's name in the registry, which is that of the functor's module here."""
+    """By the loss's name in the registry, which is that of the functor's module here; a compound's by its terms'."""
+    if JOINED_BY in loss:
+        return compound_of([functor_of(term) for term in loss.split(JOINED_BY)])
     functor: ElementWise | Group = importlib.import_module(f"{__package__}.{loss}").FUNCTOR
     return functor
 
