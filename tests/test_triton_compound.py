@@ -268,6 +268,17 @@ def test_extreme_rows(backend: Backend, generator: torch.Generator, place: int) 
     assert_like_its_terms(backend, loss, logits, given, torch.ones_like(sample_weight), 256)
 
 
+def test_weight_of_zero_where_labels_compete(backend: Backend, generator: torch.Generator) -> None:
+    """It excludes a label from the terms that have none compete, whatever its logit."""
+    loss = compound("multi_positive_cross_entropy", "squared_hinge", "dice")
+    logits = random_logits(generator, (4, 30), torch.float32, backend.device)
+    logits[:3, 3] = torch.tensor([torch.nan, 1e25, torch.inf])
+    targets, weight = random_positives(generator, (4, 30)).to(backend.device), torch.ones(30, device=backend.device)
+    weight[3] = 0
+    given = Given(Sides(targets, weight=weight))
+    assert_like_its_terms(backend, loss, logits, given, torch.ones(4, device=backend.device))
+
+
 def test_a_number_of_each_label(backend: Backend, generator: torch.Generator) -> None:
     """For every element-wise term that takes one; a loss may come twice, with other parameters."""
     weighted = replace(_CASES["bce_with_logits"], parameters=(3.0,))
