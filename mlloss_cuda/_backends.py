@@ -267,7 +267,7 @@ def one_pass(device_type: str, compound: str, forced: str | None) -> str | None:
 
 def takes_label_parameters(backend: str) -> bool:
     """Whether a backend's compounds take numbers of each label's own."""
-    return backend == "cpu"
+    return backend in ("cpu", "triton")
 
 
 def _serving(device_type: str) -> list[str]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import triton.language as tl
+
 __all__ = ["ElementWise", "Group"]
 
 
@@ -42,3 +44,5 @@ class Group(NamedTuple):
     settle: Any = None  # (m, sums) -> what they need of these
     late: Any = None  # (s, y, w, settled, p, SOFT) -> what elements add to them. None: no such sums
     late_count: Any = 0  # constexpr
+    terms_count: Any = tl.constexpr(0)  # of a compound, whose functions are its terms' (terms.py)
+    terms: Any = ()

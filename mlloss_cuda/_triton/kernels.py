@@ -8,6 +8,7 @@ behind is merged in a fixed order. ``rows``, ``nnz`` and the like are no part of
 import triton
 import triton.language as tl
 
+from . import terms
 from .tile import call_factor, label_parameter, logit_scale, parameters, read, row_weight, rows_from, store
 
 __all__ = [
@@ -98,8 +99,8 @@ def _at_edge(call, first, tile: tl.constexpr):
 
 @triton.jit
 def _tile_sums(call, functor, p, block, first, tile: tl.constexpr, EDGE: tl.constexpr):
-    _, s, y, w, _, _ = read(call, block, first, tile, EDGE)
-    return functor.first_sums(s, y, w, p, tile.soft)
+    _, s, y, w, _, place = read(call, block, first, tile, EDGE)
+    return terms.first_sums(functor, s, y, w, label_parameter(call, place, tile.dtype), p, tile.soft)
 
 
 @triton.jit
@@ -127,16 +128,18 @@ def _statistics(call, functor, p, block, begin, end, tile: tl.constexpr):
     _, here, _ = block
     m = _full(functor.maxima_count, [R], 0.0, tile.dtype)
     sums = _first_sums(call, functor, p, block, begin, end, tile)
-    if functor.maxima is not None:
+    if functor.maxima_count > 0:
         # One loop for both, since it is compiled often; no branch: Triton 3.6 has none for AMD that yields so much.
-        for _sweep in range(2 * tl.max((functor.unsafe(sums) & here).to(tl.int32))):
+        for _sweep in range(2 * tl.max((terms.unsafe(functor, sums) & here).to(tl.int32))):
             maxima = _full(functor.maxima_count, [R, C], functor.initial, tile.dtype)
             partial = _full(functor.sums_count, [R, C], 0.0, tile.dtype)
             for i in range(begin, end):
-                _x, s, y, w, valid, _place = read(call, block, i * tile.columns, tile, True)
-                maxima = _larger(functor.maxima(s, y, w, p), maxima)
+                _x, s, y, w, valid, place = read(call, block, i * tile.columns, tile, True)
+                maxima = _larger(terms.maxima(functor, s, y, w, p), maxima)
+                parameter = label_parameter(call, place, tile.dtype)
+                some = terms.sums(functor, s, y, w, _as_rows(m), parameter, p, tile.soft)
                 # A maximum of -inf makes no difference to -inf: what is not valid must not count.
-                partial = _add(partial, _only(valid, functor.sums(s, y, w, _as_rows(m), p, tile.soft)))
+                partial = _add(partial, _only(valid, some))
             m = _max(maxima, 1)
             sums = _sum(partial, 1)
     return m, sums
@@ -172,7 +175,7 @@ def _conclude(functor, p, m, sums, late, results, group, here, groups, weight):
     if functor.late is not None:
         value, c = functor.finalize(m, sums, late, p)
     else:
-        value, c = functor.finalize(m, sums, p)
+        value, c = terms.finalize(functor, m, sums, p)
     if results.losses is not None:
         value = tl.where(weight == 0.0, 0.0, value * weight)
         tl.store(results.losses + group, value, mask=here)
@@ -188,7 +191,7 @@ def _conclude(functor, p, m, sums, late, results, group, here, groups, weight):
 @triton.jit
 def _row_gradient(call, functor, p, c, results, block, live, first, tile: tl.constexpr, EDGE: tl.constexpr):
     _, s, y, w, valid, place = read(call, block, first, tile, EDGE)
-    g = functor.gradient(s, y, w, c, p, tile.soft)
+    g = terms.gradient(functor, s, y, w, c, label_parameter(call, place, tile.dtype), p, tile.soft)
     g = tl.where(valid & live[:, None], g, 0.0)
     store(results.gradient, g, call, block, place, first, tile, EDGE)
 
@@ -196,7 +199,7 @@ def _row_gradient(call, functor, p, c, results, block, live, first, tile: tl.con
 @triton.jit
 def _row_gradients(call, functor, p, c, results, block, weight, tiles, tile: tl.constexpr):
     factor = call_factor(call, tile.dtype) * weight * logit_scale(call, tile.dtype)
-    c = _as_rows(functor.scaled(c, factor))
+    c = terms.scaled(functor, _as_rows(c), factor[:, None], p)
     live = weight != 0.0
     for i in range(0, tiles):
         first = i * tile.columns
@@ -274,8 +277,9 @@ def _gradient(call, functor, p, known, block, first, tile: tl.constexpr, EDGE: t
         _, g = functor.evaluate(s, y, label_parameter(call, place, tile.dtype), p, tile.soft)
         g = g * (w * factor[:, None])
     else:
-        c = functor.scaled(_coefficients(call, functor, known, block, place, GROUPING), factor[:, None])
-        g = functor.gradient(s, y, w, c, p, tile.soft)
+        c = _coefficients(call, functor, known, block, place, GROUPING)
+        c = terms.scaled(functor, c, factor[:, None], p)
+        g = terms.gradient(functor, s, y, w, c, label_parameter(call, place, tile.dtype), p, tile.soft)
     if grad_output.tensor is not None:
         if grad_output.label is not None:
             label, inside, _, _ = place
@@ -454,10 +458,10 @@ def merge(call, functor, parts, results, splits, groups, tile: tl.constexpr, GRO
         mask = here[:, None] & (split < splits)[None, :]
         some_m = _load_parts(parts, functor.maxima_count, 0, split, splits, group, groups, mask, functor.initial)
         some = _load_parts(parts, functor.sums_count, functor.maxima_count, split, splits, group, groups, mask, 0.0)
-        if functor.maxima is not None:
+        if functor.maxima_count > 0:
             top = _larger(_max(some_m, 1), m)
-            some = functor.rescale(some, some_m, _as_rows(top))
-            sums = functor.rescale(sums, m, top)
+            some = terms.rescale(functor, some, some_m, _as_rows(top))
+            sums = terms.rescale(functor, sums, m, top)
             m = top
         sums = _add(sums, _sum(some, 1))
     weight = tl.full([G], 1.0, tile.dtype)

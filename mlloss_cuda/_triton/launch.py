@@ -20,6 +20,7 @@ from . import plan as plans
 from .call import Call, GradOutput, Numbers, Results, Tile
 from .functor import ElementWise, Group
 from .plan import Plan, Shape
+from .terms import JOINED_BY, compound_of
 from .tuning import DeviceFacts, family_of
 
 __all__ = ["describe", "functor_of", "implementations"]
@@ -66,7 +67,9 @@ _SHARED = len(Arguments._fields)
 
 @functools.cache
 def functor_of(loss: str) -> ElementWise | Group:
-    """By the loss's name in the registry, which is that of the functor's module here."""
+    """By the loss's name in the registry, which is that of the functor's module here; a compound's by its terms'."""
+    if JOINED_BY in loss:
+        return compound_of([functor_of(term) for term in loss.split(JOINED_BY)])
     functor: ElementWise | Group = importlib.import_module(f"{__package__}.{loss}").FUNCTOR
     return functor
 
@@ -228,9 +231,11 @@ def _tile(logits: Tensor, a: Arguments, plan: Plan, down_rows: bool = False) -> 
     )
 
 
-def _shape(logits: Tensor) -> Shape:
+def _shape(logits: Tensor, a: Arguments) -> Shape:
     aligned = _boundaries(logits.stride(0)) or logits.stride(1) != 1
-    return Shape(logits.shape[0], logits.shape[1], logits.element_size(), aligned)
+    functor = functor_of(a.loss)
+    statistics = _statistics(functor) if isinstance(functor, Group) and functor.terms else 0
+    return Shape(logits.shape[0], logits.shape[1], logits.element_size(), aligned, statistics)
 
 
 def _nnz(a: Arguments) -> int:
@@ -256,7 +261,7 @@ def _total(call: Call, parts: Tensor, value: Tensor) -> None:
 
 
 def _forward_elements(logits: Tensor, a: Arguments, value: Tensor, gradient: Tensor | None) -> None:
-    call, plan = _call(logits, a), plans.plan_units(_shape(logits), _facts_of(logits))
+    call, plan = _call(logits, a), plans.plan_units(_shape(logits, a), _facts_of(logits))
     reduced = a.reduce != "none"
     parts = _empty(logits, plan.programs) if reduced else None
     results = Results(losses=None if reduced else value, gradient=gradient)
@@ -277,7 +282,7 @@ def _forward_groups(
         _statistics_of_labels(call, logits, a, functor, results)
     else:
         late = functor.late is not None
-        plan = plans.plan_rows(_shape(logits), _facts_of(logits), a.group == "micro", late)
+        plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), a.group == "micro", late)
         if plan.strategy == "streaming":
             results = results._replace(gradient=gradient)
             arguments = (logits.shape[0], _nnz(a), plan.tiles, groups, _tile(logits, a, plan))
@@ -291,8 +296,13 @@ def _forward_groups(
         _total(call, values, value)
 
 
+def _statistics(functor: Group) -> int:
+    count: int = functor.maxima_count.value + functor.sums_count.value
+    return count
+
+
 def _parts(logits: Tensor, functor: Group, splits: int, groups: int) -> Tensor:
-    return _empty(logits, functor.maxima_count.value + functor.sums_count.value, splits, groups)
+    return _empty(logits, _statistics(functor), splits, groups)
 
 
 def _statistics_of_rows(call: Call, logits: Tensor, a: Arguments, functor: Group, results: Results, plan: Plan) -> None:
@@ -304,7 +314,7 @@ def _statistics_of_rows(call: Call, logits: Tensor, a: Arguments, functor: Group
 
 
 def _statistics_of_labels(call: Call, logits: Tensor, a: Arguments, functor: Group, results: Results) -> None:
-    plan = plans.plan_down_rows(_shape(logits), _facts_of(logits))
+    plan = plans.plan_down_rows(_shape(logits, a), _facts_of(logits))
     groups = logits.shape[1]
     parts, tile = _parts(logits, functor, plan.splits, groups), _tile(logits, a, plan, down_rows=True)
     shape = (logits.shape[0], _nnz(a), plan.run, plan.splits)
@@ -349,7 +359,7 @@ def _gradients(
     call: Call, logits: Tensor, a: Arguments, coefficients: Tensor, grad_output: GradOutput, results: Results
 ) -> None:
     """From coefficients that are known; row_sums and scale_sums are of each tile."""
-    plan = plans.plan_units(_shape(logits), _facts_of(logits))
+    plan = plans.plan_units(_shape(logits, a), _facts_of(logits))
     shape = (logits.shape[0], _nnz(a), plan.tiles)
     tile = _tile(logits, a, plan)
     launch_plan(
@@ -360,7 +370,7 @@ def _gradients(
 
 
 def _label_sums(logits: Tensor, a: Arguments, coefficients: Tensor, grad_output: GradOutput) -> Tensor:
-    plan = plans.plan_down_rows(_shape(logits), _facts_of(logits))
+    plan = plans.plan_down_rows(_shape(logits, a), _facts_of(logits))
     parts = _empty(logits, plan.splits, logits.shape[1])
     shape = (logits.shape[0], _nnz(a), plan.run, plan.splits)
     tile = _tile(logits, a, plan, down_rows=True)
@@ -381,7 +391,7 @@ def _backward(
     with _on_device_of(logits):
         # First: in place, the next pass overwrites the logits.
         label = _label_sums(logits, a, coefficients, output) if need_label else _empty(logits, 0)
-        tiles = plans.plan_units(_shape(logits), _facts_of(logits)).tiles
+        tiles = plans.plan_units(_shape(logits, a), _facts_of(logits)).tiles
         row = _empty(logits, logits.shape[0], tiles) if need_row else None
         scale = _empty(logits, logits.shape[0], tiles) if need_scale else None
         if gradient is not None or need_row or need_scale:

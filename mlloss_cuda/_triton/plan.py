@@ -20,6 +20,7 @@ __all__ = [
 GROUP: Final = 16  # of tile.py: elements of an access or two, on whose boundaries tiles begin
 LEAST_COLUMNS: Final = 16
 MOST_ROWS: Final = 64  # of a tile
+MANY_STATISTICS: Final = 12  # of a compound: beyond, a thread's registers hold fewer elements of each
 DOWN_COLUMNS: Final = 128  # of a tile that goes down the rows: two or more accesses that lie together
 STRATEGIES: Final = ("automatic", "streaming", "split")
 
@@ -29,12 +30,13 @@ forced_size: Size | None = None
 
 
 class Shape(NamedTuple):
-    """Of the logits."""
+    """Of the logits, and of what is kept of their rows."""
 
     rows: int
     labels: int
     itemsize: int
     aligned: bool  # every row begins on a boundary of GROUP elements
+    statistics: int = 0  # maxima and sums of a compound
 
 
 class Plan(NamedTuple):
@@ -66,9 +68,16 @@ def power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
+def _size(shape: Shape, facts: DeviceFacts, work: str) -> Size:
+    if shape.statistics and work == "rows":
+        work = "compounds"
+    size = size_of(facts.family, work, shape.itemsize)
+    return size._replace(elements=size.elements // 2) if shape.statistics > MANY_STATISTICS else size
+
+
 def _tile(shape: Shape, facts: DeviceFacts, work: str) -> tuple[int, int, int, int | None, int]:
     """Rows, columns, warps, registers and tiles a row. Short rows share a tile; what is left of it is not idle."""
-    size = forced_size or size_of(facts.family, work, shape.itemsize)
+    size = forced_size or _size(shape, facts, work)
     length = shape.labels + (0 if shape.aligned else GROUP - 1)
     columns = max(LEAST_COLUMNS, min(size.elements, power_of_two(length)))
     rows = max(1, min(size.elements // columns, MOST_ROWS, power_of_two(shape.rows)))
@@ -130,7 +139,7 @@ def reads_from_memory(plan: Plan, shape: Shape, facts: DeviceFacts) -> int:
 
 def plan_down_rows(shape: Shape, facts: DeviceFacts) -> Plan:
     """Sums over rows: a program takes ``run`` rows of a block of labels."""
-    size = forced_size or size_of(facts.family, "units", shape.itemsize)
+    size = forced_size or _size(shape, facts, "units")
     widest = forced_size.elements if forced_size else DOWN_COLUMNS
     columns = max(LEAST_COLUMNS, min(widest, power_of_two(shape.labels)))
     rows = max(1, min(size.elements // columns, power_of_two(shape.rows)))

@@ -27,24 +27,29 @@ class DeviceFacts(NamedTuple):
     l2_bytes: int
 
 
-# "rows": a program takes whole rows, and holds the partial sums of a tile in registers. "units": tiles in any
-# order. Bytes an element -> size. Not measured yet: chosen so that a thread has one or two accesses of 16 bytes
-# on their way, and no registers are spilled. Without a bound ptxas spills a few, to fit one more block.
+# "rows": a program takes whole rows, and holds the partial sums of a tile in registers; "compounds": those of several
+# losses. "units": tiles in any order. Bytes an element -> size. Not measured yet: chosen so that a thread has one or
+# two accesses of 16 bytes on their way, and no registers are spilled. Without a bound ptxas spills a few, to fit one
+# more block.
 _TABLE: Final[dict[str, dict[str, dict[int, Size]]]] = {
     "cuda": {
         "rows": {2: Size(4096, 16, 128), 4: Size(4096, 16, 128), 8: Size(1024, 8, 255)},
+        "compounds": {2: Size(1024, 4, 255), 4: Size(1024, 8, 255), 8: Size(512, 8, 255)},
         "units": {2: Size(2048, 8, 168), 4: Size(2048, 8, 168), 8: Size(1024, 8, 255)},
     },
     "hip": {  # 64 threads a warp
         "rows": {2: Size(4096, 8), 4: Size(4096, 8), 8: Size(1024, 4)},
+        "compounds": {2: Size(2048, 4), 4: Size(2048, 8), 8: Size(512, 4)},
         "units": {2: Size(2048, 4), 4: Size(2048, 4), 8: Size(1024, 4)},
     },
     "rdna": {  # AMD's with 32 threads a warp
         "rows": {2: Size(2048, 8), 4: Size(2048, 8), 8: Size(512, 4)},
+        "compounds": {2: Size(1024, 4), 4: Size(1024, 8), 8: Size(256, 4)},
         "units": {2: Size(1024, 4), 4: Size(1024, 4), 8: Size(512, 4)},
     },
     "xpu": {
         "rows": {2: Size(4096, 16), 4: Size(2048, 16), 8: Size(512, 8)},
+        "compounds": {2: Size(2048, 16), 4: Size(1024, 16), 8: Size(256, 8)},
         "units": {2: Size(2048, 8), 4: Size(1024, 8), 8: Size(512, 8)},
     },
 }

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from mlloss_cuda import CSRTargets, symmetric_kl_loss
+from mlloss_cuda._autograd import Sides
+from mlloss_cuda._ops import GROUPINGS
 
 from ..cases import all_cases
 
@@ -19,6 +21,10 @@ LONG, FEW, SHORT = (80, 131_073), (2, 131_073), (64, 80)
 LOSSES = {f"{case.spec}, {case.grouping}": case for case in reversed(all_cases())}
 MAIN = ("zlpr, samples", "sigmoid_focal, element", "dice, samples", "dice, macro", "dice, micro")
 OTHERS = tuple(name for name in LOSSES if name not in MAIN)
+# Several losses in one pass: the one with most statistics, and others.
+LARGEST = "zlpr+sigmoid_focal+dice"
+COMPOUNDS = ("zlpr+sigmoid_focal", "zlpr+dice", "sigmoid_focal+dice", "bce_with_logits+dice", "asymmetric+zlpr")
+_PARAMETERS = 8  # of a compound's term: its coefficient, the functor's own, zeros
 
 
 def _targets(shape: tuple[int, int], layout: str) -> Any:
@@ -56,6 +62,28 @@ def _pair(dtype: torch.dtype, **arguments: Any) -> Call:
     return f"symmetric_kl, {LONG[0]} x {LONG[1]}, {', '.join([str(dtype)[6:], *arguments])}", step
 
 
+def _compound(name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str, own: bool = False) -> Call:
+    """The ops themselves: a forward that forms the gradient, and a backward. ``own``: labels' weights and numbers."""
+    cases = [next(case for case in LOSSES.values() if case.spec == term) for term in name.split("+")]
+    parameters = [number for case in cases for number in (1.0, *case.parameters, *(0.0,) * _PARAMETERS)[:_PARAMETERS]]
+
+    def step() -> Tensor:
+        logits, targets = torch.zeros(shape, dtype=dtype), _targets(shape, layout)
+        if isinstance(targets, CSRTargets):
+            sides = Sides(crow_indices=targets.crow_indices, col_indices=targets.col_indices)
+        else:
+            sides = Sides(targets)
+        if own:
+            sides = sides._replace(weight=torch.ones(shape[1]), label_parameter=torch.ones(shape[1]))
+        arguments = (logits, *sides, name, parameters, GROUPINGS.index("samples"), 0, 1.0, 0.0, 0.0, None)
+        ops = torch.ops.mlloss_cuda_triton
+        value, coefficients, gradient = ops.loss_forward(*arguments, True, True)
+        ops.loss_backward(*arguments, coefficients, value, True, False, False, False)
+        return gradient
+
+    return f"{name}, {shape[0]} x {shape[1]}, {str(dtype)[6:]}, {layout}", step
+
+
 def main_calls() -> Iterator[Call]:
     """What most users run, for every target."""
     for name in MAIN:
@@ -67,6 +95,7 @@ def main_calls() -> Iterator[Call]:
     for name in OTHERS:
         yield _step(name, LONG, torch.bfloat16, "csr64")
     yield _pair(torch.bfloat16)
+    yield _compound(LARGEST, LONG, torch.bfloat16, "csr64")
 
 
 def more_calls() -> Iterator[Call]:
@@ -84,6 +113,10 @@ def more_calls() -> Iterator[Call]:
         yield _step(name, SHORT, torch.float32, "int64", ignore_index=-1, reduction="none")
         yield _step(name, LONG, torch.bfloat16, "bool", **_sides(LONG))
         yield _step(name, LONG, torch.float32, "csr values", inplace_backward=True, reduction="sum", normalizer=3.0)
+    for name in COMPOUNDS:
+        yield _compound(name, LONG, torch.bfloat16, "csr64")
+    yield _compound(LARGEST, FEW, torch.bfloat16, "bool")
+    yield _compound(LARGEST, LONG, torch.float32, "float32", own=True)
     yield _step("zlpr, samples", LONG, torch.float16, "strided")
     yield _step("zlpr, samples", FEW, torch.float64, "float64", ignore_index=-1)
     yield _step("zlpr, samples", LONG, torch.float32, "bool", threshold=torch.zeros(LONG[0], 1, requires_grad=True))

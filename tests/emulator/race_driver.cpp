@@ -78,7 +78,11 @@ Inputs random_inputs(Shape shape, int64_t width) {
   in.scale = 0.75;
   in.factor = 64.0;  // so that float16 holds the smallest gradients
   in.normalizer = 2.0;
-  in.parameters = {{1.0, 0.25, 0.75, 0.5, 1.25, 1.0}};  // in the range of each functor's
+  // In the range of each functor's, with or without a coefficient before them.
+  for (int i = 0; i < kMaxParameters; ++i) {
+    constexpr double kOwn[kTermParameters] = {1.0, 0.25, 0.75, 0.5, 1.25, 1.0, 0.0, 0.0};
+    in.parameters.values[i] = kOwn[i % kTermParameters];
+  }
   return in;
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/params.h"
+#include "losses/compound.h"
 #include "losses/registry.h"
 
 namespace mlloss {
@@ -114,7 +115,7 @@ void group(const Loss& loss, const Inputs& in, double factor, Results& out) {
   std::vector<Array<double, Loss::kCoefficients>> coefficients;
   for (size_t g = 0; g < in.groups(); ++g) {
     double value;
-    coefficients.push_back(finish<Loss, double>(loss, stats[g], late[g], value));
+    coefficients.push_back(Loss::scaled(finish<Loss, double>(loss, stats[g], late[g], value), 1.0));
     out.values.push_back(in.crosses_rows() ? value : value * in.sample_weight[g]);
     out.total += out.values.back() * factor;
   }
@@ -149,7 +150,9 @@ struct Named {
 };
 
 #define MLLOSS_REFERENCE(name, Functor) {#name, Functor<double>::kRawTargets, results<Functor<double>>},
-inline const Named kLosses[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_REFERENCE)};
+#define MLLOSS_COMPOUND(names, Functor) {names, false, results<Functor<double>>},
+inline const Named kLosses[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_REFERENCE) MLLOSS_FOR_EACH_COMPOUND(MLLOSS_COMPOUND)};
+#undef MLLOSS_COMPOUND
 #undef MLLOSS_REFERENCE
 
 }  // namespace reference

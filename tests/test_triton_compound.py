@@ -1,0 +1,313 @@
+"""Compounds in the Triton engine, at the level of the ops: against float64, and against their terms one by one."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from mlloss_cuda import CSRTargets, _ops
+from mlloss_cuda._autograd import Sides
+
+from .cases import Case, all_cases
+from .conftest import TRITON_STRATEGIES, Backend, planned
+from .inputs import (
+    Outcome,
+    Reference,
+    as_layout,
+    assert_within_budget,
+    random_logits,
+    random_positives,
+    random_probabilities,
+)
+
+pytestmark = pytest.mark.triton_engine
+
+_PARAMETERS = 8  # of a term: its coefficient, its functor's own, zeros
+_SAMPLES = _ops.GROUPINGS.index("samples")
+_CASES = {case.spec: case for case in reversed(all_cases()) if case.grouping in ("element", "samples")}
+
+
+class Compound(NamedTuple):
+    """Coefficients and losses: called, the rows' losses by the public functions."""
+
+    terms: tuple[tuple[float, Case], ...]
+
+    @property
+    def name(self) -> str:
+        return "+".join(case.spec for _, case in self.terms)
+
+    @property
+    def parameters(self) -> list[float]:
+        padded = ((c, *case.parameters, *(0.0,) * _PARAMETERS)[:_PARAMETERS] for c, case in self.terms)
+        return [number for numbers in padded for number in numbers]
+
+    def __call__(self, logits: Tensor, targets: Any, **arguments: Any) -> Tensor:
+        rows = (case(logits, targets, reduction="none", **arguments) for _, case in self.terms)
+        values = (row.sum(1) if row.dim() == 2 else row for row in rows)
+        return torch.stack([c * value for (c, _), value in zip(self.terms, values, strict=True)]).sum(0)
+
+
+def compound(*names: str) -> Compound:
+    """Of these losses, and coefficients that no float rounds."""
+    return Compound(tuple(((1.5, 0.25, 2.0)[k % 3], _CASES[name]) for k, name in enumerate(names)))
+
+
+COMPOUNDS = tuple(
+    compound(*names)
+    for names in (
+        ("zlpr", "dice"),
+        ("sigmoid_focal", "zlpr", "dice"),
+        ("multi_positive_cross_entropy", "dice", "bce_with_logits"),
+        ("sigmoid_focal", "dice"),
+        ("asymmetric", "squared_hinge"),
+        ("lsep", "self_adjusting_dice", "zlpr"),
+        ("dice", "multi_positive_cross_entropy", "margin_bce", "lsep"),
+    )
+)
+
+
+class Given(NamedTuple):
+    """What the ops take beside a loss and its logits."""
+
+    sides: Sides
+    smoothing: float = 0.0
+    ignore_index: int | None = None
+
+    @staticmethod
+    def of(targets: Any, dtype: torch.dtype, arguments: dict[str, Any]) -> Given:
+        """The public functions' arguments as the ops have them."""
+        if isinstance(targets, CSRTargets):
+            values = None if targets.values is None else targets.values.to(dtype)
+            placed = Sides(None, targets.crow_indices, targets.col_indices, values)
+        else:
+            placed = Sides(targets)
+        tensors = {name: arguments[name].to(dtype) for name in ("weight", "sample_weight") if name in arguments}
+        smoothing = arguments.get("label_smoothing", 0.0)
+        return Given(placed._replace(**tensors), smoothing, arguments.get("ignore_index"))
+
+    def tail(self, name: str, parameters: Any, grouping: int, reduction: str = "none") -> tuple[Any, ...]:
+        numbers = (1.0, 0.0, self.smoothing, self.ignore_index)
+        return (*self.sides, name, list(parameters), grouping, _ops.REDUCTIONS.index(reduction), *numbers)
+
+
+def forward(backend: Backend, loss: Compound, logits: Tensor, given: Given, reduction: str = "none") -> Any:
+    ops = getattr(torch.ops, backend.namespace)
+    tail = given.tail(loss.name, loss.parameters, _SAMPLES, reduction)
+    return ops.loss_forward(logits, *tail, True, True)
+
+
+def backward(
+    backend: Backend, loss: Compound, logits: Tensor, given: Given, known: tuple[Tensor, Tensor], sums: bool = False
+) -> Any:
+    """From coefficients and grad_output."""
+    ops = getattr(torch.ops, backend.namespace)
+    tail = given.tail(loss.name, loss.parameters, _SAMPLES)
+    return ops.loss_backward(logits, *tail, *known, True, sums, sums, sums)
+
+
+class Apart(NamedTuple):
+    """A term by its own op."""
+
+    value: Tensor  # of rows, before their weights
+    gradients: tuple[Tensor, ...]  # as loss_backward returns them
+    of_kept: Tensor  # the first of them from the compound's coefficients
+
+
+def apart(backend: Backend, case: Case, logits: Tensor, given: Given, kept: Tensor, grad_output: Tensor) -> Apart:
+    ops = getattr(torch.ops, backend.namespace)
+    unweighted = given._replace(sides=given.sides._replace(sample_weight=None))
+    of_term = case.spec, case.parameters, _ops.GROUPINGS.index(case.grouping)
+    value, coefficients, _ = ops.loss_forward(logits, *unweighted.tail(*of_term), True, False)
+    assert kept.shape[0] == coefficients.shape[0]
+    seed = grad_output[:, None].expand(logits.shape) if case.element_wise else grad_output
+    tail = given.tail(*of_term)
+    gradients = ops.loss_backward(logits, *tail, coefficients, seed, True, True, True, True)
+    of_kept = gradients[0]
+    if not case.element_wise:
+        of_kept = ops.loss_backward(logits, *tail, kept, seed, True, False, False, False)[0]
+    return Apart(value.sum(1) if case.element_wise else value, gradients, of_kept)
+
+
+def assert_close(got: Tensor, added: list[Tensor]) -> None:
+    """To the sum of these, relative to their sizes; gradients of low precision are rounded once each."""
+    assert got.dtype == added[0].dtype
+    low = got.dtype in (torch.bfloat16, torch.float16)
+    roundings = (2 if low else 256) * torch.finfo(got.dtype).eps
+    whole, size = sum(x.double() for x in added), sum(x.double().abs() for x in added)
+    assert torch.equal(got.isnan(), whole.isnan())
+    infinite, finite = whole.isinf(), whole.isfinite()
+    assert torch.equal(got[infinite].double(), whole[infinite])
+    if finite.any():
+        errors = (got.double() - whole).abs()[finite]
+        # What adds up over rows or labels has errors of the largest.
+        budget = roundings * (size[finite] if got.dim() == 2 else size[finite].max()) + torch.finfo(got.dtype).tiny
+        assert bool((errors <= budget).all()), f"error {errors.max():.3e}, {(errors / budget).max():.1f} budgets"
+
+
+def assert_like_its_terms(
+    backend: Backend, loss: Compound, logits: Tensor, given: Given, grad_output: Tensor, elements: int | None = None
+) -> None:
+    """Values, gradients and their sums, and what is kept between the passes. ``elements``: of the compound's tiles."""
+    with planned(backend.strategy, elements) if elements else nullcontext():
+        value, coefficients, gradient = forward(backend, loss, logits, given)
+        found = backward(backend, loss, logits, given, (coefficients, grad_output), sums=True)
+    parts, first = [], 0
+    for c, case in loss.terms:
+        kept = coefficients[first : first + case.registered.coefficients]
+        parts.append(apart(backend, case, logits, given, kept, c * grad_output))
+        first += kept.shape[0]
+    weight = given.sides.sample_weight
+    values = [c * part.value for (c, _), part in zip(loss.terms, parts, strict=True)]
+    if weight is not None:
+        values = [torch.where(weight == 0, 0, weight * value) for value in values]
+    assert_close(value, values)
+    # Each term's value follows the coefficients.
+    assert coefficients.shape == (first + len(parts), logits.shape[0])
+    for each, part in zip(coefficients[first:], parts, strict=True):
+        assert_close(each, [part.value])
+    for got, *each in zip(found, *(part.gradients for part in parts), strict=True):
+        assert_close(got, each)
+    assert_close(found[0], [part.of_kept for part in parts])
+    if bool((grad_output == 1).all()):
+        assert_close(gradient, [found[0]])
+
+
+# ---- tests -----------------------------------------------------------------------------------------------
+
+
+OPTIONS: tuple[tuple[torch.dtype, str, tuple[str, ...]], ...] = (
+    (torch.float32, "bool", ()),
+    (torch.bfloat16, "csr32", ("weight",)),
+    (torch.float32, "float32", ("weight", "sample_weight", "ignore_index")),
+    (torch.float16, "int64", ("ignore_index",)),
+    (torch.float64, "csr64", ("sample_weight",)),
+    (torch.bfloat16, "probabilities", ("weight", "label_smoothing")),
+    (torch.float32, "csr probabilities", ("sample_weight", "weight")),
+)
+
+
+def drawn(
+    generator: torch.Generator, shape: tuple[int, int], layout: str, names: tuple[str, ...], device: str
+) -> tuple[Any, dict[str, Any]]:
+    """Targets, and arguments of the public functions."""
+    dense = random_positives(generator, shape)
+    arguments: dict[str, Any] = {}
+    if "probabilities" in layout:
+        soft = random_probabilities(generator, shape)
+        targets = as_layout(soft, "csr64" if layout.startswith("csr") else "float64", device)
+    else:
+        if "ignore_index" in names:
+            dense = torch.where(torch.rand(shape, generator=generator) < 0.1, -1.0, dense.double())
+            arguments["ignore_index"] = -1
+        targets = as_layout(dense, layout, device)
+    for name, size in (("weight", shape[1]), ("sample_weight", shape[0])):
+        if name in names:
+            # Multiples of 1/4, zeros among them.
+            arguments[name] = torch.randint(0, 9, (size,), generator=generator).double().to(device) / 4
+    if "label_smoothing" in names:
+        arguments["label_smoothing"] = 0.125
+    return targets, arguments
+
+
+def not_here(backend: Backend, place: int) -> bool:
+    """Each combination in one strategy, in turn."""
+    return backend.strategy != TRITON_STRATEGIES[place % len(TRITON_STRATEGIES)]
+
+
+@pytest.mark.parametrize("place", range(len(OPTIONS)), ids=lambda place: " ".join(map(str, OPTIONS[place])))
+def test_sum_of_definitions(backend: Backend, generator: torch.Generator, place: int) -> None:
+    """Each dtype, layout and option with one compound, in rows of several tiles."""
+    dtype, layout, names = OPTIONS[place]
+    if not_here(backend, place):
+        return
+    loss, shape = COMPOUNDS[place], (4, 171)
+    logits = random_logits(generator, shape, dtype, backend.device)
+    targets, arguments = drawn(generator, shape, layout, names, backend.device)
+    given = Given.of(targets, _ops.compute_dtype(logits), arguments)
+    grad_output = torch.randn(shape[0], generator=generator).to(backend.device, _ops.compute_dtype(logits))
+    with planned(backend.strategy, 128):
+        value, coefficients, gradient = forward(backend, loss, logits, given)
+        found = backward(backend, loss, logits, given, (coefficients, grad_output))
+    assert_within_budget(Outcome(value, gradient), Reference(loss, logits, targets, **arguments))
+    assert_within_budget(Outcome(value, found[0]), Reference(loss, logits, targets, grad_output, **arguments))
+
+
+@pytest.mark.parametrize("place", (0, 3, 4, 6), ids=lambda place: COMPOUNDS[place].name)
+def test_like_its_terms(backend: Backend, generator: torch.Generator, place: int) -> None:
+    """Their values and what they keep, and sums over labels and rows."""
+    if not_here(backend, place + 1):
+        return
+    loss, shape = COMPOUNDS[place], (5, 81)
+    dtype, layout, names = OPTIONS[(place + 2) % len(OPTIONS)]
+    logits = random_logits(generator, shape, dtype, backend.device)
+    targets, arguments = drawn(generator, shape, layout, names, backend.device)
+    grad_output = torch.randn(shape[0], generator=generator).to(backend.device, _ops.compute_dtype(logits))
+    assert_like_its_terms(backend, loss, logits, Given.of(targets, grad_output.dtype, arguments), grad_output)
+
+
+@pytest.mark.parametrize("place", (1, 2, 4, 5, 6), ids=lambda place: COMPOUNDS[place].name)
+def test_extreme_rows(backend: Backend, generator: torch.Generator, place: int) -> None:
+    """Rows that one term cannot take without maxima, and others can; infinities, NaN, rows of weight 0."""
+    if not_here(backend, place):
+        return
+    loss, shape = COMPOUNDS[place], (9, 300)
+    logits = random_logits(generator, shape, torch.float32, backend.device)
+    targets = random_positives(generator, shape, 0.05).to(backend.device)
+    targets[:, :2] = torch.tensor([True, False])
+    logits[0, 0], logits[1, 1], logits[2, 290] = 1e4, 1e4, -1e4
+    logits[3, 0], logits[4, 1], logits[5, 0] = torch.inf, -torch.inf, -torch.inf
+    logits[6, 200], logits[7, 7] = torch.nan, torch.nan
+    logits[8] -= 200
+    sample_weight = torch.tensor([1.0, 2, 1, 0.5, 1, 1, 1, 0, 1], device=backend.device)
+    given = Given(Sides(targets, sample_weight=sample_weight))
+    assert_like_its_terms(backend, loss, logits, given, torch.ones_like(sample_weight), 256)
+
+
+def test_weight_of_zero_where_labels_compete(backend: Backend, generator: torch.Generator) -> None:
+    """It excludes a label from the terms that have none compete, whatever its logit."""
+    loss = compound("multi_positive_cross_entropy", "squared_hinge", "dice")
+    logits = random_logits(generator, (4, 30), torch.float32, backend.device)
+    logits[:3, 3] = torch.tensor([torch.nan, 1e25, torch.inf])
+    targets, weight = random_positives(generator, (4, 30)).to(backend.device), torch.ones(30, device=backend.device)
+    weight[3] = 0
+    given = Given(Sides(targets, weight=weight))
+    assert_like_its_terms(backend, loss, logits, given, torch.ones(4, device=backend.device))
+
+
+def test_a_number_of_each_label(backend: Backend, generator: torch.Generator) -> None:
+    """For every element-wise term that takes one; a loss may come twice, with other parameters."""
+    weighted = replace(_CASES["bce_with_logits"], parameters=(3.0,))
+    loss = Compound(((0.5, weighted), *COMPOUNDS[2].terms))
+    logits = random_logits(generator, (4, 60), torch.float32, backend.device)
+    targets, arguments = drawn(generator, (4, 60), "bool", ("weight",), backend.device)
+    given = Given.of(targets, logits.dtype, arguments)
+    given = given._replace(sides=given.sides._replace(label_parameter=torch.rand(60, generator=generator).to(logits)))
+    assert_like_its_terms(backend, loss, logits, given, torch.ones(4, device=backend.device))
+
+
+def test_reductions(backend: Backend, generator: torch.Generator) -> None:
+    """Factors reach every term; eight of them."""
+    loss = compound("zlpr", "dice", "sigmoid_focal", "zlpr", "lsep", "bce_with_logits", "dice", "asymmetric")
+    logits = random_logits(generator, (6, 40), torch.float32, backend.device)
+    given = Given(Sides(random_positives(generator, (6, 40)).to(backend.device)))
+    value, coefficients, gradient = forward(backend, loss, logits, given)
+    mean, kept, of_mean = forward(backend, loss, logits, given, "mean")
+    assert torch.equal(kept, coefficients)
+    torch.testing.assert_close(mean, value.mean())
+    torch.testing.assert_close(of_mean, gradient / 6)
+
+
+def test_counts(backend: Backend) -> None:
+    """Of the terms, and a value of each."""
+    from mlloss_cuda._triton import functor_of
+
+    for loss in COMPOUNDS:
+        made = functor_of(loss.name)
+        assert made is functor_of(loss.name)
+        assert made.coefficients.value == sum(case.registered.coefficients + 1 for _, case in loss.terms)
+        assert made.competing == any(case.competing for _, case in loss.terms)
