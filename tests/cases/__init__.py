@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from mlloss_cuda import _registry
+
+
+def compound_of(terms: Sequence[tuple[float, Any]]) -> _registry.Term:
+    """The terms of a compound loss as engines have them: one, in the order of their names."""
+    single = [(coefficient, loss.term()) for coefficient, loss in terms]
+    return _registry.compound(sorted(single, key=lambda pair: pair[1].spec.name))
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Case:
     @property
     def registered(self) -> _registry.LossSpec:
         if "terms" in self.own:
-            return _registry.compound([(coefficient, loss.term()) for coefficient, loss in self.own["terms"]]).spec
+            return compound_of(self.own["terms"]).spec
         return next(spec for spec in _registry.all_losses() if spec.name == self.spec)
 
     @property

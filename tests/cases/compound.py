@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mlloss_cuda import BCEWithLogitsLoss, CompoundLoss, DiceLoss, SigmoidFocalLoss, ZLPRLoss, compound_loss
 
-from . import Case, bce, dice, sigmoid_focal, zlpr
+from . import Case, bce, compound_of, dice, sigmoid_focal, zlpr
 
 Definition = Callable[[Tensor, Tensor], Tensor]
 ZLPR = (1.0, ZLPRLoss(), zlpr.definition(0.0))
@@ -19,9 +19,9 @@ def case(*terms: tuple[float, object, Definition]) -> Case:
     def definition(s: Tensor, y: Tensor) -> Tensor:
         return sum(coefficient * of_row(s, y).sum() for coefficient, _, of_row in terms)
 
-    names = sorted(loss.term().spec.name for _, loss, _ in terms)
     own = {"terms": [(coefficient, loss) for coefficient, loss, _ in terms]}
-    return Case("+".join(names), compound_loss, CompoundLoss, own, definition=definition)
+    whole = compound_of(own["terms"])
+    return Case(whole.spec.name, compound_loss, CompoundLoss, own, whole.parameters, definition)
 
 
 CASES = [case(ZLPR, FOCAL, DICE), case(BCE, DICE), case(FOCAL, ZLPR), case(ZLPR, DICE), case(DICE, FOCAL)]
