@@ -78,12 +78,10 @@ class GroupRow {
     feed.run(row, [&](const Fetched& fetched) {
       visit(reader_, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
         if constexpr (!decltype(element(kind, chunk, 0))::kNegative) {
+          Late sums{};
 #pragma unroll
-          for (int j = 0; j < V; ++j) {
-            const Late late = loss_.late(element(kind, chunk, j), settled);
-#pragma unroll
-            for (int k = 0; k < Loss::kLateSums; ++k) total[k] += late[k];
-          }
+          for (int j = 0; j < V; ++j) add(sums, loss_.late(element(kind, chunk, j), settled));
+          add(total, sums);
         }
       });
     });
@@ -169,9 +167,10 @@ class GroupRow {
     stats.sums = block_sum(total);
   }
 
-  static MLLOSS_DEVICE void add(Sums& into, const Sums& from) {
+  template <int N>
+  static MLLOSS_DEVICE void add(Array<T, N>& into, const Array<T, N>& from) {
 #pragma unroll
-    for (int k = 0; k < Loss::kSums; ++k) into[k] += from[k];
+    for (int k = 0; k < N; ++k) into[k] += from[k];
   }
 };
 
