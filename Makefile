@@ -76,11 +76,11 @@ emulate-sanitized-full: build
 # The detectors' own test, the kernels under the race detector, and whether tests notice what is broken on purpose.
 races: build
 	$(call emulator,races emulated_sanitized)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/races --races $(EMULATED) --brief
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/races --races $(EMULATED) --brief
 
 races-full: build
 	$(call emulator,races emulated_sanitized)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/races --races $(EMULATED)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/races --races $(EMULATED)
 
 test-host: build
 	mkdir -p build

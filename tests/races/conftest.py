@@ -12,10 +12,6 @@ import pytest
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "xdist_group(name): pytest-xdist's, which need not be there")
-
-
 def run_program(folder: Path, name: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Standard output and errors together, in the order they came in."""
     return subprocess.run(

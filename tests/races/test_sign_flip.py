@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-# One process for all, since they share a build.
-pytestmark = pytest.mark.xdist_group("sign_flip")
 ROOT = Path(__file__).parent.parent.parent
 # A loss's name, its functor, and a term of its gradient or its value.
 FLIPS = (
