@@ -8,8 +8,8 @@ NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
 DISASSEMBLER := nvidia-cuda-nvdisasm==13.5.37
 
-.PHONY: build test test-full test-host test-others interpret interpret-full ahead-of-time emulate emulate-sanitized \
-  emulate-sanitized-full races sass demo bench gpu report pictures lint format clean
+.PHONY: build test test-full test-host test-others interpret interpret-full ahead-of-time emulate emulate-full \
+  emulate-sanitized emulate-sanitized-full races races-full sass demo bench gpu report pictures lint format clean
 
 build: $(VENV)/.built
 
@@ -31,7 +31,7 @@ test: build test-host
 	else echo "built without CUDA: its kernels are not tested (make emulate needs the toolkit's headers)"; fi
 
 # With all that make test leaves out because it takes long.
-test-full: test interpret-full emulate-sanitized-full
+test-full: test interpret-full emulate-full emulate-sanitized-full races-full
 
 # The Triton kernels on the CPU, by Triton's interpreter, and compiled for GPUs that are not there.
 interpret: build
@@ -52,8 +52,12 @@ define emulator
 	$(BIN)/cmake --build build/emulated --target $(1)
 endef
 
-# The same source, the same tests.
+# The same source, the same tests: a share of them, or all.
 emulate: build
+	$(call emulator,emulated)
+	$(BIN)/python -m pytest -n 2 tests --emulated $(EMULATED)/emulated.so --brief=3
+
+emulate-full: build
 	$(call emulator,emulated)
 	$(BIN)/python -m pytest -n 2 tests --emulated $(EMULATED)/emulated.so
 
@@ -71,6 +75,10 @@ emulate-sanitized-full: build
 
 # The detectors' own test, the kernels under the race detector, and whether tests notice what is broken on purpose.
 races: build
+	$(call emulator,races emulated_sanitized)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/races --races $(EMULATED) --brief
+
+races-full: build
 	$(call emulator,races emulated_sanitized)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/races --races $(EMULATED)
 

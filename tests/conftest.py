@@ -6,7 +6,6 @@ import ctypes
 import os
 import random
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 import mlloss_cuda
 from mlloss_cuda import BackendStatus, _backends
 
-from . import interpreter
+from . import interpreter, selection
 from .cases import Case, all_cases
 
 # That group losses are tested with on the CUDA engine.
@@ -27,8 +26,6 @@ TRITON_STRATEGIES = ("streaming", "split")
 ENGINES = (("cpu", "cpu"), ("cuda", "cuda"), ("triton", "cuda"))
 # Elements of a tile under Triton's interpreter, whose time is that of its operations, however large.
 INTERPRETED_ELEMENTS = 1 << 16
-# --brief: of a test with so many combinations, one in so many.
-BRIEF_FROM, BRIEF_SHARE = 20, 7
 # In the environment for the sake of processes that pytest-xdist starts: they use the same one.
 SEED = int(os.environ.setdefault("MLLOSS_TEST_SEED", str(random.SystemRandom().randrange(2**31))))
 
@@ -45,6 +42,11 @@ class Backend:
     @property
     def label(self) -> str:
         return self.name if self.strategy == "automatic" else f"{self.name}-{self.strategy}"
+
+    @property
+    def first(self) -> bool:
+        """Of its engine's strategies."""
+        return self.strategy in ("automatic", STRATEGIES[0])
 
     @property
     def namespace(self) -> str:
@@ -119,11 +121,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backend", choices=[name for name, _ in ENGINES], help="of the fused backends, test this one alone"
     )
-    parser.addoption(
-        "--brief",
-        action="store_true",
-        help="for slow builds: a share of the largest tests' combinations, and no test that calls a compiler",
-    )
+    selection.add_option(parser)
     parser.addoption(
         "--races",
         type=Path,
@@ -163,6 +161,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "emulated: of the emulated kernels alone")
     config.addinivalue_line("markers", "element_wise: of a loss without statistics: every strategy is the same")
     config.addinivalue_line("markers", "triton_engine: of the Triton kernels, on a GPU or interpreted")
+    config.pluginmanager.register(selection)
     library = config.getoption("--emulated")
     if config.getoption("--interpreted"):
         interpreter.start()
@@ -196,82 +195,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         fused = metafunc.config.stash[FUSED]
         metafunc.parametrize("backend", fused, indirect=True, ids=lambda backend: backend.label)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what would only repeat: tests of no fused backend, strategies that make no difference; and what no GPU
-    is here for."""
-    sizes = _sizes(items)
-    kept = [item for item in items if _runs(config, item, sizes[_test_of(item)])]
-    if config.getoption("--brief"):
-        kept = _brief(kept, config.getoption("--interpreted"))
-    chosen = set(map(id, kept))
-    config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
-    items[:] = kept
-
-
-def _indices(item: pytest.Item) -> dict[str, int]:
-    """The place of each parameter's value among those that the test has."""
-    return item.callspec.indices if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-
-
-def _sizes(items: list[pytest.Item]) -> dict[str, dict[str, int]]:
-    """Of each test, how many values each of its parameters has."""
-    sizes: dict[str, dict[str, int]] = {}
-    for item in items:
-        known = sizes.setdefault(_test_of(item), {})
-        for name, index in _indices(item).items():
-            known[name] = max(known.get(name, 0), index + 1)
-    return sizes
-
-
-def _runs(config: pytest.Config, item: pytest.Item, sizes: dict[str, int]) -> bool:
-    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    backend, case = parameters.get("backend"), parameters.get("case")
-    gpu = item.get_closest_marker("gpu")
-    if gpu is not None and not (backend and backend.device == "cuda" and _has_gpus(**gpu.kwargs)):
-        return False
-    if item.get_closest_marker("cuda_engine") and not (backend and backend.library):
-        return False
-    if item.get_closest_marker("element_wise") and backend and backend.strategy not in ("automatic", STRATEGIES[0]):
-        return False
-    if item.get_closest_marker("emulated") and not config.getoption("--emulated"):
-        return False
-    if item.get_closest_marker("triton_engine") and not (backend and backend.name == "triton"):
-        return False
-    if backend is None:
-        alone = config.getoption("--emulated") or config.getoption("--interpreted")
-        return not alone and (not case or _for_case(item, case, sizes))
-    return not case or (backend.serves(case) and _for_case(item, case, sizes))
-
-
-def _for_case(item: pytest.Item, case: Case, sizes: dict[str, int]) -> bool:
-    if "TestCompile" in item.nodeid and not case.path:
-        # The graph is every loss's; what is a function's own is how it is traced.
-        return case.first and "test_fullgraph" in item.nodeid
-    own = {name: index for name, index in _indices(item).items() if name not in ("backend", "case")}
-    return case.takes(own, {name: sizes[name] for name in own})
-
-
-def _has_gpus(devices: int = 1, gib: int = 1) -> bool:
-    return torch.cuda.device_count() >= devices and torch.cuda.mem_get_info()[1] >= gib << 30
-
-
-def _brief(items: list[pytest.Item], interpreted: bool) -> list[pytest.Item]:
-    """Along the diagonal, so that each value of a parameter still meets each value of every other."""
-    combinations = Counter(_test_of(item) for item in items)
-    kept = []
-    for item in items:
-        indices = _indices(item)
-        share = BRIEF_SHARE if combinations[_test_of(item)] >= BRIEF_FROM else 1
-        compiles = "TestCompile" in item.nodeid and not (interpreted and "test_fullgraph" in item.nodeid)
-        if not compiles and sum(indices.values()) % share == 0:
-            kept.append(item)
-    return kept
-
-
-def _test_of(item: pytest.Item) -> str:
-    return item.nodeid.partition("[")[0]
 
 
 @pytest.fixture

@@ -68,15 +68,14 @@ class Case:
 
         ``indices``: the place of each parameter's value, of so many as ``sizes`` says.
         """
-        if self.path:
+        if self.path or not sizes:
             return True
-        turned = [
-            ((index + place * self.number) % sizes[name], sizes[name])
+        turned = {
+            name: (index + place * self.number) % sizes[name]
             for place, (name, index) in enumerate(sorted(indices.items()))
-        ]
-        return any(
-            all(index == step % size for index, size in turned) for step in range(max(sizes.values(), default=1))
-        )
+        }
+        step = turned[max(sizes, key=lambda name: sizes[name])]  # the longest is at each of its values once
+        return all(index == step % sizes[name] for name, index in turned.items())
 
 
 def all_cases() -> list[Case]:

@@ -4,6 +4,7 @@
 //   race_driver           every case, a line each; functors that share their kernels with another in float alone
 //   race_driver WORD...   the cases with these words in their line, as: race_driver float zlpr resident
 //   race_driver -x ...    stops at the first that fails
+//   race_driver -b ...    without functors that share their kernels with another, if none is named
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -261,16 +262,19 @@ constexpr int kKinds = 3;
 
 class Driver {
  public:
-  Driver(std::vector<std::string> words, bool stop) : words_(std::move(words)), stop_(stop) {}
+  Driver(std::vector<std::string> words, bool stop, bool brief)
+      : words_(std::move(words)), stop_(stop), brief_(brief) {}
 
   template <class In, class T>
   void run_dtype(const Logits<In, T>& logits) {
+    if (words_.size() == 1 && named(logits.name)) whole_ = true;
     for (const Shape& shape : kShapes) {
       Inputs in = random_inputs(shape, kChunkBytes / static_cast<int64_t>(sizeof(In)));
       for (double& x : in.logits) x = static_cast<double>(static_cast<In>(x));
       for (int loss = 0; loss < logits.table.count; ++loss) {
         const bool first_of_its_kind = loss < kKinds;
-        if (!first_of_its_kind && logits.dtype != DType::kFloat && words_.empty()) continue;
+        const bool every_functor = logits.dtype == DType::kFloat && !brief_;
+        if (!first_of_its_kind && !every_functor && !named(reference::kLosses[loss].name)) continue;
         const Engine engine{logits.table, logits.table.losses[loss], Strategy::kAutomatic};
         for (const Grouping grouping : engine.groupings()) {
           in.grouping = grouping;
@@ -280,12 +284,12 @@ class Driver {
     }
   }
 
-  // A run of everything must have been one of every strategy.
+  // A run of everything, or of all of a dtype, must have been one of every strategy.
   int result() const {
     int missing = 0;
     for (const Strategy strategy : kStrategies) {
       const bool asked_for = strategy != Strategy::kAutomatic;
-      if (!words_.empty() || !asked_for || ran_.count(strategy)) continue;
+      if (!whole_ || !asked_for || ran_.count(strategy)) continue;
       std::printf("FAILED %s: no case takes this strategy\n", name_of(strategy));
       ++missing;
     }
@@ -297,8 +301,12 @@ class Driver {
  private:
   std::vector<std::string> words_;
   bool stop_;  // at the first failure
+  bool brief_;
+  bool whole_ = words_.empty();
   std::set<Strategy> ran_;
   int cases_ = 0, failed_ = 0;
+
+  bool named(const std::string& word) const { return std::count(words_.begin(), words_.end(), word) != 0; }
 
   bool wanted(const std::string& label) const {
     if (stop_ && failed_) return false;
@@ -352,9 +360,14 @@ class Driver {
 int main(int count, char** arguments) {
   using mlloss::DType;
   std::vector<std::string> words(arguments + 1, arguments + count);
-  const bool stop = !words.empty() && words.front() == "-x";
-  if (stop) words.erase(words.begin());
-  mlloss::race::Driver driver(words, stop);
+  const auto flag = [&](const char* name) {
+    const auto rest = std::remove(words.begin(), words.end(), name);
+    const bool given = rest != words.end();
+    words.erase(rest, words.end());
+    return given;
+  };
+  const bool stop = flag("-x"), brief = flag("-b");
+  mlloss::race::Driver driver(words, stop, brief);
   driver.run_dtype<float, float>({"float", DType::kFloat, mlloss::cuda::table_float(), 1e-4});
   driver.run_dtype<double, double>({"double", DType::kDouble, mlloss::cuda::table_double(), 1e-10});
   driver.run_dtype<__half, float>({"half", DType::kHalf, mlloss::cuda::table_half(), 2e-3});

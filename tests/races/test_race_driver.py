@@ -10,6 +10,8 @@ import pytest
 from .conftest import Run
 
 ENGINE = Path(__file__).parent.parent.parent / "csrc" / "cuda"
+DTYPES = ("float", "double", "half", "bfloat16")
+DTYPES_BRIEF = DTYPES[:3]  # one of each width
 # A wrapper that passes its caller's place on is told by its callers.
 ORDERING = re.compile(r"\b(__syncthreads\w*|__syncwarp|__threadfence\w*|(?<!void )cluster_sync)\s*\(")
 
@@ -24,8 +26,13 @@ def barriers() -> list[str]:
     ]
 
 
-def test_no_races(run: Run) -> None:
-    done = run("race_driver")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "dtype" in metafunc.fixturenames:
+        metafunc.parametrize("dtype", DTYPES_BRIEF if metafunc.config.getoption("--brief") else DTYPES)
+
+
+def test_no_races(request: pytest.FixtureRequest, run: Run, dtype: str) -> None:
+    done = run("race_driver", *(["-b"] if request.config.getoption("--brief") else []), dtype)
     failed = [line for line in done.stdout.splitlines() if not line.endswith(": ok")]
     assert done.returncode == 0, "\n".join(failed)
 
