@@ -172,9 +172,10 @@ class _Arguments(NamedTuple):
 
 def _together(items: list[_Prepared], call: _Arguments) -> tuple[Tensor, list[Tensor]]:
     """One pass: its value, and what each term's own is made of."""
-    labels = max(1, call.logits.shape[-1])
-    # Under "mean" an element-wise term has the mean over elements, as it would have alone.
-    shares = [1.0 / labels if call.reduction == "mean" and item.term.spec.element_wise else 1.0 for item in items]
+    labels = call.logits.shape[-1]
+    # Under "mean" an element-wise term has the mean over elements, as it would have alone: of none, NaN.
+    of_element = 1.0 / labels if labels else math.nan
+    shares = [of_element if call.reduction == "mean" and item.term.spec.element_wise else 1.0 for item in items]
     term = _registry.compound(
         [(item.coefficient * share, item.term) for item, share in zip(items, shares, strict=True)]
     )
