@@ -42,6 +42,11 @@ def _print_backends() -> None:
         print(f"  {name:10} {'usable' if status.usable else 'not usable: ' + status.reason}")
 
 
+def _print_compounds() -> None:
+    listed = ", ".join(_backends.listed_compounds()) or "none"
+    print(f"sums of losses in one pass: cpu and triton any of element-wise and row losses; cuda {listed}")
+
+
 def _print_plans(rows: int, labels: int, dtype: str) -> None:
     plans = _backends.launch_plan
     if plans is None:
@@ -65,6 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     _print_versions()
     _print_devices()
     _print_backends()
+    _print_compounds()
     if given.shape:
         rows, labels = given.shape
         _print_plans(rows, labels, given.dtype)

@@ -27,6 +27,7 @@ __all__ = [
     "forced",
     "launch_plan",
     "library_path",
+    "listed_compounds",
     "most_labels",
     "namespace_of",
     "one_pass",
@@ -91,9 +92,14 @@ def strategies() -> dict[str, int]:
     return dict(_extension.strategies()) if _extension else {}
 
 
+def listed_compounds() -> list[str]:
+    """The losses of several terms that CUDA kernels are built for."""
+    return list(_extension.compounds()) if _extension else []
+
+
 def compiled_compounds(name: str) -> bool:
-    """Whether the CUDA library has this loss of several terms."""
-    return _extension is not None and name in _extension.compounds()
+    """Whether CUDA kernels are built for this loss of several terms."""
+    return name in listed_compounds()
 
 
 def _load_cuda() -> str:

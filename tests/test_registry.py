@@ -19,6 +19,7 @@ from mlloss_cuda import _registry, functional, losses
 from .cases import all_cases
 
 ROOT = Path(__file__).parent.parent
+SOURCES = {".py", ".h", ".cpp", ".cu", ".cuh", ".txt"}
 SPECS = {spec.name: spec for spec in _registry.all_losses()}
 
 
@@ -39,6 +40,22 @@ def test_every_loss_has_cases_a_function_and_a_module() -> None:
     for spec in specs.values():
         groupings = {case.own.get("average", spec.groupings[0]) for case in cases if case.spec == spec.name}
         assert groupings == set(spec.groupings), f"{spec.name}: a case for each grouping"
+
+
+def test_a_loss_is_six_files() -> None:
+    """Of code that is written by hand, its name is nowhere else: squared hinge stands for all."""
+    folders = ("csrc", "mlloss_cuda", "tests/cases", "tests/emulator", "tests/races", "bench")
+    files = [*(ROOT / name for name in ("CMakeLists.txt", "setup.py", "Makefile", "tests/conftest.py"))]
+    files += [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in SOURCES]
+    named = {str(path.relative_to(ROOT)) for path in files if re.search("squared_?hinge", path.read_text(), re.I)}
+    assert named == {
+        "csrc/losses/squared_hinge.h",
+        "csrc/losses/registry.h",
+        "mlloss_cuda/losses/squared_hinge.py",
+        "mlloss_cuda/losses/__init__.py",
+        "mlloss_cuda/_triton/squared_hinge.py",
+        "tests/cases/squared_hinge.py",
+    }
 
 
 def test_lists_of_names_agree() -> None:

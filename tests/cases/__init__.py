@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -78,37 +81,19 @@ class Case:
         return all(index == step % sizes[name] for name, index in turned.items())
 
 
-def all_cases() -> list[Case]:
-    from . import (
-        asymmetric,
-        bce,
-        compound,
-        decoupled_softmax,
-        dice,
-        lsep,
-        margin_bce,
-        multi_positive_cross_entropy,
-        sigmoid_focal,
-        squared_hinge,
-        tversky,
-        zlpr,
-    )
+def modules() -> list[ModuleType]:
+    """Of this folder: those of losses first that stand for a path through the engines."""
+    found = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    return sorted(found, key=lambda module: (not any(case.path for case in module.CASES), module.__name__))
 
-    modules = (
-        zlpr,
-        sigmoid_focal,
-        dice,
-        bce,
-        margin_bce,
-        asymmetric,
-        squared_hinge,
-        lsep,
-        multi_positive_cross_entropy,
-        decoupled_softmax,
-        tversky,
-        compound,
-    )
-    cases = [case for module in modules for case in module.CASES]
+
+def flips() -> list[tuple[str, str, str, str]]:
+    """A loss's name, its header, and a term of its gradient or its value: right, and with its sign turned round."""
+    return [module.FLIP for module in modules() if hasattr(module, "FLIP")]
+
+
+def all_cases() -> list[Case]:
+    cases = [case for module in modules() for case in module.CASES]
     functions = [case.function for case in cases]
     return [
         replace(case, number=number, first=functions.index(case.function) == number)

@@ -21,3 +21,5 @@ def case(pos_weight: float | None) -> Case:
 
 
 CASES = [case(None), case(3.0)]
+
+FLIP = ("bce_with_logits", "bce.h", "positive ? -q * l.sigmoid", "positive ? q * l.sigmoid")

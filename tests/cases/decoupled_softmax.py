@@ -13,3 +13,5 @@ def definition(s: Tensor, y: Tensor) -> Tensor:
 
 
 CASES = [Case("decoupled_softmax", decoupled_softmax_loss, DecoupledSoftmaxLoss, {}, (), definition)]
+
+FLIP = ("decoupled_softmax", "decoupled_softmax.h", "positive ? -e.w * c[3]", "positive ? e.w * c[3]")

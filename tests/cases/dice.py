@@ -44,3 +44,5 @@ CASES = [
     adjusting("macro", 0.5),
     adjusting("micro", 2.0),
 ]
+
+FLIP = ("dice", "overlap.h", "+ b * stats.sums[2]", "- b * stats.sums[2]")

@@ -12,3 +12,5 @@ def definition(s: Tensor, y: Tensor) -> Tensor:
 
 
 CASES = [Case("lsep", lsep_loss, LSEPLoss, {}, (), definition)]
+
+FLIP = ("lsep", "lsep.h", "value = (up ? pairs : A(0)) + log1p", "value = (up ? pairs : A(0)) - log1p")

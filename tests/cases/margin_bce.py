@@ -24,3 +24,5 @@ def case(margin: float) -> Case:
 
 
 CASES = [case(0.8), case(0.55)]
+
+FLIP = ("margin_bce", "margin_bce.h", "positive ? r.gradient : -r.gradient", "positive ? r.gradient : r.gradient")

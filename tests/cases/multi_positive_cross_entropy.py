@@ -20,3 +20,5 @@ CASES = [
         definition,
     )
 ]
+
+FLIP = ("multi_positive_cross_entropy", "multi_positive_cross_entropy.h", "share - e.w * e.y", "share + e.w * e.y")

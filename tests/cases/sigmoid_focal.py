@@ -32,3 +32,5 @@ def case(alpha: float | None, gamma: float) -> Case:
 
 
 CASES = [case(0.25, 2.0), case(None, 0.0), case(0.7, 0.5), case(None, 3.5)]
+
+FLIP = ("sigmoid_focal", "focal.h", "positive ? -slope : slope", "positive ? slope : slope")

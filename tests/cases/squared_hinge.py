@@ -12,3 +12,5 @@ def definition(s: Tensor, y: Tensor) -> Tensor:
 
 
 CASES = [Case("squared_hinge", squared_hinge_loss, SquaredHingeLoss, {}, (), definition)]
+
+FLIP = ("squared_hinge", "squared_hinge.h", "positive ? -lacking : lacking", "positive ? lacking : lacking")

@@ -18,3 +18,5 @@ CASES = [
     Case("zlpr", zlpr_loss, ZLPRLoss, {}, (), definition(0.0), path=True),
     Case("zlpr", zlpr_loss, ZLPRLoss, {"threshold": 0.75}, (), definition(0.75), path=True),
 ]
+
+FLIP = ("zlpr", "two_sides.h", "x[1] * -c[3] : x[0] * c[1]", "x[1] * c[3] : x[0] * c[1]")

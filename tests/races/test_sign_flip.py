@@ -11,19 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import flips
+
 ROOT = Path(__file__).parent.parent.parent
-# A loss's name, its functor, and a term of its gradient or its value.
+# Those of losses of two logits, which have no case.
 FLIPS = (
-    ("zlpr", "two_sides.h", "x[1] * -c[3] : x[0] * c[1]", "x[1] * c[3] : x[0] * c[1]"),
-    ("sigmoid_focal", "focal.h", "positive ? -slope : slope", "positive ? slope : slope"),
-    ("dice", "overlap.h", "+ b * stats.sums[2]", "- b * stats.sums[2]"),
-    ("bce_with_logits", "bce.h", "positive ? -q * l.sigmoid", "positive ? q * l.sigmoid"),
-    ("margin_bce", "margin_bce.h", "positive ? r.gradient : -r.gradient", "positive ? r.gradient : r.gradient"),
-    ("asymmetric", "asymmetric.h", "-modulation * (focus", "modulation * (focus"),
-    ("squared_hinge", "squared_hinge.h", "positive ? -lacking : lacking", "positive ? lacking : lacking"),
-    ("lsep", "lsep.h", "value = (up ? pairs : A(0)) + log1p", "value = (up ? pairs : A(0)) - log1p"),
-    ("multi_positive_cross_entropy", "multi_positive_cross_entropy.h", "share - e.w * e.y", "share + e.w * e.y"),
-    ("decoupled_softmax", "decoupled_softmax.h", "positive ? -e.w * c[3]", "positive ? e.w * c[3]"),
+    *flips(),
     ("symmetric_kl", "symmetric_kl.h", "up ? gradient : -gradient", "up ? gradient : gradient"),
 )
 # Tests of one dtype: one that every case runs, and for those that stand for a path a second one.
