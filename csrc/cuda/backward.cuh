@@ -39,7 +39,7 @@ MLLOSS_DEVICE void chunk_gradient_by_label(Kind kind, const Loss& loss, const De
 
 // kByLabel: every label is a group.
 template <template <class> class LossTemplate, class In, bool kByLabel>
-__global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
+__global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     group_backward(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out,
                    const __grid_constant__ Units units, const __grid_constant__ UnitSums sums) {
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);

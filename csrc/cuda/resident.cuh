@@ -11,7 +11,8 @@ namespace cuda {
 
 // chunks: of a row that each of the cluster's blocks takes.
 template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kMaxThreads, sizeof(In) == 8 ? 1 : kHeldBlocks)
+__global__ void __launch_bounds__(kMaxThreads,
+                                  sizeof(In) == 8 || LossTemplate<Compute<In>>::kDemanding > 2 ? 1 : kHeldBlocks)
     resident(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out, int chunks,
              const __grid_constant__ Total total) {
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);

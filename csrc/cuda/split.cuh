@@ -50,7 +50,7 @@ struct SplitParts {
 
 // Groups are rows. Where late sums are still to come, a row's statistics go to its first unit's place.
 template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
+__global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     row_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                    const __grid_constant__ Units units,
                    SplitParts<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> parts,
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
 
 // After row_statistics, the same units. late: [rows * tiles].
 template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
+__global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     row_late_sums(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                   const __grid_constant__ Units units,
                   SplitParts<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> parts,
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
 
 // The group is everything: its elements weigh what their row does.
 template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kUnitThreads, kUnitBlocks<In>)
+__global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     all_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                    const __grid_constant__ Units units,
                    SplitParts<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> parts) {

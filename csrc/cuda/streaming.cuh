@@ -9,9 +9,9 @@ namespace cuda {
 
 // More than fit do no harm: the planner counts on what most losses have.
 template <class Loss, class In>
-constexpr int kStreamingBlocks = sizeof(In) == 8    ? 1
-                                 : Loss::kDemanding ? 2
-                                                    : streaming_blocks_of(MLLOSS_CAPABILITY);
+constexpr int kStreamingBlocks = sizeof(In) == 8 || Loss::kDemanding > 2 ? 1
+                                 : Loss::kDemanding > 0                  ? 2
+                                                                         : streaming_blocks_of(MLLOSS_CAPABILITY);
 
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kMaxThreads, (kStreamingBlocks<LossTemplate<Compute<In>>, In>))

@@ -13,7 +13,7 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class Asymmetric : public ElementWise {
  public:
-  static constexpr bool kDemanding = true;
+  static constexpr int kDemanding = 1;
 
   // parameters: g-, g+, m; 1 for powers that are constants to the gradient; logit(m).
   explicit MLLOSS_HD Asymmetric(const double* parameters)

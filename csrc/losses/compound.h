@@ -5,6 +5,8 @@
 // logs them; scaled for a gradient, with the factor that element-wise terms need.
 #pragma once
 
+#include <utility>
+
 #include "../core/params.h"
 #include "bce.h"
 #include "compounds.h"
@@ -17,17 +19,27 @@ inline namespace MLLOSS_ISA {
 
 namespace compound {
 
-// `kCount` places of an array, from `kFrom` on.
-template <int kFrom, int kCount, class T, int kSize>
-MLLOSS_HD Array<T, kCount> part(const Array<T, kSize>& all) {
-  Array<T, kCount> some{};
-  for (int i = 0; i < kCount; ++i) some[i] = all[kFrom + i];
-  return some;
+// `kCount` places of an array, from `kFrom` on. Places are written out one by one, for loops over them cost compilers
+// minutes.
+template <int kFrom, class T, int kSize, size_t... I>
+MLLOSS_HD Array<T, static_cast<int>(sizeof...(I))> part_at(const Array<T, kSize>& all, std::index_sequence<I...>) {
+  return {{all.v[kFrom + static_cast<int>(I)]...}};
 }
 
-template <int kFrom, class T, int kCount, int kSize>
-MLLOSS_HD void put(Array<T, kSize>& all, const Array<T, kCount>& some) {
-  for (int i = 0; i < kCount; ++i) all[kFrom + i] = some[i];
+template <int kFrom, int kCount, class T, int kSize>
+MLLOSS_HD Array<T, kCount> part(const Array<T, kSize>& all) {
+  return part_at<kFrom>(all, std::make_index_sequence<kCount>());
+}
+
+template <class T, int kFirst, int kRest, size_t... I, size_t... J>
+MLLOSS_HD Array<T, kFirst + kRest> joined_at(const Array<T, kFirst>& first, const Array<T, kRest>& rest,
+                                             std::index_sequence<I...>, std::index_sequence<J...>) {
+  return {{first.v[I]..., rest.v[J]...}};
+}
+
+template <class T, int kFirst, int kRest>
+MLLOSS_HD Array<T, kFirst + kRest> joined(const Array<T, kFirst>& first, const Array<T, kRest>& rest) {
+  return joined_at(first, rest, std::make_index_sequence<kFirst>(), std::make_index_sequence<kRest>());
 }
 
 // A term, as a group functor. `factor`: of the gradient, for a loss without coefficients to hold it.
@@ -39,7 +51,6 @@ class Term {
   static constexpr bool kElement = Loss::kScope == Scope::kElement;
   static constexpr int kMaxima = Loss::kMaxima, kSums = kElement ? 1 : Loss::kSums;
   static constexpr int kCoefficients = Loss::kCoefficients;
-  static constexpr bool kDemanding = Loss::kDemanding;
   static_assert(!Loss::kCompeting, "labels that are out look different to losses whose labels compete");
 
   explicit MLLOSS_HD Term(const double* block) : coefficient_(static_cast<T>(block[0])), loss_(block + 1) {}
@@ -133,7 +144,6 @@ class Term {
 // What is behind the last term.
 template <class T>
 struct Nothing {
-  static constexpr bool kDemanding = false;
   static constexpr int kTerms = 0, kMaxima = 0, kSums = 0, kOwn = 0, kCoefficients = 0;
 
   explicit MLLOSS_HD Nothing(const double*) {}
@@ -183,7 +193,7 @@ class Compound<T, FirstLoss, Others...> : public GroupWise {
 
  public:
   static constexpr int kTerms = 1 + Rest::kTerms;
-  static constexpr bool kDemanding = First::kDemanding || Rest::kDemanding || kTerms > 2;
+  static constexpr int kDemanding = kTerms > 2 ? 3 : 2;
   static constexpr int kMaxima = First::kMaxima + Rest::kMaxima, kSums = First::kSums + Rest::kSums;
   // The terms' coefficients, then their values: of the first, of the others.
   static constexpr int kOwn = First::kCoefficients + Rest::kOwn, kCoefficients = kOwn + kTerms;
@@ -200,17 +210,17 @@ class Compound<T, FirstLoss, Others...> : public GroupWise {
     auto rest = rest_of(m);
     first_.maxima(e, first);
     rest_.maxima(e, rest);
-    m = joined(first, rest);
+    m = compound::joined(first, rest);
   }
 
   template <class E>
   MLLOSS_HD Array<T, kSums> sums(E e, Array<T, kMaxima> m) const {
-    return joined(first_.sums(e, first_of(m)), rest_.sums(e, rest_of(m)));
+    return compound::joined(first_.sums(e, first_of(m)), rest_.sums(e, rest_of(m)));
   }
 
   template <class E>
   MLLOSS_HD Array<T, kSums> first_sums(E e) const {
-    return joined(first_.first_sums(e), rest_.first_sums(e));
+    return compound::joined(first_.first_sums(e), rest_.first_sums(e));
   }
 
   MLLOSS_HD bool unsafe(Array<T, kSums> sums) const {
@@ -224,7 +234,7 @@ class Compound<T, FirstLoss, Others...> : public GroupWise {
     auto rest = compound::part<First::kSums, Rest::kSums>(sums);
     First::rescale(first, first_of(from), first_of(to));
     Rest::rescale(rest, rest_of(from), rest_of(to));
-    sums = joined(first, rest);
+    sums = compound::joined(first, rest);
   }
 
   template <class A>
@@ -281,34 +291,21 @@ class Compound<T, FirstLoss, Others...> : public GroupWise {
     return compound::part<First::kMaxima, Rest::kMaxima>(m);
   }
 
-  template <class A, int kFirst, int kRest>
-  static MLLOSS_HD Array<A, kFirst + kRest> joined(const Array<A, kFirst>& first, const Array<A, kRest>& rest) {
-    Array<A, kFirst + kRest> all;
-    compound::put<0>(all, first);
-    compound::put<kFirst>(all, rest);
-    return all;
-  }
-
   static MLLOSS_HD Array<T, First::kCoefficients> own_of(const Array<T, kCoefficients>& c) {
     return compound::part<0, First::kCoefficients>(c);
   }
 
   static MLLOSS_HD Array<T, Rest::kCoefficients> others_of(const Array<T, kCoefficients>& c) {
-    Array<T, Rest::kCoefficients> others;
-    compound::put<0>(others, compound::part<First::kCoefficients, Rest::kOwn>(c));
-    compound::put<Rest::kOwn>(others, compound::part<kOwn + 1, Rest::kTerms>(c));
-    return others;
+    return compound::joined(compound::part<First::kCoefficients, Rest::kOwn>(c),
+                            compound::part<kOwn + 1, Rest::kTerms>(c));
   }
 
   template <class A>
   static MLLOSS_HD Array<A, kCoefficients> assembled(const Array<A, First::kCoefficients>& first, A value,
                                                      const Array<A, Rest::kCoefficients>& rest) {
-    Array<A, kCoefficients> all;
-    compound::put<0>(all, first);
-    compound::put<First::kCoefficients>(all, compound::part<0, Rest::kOwn>(rest));
-    all[kOwn] = value;
-    compound::put<kOwn + 1>(all, compound::part<Rest::kOwn, Rest::kTerms>(rest));
-    return all;
+    const auto own = compound::joined(first, compound::part<0, Rest::kOwn>(rest));
+    const auto values = compound::joined(Array<A, 1>{{value}}, compound::part<Rest::kOwn, Rest::kTerms>(rest));
+    return compound::joined(own, values);
   }
 };
 

@@ -11,7 +11,8 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class DecoupledSoftmax : public GroupWise {
  public:
-  static constexpr bool kCompeting = true, kDemanding = true;
+  static constexpr bool kCompeting = true;
+  static constexpr int kDemanding = 1;
   static constexpr int kMaxima = 1, kSums = 2;  // m and S of the negatives; sum y
   static constexpr int kLateSums = 2;           // of the positives: softplus(z), sigmoid(z), z = LSE_N - s
   static constexpr int kCoefficients = 4;       // m, the negatives' factor, log S, the positives' factor

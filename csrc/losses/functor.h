@@ -7,7 +7,8 @@
 //   kLabelParameter        whether e.parameter is the label's own of the caller's numbers (1 where it gave none)
 //   kRawTargets            whether e.y is another logit, times logit_scale, and no target: any number, dense, the
 //                          logits' dtype; Element::kSoft always
-//   kDemanding             whether CUDA kernels of it take more registers than others, and so fewer blocks
+//   kDemanding             whether CUDA kernels of it take more registers than others, and so fewer blocks; sums of
+//                          losses: 2, and more than two 3
 // or, derived from GroupWise (a row; for Dice also a label or everything),
 //   kMaxima, kSums, kCoefficients
 //   kAcrossRows    whether groups may be labels, or everything; then kMaxima and kLateSums are 0
@@ -39,16 +40,16 @@ enum class Scope { kElement, kGroup };
 // The base of every element-wise functor.
 struct ElementWise {
   static constexpr Scope kScope = Scope::kElement;
-  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kDemanding = false;
-  static constexpr bool kRawTargets = false;
+  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kRawTargets = false;
+  static constexpr int kDemanding = 0;
   static constexpr int kMaxima = 0, kSums = 0, kLateSums = 0, kCoefficients = 0;
 };
 
 // The base of every functor with statistics.
 struct GroupWise {
   static constexpr Scope kScope = Scope::kGroup;
-  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kDemanding = false;
-  static constexpr bool kRawTargets = false;
+  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kRawTargets = false;
+  static constexpr int kDemanding = 0;
   static constexpr int kLateSums = 0;
 };
 

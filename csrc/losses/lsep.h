@@ -11,7 +11,7 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class Lsep : public TwoSides<T> {
  public:
-  static constexpr bool kDemanding = true;
+  static constexpr int kDemanding = 1;
   static constexpr int kSums = 3;  // beside the two sides': how many positives there are
 
   explicit MLLOSS_HD Lsep(const double*) {}

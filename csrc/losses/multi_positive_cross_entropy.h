@@ -11,7 +11,8 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class MultiPositiveCrossEntropy : public GroupWise {
  public:
-  static constexpr bool kCompeting = true, kDemanding = true;
+  static constexpr bool kCompeting = true;
+  static constexpr int kDemanding = 1;
   static constexpr int kMaxima = 1, kSums = 3, kCoefficients = 3;  // sums: S, k, T; coefficients: m, k / S, 1
 
   explicit MLLOSS_HD MultiPositiveCrossEntropy(const double*) {}

@@ -10,7 +10,8 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class SymmetricKl : public ElementWise {
  public:
-  static constexpr bool kRawTargets = true, kDemanding = true;
+  static constexpr bool kRawTargets = true;
+  static constexpr int kDemanding = 1;
 
   explicit MLLOSS_HD SymmetricKl(const double*) {}
 
