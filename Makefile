@@ -26,16 +26,17 @@ $(VENV)/.built: $(VENV)/.torch $(NATIVE)
 
 test: build test-host
 	$(BIN)/python -m pytest -n 2
-	$(MAKE) interpret ahead-of-time
+	$(MAKE) interpret
+	$(MAKE) ahead-of-time TARGETS="sm_90 gfx942"
 	@if $(BIN)/python -m mlloss_cuda info | grep -q nvcc; then $(MAKE) emulate && $(MAKE) emulate-sanitized && $(MAKE) races; \
 	else echo "built without CUDA: its kernels are not tested (make emulate needs the toolkit's headers)"; fi
 
 # With all that make test leaves out because it takes long.
-test-full: test interpret-full emulate-full emulate-sanitized-full races-full
+test-full: test ahead-of-time interpret-full emulate-full emulate-sanitized-full races-full
 
 # The Triton kernels on the CPU, by Triton's interpreter, and compiled for GPUs that are not there.
 interpret: build
-	$(BIN)/python -m pytest -n 2 tests --interpreted --brief
+	$(BIN)/python -m pytest -n 2 tests --interpreted --brief=14
 
 interpret-full: build
 	$(BIN)/python -m pytest -n 2 tests --interpreted
@@ -55,7 +56,7 @@ endef
 # The same source, the same tests: a share of them, or all.
 emulate: build
 	$(call emulator,emulated)
-	$(BIN)/python -m pytest -n 2 tests --emulated $(EMULATED)/emulated.so --brief=3
+	$(BIN)/python -m pytest -n 2 tests --emulated $(EMULATED)/emulated.so --brief=6
 
 emulate-full: build
 	$(call emulator,emulated)
@@ -67,7 +68,7 @@ SANITIZED = ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(g++ -print-file-name=liba
   $(BIN)/python -m pytest -n 2 tests --emulated $(EMULATED)/emulated_sanitized.so --capture=sys
 emulate-sanitized: build
 	$(call emulator,emulated_sanitized)
-	$(SANITIZED) --brief
+	$(SANITIZED) --brief=14
 
 emulate-sanitized-full: build
 	$(call emulator,emulated_sanitized)
