@@ -100,8 +100,7 @@ def test_bce_is_torchs_multilabel_soft_margin(backend: Backend, generator: torch
     got = evaluate(bce_with_logits_loss, logits, targets, weight=weight)
     expected = evaluate(F.multilabel_soft_margin_loss, logits, targets.float(), weight=weight)
     torch.testing.assert_close(got.value, expected.value)
-    # PyTorch's sigmoid(s) - 1 is rounded as a number of the size of 1, over 50 rows.
-    torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-5, atol=5e-9)
+    torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-5, atol=1e-10)
 
 
 def test_symmetric_asymmetric_loss_is_focal(backend: Backend, generator: torch.Generator) -> None:
@@ -110,8 +109,7 @@ def test_symmetric_asymmetric_loss_is_focal(backend: Backend, generator: torch.G
         got = evaluate(asymmetric_loss, logits, targets, gamma_neg=gamma, gamma_pos=gamma, clip=0.0)
         expected = evaluate(sigmoid_focal_loss, logits, targets, alpha=None, gamma=gamma)
         torch.testing.assert_close(got.value, expected.value)
-        # PyTorch's sigmoid(s) - 1 is rounded as a number of the size of 1, over 50 rows.
-    torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-5, atol=5e-9)
+        torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-5, atol=1e-10)
 
 
 def test_detached_asymmetric_gradient_is_weighted_bce(backend: Backend, generator: torch.Generator) -> None:
