@@ -27,7 +27,7 @@ $(VENV)/.built: $(VENV)/.torch $(NATIVE)
 test: build test-host
 	$(BIN)/python -m pytest -n 2
 	$(MAKE) interpret
-	$(MAKE) ahead-of-time TARGETS="sm_90 gfx942"
+	$(MAKE) ahead-of-time TARGETS="sm_80 gfx942"
 	@if $(BIN)/python -m mlloss_cuda info | grep -q nvcc; then $(MAKE) emulate && $(MAKE) emulate-sanitized && $(MAKE) races; \
 	else echo "built without CUDA: its kernels are not tested (make emulate needs the toolkit's headers)"; fi
 
