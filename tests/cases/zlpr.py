@@ -19,4 +19,4 @@ CASES = [
     Case("zlpr", zlpr_loss, ZLPRLoss, {"threshold": 0.75}, (), definition(0.75), path=True),
 ]
 
-FLIP = ("zlpr", "two_sides.h", "x[1] * -c[3] : x[0] * c[1]", "x[1] * c[3] : x[0] * c[1]")
+FLIP = ("zlpr", "two_sides.h", "c[2], c[3] * factor}}", "c[2], -c[3] * factor}}")
