@@ -6,6 +6,10 @@ TORCH := torch==2.13.0
 TOOLS := cmake==4.4.4 ninja==1.13.2 pybind11==3.1.0 "setuptools>=77" wheel
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
+# Kernels for the GPU that is here, or for one architecture if there is none: each takes minutes.
+CAPABILITY := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -xE '[0-9]+\.[0-9]+' | head -n 1 | tr -d .)
+export CUDAARCHS ?= $(or $(CAPABILITY),90)-real
+
 DISASSEMBLER := nvidia-cuda-nvdisasm==13.5.37
 
 .PHONY: build test test-full test-host test-others interpret interpret-full ahead-of-time emulate emulate-full \
