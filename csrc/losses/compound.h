@@ -185,7 +185,8 @@ class Compound<T> : public compound::Nothing<T> {
   using compound::Nothing<T>::Nothing;
 };
 
-// The first term, and the sum of the others.
+// The first term, and the sum of the others. Terms that have maxima must begin them at the same number: engines know
+// one.
 template <class T, template <class> class FirstLoss, template <class> class... Others>
 class Compound<T, FirstLoss, Others...> : public GroupWise {
   using First = compound::Term<T, FirstLoss>;
