@@ -169,9 +169,9 @@ def test_functors_agree_with_the_compiled_ones(
         assert torch.equal(g[infinite], e[infinite]), name
         # An exponential's argument is rounded, and so its relative error grows with it, until it is 0 or infinite.
         roundings = 8 + 2 * s.nan_to_num(0.0, 0.0, 0.0).abs().clamp(max=104)
-        budget = (
-            roundings * torch.finfo(torch.float32).eps * e.abs().clamp(min=unit) + 2 * torch.finfo(torch.float32).tiny
-        )
+        # C++ calls e^-86.6 = 2.1 * tiny a 0 already, and here it is times up to 1.5.
+        lost = 4 * torch.finfo(torch.float32).tiny
+        budget = roundings * torch.finfo(torch.float32).eps * e.abs().clamp(min=unit) + lost
         wrong = finite & ~((g - e).abs() <= budget)
         assert not bool(wrong.any()), f"{name} at s = {s[wrong][:5].tolist()}: {g[wrong][:5]}, C++ {e[wrong][:5]}"
 
