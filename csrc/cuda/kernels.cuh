@@ -194,10 +194,8 @@ struct Launches {
     if constexpr (!kElementWise) {
       kernels.statistics_of = statistics;
       if constexpr (Functor::kLateSums > 0) kernels.late_of = late;
-      if constexpr (std::is_same_v<In, T>) {
-        kernels.merge = merge;
-        kernels.finish = finish;
-      }
+      if constexpr (std::is_same_v<In, double>) kernels.merge = merge;
+      if constexpr (std::is_same_v<In, T>) kernels.finish = finish;
     }
     return kernels;
   }

@@ -40,7 +40,8 @@ struct Kernels {
   // Of a part of the labels, by a split plan. `spare`: coefficients that nobody reads.
   cudaError_t (*statistics_of)(const Launch&, const Call&, void* spare, const Workspace&, double* out);
   cudaError_t (*late_of)(const Launch&, const Call&, const double* known, void* spare, const Workspace&, double* out);
-  // Of all parts; null but for float and double, which results are in.
+  // Of all parts. The one is null but for double, which statistics are in, the other but for float and double, which
+  // results are in.
   cudaError_t (*merge)(cudaStream_t, const Parts&, double* out);
   cudaError_t (*finish)(cudaStream_t, const Call&, const Parts&, const ForwardOutputs&, const Workspace&);
 };

@@ -26,7 +26,7 @@ from .tuning import DeviceFacts, family_of
 __all__ = ["describe", "functor_of", "implementations"]
 
 _TOTAL_COLUMNS, _MANY_PARTS = (1024, 16384), 4096
-_MERGE_ELEMENTS = 1024
+_MERGE_ELEMENTS = {tl.float32: 1024, tl.float64: 256}
 _SCALE_COLUMNS = 4096
 
 
@@ -338,8 +338,9 @@ def _statistics_of_labels(call: Call, logits: Tensor, a: Arguments, functor: Gro
 def _merging(parts: Tensor, tile: Tile) -> tuple[int, Tile]:
     """How many programs merge, and by what tiles."""
     _, splits, groups = parts.shape
-    columns = min(_MERGE_ELEMENTS, max(2, plans.power_of_two(splits)))
-    rows = min(_MERGE_ELEMENTS // columns, plans.power_of_two(max(1, groups)))
+    elements = _MERGE_ELEMENTS[tile.dtype]
+    columns = min(elements, max(2, plans.power_of_two(splits)))
+    rows = min(elements // columns, plans.power_of_two(max(1, groups)))
     return -(-groups // rows), tile._replace(rows=rows, columns=columns)
 
 

@@ -57,13 +57,13 @@ def _step(name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str, **
 
 def _in_parts(name: str, layout: str) -> Call:
     """A step over two parts of the labels."""
-    words, step = _step(name, LONG, torch.bfloat16, layout)
+    _, step = _step(name, LONG, torch.bfloat16, layout)
 
     def parted() -> Tensor:
         with in_parts((LONG[1] - 65_539, 65_539)):
             return step()
 
-    return f"in parts, {words}", parted
+    return f"{name}, in parts, {layout}", parted
 
 
 def _pair(dtype: torch.dtype, **arguments: Any) -> Call:
