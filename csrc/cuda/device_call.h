@@ -41,14 +41,15 @@ struct DeviceCall : Call {
 };
 
 // What the planner asks of a call.
-inline Problem problem_of(const Call& call, bool gradient) {
+inline Problem problem_of(const Call& call, bool gradient, bool held) {
   return {call.rows,
           call.labels,
           call.logits_dtype,
           call.grouping,
           gradient,
           call.logits_label_stride == 1,
-          DeviceCall::target_bytes_of(call)};
+          DeviceCall::target_bytes_of(call),
+          held};
 }
 
 }  // namespace cuda

@@ -9,6 +9,8 @@
 //                          logits' dtype; Element::kSoft always
 //   kDemanding             whether CUDA kernels of it take more registers than others, and so fewer blocks; sums of
 //                          losses: 2, and more than two 3
+//   kHeld                  whether there are CUDA kernels that hold a row (resident, cluster); of sums of losses
+//                          there are none, for every kernel costs seconds of compilation
 // or, derived from GroupWise (a row; for Dice also a label or everything),
 //   kMaxima, kSums, kCoefficients
 //   kAcrossRows    whether groups may be labels, or everything; then kMaxima and kLateSums are 0
@@ -41,6 +43,7 @@ enum class Scope { kElement, kGroup };
 struct ElementWise {
   static constexpr Scope kScope = Scope::kElement;
   static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kRawTargets = false;
+  static constexpr bool kHeld = false;
   static constexpr int kDemanding = 0;
   static constexpr int kMaxima = 0, kSums = 0, kLateSums = 0, kCoefficients = 0;
 };
@@ -49,6 +52,7 @@ struct ElementWise {
 struct GroupWise {
   static constexpr Scope kScope = Scope::kGroup;
   static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kRawTargets = false;
+  static constexpr bool kHeld = true;
   static constexpr int kDemanding = 0;
   static constexpr int kLateSums = 0;
 };
