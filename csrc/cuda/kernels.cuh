@@ -124,8 +124,7 @@ struct Launches {
         case Strategy::kStreaming:
           return launch(streaming<Loss, In>, shape_of(to), DeviceCall(call), out, total);
         default:
-          return launch(resident<Loss, In>, shape_of(to), DeviceCall(call), out,
-                        static_cast<int>(to.plan.chunks_per_tile), total);
+          return held(to, call, out, total);
       }
     }
   }
@@ -146,7 +145,8 @@ struct Launches {
   }
 
   static constexpr Kernels table() {
-    return {kElementWise, kAcrossRows, Functor::kCoefficients, workspace_of, forward, backward, label_sums};
+    return {kElementWise, kAcrossRows, Functor::kHeld, Functor::kCoefficients,
+            workspace_of, forward,     backward,       label_sums};
   }
 
  private:
@@ -165,6 +165,14 @@ struct Launches {
       }
     }
     return launch(group_backward<Loss, In, false>, shape_of(to), DeviceCall(call), out, units, sums);
+  }
+
+  static cudaError_t held(const Launch& to, const Call& call, const ForwardOutputs& out, const Total& total) {
+    if constexpr (Functor::kHeld) {
+      return launch(resident<Loss, In>, shape_of(to), DeviceCall(call), out, static_cast<int>(to.plan.chunks_per_tile),
+                    total);
+    }
+    return cudaErrorNotSupported;  // no plan asks for it
   }
 
   // Statistics, then the gradient from the coefficients that they left.

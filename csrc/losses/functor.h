@@ -11,6 +11,8 @@
 //                          so that an engine may have it at hand: kNothing, kSigmoid, kLogarithm (and the sigmoid)
 //   kDemanding             whether CUDA kernels of it take more registers than others, and so fewer blocks; sums of
 //                          losses: 2, and more than two 3
+//   kHeld                  whether there are CUDA kernels that hold a row (resident, cluster); of sums of losses
+//                          there are none, for every kernel costs seconds of compilation
 // or, derived from GroupWise (a row; for Dice also a label or everything),
 //   kMaxima, kSums, kCoefficients
 //   kAcrossRows    whether groups may be labels, or everything; then kMaxima and kLateSums are 0
@@ -46,6 +48,7 @@ struct ElementWise {
   static constexpr Scope kScope = Scope::kElement;
   static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
   static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kRawTargets = false;
+  static constexpr bool kHeld = false;
   static constexpr int kDemanding = 0;
   static constexpr int kMaxima = 0, kSums = 0, kLateSums = 0, kCoefficients = 0;
 };
@@ -55,6 +58,7 @@ struct GroupWise {
   static constexpr Scope kScope = Scope::kGroup;
   static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
   static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kRawTargets = false;
+  static constexpr bool kHeld = true;
   static constexpr int kDemanding = 0;
   static constexpr int kLateSums = 0;
 };
