@@ -45,10 +45,11 @@ mlloss::Grouping grouping_named(const std::string& name) {
 
 // The plans of a forward and a backward pass on a well-known device of that capability: fields, and in
 // words. `targets` is a dtype, or "csr". `strategy` is a number of core/launch_plan.h; 0 leaves the choice
-// to the planner.
+// to the planner. `held`: of a loss that has kernels for resident and cluster; sums of losses have none.
 py::dict launch_plan(int64_t rows, int64_t labels, const std::string& dtype, const std::string& grouping,
-                     const std::string& targets, bool gradient, int capability, int strategy) {
+                     const std::string& targets, bool gradient, int capability, int strategy, bool held) {
   mlloss::Problem problem{rows, labels, dtype_named(dtype), grouping_named(grouping), gradient};
+  problem.held = held;
   if (targets != "csr") problem.target_bytes = mlloss::staged_target_bytes(problem.dtype, dtype_named(targets));
   const mlloss::DeviceFacts facts = mlloss::known_device(capability);
   const mlloss::LaunchPlan forward = mlloss::plan_forward(problem, facts, static_cast<mlloss::Strategy>(strategy));
@@ -89,7 +90,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_information", &build_information);
   m.def("launch_plan", &launch_plan, py::arg("rows"), py::arg("labels"), py::arg("dtype"),
         py::arg("grouping") = "samples", py::arg("targets") = "bool", py::arg("gradient") = true,
-        py::arg("capability") = 90, py::arg("strategy") = 0);
+        py::arg("capability") = 90, py::arg("strategy") = 0, py::arg("held") = true);
   m.def("compounds", &compounds);
   m.def("strategies", &strategies);
 }

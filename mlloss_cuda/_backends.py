@@ -83,7 +83,7 @@ def build_information() -> dict[str, str]:
     return dict(_extension.build_information()) if _extension else {}
 
 
-# (rows, labels, dtype, grouping="samples", targets="bool", gradient=True, capability=90, strategy=0)
+# (rows, labels, dtype, grouping="samples", targets="bool", gradient=True, capability=90, strategy=0, held=True)
 # -> the plan's fields, and in words.
 launch_plan = _extension.launch_plan if _extension else None
 

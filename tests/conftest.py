@@ -22,6 +22,7 @@ from .cases import Case, all_cases
 
 # That group losses are tested with on the CUDA engine.
 STRATEGIES = ("streaming", "resident", "split", "cluster")
+HELD_STRATEGIES = ("resident", "cluster")
 TRITON_STRATEGIES = ("streaming", "split")
 ENGINES = (("cpu", "cpu"), ("cuda", "cuda"), ("triton", "cuda"))
 # Elements of a tile under Triton's interpreter, whose time is that of its operations, however large.
@@ -83,6 +84,8 @@ class Backend:
         if self.strategy == "automatic":
             return True
         strategies = TRITON_STRATEGIES if self.name == "triton" else STRATEGIES
+        if not case.held:
+            strategies = tuple(name for name in strategies if name not in HELD_STRATEGIES)
         if case.element_wise:
             return self.strategy == strategies[0]
         if parts:

@@ -123,6 +123,61 @@ def test_logits_that_overflow(backend: Backend, logits: Tensor, targets: Tensor,
     assert_the_sum(SUMS[name], huge.double(), clean, reduction="batchmean")
 
 
+# What the CPU engine is built for (csrc/cpu/kernels.cpp): one loop for all terms, in float32.
+AT_ONCE = {
+    "bce_with_logits+dice": [(0.5, BCEWithLogitsLoss(pos_weight=2.0)), (1.0, DiceLoss())],
+    "dice+sigmoid_focal": [(1.0, DiceLoss(squared=True)), (0.1, SigmoidFocalLoss())],
+    "dice+zlpr": [(-1.0, DiceLoss()), (1.0, ZLPRLoss())],
+    "sigmoid_focal+zlpr": [(0.1, SigmoidFocalLoss(gamma=0.5)), (1.0, ZLPRLoss())],
+    "bce_with_logits+dice+zlpr": [(0.01, BCEWithLogitsLoss()), (1.0, DiceLoss()), (0.5, ZLPRLoss())],
+    "dice+sigmoid_focal+zlpr": [(1.0, DiceLoss()), (0.1, SigmoidFocalLoss(gamma=1.5)), (1.0, ZLPRLoss())],
+    "asymmetric+dice+zlpr": [(0.1, AsymmetricLoss()), (1.0, DiceLoss()), (1.0, ZLPRLoss())],
+}
+
+
+@pytest.mark.parametrize("name", AT_ONCE)
+@pytest.mark.parametrize("kind", ("hard", "soft", "sparse", "huge", "weighted", "in place"))
+def test_rounds_no_worse_than_its_terms(
+    backend: Backend, generator: torch.Generator, logits: Tensor, targets: Tensor, name: str, kind: str
+) -> None:
+    """Float32 beside the same in float64, which goes term by term: the error against that of plain PyTorch."""
+    terms = AT_ONCE[name]
+    loss = CompoundLoss(terms)
+    assert "+".join(sorted(term.term().spec.name for _, term in terms)) == name
+    x = logits.float()
+    y: Any = targets.clamp(min=0)
+    if kind == "soft":
+        y = (2 * torch.rand(SHAPE, generator=generator) - 0.5).clamp(0, 1).to(backend.device)
+    elif kind == "sparse":
+        y[1:3] = 0
+        y = CSRTargets.from_dense(y.cpu()).to(backend.device)
+    elif kind == "huge":
+        x[:3] *= 40.0  # sums that overflow without a maximum, and those that do not
+        x[2, :40], x[3, 7] = 60_000.0, -60_000.0
+    weight = torch.rand(SHAPE[1], generator=generator).to(backend.device) if kind == "weighted" else None
+
+    def run(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        leaf = x.to(dtype).requires_grad_()
+        in_place = kind == "in place" and len(loss.plan(backend.device)) == 1
+        mine = CompoundLoss(
+            terms,
+            reduction="none",
+            weight=None if weight is None else weight.to(dtype),
+            inplace_backward=in_place,
+        )
+        value = mine(leaf * 1.0 if in_place else leaf, y.to(dtype) if kind == "soft" else y)
+        value.sum().backward()
+        return value.detach().double(), mine.values.double(), leaf.grad.double()
+
+    exact, ours = run(torch.float64), run(torch.float32)
+    with mlloss_cuda.use_backend("reference"):
+        plain = run(torch.float32)
+    for got, true, rough in zip(ours, exact, plain, strict=True):
+        assert torch.equal(got.isfinite(), true.isfinite())
+        budget = 4 * (rough - true).abs().nan_to_num(0.0).amax() + 4e-7 * true.abs().amax() + 1e-37
+        assert float((got - true).abs().amax()) <= float(budget)
+
+
 def test_plan_says_what_runs_together(backend: Backend) -> None:
     def names(loss: CompoundLoss) -> list[tuple[int, ...]]:
         return [passes.terms for passes in loss.plan(backend.device)]

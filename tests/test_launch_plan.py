@@ -71,6 +71,15 @@ def test_what_is_asked_for_is_taken_where_it_can_run(plan, capability: int) -> N
     assert strategy(131_073, "cluster") == (("cluster", 1) if capability >= 90 else ("streaming", 2))
 
 
+@pytest.mark.parametrize("wanted", ("resident", "cluster"))
+@pytest.mark.parametrize("shape", ((512, 8_192), (1, 2_812_281)))
+def test_losses_without_kernels_that_hold_a_row(plan, wanted: str, shape: tuple[int, int]) -> None:
+    """Asked for one, they take what they take unasked."""
+    arguments = (*shape, "bfloat16", "samples", "csr", True, 90)
+    assert plan(*arguments, STRATEGIES[wanted], held=False) == plan(*arguments, held=False)
+    assert plan(*arguments, held=False) == plan(*arguments)
+
+
 @pytest.mark.parametrize("capability", SHARED)
 def test_default_is_the_simplest_of_each_kind(plan, capability: int) -> None:
     """Until a result from a GPU has shown another one right and faster."""

@@ -10,8 +10,8 @@ import torch
 
 from mlloss_cuda import CSRTargets, _backends, decoupled_softmax_loss
 
-from .cases import Case
-from .conftest import Backend
+from .cases import Case, compound
+from .conftest import HELD_STRATEGIES, Backend
 from .inputs import Reference, as_layout, assert_within_budget, evaluate, random_logits, random_positives
 
 pytestmark = pytest.mark.cuda_engine
@@ -80,6 +80,16 @@ def test_late_sums(backend: Backend, generator: torch.Generator, dtype: torch.dt
         got = evaluate(decoupled_softmax_loss, logits, targets, **arguments)
         assert_within_budget(got, reference)
         assert torch.equal(decoupled_softmax_loss(logits, targets, **arguments), got.value)
+
+
+def test_sums_of_losses_are_not_held(backend: Backend, generator: torch.Generator) -> None:
+    """Asked for resident or cluster, which they have no kernels for, they take what they take unasked."""
+    logits = random_logits(generator, (6, 1_500), torch.bfloat16, backend.device)
+    targets = random_positives(generator, (6, 1_500), 0.02).to(backend.device)
+    whole = compound.CASES[0]
+    assert_within_budget(evaluate(whole, logits, targets), Reference(whole, logits, targets))
+    expected = "streaming" if backend.strategy in HELD_STRATEGIES else backend.strategy
+    assert library_of(backend).mlloss_cuda_last_strategy() == _backends.strategies()[expected]
 
 
 @pytest.fixture

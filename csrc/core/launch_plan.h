@@ -60,6 +60,7 @@ struct Problem {
   bool gradient = true;      // formed in the forward
   bool dense_labels = true;  // a row's logits lie next to each other
   int target_bytes = 0;      // that are copied ahead with a chunk: staged_target_bytes()
+  bool held = true;          // the loss has kernels that hold a row
 };
 
 // A row is cut into chunks: what a thread moves with one 16-byte access. A tile is the chunks that a
@@ -228,7 +229,7 @@ inline LaunchPlan plan_forward(const Problem& problem, const DeviceFacts& facts,
                                Strategy wanted = Strategy::kAutomatic) {
   if (problem.grouping == Grouping::kElement) return plan_units(problem, facts);
   if (problem.grouping != Grouping::kSamples || wanted == Strategy::kSplit) return plan_split(problem, facts);
-  if (wanted == Strategy::kResident || wanted == Strategy::kCluster) {
+  if (problem.held && (wanted == Strategy::kResident || wanted == Strategy::kCluster)) {
     const bool one_block = wanted == Strategy::kResident || facts.capability < 90;
     const LaunchPlan plan = one_block ? plan_held(problem, facts, 1) : plan_cluster(problem, facts);
     if (fits(plan, facts)) return plan;

@@ -76,30 +76,35 @@ MLLOSS_HD float exp2_approximate(float x) {
 }
 #endif
 
-// e^x. Results below the smallest normal number are 0.
-MLLOSS_HD float exponential(float x) {
+#if !defined(__CUDA_ARCH__) && !defined(CUEMU)
+// e^x for x < 88.7. The polynomial by Estrin's scheme: short chains, of which a processor has several under way.
+MLLOSS_HD float exponential_unless_large(float x) {
   constexpr float kLog2e = 1.44269504088896341f;
-#if defined(__CUDA_ARCH__) || defined(CUEMU)
-  // The product's rounding costs |x| * 6e-8: what a softmax in float loses in x - log(sum).
-  return exp2_approximate(x * kLog2e);
-#else
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
   constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;
   const float shifted = x * kLog2e + kRound;
   const float n = shifted - kRound;
   const float r = (x - n * kHigh) - n * kLow;
-  float p = 1.39411188958e-3f;
-  p = p * r + 8.37513477462e-3f;
-  p = p * r + 4.16663527711e-2f;
-  p = p * r + 1.66664154140e-1f;
-  p = p * r + 5.00000004715e-1f;
-  p = p * r + 1.00000003774f;
-  p = p * r + 1.0f;
-  // 2^(n-1), then twice that: 2^128 has no float of its own.
+  const float r2 = r * r;
+  const float high = (2.78822377916e-3f * r + 1.675026954924e-2f) * r + 8.33327055422e-2f;
+  const float middle = 3.33328308280e-1f * r + 1.00000000943f;
+  const float twice = ((high * r2 + middle) * r2 + (r + r)) + 2.0f;
+  // Times 2^(n-1): 2^128 has no float of its own.
   const uint32_t bits = (bit_cast<uint32_t>(shifted) + 126u) << 23;
-  const float y = 2.0f * p * bit_cast<float>(bits);
-  const float low = x < -86.6f ? 0.0f : y;
-  return x > 88.72283f ? INFINITY : low;
+  const float y = twice * bit_cast<float>(bits);
+  return x < -86.6f ? 0.0f : y;
+}
+#endif
+
+// e^x. Results below the smallest normal number are 0.
+MLLOSS_HD float exponential(float x) {
+#if defined(__CUDA_ARCH__) || defined(CUEMU)
+  constexpr float kLog2e = 1.44269504088896341f;
+  // The product's rounding costs |x| * 6e-8: what a softmax in float loses in x - log(sum).
+  return exp2_approximate(x * kLog2e);
+#else
+  const float y = exponential_unless_large(x);
+  return x > 88.72283f ? INFINITY : y;
 #endif
 }
 MLLOSS_HD double exponential(double x) { return exp(x); }
@@ -173,33 +178,37 @@ struct Logistic {
   T softplus_negated;  // log(1 + e^-z)
 };
 
-// 1 / (1 + e^-z) alone, and its derivative: less work. What comes of NaN in the derivative does not matter.
-template <class T>
-MLLOSS_HD T sigmoid(T z) {
-  return reciprocal(T(1) + exponential(-z));
-}
-
+// 1 / (1 + e^-z) alone, and its derivative: less work.
 template <class T>
 struct SigmoidAndSlope {
   T sigmoid, slope;
 };
 
+// What the logistic function's values at z and at -z are made of.
 template <class T>
-MLLOSS_HD SigmoidAndSlope<T> sigmoid_and_slope(T z) {
-  const T t = exponential(-absolute(z));
-  const T r = reciprocal(T(1) + t), tr = t * r;
-  return {z >= T(0) ? r : tr, r * tr};
+struct LogisticParts {
+  T sigmoid, sigmoid_negated;
+  T l;  // log(1 + e^-|z|)
+};
+
+// At z, or at -z.
+template <class T>
+MLLOSS_HD Logistic<T> logistic_from(LogisticParts<T> parts, T z, bool negated) {
+  const T positive = z > T(0) ? z : T(0), negative = z > T(0) ? T(0) : -z;
+  return {negated ? parts.sigmoid_negated : parts.sigmoid, negated ? parts.sigmoid : parts.sigmoid_negated,
+          (negated ? negative : positive) + parts.l, (negated ? positive : negative) + parts.l};
 }
 
 #if defined(__CUDA_ARCH__) || defined(CUEMU)
-// Fewer instructions, where results below the smallest normal number are flushed to 0.
-template <>
+
+MLLOSS_HD float sigmoid(float z) { return reciprocal(1.0f + exponential(-z)); }
+
+// What comes of NaN in the slope does not matter.
 MLLOSS_HD SigmoidAndSlope<float> sigmoid_and_slope(float z) {
   const float e = exponential(at_most(-z, 88.0f));  // no inf * 0
   const float p = reciprocal(1.0f + e);
   return {p, e * p * p};
 }
-#endif
 
 MLLOSS_HD Logistic<float> logistic(float z) {
   const float t = exponential(-absolute(z));
@@ -213,12 +222,63 @@ MLLOSS_HD Logistic<float> logistic(float z) {
   return {up ? r : tr, up ? tr : r, (up ? z : 0.0f) + l, (up ? 0.0f : -z) + l};
 }
 
+MLLOSS_HD double sigmoid(double z) { return 1.0 / (1.0 + exp(-z)); }
+
+MLLOSS_HD SigmoidAndSlope<double> sigmoid_and_slope(double z) {
+  const double t = exp(-absolute(z)), r = 1.0 / (1.0 + t), tr = t * r;
+  return {z >= 0.0 ? r : tr, r * tr};
+}
+
 MLLOSS_HD Logistic<double> logistic(double z) {
   const double t = exp(-absolute(z));
   const double r = 1.0 / (1.0 + t), l = log1p(t);
   const bool up = z >= 0.0;
   return {up ? r : t * r, up ? t * r : r, (up ? z : 0.0) + l, (up ? 0.0 : -z) + l};
 }
+
+#else
+
+// e^z, kept from overflow: what the others are made of.
+MLLOSS_HD float logistic_power(float z) { return exponential_unless_large(at_most(z, 87.0f)); }
+MLLOSS_HD double logistic_power(double z) { return exp(at_most(z, 709.0)); }
+
+// sigmoid(z) and sigmoid(-z) from it. What is about to fall below the smallest normal number is 0, as of exponentials:
+// arithmetic with what follows would be slow.
+template <class T>
+MLLOSS_HD LogisticParts<T> sigmoids_from(T power) {
+  const T rest = reciprocal(T(1) + power);
+  return {power * rest, sizeof(T) == 4 && rest < T(2.445e-38) ? T(0) : rest, T(0)};
+}
+
+// -log(1 - u) for u in [0, 1/2], within 1 ulp: a polynomial by Estrin's scheme, no division.
+MLLOSS_HD float minus_log_of_rest(float u) {
+  const float u2 = u * u, u4 = u2 * u2;
+  const float low = (0.269612759f * u + 0.242805079f) * u2 + (0.333700627f * u + 0.499992847f);
+  const float high = (1.44110799f * u + -1.69581211f) * u2 + (1.25766981f * u + -0.203538984f);
+  return (high * u4 + low) * u2 + u;
+}
+MLLOSS_HD double minus_log_of_rest(double u) { return -log1p(-u); }
+
+template <class T>
+MLLOSS_HD T sigmoid(T z) {
+  return sigmoids_from(logistic_power(z)).sigmoid;
+}
+
+template <class T>
+MLLOSS_HD SigmoidAndSlope<T> sigmoid_and_slope(T z) {
+  const LogisticParts<T> parts = sigmoids_from(logistic_power(z));
+  return {parts.sigmoid, parts.sigmoid * parts.sigmoid_negated};
+}
+
+template <class T>
+MLLOSS_HD Logistic<T> logistic(T z) {
+  LogisticParts<T> parts = sigmoids_from(logistic_power(z));
+  const T p = parts.sigmoid, q = parts.sigmoid_negated;
+  parts.l = minus_log_of_rest(p < q ? p : q);
+  return logistic_from(parts, z, false);
+}
+
+#endif
 
 }  // namespace MLLOSS_ISA
 }  // namespace mlloss

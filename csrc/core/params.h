@@ -11,6 +11,8 @@ namespace mlloss {
 
 enum class DType : int8_t { kBool, kUInt8, kInt8, kInt16, kInt32, kInt64, kHalf, kBFloat16, kFloat, kDouble };
 
+MLLOSS_HD bool is_float(DType dtype) { return dtype >= DType::kHalf; }
+
 MLLOSS_HD int64_t bytes_of(DType dtype) {
   switch (dtype) {
     case DType::kDouble:

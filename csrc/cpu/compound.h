@@ -2,6 +2,9 @@
 // run time. What a term is to it is a table of functions over a tile, made from the functor.
 #pragma once
 
+#include <algorithm>
+
+#include "fused.h"
 #include "pass.h"
 
 namespace mlloss {
@@ -96,15 +99,22 @@ constexpr TermMath<T> term_of() {
   }
 }
 
-// `kTerms`: every loss, as the registry has them.
-template <class T, const TermMath<T>* kTerms>
-class Compound : Pass<T> {
+// A sum whose tiles go through at once: its terms' places in the registry, and how.
+template <class T>
+struct FusedSum {
+  int terms[kMostTerms], count;
+  FusedMath<T> math;
+};
+
+// `kTerms`: every loss, as the registry has them. `kFused`: the sums, ended by one of no terms.
+template <class T, const TermMath<T>* kTerms, const FusedSum<T>* kFused>
+class CompoundEngine : Pass<T> {
   using Work = cpu::Work;
   static constexpr int kMostStatistics = 8;  // of a term
 
  public:
   static void rows(const Work& work, int64_t begin, int64_t end) {
-    const Compound compound(work);
+    const CompoundEngine compound(work);
     const bool gradients = compound.wants_gradient();
     Tiles tiles;
     double statistics[kMostTerms * kMostStatistics], values[kMostTerms];
@@ -115,28 +125,28 @@ class Compound : Pass<T> {
       if (!gradients || compound.any_groups_) {
         compound.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
           compound.read(row, label, size, tiles);
-          compound.add(tiles, !gradients, statistics);
+          compound.add(tiles, !gradients, gradients ? compound.powers_at(row, label) : nullptr, statistics);
         });
       }
       compound.conclude(row, statistics, values);
-      if (gradients) compound.gradients(first, last, tiles, values);
+      if (gradients) compound.gradients(first, last, compound.any_groups_, tiles, values);
       compound.store_value(row, values);
     }
   }
 
   static void statistics(const Work& work, int64_t begin, int64_t end) {
-    const Compound compound(work);
+    const CompoundEngine compound(work);
     Tiles tiles;
     compound.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
       double* own = work.unit_statistics + unit * compound.total_statistics_;
       compound.initial(own);
       compound.read(row, label, size, tiles);
-      compound.add(tiles, true, own);
+      compound.add(tiles, true, nullptr, own);
     });
   }
 
   static void merge(const Work& work, int64_t begin, int64_t end) {
-    const Compound compound(work);
+    const CompoundEngine compound(work);
     double statistics[kMostTerms * kMostStatistics];
     for (int64_t row = begin; row < end; ++row) {
       compound.merge_units(row, statistics);
@@ -146,7 +156,7 @@ class Compound : Pass<T> {
   }
 
   static void finish(const Work& work, int64_t begin, int64_t end) {
-    const Compound compound(work);
+    const CompoundEngine compound(work);
     double statistics[kMostTerms * kMostStatistics], values[kMostTerms];
     for (int64_t row = begin; row < end; ++row) {
       compound.merge_units(row, statistics);
@@ -156,13 +166,13 @@ class Compound : Pass<T> {
   }
 
   static void gradient(const Work& work, int64_t begin, int64_t end) {
-    const Compound compound(work);
+    const CompoundEngine compound(work);
     Tiles tiles;
-    compound.gradients(begin, end, tiles, nullptr);
+    compound.gradients(begin, end, false, tiles, nullptr);
   }
 
   static void label_gradient(const Work& work, int64_t begin, int64_t end) {
-    const Compound compound(work);
+    const CompoundEngine compound(work);
     Tiles tiles;
     alignas(64) T g[kTile];
     alignas(64) double sum[kTile];
@@ -172,7 +182,7 @@ class Compound : Pass<T> {
       memset(sum, 0, sizeof(sum));
       for (int64_t row = 0; row < work.call->rows; ++row) {
         compound.read(row, label, size, tiles);
-        compound.form(row, tiles, compound.factor_at(row, label), nullptr, g);
+        compound.form(row, tiles, nullptr, compound.factor_at(row, label), nullptr, g);
         compound.settle(tiles.own, row, label, g);
         for (int j = 0; j < size; ++j) sum[j] += static_cast<double>(g[j]);
       }
@@ -182,20 +192,15 @@ class Compound : Pass<T> {
   }
 
  private:
-  struct Term {
-    const TermMath<T>* math;
-    double coefficient;
-    const double* parameters;
-    int statistics, coefficients;  // where its own begin
-  };
-
   // Where some terms compete and others do not, labels that are out look different to them.
   struct Tiles {
     Tile<T> own, plain;
   };
 
   const TileReader<T> plain_reader_;
-  Term terms_[kMostTerms];
+  const TermMath<T>* math_[kMostTerms];
+  TermPlace terms_[kMostTerms];
+  const FusedMath<T>* fused_ = nullptr;
   const int count_;
   int total_statistics_ = 0, total_coefficients_ = 0;
   bool any_groups_ = false, mixed_ = false;
@@ -206,33 +211,39 @@ class Compound : Pass<T> {
     return any;
   }
 
-  explicit Compound(const Work& work)
+  explicit CompoundEngine(const Work& work)
       : Pass<T>(work, any_competing(work), false), plain_reader_(*work.call, false, false), count_(work.term_count) {
     for (int i = 0; i < count_; ++i) {
       const TermMath<T>* math = &kTerms[work.terms[i]];
       const double* block = work.call->parameters.values + i * kTermParameters;
-      terms_[i] = {math, block[0], block + 1, total_statistics_, total_coefficients_};
+      math_[i] = math;
+      terms_[i] = {block[0], block + 1, total_statistics_, total_coefficients_};
       total_statistics_ += math->statistics;
       total_coefficients_ += math->coefficients;
       any_groups_ |= !math->element_wise;
       mixed_ |= this->competing_ && !math->competing;
     }
+    for (const FusedSum<T>* sum = kFused; sum->count > 0; ++sum) {
+      if (std::equal(sum->terms, sum->terms + sum->count, work.terms, work.terms + count_)) fused_ = &sum->math;
+    }
   }
 
   template <class F>
   void each(F f) const {
-    for (int i = 0; i < count_; ++i) f(terms_[i]);
+    for (int i = 0; i < count_; ++i) f(*math_[i], terms_[i]);
   }
 
   void initial(double* statistics) const {
-    each([&](const Term& term) { term.math->initial(statistics + term.statistics); });
+    each([&](const TermMath<T>& math, const TermPlace& term) { math.initial(statistics + term.statistics); });
   }
 
   void merge_units(int64_t row, double* statistics) const {
     initial(statistics);
     for (int64_t unit = row * this->tiles_; unit < (row + 1) * this->tiles_; ++unit) {
       const double* from = this->work_.unit_statistics + unit * total_statistics_;
-      each([&](const Term& term) { term.math->merge(statistics + term.statistics, from + term.statistics); });
+      each([&](const TermMath<T>& math, const TermPlace& term) {
+        math.merge(statistics + term.statistics, from + term.statistics);
+      });
     }
   }
 
@@ -241,15 +252,27 @@ class Compound : Pass<T> {
     if (mixed_) plain_reader_.read(row, label, size, tiles.plain);
   }
 
-  const Tile<T>& tile_for(const Term& term, const Tiles& tiles) const {
-    return mixed_ && !term.math->competing ? tiles.plain : tiles.own;
+  const Tile<T>& tile_for(const TermMath<T>& math, const Tiles& tiles) const {
+    return mixed_ && !math.competing ? tiles.plain : tiles.own;
   }
 
-  void add(const Tiles& tiles, bool elements_too, double* statistics) const {
-    each([&](const Term& term) {
-      if (term.math->element_wise && !elements_too) return;
-      term.math->add(term.parameters, tile_for(term, tiles), statistics + term.statistics);
+  void add(const Tiles& tiles, bool elements_too, T* powers, double* statistics) const {
+    double own[kMostTerms * kMostStatistics];
+    const bool at_once = fused_ && !elements_too && fused_->statistics(terms_, tiles.own, powers, own);
+    each([&](const TermMath<T>& math, const TermPlace& term) {
+      if (math.element_wise && !elements_too) return;
+      if (at_once) {
+        math.merge(statistics + term.statistics, own + term.statistics);
+      } else {
+        math.add(term.parameters, tile_for(math, tiles), statistics + term.statistics);
+      }
     });
+  }
+
+  // Where the first visit of a row may leave e^s for the second: where its gradient goes, unless the logits are there.
+  T* powers_at(int64_t row, int64_t label) const {
+    T* memory = fused_ ? this->gradient_target(row, label, nullptr) : nullptr;
+    return this->gradient_memory() == this->call_.logits ? nullptr : memory;
   }
 
   // Each term's coefficients, and its value as far as the statistics have it.
@@ -257,9 +280,9 @@ class Compound : Pass<T> {
     T* out = static_cast<T*>(this->work_.forward->coefficients) + row;
     double own[kMostStatistics];
     for (int i = 0; i < count_; ++i) {
-      const Term& term = terms_[i];
-      values[i] = term.math->conclude(term.parameters, statistics + term.statistics, own);
-      for (int k = 0; k < term.math->coefficients; ++k) {
+      const TermPlace& term = terms_[i];
+      values[i] = math_[i]->conclude(term.parameters, statistics + term.statistics, own);
+      for (int k = 0; k < math_[i]->coefficients; ++k) {
         out[(term.coefficients + k) * this->call_.rows] = static_cast<T>(own[k]);
       }
     }
@@ -278,32 +301,35 @@ class Compound : Pass<T> {
   }
 
   // The sum of the terms' gradients times f; `values`, unless null, grow by what element-wise terms lose.
-  void form(int64_t row, const Tiles& tiles, T f, double* values, T* g) const {
+  void form(int64_t row, const Tiles& tiles, const T* powers, T f, double* values, T* g) const {
+    const int64_t rows = this->call_.rows;
+    if (fused_ && fused_->form(terms_, tiles.own, powers, this->coefficients() + row, rows, f, values, g)) return;
     alignas(64) T part[kTile];
     for (int i = 0; i < count_; ++i) {
-      const Term& term = terms_[i];
-      const Tile<T>& tile = tile_for(term, tiles);
+      const TermPlace& term = terms_[i];
+      const TermMath<T>& math = *math_[i];
+      const Tile<T>& tile = tile_for(math, tiles);
       const T factor = f * static_cast<T>(term.coefficient);
       T* own = i == 0 ? g : part;
-      if (term.math->element_wise) {
-        const double value = term.math->evaluate(term.parameters, tile, factor, values != nullptr, own);
+      if (math.element_wise) {
+        const double value = math.evaluate(term.parameters, tile, factor, values != nullptr, own);
         if (values) values[i] += value;
       } else {
-        const int64_t rows = this->call_.rows;
-        term.math->gradient(term.parameters, tile, this->coefficients() + term.coefficients * rows + row, rows, factor,
-                            own);
+        math.gradient(term.parameters, tile, this->coefficients() + term.coefficients * rows + row, rows, factor, own);
       }
       if (i == 0) continue;
       for (int j = 0; j < tile.size; ++j) g[j] += part[j];
     }
   }
 
-  // Formed beside the output: in place, later terms still read the logits.
-  void gradients(int64_t begin, int64_t end, Tiles& tiles, double* values) const {
-    alignas(64) T g[kTile];
+  // Formed beside the output, or in place later terms would read what earlier ones made of the logits.
+  void gradients(int64_t begin, int64_t end, bool with_powers, Tiles& tiles, double* values) const {
+    alignas(64) T room[kTile];
     this->for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
       read(row, label, size, tiles);
-      form(row, tiles, this->folded_factor(row, label), values, g);
+      const bool beside = !fused_ || this->gradient_memory() == this->call_.logits;
+      T* const g = beside ? room : this->gradient_target(row, label, room);
+      form(row, tiles, with_powers ? powers_at(row, label) : nullptr, this->folded_factor(row, label), values, g);
       this->finish_gradient(tiles.own, unit, row, label, g);
     });
   }

@@ -41,9 +41,38 @@ static constexpr cpu::Kernels kDouble[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_DOUBLE)};
 static constexpr TermMath<float> kFloatTerms[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_FLOAT_TERM)};
 static constexpr TermMath<double> kDoubleTerms[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_DOUBLE_TERM)};
 
-template <class T, const TermMath<T>* kTerms>
+// A loss's place in the registry.
+template <template <class> class Loss>
+constexpr int place_of() {
+  int place = 0, i = 0;
+#define MLLOSS_PLACE(name, Functor)                                \
+  if (std::is_same<Loss<float>, Functor<float>>::value) place = i; \
+  ++i;
+  MLLOSS_FOR_EACH_LOSS(MLLOSS_PLACE)
+  return place;
+}
+
+template <class T, template <class> class... Losses>
+constexpr FusedSum<T> fused_sum() {
+  return {{place_of<Losses>()...}, sizeof...(Losses), {Fused<T, Losses...>::statistics, Fused<T, Losses...>::form}};
+}
+
+// Terms in the order of their names, as Python has them.
+static constexpr FusedSum<float> kFusedFloat[] = {
+    fused_sum<float, Bce, Dice>(),
+    fused_sum<float, Dice, SigmoidFocal>(),
+    fused_sum<float, Dice, Zlpr>(),
+    fused_sum<float, SigmoidFocal, Zlpr>(),
+    fused_sum<float, Bce, Dice, Zlpr>(),
+    fused_sum<float, Dice, SigmoidFocal, Zlpr>(),
+    fused_sum<float, Asymmetric, Dice, Zlpr>(),
+    {{}, 0, {}},
+};
+static constexpr FusedSum<double> kFusedDouble[] = {{{}, 0, {}}};  // double serves gradcheck, not speed
+
+template <class T, const TermMath<T>* kTerms, const FusedSum<T>* kFused>
 constexpr cpu::Kernels compound_kernels() {
-  using C = Compound<T, kTerms>;
+  using C = CompoundEngine<T, kTerms, kFused>;
   return {false,   0,        0,         0,           nullptr, C::rows,          C::statistics,
           nullptr, C::merge, C::finish, C::gradient, nullptr, C::label_gradient};
 }
@@ -63,8 +92,8 @@ cpu::Table cpu::MLLOSS_TABLE() {
   return {kFloat,
           kDouble,
           static_cast<int>(sizeof(kFloat) / sizeof(kFloat[0])),
-          compound_kernels<float, kFloatTerms>(),
-          compound_kernels<double, kDoubleTerms>(),
+          compound_kernels<float, kFloatTerms, kFusedFloat>(),
+          compound_kernels<double, kDoubleTerms, kFusedDouble>(),
           scale};
 }
 

@@ -170,7 +170,7 @@ MLLOSS_DEVICE void visit(Reader& reader, const LogitsRow<In>& row, const Fetched
   const int label = row.label_of(fetched.index);
   RowChunk<In> chunk;
   unpack<In>(fetched.logits, chunk.s);
-  if (!Reader::kRawTargets && row.simple(fetched.index)) {
+  if (!Reader::kRawTargets && row.simple(label)) {
     chunk.label = label;
     chunk.excluded = 0;
     chunk.positive = 0;

@@ -1,6 +1,8 @@
 // The call as kernels take it: with what is derived from it once, on the host, and not by every thread.
 #pragma once
 
+#include <cmath>
+
 #include "../core/launch_plan.h"
 
 namespace mlloss {
@@ -9,22 +11,40 @@ namespace cuda {
 // Logits as they are, hard targets, nothing weighted: chunks inside a row have a short way.
 enum class Simple : int { kNot, kSparse, kBools };
 
+// Larger numbers are no labels, and which ones they were does not matter.
+MLLOSS_HD int saturated(int64_t y) {
+  constexpr int64_t kMost = 0x7fffffff, kLeast = -kMost - 1;
+  return static_cast<int>(y < kLeast ? kLeast : y > kMost ? kMost : y);
+}
+
 struct DeviceCall : Call {
+  // The ignore_index among floats (NaN, which nothing equals, where there is no such number) and integers.
+  float ignored_float;
+  int ignored_integer;
   // Smoothed targets: y * smooth_slope + smooth_floor
   double smooth_slope, smooth_floor;
   // Labels that a whole chunk may begin at.
   uint32_t whole_starts;
-  // Of dense targets, copied ahead with a chunk; 0: read where they are.
-  int target_bytes;
+  // Of dense targets: bytes of one, and of what is copied ahead with a chunk; 0: they are read where they are.
+  int target_size, target_bytes;
   Simple simple;
 
   explicit DeviceCall(const Call& call)
       : Call(call),
+        ignored_float(ignored_among_floats(call)),
+        ignored_integer(saturated(call.ignore_index)),
         smooth_slope(1.0 - call.label_smoothing),
         smooth_floor(call.label_smoothing / static_cast<double>(call.all_labels)),
         whole_starts(static_cast<uint32_t>(std::max<int64_t>(0, call.labels - chunk_width(call.logits_dtype) + 1))),
+        target_size(static_cast<int>(bytes_of(call.targets_dtype))),
         target_bytes(target_bytes_of(call)),
         simple(simple_kind(call)) {}
+
+  static float ignored_among_floats(const Call& call) {
+    const float rounded = static_cast<float>(call.ignore_index);
+    const bool exact = static_cast<double>(rounded) == static_cast<double>(call.ignore_index);
+    return call.has_ignore_index && exact ? rounded : NAN;
+  }
 
   static Simple simple_kind(const Call& call) {
     const bool as_they_are = call.scale == 1.0 && call.offset == 0.0 && !call.scale_tensor && !call.label_offset &&
@@ -41,14 +61,15 @@ struct DeviceCall : Call {
 };
 
 // What the planner asks of a call.
-inline Problem problem_of(const Call& call, bool gradient) {
+inline Problem problem_of(const Call& call, bool gradient, bool held) {
   return {call.rows,
           call.labels,
           call.logits_dtype,
           call.grouping,
           gradient,
           call.logits_label_stride == 1,
-          DeviceCall::target_bytes_of(call)};
+          DeviceCall::target_bytes_of(call),
+          held};
 }
 
 }  // namespace cuda

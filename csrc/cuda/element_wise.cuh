@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
     begin_tile(ring, units, row, tile);
     const T weight = sample_weight<T>(call, r);
     const bool zero = weight == T(0);
-    if (zero) row.simple_count = 0;
+    if (zero) row.simple_starts = 0;
     T* all_values = out.values ? static_cast<T*>(out.values) + r * call.labels : nullptr;
     T sum = T(0);
     reader.start(r);
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
     begin_tile(ring, units, row, tile);
     reader.start(r);
     output.start(r, reader.scale());
-    if (output.zero()) row.simple_count = 0;
+    if (output.zero()) row.simple_starts = 0;
     const GradientRow<In> memory(row, out.gradient, r);
     ring.run(row, [&](const Fetched& fetched) {
       visit(reader, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {

@@ -118,7 +118,7 @@ class GroupRow {
   MLLOSS_DEVICE void gradient(LogitsRow<In> row, const Coefficients& c, const Feed& feed) {
     const T weight = sample_weight<T>(call_, row_);
     const bool zero = weight == T(0);
-    if (zero || !Loss::usual(c)) row.simple_count = 0;
+    if (zero || !Loss::usual(c)) row.simple_starts = 0;
     const Coefficients scaled = Loss::scaled(c, factor_ * weight * reader_.scale());
     const GradientRow<In> memory(row, out_.gradient, row_);
     reader_.start(row_);

@@ -125,8 +125,7 @@ struct Launches {
         case Strategy::kStreaming:
           return launch(streaming<Loss, In>, shape_of(to), DeviceCall(call), out, total);
         default:
-          return launch(resident<Loss, In>, shape_of(to), DeviceCall(call), out,
-                        static_cast<int>(to.plan.chunks_per_tile), total);
+          return held(to, call, out, total);
       }
     }
   }
@@ -188,9 +187,20 @@ struct Launches {
 
   static constexpr Kernels table() {
     constexpr int kStatistics = Functor::kMaxima + Functor::kSums;
-    Kernels kernels{kElementWise, kAcrossRows, kStatistics, Functor::kLateSums, Functor::kCoefficients,
-                    workspace_of, forward,     backward,    label_sums,         nullptr,
-                    nullptr,      nullptr,     nullptr};
+    Kernels kernels{kElementWise,
+                    kAcrossRows,
+                    Functor::kHeld,
+                    kStatistics,
+                    Functor::kLateSums,
+                    Functor::kCoefficients,
+                    workspace_of,
+                    forward,
+                    backward,
+                    label_sums,
+                    nullptr,
+                    nullptr,
+                    nullptr,
+                    nullptr};
     if constexpr (!kElementWise) {
       kernels.statistics_of = statistics;
       if constexpr (Functor::kLateSums > 0) kernels.late_of = late;
@@ -218,6 +228,14 @@ struct Launches {
       }
     }
     return launch(group_backward<Loss, In, false>, shape_of(to), DeviceCall(call), out, units, sums);
+  }
+
+  static cudaError_t held(const Launch& to, const Call& call, const ForwardOutputs& out, const Total& total) {
+    if constexpr (Functor::kHeld) {
+      return launch(resident<Loss, In>, shape_of(to), DeviceCall(call), out, static_cast<int>(to.plan.chunks_per_tile),
+                    total);
+    }
+    return cudaErrorNotSupported;  // no plan asks for it
   }
 
   // Statistics, then the gradient from the coefficients that they left.

@@ -29,6 +29,7 @@ struct WorkspaceSizes {
 
 struct Kernels {
   bool element_wise, across_rows;
+  bool held;  // has kernels that hold a row: resident, cluster
   int statistics, late_sums, coefficients;
   WorkspaceSizes (*workspace_of)(const Launch&, const Call&);
   cudaError_t (*forward)(const Launch&, const Call&, const ForwardOutputs&, const Workspace&);

@@ -200,7 +200,7 @@ void run_forward(const Table& table, const Kernels& kernels, const Call& call, c
     return;
   }
   const DeviceFacts& facts = facts_of(device);
-  const Problem problem = problem_of(call, out.gradient != nullptr);
+  const Problem problem = problem_of(call, out.gradient != nullptr, kernels.held);
   const LaunchPlan plan = plan_forward(problem, facts, static_cast<Strategy>(wanted_strategy().load()));
   last_strategy() = static_cast<int>(plan.strategy);
   const LaunchPlan down_rows = plan_down_rows(problem, facts, static_cast<int>(chunk_width(call.logits_dtype)));
@@ -209,7 +209,7 @@ void run_forward(const Table& table, const Kernels& kernels, const Call& call, c
 
 void run_tiles(const Table& table, const Kernels& kernels, const Call& call, const BackwardOutputs& out,
                const Tensor& logits, const DeviceFacts& facts, cudaStream_t stream) {
-  const LaunchPlan plan = plan_backward(problem_of(call, true), facts);
+  const LaunchPlan plan = plan_backward(problem_of(call, true, kernels.held), facts);
   const int64_t bytes = call.rows * plan.tiles * 8;
   Scratch row_scratch(logits, out.row_gradient ? bytes : 0), scale_scratch(logits, out.scale_gradient ? bytes : 0);
   double* rows = static_cast<double*>(row_scratch.get());
@@ -223,7 +223,7 @@ void run_tiles(const Table& table, const Kernels& kernels, const Call& call, con
 
 void run_labels(const Table& table, const Kernels& kernels, const Call& call, const BackwardOutputs& out,
                 const Tensor& logits, const DeviceFacts& facts, cudaStream_t stream) {
-  const LaunchPlan plan = plan_down_rows(problem_of(call, true), facts, 1);
+  const LaunchPlan plan = plan_down_rows(problem_of(call, true, kernels.held), facts, 1);
   Scratch scratch(logits, plan.tiles * call.labels * 8);
   double* sums = static_cast<double*>(scratch.get());
   check(kernels.label_gradient(Launch{plan, stream}, call, out, sums));
@@ -330,7 +330,8 @@ struct CudaEngine {
 }  // namespace mlloss
 
 // For tests and benchmarks: group losses take this strategy (a number of core/launch_plan.h, 0 leaves
-// the choice to the planner) wherever it can run. Returns the one in use; -1 asks only.
+// the choice to the planner) wherever it can run; sums of losses have no kernels for resident and cluster, and
+// take what they take unasked. Returns the one in use; -1 asks only.
 extern "C" __attribute__((visibility("default"))) int mlloss_cuda_strategy(int strategy) {
   if (strategy >= 0) mlloss::wanted_strategy() = strategy;
   return mlloss::wanted_strategy();

@@ -40,8 +40,7 @@ class TargetReader {
 
   MLLOSS_DEVICE void start(int64_t row) {
     if (!sparse()) {
-      start_ =
-          reinterpret_cast<int64_t>(call_.targets) + row * call_.targets_row_stride * bytes_of(call_.targets_dtype);
+      start_ = reinterpret_cast<int64_t>(call_.targets) + row * call_.targets_row_stride * call_.target_size;
       return;
     }
     start_ = clamp(index(call_.crow_indices, row));
@@ -61,7 +60,7 @@ class TargetReader {
     t.positive = t.excluded = t.spoiled = 0;
     t.soft = false;
     if constexpr (kRaw) {
-      read_other_logits(label, whole, staged, t);
+      read_dense(label, whole, staged, t);
       return t;
     }
     if (sparse()) {
@@ -86,43 +85,186 @@ class TargetReader {
   MLLOSS_DEVICE bool sparse() const { return call_.crow_indices != nullptr; }
 
   // ---- dense ---------------------------------------------------------------------------------------
+  // Every kernel has a copy of this for each of its loops, and compile time is mostly theirs: dtypes share all but
+  // their loads.
 
   MLLOSS_DEVICE void read_dense(int label, bool whole, SharedAddress staged, ChunkTargets<T, V>& t) const {
+    if (!staged && !together(label, whole)) return read_one_by_one(label, t);
+    if (kRaw || is_float(call_.targets_dtype)) {
+      read_floats(label, staged, t);
+    } else {
+      read_integers(label, staged, t);
+    }
+  }
+
+  MLLOSS_DEVICE void read_floats(int label, SharedAddress staged, ChunkTargets<T, V>& t) const {
+    switch (call_.targets_dtype) {
+      case DType::kHalf:
+        load<__half>(label, staged, t.y);
+        break;
+      case DType::kBFloat16:
+        load<__nv_bfloat16>(label, staged, t.y);
+        break;
+      case DType::kFloat:
+        load<float>(label, staged, t.y);
+        break;
+      default:
+        if constexpr (kLong) return read_parts(label, t);
+        load<double>(label, staged, t.y);
+    }
+    if constexpr (kRaw) {
+      t.soft = true;
+    } else {
+#pragma unroll
+      for (int i = 0; i < V; ++i) add_float(i, t);
+    }
+  }
+
+  MLLOSS_DEVICE void read_integers(int label, SharedAddress staged, ChunkTargets<T, V>& t) const {
+    int y[V];
+    switch (call_.targets_dtype) {
+      case DType::kInt8:
+        load<int8_t>(label, staged, y);
+        break;
+      case DType::kInt16:
+        load<int16_t>(label, staged, y);
+        break;
+      case DType::kInt32:
+        load<int32_t>(label, staged, y);
+        break;
+      case DType::kInt64:
+        if constexpr (kLong) return read_parts(label, t);
+        load<int64_t>(label, staged, y);
+        break;
+      default:
+        load<uint8_t>(label, staged, y);
+    }
+    int any = 0;
+#pragma unroll
+    for (int i = 0; i < V; ++i) any |= y[i];
+    if (any == 0) return;
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const uint32_t bit = 1u << i;
+      const bool out = ignored(y[i]);
+      t.excluded |= out ? bit : 0u;
+      t.positive |= !out & (y[i] > 0) ? bit : 0u;
+      t.spoiled |= !out & (y[i] < 0) ? bit : 0u;
+    }
+  }
+
+  // Whether registers are too few for a chunk's targets of 8 bytes.
+  static constexpr bool kLong = V > 4;
+
+  // Of 8 bytes, 16 at a time.
+  MLLOSS_DEVICE void read_parts(int label, ChunkTargets<T, V>& t) const {
+    const bool floats = is_float(call_.targets_dtype);
+    clear(t);
+#pragma unroll 1
+    for (int part = 0; part < V / 2; ++part) {
+      const Part<int64_t> loaded = load_part<int64_t>(label, part, SharedAddress());
+      if (!kRaw && (loaded.v[0] | loaded.v[1]) == 0) continue;
+#pragma unroll 1
+      for (int i = 0; i < 2; ++i) {
+        const int64_t y = i == 0 ? loaded.v[0] : loaded.v[1];
+        add_target(part * 2 + i, floats ? meaning_of(bit_cast<double>(y)) : meaning_of(y), t);
+      }
+    }
+  }
+
+  MLLOSS_DEVICE void add_float(int i, ChunkTargets<T, V>& t) const {
+    const uint32_t bit = 1u << i;
+    const T y = t.y[i];
+    const bool out = ignored(y), valid = !out & (y >= T(0));
+    t.y[i] = valid ? y : T(0);
+    t.excluded |= out ? bit : 0u;
+    t.spoiled |= out | valid ? 0u : bit;
+    t.positive |= t.y[i] > T(0) ? bit : 0u;
+    t.soft |= (t.y[i] != T(0)) & (t.y[i] != T(1));
+  }
+
+  // Where they do not lie together: at a row's ends, and strided. Rolled up, for it is rare.
+  MLLOSS_DEVICE void read_one_by_one(int label, ChunkTargets<T, V>& t) const {
+    clear(t);
+    const int64_t step = call_.targets_label_stride * call_.target_size;
+#pragma unroll 1
+    for (int i = 0; i < V; ++i) {
+      if (!inside(label + i)) continue;
+      add_target(i, read_one(start_ + (label + i) * step), t);
+    }
+  }
+
+  static MLLOSS_DEVICE void clear(ChunkTargets<T, V>& t) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) t.y[i] = T(0);
+    t.soft = kRaw;
+  }
+
+  static MLLOSS_DEVICE void add_target(int at, T value, ChunkTargets<T, V>& t) {
+    if constexpr (kRaw) {
+      place(at, value, t);
+    } else {
+      add_entry(at, value, t);
+    }
+  }
+
+  MLLOSS_DEVICE T read_one(int64_t address) const {
     switch (call_.targets_dtype) {
       case DType::kBool:
       case DType::kUInt8:
-        return read_integers<uint8_t>(label, whole, staged, t);
+        return one<uint8_t>(address);
       case DType::kInt8:
-        return read_integers<int8_t>(label, whole, staged, t);
+        return one<int8_t>(address);
       case DType::kInt16:
-        return read_integers<int16_t>(label, whole, staged, t);
+        return one<int16_t>(address);
       case DType::kInt32:
-        return read_integers<int32_t>(label, whole, staged, t);
+        return one<int32_t>(address);
       case DType::kInt64:
-        return read_integers<int64_t>(label, whole, staged, t);
+        return one<int64_t>(address);
       case DType::kHalf:
-        return read_floats<__half>(label, whole, staged, t);
+        return one<__half>(address);
       case DType::kBFloat16:
-        return read_floats<__nv_bfloat16>(label, whole, staged, t);
+        return one<__nv_bfloat16>(address);
       case DType::kFloat:
-        return read_floats<float>(label, whole, staged, t);
+        return one<float>(address);
       default:
-        return read_floats<double>(label, whole, staged, t);
+        return one<double>(address);
     }
   }
 
-  MLLOSS_DEVICE void read_other_logits(int label, bool whole, SharedAddress staged, ChunkTargets<T, V>& t) const {
-    switch (call_.targets_dtype) {
-      case DType::kHalf:
-        return read_floats<__half>(label, whole, staged, t);
-      case DType::kBFloat16:
-        return read_floats<__nv_bfloat16>(label, whole, staged, t);
-      case DType::kFloat:
-        return read_floats<float>(label, whole, staged, t);
-      default:
-        return read_floats<double>(label, whole, staged, t);
+  template <class Y>
+  MLLOSS_DEVICE T one(int64_t address) const {
+    return meaning_of(*reinterpret_cast<const Y*>(address));
+  }
+
+  // As in the values of a CSR: below 0 where the label takes no part, NaN where it is spoiled.
+  template <class Y>
+  MLLOSS_DEVICE T meaning_of(Y y) const {
+    if constexpr (std::is_integral_v<Y>) {
+      return meaning(integer(y));
+    } else {
+      return meaning(static_cast<T>(widen(y)));
     }
   }
+
+  MLLOSS_DEVICE T meaning(T y) const {
+    if constexpr (kRaw) return y;
+    if (ignored(y)) return T(-1);
+    return y >= T(0) ? y : static_cast<T>(NAN);
+  }
+  MLLOSS_DEVICE T meaning(int y) const {
+    if (ignored(y)) return T(-1);
+    return y > 0 ? T(1) : y == 0 ? T(0) : static_cast<T>(NAN);
+  }
+
+  MLLOSS_DEVICE bool ignored(int y) const { return call_.has_ignore_index & (y == call_.ignored_integer); }
+  MLLOSS_DEVICE bool ignored(float y) const { return y == call_.ignored_float; }
+  MLLOSS_DEVICE bool ignored(double y) const {
+    return call_.has_ignore_index & (y == static_cast<double>(call_.ignore_index));
+  }
+
+  static MLLOSS_DEVICE int integer(int y) { return y; }
+  static MLLOSS_DEVICE int integer(int64_t y) { return saturated(y); }
 
   // 16 bytes at most of what a chunk needs.
   template <class Y>
@@ -134,11 +276,6 @@ class TargetReader {
   };
 
   template <class Y>
-  MLLOSS_DEVICE const Y* address(int label) const {
-    return reinterpret_cast<const Y*>(start_) + label * call_.targets_label_stride;
-  }
-
-  template <class Y>
   MLLOSS_DEVICE Part<Y> load_part(int label, int part, SharedAddress staged) const {
     constexpr int kBytes = static_cast<int>(sizeof(Part<Y>));
     if constexpr (kBytes == 16) {
@@ -148,98 +285,36 @@ class TargetReader {
     } else if constexpr (kBytes == 4) {
       if (staged) return bit_cast<Part<Y>>(load_shared<uint32_t>(staged));
     }
-    return reinterpret_cast<const Part<Y>*>(address<Y>(label))[part];
+    return reinterpret_cast<const Part<Y>*>(reinterpret_cast<const Y*>(start_) + label)[part];
   }
 
-  // Whether the chunk's targets lie together, and on the boundary that wide loads need.
-  template <class Y>
-  MLLOSS_DEVICE bool together(int label, bool whole) const {
-    return whole && call_.targets_label_stride == 1 && aligned(address<Y>(label), sizeof(Part<Y>));
-  }
-
-  MLLOSS_DEVICE bool inside(int label) const {
-    return static_cast<unsigned>(label) < static_cast<unsigned>(call_.labels);
-  }
-
-  template <class Y>
-  MLLOSS_DEVICE void read_integers(int label, bool whole, SharedAddress staged, ChunkTargets<T, V>& t) const {
-    if (!staged && !together<Y>(label, whole)) {
-      // One by one: rolled up, for it is rare and every dtype has a copy.
-#pragma unroll 1
-      for (int i = 0; i < V; ++i) {
-        if (inside(label + i)) add_integer(*address<Y>(label + i), 1u << i, t);
-      }
-      return;
-    }
+  // Targets that lie together.
+  template <class Y, class To>
+  MLLOSS_DEVICE void load(int label, SharedAddress staged, To* y) const {
     constexpr int N = kPart<Y>;
 #pragma unroll
     for (int part = 0; part < V / N; ++part) {
       const Part<Y> loaded = load_part<Y>(label, part, staged);
-      if (all_zero(loaded)) continue;
 #pragma unroll
-      for (int i = 0; i < N; ++i) add_integer(loaded.v[i], 1u << (part * N + i), t);
-    }
-  }
-
-  template <class Y>
-  static MLLOSS_DEVICE bool all_zero(const Part<Y>& part) {
-    Y any = 0;
-#pragma unroll
-    for (int i = 0; i < kPart<Y>; ++i) any = static_cast<Y>(any | part.v[i]);
-    return any == 0;
-  }
-
-  template <class Y>
-  MLLOSS_DEVICE void add_integer(Y y, uint32_t bit, ChunkTargets<T, V>& t) const {
-    const bool ignored = call_.has_ignore_index && static_cast<int64_t>(y) == call_.ignore_index;
-    if (ignored) {
-      t.excluded |= bit;
-    } else if (y > 0) {
-      t.positive |= bit;
-    } else if (y != 0) {
-      t.spoiled |= bit;
-    }
-  }
-
-  template <class Y>
-  MLLOSS_DEVICE void read_floats(int label, bool whole, SharedAddress staged, ChunkTargets<T, V>& t) const {
-    constexpr int N = kPart<Y>;
-    const bool wide = staged || together<Y>(label, whole);
-#pragma unroll
-    for (int part = 0; part < V / N; ++part) {
-      Part<Y> loaded;
-      if (wide) {
-        loaded = load_part<Y>(label, part, staged);
-      } else {
-#pragma unroll
-        for (int i = 0; i < N; ++i) {
-          const int at = label + part * N + i;
-          loaded.v[i] = inside(at) ? *address<Y>(at) : Y(0.0f);
+      for (int i = 0; i < N; ++i) {
+        if constexpr (std::is_integral_v<Y>) {
+          y[part * N + i] = integer(loaded.v[i]);
+        } else {
+          y[part * N + i] = static_cast<To>(widen(loaded.v[i]));
         }
       }
-#pragma unroll
-      for (int i = 0; i < N; ++i) add_float(widen(loaded.v[i]), 1u << (part * N + i), t.y[part * N + i], t);
     }
   }
 
-  template <class F>
-  MLLOSS_DEVICE void add_float(F y, uint32_t bit, T& out, ChunkTargets<T, V>& t) const {
-    if constexpr (kRaw) {
-      out = static_cast<T>(y);
-      t.soft = true;
-      return;
-    }
-    const bool ignored = call_.has_ignore_index && static_cast<double>(y) == static_cast<double>(call_.ignore_index);
-    const bool valid = !ignored && y >= 0;
-    out = valid ? static_cast<T>(y) : T(0);
-    t.soft |= !(out == T(0) || out == T(1));
-    if (ignored) {
-      t.excluded |= bit;
-    } else if (!valid) {
-      t.spoiled |= bit;
-    } else if (out > T(0)) {
-      t.positive |= bit;
-    }
+  // Whether the chunk's targets lie together, and on the boundary that wide loads need.
+  MLLOSS_DEVICE bool together(int label, bool whole) const {
+    const int bytes = call_.target_size * V, unit = bytes < 16 ? bytes : 16;
+    const int64_t first = start_ + int64_t{label} * call_.target_size;
+    return whole && call_.targets_label_stride == 1 && (first & (unit - 1)) == 0;
+  }
+
+  MLLOSS_DEVICE bool inside(int label) const {
+    return static_cast<unsigned>(label) < static_cast<unsigned>(call_.labels);
   }
 
   // ---- CSR -----------------------------------------------------------------------------------------
@@ -279,15 +354,17 @@ class TargetReader {
 #pragma unroll
     for (int i = 0; i < V; ++i) t.y[i] = T(0);
     while (next_ < last_ && column_ - V < label) {
-      const int place = column_ - label;  // below 0 only if the columns are not sorted
-      if (place >= 0) add_entry(place, call_.values ? static_cast<const T*>(call_.values)[start_ + next_] : T(1), t);
+      const int at = column_ - label;  // below 0 only if the columns are not sorted
+      if (at >= 0) add_entry(at, call_.values ? static_cast<const T*>(call_.values)[start_ + next_] : T(1), t);
       ++next_;
       column_ = column(next_);
     }
   }
 
-  static MLLOSS_DEVICE void add_entry(int place, T value, ChunkTargets<T, V>& t) {
-    const uint32_t bit = 1u << place;
+  // ---- both ----------------------------------------------------------------------------------------
+
+  static MLLOSS_DEVICE void add_entry(int at, T value, ChunkTargets<T, V>& t) {
+    const uint32_t bit = 1u << at;
     if (value < T(0)) {
       t.excluded |= bit;
     } else if (value != value) {
@@ -295,12 +372,14 @@ class TargetReader {
     } else {
       if (value > T(0)) t.positive |= bit;
       t.soft |= !(value == T(0) || value == T(1));
-#pragma unroll
-      for (int i = 0; i < V; ++i) t.y[i] = i == place ? value : t.y[i];
+      place(at, value, t);
     }
   }
 
-  // ---- both ----------------------------------------------------------------------------------------
+  static MLLOSS_DEVICE void place(int at, T value, ChunkTargets<T, V>& t) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) t.y[i] = i == at ? value : t.y[i];
+  }
 
   MLLOSS_DEVICE void smooth(ChunkTargets<T, V>& t) const {
     const T slope = static_cast<T>(call_.smooth_slope), floor = static_cast<T>(call_.smooth_floor);

@@ -107,11 +107,12 @@ MLLOSS_DEVICE bool aligned(const void* p, uintptr_t bytes) {
   return (reinterpret_cast<uintptr_t>(p) & (bytes - 1)) == 0;
 }
 
-// A chunk's targets, copied as they are: `bytes` is a launch's constant, 4 to 32.
+// A chunk's targets, copied as they are: `bytes` is a launch's constant, 4, 8, 16 or 32.
 MLLOSS_DEVICE void copy_targets(SharedAddress to, const unsigned char* from, int bytes) {
   if (bytes == 8) return copy_async<8>(to, from);
   if (bytes == 4) return copy_async<4>(to, from);
-  for (int i = 0; i < bytes; i += 16) copy_async<16>(to + i, from + i);
+  copy_async<16>(to, from);
+  if (bytes > 16) copy_async<16>(to + 16, from + 16);
 }
 
 // One row's logits and dense targets, and where its chunks lie.
@@ -124,9 +125,8 @@ struct LogitsRow {
   const unsigned char* targets;  // of chunk 0, if they are copied ahead, else null
   int shift;                     // lanes of chunk 0 that lie before label 0
   int chunks;
-  // Chunks that have the short way.
-  int simple_first;
-  unsigned simple_count;
+  // Labels that a chunk with the short way may begin at: all that a whole one may, or none.
+  unsigned simple_starts;
 
   MLLOSS_DEVICE LogitsRow(const DeviceCall& c, int64_t row)
       : call(c), x(static_cast<const In*>(c.logits) + row * c.logits_row_stride) {
@@ -135,10 +135,8 @@ struct LogitsRow {
     const unsigned lanes = static_cast<unsigned>(call.labels) + static_cast<unsigned>(shift);
     chunks = static_cast<int>((lanes + V - 1) / V);
     targets = staged_targets(row);
-    simple_first = keep(shift > 0 ? 1 : 0);
-    const unsigned whole_end = lanes / V;
     const bool simple = call.simple == Simple::kSparse || (call.simple == Simple::kBools && targets);
-    simple_count = simple && whole_end > 0 ? whole_end - static_cast<unsigned>(simple_first) : 0u;
+    simple_starts = keep(simple ? call.whole_starts : 0u);
   }
 
   MLLOSS_DEVICE int label_of(int chunk) const { return chunk * V - shift; }
@@ -146,7 +144,7 @@ struct LogitsRow {
   MLLOSS_DEVICE bool inside(int label) const {
     return static_cast<unsigned>(label) < static_cast<unsigned>(call.labels);
   }
-  MLLOSS_DEVICE bool simple(int chunk) const { return static_cast<unsigned>(chunk - simple_first) < simple_count; }
+  MLLOSS_DEVICE bool simple(int label) const { return static_cast<unsigned>(label) < simple_starts; }
 
   // V labels that begin anywhere.
   MLLOSS_DEVICE uint4 load(int label) const {
@@ -157,14 +155,14 @@ struct LogitsRow {
 
   // Brings a chunk into shared memory; it is there when its group of copies is.
   MLLOSS_DEVICE void fetch(int chunk, SharedAddress logits_slot, SharedAddress targets_slot) const {
-    if (simple(chunk)) {
+    const int label = label_of(chunk);
+    if (simple(label)) {
       copy_async<16>(logits_slot, x + static_cast<int64_t>(chunk) * V);
       if constexpr (V >= 4) {
         if (call.simple == Simple::kBools) copy_async<V>(targets_slot, targets + static_cast<int64_t>(chunk) * V);
       }
       return;
     }
-    const int label = label_of(chunk);
     const bool in_row = whole(label);
     if (in_row && call.logits_label_stride == 1) {
       copy_async<16>(logits_slot, x + static_cast<int64_t>(chunk) * V);
@@ -179,9 +177,8 @@ struct LogitsRow {
  private:
   MLLOSS_DEVICE const unsigned char* staged_targets(int64_t row) const {
     if (call.target_bytes == 0 || call.targets_label_stride != 1) return nullptr;
-    const int64_t size = bytes_of(call.targets_dtype);
     const unsigned char* first =
-        static_cast<const unsigned char*>(call.targets) + (row * call.targets_row_stride - shift) * size;
+        static_cast<const unsigned char*>(call.targets) + (row * call.targets_row_stride - shift) * call.target_size;
     // Widths of 4, 8 and 16: what a copy's address must be a multiple of.
     const int unit = call.target_bytes < 16 ? call.target_bytes : 16;
     return reinterpret_cast<uintptr_t>(first) % static_cast<unsigned>(unit) == 0 ? first : nullptr;

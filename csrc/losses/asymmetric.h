@@ -13,6 +13,7 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class Asymmetric : public ElementWise {
  public:
+  static constexpr LogisticNeed kLogistic = LogisticNeed::kLogarithm;
   static constexpr int kDemanding = 1;
 
   // parameters: g-, g+, m; 1 for powers that are constants to the gradient; logit(m).
@@ -25,7 +26,7 @@ class Asymmetric : public ElementWise {
 
   template <class E>
   MLLOSS_HD ValueAndGradient<T> evaluate(E e) const {
-    const Logistic<T> l = logistic(e.s);
+    const Logistic<T> l = logistic_of(e, false);
     if constexpr (E::kSoft) {
       return expectation(e.y, of_positive(l), of_negative(e.s, l));
     } else if constexpr (E::kNegative) {

@@ -9,6 +9,7 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class Bce : public ElementWise {
  public:
+  static constexpr LogisticNeed kLogistic = LogisticNeed::kLogarithm;
   static constexpr bool kLabelParameter = true;  // q
 
   // parameters: a factor of every q.
@@ -18,11 +19,11 @@ class Bce : public ElementWise {
   MLLOSS_HD ValueAndGradient<T> evaluate(E e) const {
     const T q = positive_ * e.parameter;
     if constexpr (E::kSoft) {
-      const Logistic<T> l = logistic(e.s);
+      const Logistic<T> l = logistic_of(e, false);
       return expectation(e.y, {q * l.softplus_negated, -q * l.sigmoid_negated}, {l.softplus, l.sigmoid});
     } else {
       const bool positive = e.y > T(0);
-      const Logistic<T> l = logistic(positive ? -e.s : e.s);
+      const Logistic<T> l = logistic_of(e, positive);
       const T factor = positive ? q : T(1);
       return {factor * l.softplus, positive ? -q * l.sigmoid : l.sigmoid};
     }

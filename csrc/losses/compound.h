@@ -194,6 +194,7 @@ class Compound<T, FirstLoss, Others...> : public GroupWise {
 
  public:
   static constexpr int kTerms = 1 + Rest::kTerms;
+  static constexpr bool kHeld = false;
   static constexpr int kDemanding = kTerms > 2 ? 3 : 2;
   static constexpr int kMaxima = First::kMaxima + Rest::kMaxima, kSums = First::kSums + Rest::kSums;
   // The terms' coefficients, then their values: of the first, of the others.

@@ -10,11 +10,13 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class Dice : public Overlap<T> {
  public:
+  static constexpr LogisticNeed kLogistic = LogisticNeed::kSigmoid;
+
   using Overlap<T>::Overlap;
 
   template <class E>
   MLLOSS_HD Array<T, 3> sums(E e, Array<T, 0>) const {
-    return this->sums_of(e, sigmoid(e.s));
+    return this->sums_of(e, sigmoid_of(e));
   }
 
   template <class E>
@@ -24,8 +26,13 @@ class Dice : public Overlap<T> {
 
   template <class E>
   MLLOSS_HD T gradient(E e, Array<T, 2> c) const {
-    const SigmoidAndSlope<T> l = sigmoid_and_slope(e.s);
+    const SigmoidAndSlope<T> l = sigmoid_and_slope_of(e);
     return e.w * l.slope * this->slope_of(e, l.sigmoid, c);
+  }
+
+  template <class E>
+  MLLOSS_HD T unshifted_gradient(E e, Array<T, 2> c) const {
+    return gradient(e, c);
   }
 
   template <class E>

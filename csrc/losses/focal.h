@@ -13,6 +13,8 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class SigmoidFocal : public ElementWise {
  public:
+  static constexpr LogisticNeed kLogistic = LogisticNeed::kLogarithm;
+
   // parameters: gamma; the weights alpha_t of a negative and of a positive (1 and 1 without alpha).
   explicit MLLOSS_HD SigmoidFocal(const double* parameters)
       : gamma_(static_cast<T>(parameters[0])),
@@ -21,10 +23,10 @@ class SigmoidFocal : public ElementWise {
 
   template <class E>
   MLLOSS_HD ValueAndGradient<T> evaluate(E e) const {
-    if constexpr (E::kSoft) return soft(e.s, e.y);
+    if constexpr (E::kSoft) return soft(e);
     const bool positive = e.y > T(0);
     const T alpha = positive ? positive_ : negative_;
-    const Logistic<T> l = logistic(positive ? e.s : -e.s);
+    const Logistic<T> l = logistic_of(e, !positive);
     const T modulation = alpha * exponential(-gamma_ * finite(l.softplus));
     const T slope = modulation * (gamma_ * l.sigmoid * finite(l.softplus_negated) + l.sigmoid_negated);
     return {modulation * l.softplus_negated, positive ? -slope : slope};
@@ -36,8 +38,10 @@ class SigmoidFocal : public ElementWise {
   // Of a product's limit at an infinite logit the other factor decides: gamma = 0, or a sigmoid of 0.
   static MLLOSS_HD T finite(T x) { return at_most(x, T(1e30)); }
 
-  MLLOSS_HD ValueAndGradient<T> soft(T s, T y) const {
-    const Logistic<T> l = logistic(s);
+  template <class E>
+  MLLOSS_HD ValueAndGradient<T> soft(E e) const {
+    const T y = e.y;
+    const Logistic<T> l = logistic_of(e, false);
     const T p = l.sigmoid, q = l.sigmoid_negated;
     const T alpha = positive_ * y + negative_ * (T(1) - y);
     // A label that is exactly 0 or 1 has one term; the other would be 0 * inf at an infinite logit.

@@ -7,8 +7,12 @@
 //   kLabelParameter        whether e.parameter is the label's own of the caller's numbers (1 where it gave none)
 //   kRawTargets            whether e.y is another logit, times logit_scale, and no target: any number, dense, the
 //                          logits' dtype; Element::kSoft always
+//   kLogistic              what it takes of the logistic function at s, or of e^s, by logistic_of() and its like,
+//                          so that an engine may have it at hand: kNothing, kSigmoid, kLogarithm (and the sigmoid)
 //   kDemanding             whether CUDA kernels of it take more registers than others, and so fewer blocks; sums of
 //                          losses: 2, and more than two 3
+//   kHeld                  whether there are CUDA kernels that hold a row (resident, cluster); of sums of losses
+//                          there are none, for every kernel costs seconds of compilation
 // or, derived from GroupWise (a row; for Dice also a label or everything),
 //   kMaxima, kSums, kCoefficients
 //   kAcrossRows    whether groups may be labels, or everything; then kMaxima and kLateSums are 0
@@ -25,7 +29,8 @@
 //     finalize(stats, late, value) in place of finalize(stats, value)
 //   scaled(c, factor)      coefficients of the gradient times factor
 //   gradient(e, c)         -> d value / d s
-//   usual(c)               whether usual_gradient(e, c) will do, where that saves work
+//   unshifted(c), unshifted_gradient(e, c)  whether all maxima are 0, and the gradient then; for sums of losses on the
+//   CPU usual(c)               whether usual_gradient(e, c) will do, where that saves work
 // An element's weight is 1 unless the caller gave weights. An excluded one comes as s = y = w = 0, and where labels
 // compete as s = -inf, w = 0; elsewhere a weight of 0 excludes too.
 #pragma once
@@ -36,11 +41,14 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 enum class Scope { kElement, kGroup };
+enum class LogisticNeed { kNothing, kSigmoid, kLogarithm };
 
 // The base of every element-wise functor.
 struct ElementWise {
   static constexpr Scope kScope = Scope::kElement;
+  static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
   static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kRawTargets = false;
+  static constexpr bool kHeld = false;
   static constexpr int kDemanding = 0;
   static constexpr int kMaxima = 0, kSums = 0, kLateSums = 0, kCoefficients = 0;
 };
@@ -48,7 +56,9 @@ struct ElementWise {
 // The base of every functor with statistics.
 struct GroupWise {
   static constexpr Scope kScope = Scope::kGroup;
+  static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
   static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kRawTargets = false;
+  static constexpr bool kHeld = true;
   static constexpr int kDemanding = 0;
   static constexpr int kLateSums = 0;
 };
@@ -61,11 +71,60 @@ template <class T, Targets kTargets>
 struct Element {
   static constexpr bool kSoft = kTargets == Targets::kSoft;
   static constexpr bool kNegative = kTargets == Targets::kNegative;  // compilers must not drop 0 * x by themselves
-  T s;                                                               // the logit, after scale, bias and threshold
+  static constexpr bool kReady = false;
+  T s;  // the logit, after scale, bias and threshold
   T y;
   T w;
   T parameter = T(1);
 };
+
+// With what functors take ready: e^s, as logistic_power() has it, and the logistic function's parts, as far as they are
+// taken.
+template <class T, Targets kTargets>
+struct ReadyElement : Element<T, kTargets> {
+  static constexpr bool kReady = true;
+  LogisticParts<T> parts;
+  T power;
+};
+
+// At s, or at -s.
+template <class E>
+MLLOSS_HD auto logistic_of(const E& e, bool negated) {
+  if constexpr (E::kReady) {
+    return logistic_from(e.parts, e.s, negated);
+  } else {
+    return logistic(negated ? -e.s : e.s);
+  }
+}
+
+template <class E>
+MLLOSS_HD auto sigmoid_of(const E& e) {
+  if constexpr (E::kReady) {
+    return e.parts.sigmoid;
+  } else {
+    return sigmoid(e.s);
+  }
+}
+
+template <class E>
+MLLOSS_HD auto sigmoid_and_slope_of(const E& e) {
+  if constexpr (E::kReady) {
+    using T = decltype(e.parts.l * 1);
+    return SigmoidAndSlope<T>{e.parts.sigmoid, e.parts.sigmoid * e.parts.sigmoid_negated};
+  } else {
+    return sigmoid_and_slope(e.s);
+  }
+}
+
+// e^s, or e^-s. Ready, it stays below e^87.
+template <class E>
+MLLOSS_HD auto power_of(const E& e, bool negated) {
+  if constexpr (E::kReady) {
+    return negated ? reciprocal(e.power) : e.power;
+  } else {
+    return exponential(negated ? -e.s : e.s);
+  }
+}
 
 template <class T>
 struct ValueAndGradient {

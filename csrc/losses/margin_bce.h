@@ -11,17 +11,19 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class MarginBce : public ElementWise {
  public:
+  static constexpr LogisticNeed kLogistic = LogisticNeed::kLogarithm;
+
   // parameters: logit(margin).
   explicit MLLOSS_HD MarginBce(const double* parameters) : most_(static_cast<T>(parameters[0])) {}
 
   template <class E>
   MLLOSS_HD ValueAndGradient<T> evaluate(E e) const {
     if constexpr (E::kSoft) {
-      const ValueAndGradient<T> positive = undecided(e.s), negative = undecided(-e.s);
+      const ValueAndGradient<T> positive = undecided(e, false), negative = undecided(e, true);
       return expectation(e.y, positive, {negative.value, -negative.gradient});
     } else {
       const bool positive = e.y > T(0);
-      const ValueAndGradient<T> r = undecided(positive ? e.s : -e.s);
+      const ValueAndGradient<T> r = undecided(e, !positive);
       return {r.value, positive ? r.gradient : -r.gradient};
     }
   }
@@ -30,8 +32,10 @@ class MarginBce : public ElementWise {
   T most_;
 
   // In z. A NaN is not decided, and goes through the products.
-  MLLOSS_HD ValueAndGradient<T> undecided(T z) const {
-    const Logistic<T> l = logistic(z);
+  template <class E>
+  MLLOSS_HD ValueAndGradient<T> undecided(E e, bool negated) const {
+    const T z = negated ? -e.s : e.s;
+    const Logistic<T> l = logistic_of(e, negated);
     const T step = z < most_ ? T(1) : z == most_ ? T(0.5) : T(0);
     const bool decided = z > most_;
     return {decided ? T(0) : step * l.softplus_negated, decided ? T(0) : -step * l.sigmoid_negated};

@@ -55,6 +55,7 @@ class Overlap : public GroupWise {
   static MLLOSS_HD Array<T, 2> scaled(Array<T, 2> c, T factor) { return {{c[0] * factor, c[1] * factor}}; }
 
   static MLLOSS_HD bool usual(Array<T, 2>) { return true; }
+  static MLLOSS_HD bool unshifted(Array<T, 2>) { return true; }
 
  protected:
   T smooth_;

@@ -10,13 +10,15 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class SelfAdjustingDice : public Overlap<T> {
  public:
+  static constexpr LogisticNeed kLogistic = LogisticNeed::kLogarithm;
+
   // parameters: those of Overlap, then f > 0.
   explicit MLLOSS_HD SelfAdjustingDice(const double* parameters)
       : Overlap<T>(parameters), focus_(static_cast<T>(parameters[6])) {}
 
   template <class E>
   MLLOSS_HD Array<T, 3> sums(E e, Array<T, 0>) const {
-    return this->sums_of(e, adjusted(logistic(e.s)));
+    return this->sums_of(e, adjusted(logistic_of(e, false)));
   }
 
   template <class E>
@@ -26,7 +28,7 @@ class SelfAdjustingDice : public Overlap<T> {
 
   template <class E>
   MLLOSS_HD T gradient(E e, Array<T, 2> c) const {
-    const Logistic<T> l = logistic(e.s);
+    const Logistic<T> l = logistic_of(e, false);
     const T p = adjusted(l);
     return e.w * (p * (l.sigmoid_negated - focus_ * l.sigmoid)) * this->slope_of(e, p, c);
   }

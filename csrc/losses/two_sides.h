@@ -29,6 +29,18 @@ class TwoSides : public GroupWise {
     return e.w * (e.y > T(0) ? x[1] * -c[3] : x[0] * c[1]);
   }
 
+  static MLLOSS_HD bool unshifted(Array<T, 4> c) { return c[0] == T(0) && c[2] == T(0); }
+
+  template <class E>
+  MLLOSS_HD T unshifted_gradient(E e, Array<T, 4> c) const {
+    if constexpr (E::kSoft) {
+      const Array<T, 2> x = unshifted_exponentials(e);
+      return e.w * (x[0] * c[1] - x[1] * c[3]);
+    }
+    const bool positive = e.y > T(0);
+    return e.w * (power_of(e, positive) * (positive ? -c[3] : c[1]));
+  }
+
   // No infinite maximum: no inf - inf to look out for.
   static MLLOSS_HD bool usual(Array<T, 4> c) { return c[0] < T(INFINITY) && c[2] < T(INFINITY); }
 
@@ -62,12 +74,19 @@ class TwoSides : public GroupWise {
   template <class E>
   static MLLOSS_HD Array<T, 2> first_exponentials(E e) {
     if constexpr (E::kSoft) {
-      const Array<T, 2> x = exponentials(e, {{T(0), T(0)}});
+      const Array<T, 2> x = unshifted_exponentials(e);
       return {{e.w * x[0], e.w * x[1]}};
     }
     const bool positive = e.y > T(0);
-    const T x = e.w * exponential(positive ? -e.s : e.s);
+    const T x = e.w * power_of(e, positive);
     return {{positive ? T(0) : x, positive ? x : T(0)}};
+  }
+
+  template <class E>
+  static MLLOSS_HD Array<T, 2> unshifted_exponentials(E e) {
+    if constexpr (!E::kReady) return exponentials(e, {{T(0), T(0)}});
+    const T negative = (T(1) - e.y) * power_of(e, false), positive = e.y * power_of(e, true);
+    return {{e.y < T(1) ? negative : zero_unless_nan(e.s), e.y > T(0) ? positive : T(0)}};
   }
 
  private:

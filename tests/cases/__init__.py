@@ -63,6 +63,11 @@ class Case:
         return self.registered.competing
 
     @property
+    def held(self) -> bool:
+        """Whether the CUDA engine has kernels that hold its rows."""
+        return "terms" not in self.own
+
+    @property
     def grouping(self) -> str:
         return self.own.get("average", self.registered.groupings[0])
 

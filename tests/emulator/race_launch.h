@@ -28,8 +28,10 @@ struct Engine {
   }
 
   bool gets_wanted(const Call& call) const {
-    return plan_forward(cuda::problem_of(call, true), kDevice, wanted).strategy == wanted;
+    return plan_forward(problem_of(call, true), kDevice, wanted).strategy == wanted;
   }
+
+  Problem problem_of(const Call& call, bool gradient) const { return cuda::problem_of(call, gradient, kernels.held); }
 
   static void check(cudaError_t error) {
     if (error == cudaSuccess) return;
@@ -38,7 +40,7 @@ struct Engine {
   }
 
   void forward(const Call& call, const ForwardOutputs& out) const {
-    const Problem of = cuda::problem_of(call, out.gradient != nullptr);
+    const Problem of = problem_of(call, out.gradient != nullptr);
     const LaunchPlan plan = plan_forward(of, kDevice, wanted);
     const LaunchPlan down_rows = plan_down_rows(of, kDevice, static_cast<int>(chunk_width(call.logits_dtype)));
     const cuda::Launch to{plan, nullptr, &down_rows};
@@ -54,12 +56,12 @@ struct Engine {
 
   // Labels first: in place, the rows' pass overwrites the logits.
   void backward(const Call& call, const BackwardOutputs& out) const {
-    const LaunchPlan down_rows = plan_down_rows(cuda::problem_of(call, true), kDevice, 1);
+    const LaunchPlan down_rows = plan_down_rows(problem_of(call, true), kDevice, 1);
     std::vector<double> labels(static_cast<size_t>(down_rows.tiles * call.labels));
     check(kernels.label_gradient({down_rows, nullptr}, call, out, labels.data()));
     check(table.sum_each(nullptr, labels.data(), call.labels, 1, down_rows.tiles, call.labels, out.label_gradient));
 
-    const LaunchPlan plan = plan_backward(cuda::problem_of(call, true), kDevice);
+    const LaunchPlan plan = plan_backward(problem_of(call, true), kDevice);
     std::vector<double> rows(static_cast<size_t>(call.rows * plan.tiles)), scales(rows.size());
     check(kernels.backward({plan, nullptr}, call, out, rows.data(), scales.data()));
     check(table.sum_each(nullptr, rows.data(), call.rows, plan.tiles, plan.tiles, 1, out.row_gradient));

@@ -1,0 +1,282 @@
+// Sums of losses that are known when this is compiled: one loop over a block for all terms, which pay once for what
+// they need of the logistic function and e^s. Other sums, and tiles out of the usual, go term by term (compound.h).
+#pragma once
+
+#include "../losses/compound.h"
+#include "tile_math.h"
+
+namespace mlloss {
+inline namespace MLLOSS_ISA {
+
+// A term of a sum, and where its own begin among all terms' numbers.
+struct TermPlace {
+  double coefficient;
+  const double* parameters;
+  int statistics, coefficients;
+};
+
+// What a tile goes through at once. Both refuse, and have done nothing, where terms have to go one by one: the second
+// does wherever the first has. `powers`, unless null, has room for e^s, from the first visit for the second.
+template <class T>
+struct FusedMath {
+  // The groups' statistics with the maxima at 0, each term's at its place.
+  bool (*statistics)(const TermPlace* places, const Tile<T>& tile, T* powers, double* out);
+  // The sum of the gradients times f, from the coefficients of a row, `stride` apart. `values` grow by what
+  // element-wise terms lose. `g` may be `powers`, but not the logits.
+  bool (*form)(const TermPlace* places, const Tile<T>& tile, const T* powers, const T* coefficients, int64_t stride,
+               T f, double* values, T* g);
+};
+
+template <class T, template <class> class LossTemplate>
+class FusedTerm {
+ public:
+  using Loss = LossTemplate<T>;
+  static constexpr bool kElement = Loss::kScope == Scope::kElement;
+  static constexpr int kSums = Loss::kSums, kValues = kElement ? 1 : 0;
+  static_assert(!Loss::kCompeting && Loss::kLateSums == 0, "terms see the same tile, in two visits");
+
+  explicit FusedTerm(const TermPlace& place) : loss_(place.parameters) {}
+
+  // For gradients.
+  FusedTerm(const TermPlace& place, const T* coefficients, int64_t stride, T f)
+      : loss_(place.parameters), factor_(f * static_cast<T>(place.coefficient)) {
+    if constexpr (!kElement) {
+      for (int k = 0; k < Loss::kCoefficients; ++k) c_[k] = coefficients[(place.coefficients + k) * stride];
+      usual_ = Loss::unshifted(c_);
+      c_ = Loss::scaled(c_, factor_);
+    }
+  }
+
+  bool usual() const { return usual_; }
+  bool usual(const T* sums) const {
+    if constexpr (kElement) {
+      return true;
+    } else {
+      return !loss_.unsafe(array(sums));
+    }
+  }
+
+  static void store(const T* sums, double* out) {
+    for (int k = 0; k < Loss::kMaxima; ++k) *out++ = 0.0;
+    for (int k = 0; k < kSums; ++k) *out++ = static_cast<double>(sums[k]);
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, kSums> sums(const E& e) const {
+    if constexpr (kElement) {
+      return {};
+    } else {
+      return loss_.first_sums(e);
+    }
+  }
+
+  template <class E>
+  MLLOSS_HD ValueAndGradient<T> gradient(const E& e) const {
+    if constexpr (kElement) {
+      const ValueAndGradient<T> r = loss_.evaluate(e);
+      return {r.value, r.gradient * factor_};
+    } else {
+      return {T(0), loss_.unshifted_gradient(e, c_)};
+    }
+  }
+
+ private:
+  Loss loss_;
+  Array<T, Loss::kCoefficients> c_{};
+  T factor_ = T(0);
+  bool usual_ = true;
+
+  static Array<T, kSums> array(const T* sums) {
+    Array<T, kSums> all{};
+    for (int k = 0; k < kSums; ++k) all[k] = sums[k];
+    return all;
+  }
+};
+
+template <class T, template <class> class... Losses>
+struct FusedTerms {
+  static constexpr int kSums = 0, kValues = 0;
+  static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
+
+  template <class... Rest>
+  explicit FusedTerms(const TermPlace*, const Rest&...) {}
+  bool usual() const { return true; }
+  bool usual(const T*) const { return true; }
+  static void store(const TermPlace*, const T*, double*) {}
+  template <class E>
+  MLLOSS_HD Array<T, 0> sums(const E&) const {
+    return {};
+  }
+  template <class E>
+  MLLOSS_HD T group_gradient(const E&) const {
+    return T(0);
+  }
+  template <class E>
+  MLLOSS_HD T element_gradient(const E&, T*) const {
+    return T(0);
+  }
+};
+
+template <class T, template <class> class FirstLoss, template <class> class... Others>
+struct FusedTerms<T, FirstLoss, Others...> {
+  using First = FusedTerm<T, FirstLoss>;
+  using Rest = FusedTerms<T, Others...>;
+  static constexpr int kSums = First::kSums + Rest::kSums, kValues = First::kValues + Rest::kValues;
+  static constexpr LogisticNeed kLogistic =
+      First::Loss::kLogistic > Rest::kLogistic ? First::Loss::kLogistic : Rest::kLogistic;
+
+  First first;
+  Rest rest;
+
+  template <class... Given>
+  explicit FusedTerms(const TermPlace* places, const Given&... given)
+      : first(places[0], given...), rest(places + 1, given...) {}
+
+  bool usual() const { return first.usual() && rest.usual(); }
+  bool usual(const T* sums) const { return first.usual(sums) && rest.usual(sums + First::kSums); }
+
+  static void store(const TermPlace* places, const T* sums, double* out) {
+    First::store(sums, out + places[0].statistics);
+    Rest::store(places + 1, sums + First::kSums, out);
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, kSums> sums(const E& e) const {
+    return compound::joined(first.sums(e), rest.sums(e));
+  }
+
+  template <class E>
+  MLLOSS_HD T group_gradient(const E& e) const {
+    if constexpr (First::kElement) {
+      return rest.group_gradient(e);
+    } else {
+      return first.gradient(e).gradient + rest.group_gradient(e);
+    }
+  }
+
+  // `values`: one for each element-wise term.
+  template <class E>
+  MLLOSS_HD T element_gradient(const E& e, T* values) const {
+    if constexpr (First::kElement) {
+      const ValueAndGradient<T> r = first.gradient(e);
+      values[0] = r.value;
+      return r.gradient + rest.element_gradient(e, values + 1);
+    } else {
+      return rest.element_gradient(e, values);
+    }
+  }
+};
+
+template <class T, template <class> class... Losses>
+class Fused {
+  using Terms = FusedTerms<T, Losses...>;
+  static constexpr int kMost = 6;
+  static_assert(Terms::kSums <= kMost && Terms::kValues <= 2, "a reduction variable for each");
+
+ public:
+  static bool statistics(const TermPlace* places, const Tile<T>& tile, T* powers, double* out) {
+    if (tile.weighted) return false;
+    const Terms terms(places);
+    T sums[kMost];
+    with_targets(tile, [&](auto kind) { sums_of(kind, terms, tile, powers, sums); });
+    if (!terms.usual(sums)) return false;
+    Terms::store(places, sums, out);
+    return true;
+  }
+
+  static bool form(const TermPlace* places, const Tile<T>& tile, const T* powers, const T* coefficients, int64_t stride,
+                   T f, double* values, T* g) {
+    if (tile.weighted) return false;
+    const Terms terms(places, coefficients, stride, f);
+    if (!terms.usual()) return false;
+    T own[2];
+    with_targets(tile, [&](auto kind) { form_as(kind, terms, tile, powers, own, g); });
+    if (values) {
+      int k = 0;
+      const bool element[] = {FusedTerm<T, Losses>::kElement...};
+      for (size_t i = 0; i < sizeof...(Losses); ++i) values[i] += element[i] ? static_cast<double>(own[k++]) : 0.0;
+    }
+    return true;
+  }
+
+ private:
+  template <class F>
+  static void with_targets(const Tile<T>& tile, F f) {
+    if (tile.targets == Targets::kSoft) return f(TileKind<Targets::kSoft, false>());
+    if (tile.targets == Targets::kHard) return f(TileKind<Targets::kHard, false>());
+    f(TileKind<Targets::kNegative, false>());
+  }
+
+  template <Targets kTargets>
+  static void sums_of(TileKind<kTargets, false>, const Terms& all, const Tile<T>& tile, T* powers, T* out) {
+    const Terms terms = all;
+    T total[kMost] = {};
+    alignas(64) T own[kRun];
+    for (int begin = 0; begin < tile.size; begin += kRun) {
+      const int size = begin + kRun < tile.size ? kRun : tile.size - begin;
+      T* const power = powers ? powers + begin : own;
+      make_powers(tile.s + begin, size, power);
+      const Columns<T> x(tile, begin, power);
+      T a = T(0), b = T(0), c = T(0), d = T(0), e = T(0), f = T(0);
+#pragma omp simd reduction(+ : a, b, c, d, e, f)
+      for (int j = 0; j < size; ++j) add_one<kTargets>(terms, x, j, a, b, c, d, e, f);
+      const T run[kMost] = {a, b, c, d, e, f};
+      for (int k = 0; k < kMost; ++k) total[k] += run[k];
+    }
+    for (int k = 0; k < kMost; ++k) out[k] = total[k];
+  }
+
+  template <Targets kTargets>
+  static void form_as(TileKind<kTargets, false>, const Terms& all, const Tile<T>& tile, const T* powers, T* values,
+                      T* g) {
+    const Terms terms = all;
+    T total[2] = {};
+    alignas(64) T own[kBlock];
+    ReadyParts<T> parts;
+    for (int begin = 0; begin < tile.size; begin += kBlock) {
+      const int size = begin + kBlock < tile.size ? kBlock : tile.size - begin;
+      if (!powers) make_powers(tile.s + begin, size, own);
+      const T* const power = powers ? powers + begin : own;
+      make_ready<Terms::kLogistic>(power, size, parts);
+      const Columns<T> x(tile, begin, power, parts);
+      T* const block = g + begin;
+      // Two loops, or there are more constants than registers.
+#pragma omp simd
+      for (int j = 0; j < size; ++j)
+        block[j] = terms.group_gradient(ready_element<kTargets, false, Terms::kLogistic>(x, j));
+      if constexpr (Terms::kValues > 0) {
+        T a = T(0), b = T(0);
+#pragma omp simd reduction(+ : a, b)
+        for (int j = 0; j < size; ++j) form_one<kTargets>(terms, x, j, block, a, b);
+        total[0] += a;
+        total[1] += b;
+      }
+    }
+    values[0] = total[0];
+    values[1] = total[1];
+  }
+
+  template <Targets kTargets>
+  static MLLOSS_HD void add_one(const Terms& terms, const Columns<T>& x, int j, T& a, T& b, T& c, T& d, T& e, T& f) {
+    const auto v = terms.sums(powered_element<kTargets, false>(x, j, x.power[j]));
+    if constexpr (Terms::kSums > 0) a += v[0];
+    if constexpr (Terms::kSums > 1) b += v[1];
+    if constexpr (Terms::kSums > 2) c += v[2];
+    if constexpr (Terms::kSums > 3) d += v[3];
+    if constexpr (Terms::kSums > 4) e += v[4];
+    if constexpr (Terms::kSums > 5) f += v[5];
+  }
+
+  template <Targets kTargets>
+  static MLLOSS_HD void form_one(const Terms& terms, const Columns<T>& x, int j, T* g, T& a, T& b) {
+    T values[2] = {};
+    auto e = ready_element<kTargets, false, Terms::kLogistic>(x, j);
+    e.parameter = x.parameters[j];
+    g[j] += terms.element_gradient(e, values);
+    a += values[0];
+    if constexpr (Terms::kValues > 1) b += values[1];
+  }
+};
+
+}  // namespace MLLOSS_ISA
+}  // namespace mlloss
