@@ -61,23 +61,31 @@ struct Arguments {
   int64_t grouping, reduction;
   double scale, offset, label_smoothing;
   std::optional<int64_t> ignore_index;
+  int64_t first_label, all_labels;
 };
 
-inline double reduction_factor(const Call& call, Reduction reduction) {
+// Of all labels, whichever are here: parts' totals add up to the whole's.
+inline double reduction_factor(Grouping grouping, Reduction reduction, int64_t rows, int64_t all_labels) {
   switch (reduction) {
     case Reduction::kMean:
-      return 1.0 / static_cast<double>(group_count(call));  // of nothing: 0 * inf, NaN
+      return 1.0 / static_cast<double>(group_count(grouping, rows, all_labels));  // of nothing: 0 * inf, NaN
     case Reduction::kBatchMean:
-      return 1.0 / static_cast<double>(call.rows);
+      return 1.0 / static_cast<double>(rows);
     default:
       return 1.0;
   }
+}
+
+inline void set_parameters(Call& call, const std::vector<double>& parameters) {
+  for (size_t i = 0; i < parameters.size() && i < kMaxParameters; ++i) call.parameters.values[i] = parameters[i];
 }
 
 inline Call make_call(const Tensor& logits, const Arguments& a) {
   Call call{};
   call.rows = logits.size(0);
   call.labels = logits.size(1);
+  call.first_label = a.first_label;
+  call.all_labels = a.all_labels;
   call.logits = logits.const_data_ptr();
   call.logits_row_stride = logits.stride(0);
   call.logits_label_stride = logits.stride(1);
@@ -108,8 +116,8 @@ inline Call make_call(const Tensor& logits, const Arguments& a) {
   call.row_offset_stride = a.row_offset.has_value() && a.row_offset->dim() > 0 ? 1 : 0;
   call.normalizer = pointer(a.normalizer);
   call.label_parameter = pointer(a.label_parameter);
-  call.factor = reduction_factor(call, static_cast<Reduction>(a.reduction));
-  for (size_t i = 0; i < a.parameters.size() && i < kMaxParameters; ++i) call.parameters.values[i] = a.parameters[i];
+  call.factor = reduction_factor(call.grouping, static_cast<Reduction>(a.reduction), call.rows, call.all_labels);
+  set_parameters(call, a.parameters);
   return call;
 }
 
@@ -127,11 +135,10 @@ inline Tensor new_gradient(const Tensor& logits, bool wanted) {
 }
 
 // The loss itself: [] when reduced, else as many values as there are elements or groups.
-inline Tensor new_value(const Tensor& logits, const Call& call, Reduction reduction) {
-  const ScalarType dtype = compute_dtype(logits);
-  if (reduction != Reduction::kNone || call.grouping == Grouping::kMicro) return new_tensor(logits, {}, dtype);
-  if (call.grouping == Grouping::kElement) return new_tensor(logits, {call.rows, call.labels}, dtype);
-  return new_tensor(logits, {group_count(call)}, dtype);
+inline Tensor new_value(const Tensor& like, const Call& call, Reduction reduction, ScalarType dtype) {
+  if (reduction != Reduction::kNone || call.grouping == Grouping::kMicro) return new_tensor(like, {}, dtype);
+  if (call.grouping == Grouping::kElement) return new_tensor(like, {call.rows, call.labels}, dtype);
+  return new_tensor(like, {group_count(call)}, dtype);
 }
 
 inline void set_grad_output(BackwardOutputs& out, const Call& call, const Tensor& grad_output) {
@@ -147,13 +154,21 @@ inline void set_grad_output(BackwardOutputs& out, const Call& call, const Tensor
   }
 }
 
-// Whether a loss has statistics, and how many coefficients a group of it leaves for its gradient.
+// Whether a loss has statistics; of a group how many, how many late sums, and the coefficients for its gradient.
 struct LossShape {
   bool element_wise;
-  int coefficients;
+  int statistics, late_sums, coefficients;
 };
 
-// The ops of one device. Engine has shape_of, forward, backward and scale, as csrc/cpu/register.cpp.
+// Statistics of the labels' parts, [parts, statistics, groups], with their late sums, [parts, late sums, groups].
+struct Parts {
+  int64_t parts, groups;
+  const double* statistics;
+  const double* late;  // null: none, or not yet
+};
+
+// The ops of one device. Engine has shape_of, forward, backward and scale, and for losses over parts of the labels
+// statistics, late, merge and finish, as csrc/cpu/register.cpp.
 template <class Engine>
 struct Ops {
   static std::tuple<Tensor, Tensor> forward_into(const Tensor& logits, const Arguments& a, bool keep_coefficients,
@@ -161,8 +176,8 @@ struct Ops {
     const LossShape shape = Engine::shape_of(a.loss, logits);
     const Call call = make_call(logits, a);
     const Reduction reduction = static_cast<Reduction>(a.reduction);
-    Tensor value = new_value(logits, call, reduction);
     const ScalarType dtype = compute_dtype(logits);
+    Tensor value = new_value(logits, call, reduction, dtype);
     Tensor coefficients = new_tensor(logits, {shape.coefficients, shape.element_wise ? 0 : group_count(call)}, dtype);
     ForwardOutputs out{};
     (reduction == Reduction::kNone ? out.values : out.total) = value.mutable_data_ptr();
@@ -199,11 +214,12 @@ struct Ops {
       OptionalTensor weight, OptionalTensor sample_weight, OptionalTensor logit_scale, OptionalTensor label_offset, \
       OptionalTensor row_offset, OptionalTensor normalizer, OptionalTensor label_parameter, std::string loss,       \
       std::vector<double> parameters, int64_t grouping, int64_t reduction, double scale, double offset,             \
-      double smoothing, std::optional<int64_t> ignore
-#define MLLOSS_ARGUMENTS                                                                                  \
-  Arguments {                                                                                             \
-    targets, crow, col, values, weight, sample_weight, logit_scale, label_offset, row_offset, normalizer, \
-        label_parameter, loss, parameters, grouping, reduction, scale, offset, smoothing, ignore          \
+      double smoothing, std::optional<int64_t> ignore, int64_t first_label, int64_t all_labels
+#define MLLOSS_ARGUMENTS                                                                                       \
+  Arguments {                                                                                                  \
+    targets, crow, col, values, weight, sample_weight, logit_scale, label_offset, row_offset, normalizer,      \
+        label_parameter, loss, parameters, grouping, reduction, scale, offset, smoothing, ignore, first_label, \
+        all_labels                                                                                             \
   }
 
   static std::tuple<Tensor, Tensor, Tensor> loss_forward(MLLOSS_SHARED, bool keep_coefficients, bool form_gradient) {
@@ -232,8 +248,61 @@ struct Ops {
     return backward_into(logits, MLLOSS_ARGUMENTS, coefficients, grad_output, need_row, need_scale, need_label,
                          logits.mutable_data_ptr());
   }
+
+  static Tensor loss_statistics(MLLOSS_SHARED) {
+    const Call call = make_call(logits, MLLOSS_ARGUMENTS);
+    Tensor out = new_of_groups(logits, Engine::shape_of(loss, logits).statistics, group_count(call));
+    Engine::statistics(loss, call, static_cast<double*>(out.mutable_data_ptr()), logits);
+    return out;
+  }
+
+  static Tensor loss_late(MLLOSS_SHARED, Tensor statistics) {
+    const Call call = make_call(logits, MLLOSS_ARGUMENTS);
+    Tensor out = new_of_groups(logits, Engine::shape_of(loss, logits).late_sums, group_count(call));
+    const double* known = static_cast<const double*>(statistics.const_data_ptr());
+    Engine::late(loss, call, known, static_cast<double*>(out.mutable_data_ptr()), logits);
+    return out;
+  }
 #undef MLLOSS_SHARED
 #undef MLLOSS_ARGUMENTS
+
+  static Tensor loss_merge(Tensor statistics, std::string loss) {
+    Tensor out = new_of_groups(statistics, statistics.size(1), statistics.size(2));
+    Engine::merge(loss, parts_of(statistics), static_cast<double*>(out.mutable_data_ptr()), statistics);
+    return out;
+  }
+
+  static std::tuple<Tensor, Tensor> loss_finish(Tensor statistics, Tensor late, OptionalTensor sample_weight,
+                                                OptionalTensor normalizer, std::string loss,
+                                                std::vector<double> parameters, int64_t grouping, int64_t reduction,
+                                                int64_t rows, ScalarType dtype) {
+    Parts parts = parts_of(statistics);
+    if (late.numel() > 0) parts.late = static_cast<const double*>(late.const_data_ptr());
+    Call call{};
+    call.rows = rows;
+    call.grouping = static_cast<Grouping>(grouping);
+    call.logits_dtype = dtype == ScalarType::Double ? DType::kDouble : DType::kFloat;
+    call.sample_weight = pointer(sample_weight);
+    call.normalizer = pointer(normalizer);
+    call.factor = reduction_factor(call.grouping, static_cast<Reduction>(reduction), rows, 0);
+    set_parameters(call, parameters);
+    Tensor value = new_value(statistics, call, static_cast<Reduction>(reduction), dtype);
+    const int kept = Engine::shape_of(loss, statistics).coefficients;
+    Tensor coefficients = new_tensor(statistics, {kept, parts.groups}, dtype);
+    ForwardOutputs out{};
+    (static_cast<Reduction>(reduction) == Reduction::kNone ? out.values : out.total) = value.mutable_data_ptr();
+    out.coefficients = coefficients.mutable_data_ptr();
+    Engine::finish(loss, call, parts, out, statistics);
+    return {value, coefficients};
+  }
+
+  static Tensor new_of_groups(const Tensor& like, int64_t count, int64_t groups) {
+    return new_tensor(like, {count, groups}, ScalarType::Double);
+  }
+
+  static Parts parts_of(const Tensor& statistics) {
+    return {statistics.size(0), statistics.size(2), static_cast<const double*>(statistics.const_data_ptr()), nullptr};
+  }
 
   static Tensor scale_gradient(Tensor gradient, Tensor grad_output) {
     Tensor scaled = torch::stable::clone(gradient);
@@ -250,6 +319,13 @@ struct Ops {
     m.impl("loss_backward_", TORCH_BOX(&loss_backward_));
     m.impl("scale_gradient", TORCH_BOX(&scale_gradient));
     m.impl("scale_gradient_", TORCH_BOX(&scale_gradient_));
+  }
+
+  static void implement_parts(torch::stable::detail::StableLibrary& m) {
+    m.impl("loss_statistics", TORCH_BOX(&loss_statistics));
+    m.impl("loss_late", TORCH_BOX(&loss_late));
+    m.impl("loss_merge", TORCH_BOX(&loss_merge));
+    m.impl("loss_finish", TORCH_BOX(&loss_finish));
   }
 };
 

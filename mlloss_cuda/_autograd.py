@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 
 from . import _ops
 
-__all__ = ["Options", "Sides", "fused_loss", "fused_pair"]
+__all__ = ["Options", "Sides", "fused_loss", "fused_pair", "shared_arguments"]
 
 
 class Sides(NamedTuple):
@@ -49,9 +49,12 @@ class Options(NamedTuple):
     ignore_index: int | None
     in_place: bool
     keep: bool  # coefficients come out, whether or not the backward needs them
+    # The logits are the columns from here on of so many labels; None: they are all there are.
+    first_label: int = 0
+    all_labels: int | None = None
 
 
-def _shared(sides: Sides, options: Options) -> tuple[Any, ...]:
+def shared_arguments(logits: Tensor, sides: Sides, options: Options) -> tuple[Any, ...]:
     """The arguments that every op begins with after the logits, in the schemas' order."""
     return (
         *sides,
@@ -63,6 +66,8 @@ def _shared(sides: Sides, options: Options) -> tuple[Any, ...]:
         options.offset,
         options.label_smoothing,
         options.ignore_index,
+        options.first_label,
+        logits.shape[1] if options.all_labels is None else options.all_labels,
     )
 
 
@@ -109,7 +114,7 @@ class _FusedLoss(torch.autograd.Function):
     def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, options, form = arguments
         ops = getattr(torch.ops, options.namespace)
-        shared = _shared(Sides(*tensors), options)
+        shared = shared_arguments(logits, Sides(*tensors), options)
         if form and options.in_place:
             value, coefficients = ops.loss_forward_(logits, *shared, options.keep)
             torch.autograd.graph.increment_version(logits)
@@ -170,7 +175,7 @@ def _recomputed(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
     need_logits, needs = ctx.needs_input_grad[0], Sides(*ctx.needs_input_grad[1:-2])
     wanted = (needs.row_offset, needs.logit_scale, needs.label_offset)
     ops = getattr(torch.ops, options.namespace)
-    shared = _shared(sides, options)
+    shared = shared_arguments(logits, sides, options)
     with torch.no_grad():
         if need_logits and options.in_place:
             row, scale, label = ops.loss_backward_(logits, *shared, coefficients, grad_output, *wanted)
@@ -237,7 +242,7 @@ def fused_loss(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, 
     )
     if not _differentiated(logits.requires_grad or auxiliary):
         ops = getattr(torch.ops, options.namespace)
-        return ops.loss_forward(logits, *_shared(sides, options), options.keep, False)[:2]
+        return ops.loss_forward(logits, *shared_arguments(logits, sides, options), options.keep, False)[:2]
     scalar = _ops.REDUCTIONS[options.reduction] != "none" or _ops.GROUPINGS[options.grouping] == "micro"
     form = scalar and not auxiliary and logits.dtype != torch.float16
     return _FusedLoss.apply(logits, *sides, options, form)[:2]

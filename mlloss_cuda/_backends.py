@@ -33,6 +33,7 @@ __all__ = [
     "one_pass",
     "strategies",
     "takes_label_parameters",
+    "takes_parts",
     "use_backend",
 ]
 
@@ -157,13 +158,14 @@ class Engine(NamedTuple):
     namespace: str
     most_labels: int | None = None  # any number
     compounds: Callable[[str], bool] = lambda name: True  # whether a loss of several terms runs in one pass
+    parts: bool = False  # whether it has the ops of losses over parts of the labels
 
 
 # In the order of preference. The reference serves every device, and comes last.
 _engines: dict[str, Engine] = {
     "cuda": Engine(_cuda_status, ("cuda",), _ops.NAMESPACE, _MOST_CUDA_LABELS, compiled_compounds),
     "triton": Engine(_triton_status, ("cuda", "xpu"), "mlloss_cuda_triton", _MOST_TRITON_LABELS),
-    "cpu": Engine(lambda: BackendStatus(not _cpu_missing, _cpu_missing), ("cpu",), _ops.NAMESPACE),
+    "cpu": Engine(lambda: BackendStatus(not _cpu_missing, _cpu_missing), ("cpu",), _ops.NAMESPACE, parts=True),
 }
 
 
@@ -274,6 +276,11 @@ def one_pass(device_type: str, compound: str, forced: str | None) -> str | None:
 def takes_label_parameters(backend: str) -> bool:
     """Whether a backend's compounds take numbers of each label's own."""
     return backend in ("cpu", "triton")
+
+
+def takes_parts(backend: str) -> bool:
+    """Whether a backend has the ops of losses over parts of the labels."""
+    return backend in _engines and _engines[backend].parts
 
 
 def _serving(device_type: str) -> list[str]:

@@ -1,13 +1,20 @@
 """The contract of the ops: schemas, and what each returns before it has run (fakes).
 
-Every engine implements the same six ops under its own namespace or dispatch key; ``_autograd`` is
-their only caller. The logits are always 2-D here, and every check has been made.
+Every engine implements the same ops under its own namespace or dispatch key; ``_autograd`` is the
+only caller of those that are of whole calls. The logits are always 2-D here, and every check has been made.
+
+The logits may be those of a part of the labels: the columns from ``first_label`` on, of ``all_labels``. CSR
+targets hold columns of all labels then; dense targets, weights and whatever else is of labels are the part's.
+Where no group spans parts (elements, labels), ``loss_forward`` has the part's share of the total, and shares
+add up. Where groups do (rows, everything), each part has ``loss_statistics``; ``loss_finish`` makes of them
+all the value and the coefficients, from which ``loss_backward`` has the part's gradient. Late sums, where a
+loss has them, are of a second look at each part, with ``loss_merge``'s statistics known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -18,8 +25,9 @@ __all__ = [
     "NAMESPACE",
     "REDUCTIONS",
     "TERM_PARAMETERS",
-    "coefficients_of",
+    "Counts",
     "compute_dtype",
+    "counts_of",
     "define",
 ]
 
@@ -39,7 +47,7 @@ _SHARED = (
     "Tensor? targets, Tensor? crow_indices, Tensor? col_indices, Tensor? values, Tensor? weight, "
     "Tensor? sample_weight, Tensor? logit_scale, Tensor? label_offset, Tensor? row_offset, "
     "Tensor? normalizer, Tensor? label_parameter, str loss, float[] parameters, int grouping, int reduction, "
-    "float scale, float offset, float label_smoothing, int? ignore_index"
+    "float scale, float offset, float label_smoothing, int? ignore_index, SymInt first_label, SymInt all_labels"
 )
 
 _SCHEMAS = (
@@ -53,12 +61,29 @@ _SCHEMAS = (
     " -> (Tensor, Tensor, Tensor, Tensor)",
     f"loss_backward_(Tensor(a!) logits, {_SHARED}, Tensor coefficients, Tensor grad_output, "
     "bool need_row, bool need_scale, bool need_label) -> (Tensor, Tensor, Tensor)",
+    # Of a part of the labels, by rows or over everything. Statistics are float64 [statistics, groups].
+    f"loss_statistics(Tensor logits, {_SHARED}) -> Tensor",
+    # From the merged statistics of all parts: float64 [late sums, groups], of the part.
+    f"loss_late(Tensor logits, {_SHARED}, Tensor statistics) -> Tensor",
+    # Of [parts, statistics, groups], contiguous, in the order of parts: [statistics, groups].
+    "loss_merge(Tensor statistics, str loss) -> Tensor",
+    # value and coefficients as of loss_forward, in the compute dtype. late: [parts, late sums, groups], or empty.
+    "loss_finish(Tensor statistics, Tensor late, Tensor? sample_weight, Tensor? normalizer, str loss, "
+    "float[] parameters, int grouping, int reduction, SymInt rows, ScalarType dtype) -> (Tensor, Tensor)",
     "scale_gradient(Tensor gradient, Tensor grad_output) -> Tensor",
     "scale_gradient_(Tensor(a!) gradient, Tensor grad_output) -> ()",
 )
 
-# Coefficients a group keeps; a test compares them with the compiled functors'.
-_COEFFICIENTS: dict[str, int] = {}
+
+class Counts(NamedTuple):
+    """What a group of a loss has; all 0 for element-wise losses. A test compares them with the compiled functors'."""
+
+    coefficients: int = 0
+    statistics: int = 0
+    late_sums: int = 0
+
+
+_COUNTS: dict[str, Counts] = {}
 
 
 def compute_dtype(logits: torch.Tensor) -> torch.dtype:
@@ -66,15 +91,18 @@ def compute_dtype(logits: torch.Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def declare_coefficients(loss: str, count: int) -> None:
-    """Tell the fakes how many coefficients a group of ``loss`` keeps (0: element-wise)."""
-    _COEFFICIENTS[loss] = count
+def declare_counts(loss: str, counts: Counts) -> None:
+    """Tell the fakes what a group of ``loss`` has."""
+    _COUNTS[loss] = counts
 
 
-def coefficients_of(loss: str) -> int:
-    """How many coefficients a group of ``loss`` keeps; a compound's last are its terms' values."""
-    terms = loss.split(COMPOUND)
-    return sum(_COEFFICIENTS[term] for term in terms) + (len(terms) if len(terms) > 1 else 0)
+def counts_of(loss: str) -> Counts:
+    """What a group of ``loss`` has. A compound's last coefficients are its terms' values, and an element-wise
+    term's one statistic is its own."""
+    if COMPOUND not in loss:
+        return _COUNTS[loss]
+    terms = [_COUNTS[term] for term in loss.split(COMPOUND)]
+    return Counts(sum(term.coefficients + 1 for term in terms), sum(max(1, term.statistics) for term in terms))
 
 
 def _groups(logits: torch.Tensor, grouping: int) -> Any:
@@ -83,8 +111,7 @@ def _groups(logits: torch.Tensor, grouping: int) -> Any:
 
 
 def _fake_value(logits: torch.Tensor, grouping: int, reduction: int) -> torch.Tensor:
-    dtype = compute_dtype(logits)
-    name = GROUPINGS[grouping]
+    dtype, name = compute_dtype(logits), GROUPINGS[grouping]
     if REDUCTIONS[reduction] != "none" or name == "micro":
         return logits.new_empty((), dtype=dtype)
     if name == "element":
@@ -100,7 +127,7 @@ _OWN = len(_NAMES)  # where the op's own arguments begin
 
 def _fake_forward_(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
     keep = args[_OWN]
-    kept = (coefficients_of(args[_LOSS]), _groups(logits, args[_GROUPING])) if keep else (0, 0)
+    kept = (counts_of(args[_LOSS]).coefficients, _groups(logits, args[_GROUPING])) if keep else (0, 0)
     coefficients = logits.new_empty(kept, dtype=compute_dtype(logits))
     return _fake_value(logits, args[_GROUPING], args[_REDUCTION]), coefficients
 
@@ -128,11 +155,37 @@ def _fake_backward_(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...
     return _fake_sums(logits, row, scale, label)
 
 
+def _fake_of_groups(logits: torch.Tensor, count: int, args: tuple[Any, ...]) -> torch.Tensor:
+    return logits.new_empty((count, _groups(logits, args[_GROUPING])), dtype=torch.float64)
+
+
+def _fake_finish(
+    statistics: torch.Tensor,
+    late: torch.Tensor,
+    sample_weight: torch.Tensor | None,
+    normalizer: torch.Tensor | None,
+    loss: str,
+    parameters: list[float],
+    grouping: int,
+    reduction: int,
+    rows: Any,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    groups = statistics.shape[2]
+    each = REDUCTIONS[reduction] == "none" and GROUPINGS[grouping] != "micro"
+    value = statistics.new_empty((groups,) if each else (), dtype=dtype)
+    return value, statistics.new_empty((counts_of(loss).coefficients, groups), dtype=dtype)
+
+
 _FAKES: dict[str, Callable[..., Any]] = {
     "loss_forward": _fake_forward,
     "loss_forward_": _fake_forward_,
     "loss_backward": _fake_backward,
     "loss_backward_": _fake_backward_,
+    "loss_statistics": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).statistics, args),
+    "loss_late": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).late_sums, args),
+    "loss_merge": lambda statistics, loss: statistics.new_empty(statistics.shape[1:]),
+    "loss_finish": _fake_finish,
     "scale_gradient": lambda gradient, grad_output: torch.empty_like(gradient),
     "scale_gradient_": lambda gradient, grad_output: None,
 }

@@ -29,9 +29,10 @@ class LossSpec:
     groupings: tuple[str, ...]  # of _ops.GROUPINGS
     coefficients: int  # the functor's kCoefficients
     reference: Callable[..., torch.Tensor]
+    statistics: int = 0  # the functor's kMaxima + kSums
     label_parameter: bool = False  # the functor's kLabelParameter
     competing: bool = False  # the functor's kCompeting: what is excluded comes as s = -inf
-    late: bool = False  # the functor has late sums: a third visit, and no place in a compound's pass
+    late_sums: int = 0  # the functor's kLateSums: with them, a third visit, and no place in a compound's pass
     raw_targets: bool = False  # the functor's kRawTargets: other logits in the targets' place, differentiable too
 
     @property
@@ -62,7 +63,7 @@ def register(spec: LossSpec) -> LossSpec:
     if spec.name in _losses:
         raise ValueError(f"a loss named {spec.name!r} is registered already")
     _losses[spec.name] = spec
-    _ops.declare_coefficients(spec.name, spec.coefficients)
+    _ops.declare_counts(spec.name, _ops.Counts(spec.coefficients, spec.statistics, spec.late_sums))
     return spec
 
 
@@ -78,11 +79,13 @@ def compound(terms: Sequence[tuple[float, Term]]) -> Term:
     for coefficient, term in terms:
         own = (coefficient, *term.parameters)
         parameters += own + (0.0,) * (_ops.TERM_PARAMETERS - len(own))
+    counts = _ops.counts_of(name)
     spec = LossSpec(
         name,
         ("samples",),
-        _ops.coefficients_of(name),
+        counts.coefficients,
         _no_reference,
+        counts.statistics,
         label_parameter=any(spec.label_parameter for spec in specs),
         competing=any(spec.competing for spec in specs),
     )

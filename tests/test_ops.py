@@ -99,6 +99,8 @@ def arguments_of(case: Case, reduction: int, device: str, generator: torch.Gener
         0.25,
         0.0,
         None,
+        0,
+        labels,
     )
 
 

@@ -134,7 +134,7 @@ def pair_member(case: Case, namespace: str, device: str, s: Tensor, y: Tensor, g
     ops = getattr(torch.ops, namespace)
     spec = case.registered
     sides, grouping = Sides(targets=y[:, None].to(device)), _ops.GROUPINGS.index(spec.groupings[0])
-    options = (*sides, case.spec, list(case.parameters), grouping, 0, 1.0, 0.0, 0.0, None)
+    options = (*sides, case.spec, list(case.parameters), grouping, 0, 1.0, 0.0, 0.0, None, 0, 1)
     logits = s[:, None].to(device)
     value, coefficients, _ = ops.loss_forward(logits, *options, True, False)
     results = {"value": value}

@@ -90,14 +90,14 @@ class Given(NamedTuple):
         smoothing = arguments.get("label_smoothing", 0.0)
         return Given(placed._replace(**tensors), smoothing, arguments.get("ignore_index"))
 
-    def tail(self, name: str, parameters: Any, grouping: int, reduction: str = "none") -> tuple[Any, ...]:
-        numbers = (1.0, 0.0, self.smoothing, self.ignore_index)
+    def tail(self, name: str, parameters: Any, grouping: int, labels: int, reduction: str = "none") -> tuple[Any, ...]:
+        numbers = (1.0, 0.0, self.smoothing, self.ignore_index, 0, labels)
         return (*self.sides, name, list(parameters), grouping, _ops.REDUCTIONS.index(reduction), *numbers)
 
 
 def forward(backend: Backend, loss: Compound, logits: Tensor, given: Given, reduction: str = "none") -> Any:
     ops = getattr(torch.ops, backend.namespace)
-    tail = given.tail(loss.name, loss.parameters, _SAMPLES, reduction)
+    tail = given.tail(loss.name, loss.parameters, _SAMPLES, logits.shape[1], reduction)
     return ops.loss_forward(logits, *tail, True, True)
 
 
@@ -106,7 +106,7 @@ def backward(
 ) -> Any:
     """From coefficients and grad_output."""
     ops = getattr(torch.ops, backend.namespace)
-    tail = given.tail(loss.name, loss.parameters, _SAMPLES)
+    tail = given.tail(loss.name, loss.parameters, _SAMPLES, logits.shape[1])
     return ops.loss_backward(logits, *tail, *known, True, sums, sums, sums)
 
 
@@ -121,7 +121,7 @@ class Apart(NamedTuple):
 def apart(backend: Backend, case: Case, logits: Tensor, given: Given, kept: Tensor, grad_output: Tensor) -> Apart:
     ops = getattr(torch.ops, backend.namespace)
     unweighted = given._replace(sides=given.sides._replace(sample_weight=None))
-    of_term = case.spec, case.parameters, _ops.GROUPINGS.index(case.grouping)
+    of_term = case.spec, case.parameters, _ops.GROUPINGS.index(case.grouping), logits.shape[1]
     value, coefficients, _ = ops.loss_forward(logits, *unweighted.tail(*of_term), True, False)
     assert kept.shape[0] == coefficients.shape[0]
     seed = grad_output[:, None].expand(logits.shape) if case.element_wise else grad_output

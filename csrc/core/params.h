@@ -44,8 +44,11 @@ struct Parameters {
 };
 
 struct Call {
-  int64_t rows;        // B
-  int64_t labels;      // L
+  int64_t rows;    // B
+  int64_t labels;  // L
+  // The logits' columns are the labels from first_label on, of all_labels: a part of the labels, or all of them. Sparse
+  // columns count from label 0; whatever else is of labels is of the part's.
+  int64_t first_label, all_labels;
   const void* logits;  // [rows, labels]
   int64_t logits_row_stride, logits_label_stride;
   DType logits_dtype;
@@ -64,7 +67,7 @@ struct Call {
   bool has_ignore_index;
   Grouping grouping;
   int64_t ignore_index;
-  double label_smoothing;  // y -> (1 - e) y + e / labels
+  double label_smoothing;  // y -> (1 - e) y + e / all_labels
 
   const void* weight;         // T [labels] or null
   const void* sample_weight;  // T [rows] or null
@@ -83,18 +86,20 @@ struct Call {
   Parameters parameters;
 };
 
-MLLOSS_HD int64_t group_count(const Call& call) {
-  switch (call.grouping) {
+MLLOSS_HD int64_t group_count(Grouping grouping, int64_t rows, int64_t labels) {
+  switch (grouping) {
     case Grouping::kElement:
-      return call.rows * call.labels;
+      return rows * labels;
     case Grouping::kSamples:
-      return call.rows;
+      return rows;
     case Grouping::kMacro:
-      return call.labels;
+      return labels;
     default:
       return 1;
   }
 }
+
+MLLOSS_HD int64_t group_count(const Call& call) { return group_count(call.grouping, call.rows, call.labels); }
 
 // What a forward pass fills. Null: not wanted.
 struct ForwardOutputs {

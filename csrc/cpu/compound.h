@@ -135,16 +135,21 @@ class Compound : Pass<T> {
     });
   }
 
+  static void merge(const Work& work, int64_t begin, int64_t end) {
+    const Compound compound(work);
+    double statistics[kMostTerms * kMostStatistics];
+    for (int64_t row = begin; row < end; ++row) {
+      compound.merge_units(row, statistics);
+      double* out = work.group_statistics + row;
+      for (int k = 0; k < compound.total_statistics_; ++k) out[k * work.call->rows] = statistics[k];
+    }
+  }
+
   static void finish(const Work& work, int64_t begin, int64_t end) {
     const Compound compound(work);
     double statistics[kMostTerms * kMostStatistics], values[kMostTerms];
     for (int64_t row = begin; row < end; ++row) {
-      compound.initial(statistics);
-      for (int64_t unit = row * compound.tiles_; unit < (row + 1) * compound.tiles_; ++unit) {
-        const double* from = work.unit_statistics + unit * compound.total_statistics_;
-        compound.each(
-            [&](const Term& term) { term.math->merge(statistics + term.statistics, from + term.statistics); });
-      }
+      compound.merge_units(row, statistics);
       compound.conclude(row, statistics, values);
       compound.store_value(row, values);
     }
@@ -221,6 +226,14 @@ class Compound : Pass<T> {
 
   void initial(double* statistics) const {
     each([&](const Term& term) { term.math->initial(statistics + term.statistics); });
+  }
+
+  void merge_units(int64_t row, double* statistics) const {
+    initial(statistics);
+    for (int64_t unit = row * this->tiles_; unit < (row + 1) * this->tiles_; ++unit) {
+      const double* from = this->work_.unit_statistics + unit * total_statistics_;
+      each([&](const Term& term) { term.math->merge(statistics + term.statistics, from + term.statistics); });
+    }
   }
 
   void read(int64_t row, int64_t label, int size, Tiles& tiles) const {

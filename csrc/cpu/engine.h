@@ -37,7 +37,7 @@ class Engine : Pass<T> {
       const int64_t first = row * engine.tiles_, last = first + engine.tiles_;
       engine.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
         engine.reader_.read(row, label, size, tile);
-        merge<Wide, double>(stats, engine.math_.statistics(tile));
+        mlloss::merge<Wide, double>(stats, engine.math_.statistics(tile));
       });
       if constexpr (Loss::kLateSums > 0) {
         engine.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
@@ -62,7 +62,18 @@ class Engine : Pass<T> {
     });
   }
 
-  // Of rows, whose units' statistics lie there; their late sums are put beside them.
+  static void merge(const Work& work, int64_t begin, int64_t end) {
+    const Engine engine(work);
+    const int64_t units = engine.units_of_group(), groups = group_count(*work.call);
+    for (int64_t group = begin; group < end; ++group) {
+      const auto stats = engine.merged_statistics(group * units, units);
+      double* out = work.group_statistics + group;
+      for (int k = 0; k < Loss::kMaxima; ++k) out[k * groups] = stats.maxima[k];
+      for (int k = 0; k < Loss::kSums; ++k) out[(Loss::kMaxima + k) * groups] = stats.sums[k];
+    }
+  }
+
+  // Of rows, whose statistics lie there, or their units' do; late sums are put beside the units'.
   static void late(const Work& work, int64_t begin, int64_t end) {
     if constexpr (Loss::kLateSums > 0) {
       const Engine engine(work);
@@ -70,7 +81,10 @@ class Engine : Pass<T> {
       auto stats = identity<Wide, double>();
       int64_t merged = -1;
       engine.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
-        if (row != merged) stats = engine.merged_statistics(row * engine.tiles_, engine.tiles_);
+        if (row != merged) {
+          stats = work.group_statistics ? loaded(work.group_statistics + row, work.call->rows)
+                                        : engine.merged_statistics(row * engine.tiles_, engine.tiles_);
+        }
         merged = row;
         engine.reader_.read(row, label, size, tile);
         Late sums{};
@@ -83,7 +97,7 @@ class Engine : Pass<T> {
 
   static void finish(const Work& work, int64_t begin, int64_t end) {
     const Engine engine(work);
-    const int64_t units = work.call->grouping == Grouping::kMicro ? work.call->rows * engine.tiles_ : engine.tiles_;
+    const int64_t units = engine.units_of_group();
     for (int64_t group = begin; group < end; ++group) {
       const int64_t first = group * units;
       Late late{};
@@ -177,14 +191,17 @@ class Engine : Pass<T> {
     work_.unit_values[unit] = this->weighted(row, sum_of(values, tile.size));
   }
 
+  static StatisticsOf<Wide, double> loaded(const double* in, int64_t stride) {
+    StatisticsOf<Wide, double> stats;
+    for (int k = 0; k < Loss::kMaxima; ++k) stats.maxima[k] = in[k * stride];
+    for (int k = 0; k < Loss::kSums; ++k) stats.sums[k] = in[(Loss::kMaxima + k) * stride];
+    return stats;
+  }
+
   StatisticsOf<Wide, double> merged_statistics(int64_t first, int64_t units) const {
     auto stats = identity<Wide, double>();
     for (int64_t unit = first; unit < first + units; ++unit) {
-      StatisticsOf<Wide, double> part;
-      const double* in = work_.unit_statistics + unit * kStatistics;
-      for (int k = 0; k < Loss::kMaxima; ++k) part.maxima[k] = in[k];
-      for (int k = 0; k < Loss::kSums; ++k) part.sums[k] = in[Loss::kMaxima + k];
-      merge<Wide, double>(stats, part);
+      mlloss::merge<Wide, double>(stats, loaded(work_.unit_statistics + unit * kStatistics, 1));
     }
     return stats;
   }

@@ -11,11 +11,23 @@ template <template <class> class Loss, class T>
 constexpr cpu::Kernels kernels_of() {
   using E = Engine<Loss, T>;
   if constexpr (Loss<T>::kScope == Scope::kElement) {
-    return {true, 0, 0, E::elements, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, E::label_gradient};
+    return {true,    0,       0,       0,       E::elements, nullptr,          nullptr,
+            nullptr, nullptr, nullptr, nullptr, nullptr,     E::label_gradient};
   } else {
     constexpr cpu::Kernel late = Loss<T>::kLateSums > 0 ? E::late : nullptr;
-    return {false,       E::kStatistics, Loss<T>::kCoefficients, nullptr, E::rows, E::statistics, late, E::finish,
-            E::gradient, E::macro,       E::label_gradient};
+    return {false,
+            E::kStatistics,
+            Loss<T>::kCoefficients,
+            Loss<T>::kLateSums,
+            nullptr,
+            E::rows,
+            E::statistics,
+            late,
+            E::merge,
+            E::finish,
+            E::gradient,
+            E::macro,
+            E::label_gradient};
   }
 }
 
@@ -32,7 +44,8 @@ static constexpr TermMath<double> kDoubleTerms[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_
 template <class T, const TermMath<T>* kTerms>
 constexpr cpu::Kernels compound_kernels() {
   using C = Compound<T, kTerms>;
-  return {false, 0, 0, nullptr, C::rows, C::statistics, nullptr, C::finish, C::gradient, nullptr, C::label_gradient};
+  return {false,   0,        0,         0,           nullptr, C::rows,          C::statistics,
+          nullptr, C::merge, C::finish, C::gradient, nullptr, C::label_gradient};
 }
 
 static void scale(DType dtype, void* memory, double factor, int64_t begin, int64_t end) {

@@ -13,11 +13,12 @@ struct Work {
   const Call* call;
   const ForwardOutputs* forward;  // one of these two is set
   const BackwardOutputs* backward;
-  double* unit_values;           // forward: [units] (element-wise) or [groups]; what the total sums up
-  double* unit_statistics;       // [units, statistics], late sums included
-  double* unit_row_gradients;    // [units] or null
-  double* unit_scale_gradients;  // [units] or null
-  const int* terms = nullptr;    // of a compound: places in the registry
+  double* unit_values;                 // forward: [units] (element-wise) or [groups]; what the total sums up
+  double* unit_statistics;             // [units, statistics], late sums included
+  double* unit_row_gradients;          // [units] or null
+  double* unit_scale_gradients;        // [units] or null
+  double* group_statistics = nullptr;  // [statistics, groups], late sums apart; `late` merges units' where it is null
+  const int* terms = nullptr;          // of a compound: places in the registry
   int term_count = 0;
 };
 
@@ -25,12 +26,13 @@ using Kernel = void (*)(const Work&, int64_t begin, int64_t end);
 
 struct Kernels {
   bool element_wise;
-  int statistics, coefficients;
-  Kernel elements;        // units: value and gradient
+  int statistics, coefficients, late_sums;  // the first with the last
+  Kernel elements;                          // units: value and gradient
   Kernel rows;            // rows: statistics, coefficients, value and gradient while the row is in cache
   Kernel statistics_of;   // units
   Kernel late;            // units of rows, after all of their statistics; null: no late sums
-  Kernel finish;          // groups: merge, coefficients, value
+  Kernel merge;           // groups: their units' statistics as one, late sums apart
+  Kernel finish;          // groups: the same, coefficients, value
   Kernel gradient;        // units
   Kernel macro;           // tiles of labels, every row of each: statistics to gradient
   Kernel label_gradient;  // tiles of labels, every row of each

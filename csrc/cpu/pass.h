@@ -45,6 +45,8 @@ class Pass {
     }
   }
 
+  int64_t units_of_group() const { return call_.grouping == Grouping::kMicro ? call_.rows * tiles_ : tiles_; }
+
   T sample_weight(int64_t row) const {
     return call_.sample_weight ? static_cast<const T*>(call_.sample_weight)[row] : T(1);
   }

@@ -62,9 +62,9 @@ int place_of(const std::string& loss) {
   STD_TORCH_CHECK(false, "mlloss_cuda: this build has no loss named ", loss);
 }
 
-Program program_of(const std::string& loss, const Tensor& logits) {
+// `wide`: of logits in float64.
+Program program_of(const std::string& loss, bool wide) {
   const cpu::Table t = table();
-  const bool wide = logits.scalar_type() == ScalarType::Double;
   const Kernels* losses = wide ? t.float64 : t.float32;
   if (loss.find(kCompound) == std::string::npos) return {losses[place_of(loss)], {}};
   Program program{wide ? t.compound64 : t.compound32, {}};
@@ -77,6 +77,10 @@ Program program_of(const std::string& loss, const Tensor& logits) {
   }
   STD_TORCH_CHECK(program.terms.size() <= kMostTerms, "mlloss_cuda: more terms than Python should have let through");
   return program;
+}
+
+Program program_of(const std::string& loss, const Tensor& logits) {
+  return program_of(loss, logits.scalar_type() == ScalarType::Double);
 }
 
 int64_t tiles_of(int64_t labels) { return (labels + cpu::kLabelsPerUnit - 1) / cpu::kLabelsPerUnit; }
@@ -93,6 +97,19 @@ void parallel(Kernel kernel, const Work& work, int64_t n, int64_t weight) {
 bool by_rows(const Call& call) {
   return call.grouping == Grouping::kSamples &&
          (call.rows >= 4 * torch::stable::get_num_threads() || tiles_of(call.labels) < 2);
+}
+
+void store_total(const Call& call, const std::vector<double>& values, void* out) {
+  double total = 0.0;
+  for (const double value : values) total += value;
+  total *= call.factor;
+  if (call.logits_dtype == DType::kDouble) {
+    if (call.normalizer) total /= *static_cast<const double*>(call.normalizer);
+    *static_cast<double*>(out) = total;
+  } else {
+    if (call.normalizer) total /= static_cast<double>(*static_cast<const float*>(call.normalizer));
+    *static_cast<float*>(out) = static_cast<float>(total);
+  }
 }
 
 void run_forward(const Program& program, const Call& call, const ForwardOutputs& out) {
@@ -117,18 +134,88 @@ void run_forward(const Program& program, const Call& call, const ForwardOutputs&
     kernels.finish(work, 0, group_count(call));
     if (out.gradient) parallel(kernels.gradient, work, units, unit_size);
   }
-  if (!out.total) return;
-  double total = 0.0;
-  for (const double value : values) total += value;
-  total *= call.factor;
-  if (call.logits_dtype == DType::kDouble) {
-    if (call.normalizer) total /= *static_cast<const double*>(call.normalizer);
-    *static_cast<double*>(out.total) = total;
-  } else {
-    if (call.normalizer) total /= static_cast<double>(*static_cast<const float*>(call.normalizer));
-    *static_cast<float*>(out.total) = static_cast<float>(total);
+  if (out.total) store_total(call, values, out.total);
+}
+
+// ---- over a part of the labels: each step of the above alone ----------------------------------------
+
+void run_statistics(const Program& program, const Call& call, double* out) {
+  const int64_t units = call.rows * tiles_of(call.labels);
+  std::vector<double> statistics(static_cast<size_t>(units * program.kernels.statistics));
+  Work work{&call, nullptr, nullptr, nullptr, statistics.data(), nullptr, nullptr, out};
+  program.name_terms(work);
+  parallel(program.kernels.statistics_of, work, units, std::min(call.labels, cpu::kLabelsPerUnit));
+  program.kernels.merge(work, 0, group_count(call));
+}
+
+// From the merged statistics of all parts.
+void run_late(const Program& program, const Call& call, const double* known, double* out) {
+  const int count = program.kernels.late_sums, all = program.kernels.statistics;
+  const int64_t tiles = tiles_of(call.labels), units = call.rows * tiles;
+  std::vector<double> sums(static_cast<size_t>(units * all));
+  Work work{&call, nullptr, nullptr, nullptr, sums.data(), nullptr, nullptr, const_cast<double*>(known)};
+  if (program.kernels.late) parallel(program.kernels.late, work, units, std::min(call.labels, cpu::kLabelsPerUnit));
+  for (int64_t row = 0; row < call.rows; ++row) {
+    for (int k = 0; k < count; ++k) {
+      double sum = 0.0;
+      for (int64_t unit = row * tiles; unit < (row + 1) * tiles; ++unit) {
+        sum += sums[static_cast<size_t>(unit * all + all - count + k)];
+      }
+      out[k * call.rows + row] = sum;
+    }
   }
 }
+
+// Parts, as the kernels have units: groups are rows of as many tiles.
+class PartsAsUnits {
+ public:
+  PartsAsUnits(const Program& program, const Call& call, const Parts& parts)
+      : call_(call), statistics_(static_cast<size_t>(parts.groups * parts.parts * program.kernels.statistics)) {
+    call_.rows = parts.groups;
+    call_.grouping = Grouping::kSamples;
+    call_.labels = parts.parts * cpu::kLabelsPerUnit;
+    const int late = program.kernels.late_sums;
+    place(parts, parts.statistics, 0, program.kernels.statistics - late, program.kernels.statistics);
+    if (parts.late) place(parts, parts.late, program.kernels.statistics - late, late, program.kernels.statistics);
+  }
+
+  Work work(const ForwardOutputs* out, double* values, double* merged) {
+    return {&call_, out, nullptr, values, statistics_.data(), nullptr, nullptr, merged};
+  }
+
+ private:
+  Call call_;
+  std::vector<double> statistics_;
+
+  void place(const Parts& parts, const double* from, int begin, int count, int stride) {
+    for (int64_t part = 0; part < parts.parts; ++part) {
+      for (int k = 0; k < count; ++k) {
+        for (int64_t group = 0; group < parts.groups; ++group) {
+          statistics_[static_cast<size_t>((group * parts.parts + part) * stride + begin + k)] = *from++;
+        }
+      }
+    }
+  }
+};
+
+void run_merge(const Program& program, const Parts& parts, double* out) {
+  PartsAsUnits units(program, Call{}, parts);
+  Work work = units.work(nullptr, nullptr, out);
+  program.name_terms(work);
+  program.kernels.merge(work, 0, parts.groups);
+}
+
+void run_finish(const Program& program, Call call, const Parts& parts, const ForwardOutputs& out) {
+  if (crosses_rows(call)) call.sample_weight = nullptr;  // it is in the statistics
+  PartsAsUnits units(program, call, parts);
+  std::vector<double> values(static_cast<size_t>(parts.groups));
+  Work work = units.work(&out, values.data(), nullptr);
+  program.name_terms(work);
+  program.kernels.finish(work, 0, parts.groups);
+  if (out.total) store_total(call, values, out.total);
+}
+
+// ---- backward -------------------------------------------------------------------------------------------
 
 template <class T>
 void sum_rows(const std::vector<double>& units, int64_t rows, void* out) {
@@ -166,13 +253,27 @@ void run_backward(const Program& program, const Call& call, const BackwardOutput
 struct CpuEngine {
   static LossShape shape_of(const std::string& loss, const Tensor& logits) {
     const Kernels kernels = program_of(loss, logits).kernels;
-    return {kernels.element_wise, kernels.coefficients};
+    return {kernels.element_wise, kernels.statistics - kernels.late_sums, kernels.late_sums, kernels.coefficients};
   }
   static void forward(const std::string& loss, const Call& call, const ForwardOutputs& out, const Tensor& logits) {
     run_forward(program_of(loss, logits), call, out);
   }
   static void backward(const std::string& loss, const Call& call, const BackwardOutputs& out, const Tensor& logits) {
     run_backward(program_of(loss, logits), call, out);
+  }
+  static void statistics(const std::string& loss, const Call& call, double* out, const Tensor& logits) {
+    run_statistics(program_of(loss, logits), call, out);
+  }
+  static void late(const std::string& loss, const Call& call, const double* statistics, double* out,
+                   const Tensor& logits) {
+    run_late(program_of(loss, logits), call, statistics, out);
+  }
+  static void merge(const std::string& loss, const Parts& parts, double* out, const Tensor&) {
+    run_merge(program_of(loss, true), parts, out);
+  }
+  static void finish(const std::string& loss, const Call& call, const Parts& parts, const ForwardOutputs& out,
+                     const Tensor&) {
+    run_finish(program_of(loss, call.logits_dtype == DType::kDouble), call, parts, out);
   }
   static void scale(Tensor& gradient, const Tensor& grad_output) {
     const bool wide = gradient.scalar_type() == ScalarType::Double;
@@ -197,4 +298,7 @@ extern "C" __attribute__((visibility("default"))) int mlloss_cpu_isa(int isa) {
   return mlloss::active_isa();
 }
 
-STABLE_TORCH_LIBRARY_IMPL(mlloss_cuda, CPU, m) { mlloss::Ops<mlloss::CpuEngine>::implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(mlloss_cuda, CPU, m) {
+  mlloss::Ops<mlloss::CpuEngine>::implement(m);
+  mlloss::Ops<mlloss::CpuEngine>::implement_parts(m);
+}

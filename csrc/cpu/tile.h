@@ -109,7 +109,7 @@ class TileReader {
 
   T smoothed(T y) const {
     const T e = static_cast<T>(call_.label_smoothing);
-    return y * (T(1) - e) + e / static_cast<T>(call_.labels);
+    return y * (T(1) - e) + e / static_cast<T>(call_.all_labels);
   }
 
   void own_logits(Tile<T>& tile) const {
@@ -240,8 +240,8 @@ class TileReader {
     const Index* columns = static_cast<const Index*>(call_.col_indices);
     const T* values = static_cast<const T*>(call_.values);
     const int64_t first = clamp(crow[row]), last = clamp(crow[row + 1]);
-    const int64_t end = begin + tile.size;
-    int64_t k = lower_bound(columns, first, last, begin);
+    const int64_t from = call_.first_label + begin, end = from + tile.size;
+    int64_t k = lower_bound(columns, first, last, from);
     const bool smooth = call_.label_smoothing > 0.0;
     if ((k >= last || columns[k] >= end) && !smooth) {
       tile.targets = Targets::kNegative;
@@ -251,7 +251,7 @@ class TileReader {
     const T background = smooth ? smoothed(T(0)) : T(0);
     for (int j = 0; j < tile.size; ++j) tile.y_buffer[j] = background;
     for (; k < last && columns[k] < end; ++k) {
-      const int64_t j = columns[k] - begin;
+      const int64_t j = columns[k] - from;
       if (j < 0) continue;
       const T value = values ? values[k] : T(1);
       if (value < T(0)) {

@@ -52,6 +52,8 @@ class Arguments(NamedTuple):
     offset: float
     label_smoothing: float
     ignore_index: int | None
+    first_label: int
+    all_labels: int
 
     @property
     def group(self) -> str:

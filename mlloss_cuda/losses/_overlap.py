@@ -47,5 +47,7 @@ def _reference(
     return torch.where(lost, torch.where(lost, loss, 1.0) ** gamma, 0.0)
 
 
-SPEC = register(LossSpec(name="dice", groupings=AVERAGES, coefficients=2, reference=_reference))
-ADJUSTED = register(LossSpec(name="self_adjusting_dice", groupings=AVERAGES, coefficients=2, reference=_reference))
+SPEC = register(LossSpec(name="dice", groupings=AVERAGES, coefficients=2, reference=_reference, statistics=3))
+ADJUSTED = register(
+    LossSpec(name="self_adjusting_dice", groupings=AVERAGES, coefficients=2, reference=_reference, statistics=3)
+)

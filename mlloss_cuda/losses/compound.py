@@ -99,7 +99,7 @@ def _share_a_pass(a: _Prepared, b: _Prepared) -> bool:
 
 
 def _may_share(term: Term) -> bool:
-    return not term.alone and term.grouping in ("element", "samples") and not term.spec.late
+    return not term.alone and term.grouping in ("element", "samples") and not term.spec.late_sums
 
 
 def _groups(prepared: Sequence[_Prepared]) -> list[list[int]]:

@@ -36,8 +36,9 @@ _SPEC = register(
         groupings=("samples",),
         coefficients=4,
         reference=_reference,
+        statistics=3,
         competing=True,
-        late=True,
+        late_sums=2,
     )
 )
 

@@ -32,6 +32,7 @@ _SPEC = register(
         groupings=("samples",),
         coefficients=3,
         reference=_reference,
+        statistics=4,
         competing=True,
     )
 )

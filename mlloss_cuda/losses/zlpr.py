@@ -45,6 +45,7 @@ _SPEC = register(
         groupings=("samples",),
         coefficients=4,
         reference=_reference,
+        statistics=4,
     )
 )
 

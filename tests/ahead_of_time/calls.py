@@ -75,7 +75,7 @@ def _compound(name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str
             sides = Sides(targets)
         if own:
             sides = sides._replace(weight=torch.ones(shape[1]), label_parameter=torch.ones(shape[1]))
-        arguments = (logits, *sides, name, parameters, GROUPINGS.index("samples"), 0, 1.0, 0.0, 0.0, None)
+        arguments = (logits, *sides, name, parameters, GROUPINGS.index("samples"), 0, 1.0, 0.0, 0.0, None, 0, shape[1])
         ops = torch.ops.mlloss_cuda_triton
         value, coefficients, gradient = ops.loss_forward(*arguments, True, True)
         ops.loss_backward(*arguments, coefficients, value, True, False, False, False)

@@ -18,7 +18,7 @@ torch.ops.load_library(sys.argv[1])
 logits, targets, weight = torch.zeros(2, 40), torch.zeros(2, 40, dtype=torch.bool), torch.ones(int(sys.argv[2]))
 torch.ops.mlloss_cuda_emulated.loss_forward(
     logits, targets, None, None, None, weight, None, None, None, None, None, None,
-    "zlpr", [], 1, 2, 1.0, 0.0, 0.0, None, False, True,
+    "zlpr", [], 1, 2, 1.0, 0.0, 0.0, None, 0, 40, False, True,
 )
 """
 

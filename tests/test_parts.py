@@ -1,0 +1,232 @@
+"""Losses over parts of the labels: together they are what the whole is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mlloss_cuda import CSRTargets, _backends, _ops, symmetric_kl_loss
+from mlloss_cuda._autograd import Options, Sides, shared_arguments
+
+from . import conftest
+from .cases import Case
+from .inputs import (
+    Outcome,
+    Reference,
+    as_layout,
+    assert_within_budget,
+    evaluate,
+    random_logits,
+    random_positives,
+    random_probabilities,
+)
+from .parts import in_parts
+
+# One label, none, whole and broken tiles; 2,200 in all.
+SIZES = (1, 0, 1030, 17, 1024, 128)
+SHAPE = (9, sum(SIZES))
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Iterator[conftest.Backend]:
+    if not _backends.takes_parts(request.param.name):
+        pytest.skip("no ops of parts")
+    with request.param.active():
+        yield request.param
+
+
+def assert_parts_are_the_whole(call: Any, logits: Tensor, targets: Any, **arguments: Any) -> None:
+    """Within the budget against float64, and within rounding of the fused whole."""
+    grad_output = arguments.pop("grad_output", None)
+    whole = evaluate(call, logits, targets, grad_output, **arguments)
+    with in_parts(SIZES):
+        got = evaluate(call, logits, targets, grad_output, **arguments)
+    assert got.value.dtype == whole.value.dtype
+    assert got.gradient.dtype == whole.gradient.dtype
+    assert_within_budget(got, Reference(call, logits, targets, grad_output, **arguments))
+    assert_close(got, whole)
+
+
+def assert_close(got: Outcome, whole: Outcome) -> None:
+    for name, dtype in (("value", whole.value.dtype), ("gradient", whole.gradient.dtype)):
+        own, other = getattr(got.double(), name), getattr(whole.double(), name)
+        size = float(other[other.isfinite()].abs().max()) if bool(other.isfinite().any()) else 0.0
+        eps = torch.finfo(dtype).eps
+        torch.testing.assert_close(own, other, rtol=64 * eps, atol=64 * eps * size, equal_nan=True)
+
+
+@pytest.mark.parametrize("layout", ("bool", "int64", "float32", "csr32", "csr64"))
+@pytest.mark.parametrize("reduction", ("none", "sum", "mean", "batchmean"))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16, torch.float64), ids=str)
+def test_layouts_reductions_dtypes(
+    served: Case, backend: conftest.Backend, generator: torch.Generator, dtype: torch.dtype, reduction: str, layout: str
+) -> None:
+    logits = random_logits(generator, SHAPE, dtype, backend.device)
+    targets = as_layout(random_positives(generator, SHAPE, 0.05), layout, backend.device)
+    with torch.no_grad():
+        shape = served(logits, targets, reduction=reduction).shape
+    grad_output = torch.randn(shape, generator=generator, dtype=torch.float64).to(backend.device)
+    assert_parts_are_the_whole(served, logits, targets, grad_output=grad_output, reduction=reduction)
+
+
+@pytest.mark.parametrize("layout", ("float32", "csr64"))
+@pytest.mark.parametrize("smoothing", (0.0, 0.1))
+def test_probabilities_and_smoothing(
+    served: Case, backend: conftest.Backend, generator: torch.Generator, smoothing: float, layout: str
+) -> None:
+    logits = random_logits(generator, SHAPE, torch.float32, backend.device)
+    targets = as_layout(random_probabilities(generator, SHAPE), layout, backend.device)
+    assert_parts_are_the_whole(served, logits, targets, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("layout", ("int8", "csr64"))
+@pytest.mark.parametrize("reduction", ("none", "sum", "mean", "batchmean"))
+def test_weights_offsets_and_unknown_labels(
+    served: Case, backend: conftest.Backend, generator: torch.Generator, reduction: str, layout: str
+) -> None:
+    device = backend.device
+    logits = random_logits(generator, SHAPE, torch.float32, device)
+    dense = random_positives(generator, SHAPE, 0.05).double()
+    dense[torch.rand(SHAPE, generator=generator) < 0.1] = -1
+    weight = torch.rand(SHAPE[1], generator=generator).to(device)
+    weight[::7] = 0
+    sample_weight = torch.rand(SHAPE[0], generator=generator).to(device)
+    sample_weight[3] = 0
+    arguments: dict[str, Any] = {
+        "weight": weight,
+        "sample_weight": sample_weight,
+        "logit_scale": 0.7,
+        "logit_bias": torch.randn(SHAPE[1], generator=generator).to(device),
+        "ignore_index": -1,
+        "reduction": reduction,
+    }
+    if reduction == "sum":
+        arguments["normalizer"] = 37.0
+    assert_parts_are_the_whole(served, logits, as_layout(dense, layout, device), **arguments)
+
+
+@pytest.mark.parametrize("place", (0, 600, 2199))
+def test_one_part_overflows(served: Case, backend: conftest.Backend, generator: torch.Generator, place: int) -> None:
+    """Its maxima are not those of the others."""
+    logits = random_logits(generator, SHAPE, torch.float32, backend.device)
+    targets = random_positives(generator, SHAPE, 0.05).to(backend.device)
+    logits[2, place], targets[2, place] = 500.0, False
+    logits[3, place], targets[3, place] = -700.0, True
+    logits[4, place], targets[4, place] = 1e4, False
+    logits[5:7] -= 300.0
+    assert_parts_are_the_whole(served, logits, targets)
+
+
+def test_infinite_and_unknown_logits(served: Case, backend: conftest.Backend, generator: torch.Generator) -> None:
+    logits = random_logits(generator, SHAPE, torch.float32, backend.device)
+    targets = random_positives(generator, SHAPE, 0.05).to(backend.device)
+    logits[2, 600], targets[2, 600] = torch.inf, False
+    logits[3, 1040], targets[3, 1040] = -torch.inf, True
+    logits[4, 5], targets[4, 5] = torch.inf, True
+    logits[5, 2000] = torch.nan
+    whole = evaluate(served, logits, targets)
+    with in_parts(SIZES):
+        got = evaluate(served, logits, targets)
+    assert_close(got, whole)
+
+
+@pytest.mark.parametrize("reduction", ("sum", "none"))
+def test_what_is_learnt(served: Case, backend: conftest.Backend, generator: torch.Generator, reduction: str) -> None:
+    """Scale, bias of labels, threshold of rows."""
+    logits = random_logits(generator, SHAPE, torch.float64, backend.device)
+    targets = random_positives(generator, SHAPE, 0.05).to(backend.device)
+    learnt = {
+        "logit_scale": torch.tensor(0.8, dtype=torch.float64, device=backend.device),
+        "logit_bias": torch.randn(SHAPE[1], generator=generator, dtype=torch.float64).to(backend.device),
+    }
+    if "threshold" in served.module.__init__.__annotations__:
+        learnt["threshold"] = torch.rand((SHAPE[0], 1), generator=generator, dtype=torch.float64).to(backend.device)
+        learnt["logit_bias"] = None
+    leaves = {name: value.requires_grad_() for name, value in learnt.items() if value is not None}
+    results = []
+    for cut in (nullcontext(), in_parts(SIZES)):
+        with cut:
+            value = served(logits, targets, **learnt, reduction=reduction)
+        results.append(torch.autograd.grad(value.square().sum(), list(leaves.values())))
+    for got, whole in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(got, whole, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.element_wise
+def test_two_logits(backend: conftest.Backend, generator: torch.Generator) -> None:
+    pair = [random_logits(generator, SHAPE, torch.float32, backend.device).requires_grad_() for _ in range(2)]
+    results = []
+    for cut in (nullcontext(), in_parts(SIZES)):
+        with cut:
+            value = symmetric_kl_loss(*pair, logit_scale=0.7)
+        results.append((value.detach(), *torch.autograd.grad(value, pair)))
+    for got, whole in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-9)
+
+
+def part_of(case: Case, logits: Tensor, targets: CSRTargets, own: slice, reduction: str) -> tuple[Any, ...]:
+    """The ops' first arguments."""
+    sides = Sides(crow_indices=targets.crow_indices, col_indices=targets.col_indices)
+    grouping, reduction_number = _ops.GROUPINGS.index(case.grouping), _ops.REDUCTIONS.index(reduction)
+    options = Options(
+        "", case.spec, case.parameters, grouping, reduction_number, 1.0, 0.0, 0.0, None, False, True,
+        own.start, logits.shape[1],
+    )  # fmt: skip
+    part = logits[:, own].contiguous()
+    return part, *shared_arguments(part, sides, options)
+
+
+def test_in_place_is_the_same(served: Case, backend: conftest.Backend, generator: torch.Generator) -> None:
+    logits = random_logits(generator, SHAPE, torch.float32, backend.device)
+    targets = CSRTargets.from_dense(random_positives(generator, SHAPE, 0.05)).to(backend.device)
+    ops, own = getattr(torch.ops, backend.namespace), slice(1030, 2061)
+    arguments = part_of(served, logits, targets, own, "batchmean")
+    value, coefficients, gradient = ops.loss_forward(*arguments, True, True)
+    again = arguments[0].clone(), *arguments[1:]
+    value_, coefficients_ = ops.loss_forward_(*again, True)
+    assert torch.equal(value, value_)
+    assert torch.equal(coefficients, coefficients_)
+    assert torch.equal(gradient, again[0])
+    grad_output = torch.tensor(1.0, device=backend.device)
+    recomputed = ops.loss_backward(*arguments, coefficients, grad_output, True, False, False, False)[0]
+    again = arguments[0].clone(), *arguments[1:]
+    ops.loss_backward_(*again, coefficients, grad_output, False, False, False)
+    assert torch.equal(recomputed, again[0])
+
+
+def test_ops_keep_their_contract(served: Case, backend: conftest.Backend, generator: torch.Generator) -> None:
+    """Fakes, and what is read and made."""
+    if served.grouping not in ("samples", "micro"):
+        return
+    logits = random_logits(generator, SHAPE, torch.bfloat16, backend.device)
+    targets = CSRTargets.from_dense(random_positives(generator, SHAPE, 0.05)).to(backend.device)
+    arguments = part_of(served, logits, targets, slice(1030, 2061), "mean")
+    ops, tests = getattr(torch.ops, backend.namespace), ("test_schema", "test_faketensor")
+    torch.library.opcheck(ops.loss_statistics.default, arguments, test_utils=tests)
+    statistics = ops.loss_statistics(*arguments)[None]
+    counts = _ops.counts_of(served.spec)
+    assert statistics.dtype == torch.float64
+    assert statistics.shape[1] == counts.statistics
+    torch.library.opcheck(ops.loss_merge.default, (statistics, served.spec), test_utils=tests)
+    assert torch.equal(ops.loss_merge(statistics, served.spec), statistics[0])
+    torch.library.opcheck(ops.loss_late.default, (*arguments, statistics[0]), test_utils=tests)
+    late = ops.loss_late(*arguments, statistics[0])[None]
+    assert late.shape[1:] == (counts.late_sums, statistics.shape[2])
+    sample_weight = torch.rand(SHAPE[0], generator=generator).to(backend.device)
+    for reduction in (0, 2):
+        finish = (statistics, late, sample_weight, None, served.spec, list(served.parameters), arguments[14], reduction)
+        torch.library.opcheck(ops.loss_finish.default, (*finish, SHAPE[0], torch.float32), test_utils=tests)
+
+
+def test_statistics_of_parts_of_no_rows(served: Case, backend: conftest.Backend) -> None:
+    logits = torch.zeros((0, SHAPE[1]), device=backend.device)
+    targets = torch.zeros(logits.shape, dtype=torch.bool, device=backend.device)
+    with in_parts(SIZES):
+        got = evaluate(served, logits, targets)
+    assert bool(got.value.isnan()) == bool(served(logits, targets).isnan())
+    assert got.gradient.shape == logits.shape
