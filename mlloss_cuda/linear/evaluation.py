@@ -79,7 +79,7 @@ def of_groups(tensor: Tensor, grouping: str, part: Part) -> Tensor:
     """The chunk's share of what has one column a group: coefficients, the gradient of the loss."""
     if tensor.dim() == 0 or grouping in ("element", "micro"):
         return tensor
-    return tensor[..., part.rows if grouping == "samples" else part.labels]
+    return tensor[..., part.rows if grouping == "samples" else part.labels].contiguous()
 
 
 def zero_sums(own: Evaluation, plan: LinearPlan, like: Tensor) -> list[Tensor | None]:

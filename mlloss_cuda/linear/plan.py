@@ -35,7 +35,7 @@ class Demand:
     passes: int  # over a chunk of logits
     within_rows: bool  # no group of the loss leaves its row
     within_labels: bool  # nor its label
-    parts: bool  # the backend takes parts of the labels
+    parts: bool  # the backend takes parts of the labels, and writes gradients between padding
     late_sums: bool  # they take one more sweep
     statistics: int  # numbers a group
     training: bool = True
@@ -79,6 +79,7 @@ class LinearPlan:
     matrix_products: int  # of a forward and backward
     keeps_logits: bool  # from the forward to the backward
     within: bool  # every group of the loss lies within a chunk
+    padded: bool = True  # a chunk's leading dimension is a multiple of 64
     peak_bytes: int = 0
     traffic_bytes: int = 0
 
@@ -93,6 +94,10 @@ class LinearPlan:
         """A chunk's labels, as many at a time as may be converted or stepped."""
         for start in range(labels.start, labels.stop, self.block_size):
             yield slice(start, min(start + self.block_size, labels.stop))
+
+    def leading(self, columns: int) -> int:
+        """The leading dimension of a chunk of so many columns."""
+        return aligned(columns) if self.padded else columns
 
     def __str__(self) -> str:
         kept = ", logits kept" if self.keeps_logits else ""
@@ -110,7 +115,7 @@ def default_budget(weight_bytes: int) -> int:
 
 
 def aligned(size: int) -> int:
-    """The leading dimension of a chunk of so many columns."""
+    """The multiple of 64 that holds so many."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
@@ -172,6 +177,7 @@ def _plan(demand: Demand, by: str, size: int) -> LinearPlan:
         products,
         demand.late and demand.training and chunks == 1,
         within,
+        demand.parts,
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _ops
 from .evaluation import Evaluation, Outcome, Progress, of_groups, zero_sums
-from .plan import LinearPlan, Part, aligned
+from .plan import LinearPlan, Part
 from .sums import ProductSum, column_sums
 
 __all__ = ["Head", "Sink", "WeightGradients"]
@@ -129,7 +129,7 @@ class Head:
     def logits(self, part: Part) -> Tensor:
         """In the buffer that serves all chunks, with a leading dimension that is a multiple of 64."""
         rows, columns = part.rows.stop - part.rows.start, part.labels.stop - part.labels.start
-        leading = aligned(columns)
+        leading = self.plan.leading(columns)
         if self._buffer is None:  # no later chunk is larger
             self._buffer = self.inputs.new_empty(rows * leading)
         logits = self._buffer[: rows * leading].view(rows, leading)[:, :columns]
