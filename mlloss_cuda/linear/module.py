@@ -48,7 +48,8 @@ def linear_loss(
             (thresholds, scale, bias) gets its gradient too. ``inplace_backward`` says nothing here.
         linear_bias: ``[L]`` or None.
         sample_weight: as of the loss.
-        chunk_size: rows, or labels, in a chunk, in place of what the budget makes it. Default None.
+        chunk_size: rows or labels in a chunk, whichever the plan cuts (labels, where the logits fit the budget
+            as they are), in place of what the budget makes it. Default None.
         memory_budget: bytes for a chunk of logits; as much again for weights that are converted or
             stepped. Default: a sixteenth of the weights' bytes, never under 64 MiB.
 
@@ -239,7 +240,7 @@ class LinearLoss(nn.Module):
             if exclude.device != flat.device:
                 raise ValueError(f"exclude: expected on the input's device {flat.device}, got {exclude.device}")
         with torch.autocast(flat.device.type, enabled=False):
-            found = chunked_topk(flat, self.weight, self.bias, k, exclude, self.chunk_size)
+            found = chunked_topk(flat, self.weight, self.bias, k, exclude, self.memory_budget)
         return TopK(*(part.reshape(*inputs.shape[:-1], k) for part in found))
 
     def extra_repr(self) -> str:
@@ -389,12 +390,27 @@ def _evaluate(
         return _composed(inputs, weight, bias, targets, loss, sample_weight, update)
 
     flat = inputs.reshape(math.prod(leading), inputs.shape[-1])
-    job = _job(flat, weight, bias, loss, passes, chunk_size, memory_budget, update)
-    sides = [side for own in passes for side in own.call.sides]
-    value, outcomes = run(flat, weight, bias, sides, job)
-    loss.note(passes, [tuple(outcome) for outcome in outcomes])
+    value = _run(flat, weight, bias, loss, passes, chunk_size, memory_budget, update)
     per_row = loss.reduction == "none" and all(own.call.term.grouping == "samples" for own in passes)
     return value.reshape(leading) if per_row else value
+
+
+@torch.compiler.disable(reason="the head's chunks run as they are: compile the rest of the model")
+def _run(
+    inputs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    loss: LossModule,
+    passes: list[Pass],
+    chunk_size: int | None,
+    memory_budget: int | None,
+    update: FusedUpdate | None,
+) -> Tensor:
+    job = _job(inputs, weight, bias, loss, passes, chunk_size, memory_budget, update)
+    sides = [side for own in passes for side in own.call.sides]
+    value, outcomes = run(inputs, weight, bias, sides, job)
+    loss.note(passes, outcomes)
+    return value
 
 
 def _checked_update(update: FusedUpdate, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> FusedUpdate | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["ProductSum", "column_sums", "product"]
+__all__ = ["ProductSum", "column_sums", "linear_into", "product"]
 
 
 def _half(dtype: torch.dtype) -> bool:
@@ -15,6 +15,24 @@ def _half(dtype: torch.dtype) -> bool:
 def product(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b``: in float32 where a GPU gives what it has accumulated, else rounded once."""
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda and _half(a.dtype) else a @ b
+
+
+def linear_into(out: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """``inputs @ weight.T + bias`` into ``out``, in the inputs' dtype, as F.linear has it."""
+    weight = weight.to(inputs.dtype).t()
+    if bias is None:
+        _multiply_into(out, inputs, weight)
+    elif torch.compiler.is_compiling():
+        out.copy_(torch.addmm(bias.to(inputs.dtype), inputs, weight))
+    else:
+        torch.addmm(bias.to(inputs.dtype), inputs, weight, out=out)
+
+
+def _multiply_into(out: Tensor, a: Tensor, b: Tensor) -> None:
+    if torch.compiler.is_compiling():
+        out.copy_(a @ b)  # dynamo takes no out= that has strides of its own
+    else:
+        torch.mm(a, b, out=out)
 
 
 def column_sums(gradient: Tensor) -> Tensor:
@@ -37,7 +55,7 @@ class ProductSum:
         self.seen.add(own.start)
         if target.dtype == a.dtype:
             if first:
-                torch.mm(a, b, out=target)
+                _multiply_into(target, a, b)
             else:
                 target.addmm_(a, b)
         elif first:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import _ops
 from .evaluation import Evaluation, Outcome, Progress, of_groups, zero_sums
 from .plan import LinearPlan, Part
-from .sums import ProductSum, column_sums
+from .sums import ProductSum, column_sums, linear_into
 
 __all__ = ["Head", "Sink", "WeightGradients"]
 
@@ -135,11 +135,8 @@ class Head:
         logits = self._buffer[: rows * leading].view(rows, leading)[:, :columns]
         inputs = self.inputs[part.rows]
         for labels, own in self._blocks(part):
-            weight = self.weight[labels].to(inputs.dtype).t()
-            if self.bias is None:
-                torch.mm(inputs, weight, out=logits[:, own])
-            else:
-                torch.addmm(self.bias[labels].to(inputs.dtype), inputs, weight, out=logits[:, own])
+            bias = None if self.bias is None else self.bias[labels]
+            linear_into(logits[:, own], inputs, self.weight[labels], bias)
         return logits
 
     def _blocks(self, part: Part) -> list[tuple[slice, slice]]:

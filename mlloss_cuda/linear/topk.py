@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..targets import CSRTargets
 from .plan import ALIGNMENT, default_budget
+from .sums import linear_into
 
 __all__ = ["TopK", "chunked_topk"]
 
@@ -21,11 +22,11 @@ class TopK(NamedTuple):
 
 
 def chunked_topk(
-    inputs: Tensor, weight: Tensor, bias: Tensor | None, k: int, exclude: CSRTargets | None, size: int | None
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, k: int, exclude: CSRTargets | None, budget: int | None
 ) -> TopK:
     """Of ``inputs @ weight.T + bias``, of 2-D inputs; every check has been made."""
     labels = weight.shape[0]
-    size = min(size or _chunk(inputs, weight), labels)
+    size = min(_chunk(inputs, weight, budget), labels)
     # One column more, where entries go that are excluded elsewhere.
     buffer = inputs.new_empty(inputs.shape[0], -(-(size + 1) // ALIGNMENT) * ALIGNMENT)
     entries = None if exclude is None else _entries(exclude, inputs.shape[0])
@@ -33,11 +34,7 @@ def chunked_topk(
     for start in range(0, labels, size):
         stop = min(start + size, labels)
         logits = buffer[:, : stop - start]
-        own = weight[start:stop].to(inputs.dtype).t()
-        if bias is None:
-            torch.mm(inputs, own, out=logits)
-        else:
-            torch.addmm(bias[start:stop].to(inputs.dtype), inputs, own, out=logits)
+        linear_into(logits, inputs, weight[start:stop], None if bias is None else bias[start:stop])
         if entries is not None:
             _exclude(buffer, start, stop, *entries)
         values, places = _highest(logits, min(k, stop - start))
@@ -49,8 +46,8 @@ def chunked_topk(
     return TopK(best.values, torch.where(best.values == -torch.inf, -1, best.indices))
 
 
-def _chunk(inputs: Tensor, weight: Tensor) -> int:
-    budget = default_budget(weight.numel() * weight.element_size())
+def _chunk(inputs: Tensor, weight: Tensor, budget: int | None) -> int:
+    budget = budget or default_budget(weight.numel() * weight.element_size())
     # A converted copy of the chunk's weights counts too.
     copied = 0 if inputs.dtype == weight.dtype else weight.shape[1] * inputs.element_size()
     a_label = max(1, inputs.shape[0] * inputs.element_size() + copied)
@@ -94,7 +91,7 @@ def _highest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _sorted(values: Tensor, labels: Tensor, k: int) -> TopK:
     """Highest first, and of equal ones the lowest label."""
     labels, order = labels.sort(1)
-    values, again = values.gather(1, order).sort(1, descending=True, stable=True)
+    values, again = values.gather(1, order).sort(dim=1, descending=True, stable=True)
     return TopK(values[:, :k], labels.gather(1, again)[:, :k])
 
 

@@ -358,7 +358,7 @@ class FusedAdam(FusedUpdate):
         denominator = second.sqrt().div_((1 - two**step) ** 0.5).add_(group["eps"])
         store(moments[1], second, noise)
         del second
-        delta = first.div(denominator, out=denominator).mul_(-lr / (1 - one**step))
+        delta = torch.div(first, denominator, out=denominator).mul_(-lr / (1 - one**step))
         store(moments[0], first, noise)
         if decay and group["decoupled_weight_decay"]:
             delta.sub_(target * (lr * decay))
