@@ -34,9 +34,7 @@ def evaluate(term: Term, logits: Any, targets: Any, **common: Any) -> Tensor:
     return evaluate_kept(term, logits, targets, keep=False, **common)[0]
 
 
-def evaluate_kept(
-    term: Term, logits: Any, targets: Any, *, keep: bool = True, **common: Any
-) -> tuple[Tensor, Tensor]:
+def evaluate_kept(term: Term, logits: Any, targets: Any, *, keep: bool = True, **common: Any) -> tuple[Tensor, Tensor]:
     """The same, and the coefficients [C, groups] that engines leave (nothing, by the reference)."""
     call = prepare(term, logits, targets, keep=keep, **common)
     value, kept = _run(call)

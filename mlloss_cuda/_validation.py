@@ -18,6 +18,7 @@ from . import _ops
 from .targets import CSRTargets
 
 __all__ = [
+    "came",
     "check_bool",
     "check_choice",
     "check_ignore_index",
@@ -25,7 +26,6 @@ __all__ = [
     "check_number",
     "check_other_logits",
     "check_side",
-    "came",
     "check_targets",
     "readable",
 ]

@@ -154,12 +154,9 @@ class Progress:
         return Outcome(value, torch.cat(self.coefficients, 1))
 
     def _finished(self, dtype: torch.dtype) -> Outcome:
-        own, options, sides = self.own, self.own.options, self.own.sides
+        options, sides = self.own.options, self.own.sides
         statistics = torch.stack(self.statistics)
         late = torch.stack(self.late) if self.late else statistics.new_empty(0)
+        tensors = statistics, late, sides.sample_weight, sides.normalizer
         numbers = options.grouping, options.reduction, self.plan.rows, dtype
-        return Outcome(
-            *own.ops.loss_finish(
-                statistics, late, sides.sample_weight, sides.normalizer, options.loss, list(options.parameters), *numbers
-            )
-        )
+        return Outcome(*self.own.ops.loss_finish(*tensors, options.loss, list(options.parameters), *numbers))

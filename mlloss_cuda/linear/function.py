@@ -70,9 +70,7 @@ def _plainly(inputs: Tensor) -> torch.autocast:
 
 
 def _total(outcomes: Sequence[Outcome], job: Job) -> Tensor:
-    parts = [
-        coefficient * outcome.value for coefficient, outcome in zip(job.coefficients, outcomes, strict=True)
-    ]
+    parts = [coefficient * outcome.value for coefficient, outcome in zip(job.coefficients, outcomes, strict=True)]
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 

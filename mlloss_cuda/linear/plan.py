@@ -11,6 +11,7 @@ __all__ = ["ALIGNMENT", "Demand", "LinearPlan", "Part", "default_budget", "make_
 ALIGNMENT: Final = 64  # of a chunk's leading dimension: products at odd ones are slow
 _LEAST_BUDGET: Final = 64 << 20
 # Operations that take as long as a byte, roughly: what chunks by rows save in products, against what they move.
+_MEMORY_FOR_SPEED: Final = 1.25  # a float32 sum of bfloat16 gradients, by rows, is more than that
 _OPERATIONS_A_BYTE: Final = {"cpu": 20.0, "cuda": 150.0}
 
 # "rows" or "labels": what tests ask for, where the loss allows it.
@@ -44,6 +45,7 @@ class Demand:
     training: bool = True
     late: bool = False  # the gradient is formed in the backward
     scratch: int = 0  # bytes for each weight of a block that a fused update steps; 0: no such update
+    strip: int = 0  # and bytes besides
     memory_budget: int | None = None
     chunk_size: int | None = None
 
@@ -123,8 +125,10 @@ def aligned(size: int) -> int:
 
 
 def make_plan(demand: Demand) -> LinearPlan:
-    """The plan whose bytes, and operations at so many a byte, are least; then in chunks of the size asked for."""
+    """Of plans that need about the least memory, the fastest; then in chunks of the size asked for."""
     plans = [_finished(plan, demand) for plan in _candidates(demand)]
+    least = min(plan.peak_bytes for plan in plans)
+    plans = [plan for plan in plans if plan.peak_bytes <= _MEMORY_FOR_SPEED * least]
     best = min(plans, key=lambda plan: _cost(plan, demand))
     if demand.chunk_size is None or not (demand.parts or best.by == "rows"):
         return best
@@ -133,6 +137,7 @@ def make_plan(demand: Demand) -> LinearPlan:
 
 
 def _cost(plan: LinearPlan, demand: Demand) -> float:
+    """Bytes, and operations at so many a byte."""
     rate = _OPERATIONS_A_BYTE.get(demand.device_type, _OPERATIONS_A_BYTE["cuda"])
     product = 2.0 * demand.rows * demand.labels * demand.features
     return plan.traffic_bytes + plan.matrix_products * product / rate
@@ -226,7 +231,7 @@ def _peak(plan: LinearPlan, demand: Demand) -> int:
         accumulated = plan.by == "rows" and plan.chunks > 1 and demand.weight_itemsize < 4
         of_weight = demand.labels * demand.features * (demand.weight_itemsize + (4 if accumulated else 0))
     of_bias = demand.labels * (max(4, size) + demand.weight_itemsize) if demand.bias else 0
-    return chunk + statistics + block + of_input + of_weight + of_bias
+    return chunk + statistics + block + demand.strip + of_input + of_weight + of_bias
 
 
 def _traffic(plan: LinearPlan, demand: Demand) -> int:

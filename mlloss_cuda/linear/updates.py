@@ -14,6 +14,7 @@ from .sums import column_sums, product
 __all__ = ["FusedAdam", "FusedSGD", "FusedUpdate"]
 
 ROUNDINGS: Final = ("stochastic", "kahan", "nearest")
+_AT_A_TIME: Final = 1 << 19  # weights that are stepped together on a CPU
 _STATE_DTYPES: Final = (torch.float32, torch.bfloat16)
 
 
@@ -26,6 +27,7 @@ class FusedUpdate(torch.optim.Optimizer):
     """
 
     _moments: tuple[str, ...] = ()  # names of the state that is as large as a parameter
+    _numbers: int = 3  # that a step takes for each weight, at the worst moment
 
     def __init__(self, rounding: Any, seed: Any, defaults: dict[str, Any]) -> None:
         check.check_choice("rounding", rounding, ROUNDINGS)
@@ -37,7 +39,7 @@ class FusedUpdate(torch.optim.Optimizer):
 
     # ---- as an optimizer ----
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Nothing: backward has stepped. ``closure`` is called, if given, and its result returned."""
         if closure is None:
             return None
@@ -68,7 +70,15 @@ class FusedUpdate(torch.optim.Optimizer):
 
     def scratch(self, weight: Tensor) -> int:
         """Bytes that a step takes for each weight of a block, its gradient included."""
-        raise NotImplementedError
+        return weight.dtype.itemsize + (0 if weight.device.type == "cpu" else self._strip(weight))
+
+    def strip(self, weight: Tensor) -> int:
+        """Bytes beside them: of the weights that a CPU steps together."""
+        together = min(_AT_A_TIME, weight.numel())
+        return together * self._strip(weight) if weight.device.type == "cpu" else 0
+
+    def _strip(self, weight: Tensor) -> int:
+        return self._numbers * max(4, weight.dtype.itemsize)
 
     def begin(self) -> Stepping:
         """A step of all parameters, taken block by block."""
@@ -79,19 +89,36 @@ class FusedUpdate(torch.optim.Optimizer):
         return Stepping(self)
 
     def step_block(self, parameter: Tensor, labels: slice, gradient: Tensor) -> None:
-        """Step these rows of a parameter; ``gradient`` is used up."""
+        """Step these rows of a parameter; ``gradient`` may be used up."""
         group, state = self.param_groups[0], self.state[parameter]
-        target = parameter.detach()[labels]
-        wide = torch.float64 if target.dtype == torch.float64 else torch.float32
         noise = self._noise(parameter, labels, group["seed"], state["step"])
-        moments = [self._moment(name, parameter)[labels] for name in self._moments_of(group)]
-        delta = self._delta(target, gradient.to(wide), moments, group, state["step"], noise)
-        if group["rounding"] == "kahan" and target.dtype != wide:
-            _add_compensated(target, delta, self._compensation(parameter)[labels])
-        elif target.dtype == wide:
+        kept = [self._kept(name, parameter) for name in self._names(group, parameter)]
+        size = _rows_at_a_time(parameter)
+        for start in range(labels.start, labels.stop, size):
+            own = slice(start, min(start + size, labels.stop))
+            strip = gradient[start - labels.start : own.stop - labels.start]
+            self._step_rows(parameter.detach()[own], strip, [each[own] for each in kept], noise)
+
+    def _step_rows(self, target: Tensor, gradient: Tensor, kept: list[Tensor], noise: torch.Generator) -> None:
+        group, step = self.param_groups[0], self.state[self.param_groups[0]["params"][0]]["step"]
+        wide = torch.float64 if target.dtype == torch.float64 else torch.float32
+        compensation = kept.pop() if self._compensates(group, target) else None
+        delta = self._delta(target, gradient.to(wide), kept, group, step, noise)
+        if target.dtype == wide:
             target.add_(delta)
-        else:
+        elif compensation is None:
             store(target, delta.add_(target), noise if group["rounding"] == "stochastic" else None)
+        else:
+            _add_compensated(target, delta, compensation)
+
+    @staticmethod
+    def _compensates(group: dict[str, Any], parameter: Tensor) -> bool:
+        return group["rounding"] == "kahan" and parameter.dtype == torch.bfloat16
+
+    def _names(self, group: dict[str, Any], parameter: Tensor) -> tuple[str, ...]:
+        """Of the state that is as large as the parameter."""
+        compensation = ("compensation",) if self._compensates(group, parameter) else ()
+        return self._moments_of(group) + compensation
 
     def _delta(
         self,
@@ -111,17 +138,13 @@ class FusedUpdate(torch.optim.Optimizer):
     def _state_dtype(self, parameter: Tensor) -> torch.dtype:
         return parameter.dtype
 
-    def _moment(self, name: str, parameter: Tensor) -> Tensor:
+    def _kept(self, name: str, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if name not in state:
-            state[name] = torch.zeros_like(parameter, dtype=self._state_dtype(parameter), requires_grad=False)
-        return state[name]
-
-    def _compensation(self, parameter: Tensor) -> Tensor:
-        state = self.state[parameter]
-        if "compensation" not in state:
-            state["compensation"] = torch.zeros_like(parameter, requires_grad=False)
-        return state["compensation"]
+            dtype = parameter.dtype if name == "compensation" else self._state_dtype(parameter)
+            state[name] = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+        kept: Tensor = state[name]
+        return kept
 
     def _noise(self, parameter: Tensor, labels: slice, seed: int, step: int) -> torch.Generator:
         """The block's own random numbers: the same in every run with the same seed and plan."""
@@ -151,6 +174,14 @@ class Stepping:
         """Step its biases."""
         if self._bias is not None:
             self._update.step_block(self._bias, labels, column_sums(gradient))
+
+
+def _rows_at_a_time(parameter: Tensor) -> int:
+    """On a CPU what is done to a weight is done while it is in a cache."""
+    rows = parameter.shape[0]
+    if parameter.device.type != "cpu" or rows == 0:
+        return max(rows, 1)
+    return max(1, _AT_A_TIME // max(1, parameter.numel() // rows))
 
 
 def store(target: Tensor, values: Tensor, noise: torch.Generator | None) -> None:
@@ -232,13 +263,6 @@ class FusedSGD(FusedUpdate):
             raise ValueError("nesterov: expected a momentum > 0 and a dampening of 0 with it")
         super().__init__(rounding, seed, defaults)
 
-    def scratch(self, weight: Tensor) -> int:
-        """As of the base."""
-        group = self.param_groups[0]
-        if weight.dtype.itemsize >= 4:
-            return weight.dtype.itemsize
-        return 10 if group["momentum"] else 6
-
     def _moments_of(self, group: dict[str, Any]) -> tuple[str, ...]:
         return self._moments if group["momentum"] else ()
 
@@ -306,6 +330,7 @@ class FusedAdam(FusedUpdate):
     """
 
     _moments = ("exp_avg", "exp_avg_sq")
+    _numbers = 5
 
     def __init__(
         self,
@@ -332,10 +357,6 @@ class FusedAdam(FusedUpdate):
             "state_dtype": state_dtype,
         }
         super().__init__(rounding, seed, defaults)
-
-    def scratch(self, weight: Tensor) -> int:
-        """As of the base."""
-        return 18 if weight.dtype.itemsize < 8 else 32
 
     def _state_dtype(self, parameter: Tensor) -> torch.dtype:
         own: torch.dtype = self.param_groups[0]["state_dtype"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict, TypeVar
 
 from torch import Tensor, nn
@@ -231,15 +231,13 @@ class LossModule(nn.Module):
         """What each of :meth:`passes` will be of, on such a device."""
         return [self.term()]
 
-    def passes(
-        self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None
-    ) -> list[Pass]:
+    def passes(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> list[Pass]:
         """The loss, checked as a call would check it, and not run: of ``logits`` no value is looked at."""
         common = {name: getattr(self, name, default) for name, default in DEFAULTS.items()}
         common["inplace_backward"] = False
         return [Pass(1.0, prepare(self.term(), logits, targets, **common, sample_weight=sample_weight, keep=False))]
 
-    def note(self, passes: list[Pass], outcomes: list[tuple[Tensor, Tensor]]) -> None:
+    def note(self, passes: list[Pass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Keep what a call keeps, of the value and the coefficients that each pass came to."""
 
     def initial_bias(self, num_labels: int) -> float:

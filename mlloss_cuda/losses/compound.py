@@ -386,22 +386,21 @@ class CompoundLoss(LossModule):
         passes = []
         for places, backend in _plan(prepared, logits.device.type):
             items = [prepared[i] for i in places]
-            if backend is None:
-                coefficient, term, shares, reduction = items[0].coefficient, items[0].term, [], call.reduction
-            else:
+            coefficient, term, reduction = items[0].coefficient, items[0].term, call.reduction
+            shares: list[float] = []
+            if backend is not None:
                 coefficient, (term, shares, reduction) = 1.0, _joined(items, call)
-            own = prepare(
-                term, logits, targets, **items[0].common, **call.engine(reduction), keep=backend is not None
-            )
+            own = prepare(term, logits, targets, **items[0].common, **call.engine(reduction), keep=backend is not None)
             passes.append(_common.Pass(coefficient, own, places, tuple(shares)))
         return passes
 
-    def note(self, passes: list[_common.Pass], outcomes: list[tuple[Tensor, Tensor]]) -> None:
+    def note(self, passes: list[_common.Pass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Each term's value, for logging."""
         values: list[Tensor | None] = [None] * len(self.losses)
+        reduction = str(self.reduction)
         for (_, made, places, shares), (value, kept) in zip(passes, outcomes, strict=True):
             sides = made.sides
-            call = _Arguments(made.logits, made.targets, sides.sample_weight, sides.normalizer, self.reduction, False)
+            call = _Arguments(made.logits, made.targets, sides.sample_weight, sides.normalizer, reduction, False)
             own = _of_terms(kept, shares, call) if shares else [value.detach()]
             for i, term_value in zip(places, own, strict=True):
                 values[i] = term_value
