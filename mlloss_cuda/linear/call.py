@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import _backends, _ops
 from .._registry import Term
 from ..losses._common import LossModule, Pass
-from .checks import check_input, check_loss, check_optional_count, check_update
+from .checks import check_input, check_loss, check_optional_count, check_update, planned_as
 from .function import Job, run
 from .plan import Demand, LinearPlan, make_plan
 from .updates import FusedUpdate
@@ -49,6 +49,7 @@ def _wants(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
 
 
+@torch.compiler.disable(reason="the head runs chunk by chunk as it is: compile the rest of the model")
 def evaluate(
     inputs: Any, weight: Any, bias: Any, targets: Any, loss: Any, sample_weight: Any, settings: Settings
 ) -> Tensor:
@@ -78,7 +79,6 @@ def evaluate(
     return value.reshape(leading) if of_rows else value
 
 
-@torch.compiler.disable(reason="the head's chunks run as they are: compile the rest of the model")
 def _run(layer: Layer, loss: LossModule, passes: list[Pass], settings: Settings) -> Tensor:
     terms = [own.call.term for own in passes]
     calls = [own.call for own in passes]
@@ -106,7 +106,7 @@ def plan_of(
     rows: int, dtype: torch.dtype, weight: Tensor, bias: bool, loss: LossModule, training: bool, settings: Settings
 ) -> LinearPlan:
     """What a call with so many rows, multiplied in that dtype, would run by."""
-    kind = weight.device.type
+    kind = planned_as(weight)
     terms = loss.terms_on(kind)
     parts = all(_backends.takes_parts(_backends.choose(kind, term.spec.name)) for term in terms)
     return make_plan(_demand(rows, dtype, weight, bias, loss, terms, parts, training, settings))
@@ -138,7 +138,7 @@ def _demand(
         itemsize=dtype.itemsize,
         weight_itemsize=weight.dtype.itemsize,
         bias=bias,
-        device_type=weight.device.type,
+        device_type=planned_as(weight),
         passes=len(terms),
         within_rows=all(term.grouping in ("element", "samples") for term in terms),
         within_labels=all(term.grouping in ("element", "macro") for term in terms),

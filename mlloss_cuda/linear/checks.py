@@ -18,6 +18,7 @@ __all__ = [
     "check_optional_count",
     "check_steppable",
     "check_update",
+    "planned_as",
     "product_dtype",
 ]
 
@@ -67,9 +68,14 @@ def check_update(update: FusedUpdate, inputs: Tensor, parameters: list[Tensor], 
         update.check_parameter(parameter)
 
 
+def planned_as(tensor: Tensor) -> str:
+    """The device type that a plan is for: of a tensor that has no memory, a CPU."""
+    return "cpu" if tensor.is_meta else tensor.device.type
+
+
 def product_dtype(tensor: Tensor) -> torch.dtype:
     """What F.linear would multiply it as."""
-    kind = tensor.device.type
+    kind = planned_as(tensor)
     if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
         return tensor.dtype
     return torch.get_autocast_dtype(kind)

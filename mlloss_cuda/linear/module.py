@@ -163,11 +163,12 @@ class LinearLoss(nn.Module):
     def plan(self, rows: int, *, training: bool = True) -> LinearPlan:
         """How a call with so many rows runs: chunks, matrix products, memory, traffic. Nothing is run.
 
-        Of the dtypes that hold now, under autocast those that it makes of them.
+        Of the dtypes that hold now, under autocast those that it makes of them. A head on the ``"meta"`` device,
+        which has no memory, is planned as on a CPU.
 
         Example:
-            >>> print(LinearLoss(8, 131073, ZLPRLoss()).plan(1024))
-            1024 x 131,073 logits of 8 features by labels: 9 chunks of ..., 4 matrix products, ...
+            >>> print(LinearLoss(768, 131073, ZLPRLoss(), device="meta").plan(1024))
+            1024 x 131,073 logits of 768 features by labels: 9 chunks of ..., 4 matrix products, ...
         """
         check_count("rows", rows)
         check.check_bool("training", training)
