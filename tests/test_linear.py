@@ -166,7 +166,7 @@ def test_low_precision(
 
 def test_weight_gradients_are_accumulated_in_float32(generator: torch.Generator) -> None:
     """256 chunks of one row: in bfloat16 their sum would stand still."""
-    inputs = (torch.rand((256, 4), generator=generator) + 0.5).bfloat16()
+    inputs = (0.4 * torch.rand((256, 4), generator=generator) + 1).bfloat16()
     weight = torch.zeros((64, 4), dtype=torch.bfloat16, requires_grad=True)
     targets = torch.zeros((256, 64), dtype=torch.bool)
     loss = BCEWithLogitsLoss(reduction="batchmean")
@@ -390,9 +390,8 @@ def test_plan_says_what_runs() -> None:
     assert (planned(512, zlpr).by, planned(512, zlpr).matrix_products) == ("labels", 4)
     assert (planned(512, zlpr).chunks, planned(512, zlpr).keeps_logits) == (5, False)
     assert (planned(512, zlpr, features=8).by, planned(512, zlpr, features=8).matrix_products) == ("rows", 3)
-    assert planned(512, zlpr, features=8, dtype=torch.bfloat16).by == "labels", "no float32 sum of gradients"
     assert planned(512, zlpr, training=False).matrix_products == 1
-    assert planned(512, DecoupledSoftmaxLoss()).matrix_products == 5
+    assert planned(512, DecoupledSoftmaxLoss(), fused_update=FusedSGD()).matrix_products == 5
     small = planned(512, zlpr, memory_budget=1 << 20)
     assert small.chunk_size * 512 * 4 <= 1 << 20
     assert small.chunk_size % 64 == 0
@@ -555,14 +554,16 @@ def progress(rounding: str, update: type, generator: torch.Generator) -> tuple[f
         for head in heads:
             head(inputs.to(head.weight.dtype), targets).backward()
     wide, narrow = (head.weight.detach().float() - begin for head in heads)
+    state = heads[1].fused_update.state[heads[1].weight]
+    narrow += state.get("compensation", torch.zeros(())).float()
     return float((wide * narrow).sum() / wide.square().sum()), float((wide - narrow).norm() / wide.norm())
 
 
 @pytest.mark.parametrize("update", (FusedSGD, FusedAdam))
 def test_bfloat16_weights_follow_float32_ones(update: type, generator: torch.Generator) -> None:
     share, aside = progress("kahan", update, generator)
-    assert share == pytest.approx(1, abs=0.1)
-    assert aside < 0.2
+    assert share == pytest.approx(1, abs=0.05)
+    assert aside < 0.1
     share, _ = progress("stochastic", update, generator)
     assert share == pytest.approx(1, abs=0.15)
     share, _ = progress("nearest", update, generator)
