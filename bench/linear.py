@@ -90,7 +90,7 @@ class Layer:
         assert published is not None
 
         def formula(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            return published(F.linear(x, weight, bias).float(), dense)  # type: ignore[arg-type]
+            return published(F.linear(x, weight, bias).float(), dense)
 
         compiled = torch.compile(formula, dynamic=False) if "compile" in names else formula
 
