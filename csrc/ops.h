@@ -161,13 +161,6 @@ struct LossShape {
   int statistics, late_sums, coefficients;
 };
 
-// Statistics of the labels' parts, [parts, statistics, groups], with their late sums, [parts, late sums, groups].
-struct Parts {
-  int64_t parts, groups;
-  const double* statistics;
-  const double* late;  // null: none, or not yet
-};
-
 // The ops of one device. Engine has shape_of, forward, backward and scale, and for losses over parts of the labels
 // statistics, late, merge and finish, as csrc/cpu/register.cpp.
 template <class Engine>
@@ -252,7 +245,10 @@ struct Ops {
 
   static Tensor loss_statistics(MLLOSS_SHARED) {
     const Call call = make_call(logits, MLLOSS_ARGUMENTS);
-    Tensor out = new_of_groups(logits, Engine::shape_of(loss, logits).statistics, group_count(call));
+    const LossShape shape = Engine::shape_of(loss, logits);
+    STD_TORCH_CHECK(!shape.element_wise && call.grouping != Grouping::kMacro,
+                    "mlloss_cuda: groups within a part of the labels are loss_forward's");
+    Tensor out = new_of_groups(logits, shape.statistics, group_count(call));
     Engine::statistics(loss, call, static_cast<double*>(out.mutable_data_ptr()), logits);
     return out;
   }
@@ -320,9 +316,6 @@ struct Ops {
     m.impl("loss_backward_", TORCH_BOX(&loss_backward_));
     m.impl("scale_gradient", TORCH_BOX(&scale_gradient));
     m.impl("scale_gradient_", TORCH_BOX(&scale_gradient_));
-  }
-
-  static void implement_parts(torch::stable::detail::StableLibrary& m) {
     m.impl("loss_statistics", TORCH_BOX(&loss_statistics));
     m.impl("loss_late", TORCH_BOX(&loss_late));
     m.impl("loss_merge", TORCH_BOX(&loss_merge));

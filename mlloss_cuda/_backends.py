@@ -158,14 +158,13 @@ class Engine(NamedTuple):
     namespace: str
     most_labels: int | None = None  # any number
     compounds: Callable[[str], bool] = lambda name: True  # whether a loss of several terms runs in one pass
-    parts: bool = False  # whether it has the ops of losses over parts of the labels
 
 
 # In the order of preference. The reference serves every device, and comes last.
 _engines: dict[str, Engine] = {
     "cuda": Engine(_cuda_status, ("cuda",), _ops.NAMESPACE, _MOST_CUDA_LABELS, compiled_compounds),
     "triton": Engine(_triton_status, ("cuda", "xpu"), "mlloss_cuda_triton", _MOST_TRITON_LABELS),
-    "cpu": Engine(lambda: BackendStatus(not _cpu_missing, _cpu_missing), ("cpu",), _ops.NAMESPACE, parts=True),
+    "cpu": Engine(lambda: BackendStatus(not _cpu_missing, _cpu_missing), ("cpu",), _ops.NAMESPACE),
 }
 
 
@@ -279,8 +278,8 @@ def takes_label_parameters(backend: str) -> bool:
 
 
 def takes_parts(backend: str) -> bool:
-    """Whether a backend has the ops of losses over parts of the labels."""
-    return backend in _engines and _engines[backend].parts
+    """Whether a backend has the ops of losses over parts of the labels: the fused engines."""
+    return backend in _engines
 
 
 def _serving(device_type: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The reference backend: every loss from its definition, in plain PyTorch, differentiated by autograd.
 
-It is what the kernels are tested against (in float64), and what serves where no engine does.
+It is what the kernels are tested against (in float64), and what serves where no engine does. Parts of the labels
+are of the fused engines only: autograd keeps all logits and more, so that there is nothing to gain from a part.
 """
 
 from __future__ import annotations

@@ -74,16 +74,19 @@ class Backend:
         finally:
             ask(0)
 
-    def serves(self, case: Case) -> bool:
+    def serves(self, case: Case, parts: bool = False) -> bool:
         """Whether the strategy makes a difference: without rows to hold, runs of others are the same.
 
-        A case that stands for no path of the engine has one strategy, of all of them in turn.
+        A case that stands for no path of the engine has one strategy, of all of them in turn. ``parts``: of the labels,
+        whose statistics are always taken as split ones are.
         """
         if self.strategy == "automatic":
             return True
         strategies = TRITON_STRATEGIES if self.name == "triton" else STRATEGIES
         if case.element_wise:
             return self.strategy == strategies[0]
+        if parts:
+            return self.strategy == "split"
         if case.grouping != "samples":
             return self.strategy == "split"
         return case.path or self.strategy == strategies[case.number % len(strategies)]
@@ -160,6 +163,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cuda_engine: of the CUDA kernels, on a GPU or emulated")
     config.addinivalue_line("markers", "emulated: of the emulated kernels alone")
     config.addinivalue_line("markers", "element_wise: of a loss without statistics: every strategy is the same")
+    config.addinivalue_line("markers", "parts: of parts of the labels: split, whichever strategy is asked for")
     config.addinivalue_line("markers", "triton_engine: of the Triton kernels, on a GPU or interpreted")
     config.pluginmanager.register(selection)
     library = config.getoption("--emulated")

@@ -105,7 +105,7 @@ def _runs(metafunc: pytest.Metafunc, parameters: dict[str, Any], places: dict[st
         return False
     if backend is None and (config.getoption("--emulated") or config.getoption("--interpreted")):
         return False
-    if backend and case and not backend.serves(case):
+    if backend and case and not backend.serves(case, bool(test.get_closest_marker("parts"))):
         return False
     return not case or _for_case(test, case, places, sizes)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import mlloss_cuda
-from mlloss_cuda import _backends
+from mlloss_cuda import _backends, _ops
 
 from .cases import Case
 from .inputs import Outcome, evaluate, random_logits, random_positives, random_probabilities
@@ -67,7 +67,8 @@ def test_cuda_library_loads_without_a_gpu() -> None:
         assert "no nvcc" in mlloss_cuda.backends()["cuda"].reason
         return
     assert not _backends._cuda_missing
-    for op in ("loss_forward", "loss_forward_", "loss_backward", "loss_backward_", "scale_gradient", "scale_gradient_"):
+    for schema in _ops._SCHEMAS:
+        op = schema.partition("(")[0]
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mlloss_cuda::{op}", "CUDA")
     if torch.version.cuda is None:
         assert "has no CUDA" in mlloss_cuda.backends()["cuda"].reason

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlloss_cuda import CSRTargets, _backends, _ops, symmetric_kl_loss
+from mlloss_cuda import CSRTargets, _ops, symmetric_kl_loss
 from mlloss_cuda._autograd import Options, Sides, shared_arguments
 
-from . import conftest
 from .cases import Case
+from .conftest import Backend
 from .inputs import (
     Outcome,
     Reference,
@@ -27,17 +26,10 @@ from .inputs import (
 )
 from .parts import in_parts
 
-# One label, none, whole and broken tiles; 2,200 in all.
-SIZES = (1, 0, 1030, 17, 1024, 128)
+pytestmark = pytest.mark.parts
+# One label, none, whole and broken tiles of an engine.
+SIZES = (1, 0, 1030, 1169)
 SHAPE = (9, sum(SIZES))
-
-
-@pytest.fixture
-def backend(request: pytest.FixtureRequest) -> Iterator[conftest.Backend]:
-    if not _backends.takes_parts(request.param.name):
-        pytest.skip("no ops of parts")
-    with request.param.active():
-        yield request.param
 
 
 def assert_parts_are_the_whole(call: Any, logits: Tensor, targets: Any, **arguments: Any) -> None:
@@ -60,12 +52,15 @@ def assert_close(got: Outcome, whole: Outcome) -> None:
         torch.testing.assert_close(own, other, rtol=64 * eps, atol=64 * eps * size, equal_nan=True)
 
 
-@pytest.mark.parametrize("layout", ("bool", "int64", "float32", "csr32", "csr64"))
+@pytest.mark.parametrize(
+    "kind", ("float32 bool", "bfloat16 csr64", "float16 csr32", "float64 float32", "float32 int64")
+)
 @pytest.mark.parametrize("reduction", ("none", "sum", "mean", "batchmean"))
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16, torch.float64), ids=str)
-def test_layouts_reductions_dtypes(
-    served: Case, backend: conftest.Backend, generator: torch.Generator, dtype: torch.dtype, reduction: str, layout: str
+def test_dtypes_layouts_reductions(
+    served: Case, backend: Backend, generator: torch.Generator, reduction: str, kind: str
 ) -> None:
+    name, layout = kind.split()
+    dtype = getattr(torch, name)
     logits = random_logits(generator, SHAPE, dtype, backend.device)
     targets = as_layout(random_positives(generator, SHAPE, 0.05), layout, backend.device)
     with torch.no_grad():
@@ -77,7 +72,7 @@ def test_layouts_reductions_dtypes(
 @pytest.mark.parametrize("layout", ("float32", "csr64"))
 @pytest.mark.parametrize("smoothing", (0.0, 0.1))
 def test_probabilities_and_smoothing(
-    served: Case, backend: conftest.Backend, generator: torch.Generator, smoothing: float, layout: str
+    served: Case, backend: Backend, generator: torch.Generator, smoothing: float, layout: str
 ) -> None:
     logits = random_logits(generator, SHAPE, torch.float32, backend.device)
     targets = as_layout(random_probabilities(generator, SHAPE), layout, backend.device)
@@ -87,7 +82,7 @@ def test_probabilities_and_smoothing(
 @pytest.mark.parametrize("layout", ("int8", "csr64"))
 @pytest.mark.parametrize("reduction", ("none", "sum", "mean", "batchmean"))
 def test_weights_offsets_and_unknown_labels(
-    served: Case, backend: conftest.Backend, generator: torch.Generator, reduction: str, layout: str
+    served: Case, backend: Backend, generator: torch.Generator, reduction: str, layout: str
 ) -> None:
     device = backend.device
     logits = random_logits(generator, SHAPE, torch.float32, device)
@@ -111,7 +106,7 @@ def test_weights_offsets_and_unknown_labels(
 
 
 @pytest.mark.parametrize("place", (0, 600, 2199))
-def test_one_part_overflows(served: Case, backend: conftest.Backend, generator: torch.Generator, place: int) -> None:
+def test_one_part_overflows(served: Case, backend: Backend, generator: torch.Generator, place: int) -> None:
     """Its maxima are not those of the others."""
     logits = random_logits(generator, SHAPE, torch.float32, backend.device)
     targets = random_positives(generator, SHAPE, 0.05).to(backend.device)
@@ -122,7 +117,7 @@ def test_one_part_overflows(served: Case, backend: conftest.Backend, generator: 
     assert_parts_are_the_whole(served, logits, targets)
 
 
-def test_infinite_and_unknown_logits(served: Case, backend: conftest.Backend, generator: torch.Generator) -> None:
+def test_infinite_and_unknown_logits(served: Case, backend: Backend, generator: torch.Generator) -> None:
     logits = random_logits(generator, SHAPE, torch.float32, backend.device)
     targets = random_positives(generator, SHAPE, 0.05).to(backend.device)
     logits[2, 600], targets[2, 600] = torch.inf, False
@@ -136,7 +131,7 @@ def test_infinite_and_unknown_logits(served: Case, backend: conftest.Backend, ge
 
 
 @pytest.mark.parametrize("reduction", ("sum", "none"))
-def test_what_is_learnt(served: Case, backend: conftest.Backend, generator: torch.Generator, reduction: str) -> None:
+def test_what_is_learnt(served: Case, backend: Backend, generator: torch.Generator, reduction: str) -> None:
     """Scale, bias of labels, threshold of rows."""
     logits = random_logits(generator, SHAPE, torch.float64, backend.device)
     targets = random_positives(generator, SHAPE, 0.05).to(backend.device)
@@ -158,7 +153,7 @@ def test_what_is_learnt(served: Case, backend: conftest.Backend, generator: torc
 
 
 @pytest.mark.element_wise
-def test_two_logits(backend: conftest.Backend, generator: torch.Generator) -> None:
+def test_two_logits(backend: Backend, generator: torch.Generator) -> None:
     pair = [random_logits(generator, SHAPE, torch.float32, backend.device).requires_grad_() for _ in range(2)]
     results = []
     for cut in (nullcontext(), in_parts(SIZES)):
@@ -181,10 +176,10 @@ def part_of(case: Case, logits: Tensor, targets: CSRTargets, own: slice, reducti
     return part, *shared_arguments(part, sides, options)
 
 
-def test_in_place_is_the_same(served: Case, backend: conftest.Backend, generator: torch.Generator) -> None:
+def test_in_place_is_the_same(served: Case, backend: Backend, generator: torch.Generator) -> None:
     logits = random_logits(generator, SHAPE, torch.float32, backend.device)
     targets = CSRTargets.from_dense(random_positives(generator, SHAPE, 0.05)).to(backend.device)
-    ops, own = getattr(torch.ops, backend.namespace), slice(1030, 2061)
+    ops, own = getattr(torch.ops, backend.namespace), slice(1031, 2057)
     arguments = part_of(served, logits, targets, own, "batchmean")
     value, coefficients, gradient = ops.loss_forward(*arguments, True, True)
     again = arguments[0].clone(), *arguments[1:]
@@ -199,13 +194,13 @@ def test_in_place_is_the_same(served: Case, backend: conftest.Backend, generator
     assert torch.equal(recomputed, again[0])
 
 
-def test_ops_keep_their_contract(served: Case, backend: conftest.Backend, generator: torch.Generator) -> None:
+def test_ops_keep_their_contract(served: Case, backend: Backend, generator: torch.Generator) -> None:
     """Fakes, and what is read and made."""
     if served.grouping not in ("samples", "micro"):
         return
     logits = random_logits(generator, SHAPE, torch.bfloat16, backend.device)
     targets = CSRTargets.from_dense(random_positives(generator, SHAPE, 0.05)).to(backend.device)
-    arguments = part_of(served, logits, targets, slice(1030, 2061), "mean")
+    arguments = part_of(served, logits, targets, slice(1031, 2057), "mean")
     ops, tests = getattr(torch.ops, backend.namespace), ("test_schema", "test_faketensor")
     torch.library.opcheck(ops.loss_statistics.default, arguments, test_utils=tests)
     statistics = ops.loss_statistics(*arguments)[None]
@@ -223,7 +218,7 @@ def test_ops_keep_their_contract(served: Case, backend: conftest.Backend, genera
         torch.library.opcheck(ops.loss_finish.default, (*finish, SHAPE[0], torch.float32), test_utils=tests)
 
 
-def test_statistics_of_parts_of_no_rows(served: Case, backend: conftest.Backend) -> None:
+def test_statistics_of_parts_of_no_rows(served: Case, backend: Backend) -> None:
     logits = torch.zeros((0, SHAPE[1]), device=backend.device)
     targets = torch.zeros(logits.shape, dtype=torch.bool, device=backend.device)
     with in_parts(SIZES):

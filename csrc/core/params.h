@@ -121,6 +121,13 @@ struct BackwardOutputs {
   void* label_gradient;                                      // T [labels] or null: sum over rows of d loss / d s
 };
 
+// Statistics of the labels' parts, [parts, statistics, groups], with their late sums, [parts, late sums, groups].
+struct Parts {
+  int64_t parts, groups;
+  const double* statistics;
+  const double* late;  // null: none, or not yet
+};
+
 // In groups that cross rows a row's weight belongs to its elements, else to its loss.
 MLLOSS_HD bool crosses_rows(const Call& call) {
   return call.grouping == Grouping::kMacro || call.grouping == Grouping::kMicro;

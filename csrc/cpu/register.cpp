@@ -298,7 +298,4 @@ extern "C" __attribute__((visibility("default"))) int mlloss_cpu_isa(int isa) {
   return mlloss::active_isa();
 }
 
-STABLE_TORCH_LIBRARY_IMPL(mlloss_cuda, CPU, m) {
-  mlloss::Ops<mlloss::CpuEngine>::implement(m);
-  mlloss::Ops<mlloss::CpuEngine>::implement_parts(m);
-}
+STABLE_TORCH_LIBRARY_IMPL(mlloss_cuda, CPU, m) { mlloss::Ops<mlloss::CpuEngine>::implement(m); }

@@ -21,7 +21,7 @@ struct DeviceCall : Call {
   explicit DeviceCall(const Call& call)
       : Call(call),
         smooth_slope(1.0 - call.label_smoothing),
-        smooth_floor(call.label_smoothing / static_cast<double>(call.labels)),
+        smooth_floor(call.label_smoothing / static_cast<double>(call.all_labels)),
         whole_starts(static_cast<uint32_t>(std::max<int64_t>(0, call.labels - chunk_width(call.logits_dtype) + 1))),
         target_bytes(target_bytes_of(call)),
         simple(simple_kind(call)) {}

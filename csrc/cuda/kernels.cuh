@@ -9,6 +9,7 @@
 #include "kernels.h"
 #include "label_gradient.cuh"
 #include "label_groups.cuh"
+#include "parts.cuh"
 #include "reduce.cuh"
 #include "resident.cuh"
 #include "scale.cuh"
@@ -145,11 +146,63 @@ struct Launches {
     return launch(label_gradient<Loss, In>, down_rows(to.plan, to.stream), DeviceCall(call), out, sums);
   }
 
+  static cudaError_t statistics(const Launch& to, const Call& call, void* spare, const Workspace& work,
+                                double* result) {
+    ForwardOutputs out{};
+    out.coefficients = spare;
+    const bool rows = call.grouping == Grouping::kSamples;
+    const auto units = static_cast<Stats*>(work.statistics);
+    const cudaError_t error = rows ? row_units(to, call, out, work) : any_group(to, call, out, work);
+    if (error != cudaSuccess) return error;
+    const int stride = static_cast<int>(rows ? to.plan.tiles : to.plan.blocks);
+    // With late sums to come, the first unit's are the row's.
+    return launch(collect_statistics<Loss, In>, a_warp_each(group_count(call), to.stream), units, stride,
+                  Functor::kLateSums > 0 ? 1 : stride, result);
+  }
+
+  static cudaError_t late(const Launch& to, const Call& call, const double* known, void* spare, const Workspace& work,
+                          double* result) {
+    ForwardOutputs out{};
+    out.coefficients = spare;
+    const SplitParts<Stats> parts{static_cast<Stats*>(work.statistics), work.counters + 1};
+    const Shape each = a_warp_each(call.rows, to.stream);
+    const int tiles = static_cast<int>(to.plan.tiles);
+    auto* late = reinterpret_cast<LateSums<Functor, T>*>(parts.units + call.rows * tiles);
+    cudaError_t error = launch(place_statistics<Loss, In>, each, known, tiles, parts.units);
+    if (error != cudaSuccess) return error;
+    error = launch(row_late_sums<Loss, In>, shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows), parts,
+                   late, Total{});
+    if (error != cudaSuccess) return error;
+    return launch(collect_late_sums<Loss, In>, each, late, tiles, result);
+  }
+
+  static cudaError_t merge(cudaStream_t stream, const Parts& parts, double* out) {
+    return launch(merge_parts<Loss, In>, a_warp_each(parts.groups, stream), parts, out);
+  }
+
+  static cudaError_t finish(cudaStream_t stream, const Call& call, const Parts& parts, const ForwardOutputs& out,
+                            const Workspace& work) {
+    const Total total{out.total, work.parts, work.counters};
+    return launch(finish_parts<Loss, In>, a_warp_each(parts.groups, stream), DeviceCall(call), parts, out, total);
+  }
+
   static constexpr Kernels table() {
-    return {kElementWise, kAcrossRows, Functor::kCoefficients, workspace_of, forward, backward, label_sums};
+    constexpr int kStatistics = Functor::kMaxima + Functor::kSums;
+    Kernels kernels{kElementWise, kAcrossRows, kStatistics, Functor::kLateSums, Functor::kCoefficients,
+                    workspace_of, forward,     backward,    label_sums,         nullptr,
+                    nullptr,      nullptr,     nullptr};
+    if constexpr (!kElementWise) {
+      kernels.statistics_of = statistics;
+      if constexpr (Functor::kLateSums > 0) kernels.late_of = late;
+      if constexpr (std::is_same_v<In, double>) kernels.merge = merge;
+      if constexpr (std::is_same_v<In, T>) kernels.finish = finish;
+    }
+    return kernels;
   }
 
  private:
+  static Shape a_warp_each(int64_t groups, cudaStream_t stream) { return {grid_of(groups), kPartThreads, 0, stream}; }
+
   static int64_t label_blocks(const Call& call) { return divide_up(call.labels, kLabelThreads); }
 
   static Shape down_rows(const LaunchPlan& plan, cudaStream_t stream) {
@@ -204,6 +257,18 @@ struct Launches {
       if (error != cudaSuccess) return error;
     }
     return cudaSuccess;
+  }
+
+  // Of all rows, without a gradient to come.
+  static cudaError_t row_units(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
+    const SplitParts<Stats> parts{static_cast<Stats*>(work.statistics), work.counters + 1};
+    return launch(row_statistics<Loss, In>, shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows), parts,
+                  Total{});
+  }
+
+  static cudaError_t any_group(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
+    if constexpr (kAcrossRows) return one_group(to, call, out, work);
+    return cudaErrorNotSupported;
   }
 
   static cudaError_t one_group(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {

@@ -29,13 +29,21 @@ struct WorkspaceSizes {
 
 struct Kernels {
   bool element_wise, across_rows;
-  int coefficients;
+  int statistics, late_sums, coefficients;
   WorkspaceSizes (*workspace_of)(const Launch&, const Call&);
   cudaError_t (*forward)(const Launch&, const Call&, const ForwardOutputs&, const Workspace&);
   // row_sums, scale_sums: [rows * plan.tiles], sums of the gradient over each tile; or null.
   cudaError_t (*backward)(const Launch&, const Call&, const BackwardOutputs&, double* row_sums, double* scale_sums);
   // sums: [plan.tiles, labels]
   cudaError_t (*label_gradient)(const Launch&, const Call&, const BackwardOutputs&, double* sums);
+
+  // Of a part of the labels, by a split plan. `spare`: coefficients that nobody reads.
+  cudaError_t (*statistics_of)(const Launch&, const Call&, void* spare, const Workspace&, double* out);
+  cudaError_t (*late_of)(const Launch&, const Call&, const double* known, void* spare, const Workspace&, double* out);
+  // Of all parts. The one is null but for double, which statistics are in, the other but for float and double, which
+  // results are in.
+  cudaError_t (*merge)(cudaStream_t, const Parts&, double* out);
+  cudaError_t (*finish)(cudaStream_t, const Call&, const Parts&, const ForwardOutputs&, const Workspace&);
 };
 
 struct Table {

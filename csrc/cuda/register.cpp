@@ -160,19 +160,33 @@ void check_supported(const Call& call, const Kernels& kernels) {
 // Group losses have a value even for a row without labels.
 bool nothing_to_do(const Call& call) { return group_count(call) == 0; }
 
+// A workspace for as long as its launches are being made.
+class Memory {
+ public:
+  Memory(const cuda::WorkspaceSizes& sizes, const Tensor& like, int device, cudaStream_t stream)
+      : parts_(like, sizes.parts * 8),
+        statistics_(like, sizes.statistics_bytes),
+        counter_(sizes.counters == 1 ? counter_of(device, stream) : nullptr),
+        own_counters_(like, counter_ ? 0 : sizes.counters * 4) {
+    if (counter_) return;
+    counter_ = static_cast<unsigned*>(own_counters_.get());
+    check(cudaMemsetAsync(counter_, 0, static_cast<size_t>(sizes.counters) * 4, stream));
+  }
+
+  cuda::Workspace work() { return {static_cast<double*>(parts_.get()), statistics_.get(), counter_}; }
+
+ private:
+  Scratch parts_, statistics_;
+  unsigned* counter_;
+  Scratch own_counters_;
+};
+
 void launch_forward(const Kernels& kernels, const Launch& to, const Call& call, const ForwardOutputs& out,
                     const Tensor& logits, int device) {
-  const cuda::WorkspaceSizes sizes = kernels.workspace_of(to, call);
-  Scratch parts(logits, out.total ? sizes.parts * 8 : 0);
-  Scratch statistics(logits, sizes.statistics_bytes);
-  unsigned* counter = sizes.counters == 1 ? counter_of(device, to.stream) : nullptr;
-  Scratch own_counters(logits, counter ? 0 : sizes.counters * 4);
-  if (!counter) {
-    counter = static_cast<unsigned*>(own_counters.get());
-    check(cudaMemsetAsync(counter, 0, static_cast<size_t>(sizes.counters) * 4, to.stream));
-  }
-  const cuda::Workspace work{static_cast<double*>(parts.get()), statistics.get(), counter};
-  check(kernels.forward(to, call, out, work));
+  cuda::WorkspaceSizes sizes = kernels.workspace_of(to, call);
+  if (!out.total) sizes.parts = 0;
+  Memory memory(sizes, logits, device, to.stream);
+  check(kernels.forward(to, call, out, memory.work()));
 }
 
 void run_forward(const Table& table, const Kernels& kernels, const Call& call, const ForwardOutputs& out,
@@ -229,10 +243,71 @@ void run_backward(const Table& table, const Kernels& kernels, const Call& call, 
   }
 }
 
+// ---- over a part of the labels --------------------------------------------------------------------------
+
+// f(to, spare, work), with what a split pass over the part needs.
+template <class F>
+void launch_part(const Kernels& kernels, const Call& call, const Tensor& logits, F f) {
+  check_supported(call, kernels);
+  const int device = device_of(logits);
+  const DeviceScope scope(device);
+  if (nothing_to_do(call)) return;
+  const LaunchPlan plan = plan_forward(problem_of(call, false), facts_of(device), Strategy::kSplit);
+  const Launch to{plan, current_stream(device)};
+  cuda::WorkspaceSizes sizes = kernels.workspace_of(to, call);
+  sizes.parts = 0;
+  Memory memory(sizes, logits, device, to.stream);
+  Scratch spare(logits, kernels.coefficients * group_count(call) * 8);
+  check(f(to, spare.get(), memory.work()));
+}
+
+void run_merge(const Kernels& kernels, const Parts& parts, double* out, const Tensor& statistics) {
+  const int device = device_of(statistics);
+  const DeviceScope scope(device);
+  check(kernels.merge(current_stream(device), parts, out));
+}
+
+void run_finish(const Table& table, const Kernels& kernels, Call call, const Parts& parts, const ForwardOutputs& out,
+                const Tensor& statistics) {
+  const int device = device_of(statistics);
+  const DeviceScope scope(device);
+  const cudaStream_t stream = current_stream(device);
+  if (crosses_rows(call)) call.sample_weight = nullptr;  // it is in the statistics
+  if (parts.groups == 0) {
+    if (out.total) check(table.sum_total(stream, call, nullptr, 0, out.total));
+    return;
+  }
+  Memory memory({out.total ? parts.groups : 0, 0, 1}, statistics, device, stream);
+  check(kernels.finish(stream, call, parts, out, memory.work()));
+}
+
 struct CudaEngine {
   static LossShape shape_of(const std::string& loss, const Tensor& logits) {
     const Kernels& kernels = kernels_of(loss, table_of(dtype_of(logits)));
-    return {kernels.element_wise, kernels.coefficients};
+    return {kernels.element_wise, kernels.statistics, kernels.late_sums, kernels.coefficients};
+  }
+  static void statistics(const std::string& loss, const Call& call, double* out, const Tensor& logits) {
+    const Table table = table_of(call.logits_dtype);
+    const Kernels& kernels = kernels_of(loss, table);
+    launch_part(kernels, call, logits, [&](const Launch& to, void* spare, const cuda::Workspace& work) {
+      return kernels.statistics_of(to, call, spare, work, out);
+    });
+  }
+  static void late(const std::string& loss, const Call& call, const double* known, double* out, const Tensor& logits) {
+    const Table table = table_of(call.logits_dtype);
+    const Kernels& kernels = kernels_of(loss, table);
+    if (!kernels.late_of) return;
+    launch_part(kernels, call, logits, [&](const Launch& to, void* spare, const cuda::Workspace& work) {
+      return kernels.late_of(to, call, known, spare, work, out);
+    });
+  }
+  static void merge(const std::string& loss, const Parts& parts, double* out, const Tensor& statistics) {
+    run_merge(kernels_of(loss, table_of(DType::kDouble)), parts, out, statistics);
+  }
+  static void finish(const std::string& loss, const Call& call, const Parts& parts, const ForwardOutputs& out,
+                     const Tensor& statistics) {
+    const Table table = table_of(call.logits_dtype);
+    run_finish(table, kernels_of(loss, table), call, parts, out, statistics);
   }
   static void forward(const std::string& loss, const Call& call, const ForwardOutputs& out, const Tensor& logits) {
     const Table table = table_of(call.logits_dtype);

@@ -9,17 +9,12 @@
 namespace mlloss {
 namespace cuda {
 
-// The statistics of `count` parts, the same for all threads of the block.
-template <class Loss, class T>
-MLLOSS_DEVICE StatisticsOf<Loss, T> join(const StatisticsOf<Loss, T>* parts, int count) {
+// The statistics of `count` parts, the same for all threads of the block. part_of(i): those of one.
+template <class Loss, class T, class F>
+MLLOSS_DEVICE StatisticsOf<Loss, T> join_of(int count, F part_of) {
   StatisticsOf<Loss, T> own = identity<Loss, T>();
   for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
-    StatisticsOf<Loss, T> part;
-#pragma unroll
-    for (int k = 0; k < Loss::kMaxima; ++k) part.maxima[k] = __ldcg(&parts[i].maxima[k]);
-#pragma unroll
-    for (int k = 0; k < Loss::kSums; ++k) part.sums[k] = __ldcg(&parts[i].sums[k]);
-    merge<Loss, T>(own, part);
+    merge<Loss, T>(own, part_of(i));
   }
   if constexpr (Loss::kMaxima > 0) {
     const auto top = block_maximum(own.maxima, Loss::initial_maximum());
@@ -28,6 +23,19 @@ MLLOSS_DEVICE StatisticsOf<Loss, T> join(const StatisticsOf<Loss, T>* parts, int
   }
   own.sums = block_sum(own.sums);
   return own;
+}
+
+// Of parts that other blocks of this launch have left.
+template <class Loss, class T>
+MLLOSS_DEVICE StatisticsOf<Loss, T> join(const StatisticsOf<Loss, T>* parts, int count) {
+  return join_of<Loss, T>(count, [&](int i) {
+    StatisticsOf<Loss, T> part;
+#pragma unroll
+    for (int k = 0; k < Loss::kMaxima; ++k) part.maxima[k] = __ldcg(&parts[i].maxima[k]);
+#pragma unroll
+    for (int k = 0; k < Loss::kSums; ++k) part.sums[k] = __ldcg(&parts[i].sums[k]);
+    return part;
+  });
 }
 
 // The sum of `count` arrays of late sums, the same for all threads of the block.

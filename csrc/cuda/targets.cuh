@@ -46,7 +46,7 @@ class TargetReader {
     }
     start_ = clamp(index(call_.crow_indices, row));
     const int64_t entries = clamp(index(call_.crow_indices, row + 1)) - start_;
-    last_ = static_cast<int>(entries < 0 ? 0 : entries < call_.labels ? entries : call_.labels);
+    last_ = static_cast<int>(entries < 0 ? 0 : entries < call_.all_labels ? entries : call_.all_labels);
     next_ = 0;
     column_ = column(0);
   }
@@ -80,7 +80,7 @@ class TargetReader {
   // CSR, counted from there: the first entry not left of the next chunk, its column, the row's end.
   int next_ = 0, column_ = 0, last_ = 0;
 
-  static constexpr int kNoColumn = 0x7fffffff;
+  static constexpr int kNoColumn = 0x7fffffff, kFarLeft = -(1 << 30);
 
   // Not `targets == nullptr`: a tensor without elements has no memory either.
   MLLOSS_DEVICE bool sparse() const { return call_.crow_indices != nullptr; }
@@ -255,8 +255,8 @@ class TargetReader {
 
   MLLOSS_DEVICE int column(int k) const {
     if (k >= last_) return kNoColumn;
-    const int64_t c = index(call_.col_indices, start_ + k);
-    return c < 0 ? -1 : c > kNoColumn ? kNoColumn : static_cast<int>(c);
+    const int64_t c = index(call_.col_indices, start_ + k) - call_.first_label;
+    return c < kFarLeft ? kFarLeft : c > kNoColumn ? kNoColumn : static_cast<int>(c);
   }
 
   MLLOSS_DEVICE void skip_to(int label) {

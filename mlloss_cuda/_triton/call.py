@@ -29,6 +29,9 @@ class Call(NamedTuple):
     logits_row: Any
     logits_label: Any
     labels: Any
+    # Of a part of the labels: CSR's column of the logits' first, and how many labels there are. None: a whole call
+    first_label: Any
+    all_labels: Any
     # Dense, or None
     targets: Any
     targets_row: Any

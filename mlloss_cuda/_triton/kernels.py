@@ -14,8 +14,10 @@ from .tile import call_factor, label_parameter, logit_scale, parameters, read, r
 __all__ = [
     "backward",
     "element_wise",
+    "join",
     "label_gradient",
     "label_statistics",
+    "late_sums",
     "merge",
     "scale",
     "statistics",
@@ -443,14 +445,11 @@ def _load_parts(parts, count: tl.constexpr, first, split, splits, group, groups,
     return result
 
 
-@triton.jit(do_not_specialize=["splits", "groups"])
-def merge(call, functor, parts, results, splits, groups, tile: tl.constexpr, GROUPING: tl.constexpr):
-    """Joins the parts of ``tile.rows`` groups, ``tile.columns`` splits at a time; value and coefficients."""
+@triton.jit
+def _joined(functor, parts, splits, group, here, groups, tile: tl.constexpr):
+    """Maxima and sums of groups from their parts, ``tile.columns`` splits at a time."""
     G: tl.constexpr = tile.rows
     S: tl.constexpr = tile.columns
-    p = parameters(call, tile.dtype)
-    group = (tl.program_id(0) * G + tl.arange(0, G)).to(tl.int64)
-    here = group < groups
     m = _full(functor.maxima_count, [G], functor.initial, tile.dtype)
     sums = _full(functor.sums_count, [G], 0.0, tile.dtype)
     for first in range(0, splits, S):
@@ -464,10 +463,63 @@ def merge(call, functor, parts, results, splits, groups, tile: tl.constexpr, GRO
             sums = terms.rescale(functor, sums, m, top)
             m = top
         sums = _add(sums, _sum(some, 1))
-    weight = tl.full([G], 1.0, tile.dtype)
+    return m, sums
+
+
+@triton.jit
+def _groups_of(groups, tile: tl.constexpr):
+    """This program's, and those of them that are there."""
+    group = (tl.program_id(0) * tile.rows + tl.arange(0, tile.rows)).to(tl.int64)
+    return group, group < groups
+
+
+@triton.jit(do_not_specialize=["splits", "groups"])
+def merge(call, functor, parts, late, results, splits, groups, tile: tl.constexpr, GROUPING: tl.constexpr):
+    """Joins the parts of ``tile.rows`` groups; value and coefficients. ``late``: [late sums, groups], or None."""
+    p = parameters(call, tile.dtype)
+    group, here = _groups_of(groups, tile)
+    m, sums = _joined(functor, parts, splits, group, here, groups, tile)
+    late_sums = ()
+    if late is not None:
+        for k in tl.static_range(functor.late_count):
+            late_sums = late_sums + (tl.load(late + k * tl.cast(groups, tl.int64) + group, mask=here, other=0.0),)
+    weight = tl.full([tile.rows], 1.0, tile.dtype)
     if GROUPING == SAMPLES:
         weight = row_weight(call, group, here, tile.dtype)
-    _conclude(functor, p, m, sums, (), results, group, here, groups, weight)
+    _conclude(functor, p, m, sums, late_sums, results, group, here, groups, weight)
+
+
+# ---- over a part of the labels -------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["splits", "groups"])
+def join(functor, parts, out, splits, groups, tile: tl.constexpr):
+    """The parts of ``tile.rows`` groups as one: [maxima and sums, groups]."""
+    group, here = _groups_of(groups, tile)
+    m, sums = _joined(functor, parts, splits, group, here, groups, tile)
+    _store_parts(out, m, sums, 0, 1, group, here, groups)
+
+
+@triton.jit
+def _known(known, first, count: tl.constexpr, row, here, rows, T: tl.constexpr):
+    result = ()
+    for k in tl.static_range(count):
+        x = tl.load(known + (first + k) * tl.cast(rows, tl.int64) + row, mask=here, other=0.0)
+        result = result + (x.to(T),)
+    return result
+
+
+@triton.jit(do_not_specialize=["rows", "nnz", "tiles"])
+def late_sums(call, functor, known, out, rows, nnz, tiles, tile: tl.constexpr):
+    """Of the part's rows, [late sums, rows], from ``known`` statistics of all parts, [maxima and sums, rows]."""
+    p = parameters(call, tile.dtype)
+    for i in range(tl.program_id(0), tl.cdiv(rows, tile.rows), tl.num_programs(0)):
+        block = rows_from(call, i * tile.rows, rows, nnz, tile)
+        row, here, _ = block
+        m = _known(known, 0, functor.maxima_count, row, here, rows, tile.dtype)
+        sums = _known(known, functor.maxima_count, functor.sums_count, row, here, rows, tile.dtype)
+        late = _late_sums(call, functor, p, block, m, sums, tiles, tile)
+        _store_parts(out, (), late, 0, 1, row, here, rows)
 
 
 # ---- what is left --------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from .tuning import DeviceFacts, family_of
 __all__ = ["describe", "functor_of", "implementations"]
 
 _TOTAL_COLUMNS, _MANY_PARTS = (1024, 16384), 4096
-_MERGE_ELEMENTS = 1024
+_MERGE_ELEMENTS = {tl.float32: 1024, tl.float64: 256}
 _SCALE_COLUMNS = 4096
 
 
@@ -150,24 +150,27 @@ def _number(x: float, double: bool) -> tuple[float, ...]:
 
 def _groups(logits: Tensor, group: str) -> int:
     rows, labels = logits.shape
+    return _count(group, rows, labels)
+
+
+def _count(group: str, rows: int, labels: int) -> int:
     return {"element": rows * labels, "samples": rows, "macro": labels, "micro": 1}[group]
 
 
-def _factor(logits: Tensor, a: Arguments) -> float:
-    """Of nothing: 0 * inf, NaN."""
-    count = {"mean": _groups(logits, a.group), "batchmean": logits.shape[0]}.get(a.reduce, 1)
+def _factor(rows: int, a: Arguments) -> float:
+    """Of all labels, whichever are here. Of nothing: 0 * inf, NaN."""
+    count = {"mean": _count(a.group, rows, a.all_labels), "batchmean": rows}.get(a.reduce, 1)
     return 1 / count if count else math.inf
 
 
-def _numbers(logits: Tensor, a: Arguments) -> Numbers:
-    double = logits.dtype == torch.float64
-    smooth, labels = a.label_smoothing, max(1, logits.shape[1])
+def _numbers(rows: int, a: Arguments, double: bool) -> Numbers:
+    smooth, labels = a.label_smoothing, max(1, a.all_labels)
     return Numbers(
         _number(a.scale, double),
         _number(a.offset, double),
         _number(1 - smooth, double),
         _number(smooth / labels, double),
-        _number(_factor(logits, a), double),
+        _number(_factor(rows, a), double),
         tuple(_number(x, double) for x in a.parameters),
     )
 
@@ -182,11 +185,14 @@ def _ignored(a: Arguments) -> int | None:
 
 
 def _call(logits: Tensor, a: Arguments) -> Call:
+    whole = logits.shape[1] == a.all_labels
     return Call(
         logits=logits,
         logits_row=logits.stride(0),
         logits_label=logits.stride(1),
         labels=logits.shape[1],
+        first_label=None if whole else a.first_label,
+        all_labels=None if whole else a.all_labels,
         targets=a.targets,
         targets_row=None if a.targets is None else a.targets.stride(0),
         targets_label=None if a.targets is None else a.targets.stride(1),
@@ -202,7 +208,7 @@ def _call(logits: Tensor, a: Arguments) -> Call:
         row_offset_stride=None if a.row_offset is None else (1 if a.row_offset.dim() else 0),
         normalizer=a.normalizer,
         label_parameter=a.label_parameter,
-        numbers=_numbers(logits, a),
+        numbers=_numbers(logits.shape[0], a, logits.dtype == torch.float64),
     )
 
 
@@ -307,12 +313,17 @@ def _parts(logits: Tensor, functor: Group, splits: int, groups: int) -> Tensor:
     return _empty(logits, _statistics(functor), splits, groups)
 
 
-def _statistics_of_rows(call: Call, logits: Tensor, a: Arguments, functor: Group, results: Results, plan: Plan) -> None:
+def _parts_of_rows(call: Call, logits: Tensor, a: Arguments, functor: Group, plan: Plan) -> tuple[Tensor, Tile]:
     groups = _groups(logits, a.group)
     parts, tile = _parts(logits, functor, plan.splits, groups), _tile(logits, a, plan)
     shape = (logits.shape[0], _nnz(a), plan.tiles, plan.run, plan.splits, groups)
     launch_plan(kernels.statistics, plan, call, functor, parts, *shape, tile)
-    _merge(call, a, functor, parts, results, tile)
+    return parts, tile
+
+
+def _statistics_of_rows(call: Call, logits: Tensor, a: Arguments, functor: Group, results: Results, plan: Plan) -> None:
+    parts, tile = _parts_of_rows(call, logits, a, functor, plan)
+    _merge(call, a.grouping, functor, parts, results, tile)
 
 
 def _statistics_of_labels(call: Call, logits: Tensor, a: Arguments, functor: Group, results: Results) -> None:
@@ -321,16 +332,23 @@ def _statistics_of_labels(call: Call, logits: Tensor, a: Arguments, functor: Gro
     parts, tile = _parts(logits, functor, plan.splits, groups), _tile(logits, a, plan, down_rows=True)
     shape = (logits.shape[0], _nnz(a), plan.run, plan.splits)
     launch_plan(kernels.label_statistics, plan, call, functor, parts, *shape, tile)
-    _merge(call, a, functor, parts, results, tile)
+    _merge(call, a.grouping, functor, parts, results, tile)
 
 
-def _merge(call: Call, a: Arguments, functor: Group, parts: Tensor, results: Results, tile: Tile) -> None:
+def _merging(parts: Tensor, tile: Tile) -> tuple[int, Tile]:
+    """How many programs merge, and by what tiles."""
     _, splits, groups = parts.shape
-    columns = min(_MERGE_ELEMENTS, max(2, plans.power_of_two(splits)))
-    rows = min(_MERGE_ELEMENTS // columns, plans.power_of_two(max(1, groups)))
-    tile = tile._replace(rows=rows, columns=columns)
-    programs = -(-groups // rows)
-    launch(kernels.merge, programs, call, functor, parts, results, splits, groups, tile, a.grouping)
+    elements = _MERGE_ELEMENTS[tile.dtype]
+    columns = min(elements, max(2, plans.power_of_two(splits)))
+    rows = min(elements // columns, plans.power_of_two(max(1, groups)))
+    return -(-groups // rows), tile._replace(rows=rows, columns=columns)
+
+
+def _merge(
+    call: Call, grouping: int, functor: Group, parts: Tensor, results: Results, tile: Tile, late: Tensor | None = None
+) -> None:
+    programs, tile = _merging(parts, tile)
+    launch(kernels.merge, programs, call, functor, parts, late, results, *parts.shape[1:], tile, grouping)
 
 
 def _forward(logits: Tensor, a: Arguments, keep: bool, gradient: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -403,6 +421,37 @@ def _backward(
         return row_sums, scale_sums, label
 
 
+# ---- over a part of the labels -------------------------------------------------------------------------
+# Statistics of groups are float64 here, [statistics, groups], whatever they were summed in.
+
+# Of what merges no logits are known.
+_WIDE = Tile(1, 1, tl.float64, False, False, False, False, False, False, False, False)
+
+
+def _group_functor(loss: str) -> Group:
+    functor = functor_of(loss)
+    assert isinstance(functor, Group), loss
+    return functor
+
+
+def _wide(like: Tensor, *shape: int) -> Tensor:
+    return like.new_empty(shape, dtype=torch.float64)
+
+
+def _join(functor: Group, parts: Tensor) -> Tensor:
+    """Of [statistics, parts, groups]."""
+    joined = _wide(parts, parts.shape[0], parts.shape[2])
+    programs, tile = _merging(parts, _WIDE)
+    launch(kernels.join, programs, functor, parts, joined, *parts.shape[1:], tile)
+    return joined
+
+
+def _call_without_logits(rows: int, a: Arguments, sample_weight: Tensor | None, normalizer: Tensor | None) -> Call:
+    nothing: dict[str, Any] = dict.fromkeys(Call._fields)
+    given = {"sample_weight": sample_weight, "normalizer": normalizer, "numbers": _numbers(rows, a, True)}
+    return Call(**(nothing | given))
+
+
 # ---- the ops -------------------------------------------------------------------------------------------
 
 
@@ -430,6 +479,62 @@ def loss_backward_(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _backward(logits, Arguments(*args[:_SHARED]), coefficients, grad_output, needs, logits)
 
 
+def loss_statistics(logits: Tensor, *args: Any) -> Tensor:
+    a = Arguments(*args)
+    functor = _group_functor(a.loss)
+    with _on_device_of(logits):
+        plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), a.group == "micro", alone=True)
+        return _join(functor, _parts_of_rows(_call(logits, a), logits, a, functor, plan)[0])
+
+
+def loss_late(logits: Tensor, *args: Any) -> Tensor:
+    a, known = Arguments(*args[:_SHARED]), args[_SHARED]
+    functor = _group_functor(a.loss)
+    if functor.late is None:
+        return _wide(logits, 0, _groups(logits, a.group))
+    late = _wide(logits, functor.late_count.value, logits.shape[0])
+    with _on_device_of(logits):
+        plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), late=True)
+        shape = (logits.shape[0], _nnz(a), plan.tiles)
+        launch_plan(kernels.late_sums, plan, _call(logits, a), functor, known, late, *shape, _tile(logits, a, plan))
+    return late
+
+
+def loss_merge(statistics: Tensor, loss: str) -> Tensor:
+    with _on_device_of(statistics):
+        return _join(_group_functor(loss), statistics.transpose(0, 1).contiguous())
+
+
+def loss_finish(
+    statistics: Tensor,
+    late: Tensor,
+    sample_weight: Tensor | None,
+    normalizer: Tensor | None,
+    loss: str,
+    parameters: Sequence[float],
+    grouping: int,
+    reduction: int,
+    rows: int,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    functor, groups = _group_functor(loss), statistics.shape[2]
+    nothing = (None,) * 11
+    a = Arguments(*nothing, loss, parameters, grouping, reduction, 1.0, 0.0, 0.0, None, 0, 0)
+    # Of everything, what rows weigh is in the statistics.
+    call = _call_without_logits(rows, a, sample_weight, normalizer)
+    coefficients = statistics.new_empty((functor.coefficients.value, groups), dtype=dtype)
+    reduced = a.reduce != "none"
+    value = statistics.new_empty(() if reduced or a.group == "micro" else (groups,), dtype=dtype)
+    values = _wide(statistics, groups) if reduced else value
+    summed = late.sum(0) if late.numel() else None
+    with _on_device_of(statistics):
+        parts = statistics.transpose(0, 1).contiguous()
+        _merge(call, grouping, functor, parts, Results(losses=values, coefficients=coefficients), _WIDE, summed)
+        if reduced:
+            _total(call, values, value)
+    return value, coefficients
+
+
 def scale_gradient_(gradient: Tensor, grad_output: Tensor) -> None:
     count = gradient.numel()
     programs = -(-count // _SCALE_COLUMNS)
@@ -448,6 +553,10 @@ implementations = {
     "loss_forward_": loss_forward_,
     "loss_backward": loss_backward,
     "loss_backward_": loss_backward_,
+    "loss_statistics": loss_statistics,
+    "loss_late": loss_late,
+    "loss_merge": loss_merge,
+    "loss_finish": loss_finish,
     "scale_gradient": scale_gradient,
     "scale_gradient_": scale_gradient_,
 }

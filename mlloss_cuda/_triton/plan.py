@@ -106,9 +106,11 @@ def _streaming_programs(shape: Shape, facts: DeviceFacts, rows: int, warps: int)
     return facts.processors if block * facts.processors <= facts.l2_bytes else most
 
 
-def plan_rows(shape: Shape, facts: DeviceFacts, everything: bool = False, late: bool = False) -> Plan:
+def plan_rows(
+    shape: Shape, facts: DeviceFacts, everything: bool = False, late: bool = False, alone: bool = False
+) -> Plan:
     """Statistics of rows (or of ``everything``), and what follows from them. ``late``: sums that need them complete
-    follow too, and so rows are not split."""
+    follow too, and so rows are not split. ``alone``: nothing follows."""
     rows, columns, warps, registers, tiles = _tile(shape, facts, "rows")
     blocks = _divide_up(shape.rows, rows)
     if everything:
@@ -117,6 +119,8 @@ def plan_rows(shape: Shape, facts: DeviceFacts, everything: bool = False, late: 
     strategy = forced_strategy
     if late:
         strategy = "streaming"
+    if alone:
+        strategy = "split"
     if strategy == "automatic":
         strategy = "split" if _few_long_rows(shape, facts) else "streaming"
     if strategy == "streaming":

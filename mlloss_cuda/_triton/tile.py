@@ -134,7 +134,10 @@ def _sparse_rows(call, row, here, nnz):
         end = tl.load(call.crow + row + 1, mask=here, other=0).to(tl.int64)
         begin = tl.minimum(tl.maximum(begin, 0), nnz)
         end = tl.minimum(tl.maximum(end, begin), nnz)
-        return begin, tl.minimum(end - begin, call.labels).to(tl.int32)
+        most = call.labels
+        if call.all_labels is not None:
+            most = call.all_labels
+        return begin, tl.minimum(end - begin, most).to(tl.int32)
 
 
 @triton.jit
@@ -147,9 +150,13 @@ def rows_from(call, start, rows, nnz, tile: tl.constexpr):
 
 @triton.jit
 def _column(call, begin, at, mask):
-    """Columns of entries; those that name no label are -1."""
+    """Columns of entries; those that name no label are -1. Of a part: those right of it are one past its last."""
     column = tl.load(call.columns + begin + at, mask=mask, other=-1)
-    return tl.where((column >= 0) & (column < call.labels), column, -1).to(tl.int32)
+    if call.first_label is not None:
+        column = tl.minimum(tl.where(mask, column - call.first_label, -1), call.labels)
+        return tl.maximum(column, -1).to(tl.int32)
+    else:
+        return tl.where((column >= 0) & (column < call.labels), column, -1).to(tl.int32)
 
 
 @triton.jit

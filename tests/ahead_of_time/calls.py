@@ -13,6 +13,7 @@ from mlloss_cuda._autograd import Sides
 from mlloss_cuda._ops import GROUPINGS
 
 from ..cases import all_cases
+from ..parts import in_parts
 
 Call = tuple[str, Callable[[], Tensor]]
 
@@ -24,6 +25,8 @@ OTHERS = tuple(name for name in LOSSES if name not in MAIN)
 # Several losses in one pass: the one with most statistics, and others.
 LARGEST = "zlpr+sigmoid_focal+dice"
 COMPOUNDS = ("zlpr+sigmoid_focal", "zlpr+dice", "sigmoid_focal+dice", "bce_with_logits+dice", "asymmetric+zlpr")
+# Whose groups span parts of the labels: of rows, with late sums, of everything.
+PARTED = ("zlpr, samples", "decoupled_softmax, samples", "dice, micro")
 _PARAMETERS = 8  # of a compound's term: its coefficient, the functor's own, zeros
 
 
@@ -50,6 +53,17 @@ def _step(name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str, **
 
     words = ", ".join([str(dtype)[6:], layout, *arguments])
     return f"{name}, {shape[0]} x {shape[1]}, {words}", step
+
+
+def _in_parts(name: str, layout: str) -> Call:
+    """A step over two parts of the labels."""
+    _, step = _step(name, LONG, torch.bfloat16, layout)
+
+    def parted() -> Tensor:
+        with in_parts((LONG[1] - 65_539, 65_539)):
+            return step()
+
+    return f"{name}, in parts, {layout}", parted
 
 
 def _pair(dtype: torch.dtype, **arguments: Any) -> Call:
@@ -96,6 +110,8 @@ def main_calls() -> Iterator[Call]:
         yield _step(name, LONG, torch.bfloat16, "csr64")
     yield _pair(torch.bfloat16)
     yield _compound(LARGEST, LONG, torch.bfloat16, "csr64")
+    for name in PARTED:
+        yield _in_parts(name, "csr64")
 
 
 def more_calls() -> Iterator[Call]:

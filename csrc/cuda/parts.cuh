@@ -1,0 +1,131 @@
+// Over a part of the labels: its units' statistics as one, those of all parts as one, and what follows from them.
+// In double, by blocks of a warp, a group each.
+#pragma once
+
+#include "split.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+constexpr int kPartThreads = 32;
+
+// To [statistics, groups].
+template <class Wide>
+MLLOSS_DEVICE void store_statistics(const StatisticsOf<Wide, double>& stats, double* out) {
+  if (threadIdx.x != 0) return;
+#pragma unroll
+  for (int k = 0; k < Wide::kMaxima; ++k) out[k * gridDim.x + blockIdx.x] = stats.maxima[k];
+#pragma unroll
+  for (int k = 0; k < Wide::kSums; ++k) out[(Wide::kMaxima + k) * gridDim.x + blockIdx.x] = stats.sums[k];
+}
+
+// Of [statistics, groups].
+template <class Wide>
+MLLOSS_DEVICE StatisticsOf<Wide, double> load_statistics(const double* from, int64_t groups, int64_t group) {
+  StatisticsOf<Wide, double> stats;
+#pragma unroll
+  for (int k = 0; k < Wide::kMaxima; ++k) stats.maxima[k] = from[k * groups + group];
+#pragma unroll
+  for (int k = 0; k < Wide::kSums; ++k) stats.sums[k] = from[(Wide::kMaxima + k) * groups + group];
+  return stats;
+}
+
+// Of the block's group, from all parts.
+template <class Wide>
+MLLOSS_DEVICE StatisticsOf<Wide, double> join_parts(const Parts& parts) {
+  constexpr int kCount = Wide::kMaxima + Wide::kSums;
+  return join_of<Wide, double>(static_cast<int>(parts.parts), [&](int i) {
+    return load_statistics<Wide>(parts.statistics + i * kCount * parts.groups, parts.groups, blockIdx.x);
+  });
+}
+
+// units: [groups, stride], of which the first `count` count.
+template <template <class> class LossTemplate, class In>
+__global__ void __launch_bounds__(kPartThreads)
+    collect_statistics(const StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>* units, int stride, int count,
+                       double* out) {
+  using Loss = LossTemplate<Compute<In>>;
+  using Wide = LossTemplate<double>;
+  const auto own = units + static_cast<int64_t>(blockIdx.x) * stride;
+  const auto stats = join_of<Wide, double>(count, [&](int i) {
+    StatisticsOf<Wide, double> part;
+#pragma unroll
+    for (int k = 0; k < Loss::kMaxima; ++k) part.maxima[k] = static_cast<double>(own[i].maxima[k]);
+#pragma unroll
+    for (int k = 0; k < Loss::kSums; ++k) part.sums[k] = static_cast<double>(own[i].sums[k]);
+    return part;
+  });
+  store_statistics<Wide>(stats, out);
+}
+
+// Where row_late_sums looks for a row's merged statistics: at its first unit's place.
+template <template <class> class LossTemplate, class In>
+__global__ void __launch_bounds__(kPartThreads)
+    place_statistics(const double* known, int tiles, StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>* units) {
+  using T = Compute<In>;
+  using Wide = LossTemplate<double>;
+  if (threadIdx.x != 0) return;
+  const auto stats = load_statistics<Wide>(known, gridDim.x, blockIdx.x);
+  auto& out = units[static_cast<int64_t>(blockIdx.x) * tiles];
+#pragma unroll
+  for (int k = 0; k < Wide::kMaxima; ++k) out.maxima[k] = static_cast<T>(stats.maxima[k]);
+#pragma unroll
+  for (int k = 0; k < Wide::kSums; ++k) out.sums[k] = static_cast<T>(stats.sums[k]);
+}
+
+// late: [rows, tiles]; out: [late sums, rows].
+template <template <class> class LossTemplate, class In>
+__global__ void __launch_bounds__(kPartThreads)
+    collect_late_sums(const LateSums<LossTemplate<Compute<In>>, Compute<In>>* late, int tiles, double* out) {
+  constexpr int kCount = LossTemplate<double>::kLateSums;
+  const auto own = late + static_cast<int64_t>(blockIdx.x) * tiles;
+  Array<double, kCount> sums{};
+  for (int i = static_cast<int>(threadIdx.x); i < tiles; i += static_cast<int>(blockDim.x)) {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) sums[k] += static_cast<double>(own[i].v[k]);
+  }
+  sums = block_sum(sums);
+  if (threadIdx.x != 0) return;
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) out[k * gridDim.x + blockIdx.x] = sums[k];
+}
+
+template <template <class> class LossTemplate, class In>
+__global__ void __launch_bounds__(kPartThreads) merge_parts(const __grid_constant__ Parts parts, double* out) {
+  using Wide = LossTemplate<double>;
+  store_statistics<Wide>(join_parts<Wide>(parts), out);
+}
+
+template <template <class> class LossTemplate, class In>
+__global__ void __launch_bounds__(kPartThreads)
+    finish_parts(const __grid_constant__ DeviceCall call, const __grid_constant__ Parts parts,
+                 const __grid_constant__ ForwardOutputs out, const __grid_constant__ Total total) {
+  using T = Compute<In>;
+  using Wide = LossTemplate<double>;
+  const auto stats = join_parts<Wide>(parts);
+  LateSums<Wide, double> late{};
+  if constexpr (Wide::kLateSums > 0) {
+    for (int64_t i = threadIdx.x; i < parts.parts; i += blockDim.x) {
+#pragma unroll
+      for (int k = 0; k < Wide::kLateSums; ++k) {
+        late[k] += parts.late[(i * Wide::kLateSums + k) * parts.groups + blockIdx.x];
+      }
+    }
+    late = block_sum(late);
+  }
+  double value;
+  const auto c = finish<Wide, double>(Wide(call.parameters.values), stats, late, value);
+  const double weight = static_cast<double>(sample_weight<T>(call, blockIdx.x));
+  value = weight == 0.0 ? 0.0 : value * weight;
+  if (threadIdx.x == 0) {
+#pragma unroll
+    for (int k = 0; k < Wide::kCoefficients; ++k) {
+      static_cast<T*>(out.coefficients)[k * parts.groups + blockIdx.x] = static_cast<T>(c[k]);
+    }
+    if (out.values) static_cast<T*>(out.values)[blockIdx.x] = static_cast<T>(value);
+  }
+  add_to_total<T>(call, total, value, blockIdx.x, gridDim.x);
+}
+
+}  // namespace cuda
+}  // namespace mlloss
