@@ -80,7 +80,7 @@ inline void set_parameters(Call& call, const std::vector<double>& parameters) {
   for (size_t i = 0; i < parameters.size() && i < kMaxParameters; ++i) call.parameters.values[i] = parameters[i];
 }
 
-inline Call make_call(const Tensor& logits, const Arguments& a) {
+inline Call make_call(const Tensor& logits, const Arguments& a, const void* gradient = nullptr) {
   Call call{};
   call.rows = logits.size(0);
   call.labels = logits.size(1);
@@ -90,6 +90,7 @@ inline Call make_call(const Tensor& logits, const Arguments& a) {
   call.logits_row_stride = logits.stride(0);
   call.logits_label_stride = logits.stride(1);
   call.logits_dtype = dtype_of(logits);
+  call.gradient_row_stride = gradient == call.logits ? logits.stride(0) : call.labels;
   if (a.targets.has_value()) {
     call.targets = a.targets->const_data_ptr();
     call.targets_dtype = dtype_of(*a.targets);
@@ -167,7 +168,7 @@ struct Ops {
   static std::tuple<Tensor, Tensor> forward_into(const Tensor& logits, const Arguments& a, bool keep_coefficients,
                                                  void* gradient) {
     const LossShape shape = Engine::shape_of(a.loss, logits);
-    const Call call = make_call(logits, a);
+    const Call call = make_call(logits, a, gradient);
     const Reduction reduction = static_cast<Reduction>(a.reduction);
     const ScalarType dtype = compute_dtype(logits);
     Tensor value = new_value(logits, call, reduction, dtype);
@@ -185,7 +186,7 @@ struct Ops {
                                                           const Tensor& coefficients, const Tensor& grad_output,
                                                           bool need_row, bool need_scale, bool need_label,
                                                           void* gradient) {
-    const Call call = make_call(logits, a);
+    const Call call = make_call(logits, a, gradient);
     const ScalarType dtype = compute_dtype(logits);
     Tensor row = new_tensor(logits, {need_row ? call.rows : 0}, dtype);
     Tensor scale = new_tensor(logits, {need_scale ? call.rows : 0}, dtype);

@@ -5,6 +5,7 @@ from ._version import __version__
 from .balance import label_weights, prior_bias
 from .compat.huggingface import hf_compute_loss
 from .decisions import fit_thresholds
+from .linear import FusedAdam, FusedSGD, LinearLoss, LinearPlan, linear_loss
 from .losses import *  # noqa: F403
 from .losses import __all__ as _losses
 from .targets import CSRTargets
@@ -12,11 +13,16 @@ from .targets import CSRTargets
 __all__ = [
     "BackendStatus",
     "CSRTargets",
+    "FusedAdam",
+    "FusedSGD",
+    "LinearLoss",
+    "LinearPlan",
     "__version__",
     "backends",
     "fit_thresholds",
     "hf_compute_loss",
     "label_weights",
+    "linear_loss",
     "prior_bias",
     "use_backend",
 ]

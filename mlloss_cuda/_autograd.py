@@ -90,13 +90,13 @@ class _Once(torch.autograd.Function):
         )
 
 
-def _once(gradient: Tensor, anchor: Tensor) -> Tensor:
+def once(gradient: Tensor, anchor: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return gradient
     return _Once.apply(gradient, anchor)
 
 
-def _keeps_graph() -> bool:
+def keeps_graph() -> bool:
     """Whether this backward may come again. Unknown under compile and functorch: then nothing is overwritten."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return True
@@ -159,12 +159,12 @@ def _scaled(ctx: Any, grad_output: Tensor) -> Tensor:
     anchor, gradient = ctx.saved_tensors
     ops = getattr(torch.ops, ctx.options.namespace)
     with torch.no_grad():
-        if not ctx.options.in_place and _keeps_graph():
+        if not ctx.options.in_place and keeps_graph():
             scaled = ops.scale_gradient(gradient, grad_output)
         else:
             ops.scale_gradient_(gradient, grad_output)
             scaled = gradient.detach()
-    return _once(scaled, anchor)
+    return once(scaled, anchor)
 
 
 def _recomputed(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
@@ -189,11 +189,11 @@ def _recomputed(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
             row = row.sum()
         scale = scale.sum()
     grads = Sides(
-        logit_scale=_once(scale, anchor) if needs.logit_scale else None,
-        label_offset=_once(label, anchor) if needs.label_offset else None,
-        row_offset=_once(row, anchor) if needs.row_offset else None,
+        logit_scale=once(scale, anchor) if needs.logit_scale else None,
+        label_offset=once(label, anchor) if needs.label_offset else None,
+        row_offset=once(row, anchor) if needs.row_offset else None,
     )
-    return _once(gradient, anchor) if need_logits else None, *grads, None, None
+    return once(gradient, anchor) if need_logits else None, *grads, None, None
 
 
 class _Same(torch.autograd.Function):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,18 @@ from ._reference import reference_loss
 from ._registry import Term
 from .targets import CSRTargets
 
-__all__ = ["evaluate", "evaluate_kept", "shifted"]
+__all__ = ["Prepared", "evaluate", "evaluate_kept", "prepare", "shifted"]
+
+
+class Prepared(NamedTuple):
+    """A call that has been checked, and what a backend needs to run it."""
+
+    term: Term
+    backend: str
+    logits: Tensor  # [rows, labels]
+    targets: Tensor | CSRTargets
+    sides: Sides
+    options: Options
 
 
 def evaluate(term: Term, logits: Any, targets: Any, **common: Any) -> Tensor:
@@ -23,7 +34,41 @@ def evaluate(term: Term, logits: Any, targets: Any, **common: Any) -> Tensor:
     return evaluate_kept(term, logits, targets, keep=False, **common)[0]
 
 
-def evaluate_kept(
+def evaluate_kept(term: Term, logits: Any, targets: Any, *, keep: bool = True, **common: Any) -> tuple[Tensor, Tensor]:
+    """The same, and the coefficients [C, groups] that engines leave (nothing, by the reference)."""
+    call = prepare(term, logits, targets, keep=keep, **common)
+    value, kept = _run(call)
+    if _ops.REDUCTIONS[call.options.reduction] == "none" and term.grouping not in ("macro", "micro"):
+        value = value.reshape(logits.shape if term.grouping == "element" else logits.shape[:-1])
+    return value, kept
+
+
+def _run(call: Prepared) -> tuple[Tensor, Tensor]:
+    term, sides, options = call.term, call.sides, call.options
+    if call.backend != "reference":
+        return (fused_pair if term.spec.raw_targets else fused_loss)(call.logits, sides, options)
+    value = reference_loss(
+        term.spec,
+        call.logits,
+        call.targets,
+        parameters=options.parameters,
+        grouping=term.grouping,
+        scale=options.scale if sides.logit_scale is None else sides.logit_scale,
+        label_offset=sides.label_offset,
+        row_offset=sides.row_offset,
+        offset=options.offset,
+        weight=sides.weight,
+        sample_weight=sides.sample_weight,
+        label_smoothing=options.label_smoothing,
+        ignore_index=options.ignore_index,
+        normalizer=sides.normalizer,
+        reduction=_ops.REDUCTIONS[options.reduction],
+        label_parameter=sides.label_parameter,
+    )
+    return value, call.logits.new_empty(0)
+
+
+def prepare(
     term: Term,
     logits: Any,
     targets: Any,
@@ -37,10 +82,9 @@ def evaluate_kept(
     normalizer: Any,
     reduction: Any,
     inplace_backward: Any,
-    keep: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """The same, and the coefficients [C, groups] that engines leave (nothing, by the reference)."""
-    grouping = term.grouping
+    keep: bool,
+) -> Prepared:
+    """Every check, shapes, and the choice of backend. Of the logits no value is looked at."""
     logits = check.check_logits(logits)
     targets = (check.check_other_logits if term.spec.raw_targets else check.check_targets)(targets, logits)
     reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
@@ -74,56 +118,32 @@ def evaluate_kept(
     flat = logits if logits.dim() == 2 else logits.reshape(rows, labels)
     dense = None
     if isinstance(targets, Tensor):
-        dense = targets if targets.dim() == 2 else targets.reshape(rows, labels)
-    if backend == "reference":
-        kept = logits.new_empty(0)
-        value = reference_loss(
-            term.spec,
-            flat,
-            targets if dense is None else dense,
-            parameters=term.parameters,
-            grouping=grouping,
-            scale=scale if logit_scale is None else logit_scale,
-            label_offset=label_offset,
-            row_offset=row_offset,
-            offset=offset,
-            weight=weight,
-            sample_weight=sample_weight,
-            label_smoothing=smoothing,
-            ignore_index=ignore_index,
-            normalizer=normalizer,
-            reduction=reduction,
-            label_parameter=of_labels,
-        )
-    else:
-        sides = Sides(
-            dense,
-            *_columns(targets, logits),
-            weight,
-            sample_weight,
-            logit_scale,
-            label_offset,
-            row_offset,
-            normalizer,
-            of_labels,
-        )
-        options = Options(
-            _backends.namespace_of(backend),
-            term.spec.name,
-            term.parameters,
-            _ops.GROUPINGS.index(grouping),
-            _ops.REDUCTIONS.index(reduction),
-            scale,
-            offset,
-            smoothing,
-            ignore_index,
-            in_place,
-            keep,
-        )
-        value, kept = (fused_pair if term.spec.raw_targets else fused_loss)(flat, sides, options)
-    if reduction == "none" and grouping not in ("macro", "micro"):
-        value = value.reshape(logits.shape if grouping == "element" else leading)
-    return value, kept
+        dense = targets = targets if targets.dim() == 2 else targets.reshape(rows, labels)
+    sides = Sides(
+        dense,
+        *_columns(targets, logits),
+        weight,
+        sample_weight,
+        logit_scale,
+        label_offset,
+        row_offset,
+        normalizer,
+        of_labels,
+    )
+    options = Options(
+        "" if backend == "reference" else _backends.namespace_of(backend),
+        term.spec.name,
+        term.parameters,
+        _ops.GROUPINGS.index(term.grouping),
+        _ops.REDUCTIONS.index(reduction),
+        scale,
+        offset,
+        smoothing,
+        ignore_index,
+        in_place,
+        keep,
+    )
+    return Prepared(term, backend, flat, targets, sides, options)
 
 
 def shifted(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: Any) -> Tensor:

@@ -18,6 +18,7 @@ from . import _ops
 from .targets import CSRTargets
 
 __all__ = [
+    "came",
     "check_bool",
     "check_choice",
     "check_ignore_index",
@@ -33,7 +34,7 @@ LOGITS_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGER_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def _came(value: Any) -> str:
+def came(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}"
     return f"{value!r} ({type(value).__name__})"
@@ -46,7 +47,7 @@ def readable(tensor: Tensor) -> bool:
 
 def check_logits(logits: Any) -> Tensor:
     if not isinstance(logits, Tensor):
-        raise TypeError(f"logits: expected a tensor [..., L], got {_came(logits)}")
+        raise TypeError(f"logits: expected a tensor [..., L], got {came(logits)}")
     if logits.layout != torch.strided:
         raise TypeError(f"logits: expected a dense (strided) tensor, got layout {logits.layout}")
     if logits.dtype not in LOGITS_DTYPES:
@@ -67,7 +68,7 @@ def check_number(
 ) -> float:
     """A finite real number in the interval that ``low``, ``high`` and the open ends describe."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {_came(value)}")
+        raise TypeError(f"{name}: expected a number, got {came(value)}")
     number = float(value)
     left, right = ("(" if open_low else "["), (")" if open_high else "]")
     above = number > low if open_low else number >= low
@@ -80,14 +81,14 @@ def check_number(
 
 def check_bool(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"{name}: expected True or False, got {_came(value)}")
+        raise TypeError(f"{name}: expected True or False, got {came(value)}")
     return value
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     listed = ", ".join(repr(choice) for choice in choices)
     if not isinstance(value, str):
-        raise TypeError(f"{name}: expected one of {listed}, got {_came(value)}")
+        raise TypeError(f"{name}: expected one of {listed}, got {came(value)}")
     if value not in choices:
         raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
     return value
@@ -97,7 +98,7 @@ def check_ignore_index(value: Any) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"ignore_index: expected an int or None, got {_came(value)}")
+        raise TypeError(f"ignore_index: expected an int or None, got {came(value)}")
     if value in (0, 1):
         raise ValueError(f"ignore_index: {value} is a label; expected another value, by convention -1")
     if not -(2**63) <= value < 2**63:
@@ -120,7 +121,7 @@ def check_side(
     ``finite=False``: its values are not looked at.
     """
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a tensor of shape {shape}, got {_came(value)}")
+        raise TypeError(f"{name}: expected a tensor of shape {shape}, got {came(value)}")
     if value.dtype.is_complex or value.layout != torch.strided:
         raise TypeError(f"{name}: expected a dense real tensor, got {value.dtype}, {value.layout}")
     if value.device != logits.device:
@@ -141,7 +142,7 @@ def check_other_logits(other: Any, logits: Tensor) -> Tensor:
     """The second of two logits: like the first in all but its strides."""
     if not isinstance(other, Tensor):
         raise TypeError(
-            f"other_logits: expected a tensor of the logits' shape {tuple(logits.shape)}, got {_came(other)}"
+            f"other_logits: expected a tensor of the logits' shape {tuple(logits.shape)}, got {came(other)}"
         )
     if other.layout != torch.strided:
         raise TypeError(f"other_logits: expected a dense (strided) tensor, got layout {other.layout}")
@@ -168,7 +169,7 @@ def check_targets(targets: Any, logits: Tensor) -> Tensor | CSRTargets:
             raise ValueError(f"targets: expected on the logits' device {logits.device}, got {targets.device}")
         return targets
     if not isinstance(targets, Tensor):
-        raise TypeError(f"targets: expected a dense tensor, a CSRTargets or a sparse_csr tensor, got {_came(targets)}")
+        raise TypeError(f"targets: expected a dense tensor, a CSRTargets or a sparse_csr tensor, got {came(targets)}")
     if targets.layout != torch.strided:
         raise TypeError(f"targets: expected a strided or sparse_csr tensor, got layout {targets.layout}")
     if targets.dtype not in LOGITS_DTYPES + INTEGER_DTYPES:

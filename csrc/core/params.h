@@ -53,6 +53,7 @@ struct Call {
   int64_t first_label, all_labels;
   const void* logits;  // [rows, labels]
   int64_t logits_row_stride, logits_label_stride;
+  int64_t gradient_row_stride;  // labels; or, of a gradient in the logits' place, theirs
   DType logits_dtype;
 
   // Dense targets [rows, labels], or null.
@@ -108,7 +109,7 @@ struct ForwardOutputs {
   void* values;        // T: [rows, labels] for element-wise losses, else [groups]; with reduction "none"
   void* total;         // T []: the reduced loss
   void* coefficients;  // T [kCoefficients, groups], of the gradient before factor and sample_weight
-  void* gradient;      // the logits' dtype, contiguous [rows, labels]; may be the logits themselves
+  void* gradient;      // the logits' dtype, [rows, labels], labels side by side; may be the logits themselves
 };
 
 // A pass over the logits with the coefficients known.

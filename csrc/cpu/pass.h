@@ -86,7 +86,7 @@ class Pass {
     if (!memory || call_.logits_dtype != own) return buffer;
     // In place, the raw logits are still to be read for the gradient of logit_scale.
     if (work_.unit_scale_gradients) return buffer;
-    return static_cast<T*>(memory) + row * call_.labels + label;
+    return static_cast<T*>(memory) + row * call_.gradient_row_stride + label;
   }
 
   // What a row's value weighs; of a weight of 0 nothing is left.
@@ -144,7 +144,7 @@ class Pass {
   void store_gradient(int64_t row, int64_t label, int size, const T* g) const {
     with_floating(call_.logits_dtype, [&](auto* type) {
       using Out = std::remove_pointer_t<decltype(type)>;
-      Out* out = static_cast<Out*>(gradient_memory()) + row * call_.labels + label;
+      Out* out = static_cast<Out*>(gradient_memory()) + row * call_.gradient_row_stride + label;
       if (static_cast<const void*>(out) == static_cast<const void*>(g)) return;
       for (int j = 0; j < size; ++j) out[j] = narrow<Out>(g[j]);
     });

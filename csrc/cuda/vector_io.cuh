@@ -195,13 +195,13 @@ struct LogitsRow {
   }
 };
 
-// A row's gradient: contiguous, whatever the logits are.
+// A row's gradient: labels side by side, whatever the logits are.
 template <class In>
 class GradientRow {
  public:
   MLLOSS_DEVICE GradientRow(const LogitsRow<In>& row, void* gradient, int64_t r)
       : row_(row),
-        memory_(keep(static_cast<In*>(gradient) + r * row.call.labels)),
+        memory_(keep(static_cast<In*>(gradient) + r * row.call.gradient_row_stride)),
         aligned_(aligned(memory_ - row.shift, 16)) {}
 
   // The lanes that lie in the row: all of them, of a chunk that had the short way.

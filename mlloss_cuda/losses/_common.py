@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict, TypeVar
 
 from torch import Tensor, nn
 
 from .. import _ops
 from .. import _validation as check
-from .._dispatch import shifted
+from .._dispatch import Prepared, prepare, shifted
 from .._registry import Term
 from ..targets import CSRTargets
 
 if TYPE_CHECKING:
     from .compound import CompoundLoss
 
-__all__ = ["DEFAULTS", "CommonArguments", "LossModule", "documented"]
+__all__ = ["DEFAULTS", "CommonArguments", "LossModule", "Pass", "documented"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -142,6 +142,15 @@ def _check_common(arguments: dict[str, Any]) -> None:
         check.check_number("normalizer", normalizer, 0.0, open_low=True)
 
 
+class Pass(NamedTuple):
+    """One of the evaluations that a module's loss is the sum of: checked, not run."""
+
+    coefficient: float
+    call: Prepared
+    places: tuple[int, ...] = (0,)  # of a compound's terms: those it is of
+    shares: tuple[float, ...] = ()  # and of each one's value, how much is in the pass; empty: a term by itself
+
+
 class LossModule(nn.Module):
     """The base of every loss module: keeps a loss's arguments, calls its function.
 
@@ -215,6 +224,25 @@ class LossModule(nn.Module):
     def _call(self, logits: Tensor, targets: Tensor | CSRTargets, **other: Any) -> Tensor:
         arguments = {name: getattr(self, name) for name in self._names}
         return type(self)._function(logits, targets, **{**arguments, **other})
+
+    # ---- for those who have no logits yet: the linear head ----
+
+    def terms_on(self, device_type: str) -> list[Term]:
+        """What each of :meth:`passes` will be of, on such a device."""
+        return [self.term()]
+
+    def passes(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> list[Pass]:
+        """The loss, checked as a call would check it, and not run: of ``logits`` no value is looked at."""
+        common = {name: getattr(self, name, default) for name, default in DEFAULTS.items()}
+        common["inplace_backward"] = False
+        return [Pass(1.0, prepare(self.term(), logits, targets, **common, sample_weight=sample_weight, keep=False))]
+
+    def note(self, passes: list[Pass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Keep what a call keeps, of the value and the coefficients that each pass came to."""
+
+    def initial_bias(self, num_labels: int) -> float:
+        """Where a last layer's bias does well to begin: one label in L true, or one expected in a row."""
+        return -math.log(max(num_labels, 1))
 
     def _share(self, logits: Tensor, targets: Tensor | CSRTargets, items: float | Tensor) -> Tensor:
         """The mean, weighted by the logits' share of ``items`` elements in all, by way of ``normalizer``."""

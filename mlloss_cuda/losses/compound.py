@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from .. import _backends, _ops, _registry
 from .. import _validation as check
-from .._dispatch import evaluate_kept
+from .._dispatch import evaluate_kept, prepare
 from .._registry import Term
 from ..targets import CSRTargets
 from . import _common
@@ -170,8 +170,8 @@ class _Arguments(NamedTuple):
         }
 
 
-def _together(items: list[_Prepared], call: _Arguments) -> tuple[Tensor, list[Tensor]]:
-    """One pass: its value, and what each term's own is made of."""
+def _joined(items: list[_Prepared], call: _Arguments) -> tuple[Term, list[float], str]:
+    """Terms that share a pass as one: the loss, what of each term's value is the compound's, the reduction."""
     labels = call.logits.shape[-1]
     # Under "mean" an element-wise term has the mean over elements, as it would have alone: of none, NaN.
     of_element = 1.0 / labels if labels else math.nan
@@ -179,13 +179,23 @@ def _together(items: list[_Prepared], call: _Arguments) -> tuple[Tensor, list[Te
     term = _registry.compound(
         [(item.coefficient * share, item.term) for item, share in zip(items, shares, strict=True)]
     )
-    reduction = "batchmean" if call.reduction == "mean" else call.reduction
+    return term, shares, "batchmean" if call.reduction == "mean" else call.reduction
+
+
+def _together(items: list[_Prepared], call: _Arguments) -> tuple[Tensor, list[Tensor]]:
+    """One pass: its value, and what each term's own is made of."""
+    term, shares, reduction = _joined(items, call)
     value, kept = evaluate_kept(term, call.logits, call.targets, **items[0].common, **call.engine(reduction))
-    rows = kept[-len(items) :].detach()
+    return value, _of_terms(kept, shares, call)
+
+
+def _of_terms(kept: Tensor, shares: Sequence[float], call: _Arguments) -> list[Tensor]:
+    """Each term's own value, from the coefficients of a pass."""
+    rows = kept[-len(shares) :].detach()
     if call.sample_weight is not None:
         weight = call.sample_weight.to(rows.dtype).reshape(-1)
         rows = torch.where(weight == 0, 0.0, rows * weight)
-    return value, [_reduced(own, share, call) for own, share in zip(rows, shares, strict=True)]
+    return [_reduced(own, share, call) for own, share in zip(rows, shares, strict=True)]
 
 
 def _reduced(rows: Tensor, share: float, call: _Arguments) -> Tensor:
@@ -356,6 +366,49 @@ class CompoundLoss(LossModule):
         call = _Arguments(logits, targets, sample_weight, self.normalizer, reduction, in_place)
         value, self.values = _compound(self.terms, self._sides(), call)
         return value
+
+    def terms_on(self, device_type: str) -> list[Term]:
+        """What each of :meth:`passes` will be of, on such a device."""
+        prepared = _prepare(self.terms, self._sides())
+        return [
+            prepared[places[0]].term
+            if backend is None
+            else _registry.compound([(prepared[i].coefficient, prepared[i].term) for i in places])
+            for places, backend in _plan(prepared, device_type)
+        ]
+
+    def passes(
+        self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None
+    ) -> list[_common.Pass]:
+        """The sum, checked as a call would check it, and not run: of ``logits`` no value is looked at."""
+        call = _Arguments(logits, targets, sample_weight, self.normalizer, str(self.reduction), False)
+        prepared = _prepare(self.terms, self._sides())
+        passes = []
+        for places, backend in _plan(prepared, logits.device.type):
+            items = [prepared[i] for i in places]
+            coefficient, term, reduction = items[0].coefficient, items[0].term, call.reduction
+            shares: list[float] = []
+            if backend is not None:
+                coefficient, (term, shares, reduction) = 1.0, _joined(items, call)
+            own = prepare(term, logits, targets, **items[0].common, **call.engine(reduction), keep=backend is not None)
+            passes.append(_common.Pass(coefficient, own, places, tuple(shares)))
+        return passes
+
+    def note(self, passes: list[_common.Pass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Each term's value, for logging."""
+        values: list[Tensor | None] = [None] * len(self.losses)
+        reduction = str(self.reduction)
+        for (_, made, places, shares), (value, kept) in zip(passes, outcomes, strict=True):
+            sides = made.sides
+            call = _Arguments(made.logits, made.targets, sides.sample_weight, sides.normalizer, reduction, False)
+            own = _of_terms(kept, shares, call) if shares else [value.detach()]
+            for i, term_value in zip(places, own, strict=True):
+                values[i] = term_value
+        self.values = torch.stack([own for own in values if own is not None], -1)
+
+    def initial_bias(self, num_labels: int) -> float:
+        """That of the first term."""
+        return self.terms[0][1].initial_bias(num_labels)
 
     def _share(self, logits: Tensor, targets: Tensor | CSRTargets, items: float | Tensor) -> Tensor:
         # Of several means: each as it is.

@@ -136,3 +136,7 @@ class LSEPLoss(LossModule):
 
     def _predicted(self, s: Tensor) -> Tensor:
         raise self._no_threshold(self._undecided)
+
+    def initial_bias(self, num_labels: int) -> float:
+        """Any: only differences of logits count."""
+        return 0.0

@@ -119,3 +119,7 @@ class SquaredHingeLoss(LossModule):
 
     def _predicted(self, s: Tensor) -> Tensor:
         return s > 0
+
+    def initial_bias(self, num_labels: int) -> float:
+        """Negatives begin at their margin, without a gradient."""
+        return -1.0

@@ -130,7 +130,7 @@ struct Arguments {
       if (static_cast<int64_t>(i + 1) % in.labels == 0) crow_indices.push_back(col_indices.size());
     }
     call.rows = in.rows;
-    call.labels = call.all_labels = call.logits_row_stride = in.labels;
+    call.labels = call.all_labels = call.logits_row_stride = call.gradient_row_stride = in.labels;
     call.logits = logits.data();
     call.logits_label_stride = 1;
     call.logits_dtype = dtype;

@@ -1,0 +1,154 @@
+"""From a user's call to its plan, and on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import _backends, _ops
+from .._registry import Term
+from ..losses._common import LossModule, Pass
+from .checks import check_input, check_loss, check_optional_count, check_update, planned_as
+from .function import Job, run
+from .plan import Demand, LinearPlan, make_plan
+from .updates import FusedUpdate
+
+__all__ = ["Settings", "evaluate", "plan_of"]
+
+
+class Settings(NamedTuple):
+    """What a head has besides its parameters and its loss."""
+
+    chunk_size: int | None = None
+    memory_budget: int | None = None
+    update: FusedUpdate | None = None
+
+
+class Layer(NamedTuple):
+    """What is multiplied, and what is added."""
+
+    inputs: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to compute."""
+        return 0 in (self.inputs.numel(), self.weight.numel())
+
+    def needs(self) -> tuple[bool, bool, bool]:
+        """Which of them want a gradient."""
+        return _wants(self.inputs), _wants(self.weight), _wants(self.bias)
+
+
+def _wants(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
+
+
+@torch.compiler.disable(reason="the head runs chunk by chunk as it is: compile the rest of the model")
+def evaluate(
+    inputs: Any, weight: Any, bias: Any, targets: Any, loss: Any, sample_weight: Any, settings: Settings
+) -> Tensor:
+    """Check everything, then run the loss of the linear layer."""
+    inputs = check_input(inputs, weight, bias)
+    check_loss(loss)
+    check_optional_count("chunk_size", settings.chunk_size)
+    check_optional_count("memory_budget", settings.memory_budget)
+    layer = Layer(inputs, weight, bias)
+    leading = inputs.shape[:-1]
+    # Of the logits' shape, dtype and device, and without their memory.
+    stand_in = inputs.new_empty(()).expand(*leading, weight.shape[0])
+    passes = loss.passes(stand_in, targets, sample_weight)
+    reference = any(own.call.backend == "reference" for own in passes)
+    if settings.update is not None:
+        check_update(settings.update, inputs, [own for own in (weight, bias) if own is not None], reference)
+        if not _wants(weight):
+            settings = settings._replace(update=None)
+    if reference or layer.empty:
+        if settings.update is not None:  # that has nothing to step by
+            layer = Layer(inputs, weight.detach(), None if bias is None else bias.detach())
+        return loss(F.linear(*layer), targets, sample_weight)
+
+    flat = inputs.reshape(math.prod(leading), inputs.shape[-1])
+    value = _run(Layer(flat, weight, bias), loss, passes, settings)
+    of_rows = loss.reduction == "none" and all(own.call.term.grouping == "samples" for own in passes)
+    return value.reshape(leading) if of_rows else value
+
+
+def _run(layer: Layer, loss: LossModule, passes: list[Pass], settings: Settings) -> Tensor:
+    terms = [own.call.term for own in passes]
+    calls = [own.call for own in passes]
+    needs = layer.needs()
+    sides = [call.sides for call in calls]
+    learned = tuple((_wants(own.row_offset), _wants(own.logit_scale), _wants(own.label_offset)) for own in sides)
+    training = any(needs) or any(map(any, learned))
+    parts = all(_backends.takes_parts(call.backend) for call in calls)
+    shape = layer.inputs.shape[0], layer.inputs.dtype
+    job = Job(
+        make_plan(_demand(*shape, layer.weight, layer.bias is not None, loss, terms, parts, training, settings)),
+        tuple(own.coefficient for own in passes),
+        tuple(call.options for call in calls),
+        needs,
+        learned,
+        training and _is_late(loss, terms, layer.inputs.dtype, settings.update),
+        settings.update,
+    )
+    value, outcomes = run(*layer, [side for own in sides for side in own], job)
+    loss.note(passes, outcomes)
+    return value
+
+
+def plan_of(
+    rows: int, dtype: torch.dtype, weight: Tensor, bias: bool, loss: LossModule, training: bool, settings: Settings
+) -> LinearPlan:
+    """What a call with so many rows, multiplied in that dtype, would run by."""
+    kind = planned_as(weight)
+    terms = loss.terms_on(kind)
+    parts = all(_backends.takes_parts(_backends.choose(kind, term.spec.name)) for term in terms)
+    return make_plan(_demand(rows, dtype, weight, bias, loss, terms, parts, training, settings))
+
+
+def _is_late(loss: LossModule, terms: list[Term], dtype: torch.dtype, update: FusedUpdate | None) -> bool:
+    """Whether the gradient is not simply what the forward could make of it, times grad_output."""
+    several = loss.reduction == "none" and any(term.grouping != "micro" for term in terms)
+    return several or dtype == torch.float16 or update is not None
+
+
+def _demand(
+    rows: int,
+    dtype: torch.dtype,
+    weight: Tensor,
+    bias: bool,
+    loss: LossModule,
+    terms: list[Term],
+    parts: bool,
+    training: bool,
+    settings: Settings,
+) -> Demand:
+    counts = [_ops.counts_of(term.spec.name) for term in terms]
+    update = settings.update if training else None
+    return Demand(
+        rows=rows,
+        labels=weight.shape[0],
+        features=weight.shape[1],
+        itemsize=dtype.itemsize,
+        weight_itemsize=weight.dtype.itemsize,
+        bias=bias,
+        device_type=planned_as(weight),
+        passes=len(terms),
+        within_rows=all(term.grouping in ("element", "samples") for term in terms),
+        within_labels=all(term.grouping in ("element", "macro") for term in terms),
+        parts=parts,
+        late_sums=any(count.late_sums for count in counts),
+        statistics=sum(count.statistics for count in counts),
+        training=training,
+        late=_is_late(loss, terms, dtype, update),
+        scratch=0 if update is None else update.scratch(weight),
+        strip=0 if update is None else update.strip(weight),
+        memory_budget=settings.memory_budget,
+        chunk_size=settings.chunk_size,
+    )

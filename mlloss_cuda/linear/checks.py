@@ -1,0 +1,106 @@
+"""Checks of what users pass to the head, before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _validation as check
+from ..losses._common import LossModule
+from .updates import FusedUpdate
+
+__all__ = [
+    "check_count",
+    "check_input",
+    "check_loss",
+    "check_optional_count",
+    "check_steppable",
+    "check_update",
+    "planned_as",
+    "product_dtype",
+]
+
+
+def check_count(name: str, value: Any) -> int:
+    """An int from 1 on."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name}: expected an int, got {value!r} ({type(value).__name__})")
+    if value < 1:
+        raise ValueError(f"{name}: expected >= 1, got {value}")
+    return value  # type: ignore[return-value]
+
+
+def check_optional_count(name: str, value: Any) -> int | None:
+    """The same, or None."""
+    return None if value is None else check_count(name, value)
+
+
+def check_loss(loss: Any) -> None:
+    """A module whose passes can be cut into chunks."""
+    if not isinstance(loss, LossModule):
+        raise TypeError(f"loss: expected a loss module of mlloss_cuda, got {loss!r}")
+    for term in loss.terms_on("cpu"):
+        if term.spec.raw_targets:
+            raise TypeError(f"loss: expected one of logits and targets, got {loss!r}, which takes two logits")
+        if term.alone:
+            raise ValueError(f"loss: expected one that a single pass evaluates, got {loss!r}; leave rescale out")
+        if loss.reduction == "none" and term.grouping == "element":
+            raise ValueError("loss: expected a reduction other than 'none' of an element-wise loss, one for each logit")
+
+
+def check_steppable(weight: Tensor) -> None:
+    """Of a dtype that updates round to."""
+    if weight.dtype not in (torch.float32, torch.bfloat16, torch.float64):
+        raise TypeError(f"fused_update: expected float32, bfloat16 or float64 weights, got {weight.dtype}")
+
+
+def check_update(update: FusedUpdate, inputs: Tensor, parameters: list[Tensor], reference: bool) -> None:
+    """Whether a call can step these parameters."""
+    if inputs.dtype == torch.float16:
+        raise TypeError(
+            "fused_update: expected products in bfloat16 or float32, got float16, whose loss scale it would step by"
+        )
+    if reference:
+        raise ValueError("fused_update: expected a backend that has kernels, got the reference")
+    for parameter in parameters:
+        update.check_parameter(parameter)
+
+
+def planned_as(tensor: Tensor) -> str:
+    """The device type that a plan is for: of a tensor that has no memory, a CPU."""
+    return "cpu" if tensor.is_meta else tensor.device.type
+
+
+def product_dtype(tensor: Tensor) -> torch.dtype:
+    """What F.linear would multiply it as."""
+    kind = planned_as(tensor)
+    if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return tensor.dtype
+    return torch.get_autocast_dtype(kind)
+
+
+def check_input(inputs: Any, weight: Any, bias: Any) -> Tensor:
+    """Shapes, dtypes and devices; the input, of the dtype that is multiplied."""
+    for name, value, dim in (("linear_weight", weight, 2), ("linear_bias", bias, 1)):
+        if value is None and dim == 1:
+            continue
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype not in check.LOGITS_DTYPES:
+            raise TypeError(f"{name}: expected a dense floating tensor, got {check.came(value)}")
+        if value.dim() != dim:
+            raise ValueError(f"{name}: expected {'[L, D]' if dim == 2 else '[L]'}, got shape {tuple(value.shape)}")
+    if not isinstance(inputs, Tensor) or inputs.layout != torch.strided or inputs.dtype not in check.LOGITS_DTYPES:
+        raise TypeError(f"input: expected a dense floating tensor [..., D], got {check.came(inputs)}")
+    if inputs.dim() == 0 or inputs.shape[-1] != weight.shape[1]:
+        raise ValueError(f"input: expected shape [..., {weight.shape[1]}], got {tuple(inputs.shape)}")
+    if bias is not None and bias.shape[0] != weight.shape[0]:
+        raise ValueError(f"linear_bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    for name, value in (("linear_weight", weight), ("linear_bias", bias)):
+        if value is None:
+            continue
+        if value.device != inputs.device:
+            raise ValueError(f"{name}: expected on the input's device {inputs.device}, got {value.device}")
+        if product_dtype(value) != product_dtype(inputs):
+            raise TypeError(f"{name}: expected the input's dtype {inputs.dtype}, got {value.dtype}")
+    return inputs.to(product_dtype(inputs))

@@ -1,0 +1,226 @@
+"""What users call: ``linear_loss`` and ``LinearLoss``."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .. import _validation as check
+from ..losses._common import LossModule
+from ..targets import CSRTargets
+from .call import Settings, evaluate, plan_of
+from .checks import check_count, check_input, check_loss, check_optional_count, check_steppable, product_dtype
+from .plan import LinearPlan
+from .topk import TopK, chunked_topk
+from .updates import FusedUpdate
+
+__all__ = ["LinearLoss", "linear_loss"]
+
+
+def linear_loss(
+    input: Tensor,  # noqa: A002 - torch's name
+    linear_weight: Tensor,
+    targets: Tensor | CSRTargets,
+    loss: LossModule,
+    *,
+    linear_bias: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    chunk_size: int | None = None,
+    memory_budget: int | None = None,
+) -> Tensor:
+    """``loss(input @ linear_weight.T + linear_bias, targets)``, and the logits never stand in memory.
+
+    They are formed a chunk at a time, of rows or of labels as the plan has it (:class:`LinearPlan`), turned into
+    their gradient in place, and multiplied on: three matrix products in all for element-wise losses, three or four
+    for others. Gradients of weight and bias are accumulated in float32.
+
+    Args:
+        input: ``[..., D]``, float32, bfloat16, float16 or float64.
+        linear_weight: ``[L, D]``, of the same dtype (under autocast, of any but float64) and device.
+        targets: as of the loss, for logits ``[..., L]``.
+        loss: a loss module of this package, sums of them included; not :class:`SymmetricKLLoss`, nor a focal loss
+            with ``rescale``. An element-wise one needs a reduction other than ``"none"``. What it learns
+            (thresholds, scale, bias) gets its gradient too. ``inplace_backward`` says nothing here.
+        linear_bias: ``[L]`` or None.
+        sample_weight: as of the loss.
+        chunk_size: rows or labels in a chunk, whichever the plan cuts (labels, where the logits fit the budget
+            as they are), in place of what the budget makes it. Default None.
+        memory_budget: bytes for a chunk of logits; as much again for weights that are converted or
+            stepped. Default: a sixteenth of the weights' bytes, never under 64 MiB.
+
+    Returns:
+        As of the loss. Differentiable once, in input, weight, bias and what the loss learns; any ``grad_output``
+        is honoured, and so is a second backward with ``retain_graph``.
+
+    Raises:
+        TypeError: an argument has another type or dtype.
+        ValueError: shapes or devices do not fit, or a value is out of range. The message names the
+            argument, what it got and what it takes.
+
+    Source:
+        Chunks of logits whose gradient is formed in the forward: Hsu et al., "Liger Kernel", 2024,
+        arXiv:2410.10989; for extreme multi-label classification: Jain et al., "Renee", 2023, and ELMO, 2025.
+
+    Example:
+        >>> features, weight = torch.randn(2, 8), torch.zeros(1000, 8, requires_grad=True)
+        >>> targets = CSRTargets.from_lists([[3, 14], [159]], num_labels=1000)
+        >>> value = linear_loss(features, weight, targets, ZLPRLoss())
+        >>> value.backward()
+        >>> weight.grad.shape
+        torch.Size([1000, 8])
+    """
+    settings = Settings(chunk_size, memory_budget)
+    return evaluate(input, linear_weight, linear_bias, targets, loss, sample_weight, settings)
+
+
+class LinearLoss(nn.Module):
+    """A linear layer and the loss of its logits: the module of :func:`linear_loss`.
+
+    ``weight`` ``[L, D]`` and ``bias`` ``[L]`` are named as in ``nn.Linear``, whose state it loads. The weight begins as
+    there, uniform within ``1 / sqrt(D)``; the bias at what the loss does well to begin with: ``-log L`` (in a
+    row the negatives of ZLPR together weigh as much as its threshold, and a sigmoid expects one label to be true),
+    0 for losses of differences of logits, -1 for the squared hinge. :func:`mlloss_cuda.prior_bias` knows more.
+
+    Args:
+        in_features: D.
+        num_labels: L.
+        loss: a loss module of this package; see :func:`linear_loss`.
+        bias: whether there is one. Default True.
+        memory_budget, chunk_size: as of :func:`linear_loss`.
+        fused_update: a :class:`FusedSGD` or :class:`FusedAdam` that steps weight and bias inside backward, so that
+            no ``[L, D]`` gradient stands. Default None: gradients, for any optimizer.
+        device, dtype: of the parameters.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument is out of range.
+
+    Example:
+        >>> head = LinearLoss(16, 5000, ZLPRLoss())
+        >>> features = torch.randn(4, 16, requires_grad=True)
+        >>> targets = CSRTargets.from_lists([[1], [], [4999, 7], [2]], num_labels=5000)
+        >>> head(features, targets).backward()
+        >>> head.topk(features, 3).indices.shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_labels: int,
+        loss: LossModule,
+        bias: bool = True,
+        *,
+        memory_budget: int | None = None,
+        chunk_size: int | None = None,
+        fused_update: FusedUpdate | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = check_count("in_features", in_features)
+        self.num_labels = check_count("num_labels", num_labels)
+        check_loss(loss)
+        check.check_bool("bias", bias)
+        self.memory_budget = check_optional_count("memory_budget", memory_budget)
+        self.chunk_size = check_optional_count("chunk_size", chunk_size)
+        if fused_update is not None and not isinstance(fused_update, FusedUpdate):
+            raise TypeError(f"fused_update: expected a FusedSGD, a FusedAdam or None, got {fused_update!r}")
+        self.weight = nn.Parameter(torch.empty(num_labels, in_features, device=device, dtype=dtype))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(num_labels, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.loss = loss
+        self.fused_update = fused_update
+        self.reset_parameters()
+        if fused_update is not None:
+            check_steppable(self.weight)
+            fused_update.bind([own for own in (self.weight, self.bias) if own is not None])
+
+    def reset_parameters(self) -> None:
+        """As they begin."""
+        bound = 1 / math.sqrt(self.in_features)
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.constant_(self.bias, self.loss.initial_bias(self.num_labels))
+
+    def forward(
+        self,
+        input: Tensor,  # noqa: A002 - torch's name
+        targets: Tensor | CSRTargets,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        """The loss; shapes as in :func:`linear_loss`."""
+        return evaluate(input, self.weight, self.bias, targets, self.loss, sample_weight, self._settings)
+
+    @property
+    def _settings(self) -> Settings:
+        return Settings(self.chunk_size, self.memory_budget, self.fused_update)
+
+    def plan(self, rows: int, *, training: bool = True) -> LinearPlan:
+        """How a call with so many rows runs: chunks, matrix products, memory, traffic. Nothing is run.
+
+        Of the dtypes that hold now, under autocast those that it makes of them. A head on the ``"meta"`` device,
+        which has no memory, is planned as on a CPU.
+
+        Example:
+            >>> print(LinearLoss(768, 131073, ZLPRLoss(), device="meta").plan(1024))
+            1024 x 131,073 logits of 768 features by labels: 9 chunks of ..., 4 matrix products, ...
+        """
+        check_count("rows", rows)
+        check.check_bool("training", training)
+        dtype = product_dtype(self.weight)
+        return plan_of(rows, dtype, self.weight, self.bias is not None, self.loss, training, self._settings)
+
+    @torch.no_grad()
+    def topk(self, input: Tensor, k: int, exclude: CSRTargets | None = None) -> TopK:  # noqa: A002
+        """The k labels of each row with the highest logits, found chunk by chunk.
+
+        Args:
+            input: ``[..., D]``.
+            k: from 1 to L.
+            exclude: labels that are not to appear, of as many rows: items already seen, say. All of a row's
+                entries are, whatever their ``values``.
+
+        Returns:
+            Logits and labels ``[..., k]``, as of ``torch.topk``: the highest first, and of equal ones the lowest
+            label. Where a row has fewer than k labels above -inf that are not excluded, the rest are label -1
+            and logit -inf. What the loss adds to logits (scale, bias, threshold) is not applied.
+
+        Raises:
+            TypeError: an argument has another type or dtype.
+            ValueError: k is more than L, or shapes do not fit.
+
+        Example:
+            >>> head = LinearLoss(2, 3, ZLPRLoss(), bias=False)
+            >>> _ = head.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+            >>> head.topk(torch.tensor([[5.0, 1.0]]), 2).indices
+            tensor([[0, 2]])
+        """
+        inputs = check_input(input, self.weight, self.bias)
+        if isinstance(k, bool) or not isinstance(k, int):
+            raise TypeError(f"k: expected an int, got {k!r}")
+        if not 1 <= k <= self.num_labels:
+            raise ValueError(f"k: expected 1 to {self.num_labels}, the number of labels, got {k}")
+        flat = inputs.reshape(-1, self.in_features)
+        if exclude is not None:
+            if not isinstance(exclude, CSRTargets):
+                raise TypeError(f"exclude: expected a CSRTargets or None, got {type(exclude).__name__}")
+            if exclude.num_labels != self.num_labels or len(exclude) != flat.shape[0]:
+                raise ValueError(
+                    f"exclude: expected {flat.shape[0]} rows and {self.num_labels} labels, "
+                    f"got {len(exclude)} and {exclude.num_labels}"
+                )
+            if exclude.device != flat.device:
+                raise ValueError(f"exclude: expected on the input's device {flat.device}, got {exclude.device}")
+        with torch.autocast(flat.device.type, enabled=False):
+            found = chunked_topk(flat, self.weight, self.bias, k, exclude, self.memory_budget)
+        return TopK(*(part.reshape(*inputs.shape[:-1], k) for part in found))
+
+    def extra_repr(self) -> str:
+        """Sizes, and how weights step."""
+        update = "" if self.fused_update is None else f", fused_update={type(self.fused_update).__name__}"
+        return f"in_features={self.in_features}, num_labels={self.num_labels}, bias={self.bias is not None}{update}"

@@ -1,0 +1,198 @@
+"""The head's arithmetic: chunks of logits, their losses, and where gradients go. No autograd here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .. import _ops
+from .evaluation import Evaluation, Outcome, Progress, of_groups, zero_sums
+from .plan import LinearPlan, Part
+from .sums import ProductSum, column_sums, linear_into
+
+__all__ = ["Head", "Sink", "WeightGradients"]
+
+
+class Sink(Protocol):
+    """Where gradients of weight and bias go, block by block."""
+
+    def weight(self, labels: slice, gradient: Tensor, inputs: Tensor) -> None:
+        """Take ``gradient.T @ inputs``; the block's weights are not read again."""
+
+    def bias(self, labels: slice, gradient: Tensor) -> None:
+        """Take the gradient's sum over rows."""
+
+
+class WeightGradients:
+    """The sink that keeps them."""
+
+    def __init__(self, head: Head, weight: bool, bias: bool) -> None:
+        shape, plan = tuple(head.weight.shape), head.plan
+        visits = plan.chunks if plan.by == "rows" else 1
+        self._weight = ProductSum(shape, head.weight.dtype, head.weight.device, visits) if weight else None
+        self._bias = head.weight.new_zeros(shape[0], dtype=head.dtype) if bias and head.bias is not None else None
+        self._bias_dtype = head.weight.dtype if head.bias is None else head.bias.dtype
+
+    def weight(self, labels: slice, gradient: Tensor, inputs: Tensor) -> None:
+        """As :class:`Sink`."""
+        if self._weight is not None:
+            self._weight.add(labels, gradient.t(), inputs)
+
+    def bias(self, labels: slice, gradient: Tensor) -> None:
+        """As :class:`Sink`."""
+        if self._bias is not None:
+            self._bias[labels] += column_sums(gradient)
+
+    def results(self) -> tuple[Tensor | None, Tensor | None]:
+        """Of weight and bias, in their dtypes."""
+        of_weight = None if self._weight is None else self._weight.result()
+        return of_weight, None if self._bias is None else self._bias.to(self._bias_dtype)
+
+
+class Head:
+    """Input, weight, bias and loss of one call, and its plan."""
+
+    def __init__(
+        self,
+        inputs: Tensor,  # [B, D], of the dtype that is multiplied
+        weight: Tensor,  # [L, D], of any
+        bias: Tensor | None,
+        evaluations: Sequence[Evaluation],
+        plan: LinearPlan,
+        needs_input: bool = True,
+    ) -> None:
+        self.inputs, self.weight, self.bias, self.plan, self.needs_input = inputs, weight, bias, plan, needs_input
+        self.dtype = _ops.compute_dtype(inputs)
+        self.evaluations = [own.adapted(plan, inputs) for own in evaluations]
+        self._buffer: Tensor | None = None
+
+    def values(self) -> tuple[list[Outcome], Tensor | None]:
+        """Each pass's value and coefficients; and the logits, if the plan keeps them."""
+        progress = [Progress(own, self.plan) for own in self.evaluations]
+        logits = None
+        for part in self.plan.parts():
+            logits = self.logits(part)
+            for each in progress:
+                each.look(logits, part)
+        late = [each for each in progress if each.wants_another_look]
+        for part in self.plan.parts() if late else ():
+            again = self.logits(part)
+            for each in late:
+                each.look_again(again, part)
+        return [each.outcome(self.dtype) for each in progress], logits if self.plan.keeps_logits else None
+
+    def gradients(
+        self, outcomes: Sequence[Outcome], grad_output: Tensor, sink: Sink, kept: Tensor | None, keep: bool
+    ) -> tuple[Tensor | None, list[list[Tensor | None]]]:
+        """Of the input, and of what passes learn. ``kept`` are logits, not to be overwritten if ``keep``."""
+        of_input, learned = self._input_sum(), self._learned()
+        for part in self.plan.parts():
+            logits = self.logits(part) if kept is None else kept
+            chunk = [
+                (own, of_groups(outcome.coefficients, own.grouping, part))
+                for own, outcome in zip(self.evaluations, outcomes, strict=True)
+            ]
+            overwrite = kept is None or not keep
+            self._spread(part, self._gradient(logits, part, chunk, grad_output, learned, overwrite), of_input, sink)
+        return None if of_input is None else of_input.result(), learned
+
+    def everything(self, sink: Sink) -> tuple[list[Outcome], Tensor | None, list[list[Tensor | None]]]:
+        """Values and gradients, ``grad_output`` being 1."""
+        one = torch.ones((), dtype=self.dtype, device=self.inputs.device)
+        if not self.plan.within:
+            outcomes, _ = self.values()
+            return outcomes, *self.gradients(outcomes, one, sink, None, False)
+        of_input, learned = self._input_sum(), self._learned()
+        progress = [Progress(own, self.plan) for own in self.evaluations]
+        for part in self.plan.parts():
+            gradient = self.logits(part)
+            if self._in_one:
+                progress[0].take(gradient, part)
+            else:
+                chunk = [(each.own, each.look(gradient, part)) for each in progress]
+                gradient = self._gradient(gradient, part, chunk, one, learned, True)
+            self._spread(part, gradient, of_input, sink)
+        outcomes = [each.outcome(self.dtype) for each in progress]
+        return outcomes, None if of_input is None else of_input.result(), learned
+
+    @property
+    def _in_one(self) -> bool:
+        """Whether one op has both the value and the gradient."""
+        own = self.evaluations[0]
+        return len(self.evaluations) == 1 and own.coefficient == 1 and not any(own.learned)
+
+    # ---- of a chunk ----
+
+    def logits(self, part: Part) -> Tensor:
+        """In the buffer that serves all chunks, with a leading dimension that is a multiple of 64."""
+        rows, columns = part.rows.stop - part.rows.start, part.labels.stop - part.labels.start
+        leading = self.plan.leading(columns)
+        if self._buffer is None:  # no later chunk is larger
+            self._buffer = self.inputs.new_empty(rows * leading)
+        logits = self._buffer[: rows * leading].view(rows, leading)[:, :columns]
+        inputs = self.inputs[part.rows]
+        for labels, own in self._blocks(part):
+            bias = None if self.bias is None else self.bias[labels]
+            linear_into(logits[:, own], inputs, self.weight[labels], bias)
+        return logits
+
+    def _blocks(self, part: Part) -> list[tuple[slice, slice]]:
+        """Labels, and their columns in the chunk."""
+        first = part.labels.start
+        return [(own, slice(own.start - first, own.stop - first)) for own in self.plan.blocks(part.labels)]
+
+    def _gradient(
+        self,
+        logits: Tensor,
+        part: Part,
+        chunk: Sequence[tuple[Evaluation, Tensor]],
+        grad_output: Tensor,
+        learned: list[list[Tensor | None]],
+        overwrite: bool,
+    ) -> Tensor:
+        """The sum of the passes' gradients; in the logits' place, if they may be overwritten."""
+        total: Tensor | None = None
+        for place, ((own, coefficients), sums) in enumerate(zip(chunk, learned, strict=True)):
+            output = of_groups(grad_output, own.grouping, part) * own.coefficient
+            arguments = (*own.arguments(logits, part, self.plan), coefficients, output)
+            if overwrite and place == len(chunk) - 1:
+                found, gradient = own.ops.loss_backward_(*arguments, *own.learned), logits
+            else:
+                gradient, *found = own.ops.loss_backward(*arguments, True, *own.learned)
+            _add_learned(sums, found, part)
+            total = gradient if total is None else gradient.add_(total)
+        assert total is not None
+        return total
+
+    def _spread(self, part: Part, gradient: Tensor, of_input: ProductSum | None, sink: Sink) -> None:
+        """From a chunk's gradient to the sums."""
+        inputs = self.inputs[part.rows]
+        for labels, own in self._blocks(part):
+            block = gradient[:, own]
+            if of_input is not None:
+                of_input.add(part.rows, block, self.weight[labels].to(inputs.dtype))
+            if self.bias is not None:
+                sink.bias(labels, block)
+            sink.weight(labels, block, inputs)
+
+    def _input_sum(self) -> ProductSum | None:
+        if not self.needs_input:
+            return None
+        visits = sum(len(self._blocks(part)) for part in self.plan.parts() if part.rows.start == 0)
+        return ProductSum(tuple(self.inputs.shape), self.inputs.dtype, self.inputs.device, visits)
+
+    def _learned(self) -> list[list[Tensor | None]]:
+        return [zero_sums(own, self.plan, self.inputs) for own in self.evaluations]
+
+
+def _add_learned(sums: list[Tensor | None], found: Sequence[Tensor], part: Part) -> None:
+    of_rows, of_scale, of_labels = sums
+    if of_rows is not None:
+        of_rows[part.rows] += found[0]
+    if of_scale is not None:
+        of_scale += found[1].sum()
+    if of_labels is not None:
+        of_labels[part.labels] += found[2]

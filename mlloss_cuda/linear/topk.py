@@ -1,0 +1,99 @@
+"""The k highest labels of each row, chunk by chunk."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..targets import CSRTargets
+from .plan import ALIGNMENT, default_budget
+from .sums import linear_into
+
+__all__ = ["TopK", "chunked_topk"]
+
+
+class TopK(NamedTuple):
+    """As of ``torch.topk``: logits and labels ``[..., k]``, the highest first."""
+
+    values: Tensor
+    indices: Tensor
+
+
+def chunked_topk(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, k: int, exclude: CSRTargets | None, budget: int | None
+) -> TopK:
+    """Of ``inputs @ weight.T + bias``, of 2-D inputs; every check has been made."""
+    labels = weight.shape[0]
+    size = min(_chunk(inputs, weight, budget), labels)
+    # One column more, where entries go that are excluded elsewhere.
+    buffer = inputs.new_empty(inputs.shape[0], -(-(size + 1) // ALIGNMENT) * ALIGNMENT)
+    entries = None if exclude is None else _entries(exclude, inputs.shape[0])
+    best: TopK | None = None
+    for start in range(0, labels, size):
+        stop = min(start + size, labels)
+        logits = buffer[:, : stop - start]
+        linear_into(logits, inputs, weight[start:stop], None if bias is None else bias[start:stop])
+        if entries is not None:
+            _exclude(buffer, start, stop, *entries)
+        values, places = _highest(logits, min(k, stop - start))
+        found = TopK(values, places + start)
+        best = found if best is None else _merged(best, found, k)
+    assert best is not None
+    best = _sorted(*best, k)
+    # What is -inf is excluded, or as good as that.
+    return TopK(best.values, torch.where(best.values == -torch.inf, -1, best.indices))
+
+
+def _chunk(inputs: Tensor, weight: Tensor, budget: int | None) -> int:
+    budget = budget or default_budget(weight.numel() * weight.element_size())
+    # A converted copy of the chunk's weights counts too.
+    copied = 0 if inputs.dtype == weight.dtype else weight.shape[1] * inputs.element_size()
+    a_label = max(1, inputs.shape[0] * inputs.element_size() + copied)
+    return max(ALIGNMENT, budget // a_label // ALIGNMENT * ALIGNMENT)
+
+
+def _entries(exclude: CSRTargets, rows: int) -> tuple[Tensor, Tensor]:
+    """Row and column of each; what lies past the last one has no column."""
+    places = torch.arange(exclude.col_indices.shape[0], device=exclude.device)
+    crow = exclude.crow_indices.long()
+    row = torch.searchsorted(crow, places, right=True) - 1
+    column = torch.where(places < crow[-1], exclude.col_indices.long(), -1)
+    return row.clamp(0, rows - 1), column
+
+
+def _exclude(buffer: Tensor, start: int, stop: int, row: Tensor, column: Tensor) -> None:
+    inside = (column >= start) & (column < stop)
+    place = torch.where(inside, column - start, stop - start)
+    buffer.index_put_((row, place), buffer.new_full((), -torch.inf))
+
+
+def _highest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Of each row, unordered; of equal ones at the end, those that come first.
+
+    torch.topk takes any of equals. So it says how high one must be, and the places of those that are
+    just so high are found by themselves; as many as are needed stand at the end, after those above.
+    """
+    values, places = logits.topk(k)
+    last = values[:, -1:]
+    columns = logits.shape[1]
+    backwards = torch.arange(columns, 0, -1, dtype=torch.int32, device=logits.device)
+    equal = torch.where(logits == last, backwards, 0).topk(k).values  # the first place is the highest number
+    above = values != last  # a NaN is above everything
+    count = above.sum(1, keepdim=True)
+    order = torch.arange(k, device=logits.device)
+    # Sorted, so those above come first, and the i-th after them is the i-th of the equal ones.
+    turn = (order - count).clamp(min=0)
+    return values, torch.where(order < count, places, columns - equal.gather(1, turn).long())
+
+
+def _sorted(values: Tensor, labels: Tensor, k: int) -> TopK:
+    """Highest first, and of equal ones the lowest label."""
+    labels, order = labels.sort(1)
+    values, again = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return TopK(values[:, :k], labels.gather(1, again)[:, :k])
+
+
+def _merged(one: TopK, two: TopK, k: int) -> TopK:
+    return _sorted(torch.cat((one.values, two.values), 1), torch.cat((one.indices, two.indices), 1), k)

@@ -1,0 +1,394 @@
+"""Optimizers that step the head's weights block by block, inside backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from .. import _validation as check
+from .sums import column_sums, product
+
+__all__ = ["FusedAdam", "FusedSGD", "FusedUpdate"]
+
+ROUNDINGS: Final = ("stochastic", "kahan", "nearest")
+_AT_A_TIME: Final = 1 << 19  # weights that are stepped together on a CPU
+_STATE_DTYPES: Final = (torch.float32, torch.bfloat16)
+
+
+class FusedUpdate(torch.optim.Optimizer):
+    """The base of :class:`FusedSGD` and :class:`FusedAdam`: an optimizer whose steps are backward's own.
+
+    ``LinearLoss(..., fused_update=...)`` gives it its parameters. Each backward through the head is one step, of
+    weight and bias, with the gradient as ``grad_output`` has scaled it; ``step()`` does nothing, so that it may
+    stand in a list of optimizers. Schedulers and ``state_dict`` work as for any optimizer.
+    """
+
+    _moments: tuple[str, ...] = ()  # names of the state that is as large as a parameter
+    _numbers: int = 3  # that a step takes for each weight, at the worst moment
+
+    def __init__(self, rounding: Any, seed: Any, defaults: dict[str, Any]) -> None:
+        check.check_choice("rounding", rounding, ROUNDINGS)
+        if seed is None:
+            seed = int(torch.randint(2**31 - 1, ()))
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"seed: expected an int >= 0 or None, got {seed!r}")
+        super().__init__([{"params": []}], {**defaults, "rounding": rounding, "seed": seed})
+
+    # ---- as an optimizer ----
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Nothing: backward has stepped. ``closure`` is called, if given, and its result returned."""
+        if closure is None:
+            return None
+        with torch.enable_grad():
+            return closure()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As of any optimizer; the state keeps its dtype."""
+        super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            for name in self._moments:
+                if name in state:
+                    state[name] = state[name].to(self._state_dtype(parameter))
+
+    # ---- for the head ----
+
+    def bind(self, parameters: list[nn.Parameter]) -> None:
+        """Take the head's parameters, once."""
+        group = self.param_groups[0]
+        if group["params"]:
+            raise ValueError("fused_update: expected an update of its own for each head, got one that has a head")
+        group["params"] = parameters
+
+    def check_parameter(self, parameter: Tensor) -> None:
+        """What a step needs to know is asked before anything runs."""
+        if not any(parameter is own for own in self.param_groups[0]["params"]):
+            raise ValueError("fused_update: expected the head's own parameters; was one of them replaced?")
+
+    def scratch(self, weight: Tensor) -> int:
+        """Bytes that a step takes for each weight of a block, its gradient included."""
+        return weight.dtype.itemsize + (0 if weight.device.type == "cpu" else self._strip(weight))
+
+    def strip(self, weight: Tensor) -> int:
+        """Bytes beside them: of the weights that a CPU steps together."""
+        together = min(_AT_A_TIME, weight.numel())
+        return together * self._strip(weight) if weight.device.type == "cpu" else 0
+
+    def _strip(self, weight: Tensor) -> int:
+        return self._numbers * max(4, weight.dtype.itemsize)
+
+    def begin(self) -> Stepping:
+        """A step of all parameters, taken block by block."""
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            state["step"] = state.get("step", 0) + 1
+        self._opt_called = True  # what schedulers look for
+        return Stepping(self)
+
+    def step_block(self, parameter: Tensor, labels: slice, gradient: Tensor) -> None:
+        """Step these rows of a parameter; ``gradient`` may be used up."""
+        group, state = self.param_groups[0], self.state[parameter]
+        noise = self._noise(parameter, labels, group["seed"], state["step"])
+        kept = [self._kept(name, parameter) for name in self._names(group, parameter)]
+        size = _rows_at_a_time(parameter)
+        for start in range(labels.start, labels.stop, size):
+            own = slice(start, min(start + size, labels.stop))
+            strip = gradient[start - labels.start : own.stop - labels.start]
+            self._step_rows(parameter.detach()[own], strip, [each[own] for each in kept], noise)
+
+    def _step_rows(self, target: Tensor, gradient: Tensor, kept: list[Tensor], noise: torch.Generator) -> None:
+        group, step = self.param_groups[0], self.state[self.param_groups[0]["params"][0]]["step"]
+        wide = torch.float64 if target.dtype == torch.float64 else torch.float32
+        compensation = kept.pop() if self._compensates(group, target) else None
+        delta = self._delta(target, gradient.to(wide), kept, group, step, noise)
+        if target.dtype == wide:
+            target.add_(delta)
+        elif compensation is None:
+            store(target, delta.add_(target), noise if group["rounding"] == "stochastic" else None)
+        else:
+            _add_compensated(target, delta, compensation)
+
+    @staticmethod
+    def _compensates(group: dict[str, Any], parameter: Tensor) -> bool:
+        return group["rounding"] == "kahan" and parameter.dtype == torch.bfloat16
+
+    def _names(self, group: dict[str, Any], parameter: Tensor) -> tuple[str, ...]:
+        """Of the state that is as large as the parameter."""
+        compensation = ("compensation",) if self._compensates(group, parameter) else ()
+        return self._moments_of(group) + compensation
+
+    def _delta(
+        self,
+        target: Tensor,
+        gradient: Tensor,
+        moments: list[Tensor],
+        group: dict[str, Any],
+        step: int,
+        noise: torch.Generator,
+    ) -> Tensor:
+        """What is added to the weights, in the gradient's own memory or a new one; moments are stored."""
+        raise NotImplementedError
+
+    def _moments_of(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return self._moments
+
+    def _state_dtype(self, parameter: Tensor) -> torch.dtype:
+        return parameter.dtype
+
+    def _kept(self, name: str, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if name not in state:
+            dtype = parameter.dtype if name == "compensation" else self._state_dtype(parameter)
+            state[name] = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+        kept: Tensor = state[name]
+        return kept
+
+    def _noise(self, parameter: Tensor, labels: slice, seed: int, step: int) -> torch.Generator:
+        """The block's own random numbers: the same in every run with the same seed and plan."""
+        place = next(i for i, own in enumerate(self.param_groups[0]["params"]) if own is parameter)
+        mixed = seed
+        for number in (step, place, labels.start):
+            # Two rounds of an integer hash, whose constants are odd and large: nothing of them matters besides.
+            mixed = ((mixed ^ number) * 0x9E3779B97F4A7C15 + 0xD1B54A32D192ED03) & (2**64 - 1)
+            mixed ^= mixed >> 29
+        # The CPU's generator takes 32 bits of a seed.
+        return torch.Generator(parameter.device).manual_seed((mixed ^ (mixed >> 32)) & (2**32 - 1))
+
+
+class Stepping:
+    """The sink that steps weights where others keep gradients."""
+
+    def __init__(self, update: FusedUpdate) -> None:
+        self._update = update
+        self._weight, *bias = update.param_groups[0]["params"]
+        self._bias = bias[0] if bias else None
+
+    def weight(self, labels: slice, gradient: Tensor, inputs: Tensor) -> None:
+        """Step the block's weights."""
+        self._update.step_block(self._weight, labels, product(gradient.t(), inputs))
+
+    def bias(self, labels: slice, gradient: Tensor) -> None:
+        """Step its biases."""
+        if self._bias is not None:
+            self._update.step_block(self._bias, labels, column_sums(gradient))
+
+
+def _rows_at_a_time(parameter: Tensor) -> int:
+    """On a CPU what is done to a weight is done while it is in a cache."""
+    rows = parameter.shape[0]
+    if parameter.device.type != "cpu" or rows == 0:
+        return max(rows, 1)
+    return max(1, _AT_A_TIME // max(1, parameter.numel() // rows))
+
+
+def store(target: Tensor, values: Tensor, noise: torch.Generator | None) -> None:
+    """Put ``values``, which are used up, into ``target``; rounded up or down by chance, where noise is given."""
+    if noise is not None and target.dtype == torch.bfloat16:
+        _round_stochastically(values, noise)
+    target.copy_(values)
+
+
+def _round_stochastically(values: Tensor, noise: torch.Generator) -> None:
+    """float32 to what bfloat16 holds, in place: up with the probability that the distance to below says."""
+    count = values.numel()
+    # Four numbers of 16 bits from each of 64.
+    random = torch.empty(-(-count // 4), dtype=torch.int64, device=values.device)
+    random = random.random_(-(2**63), None, generator=noise).view(torch.int16)[:count].view(values.shape)
+    bits = values.view(torch.int32)
+    # A number in [0, 2^16) is added to the bits that are cut off, and then they are. Infinity stays what it is.
+    bits.add_(random).add_(1 << 15).bitwise_and_(-(1 << 16))
+
+
+def _add_compensated(target: Tensor, delta: Tensor, compensation: Tensor) -> None:
+    """``target += delta``, what is lost in rounding kept for the next time. Kahan, 1965."""
+    total = delta.add_(compensation).add_(target)
+    target.copy_(total)
+    compensation.copy_(total.sub_(target))
+
+
+class FusedSGD(FusedUpdate):
+    r"""SGD on the head's weights inside backward; arguments as those of ``torch.optim.SGD``.
+
+    .. math:: m \leftarrow \mu m + (1 - \tau) g, \qquad w \leftarrow w - \eta m
+
+    Args:
+        lr: the learning rate, > 0 or a 0-d tensor; schedulers change it. Default 1e-3.
+        momentum, dampening, weight_decay, nesterov: as in ``torch.optim.SGD``. The momentum buffer has the
+            weights' dtype.
+        rounding: how bfloat16 weights are stored: ``"stochastic"`` (default), ``"kahan"`` (with a
+            compensation as large as the weights) or ``"nearest"``, which loses steps below 1/256 of a weight.
+            float32 and float64 weights are rounded as ever.
+        seed: of stochastic rounding, an int; default: drawn from torch's default generator.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument is out of range.
+
+    Source:
+        Stochastic rounding and Kahan summation for bfloat16 weights: Zamirai, Zhang, Aberger, De Sa,
+        "Revisiting BFloat16 Training", 2020, arXiv:2010.06192.
+
+    Example:
+        >>> head = LinearLoss(4, 3, BCEWithLogitsLoss(), fused_update=FusedSGD(lr=0.1))
+        >>> loss = head(torch.randn(2, 4), torch.tensor([[1, 0, 0], [0, 1, 1]]))
+        >>> loss.backward()  # the weights have stepped
+        >>> head.weight.grad is None
+        True
+    """
+
+    _moments = ("momentum_buffer",)
+
+    def __init__(
+        self,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        rounding: str = "stochastic",
+        seed: int | None = None,
+    ) -> None:
+        defaults = {
+            "lr": _check_lr(lr),
+            "momentum": check.check_number("momentum", momentum, 0.0),
+            "dampening": check.check_number("dampening", dampening),
+            "weight_decay": check.check_number("weight_decay", weight_decay, 0.0),
+            "nesterov": check.check_bool("nesterov", nesterov),
+        }
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("nesterov: expected a momentum > 0 and a dampening of 0 with it")
+        super().__init__(rounding, seed, defaults)
+
+    def _moments_of(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return self._moments if group["momentum"] else ()
+
+    def _delta(
+        self,
+        target: Tensor,
+        gradient: Tensor,
+        moments: list[Tensor],
+        group: dict[str, Any],
+        step: int,
+        noise: torch.Generator,
+    ) -> Tensor:
+        if group["weight_decay"]:
+            gradient.add_(target, alpha=group["weight_decay"])
+        if moments:
+            gradient = self._with_momentum(gradient, moments[0], group, step, noise)
+        return gradient.mul_(-group["lr"])
+
+    @staticmethod
+    def _with_momentum(
+        gradient: Tensor, buffer: Tensor, group: dict[str, Any], step: int, noise: torch.Generator
+    ) -> Tensor:
+        momentum, kept = group["momentum"], 1.0 if step == 1 else 1 - group["dampening"]
+        if buffer.dtype == gradient.dtype:
+            buffer.mul_(momentum).add_(gradient, alpha=kept)
+            return gradient.add_(buffer, alpha=momentum) if group["nesterov"] else gradient.copy_(buffer)
+        if group["nesterov"]:
+            moved = torch.add(gradient, buffer, alpha=momentum)
+            gradient.add_(moved, alpha=momentum)
+        else:
+            gradient.mul_(kept).add_(buffer, alpha=momentum)
+            moved = gradient.clone()
+        store(buffer, moved, noise)
+        return gradient
+
+
+class FusedAdam(FusedUpdate):
+    r"""Adam on the head's weights inside backward; arguments as those of ``torch.optim.Adam``.
+
+    Args:
+        lr: the learning rate, > 0 or a 0-d tensor; schedulers change it. Default 1e-3.
+        betas: of the two moments, each in [0, 1). Default ``(0.9, 0.999)``.
+        eps: added to the root of the second moment, >= 0. Default 1e-8.
+        weight_decay: added to the gradient, or, with ``decoupled_weight_decay``, taken off the weights, as
+            ``torch.optim.AdamW`` does. Defaults 0.0 and False.
+        state_dtype: of both moments: ``torch.bfloat16`` (default) or ``torch.float32``. In bfloat16 they are
+            always rounded stochastically: to nearest, a second moment with a beta of 0.999 would not move.
+        rounding, seed: as of :class:`FusedSGD`.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument is out of range.
+
+    Source:
+        Kingma, Ba, "Adam: A Method for Stochastic Optimization", 2014, arXiv:1412.6980; Loshchilov, Hutter,
+        "Decoupled Weight Decay Regularization", 2017, arXiv:1711.05101.
+
+    Example:
+        >>> head = LinearLoss(4, 3, ZLPRLoss(), fused_update=FusedAdam(lr=0.01))
+        >>> scheduler = torch.optim.lr_scheduler.ExponentialLR(head.fused_update, gamma=0.9)
+        >>> head(torch.randn(2, 4), torch.tensor([[1, 0, 0], [0, 1, 1]])).backward()
+        >>> scheduler.step()
+        >>> head.fused_update.param_groups[0]["lr"]
+        0.009...
+    """
+
+    _moments = ("exp_avg", "exp_avg_sq")
+    _numbers = 5
+
+    def __init__(
+        self,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        decoupled_weight_decay: bool = False,
+        state_dtype: torch.dtype = torch.bfloat16,
+        rounding: str = "stochastic",
+        seed: int | None = None,
+    ) -> None:
+        if not (isinstance(betas, (tuple, list)) and len(betas) == 2):
+            raise TypeError(f"betas: expected two numbers, got {betas!r}")
+        if state_dtype not in _STATE_DTYPES:
+            raise ValueError(f"state_dtype: expected torch.float32 or torch.bfloat16, got {state_dtype!r}")
+        defaults = {
+            "lr": _check_lr(lr),
+            "betas": tuple(check.check_number("betas", beta, 0.0, 1.0, open_high=True) for beta in betas),
+            "eps": check.check_number("eps", eps, 0.0),
+            "weight_decay": check.check_number("weight_decay", weight_decay, 0.0),
+            "decoupled_weight_decay": check.check_bool("decoupled_weight_decay", decoupled_weight_decay),
+            "state_dtype": state_dtype,
+        }
+        super().__init__(rounding, seed, defaults)
+
+    def _state_dtype(self, parameter: Tensor) -> torch.dtype:
+        own: torch.dtype = self.param_groups[0]["state_dtype"]
+        return parameter.dtype if parameter.dtype == torch.float64 else own
+
+    def _delta(
+        self,
+        target: Tensor,
+        gradient: Tensor,
+        moments: list[Tensor],
+        group: dict[str, Any],
+        step: int,
+        noise: torch.Generator,
+    ) -> Tensor:
+        (one, two), lr, decay = group["betas"], group["lr"], group["weight_decay"]
+        if decay and not group["decoupled_weight_decay"]:
+            gradient.add_(target, alpha=decay)
+        second = moments[1].to(gradient.dtype, copy=True).mul_(two).addcmul_(gradient, gradient, value=1 - two)
+        first = gradient.mul_(1 - one).add_(moments[0], alpha=one)
+        denominator = second.sqrt().div_((1 - two**step) ** 0.5).add_(group["eps"])
+        store(moments[1], second, noise)
+        del second
+        delta = torch.div(first, denominator, out=denominator).mul_(-lr / (1 - one**step))
+        store(moments[0], first, noise)
+        if decay and group["decoupled_weight_decay"]:
+            delta.sub_(target * (lr * decay))
+        return delta
+
+
+def _check_lr(lr: Any) -> float | Tensor:
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            raise ValueError(f"lr: expected a number or a tensor of one, got shape {tuple(lr.shape)}")
+        return lr
+    return check.check_number("lr", lr, 0.0)
