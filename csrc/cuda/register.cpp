@@ -252,7 +252,7 @@ void launch_part(const Kernels& kernels, const Call& call, const Tensor& logits,
   const int device = device_of(logits);
   const DeviceScope scope(device);
   if (nothing_to_do(call)) return;
-  const LaunchPlan plan = plan_forward(problem_of(call, false), facts_of(device), Strategy::kSplit);
+  const LaunchPlan plan = plan_forward(problem_of(call, false, kernels.held), facts_of(device), Strategy::kSplit);
   const Launch to{plan, current_stream(device)};
   cuda::WorkspaceSizes sizes = kernels.workspace_of(to, call);
   sizes.parts = 0;
