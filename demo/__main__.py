@@ -184,6 +184,7 @@ def run(options: Options) -> None:
             make_loss(), data, epochs=options.epochs, seconds=seconds, seed=options.seed
         )
         _print_training(name, histories[name])
+    _print_head(network, data, options)
 
     popular = model.precision(None, data, data.held_out)
     _print_table(measurements, histories, popular)
@@ -321,6 +322,19 @@ def _print_training(name: str, history: History) -> None:
     if history.cut_short:
         print(f"  (out of time after {history.epochs:.1f} epochs)", end="")
     print(flush=True)
+
+
+def _print_head(network: NameModel, data: Data, options: Options) -> None:
+    """What the last layer costs as it was trained, and as two modules."""
+    from demo import measure, model
+
+    rows = data.train[: model.BATCH]
+    features = network.features(*data.words.take(rows))
+    found = measure.measure_head(network.head, features, data.targets[rows], 3 if options.smoke else 11)
+    shown = {name: f"{_mb(found.peak_mb[name]).strip()} MB, {_ms(found.ms[name])} ms" for name in found.ms}
+    print(f"\nThe last layer and ZLPR, forward + backward of {len(rows)} rows, their gradients included")
+    print(f"  LinearLoss: {shown['LinearLoss']}; nn.Linear, then the fused loss: {shown['apart']}")
+    print(f"  {network.head.plan(len(rows))}")
 
 
 def _ms(value: float | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import statistics
 import sys
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlloss_cuda import CSRTargets
+from mlloss_cuda import CSRTargets, LinearLoss
 
 COMPETITORS = ("fused", "eager", "compile")
 
@@ -94,6 +95,7 @@ def measure(
     rival = RIVALS[name]
     dense = targets.to_dense().to(rival.target_dtype)
     result = Measurement()
+    device = logits.device
     calls: dict[str, Callable[[], Tensor]] = {
         "fused": lambda: loss(logits, targets),
         "eager": lambda: rival.function(logits, dense),
@@ -120,14 +122,43 @@ def measure(
         if round_number > 4 and time.perf_counter() > deadline:
             break
         for competitor, call in calls.items():
-            milliseconds = _time_step(call, logits)
+            milliseconds = _time(functools.partial(_step, call, logits), device)
             if round_number >= 2:
                 times[competitor].append(milliseconds)
     for competitor in COMPETITORS:
         values = times.get(competitor)
         result.ms[competitor] = statistics.median(values) if values else None
-        result.peak_mb[competitor] = _peak_mb(calls[competitor], logits) if competitor in calls else None
+        own = functools.partial(_step, calls[competitor], logits) if competitor in calls else None
+        result.peak_mb[competitor] = None if own is None else _peak_mb(own, device)
     return result
+
+
+@dataclass
+class HeadMeasurement:
+    """Forward and backward of the last layer with its loss: as one module, and one after the other."""
+
+    ms: dict[str, float]
+    peak_mb: dict[str, float | None]  # besides parameters, features and targets; the gradients are in it
+
+
+def measure_head(head: LinearLoss, features: Tensor, targets: CSRTargets, rounds: int) -> HeadMeasurement:
+    """Both get the same parameters and features, and leave the same gradients."""
+    features = features.detach().requires_grad_()
+    inputs = (features, head.weight, head.bias)
+    calls = {
+        "LinearLoss": lambda: torch.autograd.grad(head(features, targets), inputs),
+        "apart": lambda: torch.autograd.grad(head.loss(F.linear(*inputs), targets), inputs),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_number in range(2 + rounds):
+        for name, call in calls.items():
+            milliseconds = _time(call, features.device)
+            if round_number >= 2:
+                times[name].append(milliseconds)
+    return HeadMeasurement(
+        {name: statistics.median(values) for name, values in times.items()},
+        {name: _peak_mb(call, features.device) for name, call in calls.items()},
+    )
 
 
 def _step(call: Callable[[], Tensor], logits: Tensor) -> Tensor:
@@ -140,37 +171,37 @@ def _gradient_float64(function: Callable[[Tensor, Tensor], Tensor], logits: Tens
     return torch.autograd.grad(function(exact, target), exact)[0]
 
 
-def _time_step(call: Callable[[], Tensor], logits: Tensor) -> float:
-    if logits.device.type == "cuda":
+def _time(step: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(logits.device)
+        torch.cuda.synchronize(device)
         start.record()
-        _step(call, logits)
+        step()
         end.record()
         end.synchronize()
         return start.elapsed_time(end)
     begin = time.perf_counter()
-    _step(call, logits)
+    step()
     return 1e3 * (time.perf_counter() - begin)
 
 
-def _peak_mb(call: Callable[[], Tensor], logits: Tensor) -> float | None:
-    """What one step needs on top of the logits and the targets, at its worst moment."""
-    if logits.device.type == "cuda":
-        torch.cuda.synchronize(logits.device)
-        torch.cuda.reset_peak_memory_stats(logits.device)
-        before = torch.cuda.memory_allocated(logits.device)
-        _step(call, logits)
-        torch.cuda.synchronize(logits.device)
-        return (torch.cuda.max_memory_allocated(logits.device) - before) / 1e6
+def _peak_mb(step: Callable[[], object], device: torch.device) -> float | None:
+    """What one step needs on top of what is there, at its worst moment."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     gc.collect()
     with _return_freed_memory():
-        _step(call, logits)
+        step()
         _trim()  # what that step freed must not pass for memory that this one need not ask for
         if not _reset_peak_rss():
             return None
         before = _status_kb("VmRSS")
-        _step(call, logits)
+        step()
         return max(_status_kb("VmHWM") - before, 0) * 1024 / 1e6
 
 

@@ -1,4 +1,4 @@
-"""The model - hashed words, an embedding bag, a linear layer to every label - and its training."""
+"""The model - hashed words, an embedding bag, a linear layer to every label with its loss - and its training."""
 
 from __future__ import annotations
 
@@ -91,10 +91,10 @@ def _weigh_words(words: Ragged, train: np.ndarray, device: torch.device) -> Word
 class NameModel(nn.Module):
     """Scores every label for a bag of words."""
 
-    def __init__(self, base_rate: Tensor) -> None:
+    def __init__(self, base_rate: Tensor, loss: nn.Module) -> None:
         super().__init__()
         self.embedding = nn.EmbeddingBag(BUCKETS, DIM, mode="sum", sparse=True)
-        self.head = nn.Linear(DIM, len(base_rate))
+        self.head = mlloss_cuda.LinearLoss(DIM, len(base_rate), loss)
         nn.init.normal_(self.embedding.weight, std=0.3)
         nn.init.zeros_(self.head.weight)
         # Every loss starts from the base rates. A bias of zero would open at p = 1/2 for each
@@ -102,8 +102,13 @@ class NameModel(nn.Module):
         with torch.no_grad():
             self.head.bias.copy_(torch.logit(base_rate, eps=1e-6))
 
-    def forward(self, words: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-        return self.head(self.embedding(words, offsets, per_sample_weights=weights))
+    def features(self, words: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+        """What the head takes."""
+        return self.embedding(words, offsets, per_sample_weights=weights)
+
+    def forward(self, words: tuple[Tensor, Tensor, Tensor], targets: mlloss_cuda.CSRTargets) -> Tensor:
+        """The loss: no logits leave the head."""
+        return self.head(self.features(*words), targets)
 
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {
@@ -141,7 +146,7 @@ def train(
     """Trains for `epochs`, or as much of them as `seconds` allow; evaluation is off the clock."""
     torch.manual_seed(seed)
     device = data.train.device
-    model = NameModel(data.base_rate).to(device)
+    model = NameModel(data.base_rate, loss_function).to(device)
     embedding = torch.optim.SparseAdam(list(model.embedding.parameters()), lr=EMBEDDING_RATE, eps=ADAM_EPS)
     head = torch.optim.Adam(model.head.parameters(), lr=HEAD_RATE, eps=ADAM_EPS, fused=True)
     batch = min(BATCH, len(data.train))
@@ -172,7 +177,7 @@ def train(
         # The rate falls linearly to zero, whichever of the steps and the clock runs out first.
         embedding.param_groups[0]["lr"] = EMBEDDING_RATE * (1 - progress)
         head.param_groups[0]["lr"] = HEAD_RATE * (1 - progress)
-        loss = loss_function(model(*data.words.take(rows)), data.targets[rows])
+        loss = model(data.words.take(rows), data.targets[rows])
         embedding.zero_grad()
         head.zero_grad()
         loss.backward()
@@ -193,7 +198,7 @@ def train(
 @torch.no_grad()
 def top(model: NameModel, data: Data, rows: Tensor, k: int) -> Tensor:
     """The k best labels of each row, best first."""
-    return torch.cat([model(*data.words.take(part)).topk(k).indices for part in rows.split(256)])
+    return torch.cat([model.head.topk(model.features(*data.words.take(part)), k).indices for part in rows.split(256)])
 
 
 def hits(predicted: Tensor, data: Data, rows: Tensor) -> Tensor:

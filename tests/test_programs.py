@@ -31,7 +31,7 @@ def test_demo_smoke(tmp_path: Path) -> None:
     plot = tmp_path / "plot.png"
     done = run("demo", "--smoke", "--output", str(plot))
     assert done.returncode == 0, done.stderr
-    for word in ("ZLPR", "focal", "Dice", "BCE", "precision at"):
+    for word in ("ZLPR", "focal", "Dice", "BCE", "LinearLoss", "precision at"):
         assert word in done.stdout
     assert plot.read_bytes().startswith(b"\x89PNG")
 
