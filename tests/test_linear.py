@@ -39,7 +39,9 @@ from mlloss_cuda import (
 from mlloss_cuda.linear import plan as plans
 from mlloss_cuda.linear.updates import store
 
+from .cases import Case
 from .conftest import Backend
+from .test_parts import part_of
 
 ROWS, LABELS, FEATURES = 7, 700, 12
 
@@ -335,6 +337,29 @@ def test_nothing_to_compute_and_the_reference(generator: torch.Generator) -> Non
     t, targets = Tensors(generator), random_targets(generator, "csr")
     with mlloss_cuda.use_backend("reference"):
         torch.testing.assert_close(t.fused(ZLPRLoss(), targets), t.exact(ZLPRLoss(), targets))
+
+
+def test_gradients_between_padding(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    """In the place of logits whose rows lie apart; what is between them stays."""
+    logits = torch.randn((9, 1031), generator=generator).to(backend.device)
+    targets = random_targets(generator, "csr", *logits.shape).to(backend.device)
+    ops, (_, *arguments) = (
+        getattr(torch.ops, backend.namespace),
+        part_of(served, logits, targets, slice(0, logits.shape[1]), "batchmean"),
+    )
+    _, coefficients, expected = ops.loss_forward(logits, *arguments, True, True)
+    one = torch.tensor(1.0, device=backend.device)
+    for size in (1088, 1036):
+        memory = torch.full((9, size), 7.0, device=backend.device)
+        padded = memory[:, :1031]
+        for backward in (False, True):
+            padded.copy_(logits)
+            if backward:
+                ops.loss_backward_(padded, *arguments, coefficients, one, False, False, False)
+            else:
+                ops.loss_forward_(padded, *arguments, False)
+            torch.testing.assert_close(padded, expected, rtol=1e-5, atol=1e-9)
+            assert bool((memory[:, 1031:] == 7).all())
 
 
 # ---- the module ----------------------------------------------------------------------------------

@@ -77,6 +77,7 @@ class Results(NamedTuple):
     losses: Any = None
     coefficients: Any = None
     gradient: Any = None
+    gradient_row: Any = None  # its stride from row to row: of a gradient in the logits' place, theirs
     row_sums: Any = None
     scale_sums: Any = None
 

@@ -195,7 +195,7 @@ def _row_gradient(call, functor, p, c, results, block, live, first, tile: tl.con
     _, s, y, w, valid, place = read(call, block, first, tile, EDGE)
     g = terms.gradient(functor, s, y, w, c, label_parameter(call, place, tile.dtype), p, tile.soft)
     g = tl.where(valid & live[:, None], g, 0.0)
-    store(results.gradient, g, call, block, place, first, tile, EDGE)
+    store(results.gradient, results.gradient_row, g, block, place, first, tile, EDGE)
 
 
 @triton.jit
@@ -305,7 +305,8 @@ def _backward_tile(
         product = tl.where(g == 0.0, 0.0, g * x)
         tl.store(results.scale_sums + row * tiles + i, tl.sum(product, 1), mask=here)
     if results.gradient is not None:
-        store(results.gradient, g * logit_scale(call, tile.dtype), call, block, place, first, tile, EDGE)
+        g = g * logit_scale(call, tile.dtype)
+        store(results.gradient, results.gradient_row, g, block, place, first, tile, EDGE)
 
 
 @triton.jit(do_not_specialize=["rows", "nnz", "tiles"])
@@ -366,7 +367,7 @@ def _element_tile(call, functor, results, parts, block, first, tile: tl.constexp
     if results.gradient is not None:
         factor = call_factor(call, tile.dtype) * weight * logit_scale(call, tile.dtype)
         g = tl.where(live, g * (w * factor[:, None]), 0.0)
-        store(results.gradient, g, call, block, place, first, tile, EDGE)
+        store(results.gradient, results.gradient_row, g, block, place, first, tile, EDGE)
 
 
 @triton.jit(do_not_specialize=["rows", "nnz", "tiles"])

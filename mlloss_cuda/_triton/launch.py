@@ -216,7 +216,11 @@ def _boundaries(stride: int) -> bool:
     return stride % plans.GROUP == 0
 
 
-def _tile(logits: Tensor, a: Arguments, plan: Plan, down_rows: bool = False) -> Tile:
+def _into(gradient: Tensor | None) -> Results:
+    return Results() if gradient is None else Results(gradient=gradient, gradient_row=gradient.stride(0))
+
+
+def _tile(logits: Tensor, a: Arguments, plan: Plan, down_rows: bool = False, gradient_row: int | None = None) -> Tile:
     # Down the rows a column is the same label in each: no shifts.
     wide = logits.stride(1) == 1 and not down_rows
     together = a.targets is not None and a.targets.stride(1) == 1
@@ -230,7 +234,7 @@ def _tile(logits: Tensor, a: Arguments, plan: Plan, down_rows: bool = False) -> 
         and a.targets is not None
         and together
         and _boundaries(a.targets.stride(0) - logits.stride(0)),
-        wide_gradient=wide and _boundaries(logits.shape[1] - logits.stride(0)),
+        wide_gradient=wide and gradient_row is not None and _boundaries(gradient_row - logits.stride(0)),
         masked=plan.rows > 1 or not wide,
         soft=soft,
         crosses_rows=a.group in ("macro", "micro"),
@@ -272,8 +276,8 @@ def _forward_elements(logits: Tensor, a: Arguments, value: Tensor, gradient: Ten
     call, plan = _call(logits, a), plans.plan_units(_shape(logits, a), _facts_of(logits))
     reduced = a.reduce != "none"
     parts = _empty(logits, plan.programs) if reduced else None
-    results = Results(losses=None if reduced else value, gradient=gradient)
-    tile = _tile(logits, a, plan)
+    results = _into(gradient)._replace(losses=None if reduced else value)
+    tile = _tile(logits, a, plan, gradient_row=results.gradient_row)
     shape = (logits.shape[0], _nnz(a), plan.tiles)
     launch_plan(kernels.element_wise, plan, call, functor_of(a.loss), results, parts, *shape, tile)
     if parts is not None:
@@ -292,14 +296,15 @@ def _forward_groups(
         late = functor.late is not None
         plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), a.group == "micro", late)
         if plan.strategy == "streaming":
-            results = results._replace(gradient=gradient)
-            arguments = (logits.shape[0], _nnz(a), plan.tiles, groups, _tile(logits, a, plan))
+            results = _into(gradient)._replace(losses=values, coefficients=coefficients)
+            tile = _tile(logits, a, plan, gradient_row=results.gradient_row)
+            arguments = (logits.shape[0], _nnz(a), plan.tiles, groups, tile)
             launch_plan(kernels.streaming, plan, call, functor, results, *arguments)
             gradient = None
         else:
             _statistics_of_rows(call, logits, a, functor, results, plan)
     if gradient is not None:
-        _gradients(call, logits, a, coefficients, GradOutput(), Results(gradient=gradient))
+        _gradients(call, logits, a, coefficients, GradOutput(), _into(gradient))
     if a.reduce != "none":
         _total(call, values, value)
 
@@ -381,7 +386,7 @@ def _gradients(
     """From coefficients that are known; row_sums and scale_sums are of each tile."""
     plan = plans.plan_units(_shape(logits, a), _facts_of(logits))
     shape = (logits.shape[0], _nnz(a), plan.tiles)
-    tile = _tile(logits, a, plan)
+    tile = _tile(logits, a, plan, gradient_row=results.gradient_row)
     launch_plan(
         kernels.backward,
         plan,
@@ -415,7 +420,7 @@ def _backward(
         row = _empty(logits, logits.shape[0], tiles) if need_row else None
         scale = _empty(logits, logits.shape[0], tiles) if need_scale else None
         if gradient is not None or need_row or need_scale:
-            results = Results(gradient=gradient, row_sums=row, scale_sums=scale)
+            results = _into(gradient)._replace(row_sums=row, scale_sums=scale)
             _gradients(_call(logits, a), logits, a, coefficients, output, results)
         row_sums, scale_sums = (_empty(logits, 0) if sums is None else sums.sum(1) for sums in (row, scale))
         return row_sums, scale_sums, label

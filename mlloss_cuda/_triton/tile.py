@@ -106,11 +106,11 @@ def _load(pointer, offsets, inside, whole, WIDE: tl.constexpr, EDGE: tl.constexp
 
 
 @triton.jit
-def store(pointer, x, call, block, place, first, tile: tl.constexpr, EDGE: tl.constexpr):
-    """Write a tile into contiguous memory of the logits' shape."""
+def store(pointer, row_stride, x, block, place, first, tile: tl.constexpr, EDGE: tl.constexpr):
+    """Write a tile into memory of the logits' shape, in which labels lie side by side."""
     row, _, _ = block
     label, inside, whole, shift = place
-    offsets = _offsets(row, shift, label, first, call.labels, 1, tile, tile.wide_gradient)
+    offsets = _offsets(row, shift, label, first, row_stride, 1, tile, tile.wide_gradient)
     x = x.to(pointer.dtype.element_ty)
     if not EDGE:
         tl.store(pointer + offsets, x)

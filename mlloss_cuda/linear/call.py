@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+import torch._compile
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -49,11 +50,17 @@ def _wants(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
 
 
-@torch.compiler.disable(reason="the head runs chunk by chunk as it is: compile the rest of the model")
 def evaluate(
     inputs: Any, weight: Any, bias: Any, targets: Any, loss: Any, sample_weight: Any, settings: Settings
 ) -> Tensor:
-    """Check everything, then run the loss of the linear layer."""
+    """Check everything, then run the loss of the linear layer. A compiled model breaks its graph here."""
+    arguments = inputs, weight, bias, targets, loss, sample_weight, settings
+    return _uncompiled(*arguments) if torch.compiler.is_compiling() else _evaluate(*arguments)
+
+
+def _evaluate(
+    inputs: Any, weight: Any, bias: Any, targets: Any, loss: Any, sample_weight: Any, settings: Settings
+) -> Tensor:
     inputs = check_input(inputs, weight, bias)
     check_loss(loss)
     check_optional_count("chunk_size", settings.chunk_size)
@@ -77,6 +84,10 @@ def evaluate(
     value = _run(Layer(flat, weight, bias), loss, passes, settings)
     of_rows = loss.reduction == "none" and all(own.call.term.grouping == "samples" for own in passes)
     return value.reshape(leading) if of_rows else value
+
+
+# torch.compiler.disable, without the import of dynamo: that takes longer than all of this package's.
+_uncompiled = torch._compile._disable_dynamo(_evaluate)
 
 
 def _run(layer: Layer, loss: LossModule, passes: list[Pass], settings: Settings) -> Tensor:
