@@ -50,7 +50,7 @@ def measure(rows: int, labels: int, rounds: int) -> dict[str, float]:
         if len(terms) == 1:
             value = alone[terms[0]](logits, targets)
         else:
-            value = compound_loss([(1.0, alone[term]) for term in terms], logits, targets, reduction="batchmean")
+            value = compound_loss(logits, targets, [(1.0, alone[term]) for term in terms], reduction="batchmean")
         value.backward()
         return (time.perf_counter() - start) * 1e3
 

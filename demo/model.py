@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import mlloss_cuda
 from demo.corpus import BUCKETS, Corpus, Ragged, Split
+from mlloss_cuda.losses._common import LossModule
 
 DIM = 128
 BATCH = 128
@@ -91,7 +92,7 @@ def _weigh_words(words: Ragged, train: np.ndarray, device: torch.device) -> Word
 class NameModel(nn.Module):
     """Scores every label for a bag of words."""
 
-    def __init__(self, base_rate: Tensor, loss: nn.Module) -> None:
+    def __init__(self, base_rate: Tensor, loss: LossModule) -> None:
         super().__init__()
         self.embedding = nn.EmbeddingBag(BUCKETS, DIM, mode="sum", sparse=True)
         self.head = mlloss_cuda.LinearLoss(DIM, len(base_rate), loss)
@@ -111,7 +112,7 @@ class NameModel(nn.Module):
         return self.head(self.features(*words), targets)
 
 
-LOSSES: dict[str, Callable[[], nn.Module]] = {
+LOSSES: dict[str, Callable[[], LossModule]] = {
     # Focal with no focus and no class balance is binary cross-entropy, exactly.
     "BCE": lambda: mlloss_cuda.SigmoidFocalLoss(alpha=None, gamma=0.0, reduction="batchmean"),
     "focal": lambda: mlloss_cuda.SigmoidFocalLoss(alpha=None, gamma=2.0, reduction="batchmean"),
@@ -135,7 +136,7 @@ class History:
 
 
 def train(
-    loss_function: nn.Module,
+    loss_function: LossModule,
     data: Data,
     *,
     epochs: int,
