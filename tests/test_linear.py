@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import mlloss_cuda
 from mlloss_cuda import (
@@ -314,6 +316,21 @@ def test_is_differentiable_once(generator: torch.Generator) -> None:
             gradient.square().sum().backward()
 
 
+@pytest.mark.parametrize("loss", (BCEWithLogitsLoss(), ZLPRLoss(), LSEPLoss(reduction="none")), ids=repr)
+def test_transforms_and_checkpoints(generator: torch.Generator, loss: Any) -> None:
+    t, targets = Tensors(generator), random_targets(generator, "csr")
+    expected = gradients(t.exact(loss, targets).sum(), t.all[:2])
+
+    def call(inputs: Tensor, weight: Tensor) -> Tensor:
+        return linear_loss(inputs, weight, targets, loss, linear_bias=t.bias, chunk_size=64).sum()
+
+    transformed = torch.func.grad(call, argnums=(0, 1))(t.input.detach(), t.weight.detach())
+    checkpointed = gradients(checkpoint(call, *t.all[:2], use_reentrant=False), t.all[:2])
+    for got in (transformed, checkpointed):
+        for own, exact in zip(got, expected, strict=True):
+            torch.testing.assert_close(own, exact, rtol=1e-8, atol=1e-11)
+
+
 def test_values_of_terms(generator: torch.Generator) -> None:
     t, targets = Tensors(generator), random_targets(generator, "csr")
     for name in ("one pass", "three passes"):
@@ -509,7 +526,7 @@ def test_peak_is_as_planned() -> None:
     root = Path(__file__).parent.parent
     finished = subprocess.run([sys.executable, "-c", MEASURED], cwd=root, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    for planned, measured in __import__("json").loads(finished.stdout):
+    for planned, measured in json.loads(finished.stdout):
         assert measured == pytest.approx(planned, rel=0.1)
 
 
