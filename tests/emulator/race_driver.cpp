@@ -247,6 +247,18 @@ void run_backward(const Engine& engine, const Inputs& in, const Results& exact, 
   found.compare("label gradient", labels.data(), exact.label_gradient);
 }
 
+// What a caller does that has the labels in parts.
+template <class In, class T>
+void run_parts(const Engine& engine, const Inputs& in, const Results& exact, DType dtype, const Variant& variant,
+               Findings& found) {
+  const Arguments<In, T> arguments(in, dtype, variant.layout);
+  if (engine.wanted != Strategy::kSplit || !engine.spans_parts(arguments.call)) return;
+  const cuda::Table table = sizeof(T) == 8 ? cuda::table_double() : cuda::table_float();
+  T total;
+  engine.parts(arguments.call, table.losses[&engine.kernels - engine.table.losses], &total);
+  found.compare("total of parts", &total, std::vector<double>{exact.total});
+}
+
 // ---- every case ----------------------------------------------------------------------------------
 
 template <class In, class T>
@@ -331,6 +343,7 @@ class Driver {
         run_case(label, strategy, logits.tolerance, [&](Findings& found) {
           run_forward<In, T>(engine, in, exact, logits.dtype, variant, found);
           run_backward<In, T>(engine, in, exact, logits.dtype, variant, found);
+          run_parts<In, T>(engine, in, exact, logits.dtype, variant, found);
         });
       }
     }

@@ -52,6 +52,37 @@ struct Engine {
     }
   }
 
+  bool spans_parts(const Call& call) const { return !kernels.element_wise && call.grouping != Grouping::kMacro; }
+
+  // The total, of all labels as the first of two parts; the other has none. `results`: kernels of the compute type.
+  void parts(Call call, const cuda::Kernels& results, void* total) const {
+    const LaunchPlan plan = plan_forward(cuda::problem_of(call, false), kDevice, Strategy::kSplit);
+    const cuda::Launch to{plan, nullptr};
+    const cuda::WorkspaceSizes sizes = kernels.workspace_of(to, call);
+    const size_t groups = static_cast<size_t>(group_count(call)), count = static_cast<size_t>(kernels.statistics);
+    std::vector<double> memory(static_cast<size_t>(sizes.statistics_bytes + 7) / 8);
+    std::vector<double> coefficients(groups * static_cast<size_t>(kernels.coefficients)), values(groups);
+    std::vector<double> statistics(2 * groups * count), known(groups * count);
+    std::vector<double> late(2 * groups * static_cast<size_t>(kernels.late_sums));
+    std::vector<unsigned> counters(static_cast<size_t>(sizes.counters));
+    const cuda::Workspace work{nullptr, memory.data(), counters.data()};
+    check(kernels.statistics_of(to, call, coefficients.data(), work, statistics.data()));
+    Parts parts{2, group_count(call), statistics.data(), nullptr};
+    if (kernels.late_of) {
+      check(cuda::table_double().losses[&kernels - table.losses].merge(nullptr, parts, known.data()));
+      check(kernels.late_of(to, call, known.data(), coefficients.data(), work, late.data()));
+      parts.late = late.data();
+    }
+    if (crosses_rows(call)) call.sample_weight = nullptr;
+    ForwardOutputs out{};
+    out.total = total;
+    out.coefficients = coefficients.data();
+    check(results.finish(nullptr, call, parts, out, {values.data(), nullptr, counters.data()}));
+    for (const unsigned left : counters) {
+      if (left != 0) check(cudaErrorUnknown);
+    }
+  }
+
   // Labels first: in place, the rows' pass overwrites the logits.
   void backward(const Call& call, const BackwardOutputs& out) const {
     const LaunchPlan down_rows = plan_down_rows(cuda::problem_of(call, true), kDevice, 1);
