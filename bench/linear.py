@@ -143,13 +143,8 @@ def _peak(shape: Shape, name: str) -> dict[str, float]:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
-        start = time.perf_counter()
         way()
-        result |= {
-            "peak": float(_status("VmHWM") - before),
-            "given": float(before),
-            "seconds": time.perf_counter() - start,
-        }
+        result |= {"peak": float(_status("VmHWM") - before), "given": float(before)}
     return result
 
 
@@ -187,8 +182,7 @@ def _print_big(rows: int) -> None:
         assert found is not None, "memory cannot be measured here"
         print(
             f"{shape}, plain SGD inside backward: peak {found['peak'] / 2**20:,.0f} MiB beside "
-            f"{found['given'] / 2**30:.2f} GiB of weights and process (planned {found['planned'] / 2**20:,.0f}), "
-            f"{found['seconds']:.1f} s",
+            f"{found['given'] / 2**30:.2f} GiB of weights and process (planned {found['planned'] / 2**20:,.0f})",
             flush=True,
         )
 
@@ -196,7 +190,7 @@ def _print_big(rows: int) -> None:
 def main(given: list[str] | None = None) -> int:
     """Print what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench.linear", description=__doc__)
-    parser.add_argument("--big", action="store_true", help="2,812,281 labels, memory and one step's time")
+    parser.add_argument("--big", action="store_true", help="2,812,281 labels: memory of a step")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, no torch.compile: does it run?")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="only this one")

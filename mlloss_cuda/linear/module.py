@@ -167,8 +167,8 @@ class LinearLoss(nn.Module):
         which has no memory, is planned as on a CPU.
 
         Example:
-            >>> print(LinearLoss(768, 131073, ZLPRLoss(), device="meta").plan(1024))
-            1024 x 131,073 logits of 768 features by labels: 9 chunks of ..., 4 matrix products, ...
+            >>> print(LinearLoss(768, 131073, ZLPRLoss(), device="meta", dtype=torch.bfloat16).plan(1024))
+            1024 x 131,073 logits of 768 features by labels: 5 chunks of ..., 4 matrix products, ...
         """
         check_count("rows", rows)
         check.check_bool("training", training)

@@ -10,9 +10,10 @@ __all__ = ["ALIGNMENT", "Demand", "LinearPlan", "Part", "default_budget", "make_
 
 ALIGNMENT: Final = 64  # of a chunk's leading dimension: products at odd ones are slow
 _LEAST_BUDGET: Final = 64 << 20
-# Operations that take as long as a byte, roughly: what chunks by rows save in products, against what they move.
 _MEMORY_FOR_SPEED: Final = 1.25  # a float32 sum of bfloat16 gradients, by rows, is more than that
-_OPERATIONS_A_BYTE: Final = {"cpu": 20.0, "cuda": 150.0}
+# Operations that take as long as a byte, roughly, of float32 and of narrower products: what chunks by rows save in
+# products, against what they move.
+_OPERATIONS_A_BYTE: Final = {"cpu": (10.0, 25.0), "cuda": (15.0, 150.0)}
 
 # "rows" or "labels": what tests ask for, where the loss allows it.
 forced_direction: str | None = None
@@ -138,7 +139,7 @@ def make_plan(demand: Demand) -> LinearPlan:
 
 def _cost(plan: LinearPlan, demand: Demand) -> float:
     """Bytes, and operations at so many a byte."""
-    rate = _OPERATIONS_A_BYTE.get(demand.device_type, _OPERATIONS_A_BYTE["cuda"])
+    rate = _OPERATIONS_A_BYTE.get(demand.device_type, _OPERATIONS_A_BYTE["cuda"])[demand.low]
     product = 2.0 * demand.rows * demand.labels * demand.features
     return plan.traffic_bytes + plan.matrix_products * product / rate
 

@@ -70,12 +70,12 @@ class FusedUpdate(torch.optim.Optimizer):
 
     def scratch(self, weight: Tensor) -> int:
         """Bytes that a step takes for each weight of a block, its gradient included."""
-        return weight.dtype.itemsize + (0 if weight.device.type == "cpu" else self._strip(weight))
+        return weight.dtype.itemsize + (0 if _in_strips(weight) else self._strip(weight))
 
     def strip(self, weight: Tensor) -> int:
         """Bytes beside them: of the weights that a CPU steps together."""
         together = min(_AT_A_TIME, weight.numel())
-        return together * self._strip(weight) if weight.device.type == "cpu" else 0
+        return together * self._strip(weight) if _in_strips(weight) else 0
 
     def _strip(self, weight: Tensor) -> int:
         return self._numbers * max(4, weight.dtype.itemsize)
@@ -176,10 +176,14 @@ class Stepping:
             self._update.step_block(self._bias, labels, column_sums(gradient))
 
 
+def _in_strips(parameter: Tensor) -> bool:
+    return parameter.device.type in ("cpu", "meta")  # of the latter is planned, as of a CPU
+
+
 def _rows_at_a_time(parameter: Tensor) -> int:
     """On a CPU what is done to a weight is done while it is in a cache."""
     rows = parameter.shape[0]
-    if parameter.device.type != "cpu" or rows == 0:
+    if rows == 0 or not _in_strips(parameter):
         return max(rows, 1)
     return max(1, _AT_A_TIME // max(1, parameter.numel() // rows))
 
