@@ -7,11 +7,16 @@
 namespace mlloss {
 namespace cuda {
 
-// More than fit do no harm: the planner counts on what most losses have.
+// More than fit do no harm: the planner counts on what most losses have. Sums of 16-bit logits spill at two blocks from
+// sm_100 on.
 template <class Loss, class In>
-constexpr int kStreamingBlocks = sizeof(In) == 8 || Loss::kDemanding > 2 ? 1
-                                 : Loss::kDemanding > 0                  ? 2
-                                                                         : streaming_blocks_of(MLLOSS_CAPABILITY);
+constexpr bool kStreamsAlone =
+    sizeof(In) == 8 || Loss::kDemanding > 2 || (sizeof(In) == 2 && Loss::kDemanding == 2 && MLLOSS_CAPABILITY >= 100);
+
+template <class Loss, class In>
+constexpr int kStreamingBlocks = kStreamsAlone<Loss, In> ? 1
+                                 : Loss::kDemanding > 0  ? 2
+                                                         : streaming_blocks_of(MLLOSS_CAPABILITY);
 
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kMaxThreads, (kStreamingBlocks<LossTemplate<Compute<In>>, In>))
