@@ -75,6 +75,16 @@ def test_other_ignore_index(served: Case, backend: Backend, generator: torch.Gen
     assert torch.equal(served(logits, other, ignore_index=255), served(logits, minus, ignore_index=-1))
 
 
+def test_unknown_labels_have_no_share_of_smoothing(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    """Nor do they count in a sum of targets, where labels compete."""
+    logits = random_logits(generator, (4, 40), torch.float32, backend.device)
+    targets = random_positives(generator, (4, 40), 0.2).to(torch.int8)
+    targets[torch.rand(4, 40, generator=generator) < 0.5] = -1
+    arguments: dict[str, Any] = {"reduction": "sum", "ignore_index": -1, "label_smoothing": 0.3}
+    reference = Reference(served, logits, targets.to(backend.device), **arguments)
+    assert_within_budget(evaluate(served, logits, targets.to(backend.device), **arguments), reference)
+
+
 @pytest.mark.parametrize(
     ("dtype", "entry", "index"),
     (("uint8", 255, -1), ("uint8", 7, 2**40 + 7), ("int8", -1, 255), ("float16", 2048, 2049), ("bool", 1, 257)),

@@ -198,6 +198,8 @@ class TileReader {
     }
     if (call_.label_smoothing > 0.0) {
       for (int j = 0; j < tile.size; ++j) target[j] = smoothed(target[j]);
+      // Labels that are out have no share; of other weights nothing is known yet.
+      for (int j = 0; tile.excluded && j < tile.size; ++j) target[j] = tile.w_buffer[j] == T(0) ? T(0) : target[j];
       tile.targets = Targets::kSoft;
     } else {
       tile.targets = soft ? Targets::kSoft : positive ? Targets::kHard : Targets::kNegative;
