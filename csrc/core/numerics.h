@@ -63,6 +63,12 @@ MLLOSS_HD float reciprocal(float x) {
 }
 MLLOSS_HD double reciprocal(double x) { return 1.0 / x; }
 
+// x >= 0, or 0 where it is about to fall below the smallest normal number, as exponentials are: e^-86.6.
+template <class T>
+MLLOSS_HD T flushed(T x) {
+  return sizeof(T) == 4 && x < T(2.445e-38) ? T(0) : x;
+}
+
 #ifdef __CUDA_ARCH__
 MLLOSS_HD float exp2_approximate(float x) {
   float y;
@@ -242,12 +248,11 @@ MLLOSS_HD Logistic<double> logistic(double z) {
 MLLOSS_HD float logistic_power(float z) { return exponential_unless_large(at_most(z, 87.0f)); }
 MLLOSS_HD double logistic_power(double z) { return exp(at_most(z, 709.0)); }
 
-// sigmoid(z) and sigmoid(-z) from it. What is about to fall below the smallest normal number is 0, as of exponentials:
-// arithmetic with what follows would be slow.
+// sigmoid(z) and sigmoid(-z) from it.
 template <class T>
 MLLOSS_HD LogisticParts<T> sigmoids_from(T power) {
   const T rest = reciprocal(T(1) + power);
-  return {power * rest, sizeof(T) == 4 && rest < T(2.445e-38) ? T(0) : rest, T(0)};
+  return {power * rest, flushed(rest), T(0)};
 }
 
 // -log(1 - u) for u in [0, 1/2], within 1 ulp: a polynomial by Estrin's scheme, no division.

@@ -116,11 +116,11 @@ MLLOSS_HD auto sigmoid_and_slope_of(const E& e) {
   }
 }
 
-// e^s, or e^-s. Ready, it stays below e^87.
+// e^s, or e^-s. Ready, the former stays below e^87.
 template <class E>
 MLLOSS_HD auto power_of(const E& e, bool negated) {
   if constexpr (E::kReady) {
-    return negated ? reciprocal(e.power) : e.power;
+    return negated ? flushed(reciprocal(e.power)) : e.power;
   } else {
     return exponential(negated ? -e.s : e.s);
   }
