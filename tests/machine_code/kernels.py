@@ -80,6 +80,9 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
     "sum_each": (),
 }
 
+# Kernels that the other dtypes share: statistics are double, results of the compute type.
+ONLY_IN = {"merge_parts<*>": {"double"}, "finish_parts<*>": {"float", "double"}}
+
 # What is looked for in a kernel that is not listed, so that its figures can be seen before it is.
 UNLISTED = (STATISTICS, GRADIENT)
 
