@@ -121,15 +121,17 @@ class CompoundEngine : Pass<T> {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t first = row * compound.tiles_, last = first + compound.tiles_;
       compound.initial(statistics);
-      // With gradients to come, element-wise terms are evaluated once, for both.
-      if (!gradients || compound.any_groups_) {
+      // Element-wise terms are evaluated once: for value and gradient, or where terms have one loop.
+      const bool elements_too = !gradients && !compound.fused_;
+      if (elements_too || compound.any_groups_) {
         compound.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
           compound.read(row, label, size, tiles);
-          compound.add(tiles, !gradients, gradients ? compound.powers_at(row, label) : nullptr, statistics);
+          compound.add(tiles, elements_too, gradients ? compound.powers_at(row, label) : nullptr, statistics);
         });
       }
       compound.conclude(row, statistics, values);
       if (gradients) compound.gradients(first, last, compound.any_groups_, tiles, values);
+      if (!gradients && compound.fused_) compound.element_values(row, tiles, values);
       compound.store_value(row, values);
     }
   }
@@ -203,7 +205,7 @@ class CompoundEngine : Pass<T> {
   const FusedMath<T>* fused_ = nullptr;
   const int count_;
   int total_statistics_ = 0, total_coefficients_ = 0;
-  bool any_groups_ = false, mixed_ = false;
+  bool any_groups_ = false, any_elements_ = false, mixed_ = false;
 
   static bool any_competing(const Work& work) {
     bool any = false;
@@ -221,6 +223,7 @@ class CompoundEngine : Pass<T> {
       total_statistics_ += math->statistics;
       total_coefficients_ += math->coefficients;
       any_groups_ |= !math->element_wise;
+      any_elements_ |= math->element_wise;
       mixed_ |= this->competing_ && !math->competing;
     }
     for (const FusedSum<T>* sum = kFused; sum->count > 0; ++sum) {
@@ -320,6 +323,20 @@ class CompoundEngine : Pass<T> {
       if (i == 0) continue;
       for (int j = 0; j < tile.size; ++j) g[j] += part[j];
     }
+  }
+
+  // What element-wise terms lose, as `form` would say it.
+  void element_values(int64_t row, Tiles& tiles, double* values) const {
+    if (!any_elements_) return;
+    const int64_t first = row * this->tiles_, rows = this->call_.rows;
+    this->for_units(first, first + this->tiles_, [&](int64_t, int64_t, int64_t label, int size) {
+      read(row, label, size, tiles);
+      if (fused_->values(terms_, tiles.own, this->coefficients() + row, rows, values)) return;
+      for (int i = 0; i < count_; ++i) {
+        if (!math_[i]->element_wise) continue;
+        values[i] += math_[i]->evaluate(terms_[i].parameters, tile_for(*math_[i], tiles), T(1), true, nullptr);
+      }
+    });
   }
 
   // Formed beside the output, or in place later terms would read what earlier ones made of the logits.

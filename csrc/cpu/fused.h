@@ -15,8 +15,8 @@ struct TermPlace {
   int statistics, coefficients;
 };
 
-// What a tile goes through at once. Both refuse, and have done nothing, where terms have to go one by one: the second
-// does wherever the first has. `powers`, unless null, has room for e^s, from the first visit for the second.
+// What a tile goes through at once. All refuse, and have done nothing, where terms have to go one by one: the others
+// do wherever the first has. `powers`, unless null, has room for e^s, from the first visit for the second.
 template <class T>
 struct FusedMath {
   // The groups' statistics with the maxima at 0, each term's at its place.
@@ -25,6 +25,8 @@ struct FusedMath {
   // element-wise terms lose. `g` may be `powers`, but not the logits.
   bool (*form)(const TermPlace* places, const Tile<T>& tile, const T* powers, const T* coefficients, int64_t stride,
                T f, double* values, T* g);
+  // What `form` adds to `values`, to the bit, for who wants no gradient.
+  bool (*values)(const TermPlace* places, const Tile<T>& tile, const T* coefficients, int64_t stride, double* values);
 };
 
 template <class T, template <class> class LossTemplate>
@@ -191,15 +193,28 @@ class Fused {
     if (!terms.usual()) return false;
     T own[2];
     with_targets(tile, [&](auto kind) { form_as(kind, terms, tile, powers, own, g); });
-    if (values) {
-      int k = 0;
-      const bool element[] = {FusedTerm<T, Losses>::kElement...};
-      for (size_t i = 0; i < sizeof...(Losses); ++i) values[i] += element[i] ? static_cast<double>(own[k++]) : 0.0;
-    }
+    if (values) add_values(own, values);
+    return true;
+  }
+
+  static bool values(const TermPlace* places, const Tile<T>& tile, const T* coefficients, int64_t stride,
+                     double* values) {
+    if (tile.weighted) return false;
+    const Terms terms(places, coefficients, stride, T(1));
+    if (!terms.usual()) return false;
+    T own[2];
+    with_targets(tile, [&](auto kind) { values_of(kind, terms, tile, own); });
+    add_values(own, values);
     return true;
   }
 
  private:
+  static void add_values(const T* own, double* values) {
+    int k = 0;
+    const bool element[] = {FusedTerm<T, Losses>::kElement...};
+    for (size_t i = 0; i < sizeof...(Losses); ++i) values[i] += element[i] ? static_cast<double>(own[k++]) : 0.0;
+  }
+
   template <class F>
   static void with_targets(const Tile<T>& tile, F f) {
     if (tile.targets == Targets::kSoft) return f(TileKind<Targets::kSoft, false>());
@@ -244,16 +259,37 @@ class Fused {
 #pragma omp simd
       for (int j = 0; j < size; ++j)
         block[j] = terms.group_gradient(ready_element<kTargets, false, Terms::kLogistic>(x, j));
-      if constexpr (Terms::kValues > 0) {
-        T a = T(0), b = T(0);
-#pragma omp simd reduction(+ : a, b)
-        for (int j = 0; j < size; ++j) form_one<kTargets>(terms, x, j, block, a, b);
-        total[0] += a;
-        total[1] += b;
-      }
+      if constexpr (Terms::kValues > 0) add_elements<kTargets>(terms, x, size, block, total);
     }
     values[0] = total[0];
     values[1] = total[1];
+  }
+
+  template <Targets kTargets>
+  static void values_of(TileKind<kTargets, false>, const Terms& all, const Tile<T>& tile, T* values) {
+    const Terms terms = all;
+    values[0] = values[1] = T(0);
+    if constexpr (Terms::kValues > 0) {
+      alignas(64) T power[kBlock], unused[kBlock] = {};
+      ReadyParts<T> parts;
+      for (int begin = 0; begin < tile.size; begin += kBlock) {
+        const int size = begin + kBlock < tile.size ? kBlock : tile.size - begin;
+        make_powers(tile.s + begin, size, power);
+        make_ready<Terms::kLogistic>(power, size, parts);
+        add_elements<kTargets>(terms, Columns<T>(tile, begin, power, parts), size, unused, values);
+      }
+    }
+  }
+
+  // Not inlined: with gradients and without, values are the same to the bit.
+  template <Targets kTargets>
+  static __attribute__((noinline)) void add_elements(const Terms& terms, const Columns<T>& x, int size, T* g,
+                                                     T* total) {
+    T a = T(0), b = T(0);
+#pragma omp simd reduction(+ : a, b)
+    for (int j = 0; j < size; ++j) form_one<kTargets>(terms, x, j, g, a, b);
+    total[0] += a;
+    total[1] += b;
   }
 
   template <Targets kTargets>

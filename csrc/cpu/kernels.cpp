@@ -54,7 +54,8 @@ constexpr int place_of() {
 
 template <class T, template <class> class... Losses>
 constexpr FusedSum<T> fused_sum() {
-  return {{place_of<Losses>()...}, sizeof...(Losses), {Fused<T, Losses...>::statistics, Fused<T, Losses...>::form}};
+  using F = Fused<T, Losses...>;
+  return {{place_of<Losses>()...}, sizeof...(Losses), {F::statistics, F::form, F::values}};
 }
 
 // Terms in the order of their names, as Python has them.
