@@ -11,6 +11,7 @@ __all__ = ["ALIGNMENT", "Demand", "LinearPlan", "Part", "default_budget", "make_
 ALIGNMENT: Final = 64  # of a chunk's leading dimension: products at odd ones are slow
 _LEAST_BUDGET: Final = 64 << 20
 _MEMORY_FOR_SPEED: Final = 1.25  # a float32 sum of bfloat16 gradients, by rows, is more than that
+_ABOUT_AS_FAST: Final = 1.05
 # Operations that take as long as a byte, roughly, of float32 and of narrower products: what chunks by rows save in
 # products, against what they move.
 _OPERATIONS_A_BYTE: Final = {"cpu": (10.0, 25.0), "cuda": (15.0, 150.0)}
@@ -126,11 +127,14 @@ def aligned(size: int) -> int:
 
 
 def make_plan(demand: Demand) -> LinearPlan:
-    """Of plans that need about the least memory, the fastest; then in chunks of the size asked for."""
+    """Of plans that need about the least memory, the fastest, or one about as fast that needs less; in chunks of
+    the size asked for.
+    """
     plans = [_finished(plan, demand) for plan in _candidates(demand)]
     least = min(plan.peak_bytes for plan in plans)
     plans = [plan for plan in plans if plan.peak_bytes <= _MEMORY_FOR_SPEED * least]
-    best = min(plans, key=lambda plan: _cost(plan, demand))
+    cheap = _ABOUT_AS_FAST * min(_cost(plan, demand) for plan in plans)
+    best = min((plan for plan in plans if _cost(plan, demand) <= cheap), key=lambda plan: plan.peak_bytes)
     if demand.chunk_size is None or not (demand.parts or best.by == "rows"):
         return best
     whole = demand.rows if best.by == "rows" else demand.labels
@@ -159,8 +163,8 @@ def _candidates(demand: Demand) -> Iterator[LinearPlan]:
         yield _plan(demand, "labels", min(aligned(_even(demand.labels, most)), demand.labels))
     if ways.get("rows"):
         yield _plan(demand, "rows", _even(demand.rows, max(1, demand.budget // max(1, a_row))))
-    if not any(ways.values()):
-        yield _plan(demand, "labels", demand.labels)
+    if not any(ways.values()) or (demand.memory_budget is None and forced_direction is None):
+        yield _plan(demand, "labels", demand.labels)  # whole: a budget that nobody asked for gives way to speed
 
 
 def _even(whole: int, most: int) -> int:
