@@ -8,6 +8,7 @@ from .decisions import fit_thresholds
 from .linear import FusedAdam, FusedSGD, LinearLoss, LinearPlan, linear_loss
 from .losses import *  # noqa: F403
 from .losses import __all__ as _losses
+from .sharding import ShardedLoss, shard_labels
 from .targets import CSRTargets
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "FusedSGD",
     "LinearLoss",
     "LinearPlan",
+    "ShardedLoss",
     "__version__",
     "backends",
     "fit_thresholds",
@@ -24,6 +26,7 @@ __all__ = [
     "label_weights",
     "linear_loss",
     "prior_bias",
+    "shard_labels",
     "use_backend",
 ]
 __all__ += _losses

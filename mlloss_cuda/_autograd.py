@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 
 from . import _ops
 
-__all__ = ["Options", "Sides", "fused_loss", "fused_pair", "shared_arguments"]
+__all__ = ["Options", "Sides", "backward_from_logits", "fused_loss", "fused_pair", "shared_arguments"]
 
 
 class Sides(NamedTuple):
@@ -138,16 +138,13 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
         grad_output = grad_outputs[0]
+        if not ctx.form:
+            return backward_from_logits(ctx, grad_output)
         none = (None,) * (len(Sides._fields) + 2)
         if grad_output is None:
             return None, *none
-        if ctx.options.in_place:
-            if ctx.spent:
-                raise RuntimeError("inplace_backward: the logits hold one gradient, for one backward only")
-            ctx.spent = True
-        if ctx.form:
-            return _scaled(ctx, grad_output), *none
-        return _recomputed(ctx, grad_output)
+        _spend(ctx)
+        return _scaled(ctx, grad_output), *none
 
 
 # apply() asks for this on every call, and inspect takes 15 µs to find it.
@@ -167,8 +164,22 @@ def _scaled(ctx: Any, grad_output: Tensor) -> Tensor:
     return once(scaled, anchor)
 
 
-def _recomputed(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
-    """Gradients from the logits and the coefficients that the forward kept."""
+def _spend(ctx: Any) -> None:
+    if not ctx.options.in_place:
+        return
+    if ctx.spent:
+        raise RuntimeError("inplace_backward: the logits hold one gradient, for one backward only")
+    ctx.spent = True
+
+
+def backward_from_logits(ctx: Any, grad_output: Tensor | None) -> tuple[Any, ...]:
+    """Gradients from what a forward kept: an anchor, the logits, the coefficients, the sides.
+
+    Of a Function whose inputs are the logits, the sides and two that are no tensors.
+    """
+    if grad_output is None:
+        return (None,) * (len(Sides._fields) + 3)
+    _spend(ctx)
     anchor, logits, coefficients, *tensors = ctx.saved_tensors
     options: Options = ctx.options
     sides = Sides(*tensors)

@@ -13,6 +13,8 @@ from . import _validation as check
 from ._autograd import Options, Sides, fused_loss, fused_pair
 from ._reference import reference_loss
 from ._registry import Term
+from ._sharded import described, local_call, local_targets, run_sharded, whole_call
+from ._shards import LabelShards, ShardedLogits
 from .targets import CSRTargets
 
 __all__ = ["Prepared", "evaluate", "evaluate_kept", "prepare", "shifted"]
@@ -27,6 +29,7 @@ class Prepared(NamedTuple):
     targets: Tensor | CSRTargets
     sides: Sides
     options: Options
+    shards: LabelShards | None = None  # logits, targets and sides are a rank's own
 
 
 def evaluate(term: Term, logits: Any, targets: Any, **common: Any) -> Tensor:
@@ -36,10 +39,30 @@ def evaluate(term: Term, logits: Any, targets: Any, **common: Any) -> Tensor:
 
 def evaluate_kept(term: Term, logits: Any, targets: Any, *, keep: bool = True, **common: Any) -> tuple[Tensor, Tensor]:
     """The same, and the coefficients [C, groups] that engines leave (nothing, by the reference)."""
+    logits = check.check_logits(logits)
+    if isinstance(logits, ShardedLogits):
+        return _evaluate_sharded(term, logits, targets, {**common, "keep": keep})
     call = prepare(term, logits, targets, keep=keep, **common)
     value, kept = _run(call)
     if _ops.REDUCTIONS[call.options.reduction] == "none" and term.grouping not in ("macro", "micro"):
         value = value.reshape(logits.shape if term.grouping == "element" else logits.shape[:-1])
+    return value, kept
+
+
+def _evaluate_sharded(
+    term: Term, logits: ShardedLogits, targets: Any, arguments: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    shards, local = logits.shards, logits.local
+    call = shards.agreed(lambda: prepare(term, logits, targets, **arguments), described, local.device)
+    none = _ops.REDUCTIONS[call.options.reduction] == "none"
+    if call.backend == "reference":
+        value, kept = _run(whole_call(call, *local_targets(targets, logits)[1:], logits))
+        if none and term.grouping in ("element", "macro"):
+            value = value[..., shards.own]
+    else:
+        value, kept = run_sharded(call)
+    if none and term.grouping not in ("macro", "micro"):
+        value = value.reshape(local.shape if term.grouping == "element" else local.shape[:-1])
     return value, kept
 
 
@@ -68,9 +91,24 @@ def _run(call: Prepared) -> tuple[Tensor, Tensor]:
     return value, call.logits.new_empty(0)
 
 
-def prepare(
+def prepare(term: Term, logits: Any, targets: Any, **arguments: Any) -> Prepared:
+    """Every check, shapes, and the choice of backend. Of the logits no value is looked at."""
+    logits = check.check_logits(logits)
+    if not isinstance(logits, ShardedLogits):
+        return _prepare(term, logits, targets, **arguments)
+    # As if all labels were here; then what is this rank's of it.
+    in_place = _check_in_place(logits.local, arguments.pop("inplace_backward"))
+    looked_at, own, everything = local_targets(targets, logits)
+    call = _prepare(term, logits.stand_in(), looked_at, **arguments, inplace_backward=False)
+    if call.backend == "reference":
+        return call._replace(shards=logits.shards)
+    call = local_call(call, logits, own, everything)
+    return call._replace(options=call.options._replace(in_place=in_place))
+
+
+def _prepare(
     term: Term,
-    logits: Any,
+    logits: Tensor,
     targets: Any,
     *,
     weight: Any,
@@ -84,8 +122,6 @@ def prepare(
     inplace_backward: Any,
     keep: bool,
 ) -> Prepared:
-    """Every check, shapes, and the choice of backend. Of the logits no value is looked at."""
-    logits = check.check_logits(logits)
     targets = (check.check_other_logits if term.spec.raw_targets else check.check_targets)(targets, logits)
     reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
     ignore_index = check.check_ignore_index(ignore_index)

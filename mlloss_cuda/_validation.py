@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from . import _ops
+from ._shards import ShardedLogits, as_sharded
 from .targets import CSRTargets
 
 __all__ = [
@@ -46,6 +47,11 @@ def readable(tensor: Tensor) -> bool:
 
 
 def check_logits(logits: Any) -> Tensor:
+    """A floating tensor; or, of labels that lie on several ranks, :class:`ShardedLogits` of one."""
+    logits = as_sharded(logits)
+    if isinstance(logits, ShardedLogits):
+        check_logits(logits.local)
+        return logits  # type: ignore[return-value]
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits: expected a tensor [..., L], got {came(logits)}")
     if logits.layout != torch.strided:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .. import _backends, _ops
 from .._registry import Term
+from .._sharded import described
+from .._shards import LabelShards, ShardedLogits
 from ..losses._common import LossModule, Pass
 from .checks import check_input, check_loss, check_optional_count, check_update, planned_as
 from .function import Job, run
@@ -27,6 +29,7 @@ class Settings(NamedTuple):
     chunk_size: int | None = None
     memory_budget: int | None = None
     update: FusedUpdate | None = None
+    shards: LabelShards | None = None
 
 
 class Layer(NamedTuple):
@@ -36,10 +39,9 @@ class Layer(NamedTuple):
     weight: Tensor
     bias: Tensor | None
 
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing to compute."""
-        return 0 in (self.inputs.numel(), self.weight.numel())
+    def empty_for(self, shards: LabelShards | None) -> bool:
+        """Whether there is nothing to compute; of several ranks, on none of them."""
+        return self.inputs.numel() == 0 or (self.weight.shape[0] if shards is None else shards.labels) == 0
 
     def needs(self) -> tuple[bool, bool, bool]:
         """Which of them want a gradient."""
@@ -68,22 +70,36 @@ def _evaluate(
     layer = Layer(inputs, weight, bias)
     leading = inputs.shape[:-1]
     # Of the logits' shape, dtype and device, and without their memory.
-    stand_in = inputs.new_empty(()).expand(*leading, weight.shape[0])
-    passes = loss.passes(stand_in, targets, sample_weight)
+    stand_in: Any = inputs.new_empty(()).expand(*leading, weight.shape[0])
+    passes = _passes(loss, stand_in, targets, sample_weight, settings.shards)
     reference = any(own.call.backend == "reference" for own in passes)
     if settings.update is not None:
         check_update(settings.update, inputs, [own for own in (weight, bias) if own is not None], reference)
         if not _wants(weight):
             settings = settings._replace(update=None)
-    if reference or layer.empty:
+    if reference or layer.empty_for(settings.shards):
         if settings.update is not None:  # that has nothing to step by
             layer = Layer(inputs, weight.detach(), None if bias is None else bias.detach())
-        return loss(F.linear(*layer), targets, sample_weight)
+        logits: Any = F.linear(*layer)
+        return loss(logits if settings.shards is None else ShardedLogits(logits, settings.shards), targets, sample_weight)
 
     flat = inputs.reshape(math.prod(leading), inputs.shape[-1])
     value = _run(Layer(flat, weight, bias), loss, passes, settings)
     of_rows = loss.reduction == "none" and all(own.call.term.grouping == "samples" for own in passes)
     return value.reshape(leading) if of_rows else value
+
+
+def _passes(
+    loss: LossModule, stand_in: Tensor, targets: Any, sample_weight: Any, shards: LabelShards | None
+) -> list[Pass]:
+    if shards is None:
+        return loss.passes(stand_in, targets, sample_weight)
+    logits: Any = ShardedLogits(stand_in, shards)
+
+    def describe(passes: list[Pass]) -> str:
+        return "; ".join(described(own.call) for own in passes)
+
+    return shards.agreed(lambda: loss.passes(logits, targets, sample_weight), describe, stand_in.device)
 
 
 # torch.compiler.disable, without the import of dynamo: that takes longer than all of this package's.
@@ -107,6 +123,7 @@ def _run(layer: Layer, loss: LossModule, passes: list[Pass], settings: Settings)
         learned,
         training and _is_late(loss, terms, layer.inputs.dtype, settings.update),
         settings.update,
+        settings.shards,
     )
     value, outcomes = run(*layer, [side for own in sides for side in own], job)
     loss.note(passes, outcomes)
@@ -142,6 +159,8 @@ def _demand(
 ) -> Demand:
     counts = [_ops.counts_of(term.spec.name) for term in terms]
     update = settings.update if training else None
+    sharded = settings.shards is not None and settings.shards.ranks > 1
+    rows_alone = ("element",) if sharded else ("element", "samples")
     return Demand(
         rows=rows,
         labels=weight.shape[0],
@@ -151,8 +170,9 @@ def _demand(
         bias=bias,
         device_type=planned_as(weight),
         passes=len(terms),
-        within_rows=all(term.grouping in ("element", "samples") for term in terms),
+        within_rows=all(term.grouping in rows_alone for term in terms),
         within_labels=all(term.grouping in ("element", "macro") for term in terms),
+        sharded=sharded,
         parts=parts,
         late_sums=any(count.late_sums for count in counts),
         statistics=sum(count.statistics for count in counts),

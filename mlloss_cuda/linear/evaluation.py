@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import _ops
 from .._autograd import Options, Sides, shared_arguments
+from .._shards import LabelShards
 from .plan import LinearPlan, Part
 
 __all__ = ["LEARNED", "Evaluation", "Outcome", "Progress", "of_groups", "zero_sums"]
@@ -40,18 +41,25 @@ class Evaluation(NamedTuple):
 
     def within(self, plan: LinearPlan) -> bool:
         """Whether none of its groups leaves a chunk."""
-        inner = ("element", "samples") if plan.by == "rows" else ("element", "macro")
-        return plan.chunks == 1 or self.grouping in inner
+        if plan.chunks == 1 and not plan.sharded:
+            return True
+        if plan.by == "rows" and plan.chunks > 1:
+            return self.grouping == "element" or (self.grouping == "samples" and not plan.sharded)
+        return self.grouping in ("element", "macro")
 
     def adapted(self, plan: LinearPlan, like: Tensor) -> Evaluation:
         """For chunks of rows a mean is a sum, divided by how much there is in all."""
         reduction = _ops.REDUCTIONS[self.options.reduction]
         if plan.by == "labels" or plan.chunks == 1 or reduction in ("none", "sum"):
             return self
-        each = plan.labels if reduction == "mean" and self.grouping == "element" else 1
+        each = self.all_labels(plan) if reduction == "mean" and self.grouping == "element" else 1
         count = torch.full((), plan.rows * each, dtype=_ops.compute_dtype(like), device=like.device)
         total = self.options._replace(reduction=_ops.REDUCTIONS.index("sum"))
         return self._replace(sides=self.sides._replace(normalizer=count), options=total)
+
+    def all_labels(self, plan: LinearPlan) -> int:
+        """Of all ranks, where the plan's are one's."""
+        return plan.labels if self.options.all_labels is None else self.options.all_labels
 
     def arguments(self, logits: Tensor, part: Part, plan: LinearPlan) -> tuple[Any, ...]:
         """What the ops begin with, of a chunk: views, and no copies."""
@@ -60,7 +68,8 @@ class Evaluation(NamedTuple):
             sides = _cut(sides, _OF_LABELS, part.labels)
             if sides.targets is not None:
                 sides = sides._replace(targets=sides.targets[:, part.labels])
-            options = options._replace(first_label=part.labels.start, all_labels=plan.labels)
+            first = options.first_label + part.labels.start
+            options = options._replace(first_label=first, all_labels=self.all_labels(plan))
         elif plan.chunks > 1:
             sides = _cut(sides, _OF_ROWS, part.rows)
             if sides.crow_indices is not None:
@@ -101,13 +110,14 @@ class Outcome(NamedTuple):
 class Progress:
     """A pass's values, coefficients or statistics, as chunk after chunk adds its own."""
 
-    def __init__(self, own: Evaluation, plan: LinearPlan) -> None:
-        self.own, self.plan = own, plan
+    def __init__(self, own: Evaluation, plan: LinearPlan, shards: LabelShards | None = None) -> None:
+        self.own, self.plan, self.shards = own, plan, shards
         self.within = own.within(plan)
         self.values: list[Tensor] = []
         self.coefficients: list[Tensor] = []
         self.statistics: list[Tensor] = []
         self.late: list[Tensor] = []
+        self._gathered: Tensor | None = None
         self._merged: Tensor | None = None
 
     def look(self, logits: Tensor, part: Part) -> Tensor:
@@ -137,7 +147,7 @@ class Progress:
     def look_again(self, logits: Tensor, part: Part) -> None:
         """Late sums of a chunk."""
         if self._merged is None:
-            self._merged = self.own.ops.loss_merge(torch.stack(self.statistics), self.own.options.loss)
+            self._merged = self._merge(self._all_statistics())
         arguments = self.own.arguments(logits, part, self.plan)
         self.late.append(self.own.ops.loss_late(*arguments, self._merged))
 
@@ -145,18 +155,37 @@ class Progress:
         """Of all chunks together."""
         if not self.within:
             return self._finished(dtype)
-        if len(self.values) == 1:
-            return Outcome(self.values[0], self.coefficients[0])
-        if self.values[0].dim():
+        value, several = self.values[0], len(self.values) > 1
+        if several and value.dim():
             value = torch.cat(self.values)
-        else:
+        elif several:
             value = torch.stack(self.values).sum(dtype=torch.float64).to(dtype)
-        return Outcome(value, torch.cat(self.coefficients, 1))
+        if self.shards is not None and not value.dim():
+            value = self.shards.total(value)
+        return Outcome(value, torch.cat(self.coefficients, 1) if several else self.coefficients[0])
+
+    def _merge(self, statistics: Tensor) -> Tensor:
+        merged: Tensor = self.own.ops.loss_merge(statistics, self.own.options.loss)
+        return merged
+
+    def _all_statistics(self) -> Tensor:
+        """``[parts, statistics, groups]``: parts are chunks, or ranks that have merged their own."""
+        if self._gathered is None:
+            self._gathered = torch.stack(self.statistics)
+            if self.shards is not None:
+                own = self._gathered[0] if len(self.statistics) == 1 else self._merge(self._gathered)
+                self._gathered = self.shards.gather(own)
+        return self._gathered
+
+    def _all_late(self) -> Tensor:
+        if not self.late:
+            return self.statistics[0].new_empty(0)
+        late = torch.stack(self.late)
+        return late if self.shards is None else self.shards.gather(late.sum(0))
 
     def _finished(self, dtype: torch.dtype) -> Outcome:
         options, sides = self.own.options, self.own.sides
-        statistics = torch.stack(self.statistics)
-        late = torch.stack(self.late) if self.late else statistics.new_empty(0)
+        statistics, late = self._all_statistics(), self._all_late()
         tensors = statistics, late, sides.sample_weight, sides.normalizer
         numbers = options.grouping, options.reduction, self.plan.rows, dtype
         return Outcome(*self.own.ops.loss_finish(*tensors, options.loss, list(options.parameters), *numbers))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .._autograd import Options, Sides, keeps_graph, once
+from .._shards import LabelShards
 from .evaluation import LEARNED, Evaluation, Outcome
 from .plan import LinearPlan
 from .sweep import Head, WeightGradients
@@ -34,6 +35,7 @@ class Job(NamedTuple):
     learned: tuple[tuple[bool, bool, bool], ...]  # of each pass
     late: bool  # in the backward
     update: FusedUpdate | None
+    shards: LabelShards | None = None  # labels are one rank's
 
     def head(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, sides: Sequence[Tensor | None]) -> Head:
         """Of one call; ``sides`` of all passes, one after another."""
@@ -43,7 +45,7 @@ class Job(NamedTuple):
                 zip(self.coefficients, self.options, self.learned, strict=True)
             )
         ]
-        return Head(inputs, weight, bias, evaluations, self.plan, self.needs[0])
+        return Head(inputs, weight, bias, evaluations, self.plan, self.needs[0], self.shards)
 
     @property
     def anything(self) -> bool:

@@ -32,9 +32,10 @@ def linear_loss(
 ) -> Tensor:
     """``loss(input @ linear_weight.T + linear_bias, targets)``, and the logits never stand in memory.
 
-    Unless they are little beside the gradients, or the ``memory_budget`` has room for them. They are formed a chunk at a time, of rows or of labels as the plan has it (:class:`LinearPlan`), turned into
-    their gradient in place, and multiplied on: three matrix products in all for element-wise losses, three or four
-    for others. Gradients of weight and bias are accumulated in float32.
+    Unless they are little beside the gradients, or the ``memory_budget`` has room for them. They are formed a chunk
+    at a time, of rows or of labels as the plan has it (:class:`LinearPlan`), turned into their gradient in place,
+    and multiplied on: three matrix products in all for element-wise losses, three or four for others. Gradients of
+    weight and bias are accumulated in float32.
 
     Args:
         input: ``[..., D]``, float32, bfloat16, float16 or float64.

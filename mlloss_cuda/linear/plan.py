@@ -41,6 +41,7 @@ class Demand:
     passes: int  # over a chunk of logits
     within_rows: bool  # no group of the loss leaves its row
     within_labels: bool  # nor its label
+    sharded: bool  # labels are one rank's: what no group leaves may still span ranks
     parts: bool  # the backend takes parts of the labels, and writes gradients between padding
     late_sums: bool  # they take one more sweep
     statistics: int  # numbers a group
@@ -87,19 +88,20 @@ class LinearPlan:
     keeps_logits: bool  # from the forward to the backward
     within: bool  # every group of the loss lies within a chunk
     padded: bool = True  # a chunk's leading dimension is a multiple of 64
+    sharded: bool = False  # labels are one rank's, of several
     peak_bytes: int = 0
     traffic_bytes: int = 0
 
     def parts(self) -> Iterator[Part]:
         """The chunks, in order."""
         whole = self.rows if self.by == "rows" else self.labels
-        for start in range(0, whole, self.chunk_size):
+        for start in range(0, max(whole, 1), max(self.chunk_size, 1)):  # a rank may have no labels, and has its part
             own = slice(start, min(start + self.chunk_size, whole))
             yield Part(own, slice(0, self.labels)) if self.by == "rows" else Part(slice(0, self.rows), own)
 
     def blocks(self, labels: slice) -> Iterator[slice]:
         """A chunk's labels, as many at a time as may be converted or stepped."""
-        for start in range(labels.start, labels.stop, self.block_size):
+        for start in range(labels.start, max(labels.stop, labels.start + 1), max(self.block_size, 1)):
             yield slice(start, min(start + self.block_size, labels.stop))
 
     def leading(self, columns: int) -> int:
@@ -175,13 +177,14 @@ def _even(whole: int, most: int) -> int:
 
 def _plan(demand: Demand, by: str, size: int) -> LinearPlan:
     whole = demand.rows if by == "rows" else demand.labels
-    chunks = -(-whole // max(size, 1))
-    within = chunks == 1 or (demand.within_rows if by == "rows" else demand.within_labels)
+    chunks = max(-(-whole // max(size, 1)), 1)
+    within = _is_within(demand, by, chunks)
+    kept = demand.training and chunks == 1 and (demand.late or not within)
     products = 1
-    if not within and demand.late_sums:
+    if not within and demand.late_sums and chunks > 1:
         products += 1
     if demand.training:
-        products += 3 if not within or (demand.late and chunks > 1) else 2
+        products += 2 if kept or (within and not demand.late) else 3
     return LinearPlan(
         demand.rows,
         demand.labels,
@@ -191,10 +194,17 @@ def _plan(demand: Demand, by: str, size: int) -> LinearPlan:
         chunks,
         _block(demand, size if by == "labels" else demand.labels, chunks, by),
         products,
-        demand.late and demand.training and chunks == 1,
+        kept,
         within,
         demand.parts,
+        demand.sharded,
     )
+
+
+def _is_within(demand: Demand, by: str, chunks: int) -> bool:
+    if by == "rows" and chunks > 1:
+        return demand.within_rows
+    return demand.within_labels or (chunks == 1 and not demand.sharded)
 
 
 def _a_weight(demand: Demand, chunks: int, by: str) -> int:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+from .._shards import LabelShards
+
+if TYPE_CHECKING:
+    from torch.distributed import Work
 
 __all__ = ["ProductSum", "column_sums", "linear_into", "product"]
 
@@ -41,18 +48,35 @@ def column_sums(gradient: Tensor) -> Tensor:
 
 
 class ProductSum:
-    """A matrix of sums of products: float32 where there are several and they are narrower."""
+    """A matrix of sums of products: float32 where there are several and they are narrower.
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, visits: int) -> None:
-        self.dtype = dtype
+    Rows that have had all their ``visits`` begin their way to the sum over ranks, while others are worked on.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        visits: int,
+        shards: LabelShards | None = None,
+    ) -> None:
+        self.dtype, self.visits, self.shards = dtype, visits, shards
         wide = visits > 1 and _half(dtype)
         self.total = torch.empty(shape, dtype=torch.float32 if wide else dtype, device=device)
-        self.seen: set[int] = set()
+        self.seen: dict[int, int] = {}
+        self._on_the_way: list[Work] = []
 
     def add(self, own: slice, a: Tensor, b: Tensor) -> None:
         """Add ``a @ b`` to these rows of the matrix, which are always met as the same slices."""
-        target, first = self.total[own], own.start not in self.seen
-        self.seen.add(own.start)
+        target, seen = self.total[own], self.seen.get(own.start, 0)
+        self._add(target, a, b, not seen)
+        self.seen[own.start] = seen + 1
+        if seen + 1 == self.visits and self.shards is not None and (work := self.shards.begin_sum(target)):
+            self._on_the_way.append(work)
+
+    @staticmethod
+    def _add(target: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
         if target.dtype == a.dtype:
             if first:
                 _multiply_into(target, a, b)
@@ -64,5 +88,7 @@ class ProductSum:
             target.add_(product(a, b))
 
     def result(self) -> Tensor:
-        """The sums, in the dtype that was asked for."""
+        """The sums, over ranks where there are several, in the dtype that was asked for."""
+        for work in self._on_the_way:
+            work.wait()
         return self.total.to(self.dtype)

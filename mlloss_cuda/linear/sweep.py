@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _ops
+from .._shards import LabelShards
 from .evaluation import Evaluation, Outcome, Progress, of_groups, zero_sums
 from .plan import LinearPlan, Part
 from .sums import ProductSum, column_sums, linear_into
@@ -63,15 +64,17 @@ class Head:
         evaluations: Sequence[Evaluation],
         plan: LinearPlan,
         needs_input: bool = True,
+        shards: LabelShards | None = None,
     ) -> None:
         self.inputs, self.weight, self.bias, self.plan, self.needs_input = inputs, weight, bias, plan, needs_input
+        self.shards = shards
         self.dtype = _ops.compute_dtype(inputs)
         self.evaluations = [own.adapted(plan, inputs) for own in evaluations]
         self._buffer: Tensor | None = None
 
     def values(self) -> tuple[list[Outcome], Tensor | None]:
         """Each pass's value and coefficients; and the logits, if the plan keeps them."""
-        progress = [Progress(own, self.plan) for own in self.evaluations]
+        progress = self._progress()
         logits = None
         for part in self.plan.parts():
             logits = self.logits(part)
@@ -79,7 +82,7 @@ class Head:
                 each.look(logits, part)
         late = [each for each in progress if each.wants_another_look]
         for part in self.plan.parts() if late else ():
-            again = self.logits(part)
+            again = logits if self.plan.chunks == 1 and logits is not None else self.logits(part)
             for each in late:
                 each.look_again(again, part)
         return [each.outcome(self.dtype) for each in progress], logits if self.plan.keeps_logits else None
@@ -103,10 +106,10 @@ class Head:
         """Values and gradients, ``grad_output`` being 1."""
         one = torch.ones((), dtype=self.dtype, device=self.inputs.device)
         if not self.plan.within:
-            outcomes, _ = self.values()
-            return outcomes, *self.gradients(outcomes, one, sink, None, False)
+            outcomes, kept = self.values()
+            return outcomes, *self.gradients(outcomes, one, sink, kept, False)
         of_input, learned = self._input_sum(), self._learned()
-        progress = [Progress(own, self.plan) for own in self.evaluations]
+        progress = self._progress()
         for part in self.plan.parts():
             gradient = self.logits(part)
             if self._in_one:
@@ -117,6 +120,9 @@ class Head:
             self._spread(part, gradient, of_input, sink)
         outcomes = [each.outcome(self.dtype) for each in progress]
         return outcomes, None if of_input is None else of_input.result(), learned
+
+    def _progress(self) -> list[Progress]:
+        return [Progress(own, self.plan, self.shards) for own in self.evaluations]
 
     @property
     def _in_one(self) -> bool:
@@ -182,7 +188,7 @@ class Head:
         if not self.needs_input:
             return None
         visits = sum(len(self._blocks(part)) for part in self.plan.parts() if part.rows.start == 0)
-        return ProductSum(tuple(self.inputs.shape), self.inputs.dtype, self.inputs.device, visits)
+        return ProductSum(tuple(self.inputs.shape), self.inputs.dtype, self.inputs.device, visits, self.shards)
 
     def _learned(self) -> list[list[Tensor | None]]:
         return [zero_sums(own, self.plan, self.inputs) for own in self.evaluations]

@@ -1,0 +1,130 @@
+"""``python -m bench.linear_encoder``: memory of a whole training step, an encoder and a head of 2,812,281 labels.
+
+A BERT-base (110M parameters, of random weights: memory does not care) in float32 under autocast to bfloat16,
+its layers recomputed in the backward, stepped by AdamW; a ``LinearLoss`` in bfloat16 stepped inside backward. Its
+table is of resident memory on a CPU, beside what is published of others on GPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from . import give_memory_back
+
+PUBLISHED = {
+    "ELMO, BF16": 10.4,
+    "ELMO, FP8": 6.6,
+    "Renee": 39.7,
+}  # GiB on a GPU, Amazon-3M (ELMO, ICML 2025)
+
+
+def _encoder(layers: int, width: int) -> tuple[object, object]:
+    import torch
+    from torch import Tensor, nn
+    from torch.utils.checkpoint import checkpoint
+
+    class Encoder(nn.Module):
+        """Embeddings, layers, the mean over tokens."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.places = nn.Embedding(30_522, width), nn.Embedding(512, width)
+            self.layers = nn.ModuleList(
+                [
+                    nn.TransformerEncoderLayer(width, max(1, width // 64), 4 * width, 0.1, "gelu", batch_first=True)
+                    for _ in range(layers)
+                ]
+            )
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.words(tokens) + self.places.weight[: tokens.shape[1]]
+            with torch.autocast("cpu", torch.bfloat16):
+                for layer in self.layers:
+                    x = checkpoint(layer, x, use_reentrant=False)
+            return x.mean(1).to(torch.bfloat16)
+
+    encoder = Encoder()
+    return encoder, torch.optim.AdamW(encoder.parameters(), lr=1e-4, fused=True)
+
+
+def _resident(name: str) -> int:
+    from .measure import _status
+
+    return _status(name)
+
+
+def _step(given: dict[str, int | str]) -> dict[str, float]:
+    """Peak and parts of two steps, in this process."""
+    import torch
+
+    import mlloss_cuda
+
+    rows, labels, width = int(given["rows"]), int(given["labels"]), int(given["width"])
+    torch.randn(64, 64) @ torch.randn(64, 64)  # the libraries' own memory
+    base = _resident("VmRSS")
+    encoder, optimizer = _encoder(int(given["layers"]), width)
+    loss = {"bce": mlloss_cuda.BCEWithLogitsLoss, "zlpr": mlloss_cuda.ZLPRLoss}[str(given["loss"])]()
+    update = mlloss_cuda.FusedSGD(0.05)
+    head = mlloss_cuda.LinearLoss(width, labels, loss, dtype=torch.bfloat16, fused_update=update)
+    weights = _resident("VmRSS") - base
+    tokens = torch.randint(30_522, (rows, int(given["tokens"])))
+    columns = torch.randint(labels // 64, (rows, 36)).add(torch.arange(36) * (labels // 36)).sort(1).values
+    targets = mlloss_cuda.CSRTargets(torch.arange(rows + 1) * 36, columns.clamp(max=labels - 1).reshape(-1), labels)
+    Path("/proc/self/clear_refs").write_text("5")
+    started = time.perf_counter()
+    for _ in range(2):  # AdamW's moments are there from the second on
+        head(encoder(tokens), targets).backward()  # type: ignore[operator]
+        optimizer.step()  # type: ignore[attr-defined]
+        optimizer.zero_grad()  # type: ignore[attr-defined]
+    seconds = (time.perf_counter() - started) / 2
+    parameters = sum(own.numel() for own in encoder.parameters())  # type: ignore[attr-defined]
+    peak = _resident("VmHWM") - base
+    return {"peak": peak, "weights": weights, "base": base, "parameters": parameters, "seconds": seconds}
+
+
+def measured(given: dict[str, int | str]) -> dict[str, float]:
+    """The same in a process whose allocator gives back what is freed."""
+    command = [sys.executable, "-m", "bench.linear_encoder", "--child", json.dumps(given)]
+    finished = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True)
+    if finished.returncode:
+        raise RuntimeError((finished.stderr.strip().splitlines() or ["no message"])[-1])
+    found: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
+    return found
+
+
+def main(given: list[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.linear_encoder", description=__doc__)
+    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args(given)
+    if options.child:
+        give_memory_back()
+        print(json.dumps(_step(json.loads(options.child))))
+        return 0
+    sizes: dict[str, int | str] = {"rows": options.rows, "tokens": options.tokens}
+    sizes |= {"layers": 2, "width": 64, "labels": 2_003} if options.quick else {}
+    sizes = {"layers": 12, "width": 768, "labels": 2_812_281} | sizes
+    for loss in ("bce", "zlpr"):
+        found = measured({**sizes, "loss": loss})
+        print(
+            f"{loss}, {sizes['rows']} x {sizes['tokens']} tokens, encoder of {found['parameters'] / 1e6:.0f}M parameters, "
+            f"{sizes['labels']:,} labels: peak {found['peak'] / 2**30:.2f} GiB, of it weights "
+            f"{found['weights'] / 2**30:.2f} (resident, on a CPU; {found['base'] / 2**30:.2f} GiB of libraries not counted; "
+            f"{found['seconds']:.0f} s a step)",
+            flush=True,
+        )
+    for name, gib in PUBLISHED.items():
+        print(f"{name}: {gib} GiB, as published, on a GPU")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

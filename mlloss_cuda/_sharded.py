@@ -1,0 +1,176 @@
+"""A loss whose labels lie on several ranks: what a rank makes of its own columns, and what ranks make of it together.
+
+Elements, and groups that are labels, are a rank's own: their loss is a share of the total. Groups that are rows, or
+everything, span ranks: each rank's statistics are gathered once (late sums once more), merged by the functor's own
+rule in the order of ranks, and every rank finishes alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from . import _ops
+from ._autograd import Options, Sides, backward_from_logits, fused_loss, fused_pair, shared_arguments
+from ._shards import LabelShards, ShardedLogits, replicated, total_over
+from .targets import CSRTargets
+
+if TYPE_CHECKING:
+    from ._dispatch import Prepared
+
+__all__ = ["described", "local_call", "local_targets", "run_sharded", "whole_call"]
+
+_OF_LABELS = ("weight", "label_offset", "label_parameter")
+
+
+def local_targets(targets: Any, logits: ShardedLogits) -> tuple[Any, Any, bool]:
+    """What checks look at, as if all labels were here; what is; and whether it holds all labels' columns."""
+    shards, local = logits.shards, logits.local
+    if isinstance(targets, Tensor) and targets.layout == torch.sparse_csr:
+        targets = CSRTargets.from_sparse(targets)
+    if isinstance(targets, CSRTargets):
+        if targets.num_labels not in (shards.labels, local.shape[-1]):
+            raise ValueError(
+                f"targets: expected {shards.labels} labels, as all ranks have together, or {local.shape[-1]}, this "
+                f"rank's own, got {targets.num_labels}"
+            )
+        everything = targets.num_labels == shards.labels
+        return replace(targets, num_labels=shards.labels), targets, everything
+    if isinstance(targets, Tensor) and hasattr(targets, "to_local"):
+        targets = targets.to_local()
+    if not isinstance(targets, Tensor) or targets.layout != torch.strided:
+        return targets, targets, False  # the checks say what is wrong
+    if targets.shape == logits.shape:
+        targets = targets[..., shards.own]
+    if targets.shape != local.shape:
+        raise ValueError(
+            f"targets: expected this rank's columns, {tuple(local.shape)}, or all of them, {tuple(logits.shape)}, "
+            f"got {tuple(targets.shape)}"
+        )
+    return logits.stand_in(targets), targets, False
+
+
+def local_call(call: Prepared, logits: ShardedLogits, targets: Any, everything: bool) -> Prepared:
+    """From a call of all labels to this rank's: its columns of whatever is of labels. Views, and no copies."""
+    shards, rows = logits.shards, call.logits.shape[0]
+    width = logits.local.shape[-1]
+    sides = call.sides
+    cut: dict[str, Any] = {name: replicated(getattr(sides, name), shards) for name in ("logit_scale", "row_offset")}
+    for name in _OF_LABELS:
+        side = replicated(getattr(sides, name), shards)
+        cut[name] = None if side is None else side[shards.own]
+    if isinstance(targets, Tensor):
+        own = targets if targets.requires_grad and call.term.spec.raw_targets else targets.detach()
+        targets = own.reshape(rows, width)
+        cut["targets"] = targets
+    options = call.options._replace(first_label=shards.own.start if everything else 0, all_labels=shards.labels)
+    return call._replace(
+        logits=logits.local.reshape(rows, width),
+        targets=targets,
+        sides=sides._replace(**cut),
+        options=options,
+        shards=shards,
+    )
+
+
+def described(call: Prepared) -> str:
+    """What ranks must agree about, in words."""
+    options = call.options
+    assert call.shards is not None
+    return (
+        f"{call.logits.shape[0]} rows of {call.shards.labels} labels, {call.logits.dtype}, {options.loss} with "
+        f"{options.parameters}, by {call.term.grouping}, reduction {_ops.REDUCTIONS[options.reduction]!r}, "
+        f"scale {options.scale}, offset {options.offset}, label_smoothing {options.label_smoothing}, "
+        f"backend {call.backend}"
+    )
+
+
+def run_sharded(call: Prepared) -> tuple[Tensor, Tensor]:
+    """The loss of all ranks (``reduction="none"`` of elements and labels: of this one's), and coefficients."""
+    shards, options = call.shards, call.options
+    assert shards is not None
+    if call.term.grouping in ("samples", "micro"):
+        value, coefficients, _ = _Spanning.apply(call.logits, *call.sides, options, shards)
+        return value, coefficients
+    run = fused_pair if call.term.spec.raw_targets else fused_loss
+    value, coefficients = run(call.logits, call.sides, options)
+    if _ops.REDUCTIONS[options.reduction] != "none":
+        value = total_over(value, shards)
+    return value, coefficients
+
+
+class _Spanning(torch.autograd.Function):
+    """Groups that span ranks. Like ``_FusedLoss``, whose backward from logits and coefficients it has."""
+
+    @staticmethod
+    def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        *tensors, options, shards = arguments
+        ops, sides = getattr(torch.ops, options.namespace), Sides(*tensors)
+        shared = (logits, *shared_arguments(logits, sides, options))
+        statistics = shards.gather(ops.loss_statistics(*shared))
+        late = statistics.new_empty(0)
+        if _ops.counts_of(options.loss).late_sums:
+            late = shards.gather(ops.loss_late(*shared, ops.loss_merge(statistics, options.loss)))
+        value, coefficients = finished(statistics, late, sides, options, logits)
+        return value, coefficients, value.new_empty(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        logits, *tensors, options, _ = inputs
+        _, coefficients, anchor = output
+        ctx.mark_non_differentiable(coefficients)
+        ctx.set_materialize_grads(False)
+        ctx.options, ctx.spent = options, False
+        ctx.save_for_backward(anchor, logits, coefficients, *tensors)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grad_outputs: Any) -> tuple[Any, ...]:
+        return backward_from_logits(ctx, grad_outputs[0])
+
+
+def finished(
+    statistics: Tensor, late: Tensor, sides: Sides, options: Options, logits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Value and coefficients, from what all parts have gathered."""
+    ops = getattr(torch.ops, options.namespace)
+    numbers = options.grouping, options.reduction, logits.shape[0], _ops.compute_dtype(logits)
+    tensors = statistics, late, sides.sample_weight, sides.normalizer
+    found: tuple[Tensor, Tensor] = ops.loss_finish(*tensors, options.loss, list(options.parameters), *numbers)
+    return found
+
+
+class _Whole(torch.autograd.Function):
+    """The columns of all ranks, of which each has made the same: a gradient's own columns are the rank's."""
+
+    @staticmethod
+    def forward(local: Tensor, shards: LabelShards) -> Tensor:
+        return _columns_of_all(local, shards)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.own = inputs[1].own
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return grad_outputs[0][..., ctx.own], None
+
+
+def _columns_of_all(local: Tensor, shards: LabelShards) -> Tensor:
+    widest = max(shards.sizes)
+    padded = local.new_zeros((*local.shape[:-1], widest))
+    padded[..., : local.shape[-1]] = local
+    return torch.cat([part[..., :size] for part, size in zip(shards.gather(padded), shards.sizes, strict=True)], -1)
+
+
+def whole_call(call: Prepared, targets: Any, everything: bool, logits: ShardedLogits) -> Prepared:
+    """For a backend that knows no parts: the logits of all ranks, on each of them."""
+    shards, rows = logits.shards, call.logits.shape[0]
+    whole: Tensor = _Whole.apply(logits.local.reshape(rows, logits.local.shape[-1]), shards)
+    if not everything:
+        dense = targets if isinstance(targets, Tensor) else targets.to_dense()
+        targets = _Whole.apply(dense.reshape(rows, logits.local.shape[-1]), shards)
+    return call._replace(logits=whole, targets=targets, shards=None)
