@@ -68,7 +68,7 @@ def _step(given: dict[str, int | str]) -> dict[str, float]:
     torch.randn(64, 64) @ torch.randn(64, 64)  # the libraries' own memory
     base = _resident("VmRSS")
     encoder, optimizer = _encoder(int(given["layers"]), width)
-    loss = {"bce": mlloss_cuda.BCEWithLogitsLoss, "zlpr": mlloss_cuda.ZLPRLoss}[str(given["loss"])]()
+    loss = mlloss_cuda.BCEWithLogitsLoss() if given["loss"] == "bce" else mlloss_cuda.ZLPRLoss()
     update = mlloss_cuda.FusedSGD(0.05)
     head = mlloss_cuda.LinearLoss(width, labels, loss, dtype=torch.bfloat16, fused_update=update)
     weights = _resident("VmRSS") - base
@@ -109,16 +109,15 @@ def main(given: list[str] | None = None) -> int:
         give_memory_back()
         print(json.dumps(_step(json.loads(options.child))))
         return 0
-    sizes: dict[str, int | str] = {"rows": options.rows, "tokens": options.tokens}
-    sizes |= {"layers": 2, "width": 64, "labels": 2_003} if options.quick else {}
-    sizes = {"layers": 12, "width": 768, "labels": 2_812_281} | sizes
+    own = {"layers": 2, "width": 64, "labels": 2_003} if options.quick else {}
+    sizes = {"layers": 12, "width": 768, "labels": 2_812_281, "rows": options.rows, "tokens": options.tokens, **own}
     for loss in ("bce", "zlpr"):
         found = measured({**sizes, "loss": loss})
+        gib = {name: found[name] / 2**30 for name in ("peak", "weights", "base")}
         print(
-            f"{loss}, {sizes['rows']} x {sizes['tokens']} tokens, encoder of {found['parameters'] / 1e6:.0f}M parameters, "
-            f"{sizes['labels']:,} labels: peak {found['peak'] / 2**30:.2f} GiB, of it weights "
-            f"{found['weights'] / 2**30:.2f} (resident, on a CPU; {found['base'] / 2**30:.2f} GiB of libraries not counted; "
-            f"{found['seconds']:.0f} s a step)",
+            f"{loss}, {options.rows} x {options.tokens} tokens, encoder of {found['parameters'] / 1e6:.0f}M parameters, "
+            f"{sizes['labels']:,} labels: peak {gib['peak']:.2f} GiB, of it weights {gib['weights']:.2f} (resident, on "
+            f"a CPU; {gib['base']:.2f} GiB of libraries not counted; {found['seconds']:.0f} s a step)",
             flush=True,
         )
     for name, gib in PUBLISHED.items():

@@ -132,9 +132,7 @@ class _Spanning(torch.autograd.Function):
         return backward_from_logits(ctx, grad_outputs[0])
 
 
-def finished(
-    statistics: Tensor, late: Tensor, sides: Sides, options: Options, logits: Tensor
-) -> tuple[Tensor, Tensor]:
+def finished(statistics: Tensor, late: Tensor, sides: Sides, options: Options, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Value and coefficients, from what all parts have gathered."""
     ops = getattr(torch.ops, options.namespace)
     numbers = options.grouping, options.reduction, logits.shape[0], _ops.compute_dtype(logits)

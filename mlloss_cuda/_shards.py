@@ -6,7 +6,6 @@ whatever its share of the labels, and what is summed is summed in the order of r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,16 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Work
 
-__all__ = ["LabelShards", "ShardedLogits", "as_sharded", "chunk_sizes", "replicated", "total_over"]
+__all__ = [
+    "LabelShards",
+    "ShardedLogits",
+    "as_sharded",
+    "chunk_sizes",
+    "from_dtensor",
+    "is_dtensor",
+    "replicated",
+    "total_over",
+]
 
 T = TypeVar("T")
 
@@ -114,7 +122,7 @@ class LabelShards:
 
         if device.type == "cpu":
             return True
-        return distributed.get_debug_level() != distributed.DebugLevel.OFF
+        return bool(distributed.get_debug_level() != distributed.DebugLevel.OFF)  # type: ignore[attr-defined]
 
     def _compare(self, said: str, device: torch.device, failure: Exception | None) -> None:
         # A number first: what ranks say is sent only when they differ.
@@ -177,30 +185,35 @@ class ShardedLogits:
         return (self.local if like is None else like).new_empty(()).expand(self.shape)
 
 
+def is_dtensor(value: Any) -> bool:
+    """Whether it is one, without the import that this takes."""
+    return type(value) is not Tensor and hasattr(value, "placements") and hasattr(value, "to_local")
+
+
 def as_sharded(logits: Any) -> Any:
     """A DTensor whose last dimension is sharded, as what it is here; anything else as it is."""
-    if type(logits) is Tensor or not hasattr(logits, "placements"):
+    if not is_dtensor(logits):
         return logits
-    return _from_dtensor(logits)
+    return ShardedLogits(*from_dtensor("logits", logits, logits.dim() - 1))
 
 
-_SERVED = "logits [..., L] with Shard(-1) on one dimension of their mesh and Replicate() on the others"
-
-
-def _from_dtensor(logits: Any) -> Any:
-    last = logits.dim() - 1
-    sharded = [i for i, own in enumerate(logits.placements) if own.is_shard()]
-    plain = all(own.is_replicate() or own.is_shard(last) for own in logits.placements)
+def from_dtensor(name: str, tensor: Any, dim: int) -> tuple[Tensor, LabelShards]:
+    """What is here of a DTensor with its labels in ``dim``, and whose the others are."""
+    sharded = [i for i, own in enumerate(tensor.placements) if own.is_shard()]
+    plain = all(own.is_replicate() or own.is_shard(dim) for own in tensor.placements)
     if not plain or len(sharded) != 1:
-        raise ValueError(f"logits: expected a DTensor of {_SERVED}, got placements {tuple(logits.placements)}")
-    group = logits.device_mesh.get_group(sharded[0])
-    shards, local = LabelShards.chunked(group, logits.shape[-1]), logits.to_local()
-    if local.shape[-1] != shards.sizes[shards.rank]:
         raise ValueError(
-            f"logits: expected DTensor's own chunks, {shards.sizes} of {shards.labels} labels, got {local.shape[-1]} "
-            f"on rank {shards.rank}; for slices of your own use shard_labels with a process group"
+            f"{name}: expected a DTensor with Shard({dim}), its labels, on one dimension of its mesh and Replicate() "
+            f"on others, got {tuple(tensor.placements)}; redistribute it, or hand over its to_local()"
         )
-    return ShardedLogits(local, shards)
+    shards = LabelShards.chunked(tensor.device_mesh.get_group(sharded[0]), tensor.shape[dim])
+    local: Tensor = tensor.to_local()
+    if local.shape[dim] != shards.sizes[shards.rank]:
+        raise ValueError(
+            f"{name}: expected DTensor's own chunks, {shards.sizes} of {shards.labels} labels, got {local.shape[dim]} "
+            f"on rank {shards.rank}; slices of other sizes are served by a process group"
+        )
+    return local, shards
 
 
 class _Replicated(torch.autograd.Function):
@@ -247,5 +260,3 @@ def total_over(share: Tensor, shards: LabelShards) -> Tensor:
     """The loss of all ranks, from this one's share."""
     result: Tensor = _Total.apply(share, shards)
     return result
-
-

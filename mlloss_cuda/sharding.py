@@ -55,8 +55,8 @@ def shard_labels(loss: LossModule, group: ProcessGroup | None = None) -> Sharded
         that have a value for each element or label: these are the rank's. Every rank calls ``backward``.
 
     Raises:
-        TypeError, ValueError: as of the loss; and on every rank, where ranks disagree about rows, labels, dtype or loss,
-            or one of them has failed its checks: always on CPU tensors, on CUDA ones where
+        TypeError, ValueError: as of the loss; and on every rank, where ranks disagree about rows, labels, dtype or
+            loss, or one of them has failed its checks: always on CPU tensors, on CUDA ones where
             ``TORCH_DISTRIBUTED_DEBUG`` asks for it (the check synchronises).
 
     Source:

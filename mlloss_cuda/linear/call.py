@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _backends, _ops
+from .. import _validation as check
 from .._registry import Term
 from .._sharded import described
-from .._shards import LabelShards, ShardedLogits
+from .._shards import LabelShards, ShardedLogits, from_dtensor, is_dtensor
 from ..losses._common import LossModule, Pass
 from .checks import check_input, check_loss, check_optional_count, check_update, planned_as
 from .function import Job, run
@@ -63,6 +64,9 @@ def evaluate(
 def _evaluate(
     inputs: Any, weight: Any, bias: Any, targets: Any, loss: Any, sample_weight: Any, settings: Settings
 ) -> Tensor:
+    if is_dtensor(weight):
+        (weight, shards), bias = from_dtensor("linear_weight", weight, 0), _local_bias(weight, bias)
+        settings = settings._replace(shards=shards)
     inputs = check_input(inputs, weight, bias)
     check_loss(loss)
     check_optional_count("chunk_size", settings.chunk_size)
@@ -81,12 +85,24 @@ def _evaluate(
         if settings.update is not None:  # that has nothing to step by
             layer = Layer(inputs, weight.detach(), None if bias is None else bias.detach())
         logits: Any = F.linear(*layer)
-        return loss(logits if settings.shards is None else ShardedLogits(logits, settings.shards), targets, sample_weight)
+        return loss(
+            logits if settings.shards is None else ShardedLogits(logits, settings.shards), targets, sample_weight
+        )
 
     flat = inputs.reshape(math.prod(leading), inputs.shape[-1])
     value = _run(Layer(flat, weight, bias), loss, passes, settings)
     of_rows = loss.reduction == "none" and all(own.call.term.grouping == "samples" for own in passes)
     return value.reshape(leading) if of_rows else value
+
+
+def _local_bias(weight: Any, bias: Any) -> Any:
+    """A bias's share of the labels, cut as the weight is."""
+    if bias is None:
+        return None
+    if not is_dtensor(bias) or bias.placements != weight.placements or bias.device_mesh != weight.device_mesh:
+        came = tuple(bias.placements) if is_dtensor(bias) else check.came(bias)
+        raise ValueError(f"linear_bias: expected a DTensor of the weight's mesh and placements, got {came}")
+    return from_dtensor("linear_bias", bias, 0)[0]
 
 
 def _passes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,14 @@ from ..losses._common import LossModule
 from ..targets import CSRTargets
 from .call import Settings, evaluate, plan_of
 from .checks import check_count, check_input, check_loss, check_optional_count, check_steppable, product_dtype
+from .placement import distributed_parameter, generator_of, local_of, place
 from .plan import LinearPlan
-from .topk import TopK, chunked_topk
+from .topk import TopK, chunked_topk, sharded_topk
 from .updates import FusedUpdate
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
 __all__ = ["LinearLoss", "linear_loss"]
 
@@ -92,6 +98,14 @@ class LinearLoss(nn.Module):
         memory_budget, chunk_size: as of :func:`linear_loss`.
         fused_update: a :class:`FusedSGD` or :class:`FusedAdam` that steps weight and bias inside backward, so that
             no ``[L, D]`` gradient stands. Default None: gradients, for any optimizer.
+        process_group: the ranks that the labels lie on, each with a slice of them, ``[L_rank, D]``. A
+            ``torch.distributed`` group (Gloo, NCCL): parameters are plain tensors, the rank's own. A ``DeviceMesh``
+            of one dimension: they are DTensors, and checkpoints of ``torch.distributed.checkpoint`` load on any
+            number of ranks; not with ``fused_update``. Input, targets and loss are those of one device, the same on
+            every rank (:func:`shard_labels` says what else they may be); the input's gradient is the whole one,
+            summed over ranks once, while the weight's is formed. Default None.
+        local_labels: how many of the labels are this rank's, of a process group; ranks are asked once. Default: as
+            ``torch.chunk`` cuts them.
         device, dtype: of the parameters.
 
     Raises:
@@ -117,6 +131,8 @@ class LinearLoss(nn.Module):
         memory_budget: int | None = None,
         chunk_size: int | None = None,
         fused_update: FusedUpdate | None = None,
+        process_group: ProcessGroup | DeviceMesh | None = None,
+        local_labels: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -129,24 +145,34 @@ class LinearLoss(nn.Module):
         self.chunk_size = check_optional_count("chunk_size", chunk_size)
         if fused_update is not None and not isinstance(fused_update, FusedUpdate):
             raise TypeError(f"fused_update: expected a FusedSGD, a FusedAdam or None, got {fused_update!r}")
-        self.weight = nn.Parameter(torch.empty(num_labels, in_features, device=device, dtype=dtype))
+        placement = place(process_group, num_labels, local_labels, fused_update is not None)
+        self.shards = placement.shards
+        own = num_labels if self.shards is None else self.shards.sizes[self.shards.rank]
+        self.weight = nn.Parameter(torch.empty(own, in_features, device=device, dtype=dtype))
         if bias:
-            self.bias = nn.Parameter(torch.empty(num_labels, device=device, dtype=dtype))
+            self.bias = nn.Parameter(torch.empty(own, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
         self.loss = loss
         self.fused_update = fused_update
         self.reset_parameters()
+        if placement.mesh is not None:
+            for name, parameter in list(self.named_parameters(recurse=False)):
+                setattr(self, name, distributed_parameter(parameter, placement.mesh, num_labels))
         if fused_update is not None:
             check_steppable(self.weight)
-            fused_update.bind([own for own in (self.weight, self.bias) if own is not None])
+            first = 0 if self.shards is None else self.shards.own.start
+            fused_update.bind([own for own in (self.weight, self.bias) if own is not None], first)
 
     def reset_parameters(self) -> None:
         """As they begin."""
         bound = 1 / math.sqrt(self.in_features)
-        nn.init.uniform_(self.weight, -bound, bound)
+        weight = local_of(self.weight.detach())
+        # Ranks that have one seed begin with weights of their own all the same.
+        generator = None if self.shards is None or weight.is_meta else generator_of(self.shards.rank, weight.device)
+        nn.init.uniform_(weight, -bound, bound, generator)
         if self.bias is not None:
-            nn.init.constant_(self.bias, self.loss.initial_bias(self.num_labels))
+            nn.init.constant_(local_of(self.bias.detach()), self.loss.initial_bias(self.num_labels))
 
     def forward(
         self,
@@ -159,7 +185,7 @@ class LinearLoss(nn.Module):
 
     @property
     def _settings(self) -> Settings:
-        return Settings(self.chunk_size, self.memory_budget, self.fused_update)
+        return Settings(self.chunk_size, self.memory_budget, self.fused_update, self.shards)
 
     def plan(self, rows: int, *, training: bool = True) -> LinearPlan:
         """How a call with so many rows runs: chunks, matrix products, memory, traffic. Nothing is run.
@@ -173,8 +199,9 @@ class LinearLoss(nn.Module):
         """
         check_count("rows", rows)
         check.check_bool("training", training)
-        dtype = product_dtype(self.weight)
-        return plan_of(rows, dtype, self.weight, self.bias is not None, self.loss, training, self._settings)
+        weight = local_of(self.weight.detach())
+        dtype = product_dtype(weight)
+        return plan_of(rows, dtype, weight, self.bias is not None, self.loss, training, self._settings)
 
     @torch.no_grad()
     def topk(self, input: Tensor, k: int, exclude: CSRTargets | None = None) -> TopK:  # noqa: A002
@@ -201,7 +228,8 @@ class LinearLoss(nn.Module):
             >>> head.topk(torch.tensor([[5.0, 1.0]]), 2).indices
             tensor([[0, 2]])
         """
-        inputs = check_input(input, self.weight, self.bias)
+        weight, bias = local_of(self.weight), None if self.bias is None else local_of(self.bias)
+        inputs = check_input(input, weight, bias)
         if isinstance(k, bool) or not isinstance(k, int):
             raise TypeError(f"k: expected an int, got {k!r}")
         if not 1 <= k <= self.num_labels:
@@ -210,7 +238,7 @@ class LinearLoss(nn.Module):
         if exclude is not None:
             if not isinstance(exclude, CSRTargets):
                 raise TypeError(f"exclude: expected a CSRTargets or None, got {type(exclude).__name__}")
-            if exclude.num_labels != self.num_labels or len(exclude) != flat.shape[0]:
+            if exclude.num_labels not in (self.num_labels, weight.shape[0]) or len(exclude) != flat.shape[0]:
                 raise ValueError(
                     f"exclude: expected {flat.shape[0]} rows and {self.num_labels} labels, "
                     f"got {len(exclude)} and {exclude.num_labels}"
@@ -218,10 +246,14 @@ class LinearLoss(nn.Module):
             if exclude.device != flat.device:
                 raise ValueError(f"exclude: expected on the input's device {flat.device}, got {exclude.device}")
         with torch.autocast(flat.device.type, enabled=False):
-            found = chunked_topk(flat, self.weight, self.bias, k, exclude, self.memory_budget)
+            arguments = flat, weight, bias, k, exclude, self.memory_budget
+            found = chunked_topk(*arguments) if self.shards is None else sharded_topk(*arguments, self.shards)
         return TopK(*(part.reshape(*inputs.shape[:-1], k) for part in found))
 
     def extra_repr(self) -> str:
         """Sizes, and how weights step."""
         update = "" if self.fused_update is None else f", fused_update={type(self.fused_update).__name__}"
-        return f"in_features={self.in_features}, num_labels={self.num_labels}, bias={self.bias is not None}{update}"
+        own = "" if self.shards is None else f", local_labels={self.shards.sizes[self.shards.rank]}"
+        return (
+            f"in_features={self.in_features}, num_labels={self.num_labels}{own}, bias={self.bias is not None}{update}"
+        )

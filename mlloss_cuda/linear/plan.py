@@ -95,13 +95,13 @@ class LinearPlan:
     def parts(self) -> Iterator[Part]:
         """The chunks, in order."""
         whole = self.rows if self.by == "rows" else self.labels
-        for start in range(0, max(whole, 1), max(self.chunk_size, 1)):  # a rank may have no labels, and has its part
+        for start in range(0, max(whole, 1), self.chunk_size):  # a rank may have no labels, and has its part
             own = slice(start, min(start + self.chunk_size, whole))
             yield Part(own, slice(0, self.labels)) if self.by == "rows" else Part(slice(0, self.rows), own)
 
     def blocks(self, labels: slice) -> Iterator[slice]:
         """A chunk's labels, as many at a time as may be converted or stepped."""
-        for start in range(labels.start, max(labels.stop, labels.start + 1), max(self.block_size, 1)):
+        for start in range(labels.start, max(labels.stop, labels.start + 1), self.block_size):
             yield slice(start, min(start + self.block_size, labels.stop))
 
     def leading(self, columns: int) -> int:
@@ -176,8 +176,9 @@ def _even(whole: int, most: int) -> int:
 
 
 def _plan(demand: Demand, by: str, size: int) -> LinearPlan:
-    whole = demand.rows if by == "rows" else demand.labels
-    chunks = max(-(-whole // max(size, 1)), 1)
+    whole = max(demand.rows if by == "rows" else demand.labels, 1)
+    size = max(size, 1)
+    chunks = -(-whole // size)
     within = _is_within(demand, by, chunks)
     kept = demand.training and chunks == 1 and (demand.late or not within)
     products = 1
@@ -220,9 +221,8 @@ def _a_weight(demand: Demand, chunks: int, by: str) -> int:
 
 def _block(demand: Demand, labels: int, chunks: int, by: str) -> int:
     a_label = _a_weight(demand, chunks, by) * demand.features
-    if a_label == 0:
-        return labels
-    return min(labels, max(ALIGNMENT, demand.budget // a_label // ALIGNMENT * ALIGNMENT))
+    labels = max(labels, 1)
+    return labels if a_label == 0 else min(labels, max(ALIGNMENT, demand.budget // a_label // ALIGNMENT * ALIGNMENT))
 
 
 def _finished(plan: LinearPlan, demand: Demand) -> LinearPlan:
@@ -239,7 +239,7 @@ def _peak(plan: LinearPlan, demand: Demand) -> int:
         return chunk + statistics + block
     # The input's gradient, the sum it is taken in, and a product on its way there.
     visits = -(-labels // plan.block_size) * (plan.chunks if plan.by == "labels" else 1)
-    wide = 4 if demand.low and visits > 1 else 0
+    wide = 4 if demand.low and (visits > 1 or demand.sharded) else 0
     of_input = demand.rows * demand.features * (size + wide) + (rows * demand.features * size if wide else 0)
     of_weight = 0
     if not demand.scratch:

@@ -50,7 +50,8 @@ def column_sums(gradient: Tensor) -> Tensor:
 class ProductSum:
     """A matrix of sums of products: float32 where there are several and they are narrower.
 
-    Rows that have had all their ``visits`` begin their way to the sum over ranks, while others are worked on.
+    ``visits``: what is added to each row. Of several ranks the sum over these begins when the last one of ``rows``
+    that differ in this has had its last, while other work is done: once, whatever the plan, for ranks may have others.
     """
 
     def __init__(
@@ -59,21 +60,22 @@ class ProductSum:
         dtype: torch.dtype,
         device: torch.device,
         visits: int,
+        rows: int = 1,
         shards: LabelShards | None = None,
     ) -> None:
-        self.dtype, self.visits, self.shards = dtype, visits, shards
-        wide = visits > 1 and _half(dtype)
+        self.dtype, self.shards, self._left = dtype, shards, visits * rows
+        wide = _half(dtype) and (visits > 1 or shards is not None)
         self.total = torch.empty(shape, dtype=torch.float32 if wide else dtype, device=device)
-        self.seen: dict[int, int] = {}
-        self._on_the_way: list[Work] = []
+        self.seen: set[int] = set()
+        self._on_the_way: Work | None = None
 
     def add(self, own: slice, a: Tensor, b: Tensor) -> None:
         """Add ``a @ b`` to these rows of the matrix, which are always met as the same slices."""
-        target, seen = self.total[own], self.seen.get(own.start, 0)
-        self._add(target, a, b, not seen)
-        self.seen[own.start] = seen + 1
-        if seen + 1 == self.visits and self.shards is not None and (work := self.shards.begin_sum(target)):
-            self._on_the_way.append(work)
+        self._add(self.total[own], a, b, own.start not in self.seen)
+        self.seen.add(own.start)
+        self._left -= 1
+        if self._left == 0 and self.shards is not None:
+            self._on_the_way = self.shards.begin_sum(self.total)
 
     @staticmethod
     def _add(target: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
@@ -89,6 +91,6 @@ class ProductSum:
 
     def result(self) -> Tensor:
         """The sums, over ranks where there are several, in the dtype that was asked for."""
-        for work in self._on_the_way:
-            work.wait()
+        if self._on_the_way is not None:
+            self._on_the_way.wait()
         return self.total.to(self.dtype)

@@ -188,7 +188,8 @@ class Head:
         if not self.needs_input:
             return None
         visits = sum(len(self._blocks(part)) for part in self.plan.parts() if part.rows.start == 0)
-        return ProductSum(tuple(self.inputs.shape), self.inputs.dtype, self.inputs.device, visits, self.shards)
+        shape, rows = tuple(self.inputs.shape), self.plan.chunks if self.plan.by == "rows" else 1
+        return ProductSum(shape, self.inputs.dtype, self.inputs.device, visits, rows, self.shards)
 
     def _learned(self) -> list[list[Tensor | None]]:
         return [zero_sums(own, self.plan, self.inputs) for own in self.evaluations]

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._shards import LabelShards
 from ..targets import CSRTargets
 from .plan import ALIGNMENT, default_budget
 from .sums import linear_into
 
-__all__ = ["TopK", "chunked_topk"]
+__all__ = ["TopK", "chunked_topk", "sharded_topk"]
 
 
 class TopK(NamedTuple):
@@ -21,10 +22,39 @@ class TopK(NamedTuple):
     indices: Tensor
 
 
-def chunked_topk(
-    inputs: Tensor, weight: Tensor, bias: Tensor | None, k: int, exclude: CSRTargets | None, budget: int | None
+def sharded_topk(
+    inputs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    k: int,
+    exclude: CSRTargets | None,
+    budget: int | None,
+    shards: LabelShards,
 ) -> TopK:
-    """Of ``inputs @ weight.T + bias``, of 2-D inputs; every check has been made."""
+    """The same of all ranks' labels, from the k highest of each: as much is gathered, whatever the labels."""
+    own = weight.shape[0]
+    values = inputs.new_full((inputs.shape[0], k), -torch.inf)
+    labels = torch.full(values.shape, -1, dtype=torch.int64, device=values.device)
+    first = 0 if exclude is None or exclude.num_labels != shards.labels else shards.own.start
+    if own:
+        found = chunked_topk(inputs, weight, bias, min(k, own), exclude, budget, first)
+        values[:, : min(k, own)] = found.values
+        labels[:, : min(k, own)] = torch.where(found.indices < 0, -1, found.indices + shards.own.start)
+    values, labels = (shards.gather(each).transpose(0, 1).flatten(1) for each in (values, labels))
+    return _sorted(values, labels, k)
+
+
+def chunked_topk(
+    inputs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    k: int,
+    exclude: CSRTargets | None,
+    budget: int | None,
+    first: int = 0,
+) -> TopK:
+    """Of ``inputs @ weight.T + bias``, of 2-D inputs; every check has been made. ``first``: of the labels, to
+    ``exclude``."""
     labels = weight.shape[0]
     size = min(_chunk(inputs, weight, budget), labels)
     # One column more, where entries go that are excluded elsewhere.
@@ -36,7 +66,7 @@ def chunked_topk(
         logits = buffer[:, : stop - start]
         linear_into(logits, inputs, weight[start:stop], None if bias is None else bias[start:stop])
         if entries is not None:
-            _exclude(buffer, start, stop, *entries)
+            _exclude(buffer, start, stop, entries[0], entries[1] - first)
         values, places = _highest(logits, min(k, stop - start))
         found = TopK(values, places + start)
         best = found if best is None else _merged(best, found, k)

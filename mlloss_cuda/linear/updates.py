@@ -56,8 +56,9 @@ class FusedUpdate(torch.optim.Optimizer):
 
     # ---- for the head ----
 
-    def bind(self, parameters: list[nn.Parameter]) -> None:
-        """Take the head's parameters, once."""
+    def bind(self, parameters: list[nn.Parameter], first_label: int = 0) -> None:
+        """Take the head's parameters, once; they are of the labels from ``first_label`` on."""
+        self._first_label = first_label
         group = self.param_groups[0]
         if group["params"]:
             raise ValueError("fused_update: expected an update of its own for each head, got one that has a head")
@@ -150,7 +151,7 @@ class FusedUpdate(torch.optim.Optimizer):
         """The block's own random numbers: the same in every run with the same seed and plan."""
         place = next(i for i, own in enumerate(self.param_groups[0]["params"]) if own is parameter)
         mixed = seed
-        for number in (step, place, labels.start):
+        for number in (step, place, self._first_label + labels.start):
             # Two rounds of an integer hash, whose constants are odd and large: nothing of them matters besides.
             mixed = ((mixed ^ number) * 0x9E3779B97F4A7C15 + 0xD1B54A32D192ED03) & (2**64 - 1)
             mixed ^= mixed >> 29

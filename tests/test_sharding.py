@@ -1,0 +1,698 @@
+"""Labels on several processes: whatever the slices, it is the loss of one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+import mlloss_cuda
+from mlloss_cuda import (
+    BCEWithLogitsLoss,
+    CSRTargets,
+    DecoupledSoftmaxLoss,
+    DiceLoss,
+    FusedSGD,
+    LinearLoss,
+    SigmoidFocalLoss,
+    SymmetricKLLoss,
+    ZLPRLoss,
+    linear_loss,
+    shard_labels,
+)
+from mlloss_cuda._shards import LabelShards, chunk_sizes
+
+from .cases import all_cases
+from .inputs import random_logits, random_positives
+from .ranks import Ranks, group_of
+
+# Of 53 labels: one rank, one label, none, and slices of about a size.
+SLICES = {1: (53,), 2: (52, 1), 3: (30, 0, 23), 4: (1, 0, 17, 35)}
+LABELS, ROWS, FEATURES = 53, 6, 9
+
+pytestmark = pytest.mark.xdist_group("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    processes = Ranks(4)
+    yield processes
+    processes.close()
+
+
+@pytest.fixture
+def seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**31, (), generator=generator))
+
+
+class Problem:
+    """The same on every rank: all logits and targets; and which columns are this rank's."""
+
+    def __init__(self, rank: int, count: int, seed: int, dtype: torch.dtype = torch.float64) -> None:
+        self.rank, self.count, self.group = rank, count, group_of(count)
+        self.sizes = SLICES[count]
+        first = sum(self.sizes[:rank])
+        self.own = slice(first, first + self.sizes[rank])
+        self.generator = torch.Generator().manual_seed(seed)
+        self.logits = random_logits(self.generator, (ROWS, LABELS), dtype, "cpu")
+        self.positives = random_positives(self.generator, (ROWS, LABELS))
+        self.csr = CSRTargets.from_dense(self.positives)
+        self.weight = torch.rand(LABELS, generator=self.generator) + 0.5
+        self.rows = torch.rand(ROWS, generator=self.generator)
+        self.grad_output = float(torch.rand((), generator=self.generator)) + 0.5
+
+    def targets(self, layout: str) -> tuple[Any, Any]:
+        """All, and what the rank is handed."""
+        if layout == "dense":
+            return self.positives, self.positives[:, self.own]
+        if layout == "dense, all":
+            return self.positives, self.positives
+        return self.csr, self.csr if layout == "csr, all" else self.csr.label_range(self.own.start, self.own.stop)
+
+    def leaf(self) -> Tensor:
+        return self.logits.clone().requires_grad_()
+
+    def own_leaf(self) -> Tensor:
+        return self.logits[:, self.own].clone().requires_grad_()
+
+
+LAYOUTS = ("dense", "dense, all", "csr, all", "csr")
+
+
+def _same(problem: Problem, make: Callable[[], nn.Module], layout: str, sample_weight: Tensor | None = None) -> None:
+    """Value and every gradient of a sharded loss, against those of one process."""
+    whole, own = problem.targets(layout)
+    one, several = make(), make()
+    logits, local = problem.leaf(), problem.own_leaf()
+    expected = one(logits, whole, sample_weight)
+    found = shard_labels(several, problem.group)(local, own, sample_weight)  # type: ignore[arg-type]
+    if expected.dim() and expected.shape[-1] == LABELS:  # of each label: the rank's
+        torch.testing.assert_close(found, expected[..., problem.own])
+    else:
+        torch.testing.assert_close(found, expected)
+    (problem.grad_output * expected).sum().backward()
+    (problem.grad_output * found).sum().backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(local.grad, logits.grad[:, problem.own])
+    for p, q in zip(one.parameters(), several.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad)
+
+
+def _every_loss(rank: int, count: int, seed: int) -> None:
+    problem = Problem(rank, count, seed)
+    layouts = itertools.cycle(LAYOUTS)
+    for case in all_cases():
+        layout, other = next(layouts), next(layouts)
+        _same(problem, lambda case=case: case.module(**case.own), layout)
+        if case.path:
+            for reduction in ("sum", "batchmean", "none"):
+                rows_only = "terms" in case.own and reduction == "none"
+                if rows_only and case.module(**case.own).terms_on("cpu")[0].grouping not in ("element", "samples"):
+                    continue
+                arguments = {**case.own, "reduction": reduction}
+                _same(problem, lambda case=case, arguments=arguments: case.module(**arguments), other, problem.rows)
+
+
+@pytest.mark.parametrize("count", SLICES)
+def test_every_loss(ranks: Ranks, seed: int, count: int) -> None:
+    ranks.run(count, _every_loss, count, seed)
+
+
+def _what_belongs_to_all_labels(rank: int, count: int, seed: int) -> None:
+    problem = Problem(rank, count, seed)
+    w = problem.weight
+
+    def learned(value: Any) -> nn.Parameter:
+        return nn.Parameter(torch.as_tensor(value, dtype=torch.float64).clone())
+
+    makes: list[Callable[[], nn.Module]] = [
+        lambda: ZLPRLoss(weight=w, label_smoothing=0.1),
+        lambda: BCEWithLogitsLoss(pos_weight=w + 1, weight=w, label_smoothing=0.2),
+        lambda: ZLPRLoss(threshold=learned(0.3), logit_scale=learned(1.3)),
+        lambda: ZLPRLoss(threshold=learned(w)),
+        lambda: ZLPRLoss(threshold=learned(torch.rand(ROWS, 1, generator=torch.Generator().manual_seed(seed)))),
+        lambda: BCEWithLogitsLoss(logit_bias=learned(w), logit_scale=learned(0.7)),
+        lambda: DiceLoss(average="macro", weight=w, logit_bias=learned(w)),
+        lambda: DiceLoss(average="micro", logit_scale=learned(0.5)),
+        lambda: DecoupledSoftmaxLoss(weight=w, logit_bias=learned(w)),
+        lambda: SigmoidFocalLoss(rescale=True, weight=w),
+        lambda: (
+            ZLPRLoss(threshold=learned(0.1))
+            + 0.5 * SigmoidFocalLoss()
+            + DiceLoss(average="macro", logit_bias=learned(w))
+        ),
+        lambda: mlloss_cuda.CompoundLoss([(1.0, ZLPRLoss()), (2.0, BCEWithLogitsLoss())], reduction="mean", weight=w),
+        lambda: ZLPRLoss(reduction="sum", normalizer=7.0),
+    ]
+    for make, layout in zip(makes, itertools.cycle(LAYOUTS), strict=False):
+        _same(problem, make, layout)
+        _same(problem, make, layout, problem.rows)
+
+
+@pytest.mark.parametrize("count", SLICES)
+def test_weights_smoothing_thresholds_and_scales_are_of_all_labels(ranks: Ranks, seed: int, count: int) -> None:
+    ranks.run(count, _what_belongs_to_all_labels, count, seed)
+
+
+def _rounding(rank: int, count: int, seed: int) -> None:
+    for case in all_cases():
+        if not case.path:
+            continue
+        problem = Problem(rank, count, seed, torch.float32)
+        exact = problem.logits.double().requires_grad_()
+        case.module(**case.own)(exact, problem.csr).backward()
+        logits, local = problem.leaf(), problem.own_leaf()
+        case.module(**case.own)(logits, problem.csr).backward()
+        shard_labels(case.module(**case.own), problem.group)(local, problem.csr).backward()
+        assert exact.grad is not None
+        assert logits.grad is not None
+        assert local.grad is not None
+        alone = (logits.grad - exact.grad).abs().max()
+        found = (local.grad - exact.grad[:, problem.own]).abs()
+        allowed = 2 * alone + torch.finfo(torch.float32).eps * exact.grad.abs().max()
+        assert not found.numel() or found.max() <= allowed, (case.label, float(found.max()), float(allowed))
+
+
+@pytest.mark.parametrize("count", (2, 4))
+def test_float32_rounds_as_one_process_does(ranks: Ranks, seed: int, count: int) -> None:
+    ranks.run(count, _rounding, count, seed)
+
+
+def _same_bits(rank: int, count: int, seed: int) -> list[float]:
+    problem = Problem(rank, count, seed, torch.float32)
+    found = []
+    for make in (ZLPRLoss, BCEWithLogitsLoss, DecoupledSoftmaxLoss, lambda: ZLPRLoss() + DiceLoss()):
+        loss = shard_labels(make(), problem.group)
+        runs = []
+        for _ in range(2):
+            local = problem.own_leaf()
+            value = loss(local, problem.csr)
+            value.backward(retain_graph=True)
+            first = local.grad
+            local.grad = None
+            value.backward()
+            assert torch.equal(first, local.grad)  # type: ignore[arg-type]
+            runs.append((value.detach(), local.grad))
+        assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+        with torch.no_grad():
+            found.append(float(loss(local, problem.csr)))
+        assert found[-1] == float(runs[0][0])
+    return found
+
+
+def test_the_same_to_the_bit_on_every_rank_and_every_time(ranks: Ranks, seed: int) -> None:
+    values = ranks.run(4, _same_bits, 4, seed)
+    assert values[0] == values[1] == values[2] == values[3]
+
+
+def _others(rank: int, count: int, seed: int) -> None:
+    problem = Problem(rank, count, seed)
+    # A backend that knows no parts has the logits of all, on each rank.
+    with mlloss_cuda.use_backend("reference"):
+        for make, layout in itertools.product(
+            (ZLPRLoss, DiceLoss, lambda: BCEWithLogitsLoss(reduction="none")), LAYOUTS
+        ):
+            _same(problem, make, layout)
+    # Two logits, both differentiated.
+    other = problem.logits.flip(0).clone().requires_grad_()
+    own_other = other.detach()[:, problem.own].clone().requires_grad_()
+    logits, local = problem.leaf(), problem.own_leaf()
+    SymmetricKLLoss()(logits, other).backward()
+    found = shard_labels(SymmetricKLLoss(), problem.group)(local, own_other)
+    found.backward()
+    assert logits.grad is not None
+    assert other.grad is not None
+    torch.testing.assert_close(local.grad, logits.grad[:, problem.own])
+    torch.testing.assert_close(own_other.grad, other.grad[:, problem.own])
+    # The gradient in the logits' place, and each term's value.
+    made = problem.own_leaf() * 1
+    compound = ZLPRLoss() + BCEWithLogitsLoss()
+    whole = ZLPRLoss() + BCEWithLogitsLoss()
+    whole(problem.logits, problem.csr)
+    shard_labels(compound, problem.group)(made, problem.csr)
+    torch.testing.assert_close(compound.values, whole.values)
+    in_place = shard_labels(ZLPRLoss(inplace_backward=True), problem.group)
+    (gradient,) = torch.autograd.grad(in_place(made, problem.csr), made)
+    assert gradient.data_ptr() == made.data_ptr() or not made.numel()
+    # Rows in more dimensions.
+    shape = (2, ROWS // 2)
+    deep = shard_labels(ZLPRLoss(reduction="none"), problem.group)
+    found = deep(
+        problem.logits[:, problem.own].unflatten(0, shape), problem.positives[:, problem.own].unflatten(0, shape)
+    )
+    torch.testing.assert_close(found, ZLPRLoss(reduction="none")(problem.logits, problem.csr).view(shape))
+
+
+@pytest.mark.parametrize("count", (1, 3))
+def test_reference_two_logits_in_place_and_leading_dimensions(ranks: Ranks, seed: int, count: int) -> None:
+    ranks.run(count, _others, count, seed)
+
+
+# ---- around a model ----
+
+
+def _in_a_model(rank: int, count: int, seed: int) -> None:
+    problem = Problem(rank, count, seed, torch.float32)
+    torch.manual_seed(seed)
+    whole, encoder = nn.Linear(FEATURES, LABELS), nn.Linear(FEATURES, FEATURES)
+    inputs = torch.randn(ROWS, FEATURES)
+    own = nn.utils.skip_init(nn.Linear, FEATURES, problem.sizes[rank])
+    with torch.no_grad():
+        own.weight.copy_(whole.weight[problem.own])
+        own.bias.copy_(whole.bias[problem.own])
+    ZLPRLoss()(whole(encoder(inputs)), problem.csr).backward()
+    expected = whole.weight.grad[problem.own]  # type: ignore[index]
+    loss = shard_labels(ZLPRLoss(), problem.group)
+
+    def forward(x: Tensor) -> Tensor:
+        return loss(own(encoder(x)), problem.csr)
+
+    ways: list[Callable[[], None]] = [
+        lambda: forward(inputs).backward(),
+        lambda: checkpoint(forward, inputs, use_reentrant=False).backward(),
+        lambda: torch.compile(forward, backend="eager")(inputs).backward(),
+        # Two batches of half the rows each, one after another.
+        lambda: [
+            (loss(own(encoder(inputs[half])), problem.csr[half]) / 2).backward()  # type: ignore[func-returns-value]
+            for half in (slice(0, ROWS // 2), slice(ROWS // 2, ROWS))
+        ],
+    ]
+    for way in ways:
+        own.zero_grad()
+        way()
+        torch.testing.assert_close(own.weight.grad, expected)
+
+
+def test_checkpointing_compile_and_accumulation(ranks: Ranks, seed: int) -> None:
+    ranks.run(3, _in_a_model, 3, seed)
+
+
+def _two_dimensions(rank: int, seed: int) -> None:
+    """Rows over one dimension of a mesh, by DDP; labels over the other."""
+    mesh = distributed.device_mesh.init_device_mesh("cpu", (2, 2), mesh_dim_names=("rows", "labels"))
+    rows, labels = mesh["rows"].get_group(), mesh["labels"].get_group()
+    torch.manual_seed(seed)
+    inputs, positives = torch.randn(ROWS, FEATURES), torch.rand(ROWS, LABELS) < 0.2
+    encoder, whole = nn.Linear(FEATURES, FEATURES), LinearLoss(FEATURES, LABELS, ZLPRLoss())
+    model = nn.ModuleDict({"encoder": nn.Linear(FEATURES, FEATURES)})
+    model["head"] = LinearLoss(FEATURES, LABELS, ZLPRLoss(), process_group=labels, local_labels=(40, 13)[labels.rank()])
+    own = slice(0, 40) if labels.rank() == 0 else slice(40, LABELS)
+    with torch.no_grad():
+        model["encoder"].load_state_dict(encoder.state_dict())
+        model["head"].weight.copy_(whole.weight[own])
+        model["head"].bias.copy_(whole.bias[own])
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = model
+
+        def forward(self, x: Tensor, y: CSRTargets) -> Tensor:
+            return self.parts["head"](self.parts["encoder"](x), y)
+
+    parallel = nn.parallel.DistributedDataParallel(Model(), process_group=rows)
+    batch = slice(0, ROWS // 2) if rows.rank() == 0 else slice(ROWS // 2, ROWS)
+    parallel(inputs[batch], CSRTargets.from_dense(positives[batch])).backward()
+    whole(encoder(inputs), positives).backward()
+    torch.testing.assert_close(model["encoder"].weight.grad, encoder.weight.grad)
+    torch.testing.assert_close(model["head"].weight.grad, whole.weight.grad[own])  # type: ignore[index]
+
+
+def test_beside_data_parallelism(ranks: Ranks, seed: int) -> None:
+    ranks.run(4, _two_dimensions, seed)
+
+
+# ---- the head ----
+
+
+def _heads(problem: Problem, loss: Callable[[], nn.Module], **arguments: Any) -> tuple[LinearLoss, LinearLoss]:
+    """Of all labels, and a rank's of the same weights."""
+    whole = LinearLoss(FEATURES, LABELS, loss(), dtype=torch.float64)  # type: ignore[arg-type]
+    placed = {"process_group": problem.group, "local_labels": problem.sizes[problem.rank]}
+    own = LinearLoss(FEATURES, LABELS, loss(), dtype=torch.float64, **placed, **arguments)  # type: ignore[arg-type]
+    with torch.no_grad():
+        whole.weight.normal_(generator=problem.generator)
+        whole.bias.normal_(generator=problem.generator)
+        own.weight.copy_(whole.weight[problem.own])
+        own.bias.copy_(whole.bias[problem.own])
+    return whole, own
+
+
+def _linear(rank: int, count: int, seed: int) -> None:
+    problem = Problem(rank, count, seed)
+    threshold = torch.tensor(0.2, dtype=torch.float64)
+    losses: list[Callable[[], nn.Module]] = [
+        BCEWithLogitsLoss,
+        lambda: BCEWithLogitsLoss(reduction="batchmean", label_smoothing=0.1),
+        ZLPRLoss,
+        lambda: ZLPRLoss(reduction="none"),
+        lambda: ZLPRLoss(threshold=nn.Parameter(threshold.clone()), weight=problem.weight, label_smoothing=0.1),
+        DecoupledSoftmaxLoss,
+        lambda: DiceLoss(average="macro"),
+        lambda: DiceLoss(average="micro"),
+        lambda: ZLPRLoss() + 0.5 * SigmoidFocalLoss() + DiceLoss(average="macro"),
+        lambda: BCEWithLogitsLoss(logit_bias=nn.Parameter(problem.weight.double())),
+    ]
+    cuts: tuple[dict[str, Any], ...] = ({}, {"chunk_size": 7}, {"memory_budget": 1})
+    for (loss, cut), layout in zip(itertools.product(losses, cuts), itertools.cycle(LAYOUTS), strict=False):
+        whole, own = _heads(problem, loss, **cut)
+        everything, handed = problem.targets(layout)
+        x = torch.randn(ROWS, FEATURES, dtype=torch.float64, generator=problem.generator)
+        a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+        expected = whole.loss(F.linear(a, whole.weight, whole.bias), everything, problem.rows)
+        found = own(b, handed, problem.rows)
+        torch.testing.assert_close(found, expected)
+        for _ in range(2):  # gradients of two backward passes, added up
+            (problem.grad_output * expected).sum().backward(retain_graph=True)
+            (problem.grad_output * found).sum().backward(retain_graph=True)
+        torch.testing.assert_close(b.grad, a.grad)
+        torch.testing.assert_close(own.weight.grad, whole.weight.grad[problem.own])  # type: ignore[index]
+        torch.testing.assert_close(own.bias.grad, whole.bias.grad[problem.own])  # type: ignore[index]
+        for p, q in zip(whole.loss.parameters(), own.loss.parameters(), strict=True):
+            torch.testing.assert_close(q.grad, p.grad)
+        with torch.no_grad():
+            torch.testing.assert_close(own(x, handed, problem.rows), expected.detach())
+
+
+@pytest.mark.parametrize("count", SLICES)
+def test_linear_loss(ranks: Ranks, seed: int, count: int) -> None:
+    ranks.run(count, _linear, count, seed)
+
+
+def _linear_beside(rank: int, count: int, seed: int) -> None:
+    problem = Problem(rank, count, seed)
+    x = torch.randn(ROWS, FEATURES, dtype=torch.float64, generator=problem.generator)
+    # Steps inside backward.
+    whole, own = _heads(problem, ZLPRLoss, fused_update=FusedSGD(0.1, momentum=0.9))
+    optimizer = torch.optim.SGD(whole.parameters(), 0.1, momentum=0.9)
+    for _ in range(3):
+        optimizer.zero_grad()
+        whole(x, problem.csr).backward()
+        optimizer.step()
+        own(x, problem.csr).backward()
+    torch.testing.assert_close(own.weight, whole.weight[problem.own])
+    # The highest, ties and excluded labels among them.
+    with torch.no_grad():
+        whole.weight.round_()
+        whole.bias.zero_()
+        own.weight.copy_(whole.weight[problem.own])
+        own.bias.zero_()
+    for k, budget in ((1, None), (5, 1), (40, None), (LABELS, None)):
+        own.memory_budget = budget
+        for exclude in (None, problem.csr):
+            mine = exclude and exclude.label_range(problem.own.start, problem.own.stop)
+            expected = whole.topk(x.round(), k, exclude)
+            for handed in (exclude, mine):
+                found = own.topk(x.round(), k, handed)
+                torch.testing.assert_close(found.values, expected.values)
+                assert torch.equal(found.indices, expected.indices)
+    # Ranks whose plans differ send the same: bfloat16, summed in float32.
+    half = LinearLoss(FEATURES, LABELS, BCEWithLogitsLoss(), dtype=torch.bfloat16)
+    placed: dict[str, Any] = {"process_group": problem.group, "local_labels": problem.sizes[rank]}
+    cut = LinearLoss(
+        FEATURES, LABELS, BCEWithLogitsLoss(), dtype=torch.bfloat16, memory_budget=1 + 999 * rank, **placed
+    )
+    with torch.no_grad():
+        half.weight.copy_(whole.weight)
+        cut.weight.copy_(whole.weight[problem.own])
+    a, b = x.bfloat16().requires_grad_(), x.bfloat16().requires_grad_()
+    half(a, problem.csr).backward()
+    cut(b, problem.csr).backward()
+    torch.testing.assert_close(b.grad, a.grad)
+    torch.testing.assert_close(cut.weight.grad, half.weight.grad[problem.own])  # type: ignore[index]
+    # The rank's share is drawn by itself, and planned.
+    torch.manual_seed(seed)
+    drawn = LinearLoss(FEATURES, 8 * count, ZLPRLoss(), process_group=problem.group)
+    every = drawn.shards.gather(drawn.weight.detach())  # type: ignore[union-attr]
+    assert count == 1 or not torch.equal(every[0], every[1])
+    plan = drawn.plan(ROWS)
+    assert (plan.labels, plan.sharded, plan.matrix_products) == (8, count > 1, 3)
+    assert f"local_labels={8}" in repr(drawn)
+
+
+@pytest.mark.parametrize("count", (1, 3, 4))
+def test_linear_steps_topk_and_beginning(ranks: Ranks, seed: int, count: int) -> None:
+    ranks.run(count, _linear_beside, count, seed)
+
+
+# ---- DTensors ----
+
+
+def _mesh(count: int) -> Any:
+    return distributed.device_mesh.DeviceMesh.from_group(group_of(count), "cpu", mesh_dim_names=("labels",))
+
+
+def _dtensors(rank: int, count: int, seed: int) -> None:
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    problem, mesh = Problem(rank, count, seed), _mesh(count)
+    for loss, targets in ((ZLPRLoss(), problem.csr), (ZLPRLoss() + BCEWithLogitsLoss(), problem.positives)):
+        logits = problem.leaf()
+        expected = loss(logits, targets)
+        expected.backward()
+        sharded = distribute_tensor(problem.logits, mesh, [Shard(1)]).requires_grad_()
+        handed = distribute_tensor(targets, mesh, [Shard(1)]) if isinstance(targets, Tensor) else targets
+        found = loss(sharded, handed)
+        torch.testing.assert_close(found, expected)
+        found.backward()
+        assert sharded.grad is not None
+        torch.testing.assert_close(sharded.grad.full_tensor(), logits.grad)
+    found = mlloss_cuda.zlpr_loss(sharded, problem.csr)
+    torch.testing.assert_close(found, mlloss_cuda.zlpr_loss(problem.logits, problem.csr))
+    for placements in ([Replicate()], [Shard(0)]):
+        with pytest.raises(ValueError, match=r"logits: expected a DTensor with Shard\(1\), its labels"):
+            ZLPRLoss()(distribute_tensor(problem.logits, mesh, placements), problem.csr)
+
+
+@pytest.mark.parametrize("count", (1, 2, 4))
+def test_dtensors(ranks: Ranks, seed: int, count: int) -> None:
+    ranks.run(count, _dtensors, count, seed)
+
+
+def _on_a_mesh(rank: int, count: int, seed: int, folder: str, load: bool) -> list[list[float]]:
+    """A head whose parameters are DTensors: trained and saved; or loaded, and the same."""
+    from torch.distributed import checkpoint as saved
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    problem, mesh = Problem(rank, count, seed, torch.float32), _mesh(count)
+    head = LinearLoss(FEATURES, LABELS, ZLPRLoss(), process_group=mesh)
+    x = torch.randn(ROWS, FEATURES, generator=problem.generator)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=0.05)
+    if not load:
+        for _ in range(2):
+            optimizer.zero_grad()
+            head(x, problem.csr).backward()
+            torch.nn.utils.clip_grad_norm_(head.parameters(), 0.1)
+            optimizer.step()
+    model_state, optimizer_state = get_state_dict(head, optimizer)
+    state = {"model": model_state, "optimizer": optimizer_state}
+    if load:
+        saved.load(state, checkpoint_id=folder, process_group=problem.group)
+        set_state_dict(head, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    else:
+        saved.save(state, checkpoint_id=folder, process_group=problem.group)
+    # One step more, which needs the moments too.
+    optimizer.zero_grad()
+    head(x, problem.csr).backward()
+    optimizer.step()
+    found = linear_loss(x, head.weight, problem.csr, ZLPRLoss(), linear_bias=head.bias)
+    torch.testing.assert_close(found, head(x, problem.csr))
+    return head.weight.full_tensor().tolist()  # type: ignore[attr-defined]
+
+
+def test_checkpoints_load_on_another_number_of_ranks(ranks: Ranks, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        trained = ranks.run(3, _on_a_mesh, 3, seed, folder, False)
+        for count in (1, 2, 4):
+            loaded = ranks.run(count, _on_a_mesh, count, seed, folder, True)
+            torch.testing.assert_close(torch.tensor(loaded[0]), torch.tensor(trained[0]), rtol=1e-5, atol=1e-6)
+
+
+# ---- what is sent ----
+
+
+class Wire(TorchDispatchMode):
+    """Counts the bytes that this rank hands to collectives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            name = func._schema.name.removeprefix("c10d::")
+            # all-reduce and gathers by lists have theirs in the first, those into one tensor in the second.
+            given = args[1] if "base" in name or "single" in name else args[0]
+            tensors = given if isinstance(given, (list, tuple)) else [given]
+            self.sent.append((name, sum(tensor.numel() * tensor.element_size() for tensor in tensors)))
+        return func(*args, **(kwargs or {}))
+
+
+def _bytes_sent(rank: int, labels: int, rows: int) -> dict[str, Any]:
+    group = group_of(2)
+    own = LabelShards.chunked(group, labels).own
+    csr = CSRTargets.from_lists([[i % labels] for i in range(rows)], labels)
+    found: dict[str, Any] = {}
+    for loss in (ZLPRLoss(), BCEWithLogitsLoss(), DecoupledSoftmaxLoss(), ZLPRLoss() + SigmoidFocalLoss() + DiceLoss()):
+        name = "+".join(term.spec.name for term in loss.terms_on("cpu"))
+        sharded = shard_labels(loss, group)
+        logits = torch.zeros(rows, own.stop - own.start, requires_grad=True)
+        sharded(logits, csr)  # asks for sizes
+        with Wire() as wire:
+            sharded(logits, csr).backward()
+        found[name] = wire.sent
+        head = LinearLoss(FEATURES, labels, loss, process_group=group)
+        with Wire() as wire:
+            head(torch.zeros(rows, FEATURES, requires_grad=True), csr).backward()
+        found["linear " + name] = wire.sent
+    return found
+
+
+def test_bytes_on_the_wire(ranks: Ranks) -> None:
+    """So many for each row, whatever the labels; a head's input gradient besides."""
+    rows = 16
+    few, many = (ranks.run(2, _bytes_sent, labels, rows)[0] for labels in (64, 4096))
+    assert few == many
+    asked = 8  # whether ranks agree
+    for name, sent in few.items():
+        loss = name.removeprefix("linear ")
+        gathers = [size for kind, size in sent if "allreduce" not in kind]
+        reduced = [size for kind, size in sent if "allreduce" in kind]
+        counts = mlloss_cuda._ops.counts_of(loss)
+        if loss == "bce_with_logits":
+            expected = [asked, 4]  # the share, in float32
+        else:
+            expected = [asked, 8 * rows * counts.statistics]
+            if counts.late_sums:
+                expected.append(8 * rows * counts.late_sums)
+        assert gathers == expected, (name, sent)
+        assert reduced == ([4 * rows * FEATURES] if name.startswith("linear") else []), (name, sent)
+
+
+# ---- failure is loud ----
+
+
+def _message(run: Callable[[], Any]) -> str:
+    try:
+        run()
+    except (TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
+def _disagreements(rank: int, what: str) -> str:
+    group = group_of(2)
+    loss = {"loss": (ZLPRLoss, DiceLoss)}.get(what, (ZLPRLoss, ZLPRLoss))[rank]()
+    rows = {"rows": (3, 4)}.get(what, (3, 3))[rank]
+    dtype = {"dtype": (torch.float32, torch.float64)}.get(what, (torch.float32, torch.float32))[rank]
+    sharded = shard_labels(loss, group)
+    if what != "loss":
+        sharded(torch.zeros(1, 5), torch.zeros(1, 5))  # all well so far
+    logits = torch.zeros(rows, 5, dtype=dtype)
+    targets = torch.zeros(rows, 6 if what == "failure" and rank == 1 else 5)
+    if what == "linear":
+        head = LinearLoss(4, 10, loss, process_group=group)
+        return _message(lambda: head(torch.zeros(3 + rank, 4), torch.zeros(3 + rank, 5)))
+    if what == "labels":
+        head = LinearLoss(4, 10 + 2 * rank, loss, process_group=group)
+        return _message(lambda: head(torch.zeros(3, 4), torch.zeros(3, 5 + rank)))
+    if what == "first":
+        bad: Any = "no tensor" if rank else logits
+        return _message(lambda: shard_labels(loss, group)(bad, targets))
+    return _message(lambda: sharded(logits, targets))
+
+
+@pytest.mark.parametrize(
+    ("what", "first", "second"),
+    [
+        ("rows", "rank 0 has 3 rows.*rank 1 has 4 rows", "rank 1 has 4 rows.*rank 0 has 3 rows"),
+        ("labels", "rank 0 has 3 rows of 10 labels.*rank 1 has 3 rows of 12", "rank 1 has 3 rows of 12.*rank 0 has"),
+        ("dtype", "rank 0 has .*float32.*rank 1 has .*float64", "rank 1 has .*float64.*rank 0 has .*float32"),
+        ("loss", "rank 0 has .*zlpr.*rank 1 has .*dice", "rank 1 has .*dice.*rank 0 has .*zlpr"),
+        ("linear", "rank 0 has 3 rows.*rank 1 has 4 rows", "rank 1 has 4 rows.*rank 0 has 3 rows"),
+        ("failure", "rank 1 failed with ValueError: targets: expected", "ValueError: targets: expected"),
+        ("first", "rank 1 has none that can be served", "TypeError: logits: expected a tensor"),
+    ],
+)
+def test_ranks_that_disagree_say_so_on_both(ranks: Ranks, what: str, first: str, second: str) -> None:
+    said = ranks.run(2, _disagreements, what)
+    assert re.search(first, said[0]), said
+    assert re.search(second, said[1]), said
+
+
+def _goes_away(rank: int) -> str:
+    loss = shard_labels(ZLPRLoss(), group_of(2))
+    loss(torch.zeros(1, 5), torch.zeros(1, 5))
+    if rank == 1:
+        os._exit(1)
+    try:
+        loss(torch.zeros(1, 5), torch.zeros(1, 5))
+    except RuntimeError as error:
+        return str(error)
+    return "none"
+
+
+def test_a_rank_that_dies_ends_the_others() -> None:
+    mortal = Ranks(2)
+    try:
+        alive, dead = mortal.results(2, _goes_away)
+    finally:
+        mortal.close()
+    assert dead == (False, "died")
+    assert alive[0], alive
+    assert re.search("(?i)closed|timed out|reset", alive[1]), alive
+
+
+def _arguments(rank: int) -> None:
+    group = group_of(1)
+    with pytest.raises(TypeError, match="loss: expected a loss module"):
+        shard_labels(nn.BCEWithLogitsLoss(), group)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="group: expected a torch.distributed process group"):
+        shard_labels(ZLPRLoss(), "gloo")  # type: ignore[arg-type]
+    sharded = shard_labels(ZLPRLoss(), group)
+    sharded(torch.zeros(2, 5), torch.zeros(2, 5))
+    with pytest.raises(ValueError, match="logits: expected the 5 labels of the first call, got 6"):
+        sharded(torch.zeros(2, 6), torch.zeros(2, 6))
+    with pytest.raises(ValueError, match="targets: expected 5 labels, as all ranks have together"):
+        sharded(torch.zeros(2, 5), CSRTargets.from_lists([[0], [1]], 7))
+    with pytest.raises(ValueError, match="weight: expected shape"):
+        shard_labels(ZLPRLoss(weight=torch.ones(4)), group)(torch.zeros(2, 5), torch.zeros(2, 5))
+    with pytest.raises(ValueError, match="local_labels: expected 7 on all ranks together"):
+        LinearLoss(3, 7, ZLPRLoss(), process_group=group, local_labels=6)
+    with pytest.raises(ValueError, match="local_labels: expected None without a process_group"):
+        LinearLoss(3, 7, ZLPRLoss(), local_labels=7)
+    with pytest.raises(TypeError, match="local_labels: expected an int"):
+        LinearLoss(3, 7, ZLPRLoss(), process_group=group, local_labels=7.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="fused_update: expected a process group"):
+        LinearLoss(3, 7, ZLPRLoss(), process_group=_mesh(1), fused_update=FusedSGD())
+    head = LinearLoss(3, 7, ZLPRLoss(), process_group=_mesh(1))
+    with pytest.raises(ValueError, match="linear_bias: expected a DTensor"):
+        linear_loss(torch.zeros(2, 3), head.weight, torch.zeros(2, 7), ZLPRLoss(), linear_bias=torch.zeros(7))
+
+
+def test_arguments(ranks: Ranks) -> None:
+    ranks.run(1, _arguments)
+
+
+def test_without_a_group() -> None:
+    with pytest.raises(ValueError, match="group: expected torch.distributed to be initialised"):
+        shard_labels(ZLPRLoss())
+    with pytest.raises(ValueError, match="process_group: expected torch.distributed to be initialised"):
+        LinearLoss(3, 7, ZLPRLoss(), process_group="gloo")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("labels", "count"), [(10, 4), (5, 4), (1, 3), (8, 2), (0, 2)])
+def test_chunks_are_torchs(labels: int, count: int) -> None:
+    chunks = [len(part) for part in torch.zeros(labels).chunk(count)] if labels else []
+    expected = tuple(chunks + [0] * (count - len(chunks)))
+    assert chunk_sizes(labels, count) == expected
