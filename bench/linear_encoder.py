@@ -115,13 +115,13 @@ def main(given: list[str] | None = None) -> int:
         found = measured({**sizes, "loss": loss})
         gib = {name: found[name] / 2**30 for name in ("peak", "weights", "base")}
         print(
-            f"{loss}, {options.rows} x {options.tokens} tokens, encoder of {found['parameters'] / 1e6:.0f}M parameters, "
-            f"{sizes['labels']:,} labels: peak {gib['peak']:.2f} GiB, of it weights {gib['weights']:.2f} (resident, on "
-            f"a CPU; {gib['base']:.2f} GiB of libraries not counted; {found['seconds']:.0f} s a step)",
+            f"{loss}, {options.rows} x {options.tokens} tokens, an encoder of {found['parameters'] / 1e6:.0f}M, "
+            f"a head of {sizes['labels']:,} labels: peak {gib['peak']:.2f} GiB, of it weights {gib['weights']:.2f} "
+            f"(resident, on a CPU; {gib['base']:.2f} GiB of libraries not counted; {found['seconds']:.0f} s a step)",
             flush=True,
         )
-    for name, gib in PUBLISHED.items():
-        print(f"{name}: {gib} GiB, as published, on a GPU")
+    for name, published in PUBLISHED.items():
+        print(f"{name}: {published} GiB, as published, on a GPU")
     return 0
 
 

@@ -119,7 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if importlib.util.find_spec("mlloss_cuda") is None:
         return _fail("mlloss_cuda is not installed here: run `make build` first")
     try:
-        run(options)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # as torchrun starts us
+            from demo import sharded
+
+            sharded.run(options, lambda packages: _load(packages, options))
+        else:
+            run(options)
     except (corpus.CorpusError, UsageError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -149,13 +154,7 @@ def run(options: Options) -> None:
     # Before torch is imported: the allocator's settings hold for all that follows.
     packages = corpus.find_packages(options.packages)
     print("corpus    " + ", ".join(f"{package.name} {package.version}" for package in packages))
-    functions, origin = corpus.load(packages, CACHE, max_files=120 if options.smoke else None)
-    split = corpus.split(functions, options.labels, 100 if options.smoke else LABEL_FLOOR, options.seed)
-    if not len(split.train) or not len(split.held_out):
-        raise corpus.CorpusError(
-            f"{len(functions)} functions in {len(functions.files)} files are too few to train on "
-            "some files and to hold others out: add packages"
-        )
+    functions, split, origin = _load(packages, options)
     _print_corpus(functions, split, origin)
 
     from demo import measure, model
@@ -191,6 +190,17 @@ def run(options: Options) -> None:
     _draw(histories, popular, split, device, options.output)
     _print_predictions(network, data, functions, split, options.seed)  # the last one: ZLPR's
     print(f"\ndone in {time.perf_counter() - start:.0f} s")
+
+
+def _load(packages: Sequence[corpus.Package], options: Options) -> tuple[corpus.Corpus, corpus.Split, str]:
+    functions, origin = corpus.load(packages, CACHE, max_files=120 if options.smoke else None)
+    split = corpus.split(functions, options.labels, 100 if options.smoke else LABEL_FLOOR, options.seed)
+    if not len(split.train) or not len(split.held_out):
+        raise corpus.CorpusError(
+            f"{len(functions)} functions in {len(functions.files)} files are too few to train on "
+            "some files and to hold others out: add packages"
+        )
+    return functions, split, origin
 
 
 # --- steps ----------------------------------------------------------------------------------------

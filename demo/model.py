@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 import mlloss_cuda
 from demo.corpus import BUCKETS, Corpus, Ragged, Split
 from mlloss_cuda.losses._common import LossModule
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 DIM = 128
 BATCH = 128
@@ -92,10 +96,12 @@ def _weigh_words(words: Ragged, train: np.ndarray, device: torch.device) -> Word
 class NameModel(nn.Module):
     """Scores every label for a bag of words."""
 
-    def __init__(self, base_rate: Tensor, loss: LossModule) -> None:
+    def __init__(self, base_rate: Tensor, loss: LossModule, group: ProcessGroup | None = None) -> None:
         super().__init__()
         self.embedding = nn.EmbeddingBag(BUCKETS, DIM, mode="sum", sparse=True)
-        self.head = mlloss_cuda.LinearLoss(DIM, len(base_rate), loss)
+        self.head = mlloss_cuda.LinearLoss(DIM, len(base_rate), loss, process_group=group)
+        if self.head.shards is not None:  # this rank's labels
+            base_rate = base_rate[self.head.shards.own]
         nn.init.normal_(self.embedding.weight, std=0.3)
         nn.init.zeros_(self.head.weight)
         # Every loss starts from the base rates. A bias of zero would open at p = 1/2 for each
@@ -143,11 +149,16 @@ def train(
     seconds: float,
     seed: int,
     curve_points: int = 8,
+    group: ProcessGroup | None = None,
 ) -> tuple[NameModel, History]:
-    """Trains for `epochs`, or as much of them as `seconds` allow; evaluation is off the clock."""
+    """Trains for `epochs`, or as much of them as `seconds` allow; evaluation is off the clock.
+
+    With a process group the labels lie over its ranks. They hold the same embedding and see the same rows, so that
+    it stays the same: the head sums the gradient that it gets.
+    """
     torch.manual_seed(seed)
     device = data.train.device
-    model = NameModel(data.base_rate, loss_function).to(device)
+    model = NameModel(data.base_rate, loss_function, group).to(device)
     embedding = torch.optim.SparseAdam(list(model.embedding.parameters()), lr=EMBEDDING_RATE, eps=ADAM_EPS)
     head = torch.optim.Adam(model.head.parameters(), lr=HEAD_RATE, eps=ADAM_EPS, fused=True)
     batch = min(BATCH, len(data.train))
@@ -187,7 +198,7 @@ def train(
         losses.append(loss.detach())
         step += 1
         _synchronize(device)
-        spent += time.perf_counter() - start
+        spent += _slowest(time.perf_counter() - start, group, device)
         progress = max(step / total, spent / seconds)
     history.final = precision(model, data, data.held_out)
     history.epochs = step / steps_per_epoch
@@ -229,6 +240,15 @@ def precision(model: NameModel | None, data: Data, rows: Tensor) -> dict[int, fl
 def _spread(length: int, count: int, device: torch.device) -> Tensor:
     count = min(length, count)
     return torch.arange(count, device=device) * length // max(count, 1)
+
+
+def _slowest(seconds: float, group: ProcessGroup | None, device: torch.device) -> float:
+    """Of all ranks, for what depends on the clock must be the same on all."""
+    if group is None:
+        return seconds
+    slowest = torch.tensor(seconds, device=device)
+    distributed.all_reduce(slowest, distributed.ReduceOp.MAX, group)
+    return slowest.item()
 
 
 def _synchronize(device: torch.device) -> None:
