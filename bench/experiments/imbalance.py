@@ -1,4 +1,4 @@
-"""One rare label, 1 positive to about 11.5 negatives: BCE, weighted, truncated, or focal."""
+"""Rare labels one by one, 1 positive to about 11.5 negatives: BCE, weighted, truncated, or focal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .training import RATES, Part, Task, logits_of, train
 __all__ = ["RATIO", "TITLES", "auc", "run"]
 
 RATIO = 11.5
-EPOCHS = 10
+EPOCHS, LABELS = 10, 3
 TITLES = {
     "bce": "BCE",
     "bce-weighted": "BCE, `pos_weight` = negatives / positives",
@@ -51,10 +51,10 @@ def auc(logits: Tensor, y: Tensor) -> float:
     return (below.double().mean() / (2 * len(negative))).item()
 
 
-def nearest_label(data: MultiLabelData) -> int:
-    """Whose ratio of negatives to positives is nearest to 11.5."""
+def nearest_labels(data: MultiLabelData) -> list[int]:
+    """Whose ratios of negatives to positives are nearest to 11.5."""
     positives = torch.bincount(data.targets.col_indices, minlength=data.targets.num_labels)
-    return int(((len(data) - positives) / positives.clamp(min=1) - RATIO).abs().argmin())
+    return ((len(data) - positives) / positives.clamp(min=1) - RATIO).abs().argsort(stable=True)[:LABELS].tolist()
 
 
 def score(logits: Tensor, y: Tensor) -> dict[str, float]:
@@ -73,14 +73,17 @@ def score(logits: Tensor, y: Tensor) -> dict[str, float]:
 
 def run(store: Store, name: str, data: MultiLabelData, seeds: Sequence[int] = SEEDS) -> None:
     """Whatever has not been run."""
-    label = nearest_label(data)
     whole = split(name, data)
-    parts = (Part(part.x, part.y[:, label : label + 1]) for part in (whole.train, whole.valid, whole.test))
-    task = Task(name, *parts)
-    positives = int(task.train.y.sum())
-    ratio = (len(task.train.y) - positives) / positives
-    title = (data.label_names or ())[label]
-    about: dict[str, Any] = {"label": title, "ratio": round(ratio, 2), "rows": len(task.train.y)}
+    for label in nearest_labels(data):
+        title = str(label) if data.label_names is None else data.label_names[label]
+        parts = (Part(part.x, part.y[:, label : label + 1]) for part in (whole.train, whole.valid, whole.test))
+        _one_label(store, Task(f"{name}, {title}", *parts), seeds)
+
+
+def _one_label(store: Store, task: Task, seeds: Sequence[int]) -> None:
+    positives, rows = int(task.train.y.sum()), len(task.train.y)
+    ratio = (rows - positives) / positives
+    about = {"ratio": round(ratio, 2), "rows": rows, "positive": round(task.test.y.double().mean().item(), 5)}
     for loss, module in losses(ratio).items():
         tuned = {}
         for rate in RATES:

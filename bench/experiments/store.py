@@ -24,6 +24,9 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records = list(read(path)) if path.exists() else []
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            with path.open("a") as file:  # after a line that was cut off
+                file.write("\n")
         found = about(0, False)
         machine, versions = found["machine"], found["versions"]
         self.origin = {
