@@ -17,7 +17,7 @@ from .store import Store
 __all__ = ["LOSSES", "RATES", "run"]
 
 LOSSES = ("BCE", "ZLPR")
-RATES = (1e-3, 3e-3, 1e-2)  # of the last layer
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)  # of the last layer
 SEEDS = (1, 2, 3)
 EPOCHS, TUNING_EPOCHS, POINTS = 4, 2, 12
 LABELS = 30_000
