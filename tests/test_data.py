@@ -356,6 +356,9 @@ class TestBatches:
             assert torch.equal(features.to_dense(), x[order])
             assert torch.equal(targets.to_dense().int(), y[order])
         assert len(data[3:7]) == 4
+        assert torch.equal(data[np.int64(2)].targets.to_dense().int(), y[2:3])
+        with pytest.raises(IndexError):
+            data[ROWS]
         assert torch.equal(data[y[:, 0] > 0].targets.to_dense().int(), y[y[:, 0] > 0])
 
     def test_trains_a_bag(self, dense: Any) -> None:

@@ -56,7 +56,7 @@ class MultiLabelData:
         return len(self.targets)
 
     def __getitem__(self, rows: Rows) -> MultiLabelData:
-        chosen = torch.arange(len(self))[[rows] if isinstance(rows, int) else rows]
+        chosen = torch.arange(len(self))[rows].reshape(-1)
         return replace(self, features=self.features[chosen.numpy()], targets=self.targets[chosen])
 
     def __getitems__(self, rows: Sequence[int]) -> list[MultiLabelData]:
