@@ -39,7 +39,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def _losses(records: Sequence[Record], path: Path) -> None:
-    """A row of panels a metric, a column a set, a line a loss: each seed, and their mean."""
+    """A row of panels a metric, a column a set, a line a loss: the mean over seeds, and from the least to the most."""
     from matplotlib import pyplot as plt
 
     names, order = sets_of(records), list(reversed(LOSSES))
@@ -47,12 +47,12 @@ def _losses(records: Sequence[Record], path: Path) -> None:
     figure, axes = plt.subplots(len(SHOWN), len(names), figsize=size, sharey=True, squeeze=False)
     for row, metric in zip(axes, SHOWN, strict=True):
         for axis, name in zip(row, names, strict=True):
-            for place, loss in enumerate(order):
-                found = [100 * each for each in values(records, name, metric).get(loss, [])]
-                colour = ZLPR if loss == "zlpr" else BCE if loss == "bce" else OTHER
-                axis.plot(found, [place] * len(found), "o", color=colour, markersize=4, alpha=0.35, markeredgewidth=0)
-                if found:
-                    axis.plot(statistics.fmean(found), place, "|", color=colour, markersize=11, markeredgewidth=2)
+            found = {loss: [100 * v for v in seeds] for loss, seeds in values(records, name, metric).items()}
+            colours = [ZLPR if loss == "zlpr" else BCE if loss == "bce" else OTHER for loss in order]
+            seeds = [found[loss] for loss in order]
+            places = range(len(order))
+            axis.hlines(places, [min(each) for each in seeds], [max(each) for each in seeds], colors=colours)
+            axis.scatter([statistics.fmean(each) for each in seeds], places, s=22, c=colours, zorder=3)
             axis.set_yticks(range(len(order)), [LOSSES[loss].title for loss in order])
             axis.grid(axis="x", color="0.9")
             axis.set_axisbelow(True)
