@@ -149,6 +149,7 @@ def train(
     seconds: float,
     seed: int,
     curve_points: int = 8,
+    head_rate: float = HEAD_RATE,
     group: ProcessGroup | None = None,
 ) -> tuple[NameModel, History]:
     """Trains for `epochs`, or as much of them as `seconds` allow; evaluation is off the clock.
@@ -160,7 +161,7 @@ def train(
     device = data.train.device
     model = NameModel(data.base_rate, loss_function, group).to(device)
     embedding = torch.optim.SparseAdam(list(model.embedding.parameters()), lr=EMBEDDING_RATE, eps=ADAM_EPS)
-    head = torch.optim.Adam(model.head.parameters(), lr=HEAD_RATE, eps=ADAM_EPS, fused=True)
+    head = torch.optim.Adam(model.head.parameters(), lr=head_rate, eps=ADAM_EPS, fused=True)
     batch = min(BATCH, len(data.train))
     steps_per_epoch = len(data.train) // batch
     total = epochs * steps_per_epoch
@@ -188,7 +189,7 @@ def train(
         rows = data.train[order[first : first + batch]]
         # The rate falls linearly to zero, whichever of the steps and the clock runs out first.
         embedding.param_groups[0]["lr"] = EMBEDDING_RATE * (1 - progress)
-        head.param_groups[0]["lr"] = HEAD_RATE * (1 - progress)
+        head.param_groups[0]["lr"] = head_rate * (1 - progress)
         loss = model(data.words.take(rows), data.targets[rows])
         embedding.zero_grad()
         head.zero_grad()

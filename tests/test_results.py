@@ -1,4 +1,4 @@
-"""Figures in the README come from bench/results, and from real runs only."""
+"""Figures in the README and in docs/experiments.md come from bench/results, and from real runs only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from bench import readme
+from bench.experiments import report, store
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -23,3 +24,10 @@ def test_no_dry_run_among_the_results() -> None:
 
 def test_readme_has_no_gpu_figures_without_a_gpu() -> None:
     assert readme.gpu_block([]).startswith("No GPU figures yet")
+
+
+def test_experiments_agree_with_the_results() -> None:
+    text = report.PAGE.read_text()
+    assert report.rendered(text, list(store.read(store.RESULTS))) == text, "python -m bench.experiments report"
+    pictures = {path.name for path in (report.PAGE.parent / "images" / "experiments").iterdir()}
+    assert all(f"(images/experiments/{name})" in text for name in pictures)

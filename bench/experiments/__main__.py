@@ -1,0 +1,60 @@
+"""``python -m bench.experiments``: train by each loss, write down what comes of it, and report.
+
+    losses NAME=FILE.arff[+FILE.arff][@LABELS.xml] ...   eleven losses, the rate tuned, five seeds
+    imbalance NAME=FILE.arff[@LABELS.xml]                one label, 1 positive to 11.5 negatives
+    names [--labels L]                                   the demo's corpus, precision by time
+    report                                               tables and pictures of docs/experiments.md, from the results
+
+On one thread. Results are lines of bench/results/experiments.jsonl; a run whose line is there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .store import RESULTS, Store
+
+__all__ = ["main"]
+
+
+def main(given: list[str] | None = None) -> int:
+    """One of the parts."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=("losses", "imbalance", "names", "report"))
+    parser.add_argument("sets", nargs="*", metavar="NAME=FILE.arff")
+    parser.add_argument("--labels", type=int, default=30_000, help="of names (default: 30,000)")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
+    parser.add_argument("--check", action="store_true", help="report: change nothing; 1 if the tables would change")
+    options = parser.parse_args(given)
+    if bool(options.sets) != (options.part in ("losses", "imbalance")):
+        parser.error(f"{options.part}: {'takes no sets' if options.sets else 'which sets?'}")
+    if options.part == "report":
+        from . import report
+
+        return report.write(options.results, options.check)
+    import torch
+
+    torch.set_num_threads(1)
+    store = Store(options.results)
+    if options.part == "names":
+        from . import names
+
+        names.run(store, options.labels)
+        return 0
+    from . import imbalance, study
+
+    sets = study.read_sets(options.sets)
+    if options.part == "losses":
+        study.run(store, sets)
+    else:
+        for name, data in sets.items():
+            imbalance.run(store, name, data)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

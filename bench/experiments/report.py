@@ -1,0 +1,233 @@
+"""Tables and pictures of docs/experiments.md, from the results: the same results give the same bytes."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .imbalance import TITLES
+from .store import Record, read
+from .training import LOSSES
+
+__all__ = ["PAGE", "blocks", "rendered", "write"]
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "experiments.md"
+LESS_IS_BETTER = ("ranking loss",)
+METRICS = (
+    "subset accuracy",
+    "F1 samples",
+    "F1 micro",
+    "F1 macro",
+    "precision at 1",
+    "precision at 3",
+    "nDCG at 5",
+    "ranking loss",
+    "AP samples",
+    "AP macro",
+)
+RULE, BY_CHANCE = "zlpr", 2.0
+
+Values = dict[str, list[float]]  # of each loss, a value a seed
+
+
+def write(path: Path, check: bool) -> int:
+    """Draw everything anew, or say whether the tables would change."""
+    from . import pictures
+
+    records = list(read(path))
+    before = PAGE.read_text()
+    after = rendered(before, records)
+    if check:
+        return int(before != after)
+    PAGE.write_text(after)
+    pictures.draw(records, PAGE.parent / "images" / "experiments")
+    return 0
+
+
+def rendered(text: str, records: Sequence[Record]) -> str:
+    """``text`` with what lies between its markers drawn anew."""
+    for name, block in blocks(records).items():
+        begin, end = f"<!-- {name}: python -m bench.experiments report -->\n\n", "\n\n<!-- end -->"
+        marked = re.compile(f"({begin}).*?({end})", re.DOTALL)
+        text, count = marked.subn(lambda match, block=block: f"{match[1]}{block}{match[2]}", text)  # type: ignore[misc]
+        if count != 1:
+            raise SystemExit(f"{PAGE.name}: expected one block of {name}, found {count}")
+    return text
+
+
+def blocks(records: Sequence[Record]) -> dict[str, str]:
+    """Each table by its name."""
+    losses = reported(records, "losses")
+    return {
+        "summary": summary(losses),
+        "comparisons": comparisons(losses),
+        "losses": "\n\n".join(f"{name}\n\n{table(losses, name)}" for name in sets_of(losses)) + origin(losses),
+        "imbalance": imbalance(reported(records, "imbalance")),
+        "names": names(reported(records, "names")),
+    }
+
+
+# ---- what is in the results ----
+
+
+def reported(records: Sequence[Record], part: str) -> list[Record]:
+    """Runs with the tuned rate, on rows that no choice has seen."""
+    return [each for each in records if each["part"] == part and not each["tuning"]]
+
+
+def sets_of(records: Sequence[Record]) -> list[str]:
+    """Their names, in order."""
+    return list(dict.fromkeys(each["set"] for each in records))
+
+
+def values(records: Sequence[Record], name: str, metric: str) -> Values:
+    """Of each loss, every seed."""
+    found: Values = {}
+    for each in records:
+        if each["set"] == name:
+            found.setdefault(each["loss"], []).append(each["metrics"][metric])
+    return found
+
+
+def best_first(found: Values, metric: str) -> list[str]:
+    """Losses by their mean."""
+    means = {loss: statistics.fmean(each) for loss, each in found.items()}
+    return sorted(means, key=lambda loss: means[loss] if metric in LESS_IS_BETTER else -means[loss])
+
+
+def apart(first: Sequence[float], second: Sequence[float]) -> float:
+    """How far two means lie apart, in standard errors of their difference (Welch)."""
+    error = sum(statistics.variance(each) / len(each) for each in (first, second)) ** 0.5
+    difference = statistics.fmean(first) - statistics.fmean(second)
+    return difference / error if error else (0.0 if difference == 0 else float("inf") * difference)
+
+
+# ---- tables ----
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    lines.insert(1, f"|{'---|' * len(head)}")
+    return "\n".join(lines)
+
+
+def percent(found: Sequence[float], strong: bool = False) -> str:
+    """Mean and standard deviation over seeds."""
+    mean = f"{100 * statistics.fmean(found):.1f}"
+    return f"{f'**{mean}**' if strong else mean} ± {100 * statistics.stdev(found):.1f}"
+
+
+def origin(records: Sequence[Record]) -> str:
+    """Machine, versions, commits."""
+    found = [each["from"] for each in records]
+    told = [", ".join(sorted({each[name] for each in found})) for name in ("cpu", "torch", "mlloss_cuda", "python")]
+    commits = ", ".join(dict.fromkeys(each["commit"] for each in found))
+    dates = ", ".join(sorted({each["date"] for each in found}))
+    return (
+        f"\n\n{told[0]}; torch {told[1]}, mlloss_cuda {told[2]}, Python {told[3]}; commit {commits}; {dates}.\n"
+        "In percent, mean ± standard deviation over seeds; the best mean is bold."
+    )
+
+
+def table(records: Sequence[Record], name: str) -> str:
+    """Every metric of every loss on one set."""
+    columns = {metric: values(records, name, metric) for metric in METRICS}
+    best = {metric: best_first(found, metric)[0] for metric, found in columns.items()}
+    rates = {each["loss"]: each["rate"] for each in records if each["set"] == name}
+    rows = [
+        [LOSSES[loss].title, f"{rates[loss]:g}", *(percent(columns[m][loss], best[m] == loss) for m in METRICS)]
+        for loss in LOSSES
+        if loss in rates
+    ]
+    return markdown(("loss", "rate", *METRICS), rows)
+
+
+def summary(records: Sequence[Record]) -> str:
+    """For each metric and set: which loss is best, and ZLPR's place."""
+    names = sets_of(records)
+    rows = []
+    for metric in METRICS:
+        cells = []
+        for name in names:
+            order = best_first(values(records, name, metric), metric)
+            cells.append(f"{LOSSES[order[0]].title}; {order.index(RULE) + 1}")
+        rows.append([metric, *cells])
+    return markdown(("the best loss; ZLPR's place", *names), rows)
+
+
+def comparisons(records: Sequence[Record]) -> str:
+    """How often plain ZLPR is above each other loss, over the sets."""
+    names, rows = sets_of(records), []
+    for metric in METRICS:
+        sign = -1 if metric in LESS_IS_BETTER else 1
+        above = clear = below = total = 0
+        for name in names:
+            found = values(records, name, metric)
+            for loss in found.keys() - {RULE}:
+                distance = sign * apart(found[RULE], found[loss])
+                total += 1
+                above += distance > 0
+                clear += distance > BY_CHANCE
+                below += distance < -BY_CHANCE
+        rows.append([metric, f"{above} of {total}", str(clear), str(below)])
+    return markdown(("metric", "ZLPR's mean is better", "by over 2 standard errors", "worse by over 2"), rows)
+
+
+def imbalance(records: Sequence[Record]) -> str:
+    """A table a set, and what it is about."""
+    tables = []
+    for name in sets_of(records):
+        own = [each for each in records if each["set"] == name]
+        metrics, first = list(own[0]["metrics"]), own[0]
+        columns = {metric: values(own, name, metric) for metric in metrics}
+        best = {metric: best_first(found, metric)[0] for metric, found in columns.items()}
+        rows = [
+            [TITLES[loss], *(percent(columns[metric][loss], best[metric] == loss) for metric in metrics)]
+            for loss in TITLES
+            if loss in columns[metrics[0]]
+        ]
+        about = f"{name}: 1 positive to {first['ratio']:g} negatives in "
+        about += f"{first['rows']:,} rows to learn from; whoever says no each time is right in "
+        tables.append(f"{about}{100 * (1 - first['positive']):.1f}%.\n\n{markdown(('loss', *metrics), rows)}")
+    return "\n\n".join(tables) + origin(records)
+
+
+def names(records: Sequence[Record]) -> str:
+    """Precision at the end, and when the other's was reached."""
+    first, rows = records[0], []
+    by_loss: dict[str, list[Record]] = {}
+    for each in records:
+        by_loss.setdefault(each["loss"], []).append(each)
+    for loss, runs in by_loss.items():
+        cells = [percent([run["final"][k] / 100 for run in runs]) for k in ("1", "3", "5")]
+        halves = [reached(run, 0.9 * min(lasts(runs, "5") for runs in by_loss.values()), "5") for run in runs]
+        rows.append([loss, f"{runs[0]['rate']:g}", *cells, spread([run["seconds"] for run in runs]), spread(halves)])
+    times = ("seconds", "seconds to 90% of the lower precision at 5")
+    head = ("loss", "rate", *(f"precision at {k}" for k in (1, 3, 5)), *times)
+    told = f"{first['labels']:,} labels; {first['rows']:,} functions to learn from, {first['held_out']:,} held out; "
+    told += f"{first['packages']}.\n\n"
+    return told + markdown(head, rows) + origin(records).rpartition("; the best")[0] + "."
+
+
+def lasts(runs: Sequence[Record], k: str) -> float:
+    """The mean at the end of the curves."""
+    return statistics.fmean(run["curve"][-1][k] for run in runs)
+
+
+def reached(run: Record, level: float, k: str) -> float:
+    """When a curve first stands at a level, between its points by a straight line."""
+    points: list[tuple[float, Any]] = list(zip(run["times"], (point[k] for point in run["curve"]), strict=True))
+    for (t0, v0), (t1, v1) in itertools.pairwise(points):
+        if v1 >= level:
+            return t0 + (t1 - t0) * (level - v0) / (v1 - v0) if v1 > v0 else t1
+    return run["times"][-1]
+
+
+def spread(found: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    return f"{statistics.fmean(found):.0f} ± {statistics.stdev(found):.0f}"

@@ -1,0 +1,26 @@
+"""Multi-label data: files, batches for a ``DataLoader``, and what labels say about each other.
+
+Needs NumPy and SciPy: ``pip install "mlloss-cuda[data]"``. Not imported by ``import mlloss_cuda``.
+"""
+
+try:
+    import numpy as _numpy  # noqa: F401
+except ImportError as error:
+    raise ImportError('mlloss_cuda.data needs NumPy and SciPy: pip install "mlloss-cuda[data]"') from error
+
+from .arff import read_arff
+from .container import MultiLabelData, csr_collate
+from .labels import cooccurrence, label_embeddings
+from .libsvm import read_libsvm
+from .xmc import iter_xmc, read_xmc
+
+__all__ = [
+    "MultiLabelData",
+    "cooccurrence",
+    "csr_collate",
+    "iter_xmc",
+    "label_embeddings",
+    "read_arff",
+    "read_libsvm",
+    "read_xmc",
+]

@@ -1,0 +1,142 @@
+"""ARFF's declarations, and how its lines are taken apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+__all__ = ["Attribute", "Header", "MalformedError", "cells", "sparse_pairs"]
+
+_LARGEST = 3.4028234663852886e38  # of float32
+_QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+_NAME_AND_TYPE = re.compile(rf"({_QUOTED}|[^\s{{]+)\s*(.+)", re.DOTALL)
+_CELL = re.compile(rf"\s*({_QUOTED}|[^,'\"]*?)\s*(,|$)")
+_PAIR = re.compile(rf"\s*(\d+)\s+({_QUOTED}|[^\s,'\"]+)\s*(,|$)")
+_NUMERIC = ("numeric", "real", "integer")
+
+
+class MalformedError(Exception):
+    """What is wrong with a line; who knows its number tells it."""
+
+
+class Attribute:
+    """A column: numeric, or of values that stand for numbers."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        self.name = name
+        self.left_out = 0.0  # what it is where a sparse row does not name it
+        self.codes: dict[str, float] | None = None
+        self.values: list[str] = []
+        if kind.lower() in _NUMERIC:
+            return
+        if not (kind.startswith("{") and kind.endswith("}")):
+            raise MalformedError(f"attribute {name!r}: expected a numeric or a nominal one, got {kind!r}")
+        self.values = cells(kind[1:-1])
+        numbers = [_number(value) for value in self.values]
+        if None in numbers or numbers[0] != 0:
+            numbers = [float(place) for place in range(len(self.values))]
+        self.codes = {value: number for value, number in zip(self.values, numbers, strict=True) if number is not None}
+        if len(self.codes) != len(self.values):
+            raise MalformedError(f"attribute {name!r}: expected each value once, got {kind!r}")
+
+    def check_label(self) -> None:
+        """Make the values 0 and 1 of a label, in whichever order they are declared."""
+        if self.codes is None:
+            return
+        if not set(self.values) <= {"0", "1"}:
+            raise MalformedError(f"label {self.name!r}: expected values {{0,1}}, got {{{','.join(self.values)}}}")
+        self.left_out = float(self.values[0])
+        self.codes = {value: float(value) for value in self.values}
+
+    def value(self, cell: str) -> float:
+        """As a number."""
+        if self.codes is not None:
+            number = self.codes.get(cell)
+            if number is None:
+                wanted = ", ".join(self.values[:8]) + (", ..." if len(self.values) > 8 else "")
+                raise MalformedError(_unlike(self.name, f"one of {wanted}", cell))
+            return number
+        number = _number(cell)
+        if number is None:
+            raise MalformedError(_unlike(self.name, "a finite number of float32", cell))
+        return number
+
+
+def _unlike(name: str, wanted: str, cell: str) -> str:
+    missing = " (a missing value)" if cell == "?" else ""
+    return f"attribute {name!r}: expected {wanted}, got {cell!r}{missing}"
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if abs(number) <= _LARGEST and "_" not in text else None
+
+
+class Header:
+    """The declarations, a line at a time."""
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, Attribute] = {}
+
+    def take(self, line: str) -> bool:
+        """Whether the data begin after this line."""
+        word, _, rest = line.replace("\t", " ").partition(" ")
+        word = word.lower()
+        if word == "@data":
+            if not self.attributes:
+                raise MalformedError("expected attributes before '@data', got none")
+            return True
+        if word == "@attribute":
+            match = _NAME_AND_TYPE.fullmatch(rest.strip())
+            if match is None:
+                raise MalformedError(f"expected '@attribute name type', got {line[:60]!r}")
+            name = _plain(match[1])
+            if name in self.attributes:
+                raise MalformedError(f"attribute {name!r} is declared twice")
+            self.attributes[name] = Attribute(name, match[2].strip())
+        elif word != "@relation":
+            raise MalformedError(f"expected '@relation', '@attribute' or '@data', got {line[:60]!r}")
+        return False
+
+
+def _plain(text: str) -> str:
+    """Without quotes."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return re.sub(r"\\(.)", r"\1", text[1:-1])
+    return text
+
+
+def cells(line: str) -> list[str]:
+    """What stands between the commas."""
+    if "'" not in line and '"' not in line:
+        return [cell.strip() for cell in line.split(",")]
+    found, place = [], 0
+    while True:
+        match = _CELL.match(line, place)
+        if match is None:
+            raise MalformedError(f"a quote that does not end, or text beside one: {line[place : place + 60]!r}")
+        found.append(_plain(match[1]))
+        place = match.end()
+        if not match[2]:
+            return found
+
+
+def sparse_pairs(line: str, attributes: int) -> Iterator[tuple[int, str]]:
+    """Numbers and values of ``{number value, number value}``."""
+    if not line.endswith("}"):
+        raise MalformedError(f"expected '{{number value, ...}}', got a line that ends in {line[-20:]!r}")
+    body, seen = line[1:-1].strip(), set[int]()
+    place = 0
+    while place < len(body):
+        match = _PAIR.match(body, place)
+        if match is None or (match[3] and match.end() == len(body)):
+            raise MalformedError(f"expected 'number value', got {body[place : place + 60]!r}")
+        number, place = int(match[1]), match.end()
+        if number >= attributes or number in seen:
+            problem = "twice" if number in seen else f"of {attributes}, numbered from 0"
+            raise MalformedError(f"attribute {number} {problem}")
+        seen.add(number)
+        yield number, _plain(match[2])

@@ -1,0 +1,159 @@
+"""Lines of labels and features, ``l1,l2 f:v f:v``, as arrays: what the XMC and libsvm formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..targets import CSRTargets
+from . import _lines, _scipy
+from .container import MultiLabelData
+
+__all__ = ["Format", "Points", "assemble", "parse"]
+
+_INTEGERS, _NUMBERS = b"0123456789+-", b"0123456789+-.eE"
+Integers = NDArray[np.int64]
+
+
+class Points(NamedTuple):
+    """Some rows: how many labels and features each has, and these one after another, sorted and unique in a row."""
+
+    label_counts: Integers
+    labels: Integers
+    feature_counts: Integers
+    columns: Integers
+    values: NDArray[np.float32]
+
+
+class Format(NamedTuple):
+    """The number of the first feature and label, and how many there are (None: as many as the file names)."""
+
+    first_feature: int = 0
+    first_label: int = 0
+    num_features: int | None = None
+    num_labels: int | None = None
+
+
+def parse(path: _lines.Path, block: _lines.Block, form: Format) -> Points:
+    """The block's points.
+
+    Raises:
+        ValueError: a line is malformed. The error names it.
+    """
+    try:
+        return _parse(block.lines, form)
+    except (ValueError, OverflowError):
+        # Alone, the first line that fails says what is wrong with it.
+        for number, line in enumerate(block.lines, block.number):
+            try:
+                _parse([line], form)
+            except (ValueError, OverflowError) as error:
+                _lines.fail(path, number, str(error))
+        raise
+
+
+def _parse(lines: list[bytes], form: Format) -> Points:
+    heads, rests = [], []
+    for line in lines:
+        head, _, rest = line.partition(b" ")
+        if b":" in head:  # no labels, and no space in front
+            head, rest = b"", line
+        heads.append(head)
+        rests.append(rest)
+    label_counts, labels = _labels(heads)
+    feature_counts, columns, values = _features(rests)
+    labels -= form.first_label
+    columns -= form.first_feature
+    _check_range("label", labels, form.first_label, form.num_labels)
+    _check_range("feature", columns, form.first_feature, form.num_features)
+    label_counts, labels, _ = _in_order(label_counts, labels, None)
+    before = len(columns)
+    feature_counts, columns, ordered = _in_order(feature_counts, columns, values)
+    assert ordered is not None
+    if len(columns) != before:
+        raise ValueError("a feature comes twice")
+    return Points(label_counts, labels, feature_counts, columns, ordered)
+
+
+def _labels(heads: list[bytes]) -> tuple[Integers, Integers]:
+    counts = np.fromiter((head.count(b",") + 1 if head else 0 for head in heads), np.int64, len(heads))
+    text = b",".join(head for head in heads if head)
+    if text.translate(None, _INTEGERS) != b"," * max(int(counts.sum()) - 1, 0):
+        raise ValueError(f"expected labels as 'l1,l2', got {_shown(text)}")
+    tokens = text.split(b",") if text else []
+    try:
+        return counts, np.fromiter(map(int, tokens), np.int64, len(tokens))
+    except ValueError:
+        raise ValueError(f"expected labels as 'l1,l2', got {_shown(text)}") from None
+
+
+def _features(rests: list[bytes]) -> tuple[Integers, Integers, NDArray[np.float32]]:
+    counts = np.fromiter((rest.count(b":") for rest in rests), np.int64, len(rests))
+    pairs = b" ".join(rests).split()
+    text = b" ".join(pairs)
+    wrong = f"expected features as 'index:value index:value', finite numbers, got {_shown(text)}"
+    # What is left without the numbers are the signs between them; a NaN leaves letters.
+    if text.translate(None, _NUMBERS) != (b": " * len(pairs))[:-1]:
+        raise ValueError(wrong)
+    tokens = text.replace(b":", b" ").split(b" ") if pairs else []
+    try:
+        columns = np.fromiter(map(int, tokens[0::2]), np.int64, len(pairs))
+        values = np.fromiter(map(float, tokens[1::2]), np.float64, len(pairs))
+    except ValueError:
+        raise ValueError(wrong) from None
+    if len(values) and np.abs(values).max() > np.finfo(np.float32).max:
+        raise ValueError("a feature's value is beyond float32")
+    return counts, columns, values.astype(np.float32)
+
+
+def _shown(text: bytes) -> str:
+    return repr(text[:60].decode("ascii", "backslashreplace")) + ("..." if len(text) > 60 else "")
+
+
+def _check_range(what: str, numbers: Integers, first: int, count: int | None) -> None:
+    wrong = numbers < 0
+    if count is not None:
+        wrong |= numbers >= count
+    if wrong.any():
+        end = "" if count is None else f" and at most {first + count - 1}"
+        raise ValueError(f"{what} {numbers[wrong][0] + first}: expected at least {first}{end}")
+
+
+def _in_order(
+    counts: Integers, columns: Integers, values: NDArray[np.float32] | None
+) -> tuple[Integers, Integers, NDArray[np.float32] | None]:
+    """Sorted in each row, duplicates dropped."""
+    row = np.repeat(np.arange(len(counts)), counts)
+    if bool(((np.diff(columns) > 0) | (np.diff(row) > 0)).all()):
+        return counts, columns, values
+    order = np.lexsort((columns, row))
+    row, columns = row[order], columns[order]
+    kept = np.append(True, (np.diff(columns) > 0) | (np.diff(row) > 0))
+    counts = np.bincount(row[kept], minlength=len(counts)).astype(np.int64)
+    return counts, columns[kept], None if values is None else values[order][kept]
+
+
+def assemble(parts: Sequence[Points], num_features: int, num_labels: int, **names: Any) -> MultiLabelData:
+    """All parts, one after another."""
+    sparse = _scipy.sparse()
+    joined = Points._make(np.concatenate(arrays) for arrays in zip(_EMPTY, *parts, strict=True))
+    indptr = _offsets(joined.feature_counts)
+    features = sparse.csr_array((joined.values, joined.columns, indptr), shape=(len(indptr) - 1, num_features))
+    features.has_sorted_indices = features.has_canonical_format = True
+    targets = CSRTargets(
+        torch.from_numpy(_offsets(joined.label_counts)), torch.from_numpy(joined.labels), num_labels, validate=False
+    )
+    return MultiLabelData(features, targets, **names)
+
+
+_NONE = np.zeros(0, np.int64)
+_EMPTY = Points(_NONE, _NONE, _NONE, _NONE, np.zeros(0, np.float32))
+
+
+def _offsets(counts: Integers) -> Integers:
+    """64 bits: an extreme data set has more entries than 32 can count."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

@@ -1,0 +1,132 @@
+"""What the readers return, and batches of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from ..targets import CSRTargets
+from . import _scipy
+
+__all__ = ["MultiLabelData", "csr_collate"]
+
+Rows = int | slice | Sequence[int] | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class MultiLabelData:
+    """Rows of features with their labels; a map-style dataset for ``DataLoader``, with :func:`csr_collate`.
+
+    Args:
+        features: ``scipy.sparse.csr_array`` ``[rows, F]``, float32, columns sorted and unique in each row.
+        targets: ``CSRTargets`` of as many rows.
+        feature_names: F names, where the file has some.
+        label_names: L names, where the file has some.
+
+    ``len(data)`` counts rows; ``data[rows]``, for an int (one row), a slice, indices or a mask, is data again.
+
+    Raises:
+        ValueError: features and targets differ in their number of rows.
+
+    Example:
+        >>> import scipy.sparse
+        >>> features = scipy.sparse.csr_array([[0.0, 2.0], [1.0, 0.0]])
+        >>> data = MultiLabelData(features, CSRTargets.from_lists([[0], [1, 2]], num_labels=3))
+        >>> loader = torch.utils.data.DataLoader(data, batch_size=2, collate_fn=csr_collate)
+        >>> x, targets = next(iter(loader))
+        >>> x.to_dense().tolist(), len(targets)
+        ([[0.0, 2.0], [1.0, 0.0]], 2)
+    """
+
+    features: Any
+    targets: CSRTargets
+    feature_names: tuple[str, ...] | None = None
+    label_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.features.shape[0] != len(self.targets):
+            raise ValueError(f"features: expected {len(self.targets)} rows, as targets, got {self.features.shape[0]}")
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, rows: Rows) -> MultiLabelData:
+        chosen = torch.arange(len(self))[rows].reshape(-1)
+        return replace(self, features=self.features[chosen.numpy()], targets=self.targets[chosen])
+
+    def __getitems__(self, rows: Sequence[int]) -> list[MultiLabelData]:
+        """A whole batch at once: what ``DataLoader`` asks for."""
+        return [self[rows]]
+
+
+def csr_collate(samples: Sequence[Any], num_labels: int | None = None) -> tuple[Any, CSRTargets]:
+    """A batch for a ``DataLoader``: features, and targets that stay sparse.
+
+    Args:
+        samples: a list of :class:`MultiLabelData`, or of pairs (features, labels). Labels are a sequence of ints, in
+            any order, or ``CSRTargets``.
+        num_labels: L, where labels are sequences of ints; ``functools.partial(csr_collate, num_labels=L)``.
+
+    Returns:
+        Features and ``CSRTargets``. SciPy's sparse rows become one ``torch.sparse_csr`` tensor ``[B, F]``, for
+        ``x @ weight``, or, without a product, ``EmbeddingBag`` of ``(x.col_indices(), x.crow_indices()[:-1])`` with
+        ``per_sample_weights=x.values()``. Other features are put together as PyTorch's ``default_collate`` does.
+
+    Raises:
+        TypeError: ``num_labels`` is None, and labels are sequences of ints.
+        ValueError: no samples, a label outside ``[0, num_labels)``, or samples that differ in F or L.
+
+    Example:
+        >>> x, targets = csr_collate([(torch.zeros(2), [4, 1]), (torch.ones(2), [])], num_labels=5)
+        >>> x.shape, targets
+        (torch.Size([2, 2]), CSRTargets(rows=2, num_labels=5, capacity=2, device='cpu'))
+    """
+    if not samples:
+        raise ValueError("samples: expected at least one, got none")
+    pairs = [(s.features, s.targets) if isinstance(s, MultiLabelData) else s for s in samples]
+    features, labels = zip(*pairs, strict=True)
+    return _put_features(features), _put_targets(labels, num_labels)
+
+
+def _put_features(features: Sequence[Any]) -> Any:
+    if not hasattr(features[0], "tocsr"):
+        return default_collate(list(features))
+    sparse = _scipy.sparse()
+    # Of one row SciPy's arrays may have a single dimension.
+    rows = [sparse.csr_array(each.reshape(1, -1) if each.ndim == 1 else each) for each in features]
+    widths = sorted({each.shape[1] for each in rows})
+    if len(widths) > 1:
+        raise ValueError(f"samples: expected features of one width, got {widths}")
+    matrix = rows[0] if len(rows) == 1 else sparse.vstack(rows, format="csr")
+    crow, columns = (torch.from_numpy(part.astype("int64")) for part in (matrix.indptr, matrix.indices))
+    return torch.sparse_csr_tensor(crow, columns, torch.from_numpy(matrix.data), matrix.shape, check_invariants=False)
+
+
+def _put_targets(labels: Sequence[Any], num_labels: int | None) -> CSRTargets:
+    if isinstance(labels[0], CSRTargets):
+        return _concatenate(labels)
+    if num_labels is None:
+        raise TypeError("num_labels: expected an int, for labels are given as sequences, got None")
+    rows: Iterable[Iterable[int]] = (each.tolist() if isinstance(each, Tensor) else each for each in labels)
+    return CSRTargets.from_lists(rows, num_labels)
+
+
+def _concatenate(parts: Sequence[CSRTargets]) -> CSRTargets:
+    if len(parts) == 1:
+        return parts[0]
+    widths = sorted({each.num_labels for each in parts})
+    if len(widths) > 1:
+        raise ValueError(f"samples: expected targets of one number of labels, got {widths}")
+    crow, columns, values = [torch.zeros(1, dtype=torch.int64)], [], []
+    weighed = any(each.values is not None for each in parts)
+    for each in parts:
+        used = int(each.crow_indices[-1])
+        crow.append(each.crow_indices[1:].long() + crow[-1][-1])
+        columns.append(each.col_indices[:used].long())
+        values.append(torch.ones(used) if each.values is None else each.values[:used])
+    return CSRTargets(torch.cat(crow), torch.cat(columns), widths[0], torch.cat(values) if weighed else None)

@@ -1,0 +1,62 @@
+"""The multi-label format of LIBSVM."""
+
+from __future__ import annotations
+
+from . import _lines, _points
+from .container import MultiLabelData
+
+__all__ = ["read_libsvm"]
+
+
+def read_libsvm(
+    path: _lines.Path,
+    *,
+    num_features: int | None = None,
+    num_labels: int | None = None,
+    one_based: bool = True,
+    one_based_labels: bool = False,
+) -> MultiLabelData:
+    """Read a multi-label file in LIBSVM's format, ``l1,l2 f1:v1 f2:v2`` on each line.
+
+    Blank lines, and what follows a ``#``, are passed over. A line of pairs alone is a point without labels.
+
+    Args:
+        path: of the file, plain or compressed by gzip.
+        num_features, num_labels: F and L. None (default): as many as the file names. Give both for a test file, which
+            need not name what the training file does.
+        one_based: features are numbered from 1 (default), or from 0.
+        one_based_labels: labels are numbered from 1, or from 0 (default).
+
+    Returns:
+        Features float32 ``[rows, F]`` and targets, both numbered from 0.
+
+    Raises:
+        ImportError: SciPy is missing.
+        OSError: the file cannot be opened.
+        ValueError: a line is malformed or a number out of range; the error names file and line.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "train.svm")
+        ...     _ = path.write_text("0,2 1:0.5 3:1\\n1:2  # no labels\\n")
+        ...     data = read_libsvm(path)
+        >>> data.features.toarray().tolist()
+        [[0.5, 0.0, 1.0], [2.0, 0.0, 0.0]]
+    """
+    form = _points.Format(int(one_based), int(one_based_labels), num_features, num_labels)
+    parts = []
+    for block in _lines.blocks(path):
+        lines = [line.partition(b"#")[0] for line in block.lines]
+        if all(line.strip() for line in lines):
+            parts.append(_points.parse(path, _lines.Block(block.number, lines), form))
+            continue
+        # Blank lines are no points: what lies between them keeps its numbers.
+        for number, line in enumerate(lines, block.number):
+            if line.strip():
+                parts.append(_points.parse(path, _lines.Block(number, [line]), form))
+    if num_features is None:
+        num_features = 1 + max((int(part.columns.max()) for part in parts if len(part.columns)), default=-1)
+    if num_labels is None:
+        num_labels = 1 + max((int(part.labels.max()) for part in parts if len(part.labels)), default=-1)
+    return _points.assemble(parts, num_features, num_labels)

@@ -1,0 +1,129 @@
+"""The text format of the Extreme Classification Repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from . import _lines, _points
+from .container import MultiLabelData
+
+__all__ = ["iter_xmc", "read_xmc"]
+
+
+def read_xmc(path: _lines.Path) -> MultiLabelData:
+    """Read a data file of the Extreme Classification Repository.
+
+    The first line is ``num_points num_features num_labels``; each other line is a point, ``l1,l2 f1:v1 f2:v2``, all
+    numbered from 0. A line that begins with a space has no labels, one without pairs no features. The text is parsed
+    some megabytes at a time; what is held is the arrays, in the end twice.
+
+    Args:
+        path: of the file, plain or compressed by gzip (by its content, whatever its name).
+
+    Returns:
+        Features float32 ``[num_points, num_features]`` and targets, sorted in each row. A label that comes twice in a
+        row is there once. Indices have 64 bits.
+
+    Raises:
+        ImportError: SciPy is missing.
+        OSError: the file cannot be opened.
+        ValueError: the file is malformed: a header of anything but three counts, more or fewer points than it says, a
+            number out of range, a feature that comes twice, NaN or infinity, compressed data that end too soon. The
+            error names file and line, and nothing is returned.
+
+    Source:
+        http://manikvarma.org/downloads/XC/XMLRepository.html
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "train.txt")
+        ...     _ = path.write_text("2 4 3\\n2,0 1:0.5 3:1\\n 0:2\\n")
+        ...     data = read_xmc(path)
+        >>> data.features.toarray().tolist()
+        [[0.0, 0.5, 0.0, 1.0], [2.0, 0.0, 0.0, 0.0]]
+        >>> data.targets.to_dense().int().tolist()
+        [[1, 0, 1], [0, 0, 0]]
+    """
+    header, parts = _open(path, None)
+    return _points.assemble(list(parts), header[1], header[2])
+
+
+def iter_xmc(path: _lines.Path, batch_size: int) -> Iterator[MultiLabelData]:
+    """The same file, ``batch_size`` rows at a time (the last batch may have fewer), of which one is held.
+
+    Args:
+        path: as of :func:`read_xmc`.
+        batch_size: >= 1.
+
+    Returns:
+        An iterator. The header is read at once, the rest on the way.
+
+    Raises:
+        TypeError: ``batch_size`` is not an int.
+        ValueError: ``batch_size`` is below 1; or as :func:`read_xmc`, a malformed line when it is reached, a wrong
+            number of points at the end.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "train.txt")
+        ...     _ = path.write_text("3 1 3\\n0 0:1\\n1 0:2\\n2 0:3\\n")
+        ...     [len(batch) for batch in iter_xmc(path, 2)]
+        [2, 1]
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+        raise TypeError(f"batch_size: expected an int, got {type(batch_size).__name__}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    header, parts = _open(path, batch_size)
+    return (_points.assemble([part], header[1], header[2]) for part in parts)
+
+
+def _open(path: _lines.Path, batch_size: int | None) -> tuple[list[int], Iterator[_points.Points]]:
+    blocks = _lines.blocks(path)
+    first = next(blocks, _lines.Block(1, [b""]))
+    tokens = first.lines[0].split()
+    if len(tokens) != 3 or not all(token.isdigit() for token in tokens):
+        shown = first.lines[0][:60].decode("ascii", "backslashreplace")
+        _lines.fail(path, 1, f"expected 'num_points num_features num_labels', got {shown!r}")
+    header = [int(token) for token in tokens]
+    form = _points.Format(num_features=header[1], num_labels=header[2])
+    grouped = _grouped(_counted(path, first, blocks, header[0]), batch_size)
+    return header, (_points.parse(path, block, form) for block in grouped)
+
+
+def _counted(
+    path: _lines.Path, first: _lines.Block, rest: Iterator[_lines.Block], wanted: int
+) -> Iterator[_lines.Block]:
+    """As many lines as the header says, and an error if there are more or fewer; blank ones at the end are none."""
+    left, last = wanted, 1
+    block: _lines.Block | None = _lines.Block(2, first.lines[1:])
+    while block is not None:
+        for number, line in enumerate(block.lines[left:], block.number + left):
+            if line.strip():
+                _lines.fail(path, number, f"expected {wanted} points, as the header says, got more")
+        taken = block.lines[:left]
+        left -= len(taken)
+        last = block.number + len(taken) - 1 if taken else last
+        if taken:
+            yield _lines.Block(block.number, taken)
+        block = next(rest, None)
+    if left:
+        _lines.fail(path, last, f"expected {wanted} points, as the header says, got {wanted - left}")
+
+
+def _grouped(blocks: Iterator[_lines.Block], size: int | None) -> Iterator[_lines.Block]:
+    """So many lines at a time; None: as they come."""
+    if size is None:
+        yield from blocks
+        return
+    number, held = 2, list[bytes]()
+    for block in blocks:
+        held += block.lines
+        whole = len(held) // size * size
+        for start in range(0, whole, size):
+            yield _lines.Block(number + start, held[start : start + size])
+        number, held = number + whole, held[whole:]
+    if held:
+        yield _lines.Block(number, held)

@@ -1,0 +1,79 @@
+"""Labels of rows as sorted numbers ``row * L + label``: sets that are compared without a dense tensor."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _counts
+from .. import _validation as check
+from ..targets import CSRTargets
+
+__all__ = ["Pairs", "check_counts", "contains", "pairs_of"]
+
+
+class Pairs(NamedTuple):
+    """Which labels are positive and which unknown, as sorted int64 numbers, and the shape they number."""
+
+    positive: Tensor
+    unknown: Tensor
+    rows: int
+    labels: int
+
+
+def pairs_of(name: str, targets: Any, ignore_index: int | None = None) -> Pairs:
+    """Of targets in any form: values above 1/2 are positive, negative ones in ``CSRTargets`` unknown.
+
+    Raises:
+        TypeError: of another type.
+        ValueError: of 0 dimensions, or a dense target is negative and not ``ignore_index``.
+    """
+    if not isinstance(targets, (Tensor, CSRTargets)):
+        raise TypeError(f"{name}: expected CSRTargets or a tensor, got {type(targets).__name__}")
+    checked = _counts.check_alone(targets)
+    if isinstance(checked, Tensor):
+        return _of_dense(checked, ignore_index)
+    row, label, value = _counts.entries(checked)
+    place = row * checked.num_labels + label
+    none = place[:0]
+    if value is None:
+        return Pairs(place, none, len(checked), checked.num_labels)
+    return Pairs(place[value > 0.5], place[value < 0], len(checked), checked.num_labels)
+
+
+def _of_dense(dense: Tensor, ignore_index: int | None) -> Pairs:
+    """A part at a time; a row of ``nonzero`` is as large as many elements of a mask."""
+    rows, labels = dense.shape
+    positive, unknown = [torch.zeros(0, dtype=torch.int64, device=dense.device)], []
+    for chosen in _counts.rows_at_once(rows, labels):
+        part = dense[chosen]
+        excluded = _counts.unknown_in(part, ignore_index)
+        if excluded is not None:
+            unknown.append(_places(excluded, chosen.start))
+        positive.append(_places(part > 0.5, chosen.start))
+    return Pairs(torch.cat(positive), torch.cat([positive[0], *unknown]), rows, labels)
+
+
+def _places(mask: Tensor, first: int) -> Tensor:
+    row, label = mask.nonzero(as_tuple=True)
+    return (row + first) * mask.shape[1] + label
+
+
+def contains(pairs: Tensor, wanted: Tensor) -> Tensor:
+    """Which of ``wanted``, of any shape, are among the sorted ``pairs``: bool of its shape."""
+    if not len(pairs):
+        return torch.zeros_like(wanted, dtype=torch.bool)
+    place = torch.searchsorted(pairs, wanted).clamp(max=len(pairs) - 1)
+    return pairs[place] == wanted
+
+
+def check_counts(k: Any, width: int) -> list[int]:
+    """The k of a metric at k, within what was predicted."""
+    listed = [k] if isinstance(k, int) else k
+    if not isinstance(listed, (list, tuple)) or any(isinstance(n, bool) or not isinstance(n, int) for n in listed):
+        raise TypeError(f"k: expected an int or a sequence of ints, got {check.came(k)}")
+    if not listed or min(listed) < 1 or max(listed) > width:
+        raise ValueError(f"k: expected 1 to {width}, the number of predicted labels of a row, got {k}")
+    return list(listed)

@@ -1,0 +1,294 @@
+"""Metrics at k, of sets, and of whole rankings: worked by hand, and against their definitions row by row."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mlloss_cuda
+from mlloss_cuda import CSRTargets, _counts, label_weights
+from mlloss_cuda.metrics import (
+    PROPENSITY,
+    average_precision,
+    f1_score,
+    ndcg_at_k,
+    precision_at_k,
+    propensity_scored_ndcg_at_k,
+    propensity_scored_precision_at_k,
+    ranking_loss,
+    subset_accuracy,
+)
+
+ROWS, LABELS, WIDTH = 23, 17, 6
+Sets = list[set[int]]
+
+
+@pytest.fixture
+def targets(generator: torch.Generator) -> Tensor:
+    """Some rows without labels, some labels without rows, some rows with more than are predicted."""
+    y = torch.rand(ROWS, LABELS, generator=generator) < torch.rand(ROWS, 1, generator=generator) * 0.6
+    y[0], y[-1], y[:, 3] = False, False, False
+    y[1] = True
+    return y
+
+
+@pytest.fixture
+def indices(generator: torch.Generator) -> Tensor:
+    """Some rows filled up with -1, one entirely."""
+    chosen = torch.rand(ROWS, LABELS, generator=generator).topk(WIDTH).indices
+    chosen[2, 4:], chosen[5] = -1, -1
+    return chosen
+
+
+def sets(y: Tensor) -> Sets:
+    return [set(row.nonzero()[:, 0].tolist()) for row in y]
+
+
+def forms(y: Tensor) -> list[Any]:
+    """The same positives as CSR, with values, sparse_csr, and dense."""
+    csr = CSRTargets.from_dense(y)
+    soft = torch.where(y, 0.75, 0.25)
+    sparse = torch.sparse_csr_tensor(
+        csr.crow_indices, csr.col_indices, torch.ones(len(csr.col_indices)), y.shape, check_invariants=False
+    )
+    longer = csr.pad_to(len(csr.col_indices) + 5)
+    narrow = CSRTargets(csr.crow_indices.int(), csr.col_indices.int(), csr.num_labels)
+    return [csr, longer, narrow, CSRTargets.from_dense(soft), sparse, y, y.int(), soft]
+
+
+class TestAtK:
+    def test_by_hand(self) -> None:
+        """Three rows: two of three right, none right of one, no positives."""
+        y = CSRTargets.from_lists([[1, 2, 4], [0], []], num_labels=5)
+        found = torch.tensor([[4, 0, 1], [3, 2, -1], [0, 1, 2]])
+        assert precision_at_k(found, y, (1, 2, 3)).tolist() == pytest.approx([1 / 3, 1 / 6, 2 / 9])
+        log3 = 1 / math.log2(3)
+        assert ndcg_at_k(found, y, (1, 2, 3)).tolist() == pytest.approx(
+            [1 / 3, 1 / (1 + log3) / 3, 1.5 / (1.5 + log3) / 3]
+        )
+        weights = torch.tensor([10.0, 2.0, 3.0, 100.0, 1.0])
+        # The best of the first row is 3, 2, 1, of the second 10.
+        got = propensity_scored_precision_at_k(found, y, weights, (1, 2, 3))
+        assert got.tolist() == pytest.approx([1 / 13, 1 / 15, 3 / 16])
+        got = propensity_scored_ndcg_at_k(found, y, weights, (1, 2, 3))
+        assert got.tolist() == pytest.approx([1 / 13, 1 / (13 + 2 * log3), 2 / (13 + 2 * log3 + 0.5)])
+
+    def test_definitions(self, targets: Tensor, indices: Tensor, generator: torch.Generator) -> None:
+        weights = 1 + 5 * torch.rand(LABELS, generator=generator, dtype=torch.float64)
+        rows, found = sets(targets), indices.tolist()
+        gain = [1 / math.log2(2 + i) for i in range(WIDTH)]
+        for k in range(1, WIDTH + 1):
+            hits = [[label in row for label in top[:k]] for row, top in zip(rows, found, strict=True)]
+            precision = sum(sum(hit) / k for hit in hits) / ROWS
+            ndcg = sum(
+                sum(g for g, h in zip(gain, hit, strict=False) if h) / (sum(gain[: min(k, len(row))]) or 1)
+                for hit, row in zip(hits, rows, strict=True)
+            )
+            best = [sorted((weights[label].item() for label in row), reverse=True)[:k] for row in rows]
+            taken = [
+                [weights[label].item() if label in row else 0.0 for label in top[:k]]
+                for row, top in zip(rows, found, strict=True)
+            ]
+            scored = sum(map(sum, taken)) / sum(map(sum, best))
+            discounted = [sum(w * g for row in side for w, g in zip(row, gain, strict=False)) for side in (taken, best)]
+            for y in forms(targets):
+                assert precision_at_k(indices, y, k).item() == pytest.approx(precision, rel=1e-6)
+                assert ndcg_at_k(indices, y, k).item() == pytest.approx(ndcg / ROWS, rel=1e-6)
+                assert propensity_scored_precision_at_k(indices, y, weights, k).item() == pytest.approx(scored)
+                got = propensity_scored_ndcg_at_k(indices.int(), y, weights.float(), k)
+                assert got.item() == pytest.approx(discounted[0] / discounted[1])
+
+    def test_best_is_one(self, targets: Tensor) -> None:
+        weights = label_weights(CSRTargets.from_dense(targets), "propensity", normalize=False, **PROPENSITY["amazon"])
+        best = torch.where(targets, weights, 0).topk(LABELS).indices
+        counts = list(range(1, LABELS + 1))
+        for metric in (propensity_scored_precision_at_k, propensity_scored_ndcg_at_k):
+            torch.testing.assert_close(metric(best, targets, weights, counts), torch.ones(LABELS))
+        torch.testing.assert_close(ndcg_at_k(best, targets, counts), targets.any(1).float().mean().expand(LABELS))
+
+    def test_propensities(self) -> None:
+        """The constants of the papers, and the one formula: xclib's compute_inv_propesity by hand."""
+        assert {name: tuple(each.values()) for name, each in PROPENSITY.items()} == {
+            "default": (0.55, 1.5),
+            "amazon": (0.6, 2.6),
+            "wikipedia": (0.5, 0.4),
+        }
+        y = CSRTargets.from_lists([[0], [0, 1], *([[]] * 98)], num_labels=3)
+        c = (math.log(100) - 1) * 1.4**0.5
+        got = label_weights(y, "propensity", normalize=False, **PROPENSITY["wikipedia"])
+        assert got.tolist() == pytest.approx([1 + c * (n + 0.4) ** -0.5 for n in (2, 1, 0)])
+
+    def test_many_labels(self) -> None:
+        """No tensor of rows x labels: that would be terabytes."""
+        labels = 2**31 - 1
+        y = CSRTargets.from_lists([[labels - 1, 0]] * 1000, num_labels=labels)
+        found = torch.tensor([[labels - 1, 7, 0]]).expand(1000, -1)
+        assert precision_at_k(found, y, 3).item() == pytest.approx(2 / 3)
+
+    def test_no_rows_or_positives(self) -> None:
+        none = CSRTargets.from_lists([], num_labels=3)
+        assert precision_at_k(torch.zeros(0, 2, dtype=torch.int64), none, 1).isnan()
+        y = CSRTargets.from_lists([[]], num_labels=3)
+        assert ndcg_at_k(torch.tensor([[1, 2]]), y, 2) == 0
+        assert propensity_scored_precision_at_k(torch.tensor([[1, 2]]), y, torch.ones(3), 2).isnan()
+
+    def test_unknown_labels_are_not_right(self) -> None:
+        y = CSRTargets(torch.tensor([0, 2]), torch.tensor([0, 1]), 3, torch.tensor([-1.0, 1.0]))
+        assert precision_at_k(torch.tensor([[0, 1]]), y, (1, 2)).tolist() == [0, 0.5]
+
+    @pytest.mark.parametrize(
+        "given,error,message",
+        (
+            ({"indices": [[1]]}, TypeError, "indices: expected an int32 or int64 tensor"),
+            ({"indices": torch.zeros(2, 2)}, TypeError, "indices: expected an int32 or int64 tensor"),
+            ({"indices": torch.tensor([1, 2])}, ValueError, r"indices: expected shape \[rows, K\]"),
+            ({"indices": torch.tensor([[1, 2]])}, ValueError, "indices: expected 2 rows, as targets, got 1"),
+            ({"indices": torch.tensor([[0, 1], [3, 0]])}, ValueError, r"indices: expected labels in \[0, 3\)"),
+            ({"indices": torch.tensor([[0, 1], [-2, 0]])}, ValueError, r"indices: expected labels in \[0, 3\)"),
+            ({"indices": torch.tensor([[0, 1], [2, 2]])}, ValueError, "indices: expected each label once"),
+            ({"targets": [[0], [1]]}, TypeError, "targets: expected CSRTargets or a tensor"),
+            ({"targets": torch.tensor([[1, -1, 0]] * 2)}, ValueError, "targets: expected 0, 1"),
+            ({"k": 0}, ValueError, "k: expected 1 to 2"),
+            ({"k": 3}, ValueError, "k: expected 1 to 2"),
+            ({"k": ()}, ValueError, "k: expected 1 to 2"),
+            ({"k": 1.0}, TypeError, "k: expected an int"),
+            ({"k": True}, TypeError, "k: expected an int"),
+            ({"inverse_propensity": torch.ones(2)}, ValueError, r"inverse_propensity: expected shape \(3,\)"),
+            ({"inverse_propensity": torch.tensor([1, -1.0, 1])}, ValueError, "inverse_propensity: expected finite"),
+            ({"inverse_propensity": torch.ones(3).int()}, TypeError, "inverse_propensity: expected a floating"),
+            ({"inverse_propensity": [1.0] * 3}, TypeError, "inverse_propensity: expected a tensor"),
+        ),
+    )
+    def test_bad_input(self, given: dict[str, Any], error: type[Exception], message: str) -> None:
+        arguments = {
+            "indices": torch.tensor([[0, 1], [2, 0]]),
+            "targets": CSRTargets.from_lists([[0], [1]], num_labels=3),
+            "inverse_propensity": torch.ones(3),
+            "k": 2,
+        }
+        for metric in (propensity_scored_precision_at_k, propensity_scored_ndcg_at_k):
+            with pytest.raises(error, match=message):
+                metric(**{**arguments, **given})
+        if "inverse_propensity" in given:
+            return
+        del arguments["inverse_propensity"]
+        for metric in (precision_at_k, ndcg_at_k):
+            with pytest.raises(error, match=message):
+                metric(**{**arguments, **given})
+
+
+def f1(true: int, predicted: int, positive: int, nothing: float) -> float:
+    return 2 * true / (predicted + positive) if predicted + positive else nothing
+
+
+def by_definition(p: Sets, y: Sets, average: str, nothing: float) -> float:
+    if average == "macro":
+        p, y = ([{i for i, row in enumerate(side) if label in row} for label in range(LABELS)] for side in (p, y))
+    if average == "micro":
+        return f1(sum(len(a & b) for a, b in zip(p, y, strict=True)), sum(map(len, p)), sum(map(len, y)), nothing)
+    values = [f1(len(a & b), len(a), len(b), nothing) for a, b in zip(p, y, strict=True)]
+    return sum(values) / len(values)
+
+
+class TestSets:
+    def predicted(self, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """Mostly right; some rows entirely, one of nothing."""
+        p = targets ^ (torch.rand(ROWS, LABELS, generator=generator) < 0.1)
+        p[7:12], p[0], p[:, 3] = targets[7:12], False, False
+        p[2] = False
+        return p
+
+    @pytest.mark.parametrize("average", ("samples", "macro", "micro"))
+    @pytest.mark.parametrize("nothing", (0.0, 1.0))
+    def test_definitions(self, targets: Tensor, generator: torch.Generator, average: str, nothing: float) -> None:
+        p = self.predicted(targets, generator)
+        expected = by_definition(sets(p), sets(targets), average, nothing)
+        exact = sum(a == b for a, b in zip(sets(p), sets(targets), strict=True)) / ROWS
+        assert 0 < exact < 1
+        pairs = [(forms(p)[0], y) for y in forms(targets)] + [(given, targets) for given in forms(p)]
+        for given, y in pairs:
+            got = f1_score(given, y, average, zero_division=nothing)
+            assert got.item() == pytest.approx(expected, rel=1e-6)
+            assert subset_accuracy(given, y).item() == pytest.approx(exact, rel=1e-6)
+
+    def test_parts_of_dense_targets(self, targets: Tensor, generator: torch.Generator, monkeypatch: Any) -> None:
+        p = self.predicted(targets, generator)
+        expected = [f1_score(p, targets), subset_accuracy(p, targets)]
+        monkeypatch.setattr(_counts, "CHUNK", 3 * LABELS + 1)
+        assert [f1_score(p, targets), subset_accuracy(p, targets)] == expected
+
+    def test_unknown_labels(self, targets: Tensor, generator: torch.Generator) -> None:
+        """As if they were neither predicted nor positive, whatever is said of them."""
+        p = self.predicted(targets, generator)
+        unknown = torch.rand(ROWS, LABELS, generator=generator) < 0.3
+        y = targets.int().masked_fill(unknown, -1)
+        csr = CSRTargets.from_dense(y)
+        assert csr.values is not None
+        for metric in (subset_accuracy, *(lambda *a, v=v, **b: f1_score(*a, v, **b) for v in ("macro", "samples"))):
+            expected = metric(p & ~unknown, targets & ~unknown)
+            assert metric(p, csr) == expected
+            assert metric(CSRTargets.from_dense(p), y, ignore_index=-1) == expected
+        assert f1_score(p, csr) != f1_score(p, targets)
+
+    def test_leading_dimensions(self, targets: Tensor) -> None:
+        y = targets[:22].reshape(2, 11, LABELS)
+        assert subset_accuracy(y, CSRTargets.from_dense(y)) == 1
+        assert f1_score(y, y, "micro") == 1
+
+    def test_no_rows(self) -> None:
+        none = torch.zeros(0, 3, dtype=torch.bool)
+        assert subset_accuracy(none, none).isnan()
+        assert f1_score(none, none, "samples").isnan()
+        assert f1_score(none, none, "macro") == 0
+
+    def test_many_labels(self) -> None:
+        labels = 2**31 - 1
+        y = CSRTargets.from_lists([[labels - 1, 0]] * 1000, num_labels=labels)
+        p = CSRTargets.from_lists([[labels - 1]] * 1000, num_labels=labels)
+        assert f1_score(p, y, "micro").item() == pytest.approx(2 / 3)
+        assert subset_accuracy(y, y) == 1
+
+    def test_bad_input(self) -> None:
+        y = torch.ones(2, 3, dtype=torch.bool)
+        for metric in (subset_accuracy, f1_score):
+            with pytest.raises(TypeError, match="predicted: expected CSRTargets or a tensor, got list"):
+                metric([[1]], y)
+            with pytest.raises(TypeError, match="targets: expected CSRTargets or a tensor, got list"):
+                metric(y, [[1]])
+            with pytest.raises(ValueError, match=r"predicted: expected targets' shape \(2, 3\), got \(3, 2\)"):
+                metric(y.t(), y)
+            with pytest.raises(ValueError, match=r"predicted: expected \(2, 3\) rows and labels, as targets"):
+                metric(CSRTargets.from_lists([[0]], 3), y)
+            with pytest.raises(ValueError, match="targets: expected 0, 1"):
+                metric(y, y.int() - 1 - y.int())
+        with pytest.raises(ValueError, match="average: expected one of"):
+            f1_score(y, y, "weighted")
+        with pytest.raises(ValueError, match=r"zero_division: expected a finite number in \[0, 1\]"):
+            f1_score(y, y, zero_division=math.nan)
+
+
+@pytest.mark.parametrize("metric", (ranking_loss, average_precision))
+def test_says_that_torchmetrics_is_missing(metric: Callable[..., Tensor], monkeypatch: Any) -> None:
+    """Those that are worth something are in tests/others."""
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    monkeypatch.setitem(sys.modules, "torchmetrics.functional", None)
+    with pytest.raises(ImportError, match=r'need torchmetrics: pip install "mlloss-cuda\[metrics\]"'):
+        metric(torch.zeros(1, 2), torch.zeros(1, 2))
+
+
+def test_is_not_imported_with_the_package() -> None:
+    code = (
+        "import sys, mlloss_cuda; print({'mlloss_cuda.metrics'} & sys.modules.keys())\n"
+        "import mlloss_cuda.metrics; print({'torchmetrics', 'scipy'} & sys.modules.keys())"
+    )
+    root = Path(mlloss_cuda.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n")[:2] == ["set()", "set()"], done.stderr
