@@ -13,7 +13,7 @@ export CUDAARCHS ?= $(or $(CAPABILITY),90)-real
 DISASSEMBLER := nvidia-cuda-nvdisasm==13.5.37
 
 .PHONY: build test test-full test-host test-others interpret interpret-full ahead-of-time emulate emulate-full \
-  emulate-sanitized emulate-sanitized-full races races-full sass wheel wheel-check demo bench gpu report pictures docs \
+  emulate-sanitized emulate-sanitized-full races races-full sass wheel wheel-check demo bench bench-full gpu report pictures docs \
   lint format clean
 
 build: $(VENV)/.built
@@ -138,8 +138,12 @@ wheel-check: wheel
 demo: build
 	$(BIN)/python -m demo
 
+# RESULTS=<file> keeps the figures: bench/results/cpu.json is what make report draws.
 bench: build
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(RESULTS:%=--json %)
+
+bench-full: build
+	$(BIN)/python -m bench --full $(RESULTS:%=--json %)
 
 # On a GPU, with what is there: nothing is installed. PART=tests|sanitize|bench, DRY=1 on the CPU, FULL=1,
 # RESULTS=<folder>, COMMIT=<hash> for a copy of the tree without its history.
@@ -148,9 +152,9 @@ gpu:
 	COMMIT=$(COMMIT) $(GPU_PYTHON) -m bench.gpu $(PART:%=--part %) $(if $(DRY),--dry-run) $(if $(FULL),--full) \
 	  $(RESULTS:%=--results %)
 
-# The README's tables from bench/results.
+# The README's tables, docs/benchmarks.md and its pictures from bench/results: the same bytes from run to run.
 report:
-	$(GPU_PYTHON) -m bench.readme
+	$(GPU_PYTHON) -m bench.publish
 
 # The curves of docs/losses.md: the same bytes from run to run.
 pictures: build
