@@ -78,9 +78,11 @@ def test_pictures_are_those_of_the_page() -> None:
     assert set(functional.__all__) <= {picture.function for picture in described.values()}
 
 
-@pytest.mark.parametrize("page", ("quickstart",))
+@pytest.mark.parametrize("page", ("quickstart", "tutorial"))
 def test_code_of_pages_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From top to bottom, as the page says; files that it writes go to a folder of their own."""
+    if page == "tutorial":
+        pytest.importorskip("mlloss_cuda.data")
     code = re.findall(r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
     assert code
     monkeypatch.chdir(tmp_path)
