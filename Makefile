@@ -13,7 +13,8 @@ export CUDAARCHS ?= $(or $(CAPABILITY),90)-real
 DISASSEMBLER := nvidia-cuda-nvdisasm==13.5.37
 
 .PHONY: build test test-full test-host test-others interpret interpret-full ahead-of-time emulate emulate-full \
-  emulate-sanitized emulate-sanitized-full races races-full sass demo bench gpu report pictures lint format clean
+  emulate-sanitized emulate-sanitized-full races races-full sass wheel wheel-check demo bench bench-full gpu report pictures docs \
+  lint format clean
 
 build: $(VENV)/.built
 
@@ -30,6 +31,7 @@ $(VENV)/.built: $(VENV)/.torch $(NATIVE)
 
 test: build test-host
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(MAKE) wheel
 	$(MAKE) interpret
 	$(MAKE) ahead-of-time TARGETS="sm_80 gfx942"
 	@if $(BIN)/python -m mlloss_cuda info | grep -q nvcc; then $(MAKE) emulate && $(MAKE) races; \
@@ -114,11 +116,34 @@ $(VENV)/.disassembler: Makefile
 	$(BIN)/pip install --quiet --disable-pip-version-check $(DISASSEMBLER)
 	touch $@
 
+# What users install, from the objects that are built; then where torch is and nothing else, not even numpy. $(1): torch.
+define wheel_alone
+	$(BIN)/python -m venv --clear build/wheel
+	build/wheel/bin/pip install --quiet --disable-pip-version-check "$(1)" dist/*.whl
+	build/wheel/bin/python -I tests/wheel/smoke.py
+endef
+
+wheel: build
+	rm -rf dist build/lib.* build/bdist.*  # what an earlier tree left there would go in
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
+	$(BIN)/python tests/wheel/contents.py dist/*.whl \
+	  $$($(BIN)/python -m mlloss_cuda info | grep -q nvcc || echo --without-cuda)
+	$(call wheel_alone,$(TORCH))
+
+# Before a release: the same wheel with the oldest torch that it is for, and the newest. Gigabytes, where these have CUDA.
+wheel-check: wheel
+	$(call wheel_alone,torch==2.11.*)
+	$(call wheel_alone,torch)
+
 demo: build
 	$(BIN)/python -m demo
 
+# RESULTS=<file> keeps the figures: bench/results/cpu.json is what make report draws.
 bench: build
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(RESULTS:%=--json %)
+
+bench-full: build
+	$(BIN)/python -m bench --full $(RESULTS:%=--json %)
 
 # On a GPU, with what is there: nothing is installed. PART=tests|sanitize|bench, DRY=1 on the CPU, FULL=1,
 # RESULTS=<folder>, COMMIT=<hash> for a copy of the tree without its history.
@@ -127,13 +152,23 @@ gpu:
 	COMMIT=$(COMMIT) $(GPU_PYTHON) -m bench.gpu $(PART:%=--part %) $(if $(DRY),--dry-run) $(if $(FULL),--full) \
 	  $(RESULTS:%=--results %)
 
-# The README's tables from bench/results.
+# The README's tables, docs/benchmarks.md and its pictures from bench/results: the same bytes from run to run.
 report:
-	$(GPU_PYTHON) -m bench.readme
+	$(GPU_PYTHON) -m bench.publish
 
 # The curves of docs/losses.md: the same bytes from run to run.
 pictures: build
 	$(BIN)/python docs/draw_losses.py
+
+# The documentation as pages: build/site/index.html. A warning is an error.
+docs: $(VENV)/.docs
+	rm -rf build/site
+	$(BIN)/sphinx-build -W --keep-going -q -E -b html docs build/site
+
+# What is installed has told of this extra: nothing is built anew.
+$(VENV)/.docs: $(VENV)/.built
+	$(BIN)/pip install --quiet --disable-pip-version-check "mlloss-cuda[docs]"
+	touch $@
 
 lint: build
 	$(BIN)/ruff check .
@@ -147,4 +182,4 @@ format: build
 	$(BIN)/clang-format -i $$(git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp')
 
 clean:
-	rm -rf build $(VENV) mlloss_cuda/*.so *.egg-info
+	rm -rf build dist $(VENV) mlloss_cuda/*.so *.egg-info

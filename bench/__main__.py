@@ -1,36 +1,23 @@
 """``python -m bench``: forward + backward of every loss against the other ways to compute it, on the CPU.
 
-GPUs have a program of their own: ``make gpu``.
+GPUs have a program of their own: ``make gpu``. ``python -m bench compare BEFORE AFTER`` compares two results.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import os
 import secrets
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import WARM, keep_memory
+from .plan import MAIN_SHAPE, Section, default_sections, full_sections, one_shape, quick_sections
 
-_ALL = ("copy", "fused", "csr", "inplace", "eager", "compile", "plain", "plain-compile")
-_SMALL = ("copy", "fused", "csr", "eager", "compile", "plain")
-_LOW = ("copy", "fused", "csr", "inplace", "eager", "compile")
-
-
-@dataclass(frozen=True)
-class Section:
-    """One table of times."""
-
-    rows: int
-    labels: int
-    dtype: str
-    names: tuple[str, ...]
-    rounds: int
+_SECONDS = 235.0  # for times; memory comes after
 
 
 def _shape(text: str) -> tuple[int, int]:
@@ -52,32 +39,27 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write results and all samples there")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--no-memory", action="store_true", help="leave memory out")
+    parser.add_argument("--full", action="store_true", help="every loss, shape, dtype, layout and peer")
+    parser.add_argument("--seconds", type=float, metavar="S", help="begin no loss after so long; default: 235, or none")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, no torch.compile, no gates: does it run?")
-    return parser.parse_args(given)
+    options = parser.parse_args(given)
+    if options.seconds is None:
+        options.seconds = math.inf if options.full or options.shape else _SECONDS
+    return options
 
 
 def _sections(options: argparse.Namespace) -> list[Section]:
-    """What is timed: (shape, dtype, competitors, rounds)."""
-    from .report import MAIN_SHAPE, SMALL_SHAPE
-
-    low = [options.dtype] if options.dtype else ["float32", "bfloat16"]
-    plan: list[tuple[tuple[int, int], str, tuple[str, ...], int]]
+    """What is timed."""
+    dtypes = [options.dtype] if options.dtype else ["float32", "bfloat16"]
     if options.quick:
-        plan = [(options.shape or (4, 1_000), dtype, _ALL if dtype == "float32" else _LOW, 3) for dtype in low]
+        sections = quick_sections(options.shape or (4, 1_000), dtypes)
     elif options.shape:
-        plan = [(options.shape, dtype, _ALL if dtype == "float32" else _LOW, 45) for dtype in low]
+        sections = one_shape(options.shape, dtypes)
     else:
-        plan = [
-            (MAIN_SHAPE, "float32", _ALL, 45),
-            (SMALL_SHAPE, "float32", _SMALL, 300),
-            (MAIN_SHAPE, "bfloat16", _LOW, 30),
-        ]
-        plan = [entry for entry in plan if entry[1] in low] or [(MAIN_SHAPE, options.dtype, _LOW, 30)]
-    without = options.quick or options.no_compile
-    return [
-        Section(rows, labels, dtype, tuple(n for n in names if not (without and "compile" in n)), rounds)
-        for (rows, labels), dtype, names, rounds in plan
-    ]
+        sections = full_sections() if options.full else default_sections()
+        dtypes = [options.dtype] if options.dtype else sorted({section.dtype for section in sections})
+        sections = [section for section in sections if section.dtype in dtypes] or one_shape(MAIN_SHAPE, dtypes)
+    return [section.without(("compile",)) for section in sections] if options.no_compile else sections
 
 
 def _cases(wanted: list[str] | None) -> list[Any]:
@@ -110,64 +92,92 @@ def _print_header(header: dict[str, Any], warm: bool) -> None:
     )
 
 
-def _time(sections: list[Section], cases: list[Any], seed: int) -> list[Any]:
+def _of(section: Section, cases: list[Any]) -> list[Any]:
+    wanted = {"main": (True,), "others": (False,), "all": (True, False)}[section.cases]
+    return [case for case in cases if case.main in wanted]
+
+
+def _shape_of(section: Section) -> str:
+    return f"{section.rows} x {section.labels:,}, {section.dtype}"
+
+
+def _time(section: Section, cases: list[Any], seed: int, end: float) -> tuple[list[Any], list[str]]:
+    """One table; and what was left out because it would have begun after ``end``."""
     import torch
 
     from .competitors import LABELS, Problem
     from .measure import measure_case
     from .report import disturbed, time_table
 
-    everything = []
-    for section in sections:
-        print(f"\n{section.rows} x {section.labels:,}, {section.dtype}, reduction mean", flush=True)
-        problem = Problem(section.rows, section.labels, getattr(torch, section.dtype), "cpu", seed)
-        measured = [measure_case(case, problem, section.names, section.rounds) for case in cases]
-        everything += measured
-        print("\n".join(filter(None, [time_table(measured), disturbed(measured)])), flush=True)
-        for m in measured:
-            for name, reason in m.unavailable.items():
-                print(f"not run: {m.case}, {LABELS[name]}: {reason}")
-    return everything
-
-
-def _remember(options: argparse.Namespace, measured: list[Any], seed: int) -> list[Any]:
-    from .measure import measure_memory
-    from .report import MAIN_SHAPE, memory_table
-
-    rows, labels = options.shape or ((16, 20_000) if options.quick else MAIN_SHAPE)
-    # What has run above: a peer that could not compile there would not here.
-    names: dict[str, list[str]] = {}
+    print(f"\n{_shape_of(section)}, reduction mean", flush=True)
+    start = time.monotonic()
+    problem = Problem(section.rows, section.labels, getattr(torch, section.dtype), "cpu", seed)
+    measured, left_out = [], []
+    for case in cases:
+        if time.monotonic() > end:
+            left_out.append(f"{case.name}, {_shape_of(section)}")
+            continue
+        measured.append(measure_case(case, problem, section.names, section.rounds, section.seconds))
+    took = f"{time.monotonic() - start:.0f} s"
+    print("\n".join(filter(None, [time_table(measured), disturbed(measured), took])), flush=True)
     for m in measured:
-        ran = names.setdefault(m.case, [])
-        ran += [name for name in m.samples if name != "copy" and name not in ran]
-    found, problem = measure_memory(names, rows, labels, "cpu", seed)
-    print(f"\nmemory, {rows} x {labels:,}, float32, in a process of its own")
+        for name, reason in m.unavailable.items():
+            print(f"not run: {m.case}, {LABELS[name]}: {reason}")
+    return measured, left_out
+
+
+def _remember(timed: list[tuple[Section, list[Any]]], seed: int) -> list[Any]:
+    """Of whom was timed: a peer that could not run there would not here."""
+    from .measure import Request, measure_memory
+    from .report import memory_table
+
+    requests: dict[tuple[int, int, str], Request] = {}
+    for section, measured in timed:
+        shape = (section.rows, section.labels, section.dtype)
+        for m in measured:
+            names = [name for name in m.samples if name in section.memory]
+            requests.setdefault(shape, Request({}, *shape, seed)).names[m.case] = names
+    found, problem = measure_memory(list(requests.values()))
+    print("\nmemory, in a process of its own")
     print(memory_table(found) if found else f"not measured: {problem}", flush=True)
     return found
 
 
 def main(given: list[str] | None = None) -> int:
-    """Run, print, and write what was asked for."""
+    """Run, print, and write what was asked for; or compare two results."""
+    given = sys.argv[1:] if given is None else given
+    if given[:1] == ["compare"]:
+        from .compare import main as compare
+
+        return compare(given[1:])
     options = _arguments(given)
     start = time.monotonic()
     warm = keep_memory()  # before torch is imported
 
-    from .report import about, as_json, gate_table, gates, memory_gates
+    from .report import about, as_json, gate_table, gates, memory_gates, written
 
     seed = options.seed if options.seed is not None else secrets.randbelow(2**31)
     cases = _cases(options.loss)
     header = about(seed, warm)
     _print_header(header, warm)
-    measured = _time(_sections(options), cases, seed)
-    memory = [] if options.no_memory else _remember(options, measured, seed)
+    timed: list[tuple[Section, list[Any]]] = []
+    left_out: list[str] = []
+    for section in _sections(options):
+        measured, late = _time(section, _of(section, cases), seed, start + options.seconds)
+        timed.append((section, measured))
+        left_out += late
+    measured = [m for _, found in timed for m in found]
+    memory = [] if options.no_memory else _remember(timed, seed)
     found = [] if options.quick else [*gates(measured), *memory_gates(memory)]
     if found:
         print(f"\n{gate_table(found)}")
+    if left_out:
+        print(f"\nleft out, for lack of time: {'; '.join(left_out)}")
     header["machine"]["load_after"] = os.getloadavg()[0]
     header["seconds"] = time.monotonic() - start
     print(f"\n{header['seconds']:.0f} s, load average {header['machine']['load_after']:.1f} at the end")
     if options.json:
-        options.json.write_text(json.dumps(as_json(header, measured, memory, found), indent=1) + "\n")
+        options.json.write_text(written(as_json(header, measured, memory, found, left_out)))
     return 0
 
 

@@ -11,19 +11,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-import mlloss_cuda
-from mlloss_cuda import CSRTargets, use_backend
-from mlloss_cuda._registry import all_losses
+from mlloss_cuda import CSRTargets, losses, use_backend
 
-__all__ = ["LABELS", "Case", "Competitor", "Problem", "all_cases", "build"]
+from . import formulas
+
+__all__ = [
+    "LABELS",
+    "LAYOUTS",
+    "MAIN",
+    "OURS",
+    "PACKAGES",
+    "Case",
+    "Competitor",
+    "Problem",
+    "all_cases",
+    "build",
+    "kernel_cases",
+]
 
 Loss = Callable[[Tensor, Any], Tensor]
 
 LABELS = {
     "copy": "copy of the logits",
     "fused": "mlloss_cuda",
+    "floating": "mlloss_cuda, floating targets",
     "csr": "mlloss_cuda, CSR",
     "inplace": "mlloss_cuda, in place",
     "eager": "reference, eager",
@@ -33,56 +45,43 @@ LABELS = {
     "float32": "as published, in float32, eager",
     "float32-compile": "as published, in float32, torch.compile",
     "torchvision": "torchvision",
+    "monai": "MONAI",
 }
 
-
-# ---- the formulas as papers and other packages write them: without this package's options and checks ----
-
-
-def _zlpr(logits: Tensor, targets: Tensor) -> Tensor:
-    zero = logits.new_zeros(logits.shape[0], 1)
-    negatives = torch.cat([logits.masked_fill(targets, -torch.inf), zero], 1)
-    positives = torch.cat([(-logits).masked_fill(~targets, -torch.inf), zero], 1)
-    return (negatives.logsumexp(1) + positives.logsumexp(1)).mean()
+# Ours by the form of targets, an attribute of a problem; in place they are dense.
+LAYOUTS = {"fused": "dense", "floating": "floating", "csr": "csr"}
+OURS = (*LAYOUTS, "inplace")
+PACKAGES = ("torchvision", "monai")
 
 
-def _focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    p = logits.sigmoid()
-    ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    p_t = p * targets + (1 - p) * (1 - targets)
-    alpha_t = alpha * targets + (1 - alpha) * (1 - targets)
-    return (alpha_t * ce * (1 - p_t) ** gamma).mean()
-
-
-def _dice(logits: Tensor, targets: Tensor, smooth: float = 1.0) -> Tensor:
-    p = logits.sigmoid()
-    overlap = 2 * (p * targets).sum(1) + smooth
-    return (1 - overlap / (p.sum(1) + targets.sum(1) + smooth)).mean()
-
-
-# Each with the targets that suit it best: ZLPR bool, the others floating.
-_PUBLISHED: dict[str, Loss] = {
-    "zlpr": _zlpr,
-    "focal": _focal,
-    "bce": F.binary_cross_entropy_with_logits,
-    "dice": _dice,
-}
-
-# A loss with settings that deserve rows of their own; any other has one row, of its name, with its defaults.
-_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "sigmoid_focal": {"focal": {"alpha": 0.25, "gamma": 2.0}, "bce": {"alpha": None, "gamma": 0.0}},
-}
+MAIN = ("zlpr", "focal", "bce", "dice")  # compared with everything, at every size
+_SHORT = {"sigmoid_focal": "focal", "bce_with_logits": "bce"}  # names in tables
 
 
 @dataclass(frozen=True)
 class Case:
-    """One loss with its settings."""
+    """One loss with its defaults."""
 
     name: str
     function: Callable[..., Tensor]
+    spec: str  # of the kernels, which some losses share
+    groupings: tuple[str, ...]
     arguments: dict[str, Any] = field(default_factory=dict)
-    published: Loss | None = None
-    element_wise: bool = False
+
+    @property
+    def element_wise(self) -> bool:
+        """Whether each label is for itself."""
+        return self.groupings == ("element",)
+
+    @property
+    def main(self) -> bool:
+        """Whether it is one of the four that README's tables and the curves over L show."""
+        return self.name in MAIN
+
+    @property
+    def published(self) -> Loss | None:
+        """The bare formula, where there is one."""
+        return formulas.PUBLISHED.get(self.name)
 
     def fused(self, logits: Tensor, targets: Any) -> Tensor:
         """The loss through the public API, on the backend that serves."""
@@ -99,15 +98,23 @@ class Case:
 
 
 def all_cases() -> tuple[Case, ...]:
-    """A case or more for each registered loss that takes logits and targets."""
+    """A case for each loss that takes logits and targets and no terms, the main ones first."""
     found = []
-    for spec in all_losses():
-        function = getattr(mlloss_cuda, f"{spec.name}_loss", None)
-        if function is None or list(inspect.signature(function).parameters)[1:2] != ["targets"]:
+    for module in (getattr(losses, name) for name in losses.__all__):
+        function = getattr(module, "_function", None)
+        if function is None or {"targets", "terms"} & set(inspect.signature(function).parameters) != {"targets"}:
             continue
-        for name, arguments in _VARIANTS.get(spec.name, {spec.name: {}}).items():
-            found.append(Case(name, function, arguments, _PUBLISHED.get(name), spec.element_wise))
-    return tuple(found)
+        name = function.__name__.removesuffix("_loss")
+        spec = module().term().spec
+        found.append(Case(_SHORT.get(name, name), function, spec.name, spec.groupings))
+    rank = {name: place for place, name in enumerate(MAIN)}
+    return tuple(sorted(found, key=lambda case: rank.get(case.name, len(MAIN))))
+
+
+def kernel_cases() -> tuple[Case, ...]:
+    """Of the losses that share their kernels, the first."""
+    first = {case.spec: case for case in reversed(all_cases())}
+    return tuple(case for case in all_cases() if first[case.spec] == case)
 
 
 class _Made(torch.autograd.Function):
@@ -161,6 +168,12 @@ class Problem:
     def nbytes(self) -> int:
         """Bytes of the logits: the unit of memory."""
         return self.source.nbytes
+
+    @property
+    def target_bytes(self) -> dict[str, int]:
+        """Of the targets in each form."""
+        csr = self.csr.crow_indices.nbytes + self.csr.col_indices.nbytes
+        return {"dense": self.dense.nbytes, "floating": self.nbytes, "csr": csr}
 
     def fresh(self, in_place: bool = False) -> Tensor:
         """The logits, just written, as the layer before leaves them, and without a gradient."""
@@ -220,7 +233,7 @@ def _published(name: str, case: Case) -> Competitor | None:
     loss = case.published
     if loss is None:
         return None
-    takes_bool = case.name == "zlpr"
+    takes_bool = case.name in formulas.MASKING
     if name.startswith("float32"):
         loss = _in_float32_bool(loss) if takes_bool else _in_float32(loss)
     if not name.endswith("compile"):
@@ -229,12 +242,12 @@ def _published(name: str, case: Case) -> Competitor | None:
     return Competitor(name, _compiled(loss), "dense" if takes_bool or name == "float32-compile" else "floating")
 
 
-def _torchvision(case: Case) -> Competitor | None:
-    """torchvision's focal loss, where it is installed."""
-    if case.name != "focal" or importlib.util.find_spec("torchvision") is None:
+def _package(name: str, case: Case) -> Competitor | None:
+    """Another package's loss, where the package is installed and has it."""
+    if importlib.util.find_spec(name) is None:
         return None
-    focal = importlib.import_module("torchvision.ops").sigmoid_focal_loss
-    return Competitor("torchvision", functools.partial(focal, reduction="mean", **case.arguments), "floating")
+    loss = {"torchvision": formulas.torchvision, "monai": formulas.monai}[name](case.name)
+    return None if loss is None else Competitor(name, loss, "floating")
 
 
 def _copy(problem: Problem) -> Competitor:
@@ -245,13 +258,13 @@ def _copy(problem: Problem) -> Competitor:
 def _make(name: str, case: Case, problem: Problem) -> Competitor | None:
     if name == "copy":
         return _copy(problem)
-    if name in ("fused", "csr"):
-        return Competitor(name, case.fused, "csr" if name == "csr" else "dense")
+    if name in LAYOUTS:
+        return Competitor(name, case.fused, LAYOUTS[name])
     if name == "inplace":
         return Competitor(name, case.in_place, in_place=True)
     if name in ("eager", "compile"):
         return Competitor(name, case.reference if name == "eager" else _compiled(case.reference))
-    return _torchvision(case) if name == "torchvision" else _published(name, case)
+    return _package(name, case) if name in PACKAGES else _published(name, case)
 
 
 def build(case: Case, problem: Problem, names: tuple[str, ...]) -> Iterator[Competitor]:

@@ -1,33 +1,22 @@
-"""``make report``: the README's tables, drawn from ``bench/results``."""
+"""The README's tables, drawn from ``bench/results``."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .markdown import factor, table
+
 __all__ = ["gpu_block", "rendered", "results_of_gpus"]
 
-_ROOT = Path(__file__).resolve().parents[1]
 _RESULTS = Path(__file__).parent / "results"
 _NAMES = {"zlpr": "ZLPR", "focal": "focal", "bce": "BCE", "dice": "Dice"}
 _CPU_SHAPE, _GPU_LABELS = (64, 131_072), 131_073
 
 Results = dict[str, Any]
-
-
-def _factor(value: float | None) -> str:
-    return "-" if value is None else f"{value:.{1 if value < 9.95 else 0}f} \N{MULTIPLICATION SIGN}"
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [" | ".join(row) for row in (head, *rows)]
-    lines.insert(1, "|".join(["---"] * len(head)))
-    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
 
 
 # ---- CPU ----
@@ -38,13 +27,19 @@ def _cpu_row(name: str, results: Results) -> list[str]:
     shape = {"case": name, "device": "cpu", "dtype": "float32", "rows": rows, "labels": labels}
     found = next(t for t in results["times"] if shape.items() <= t.items())
     ms = {competitor: summary["median_ms"] for competitor, summary in found["summary"].items()}
-    peak = {m["competitor"]: m["peak"] for m in results["memory"] if m["case"] == name}
+    here = {"rows": rows, "labels": labels, "dtype": "float32"}
+    # Of results that do not say, memory is of this shape.
+    peak = {
+        m["competitor"]: m["peak"]
+        for m in results["memory"]
+        if m["case"] == name and {**here, **m}.items() >= here.items()
+    }
     in_place = f"{peak['inplace']:.1f}".removesuffix(".0")
     return [
         _NAMES[name],
         f"{ms['fused'] / ms['copy']:.1f} ({ms['csr'] / ms['copy']:.1f})",
-        f"{_factor(ms['plain'] / ms['fused'])} · {_factor(ms['plain-compile'] / ms['fused'])}",
-        f"{_factor(ms['eager'] / ms['fused'])} · {_factor(ms['compile'] / ms['fused'])}",
+        f"{factor(ms['plain'] / ms['fused'])} · {factor(ms['plain-compile'] / ms['fused'])}",
+        f"{factor(ms['eager'] / ms['fused'])} · {factor(ms['compile'] / ms['fused'])}",
         f"{peak['fused']:.1f}, or {in_place} in place ({peak['plain']:.1f} · {peak['plain-compile']:.1f})",
     ]
 
@@ -59,7 +54,7 @@ def cpu_block(results: Results) -> str:
         "faster than this package's plain PyTorch: eager · `torch.compile`",
         "peak memory, in logits (published, eager · compiled)",
     )
-    return _markdown(head, [_cpu_row(name, results) for name in _NAMES])
+    return table(head, [_cpu_row(name, results) for name in _NAMES])
 
 
 # ---- GPU ----
@@ -82,8 +77,8 @@ def _gpu_row(name: str, results: Results, labels: int) -> list[str]:
         _NAMES[name],
         f"{dense['median_ms']:.3f} ms ({csr['median_ms']:.3f})",
         f"{dense['of_the_floor']:.0%} ({csr['of_the_floor']:.0%})",
-        f"{_factor(dense['times_eager'])} · {_factor(dense['times_compile'])}",
-        f"{_factor(csr['times_eager'])} · {_factor(csr['times_compile'])}",
+        f"{factor(dense['times_eager'])} · {factor(dense['times_compile'])}",
+        f"{factor(csr['times_eager'])} · {factor(csr['times_compile'])}",
         f"{peak['fused']:.1f}" if "fused" in peak else "-",
     ]
 
@@ -106,7 +101,7 @@ def _gpu_table(results: Results, labels: int) -> str:
         f"{met} of {len(results['gates'])} gates met; all samples are in `bench/results`."
     )
     rows = filter(None, (_gpu_row(name, results, labels) for name in _NAMES))
-    return f"{_markdown(head, list(rows))}\n\n{told}"
+    return f"{table(head, list(rows))}\n\n{told}"
 
 
 def results_of_gpus() -> list[Results]:
@@ -135,21 +130,3 @@ def rendered(text: str) -> str:
         if count != 1:
             raise SystemExit(f"README.md: expected one block of {name}, found {count}")
     return text
-
-
-def main(given: list[str] | None = None) -> int:
-    """Rewrite the README, or say whether it would change."""
-    parser = argparse.ArgumentParser(prog="python -m bench.readme", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; 1 if there is something to change")
-    options = parser.parse_args(given)
-    readme = _ROOT / "README.md"
-    before = readme.read_text()
-    after = rendered(before)
-    if options.check:
-        return int(before != after)
-    readme.write_text(after)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -15,8 +17,9 @@ import torch
 
 import mlloss_cuda
 
-from .competitors import LABELS
-from .measure import Measured, Remembered
+from .competitors import LABELS, OURS
+from .measure import Measured, Remembered, Samples
+from .plan import MAIN_SHAPE, SMALL_SHAPE
 
 __all__ = [
     "Gate",
@@ -29,14 +32,14 @@ __all__ = [
     "memory_table",
     "table",
     "time_table",
+    "written",
 ]
-
-MAIN_SHAPE, SMALL_SHAPE = (64, 131_072), (64, 5_000)
 
 # What a release has to reach at MAIN_SHAPE on 2 quiet cores, float32: (times faster than the
 # reference, than torch.compile of it, at most so many copies of the logits).
 _WANTED = {"zlpr": (14.0, 8.0, 4.0), "focal": (9.0, 2.2, 6.0), "dice": (4.0, 2.2, 4.0)}
 _NOISE = 1.05  # "no slower" allows this
+_LEAST_LABELS = 8_192  # of memory's gates: below, the row's coefficients and pages' ends weigh too much
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def memory_gates(rows: Sequence[Remembered]) -> list[Gate]:
     return [
         Gate(f"{row.case}: peak memory, {LABELS[row.competitor]}", row.peak, wanted[row.competitor], True)
         for row in rows
-        if row.competitor in wanted
+        if row.competitor in wanted and row.labels >= _LEAST_LABELS
     ]
 
 
@@ -145,6 +148,7 @@ def time_table(measured: Sequence[Measured]) -> str:
         "min",
         "spread",
         "copies",
+        "of the floor",
         "x eager",
         "x compile",
         "x published",
@@ -153,7 +157,8 @@ def time_table(measured: Sequence[Measured]) -> str:
     rows = []
     for m in measured:
         for name, samples in m.samples.items():
-            ours = name in ("fused", "csr", "inplace")
+            ours = name in OURS
+            floor = m.of_the_floor(name)
             over = [_over(m, peer, name) if ours else None for peer in ("eager", "compile", "plain", "plain-compile")]
             rows.append(
                 (
@@ -162,6 +167,7 @@ def time_table(measured: Sequence[Measured]) -> str:
                     f"{samples.minimum:.3f}",
                     f"{samples.spread:.0%}",
                     _factor(_over(m, name, "copy")),
+                    "" if floor is None else f"{floor:.0%}",
                     *map(_factor, over),
                 )
             )
@@ -170,8 +176,12 @@ def time_table(measured: Sequence[Measured]) -> str:
 
 def memory_table(rows: Sequence[Remembered]) -> str:
     """Memory by case and competitor."""
-    head = ("beyond logits and targets, in units of the logits", "after forward", "peak")
-    return table(head, [(f"{r.case}: {LABELS[r.competitor]}", f"{r.held:.2f}", f"{r.peak:.2f}") for r in rows])
+    head = ("beyond logits and targets, in units of the logits", "rows x labels", "dtype", "after forward", "peak")
+    lines = [
+        (f"{r.case}: {LABELS[r.competitor]}", f"{r.rows} x {r.labels:,}", r.dtype, f"{r.held:.2f}", f"{r.peak:.2f}")
+        for r in rows
+    ]
+    return table(head, lines)
 
 
 def gate_table(found: Sequence[Gate]) -> str:
@@ -241,19 +251,34 @@ def about(seed: int, warm: bool) -> dict[str, Any]:
     }
 
 
+def _summary(m: Measured, name: str, samples: Samples) -> dict[str, Any]:
+    figures = {"median_ms": samples.median, "min_ms": samples.minimum, "spread": samples.spread}
+    floor = m.of_the_floor(name)
+    return figures if floor is None else {**figures, "of_the_floor": floor}
+
+
 def as_json(
-    header: dict[str, Any], measured: Sequence[Measured], memory: Sequence[Remembered], found: Sequence[Gate]
+    header: dict[str, Any],
+    measured: Sequence[Measured],
+    memory: Sequence[Remembered],
+    found: Sequence[Gate],
+    left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything, samples included."""
-    times = []
-    for m in measured:
-        summary = {
-            name: {"median_ms": s.median, "min_ms": s.minimum, "spread": s.spread} for name, s in m.samples.items()
-        }
-        times.append({**asdict(m), "summary": summary})
+    times = [
+        {**asdict(m), "summary": {name: _summary(m, name, samples) for name, samples in m.samples.items()}}
+        for m in measured
+    ]
     return {
         **header,
         "times": times,
         "memory": [asdict(row) for row in memory],
         "gates": [{**asdict(gate), "passed": gate.passed} for gate in found],
+        "left_out": list(left_out),
     }
+
+
+def written(results: dict[str, Any]) -> str:
+    """As JSON, an entry a line, but a list of numbers on one line."""
+    text = json.dumps(results, indent=1)
+    return re.sub(r"\[\s+([-+.\de,\s]+?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text) + "\n"

@@ -1,4 +1,4 @@
-"""docs/losses.md tells of every loss: its section, its defaults, its picture."""
+"""docs/losses.md tells of every loss: its section, its defaults, its picture. Pages' code runs; versions agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import mlloss_cuda
 from mlloss_cuda import functional
 from mlloss_cuda.losses import _common
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+API = DOCS / "api"
 PAGE = (DOCS / "losses.md").read_text()
 SECTIONS = dict(section.split("\n", 1) for section in re.split(r"\n#+ ", PAGE))
 
@@ -74,3 +76,27 @@ def test_pictures_are_those_of_the_page() -> None:
     drawn = {path.stem for path in (DOCS / "images/losses").iterdir()}
     assert drawn == {name for name, picture in described.items() if picture.function in functional.__all__}
     assert set(functional.__all__) <= {picture.function for picture in described.values()}
+
+
+@pytest.mark.parametrize("page", ("quickstart", "tutorial"))
+def test_code_of_pages_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From top to bottom, as the page says; files that it writes go to a folder of their own."""
+    if page == "tutorial":
+        pytest.importorskip("mlloss_cuda.data")
+    code = re.findall(r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert code
+    monkeypatch.chdir(tmp_path)
+    exec(compile("\n".join(code), f"docs/{page}.md", "exec"), {"__name__": page})
+
+
+def test_every_public_name_is_in_the_api_pages() -> None:
+    text = "\n".join(page.read_text() for page in sorted(API.iterdir()))
+    named = set(re.findall(r"^\.\. auto\w+:: mlloss_cuda\.(\w+)$", text, re.MULTILINE))
+    assert set(mlloss_cuda.__all__) - {"__version__"} <= named
+
+
+def test_one_version_everywhere() -> None:
+    version = mlloss_cuda.__version__
+    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version = {{{version}}}" in (DOCS / "citing.md").read_text()

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
-from bench import readme
+from bench import compare, figures, page, plots, readme
+from bench.competitors import OURS, all_cases
 
 ROOT = Path(__file__).parent.parent
+DTYPES = ("float32", "bfloat16")
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +48,21 @@ def test_bench_quick(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     done = run("bench", "--quick", "--json", str(results))
     assert done.returncode == 0, done.stderr
-    assert json.loads(results.read_text())
+    written = json.loads(results.read_text())
+    assert not written["left_out"]
+    # Every loss in every layout, timed and with its memory; and all peers but compiled ones.
+    names = {case.name for case in all_cases()}
+    for dtype, peers in (("float32", {"eager", "plain"}), ("bfloat16", {"eager", "float32"})):
+        of_dtype = [entry for entry in written["times"] if entry["dtype"] == dtype]
+        assert {entry["case"] for entry in of_dtype} == names
+        for entry in of_dtype:
+            assert {*OURS, "copy", "eager"} <= entry["summary"].keys()
+            assert all(
+                figures_of["of_the_floor"] > 0 for name, figures_of in entry["summary"].items() if name != "copy"
+            )
+        assert peers <= {name for entry in of_dtype for name in entry["summary"]}
+    if written["memory"]:
+        assert {(row["case"], row["dtype"]) for row in written["memory"]} == {(n, d) for n in names for d in DTYPES}
 
 
 def test_gpu_dry_run(tmp_path: Path) -> None:
@@ -62,8 +78,13 @@ def test_gpu_dry_run(tmp_path: Path) -> None:
     assert not results["failures"]
     assert {time["mode"] for time in results["times"]} == {"step", "scaled", "forward"}
     assert all(time["ms"] for time in results["times"] if time["competitor"] in ("fused", "csr"))
-    # The README's table is drawn from such a file.
+    # The README's table, the page and its pictures are drawn from such a file.
     assert "TB/s" in readme.gpu_block([results], labels=1_001)
+    loaded = figures.load(path)
+    assert "### 6 x 1,001, bfloat16" in page.rendered([loaded]).partition("**GPUs**")[2]
+    plots.draw([loaded], tmp_path)
+    assert {picture.name for picture in tmp_path.glob("*.svg")} == set(plots.pictures_of(loaded).values())
+    assert compare.main([str(path), str(path)]) == 0
 
 
 def test_gpu_wants_a_gpu(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..competitors import all_cases
+from ..competitors import all_cases, kernel_cases
 from ..measure import Remembered
 from ..report import Gate, about
 from .baselines import HostTime, bandwidth, host_times, peak_memory
@@ -38,7 +38,7 @@ class Run:
         self.options, self.dry, self.start = options, options.dry_run, time.monotonic()
         self.seed = options.seed if options.seed is not None else secrets.randbelow(2**31)
         self.device = Device(self.dry)
-        self.cases = all_cases()
+        self.cases = all_cases() if options.full else kernel_cases()
         self.header: dict[str, Any] = {**about(self.seed, False), "dry_run": self.dry, "gpu": {"before": gpu_facts()}}
         self.bandwidth: dict[str, dict[str, Any]] = {}
         self.times: list[Timed] = []

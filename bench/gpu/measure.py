@@ -145,6 +145,8 @@ def _timed(
 def _peers(case: Case, group: Group, problem: Problem) -> Iterator[_Contender]:
     # In float32 the formulas as published are in float32.
     names = tuple(name for name in group.peers if not (name == "float32" and group.dtype == "float32"))
+    if not (case.main or group.every_mode):
+        names = tuple(name for name in names if "compile" not in name)  # whose time goes to the four that tables show
     for competitor in build(case, problem, names):
         yield _Contender(_timed(case, group, competitor.name, "step", _bytes(problem, "", "step", 1)), competitor, None)
 

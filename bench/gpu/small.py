@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from mlloss_cuda._registry import all_losses
-
-from ..competitors import Case, Problem, all_cases
+from ..competitors import Case, Problem, kernel_cases
 from .device import Device
 from .matrix import forced, strategies
 
@@ -24,9 +22,9 @@ _DTYPES = ("float32", "bfloat16", "float16", "float64")
 def _cases() -> list[Case]:
     """Every loss, by every grouping that the CUDA engine has."""
     found = []
-    for case in all_cases():
-        groupings = next(spec for spec in all_losses() if case.function.__name__ == f"{spec.name}_loss").groupings
-        found += [case] if len(groupings) == 1 else [replace(case, arguments={"average": name}) for name in groupings]
+    for case in kernel_cases():
+        several = len(case.groupings) > 1
+        found += [replace(case, arguments={"average": name}) for name in case.groupings] if several else [case]
     return found
 
 

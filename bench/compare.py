@@ -1,0 +1,130 @@
+"""``python -m bench compare BEFORE AFTER``: what became slower, by more than the spreads of the two runs explain.
+
+Exit status: 0, nothing of ours did; 1, something did; 2, the results cannot be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .competitors import LABELS, OURS
+from .figures import Figure, Results, load
+from .report import table
+
+__all__ = ["Change", "changes", "main"]
+
+_LEAST = 0.05  # of what is let pass, however small the spreads
+_MEMORY = 0.05  # logits
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure before and after."""
+
+    before: Figure
+    after: Figure
+    ratio: float  # time after over time before
+    allowed: float  # how far from 1 the two spreads put it
+
+    @property
+    def slower(self) -> bool:
+        """Beyond what is let pass."""
+        return self.ratio > 1 + self.allowed
+
+    @property
+    def faster(self) -> bool:
+        """By as much."""
+        return self.ratio < 1 / (1 + self.allowed)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether both machines were."""
+        return self.before.quiet and self.after.quiet
+
+
+def _change(before: Figure, after: Figure, least: float, of_the_floor: bool) -> Change:
+    ratio = after.ms / before.ms
+    if of_the_floor and before.of_the_floor and after.of_the_floor:
+        ratio = before.of_the_floor / after.of_the_floor
+    # As errors of independent measurements add up.
+    return Change(before, after, ratio, max(least, math.hypot(before.spread, after.spread)))
+
+
+def changes(
+    before: Results, after: Results, least: float = _LEAST, of_the_floor: bool = False, peers: bool = False
+) -> list[Change]:
+    """Every figure that both results have; ours alone, unless ``peers``."""
+    known = {figure.key: figure for figure in before.figures}
+    return [
+        _change(known[figure.key], figure, least, of_the_floor)
+        for figure in after.figures
+        if figure.key in known and (figure.ours or peers) and not (of_the_floor and figure.of_the_floor is None)
+    ]
+
+
+def _memory(before: Results, after: Results) -> list[str]:
+    """Ours where it takes more than it did."""
+    named = ("case", "competitor", "rows", "labels", "dtype")
+    known = {tuple(row[name] for name in named): row["peak"] for row in before.memory}
+    grown = []
+    for row in after.memory:
+        key = tuple(row[name] for name in named)
+        if row["competitor"] in OURS and row["peak"] > known.get(key, math.inf) + _MEMORY:
+            what = f"{row['case']}: {LABELS[row['competitor']]}, {row['rows']} x {row['labels']:,}, {row['dtype']}"
+            grown.append(f"more memory: {what}: {known[key]:.2f} logits before, {row['peak']:.2f} after")
+    return grown
+
+
+def _table(found: list[Change]) -> str:
+    head = ("", "rows x labels", "dtype", "before ms", "after ms", "ratio", "allowed", "")
+    rows = []
+    for change in sorted(found, key=lambda change: -change.ratio):
+        figure = change.after
+        mode = "" if figure.mode == "step" else figure.mode
+        name = " ".join(filter(None, [f"{figure.case}: {LABELS[figure.competitor]}", mode, figure.strategy]))
+        verdict = ("slower" if change.slower else "faster") + ("" if change.quiet else "?")
+        times = (f"{change.before.ms:.3f}", f"{figure.ms:.3f}", f"{change.ratio:.2f}", f"{1 + change.allowed:.2f}")
+        rows.append((name, f"{figure.rows} x {figure.labels:,}", figure.dtype, *times, verdict))
+    return table(head, rows)
+
+
+def _arguments(given: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench compare", description=__doc__)
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    parser.add_argument("--least", type=float, default=_LEAST, help="let pass at least so much; default: %(default)s")
+    parser.add_argument("--of-the-floor", action="store_true", help="by shares of the floor: for different machines")
+    parser.add_argument("--peers", action="store_true", help="show what became of the others too")
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> int:
+    """Print what changed."""
+    options = _arguments(given)
+    try:
+        before, after = load(options.before), load(options.after)
+    except (OSError, ValueError) as error:
+        print(f"cannot be compared: {error}", file=sys.stderr)
+        return 2
+    if before.machine != after.machine and not options.of_the_floor:
+        machines = f"{before.machine}, and {after.machine}"
+        print(f"cannot be compared: two machines ({machines}); --of-the-floor compares their shares", file=sys.stderr)
+        return 2
+    found = changes(before, after, options.least, options.of_the_floor, options.peers)
+    if not found:
+        print("cannot be compared: no figure of ours is in both", file=sys.stderr)
+        return 2
+    changed = [change for change in found if change.slower or change.faster]
+    slower = [change for change in changed if change.slower and change.after.ours]
+    grown = _memory(before, after)
+    print(f"before: {before.provenance}\nafter:  {after.provenance}\n")
+    print("\n".join(filter(None, [_table(changed) if changed else "", *grown])))
+    quiet = [change for change in slower if change.quiet]
+    print(f"{len(found)} compared: {len(slower)} of ours slower, {sum(change.faster for change in changed)} faster")
+    if len(quiet) < len(slower):
+        print(f"{len(slower) - len(quiet)} of them on a busy machine (?), which do not count: measure again")
+    return 1 if quiet or grown else 0

@@ -1,0 +1,145 @@
+"""Results as one list of figures, whether a CPU's or a GPU's: what tables, pictures and comparisons are drawn from."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .competitors import LAYOUTS, OURS
+
+__all__ = ["Figure", "Results", "committed", "load", "spread_of"]
+
+FOLDER = Path(__file__).parent / "results"
+_ITEM = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One way to compute a loss at one shape: forward + backward, unless the mode says otherwise."""
+
+    case: str
+    dtype: str
+    rows: int
+    labels: int
+    competitor: str
+    ms: float  # median
+    spread: float  # interquartile range over the median
+    of_the_floor: float | None
+    quiet: bool = True
+    mode: str = "step"
+    strategy: str = ""
+    default: bool = True  # what serves unasked
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is this package's kernels."""
+        return self.competitor in OURS
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What two results have in common."""
+        return (self.case, self.dtype, self.rows, self.labels, self.competitor, self.mode, self.strategy)
+
+
+@dataclass
+class Results:
+    """One file of results."""
+
+    name: str  # of its pictures
+    header: dict[str, Any]
+    figures: list[Figure]
+    memory: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether they are a GPU's."""
+        return "bandwidth" in self.header
+
+    @property
+    def machine(self) -> str:
+        """The device that ran it."""
+        machine = self.header["machine"]
+        if self.on_gpu and machine["gpu"]:
+            return str(machine["gpu"])
+        cpu = machine["cpu"].replace("(R)", "").replace("(TM)", "")
+        return f"{cpu} ({machine['capability']}), {machine['cores']} cores"
+
+    @property
+    def provenance(self) -> str:
+        """Machine, versions and commit, for beneath each table and picture."""
+        versions, commit = self.header["versions"], (self.header["commit"] or "unknown")[:7]
+        torch, package = versions["torch"], versions["mlloss_cuda"]
+        modified = " (modified)" if self.header["modified"] else ""
+        date = self.header["date"].split()[0]
+        driver = self.header.get("gpu", {}).get("before", {}).get("driver_version")
+        told = [self.machine, *([f"driver {driver}"] if driver else []), f"torch {torch}", f"mlloss_cuda {package}"]
+        return " · ".join([*told, f"commit {commit}{modified}", date])
+
+    def find(self, **wanted: Any) -> list[Figure]:
+        """The figures that have these attributes."""
+        return [f for f in self.figures if all(getattr(f, name) == value for name, value in wanted.items())]
+
+
+def spread_of(ms: Sequence[float]) -> float:
+    """Interquartile range over the median."""
+    if len(ms) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(ms, n=4, method="inclusive")
+    return (high - low) / statistics.median(ms)
+
+
+def _floor(entry: dict[str, Any], name: str) -> float | None:
+    """As ``Measured.of_the_floor``: of results that were written before it was."""
+    if name == "copy":
+        return None
+    logits = entry["rows"] * entry["labels"] * _ITEM[entry["dtype"]]
+    sizes = {
+        "dense": entry["rows"] * entry["labels"],
+        "floating": logits,
+        "csr": 8 * (16 * entry["rows"] + 1),  # 15 positives a row
+    }
+    ms = {competitor: summary["median_ms"] for competitor, summary in entry["summary"].items()}
+    share: float = (1 + sizes[LAYOUTS.get(name, "dense")] / (2 * logits)) * ms["copy"] / ms[name]
+    return share
+
+
+def _of_cpu(results: dict[str, Any]) -> Iterator[Figure]:
+    for entry in results["times"]:
+        shape = (entry["case"], entry["dtype"], entry["rows"], entry["labels"])
+        quiet = entry["others"] is None or entry["others"] < 0.05
+        for name, summary in entry["summary"].items():
+            floor = summary.get("of_the_floor") or _floor(entry, name)
+            yield Figure(*shape, name, summary["median_ms"], summary["spread"], floor, quiet)
+
+
+def _of_gpu(results: dict[str, Any]) -> Iterator[Figure]:
+    for entry in results["times"]:
+        if entry["ms"]:
+            shape = (entry["case"], entry["dtype"], entry["rows"], entry["labels"])
+            measured = (entry["competitor"], entry["median_ms"], spread_of(entry["ms"]), entry["of_the_floor"])
+            default = entry["default"] or not entry["strategy"]
+            yield Figure(*shape, *measured, True, entry["mode"], entry["strategy"], default)
+
+
+def load(path: Path) -> Results:
+    """One file that ``python -m bench --json`` or ``make gpu`` has written.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    results = json.loads(path.read_text())
+    if not isinstance(results, dict) or not {"machine", "versions", "times"} <= results.keys():
+        raise ValueError(f"{path}: expected results of python -m bench or of make gpu")
+    gpu = "bandwidth" in results
+    memory = [{"rows": 64, "labels": 131_072, "dtype": "float32", **row} for row in results["memory"]]
+    header = {name: value for name, value in results.items() if name not in ("times", "memory")}
+    return Results(path.stem.removesuffix("-bench"), header, [*(_of_gpu if gpu else _of_cpu)(results)], memory)
+
+
+def committed() -> list[Results]:
+    """All that is in ``bench/results``: the CPU's, then the GPUs'."""
+    return [load(path) for path in (FOLDER / "cpu.json", *sorted(FOLDER.glob("*-bench.json"))) if path.exists()]

@@ -1,0 +1,130 @@
+"""Pages and pictures are those of bench/results; comparisons of two results."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import compare, figures, page, plots, publish
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+
+Results = dict[str, Any]
+
+
+def test_pages_agree_with_the_results() -> None:
+    for path, text in publish.texts().items():
+        assert path.read_text() == text, f"{path.name}: make report draws it anew"
+
+
+def test_pictures_agree_with_the_results(tmp_path: Path) -> None:
+    """Byte for byte, by the version of matplotlib that is pinned."""
+    matplotlib = pytest.importorskip("matplotlib")
+    if f'"matplotlib=={matplotlib.__version__}"' not in (ROOT / "pyproject.toml").read_text():
+        pytest.skip("another matplotlib draws other bytes")
+    plots.draw(figures.committed(), tmp_path)
+    drawn = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert drawn == {path.name: path.read_bytes() for path in plots.FOLDER.iterdir()}, "make report"
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert set(re.findall(r"\(images/bench/(.+?)\)", text)) == set(drawn)
+
+
+def test_the_page_has_no_gpu_figures_without_a_gpu() -> None:
+    assert page.rendered([]).endswith("wait for hardware (`make gpu`).\n")
+
+
+# ---- python -m bench compare ---------------------------------------------------------------------
+
+
+def scale(results: Results, factor: Callable[[str, Results], float]) -> None:
+    """Times by competitor."""
+    for entry in results["times"]:
+        for name, summary in entry["summary"].items():
+            summary["median_ms"] *= factor(name, summary)
+            if "of_the_floor" in summary:
+                del summary["of_the_floor"]  # told anew from the times
+
+
+def quietly(results: Results) -> None:
+    for entry in results["times"]:
+        entry["others"] = 0.0
+
+
+def slow_ours(results: Results) -> None:
+    scale(results, lambda name, summary: 2.0 if name == "fused" else 1.0)
+
+
+def slow_peers(results: Results) -> None:
+    scale(results, lambda name, summary: 1.0 if name in ("fused", "csr", "inplace", "floating") else 2.0)
+
+
+def within_spreads(results: Results) -> None:
+    scale(results, lambda name, summary: 1 + max(0.04, 1.3 * summary["spread"]))
+
+
+def beyond_spreads(results: Results) -> None:
+    scale(results, lambda name, summary: 1 + max(0.06, 1.5 * summary["spread"]))
+
+
+def on_a_busy_machine(results: Results) -> None:
+    slow_ours(results)
+    for entry in results["times"]:
+        entry["others"] = 0.5
+
+
+def fresh_memory(results: Results) -> None:
+    for row in results["memory"]:
+        row["peak"] += row["competitor"] == "inplace"
+
+
+def other_machine(results: Results) -> None:
+    """Half as fast in everything."""
+    results["machine"]["cpu"] = "another"
+    scale(results, lambda name, summary: 2.0)
+
+
+@pytest.mark.parametrize(
+    "change,flags,status,said",
+    (
+        (lambda results: None, (), 0, "0 of ours slower, 0 faster"),
+        (slow_ours, (), 1, "slower"),
+        (slow_peers, (), 0, "0 of ours slower"),
+        (slow_peers, ("--peers",), 0, "reference, eager"),
+        (within_spreads, (), 0, "0 of ours slower"),
+        (beyond_spreads, (), 1, "slower"),
+        (on_a_busy_machine, (), 0, "measure again"),
+        (fresh_memory, (), 1, "more memory"),
+        (other_machine, (), 2, "two machines"),
+        (other_machine, ("--of-the-floor",), 0, "0 of ours slower"),
+    ),
+)
+def test_compare(
+    change: Callable[[Results], None],
+    flags: tuple[str, ...],
+    status: int,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = json.loads((RESULTS / "cpu.json").read_text())
+    quietly(before)
+    after = copy.deepcopy(before)
+    change(after)
+    for name, results in (("before", before), ("after", after)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(results))
+    assert compare.main([str(tmp_path / "before.json"), str(tmp_path / "after.json"), *flags]) == status
+    assert said in "".join(capsys.readouterr())
+
+
+def test_compare_refuses_what_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "other.json"
+    path.write_text("[]")
+    assert compare.main([str(path), str(RESULTS / "cpu.json")]) == 2
+    assert "expected results of" in capsys.readouterr().err
