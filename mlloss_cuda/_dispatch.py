@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+import torch._compile
 from torch import Tensor
 
 from . import _backends, _ops
@@ -41,7 +42,7 @@ def evaluate_kept(term: Term, logits: Any, targets: Any, *, keep: bool = True, *
     """The same, and the coefficients [C, groups] that engines leave (nothing, by the reference)."""
     logits = check.check_logits(logits)
     if isinstance(logits, ShardedLogits):
-        return _evaluate_sharded(term, logits, targets, {**common, "keep": keep})
+        return _uncompiled(term, logits, targets, {**common, "keep": keep})
     call = prepare(term, logits, targets, keep=keep, **common)
     value, kept = _run(call)
     if _ops.REDUCTIONS[call.options.reduction] == "none" and term.grouping not in ("macro", "micro"):
@@ -64,6 +65,10 @@ def _evaluate_sharded(
     if none and term.grouping not in ("macro", "micro"):
         value = value.reshape(local.shape if term.grouping == "element" else local.shape[:-1])
     return value, kept
+
+
+# torch.compiler.disable, without the import of dynamo: collectives are not for its graphs.
+_uncompiled = torch._compile._disable_dynamo(_evaluate_sharded)
 
 
 def _run(call: Prepared) -> tuple[Tensor, Tensor]:
@@ -188,6 +193,10 @@ def shifted(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: Any) -
     A threshold may be infinite here: the label is then decided.
     """
     logits = check.check_logits(logits)
+    if isinstance(logits, ShardedLogits):
+        raise ValueError(
+            "logits: expected a tensor, got a DTensor; decisions are made of a rank's own labels, to_local()"
+        )
     number, scale = _split_scale(logit_scale, logits)
     if logit_bias is not None:
         logit_bias = check.check_side("logit_bias", logit_bias, (logits.shape[-1],), logits)

@@ -6,6 +6,7 @@ whatever its share of the labels, and what is summed is summed in the order of r
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,6 +59,9 @@ class LabelShards:
         if failed and own >= 0:
             raise ValueError(f"logits: rank {failed[0]} has none that can be served; its own error says why")
         return cls(group, tuple(sizes), group.rank())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LabelShards:
+        return self  # a copy of a module is of the same group
 
     @cached_property
     def labels(self) -> int:
@@ -186,8 +190,9 @@ class ShardedLogits:
 
 
 def is_dtensor(value: Any) -> bool:
-    """Whether it is one, without the import that this takes."""
-    return type(value) is not Tensor and hasattr(value, "placements") and hasattr(value, "to_local")
+    """Whether it is one, without the import that this takes: who has one has it."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
 
 
 def as_sharded(logits: Any) -> Any:

@@ -81,8 +81,7 @@ class ShardedLoss(nn.Module):
     def __init__(self, loss: LossModule, group: ProcessGroup) -> None:
         super().__init__()
         self.loss = loss
-        self.group = group
-        self.shards: LabelShards | None = None
+        self._place = _Place(group)
 
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
         """The loss of all ranks. A compiled model breaks its graph here."""
@@ -91,13 +90,27 @@ class ShardedLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """How many ranks."""
-        return f"ranks={self.group.size()}"
+        return f"ranks={self._place.group.size()}"
+
+
+class _Place:
+    """The group, and from the first call on what its ranks have of the labels."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self.group = group
+        self._shards: LabelShards | None = None
+
+    def shards_of(self, logits: Any) -> LabelShards:
+        if self._shards is None:
+            self._shards = _ask(self.group, logits)
+        return self._shards
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Place:
+        return _Place(self.group)  # which cannot be copied, nor need be
 
 
 def _evaluate(sharded: ShardedLoss, logits: Tensor, targets: Any, sample_weight: Tensor | None) -> Tensor:
-    if sharded.shards is None:
-        sharded.shards = _ask(sharded.group, logits)
-    shards = sharded.shards
+    shards = sharded._place.shards_of(logits)
     own = shards.own.stop - shards.own.start
     check.check_logits(logits)
     if logits.shape[-1] != own:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import re
@@ -22,6 +23,7 @@ from mlloss_cuda import (
     CSRTargets,
     DecoupledSoftmaxLoss,
     DiceLoss,
+    FusedAdam,
     FusedSGD,
     LinearLoss,
     SigmoidFocalLoss,
@@ -244,6 +246,7 @@ def _others(rank: int, count: int, seed: int) -> None:
     in_place = shard_labels(ZLPRLoss(inplace_backward=True), problem.group)
     (gradient,) = torch.autograd.grad(in_place(made, problem.csr), made)
     assert gradient.data_ptr() == made.data_ptr() or not made.numel()
+    assert copy.deepcopy(in_place)(problem.own_leaf() * 1, problem.csr).isfinite()
     # Rows in more dimensions.
     shape = (2, ROWS // 2)
     deep = shard_labels(ZLPRLoss(reduction="none"), problem.group)
@@ -428,8 +431,16 @@ def _linear_beside(rank: int, count: int, seed: int) -> None:
     a, b = x.bfloat16().requires_grad_(), x.bfloat16().requires_grad_()
     half(a, problem.csr).backward()
     cut(b, problem.csr).backward()
-    torch.testing.assert_close(b.grad, a.grad)
-    torch.testing.assert_close(cut.weight.grad, half.weight.grad[problem.own])  # type: ignore[index]
+    for found, expected in ((b.grad, a.grad), (cut.weight.grad, half.weight.grad[problem.own])):  # type: ignore[index]
+        assert expected is not None
+        most = float(expected.abs().max()) if expected.numel() else 0.0
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=2**-7 * most)
+    one, several = _heads(problem, ZLPRLoss)
+    with mlloss_cuda.use_backend("reference"):
+        torch.testing.assert_close(several(x, problem.csr), one(x, problem.csr))
+    found = torch.compile(lambda x: own.topk(x, 3), backend="eager")(x)
+    torch.testing.assert_close(found.values, whole.topk(x, 3).values)
+    assert copy.deepcopy(own).shards is own.shards
     # The rank's share is drawn by itself, and planned.
     torch.manual_seed(seed)
     drawn = LinearLoss(FEATURES, 8 * count, ZLPRLoss(), process_group=problem.group)
@@ -469,6 +480,10 @@ def _dtensors(rank: int, count: int, seed: int) -> None:
         torch.testing.assert_close(sharded.grad.full_tensor(), logits.grad)
     found = mlloss_cuda.zlpr_loss(sharded, problem.csr)
     torch.testing.assert_close(found, mlloss_cuda.zlpr_loss(problem.logits, problem.csr))
+    compiled = torch.compile(lambda x: ZLPRLoss()(x * 1, problem.csr), backend="eager")
+    torch.testing.assert_close(compiled(sharded), ZLPRLoss()(problem.logits, problem.csr))
+    with pytest.raises(ValueError, match="logits: expected a tensor, got a DTensor"):
+        ZLPRLoss().predict(sharded)
     for placements in ([Replicate()], [Shard(0)]):
         with pytest.raises(ValueError, match=r"logits: expected a DTensor with Shard\(1\), its labels"):
             ZLPRLoss()(distribute_tensor(problem.logits, mesh, placements), problem.csr)
@@ -515,6 +530,38 @@ def test_checkpoints_load_on_another_number_of_ranks(ranks: Ranks, seed: int) ->
         trained = ranks.run(3, _on_a_mesh, 3, seed, folder, False)
         for count in (1, 2, 4):
             loaded = ranks.run(count, _on_a_mesh, count, seed, folder, True)
+            torch.testing.assert_close(torch.tensor(loaded[0]), torch.tensor(trained[0]), rtol=1e-5, atol=1e-6)
+
+
+def _stepped_inside(rank: int, count: int, seed: int, folder: str, load: bool) -> list[list[float]]:
+    """A head whose weights step in backward: the same, by its own state."""
+    from torch.distributed import checkpoint as saved
+
+    problem = Problem(rank, count, seed, torch.float32)
+    update = FusedAdam(0.05, state_dtype=torch.float32)
+    loss = ZLPRLoss(threshold=nn.Parameter(torch.zeros(())))
+    head = LinearLoss(FEATURES, LABELS, loss, process_group=problem.group, fused_update=update)
+    x = torch.randn(ROWS, FEATURES, generator=problem.generator)
+    if load:
+        saved.load({"head": head.checkpoint()}, checkpoint_id=folder, process_group=problem.group)
+    else:
+        loss.threshold.data.fill_(0.25)  # type: ignore[union-attr]
+        head(x, problem.csr).backward()
+        update.param_groups[0]["lr"] = 0.03
+        head(x, problem.csr).backward()
+        saved.save({"head": head.checkpoint()}, checkpoint_id=folder, process_group=problem.group)
+    assert float(loss.threshold) == 0.25
+    assert update.param_groups[0]["lr"] == 0.03
+    head(x, problem.csr).backward()
+    assert update.state[head.weight]["step"] == 3
+    return head.checkpoint().state_dict()["weight"].full_tensor().tolist()
+
+
+def test_checkpoints_of_weights_that_step_inside_backward(ranks: Ranks, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        trained = ranks.run(3, _stepped_inside, 3, seed, folder, False)
+        for count in (1, 2, 4):
+            loaded = ranks.run(count, _stepped_inside, count, seed, folder, True)
             torch.testing.assert_close(torch.tensor(loaded[0]), torch.tensor(trained[0]), rtol=1e-5, atol=1e-6)
 
 
@@ -671,6 +718,10 @@ def _arguments(rank: int) -> None:
         LinearLoss(3, 7, ZLPRLoss(), process_group=group, local_labels=6)
     with pytest.raises(ValueError, match="local_labels: expected None without a process_group"):
         LinearLoss(3, 7, ZLPRLoss(), local_labels=7)
+    uneven = LinearLoss(3, 7, ZLPRLoss(), process_group=group, local_labels=7)
+    uneven.shards = LabelShards(group, (3, 4), 0)
+    with pytest.raises(ValueError, match="local_labels: expected torch's own chunks for a checkpoint"):
+        uneven.checkpoint()
     with pytest.raises(TypeError, match="local_labels: expected an int"):
         LinearLoss(3, 7, ZLPRLoss(), process_group=group, local_labels=7.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="fused_update: expected a process group"):

@@ -6,12 +6,14 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+import torch._compile
 from torch import Tensor, nn
 
 from .. import _validation as check
 from ..losses._common import LossModule
 from ..targets import CSRTargets
 from .call import Settings, evaluate, plan_of
+from .checkpoint import HeadState
 from .checks import check_count, check_input, check_loss, check_optional_count, check_steppable, product_dtype
 from .placement import distributed_parameter, generator_of, local_of, place
 from .plan import LinearPlan
@@ -80,6 +82,10 @@ def linear_loss(
     """
     settings = Settings(chunk_size, memory_budget)
     return evaluate(input, linear_weight, linear_bias, targets, loss, sample_weight, settings)
+
+
+# torch.compiler.disable, without the import of dynamo.
+_uncompiled = torch._compile._disable_dynamo(sharded_topk)
 
 
 class LinearLoss(nn.Module):
@@ -247,8 +253,20 @@ class LinearLoss(nn.Module):
                 raise ValueError(f"exclude: expected on the input's device {flat.device}, got {exclude.device}")
         with torch.autocast(flat.device.type, enabled=False):
             arguments = flat, weight, bias, k, exclude, self.memory_budget
-            found = chunked_topk(*arguments) if self.shards is None else sharded_topk(*arguments, self.shards)
+            found = chunked_topk(*arguments) if self.shards is None else _uncompiled(*arguments, self.shards)
         return TopK(*(part.reshape(*inputs.shape[:-1], k) for part in found))
+
+    def checkpoint(self) -> HeadState:
+        """The head for ``torch.distributed.checkpoint``: what one number of ranks saves, another one loads.
+
+        ``torch.distributed.checkpoint.save({"head": head.checkpoint()}, checkpoint_id=folder)``, on all ranks; and
+        ``load`` of the same, in place: weight, bias, what the loss has learned, and a ``fused_update``'s moments, steps
+        and options. (A head on a mesh has DTensors for parameters, and goes by its ``state_dict`` too.)
+
+        Raises:
+            ValueError: ranks have other slices than torch's own chunks.
+        """
+        return HeadState(self)
 
     def extra_repr(self) -> str:
         """Sizes, and how weights step."""

@@ -12,7 +12,7 @@ from .._shards import LabelShards, is_dtensor
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Placement", "distributed_parameter", "generator_of", "local_of", "place"]
+__all__ = ["Placement", "as_dtensor", "distributed_parameter", "generator_of", "local_of", "place"]
 
 
 class Placement(NamedTuple):
@@ -62,12 +62,16 @@ def _on_mesh(mesh: DeviceMesh, num_labels: int, local_labels: Any, fused_update:
 
 def distributed_parameter(parameter: nn.Parameter, mesh: DeviceMesh, labels: int) -> nn.Parameter:
     """A rank's rows of a parameter as a DTensor of all labels."""
+    return nn.Parameter(as_dtensor(parameter.detach(), mesh, labels))
+
+
+def as_dtensor(local: Tensor, mesh: DeviceMesh, labels: int) -> Tensor:
+    """A rank's rows as a DTensor of all labels, which shares their memory."""
     from torch.distributed.tensor import DTensor, Shard
 
-    local = parameter.detach()
     shape = torch.Size((labels, *local.shape[1:]))
     stride = torch.empty(shape, device="meta").stride()
-    return nn.Parameter(DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride))
+    return DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
 
 
 def local_of(tensor: Any) -> Tensor:

@@ -93,7 +93,7 @@ class FusedUpdate(torch.optim.Optimizer):
         """Step these rows of a parameter; ``gradient`` may be used up."""
         group, state = self.param_groups[0], self.state[parameter]
         noise = self._noise(parameter, labels, group["seed"], state["step"])
-        kept = [self._kept(name, parameter) for name in self._names(group, parameter)]
+        kept = [self.kept(name, parameter) for name in self.kept_of(parameter)]
         size = _rows_at_a_time(parameter)
         for start in range(labels.start, labels.stop, size):
             own = slice(start, min(start + size, labels.stop))
@@ -116,8 +116,9 @@ class FusedUpdate(torch.optim.Optimizer):
     def _compensates(group: dict[str, Any], parameter: Tensor) -> bool:
         return group["rounding"] == "kahan" and parameter.dtype == torch.bfloat16
 
-    def _names(self, group: dict[str, Any], parameter: Tensor) -> tuple[str, ...]:
-        """Of the state that is as large as the parameter."""
+    def kept_of(self, parameter: Tensor) -> tuple[str, ...]:
+        """Names of the state that is as large as the parameter."""
+        group = self.param_groups[0]
         compensation = ("compensation",) if self._compensates(group, parameter) else ()
         return self._moments_of(group) + compensation
 
@@ -139,7 +140,8 @@ class FusedUpdate(torch.optim.Optimizer):
     def _state_dtype(self, parameter: Tensor) -> torch.dtype:
         return parameter.dtype
 
-    def _kept(self, name: str, parameter: Tensor) -> Tensor:
+    def kept(self, name: str, parameter: Tensor) -> Tensor:
+        """Such a state; zeros before there has been a step."""
         state = self.state[parameter]
         if name not in state:
             dtype = parameter.dtype if name == "compensation" else self._state_dtype(parameter)

@@ -1,0 +1,70 @@
+"""The head's state for ``torch.distributed.checkpoint``: of all labels, whichever ranks have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .._shards import chunk_sizes, is_dtensor
+from .placement import as_dtensor, local_of
+
+if TYPE_CHECKING:
+    from .module import LinearLoss
+
+__all__ = ["HeadState"]
+
+
+class HeadState:
+    """What ``torch.distributed.checkpoint`` calls a ``Stateful``: see :meth:`LinearLoss.checkpoint`."""
+
+    def __init__(self, head: LinearLoss) -> None:
+        shards = head.shards
+        if shards is not None and shards.sizes != chunk_sizes(shards.labels, shards.ranks):
+            raise ValueError(
+                f"local_labels: expected torch's own chunks for a checkpoint of all ranks, got slices {shards.sizes}"
+            )
+        self._head = head
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weight, bias and the update's moments as DTensors that share their memory; numbers; the loss's own."""
+        head, update = self._head, self._head.fused_update
+        state: dict[str, Any] = {name: self._of_all(own) for name, own in self._tensors()}
+        state["loss"] = head.loss.state_dict()
+        if update is not None:
+            state["options"] = {name: value for name, value in update.param_groups[0].items() if name != "params"}
+            state["steps"] = {name: update.state[own].get("step", 0) for name, own in self._parameters()}
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it; what has been loaded in place is there already."""
+        head, update = self._head, self._head.fused_update
+        for name, own in self._tensors():
+            local_of(own).copy_(local_of(state[name]))
+        head.loss.load_state_dict(state["loss"])
+        if update is not None:
+            update.param_groups[0].update(state["options"])
+            for name, own in self._parameters():
+                update.state[own]["step"] = state["steps"][name]
+
+    def _parameters(self) -> list[tuple[str, Tensor]]:
+        return list(self._head.named_parameters(recurse=False))
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        update = self._head.fused_update
+        for name, own in self._parameters():
+            yield name, own.detach()
+            for moment in () if update is None else update.kept_of(own):
+                yield f"{name}.{moment}", update.kept(moment, own)  # type: ignore[union-attr]
+
+    def _of_all(self, tensor: Tensor) -> Tensor:
+        shards = self._head.shards
+        if shards is None or is_dtensor(tensor):
+            return tensor
+        from torch.distributed.device_mesh import DeviceMesh
+
+        mesh = DeviceMesh.from_group(shards.group, tensor.device.type)
+        return as_dtensor(tensor, mesh, shards.labels)
