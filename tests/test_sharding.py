@@ -35,7 +35,7 @@ from mlloss_cuda import (
 from mlloss_cuda._shards import LabelShards, chunk_sizes
 
 from .cases import all_cases
-from .inputs import random_logits, random_positives
+from .inputs import random_logits, random_positives, random_probabilities
 from .ranks import Ranks, group_of
 
 # Of 53 labels: one rank, one label, none, and slices of about a size.
@@ -225,6 +225,20 @@ def _others(rank: int, count: int, seed: int) -> None:
             (ZLPRLoss, DiceLoss, lambda: BCEWithLogitsLoss(reduction="none")), LAYOUTS
         ):
             _same(problem, make, layout)
+    # Probabilities, unknown labels.
+    soft = random_probabilities(problem.generator, (ROWS, LABELS))
+    unknown = torch.where(soft > 0.8, -1, (soft > 0.6).int())
+    for make, whole_targets in (
+        (ZLPRLoss, soft),
+        (lambda: BCEWithLogitsLoss(label_smoothing=0.1), soft),
+        (lambda: ZLPRLoss(ignore_index=-1), unknown),
+        (lambda: DiceLoss(average="micro", ignore_index=-1), unknown),
+        (lambda: DecoupledSoftmaxLoss(ignore_index=-1, label_smoothing=0.1), unknown),
+    ):
+        problem.positives, problem.csr = whole_targets, CSRTargets.from_dense(whole_targets)
+        for layout in LAYOUTS:
+            _same(problem, make, layout)
+    problem.positives, problem.csr = soft > 0.6, CSRTargets.from_dense(soft > 0.6)
     # Two logits, both differentiated.
     other = problem.logits.flip(0).clone().requires_grad_()
     own_other = other.detach()[:, problem.own].clone().requires_grad_()
@@ -702,6 +716,13 @@ def test_a_rank_that_dies_ends_the_others() -> None:
 
 def _arguments(rank: int) -> None:
     group = group_of(1)
+    shards = LabelShards(group, (5, 5), 0)
+    # To compare would make the host wait for a GPU: only where torch is asked to.
+    for level, asks in ((distributed.DebugLevel.OFF, False), (distributed.DebugLevel.INFO, True)):  # type: ignore[attr-defined]
+        distributed.set_debug_level(level)  # type: ignore[attr-defined]
+        assert shards._asks(torch.device("cuda")) is asks
+        assert shards._asks(torch.device("cpu"))
+    distributed.set_debug_level(distributed.DebugLevel.OFF)  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match="loss: expected a loss module"):
         shard_labels(nn.BCEWithLogitsLoss(), group)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="group: expected a torch.distributed process group"):
