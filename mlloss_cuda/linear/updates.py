@@ -27,6 +27,7 @@ class FusedUpdate(torch.optim.Optimizer):
     """
 
     _moments: tuple[str, ...] = ()  # names of the state that is as large as a parameter
+    _first_label: int = 0  # of the parameters' labels, among all ranks'
     _numbers: int = 3  # that a step takes for each weight, at the worst moment
 
     def __init__(self, rounding: Any, seed: Any, defaults: dict[str, Any]) -> None:
