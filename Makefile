@@ -119,7 +119,7 @@ $(VENV)/.disassembler: Makefile
 # What users install, from the objects that are built; then where torch is and nothing else, not even numpy. $(1): torch.
 define wheel_alone
 	$(BIN)/python -m venv --clear build/wheel
-	build/wheel/bin/pip install --quiet --disable-pip-version-check "$(1)" dist/*.whl
+	build/wheel/bin/pip install --quiet --disable-pip-version-check --no-compile "$(1)" dist/*.whl
 	build/wheel/bin/python -I tests/wheel/smoke.py
 endef
 
