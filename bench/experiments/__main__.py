@@ -29,7 +29,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--labels", type=int, default=30_000, help="of names (default: 30,000)")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
     parser.add_argument("--check", action="store_true", help="report: change nothing; 1 if the tables would change")
-    options = parser.parse_args(given)
+    options = parser.parse_intermixed_args(given)
     if bool(options.sets) != (options.part in ("losses", "imbalance")):
         parser.error(f"{options.part}: {'takes no sets' if options.sets else 'which sets?'}")
     if options.part == "report":

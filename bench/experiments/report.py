@@ -130,6 +130,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def percent(found: Sequence[float], strong: bool = False, digits: int = 1) -> str:
     """Mean and standard deviation over seeds."""
+    if len(found) < 2:
+        return "-"
     mean = f"{100 * statistics.fmean(found):.{digits}f}"
     return f"{f'**{mean}**' if strong else mean} ± {100 * statistics.stdev(found):.{digits}f}"
 
@@ -177,9 +179,11 @@ def claim(records: Sequence[Record]) -> str:
     names = sets_of(records)
     columns = {name: values(records, name, "subset accuracy") for name in names}
     best = {name: best_first(found, "subset accuracy")[0] for name, found in columns.items()}
-    rows = [[LOSSES[loss].title, *(percent(columns[n][loss], best[n] == loss, 2) for n in names)] for loss in LOSSES]
+    rows = [
+        [LOSSES[loss].title, *(percent(columns[n].get(loss, []), best[n] == loss, 2) for n in names)] for loss in LOSSES
+    ]
     comparison = comparisons(records, ("subset accuracy",))
-    return f"{markdown(('subset accuracy', *names), rows)}\n\n{comparison}"
+    return f"{markdown(('subset accuracy', *names), rows)}\n\n{comparison}{origin(records)}"
 
 
 def comparisons(records: Sequence[Record], metrics: Sequence[str] = METRICS) -> str:
