@@ -1,11 +1,12 @@
 """``python -m bench.experiments``: train by each loss, write down what comes of it, and report.
 
     losses NAME=FILE.arff[+FILE.arff][@LABELS.xml] ...   eleven losses, the rate tuned, five seeds
-    imbalance NAME=FILE.arff[@LABELS.xml]                one label, 1 positive to 11.5 negatives
+    imbalance NAME=FILE.arff[@LABELS.xml]                three labels, 1 positive to 11.5 negatives
     names [--labels L]                                   the demo's corpus, precision by time
     report                                               tables and pictures of docs/experiments.md, from the results
 
-On one thread. Results are lines of bench/results/experiments.jsonl; a run whose line is there is not run again.
+On one thread; losses needs torchmetrics.
+Results are lines of bench/results/experiments.jsonl; a run whose line is there is not run again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--labels", type=int, default=30_000, help="of names (default: 30,000)")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
     parser.add_argument("--check", action="store_true", help="report: change nothing; 1 if the tables would change")
-    options = parser.parse_args(given)
+    options = parser.parse_intermixed_args(given)
     if bool(options.sets) != (options.part in ("losses", "imbalance")):
         parser.error(f"{options.part}: {'takes no sets' if options.sets else 'which sets?'}")
     if options.part == "report":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .report import reported, sets_of, values
+from .report import by_criterion, reported, sets_of, values
 from .store import Record
 from .training import LOSSES
 
@@ -27,7 +27,7 @@ def draw(records: Sequence[Record], folder: Path) -> None:
     matplotlib.rcParams.update({"svg.hashsalt": "mlloss_cuda", "svg.fonttype": "none", "axes.titlesize": 10.5})
     matplotlib.rcParams["font.sans-serif"] = ["DejaVu Sans", "Verdana", "Arial"]
     folder.mkdir(parents=True, exist_ok=True)
-    _losses(reported(records, "losses"), folder / "losses.svg")
+    _losses(by_criterion(records, "all"), folder / "losses.svg")
     _names(reported(records, "names"), folder / "names.svg")
 
 

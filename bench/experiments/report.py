@@ -11,6 +11,7 @@ from typing import Any
 
 from .imbalance import TITLES
 from .store import Record, read
+from .study import chosen
 from .training import LOSSES
 
 __all__ = ["PAGE", "blocks", "rendered", "write"]
@@ -61,8 +62,9 @@ def rendered(text: str, records: Sequence[Record]) -> str:
 
 def blocks(records: Sequence[Record]) -> dict[str, str]:
     """Each table by its name."""
-    losses = reported(records, "losses")
+    losses, claimed = by_criterion(records, "all"), by_criterion(records, "subset accuracy")
     return {
+        "claim": claim(claimed),
         "summary": summary(losses),
         "comparisons": comparisons(losses),
         "losses": "\n\n".join(f"{name}\n\n{table(losses, name)}" for name in sets_of(losses)) + origin(losses),
@@ -75,8 +77,18 @@ def blocks(records: Sequence[Record]) -> dict[str, str]:
 
 
 def reported(records: Sequence[Record], part: str) -> list[Record]:
-    """Runs with the tuned rate, on rows that no choice has seen."""
+    """Runs on rows that no choice has seen."""
     return [each for each in records if each["part"] == part and not each["tuning"]]
+
+
+def by_criterion(records: Sequence[Record], criterion: str) -> list[Record]:
+    """Of the losses' runs, those at the rate that the criterion chooses."""
+    tuned: dict[tuple[str, str], dict[float, dict[str, float]]] = {}
+    for each in records:
+        if each["part"] == "losses" and each["tuning"]:
+            tuned.setdefault((each["set"], each["loss"]), {})[each["rate"]] = each["metrics"]
+    rates = {run: chosen(metrics, criterion) for run, metrics in tuned.items()}
+    return [each for each in reported(records, "losses") if each["rate"] == rates[each["set"], each["loss"]]]
 
 
 def sets_of(records: Sequence[Record]) -> list[str]:
@@ -116,10 +128,12 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def percent(found: Sequence[float], strong: bool = False) -> str:
+def percent(found: Sequence[float], strong: bool = False, digits: int = 1) -> str:
     """Mean and standard deviation over seeds."""
-    mean = f"{100 * statistics.fmean(found):.1f}"
-    return f"{f'**{mean}**' if strong else mean} ± {100 * statistics.stdev(found):.1f}"
+    if len(found) < 2:
+        return "-"
+    mean = f"{100 * statistics.fmean(found):.{digits}f}"
+    return f"{f'**{mean}**' if strong else mean} ± {100 * statistics.stdev(found):.{digits}f}"
 
 
 def origin(records: Sequence[Record]) -> str:
@@ -160,10 +174,22 @@ def summary(records: Sequence[Record]) -> str:
     return markdown(("the best loss; ZLPR's place", *names), rows)
 
 
-def comparisons(records: Sequence[Record]) -> str:
+def claim(records: Sequence[Record]) -> str:
+    """Subset accuracy of every loss on every set."""
+    names = sets_of(records)
+    columns = {name: values(records, name, "subset accuracy") for name in names}
+    best = {name: best_first(found, "subset accuracy")[0] for name, found in columns.items()}
+    rows = [
+        [LOSSES[loss].title, *(percent(columns[n].get(loss, []), best[n] == loss, 2) for n in names)] for loss in LOSSES
+    ]
+    comparison = comparisons(records, ("subset accuracy",))
+    return f"{markdown(('subset accuracy', *names), rows)}\n\n{comparison}{origin(records)}"
+
+
+def comparisons(records: Sequence[Record], metrics: Sequence[str] = METRICS) -> str:
     """How often plain ZLPR is above each other loss, over the sets."""
     names, rows = sets_of(records), []
-    for metric in METRICS:
+    for metric in metrics:
         sign = -1 if metric in LESS_IS_BETTER else 1
         above = clear = below = total = 0
         for name in names:

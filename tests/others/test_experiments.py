@@ -32,7 +32,7 @@ def test_runs_and_resumes(arff: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(study, "EPOCHS", (1, 2))
     monkeypatch.setattr(imbalance, "EPOCHS", 2)
     results = tmp_path / "results.jsonl"
-    given = [f"made={arff}+{arff}", "--results", str(results)]
+    given = ["--results", str(results), f"made={arff}+{arff}"]
     threads = torch.get_num_threads()
     try:
         for part in ("losses", "imbalance"):
