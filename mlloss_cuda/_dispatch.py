@@ -40,9 +40,10 @@ def evaluate(term: Term, logits: Any, targets: Any, **common: Any) -> Tensor:
 
 def evaluate_kept(term: Term, logits: Any, targets: Any, *, keep: bool = True, **common: Any) -> tuple[Tensor, Tensor]:
     """The same, and the coefficients [C, groups] that engines leave (nothing, by the reference)."""
-    logits = check.check_logits(logits)
+    logits = check.check_logits(logits, sharded=True)
     if isinstance(logits, ShardedLogits):
-        return _uncompiled(term, logits, targets, {**common, "keep": keep})
+        run = _uncompiled if torch.compiler.is_compiling() else _evaluate_sharded
+        return run(term, logits, targets, {**common, "keep": keep})
     call = prepare(term, logits, targets, keep=keep, **common)
     value, kept = _run(call)
     if _ops.REDUCTIONS[call.options.reduction] == "none" and term.grouping not in ("macro", "micro"):
@@ -98,7 +99,7 @@ def _run(call: Prepared) -> tuple[Tensor, Tensor]:
 
 def prepare(term: Term, logits: Any, targets: Any, **arguments: Any) -> Prepared:
     """Every check, shapes, and the choice of backend. Of the logits no value is looked at."""
-    logits = check.check_logits(logits)
+    logits = check.check_logits(logits, sharded=True)
     if not isinstance(logits, ShardedLogits):
         return _prepare(term, logits, targets, **arguments)
     # As if all labels were here; then what is this rank's of it.
@@ -193,10 +194,6 @@ def shifted(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: Any) -
     A threshold may be infinite here: the label is then decided.
     """
     logits = check.check_logits(logits)
-    if isinstance(logits, ShardedLogits):
-        raise ValueError(
-            "logits: expected a tensor, got a DTensor; decisions are made of a rank's own labels, to_local()"
-        )
     number, scale = _split_scale(logit_scale, logits)
     if logit_bias is not None:
         logit_bias = check.check_side("logit_bias", logit_bias, (logits.shape[-1],), logits)

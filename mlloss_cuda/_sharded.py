@@ -85,8 +85,14 @@ def described(call: Prepared) -> str:
         f"{call.logits.shape[0]} rows of {call.shards.labels} labels, {call.logits.dtype}, {options.loss} with "
         f"{options.parameters}, by {call.term.grouping}, reduction {_ops.REDUCTIONS[options.reduction]!r}, "
         f"scale {options.scale}, offset {options.offset}, label_smoothing {options.label_smoothing}, "
-        f"backend {call.backend}"
+        f"backend {call.backend}, gradients of {_learned(call.sides)}"
     )
+
+
+def _learned(sides: Sides) -> list[str]:
+    """What beside the logits wants a gradient: each has a sum over ranks."""
+    names = ("logit_scale", "label_offset", "row_offset") if torch.is_grad_enabled() else ()
+    return [name for name in names if (side := getattr(sides, name)) is not None and side.requires_grad]
 
 
 def run_sharded(call: Prepared) -> tuple[Tensor, Tensor]:
@@ -164,11 +170,29 @@ def _columns_of_all(local: Tensor, shards: LabelShards) -> Tensor:
     return torch.cat([part[..., :size] for part, size in zip(shards.gather(padded), shards.sizes, strict=True)], -1)
 
 
+_UNKNOWN = -12345  # in the place of whatever value says so
+
+
 def whole_call(call: Prepared, targets: Any, everything: bool, logits: ShardedLogits) -> Prepared:
     """For a backend that knows no parts: the logits of all ranks, on each of them."""
     shards, rows = logits.shards, call.logits.shape[0]
     whole: Tensor = _Whole.apply(logits.local.reshape(rows, logits.local.shape[-1]), shards)
-    if not everything:
-        dense = targets if isinstance(targets, Tensor) else targets.to_dense()
-        targets = _Whole.apply(dense.reshape(rows, logits.local.shape[-1]), shards)
-    return call._replace(logits=whole, targets=targets, shards=None)
+    if everything:
+        targets = targets.label_range(shards.own.start, shards.own.stop)
+    options = call.options
+    if not call.term.spec.raw_targets:  # ranks may have them in layouts and dtypes of their own
+        targets, options = _as_one_dtype(targets, call), options._replace(ignore_index=_UNKNOWN)
+    targets = _Whole.apply(targets.reshape(rows, logits.local.shape[-1]), shards)
+    return call._replace(logits=whole, targets=targets, options=options, shards=None)
+
+
+def _as_one_dtype(targets: Any, call: Prepared) -> Tensor:
+    """Dense, in the compute dtype, with one value for what is unknown."""
+    if isinstance(targets, CSRTargets):
+        dense = targets.to_dense()
+        unknown = dense < 0
+    else:
+        ignored = call.options.ignore_index
+        dense = targets if targets.is_floating_point() or targets.dtype == torch.bool else targets.clamp(max=1)
+        unknown = torch.zeros_like(targets, dtype=torch.bool) if ignored is None else targets == ignored
+    return dense.to(_ops.compute_dtype(call.logits)).masked_fill(unknown, _UNKNOWN)

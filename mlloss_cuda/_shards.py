@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ __all__ = [
     "from_dtensor",
     "is_dtensor",
     "replicated",
+    "sum_over_labels",
     "total_over",
 ]
 
@@ -52,12 +53,12 @@ class LabelShards:
         return cls(group, chunk_sizes(labels, group.size()), group.rank())
 
     @classmethod
-    def gathered(cls, group: ProcessGroup, own: int, device: torch.device) -> LabelShards:
+    def gathered(cls, name: str, group: ProcessGroup, own: int, device: torch.device) -> LabelShards:
         """Of slices that each rank knows for itself; waits for all of them. ``own`` below 0: this rank has failed."""
         sizes = _gather(torch.tensor([own], device=device), group).flatten().tolist()
         failed = [rank for rank, size in enumerate(sizes) if size < 0]
         if failed and own >= 0:
-            raise ValueError(f"logits: rank {failed[0]} has none that can be served; its own error says why")
+            raise ValueError(f"{name}: rank {failed[0]} has none that can be served; its own error says why")
         return cls(group, tuple(sizes), group.rank())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LabelShards:
@@ -120,6 +121,12 @@ class LabelShards:
         self._compare(said, device, failure)
         assert made is not None
         return made
+
+    def fail(self, error: Exception, device: torch.device) -> NoReturn:
+        """Raise it, and let the others, who are at :meth:`agreed`, know."""
+        if self.ranks > 1 and self._asks(device):
+            self._compare(f"failed with {type(error).__name__}: {error}", device, error)
+        raise error
 
     def _asks(self, device: torch.device) -> bool:
         from torch import distributed
@@ -202,6 +209,14 @@ def as_sharded(logits: Any) -> Any:
     return ShardedLogits(*from_dtensor("logits", logits, logits.dim() - 1))
 
 
+def group_of_mesh(name: str, mesh: Any, dim: int = 0) -> ProcessGroup:
+    """That of one of its dimensions, whose ranks are in the mesh's order."""
+    group: ProcessGroup = mesh.get_group(dim)
+    if mesh.get_local_rank(dim) != group.rank():
+        raise ValueError(f"{name}: expected a mesh with its ranks in ascending order, got {mesh}")
+    return group
+
+
 def from_dtensor(name: str, tensor: Any, dim: int) -> tuple[Tensor, LabelShards]:
     """What is here of a DTensor with its labels in ``dim``, and whose the others are."""
     sharded = [i for i, own in enumerate(tensor.placements) if own.is_shard()]
@@ -211,7 +226,8 @@ def from_dtensor(name: str, tensor: Any, dim: int) -> tuple[Tensor, LabelShards]
             f"{name}: expected a DTensor with Shard({dim}), its labels, on one dimension of its mesh and Replicate() "
             f"on others, got {tuple(tensor.placements)}; redistribute it, or hand over its to_local()"
         )
-    shards = LabelShards.chunked(tensor.device_mesh.get_group(sharded[0]), tensor.shape[dim])
+    group = group_of_mesh(name, tensor.device_mesh, sharded[0])
+    shards = LabelShards.chunked(group, tensor.shape[dim])
     local: Tensor = tensor.to_local()
     if local.shape[dim] != shards.sizes[shards.rank]:
         raise ValueError(
@@ -259,6 +275,12 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         return grad_outputs[0], None
+
+
+def sum_over_labels(values: Tensor, logits: Any) -> Tensor:
+    """Of each row, over the labels of all ranks; ``values`` ``[..., L]`` are of these logits' own."""
+    total = values.sum(-1)
+    return total_over(total, logits.shards) if isinstance(logits, ShardedLogits) else total
 
 
 def total_over(share: Tensor, shards: LabelShards) -> Tensor:

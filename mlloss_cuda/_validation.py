@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from . import _ops
-from ._shards import ShardedLogits, as_sharded
+from ._shards import ShardedLogits, as_sharded, is_dtensor
 from .targets import CSRTargets
 
 __all__ = [
@@ -46,12 +46,15 @@ def readable(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not isinstance(tensor, FakeTensor)
 
 
-def check_logits(logits: Any) -> Tensor:
-    """A floating tensor; or, of labels that lie on several ranks, :class:`ShardedLogits` of one."""
-    logits = as_sharded(logits)
-    if isinstance(logits, ShardedLogits):
-        check_logits(logits.local)
-        return logits  # type: ignore[return-value]
+def check_logits(logits: Any, *, sharded: bool = False) -> Tensor:
+    """A floating tensor; ``sharded``: or, of labels that lie on several ranks, :class:`ShardedLogits` of one."""
+    if sharded:
+        logits = as_sharded(logits)
+        if isinstance(logits, ShardedLogits):
+            check_logits(logits.local)
+            return logits  # type: ignore[return-value]
+    elif is_dtensor(logits) or isinstance(logits, ShardedLogits):
+        raise TypeError("logits: expected a tensor of all labels, got a DTensor: its full_tensor() is one")
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits: expected a tensor [..., L], got {came(logits)}")
     if logits.layout != torch.strided:

@@ -111,10 +111,12 @@ class _Place:
 
 def _evaluate(sharded: ShardedLoss, logits: Tensor, targets: Any, sample_weight: Tensor | None) -> Tensor:
     shards = sharded._place.shards_of(logits)
-    own = shards.own.stop - shards.own.start
-    check.check_logits(logits)
-    if logits.shape[-1] != own:
-        raise ValueError(f"logits: expected the {own} labels of the first call, got {logits.shape[-1]}")
+    own = shards.sizes[shards.rank]
+    try:
+        if check.check_logits(logits).shape[-1] != own:
+            raise ValueError(f"logits: expected the {own} labels of the first call, got {logits.shape[-1]}")
+    except (TypeError, ValueError) as error:
+        shards.fail(error, _device_of(logits))
     whole: Any = ShardedLogits(logits, shards)
     return sharded.loss(whole, targets, sample_weight)
 
@@ -123,10 +125,13 @@ def _ask(group: ProcessGroup, logits: Any) -> LabelShards:
     try:
         checked = check.check_logits(logits)
     except (TypeError, ValueError):
-        device = logits.device if isinstance(logits, Tensor) else torch.device("cpu")
-        LabelShards.gathered(group, -1, device)
+        LabelShards.gathered("logits", group, -1, _device_of(logits))
         raise
-    return LabelShards.gathered(group, checked.shape[-1], checked.device)
+    return LabelShards.gathered("logits", group, checked.shape[-1], checked.device)
+
+
+def _device_of(logits: Any) -> torch.device:
+    return logits.device if isinstance(logits, Tensor) else torch.device("cpu")
 
 
 # torch.compiler.disable, without the import of dynamo.

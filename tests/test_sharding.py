@@ -250,6 +250,9 @@ def _others(rank: int, count: int, seed: int) -> None:
     assert other.grad is not None
     torch.testing.assert_close(local.grad, logits.grad[:, problem.own])
     torch.testing.assert_close(own_other.grad, other.grad[:, problem.own])
+    # A row's elements are of all ranks.
+    soft_bce = BCEWithLogitsLoss(label_smoothing=0.1)  # a pass of its own
+    _same(problem, lambda: mlloss_cuda.CompoundLoss([(1.0, ZLPRLoss()), (2.0, soft_bce)], reduction="none"), "dense")
     # The gradient in the logits' place, and each term's value.
     made = problem.own_leaf() * 1
     compound = ZLPRLoss() + BCEWithLogitsLoss()
@@ -451,7 +454,16 @@ def _linear_beside(rank: int, count: int, seed: int) -> None:
         torch.testing.assert_close(found, expected, rtol=0.0, atol=2**-7 * most)
     one, several = _heads(problem, ZLPRLoss)
     with mlloss_cuda.use_backend("reference"):
-        torch.testing.assert_close(several(x, problem.csr), one(x, problem.csr))
+        mixed = problem.targets(("dense", "csr, all", "csr")[rank % 3])[1]
+        a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+        expected, found = one(a, problem.csr), several(b, mixed)
+        torch.testing.assert_close(found, expected)
+        expected.backward()
+        found.backward()
+        torch.testing.assert_close(b.grad, a.grad)
+        torch.testing.assert_close(several.weight.grad, one.weight.grad[problem.own])  # type: ignore[index]
+    assert copy.deepcopy(FusedSGD()).__dict__["_first_label"] == 0
+    assert copy.deepcopy(own.fused_update)._first_label == problem.own.start  # type: ignore[union-attr]
     found = torch.compile(lambda x: own.topk(x, 3), backend="eager")(x)
     torch.testing.assert_close(found.values, whole.topk(x, 3).values)
     assert copy.deepcopy(own).shards is own.shards
@@ -496,8 +508,15 @@ def _dtensors(rank: int, count: int, seed: int) -> None:
     torch.testing.assert_close(found, mlloss_cuda.zlpr_loss(problem.logits, problem.csr))
     compiled = torch.compile(lambda x: ZLPRLoss()(x * 1, problem.csr), backend="eager")
     torch.testing.assert_close(compiled(sharded), ZLPRLoss()(problem.logits, problem.csr))
-    with pytest.raises(ValueError, match="logits: expected a tensor, got a DTensor"):
-        ZLPRLoss().predict(sharded)
+    for decide in (ZLPRLoss().predict, lambda x: mlloss_cuda.fit_thresholds(x, problem.positives)):
+        with pytest.raises(TypeError, match="logits: expected a tensor of all labels, got a DTensor"):
+            decide(sharded)
+    head = LinearLoss(FEATURES, LABELS, ZLPRLoss(), process_group=mesh)
+    x = torch.randn(ROWS, FEATURES, generator=problem.generator)
+    whole = distribute_tensor(x, mesh, [Replicate()])
+    torch.testing.assert_close(head(whole, problem.csr), head(x, problem.csr))
+    with pytest.raises(ValueError, match=r"input: expected a tensor, or a DTensor with Replicate\(\)"):
+        head(distribute_tensor(x, mesh, [Shard(0)]), problem.csr)
     for placements in ([Replicate()], [Shard(0)]):
         with pytest.raises(ValueError, match=r"logits: expected a DTensor with Shard\(1\), its labels"):
             ZLPRLoss()(distribute_tensor(problem.logits, mesh, placements), problem.csr)
@@ -651,8 +670,24 @@ def _message(run: Callable[[], Any]) -> str:
     return "none"
 
 
+def _of_a_head(rank: int, what: str) -> str:
+    group = group_of(2)
+    if what == "local labels":
+        bad: Any = "five" if rank else 5
+        return _message(lambda: LinearLoss(4, 10, ZLPRLoss(), process_group=group, local_labels=bad))
+    head = LinearLoss(4, 10, ZLPRLoss(), process_group=group)
+    if what == "topk":
+        return _message(lambda: head.topk(torch.zeros(3, 4), 2 + rank))
+    if what == "topk's failure":
+        return _message(lambda: head.topk(torch.zeros(3, 4), 2 + 9 * rank))
+    inputs = torch.zeros(3, 4 + (what == "input" and rank), requires_grad=what == "gradient" and rank == 0)
+    return _message(lambda: head(inputs, torch.zeros(3, 5)))
+
+
 def _disagreements(rank: int, what: str) -> str:
     group = group_of(2)
+    if what in ("local labels", "topk", "topk's failure", "input", "gradient"):
+        return _of_a_head(rank, what)
     loss = {"loss": (ZLPRLoss, DiceLoss)}.get(what, (ZLPRLoss, ZLPRLoss))[rank]()
     rows = {"rows": (3, 4)}.get(what, (3, 3))[rank]
     dtype = {"dtype": (torch.float32, torch.float64)}.get(what, (torch.float32, torch.float32))[rank]
@@ -667,6 +702,12 @@ def _disagreements(rank: int, what: str) -> str:
     if what == "labels":
         head = LinearLoss(4, 10 + 2 * rank, loss, process_group=group)
         return _message(lambda: head(torch.zeros(3, 4), torch.zeros(3, 5 + rank)))
+    if what == "later":
+        other = torch.zeros(3, 5 + rank)
+        return _message(lambda: sharded(other, other))
+    if what == "learned":
+        scaled = shard_labels(ZLPRLoss(logit_scale=nn.Parameter(torch.ones(()), requires_grad=rank == 0)), group)
+        return _message(lambda: scaled(logits, targets))
     if what == "first":
         bad: Any = "no tensor" if rank else logits
         return _message(lambda: shard_labels(loss, group)(bad, targets))
@@ -683,6 +724,13 @@ def _disagreements(rank: int, what: str) -> str:
         ("linear", "rank 0 has 3 rows.*rank 1 has 4 rows", "rank 1 has 4 rows.*rank 0 has 3 rows"),
         ("failure", "rank 1 failed with ValueError: targets: expected", "ValueError: targets: expected"),
         ("first", "rank 1 has none that can be served", "TypeError: logits: expected a tensor"),
+        ("later", "rank 1 failed with ValueError: logits: expected the 5", "ValueError: logits: expected the 5 labels"),
+        ("learned", r"rank 0 has .*\['logit_scale'\]; rank 1 has .*\[\]", "ranks disagree"),
+        ("gradient", "a gradient of the input; rank 1 has .*no gradient", "ranks disagree"),
+        ("input", "rank 1 failed with ValueError: input: expected shape", "ValueError: input: expected shape"),
+        ("topk", "rank 0 has topk of 2 .*rank 1 has topk of 3", "ranks disagree"),
+        ("topk's failure", "rank 1 failed with ValueError: k: expected 1 to 10", "ValueError: k: expected 1 to 10"),
+        ("local labels", "local_labels: rank 1 has none", "TypeError: local_labels: expected an int"),
     ],
 )
 def test_ranks_that_disagree_say_so_on_both(ranks: Ranks, what: str, first: str, second: str) -> None:
@@ -745,6 +793,10 @@ def _arguments(rank: int) -> None:
         uneven.checkpoint()
     with pytest.raises(TypeError, match="local_labels: expected an int"):
         LinearLoss(3, 7, ZLPRLoss(), process_group=group, local_labels=7.0)  # type: ignore[arg-type]
+    short = LinearLoss(3, 7, ZLPRLoss(), bias=False, process_group=group)
+    short.weight = nn.Parameter(torch.zeros(4, 3))
+    with pytest.raises(ValueError, match="linear_weight: expected this rank's 7 labels, got 4"):
+        short.topk(torch.zeros(2, 3), 1)
     with pytest.raises(ValueError, match="fused_update: expected a process group"):
         LinearLoss(3, 7, ZLPRLoss(), process_group=_mesh(1), fused_update=FusedSGD())
     head = LinearLoss(3, 7, ZLPRLoss(), process_group=_mesh(1))

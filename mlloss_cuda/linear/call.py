@@ -14,9 +14,9 @@ from .. import _backends, _ops
 from .. import _validation as check
 from .._registry import Term
 from .._sharded import described
-from .._shards import LabelShards, ShardedLogits, from_dtensor, is_dtensor
+from .._shards import LabelShards, ShardedLogits, from_dtensor, is_dtensor, replicated
 from ..losses._common import LossModule, Pass
-from .checks import check_input, check_loss, check_optional_count, check_update, planned_as
+from .checks import check_input, check_loss, check_optional_count, check_share, check_update, planned_as
 from .function import Job, run
 from .plan import Demand, LinearPlan, make_plan
 from .updates import FusedUpdate
@@ -65,34 +65,69 @@ def _evaluate(
     inputs: Any, weight: Any, bias: Any, targets: Any, loss: Any, sample_weight: Any, settings: Settings
 ) -> Tensor:
     if is_dtensor(weight):
-        (weight, shards), bias = from_dtensor("linear_weight", weight, 0), _local_bias(weight, bias)
-        settings = settings._replace(shards=shards)
+        (own, cut), bias = _local_weight(weight), _local_bias(weight, bias)
+        weight, settings = own, settings._replace(shards=cut)
+    shards, arguments = settings.shards, (inputs, weight, bias, targets, loss, sample_weight, settings)
+    if shards is None:
+        layer, passes = _checked(*arguments)
+    else:
+        layer, passes = shards.agreed(lambda: _checked(*arguments), _described, weight.device)
+    leading = layer.inputs.shape[:-1]
+    if settings.update is not None and not _wants(weight):
+        settings = settings._replace(update=None)
+    if any(own.call.backend == "reference" for own in passes) or layer.empty_for(shards):
+        return _plainly(layer, loss, targets, sample_weight, settings)
+
+    flat = layer.inputs.reshape(math.prod(leading), layer.inputs.shape[-1])
+    value = _run(layer._replace(inputs=flat), loss, passes, settings)
+    of_rows = loss.reduction == "none" and all(own.call.term.grouping == "samples" for own in passes)
+    return value.reshape(leading) if of_rows else value
+
+
+def _checked(
+    inputs: Any, weight: Any, bias: Any, targets: Any, loss: Any, sample_weight: Any, settings: Settings
+) -> tuple[Layer, list[Pass]]:
     inputs = check_input(inputs, weight, bias)
     check_loss(loss)
     check_optional_count("chunk_size", settings.chunk_size)
     check_optional_count("memory_budget", settings.memory_budget)
-    layer = Layer(inputs, weight, bias)
-    leading = inputs.shape[:-1]
+    check_share(weight, settings.shards)
     # Of the logits' shape, dtype and device, and without their memory.
-    stand_in: Any = inputs.new_empty(()).expand(*leading, weight.shape[0])
-    passes = _passes(loss, stand_in, targets, sample_weight, settings.shards)
-    reference = any(own.call.backend == "reference" for own in passes)
+    stand_in: Any = inputs.new_empty(()).expand(*inputs.shape[:-1], weight.shape[0])
+    logits = stand_in if settings.shards is None else ShardedLogits(stand_in, settings.shards)
+    passes = loss.passes(logits, targets, sample_weight)
     if settings.update is not None:
+        reference = any(own.call.backend == "reference" for own in passes)
         check_update(settings.update, inputs, [own for own in (weight, bias) if own is not None], reference)
-        if not _wants(weight):
-            settings = settings._replace(update=None)
-    if reference or layer.empty_for(settings.shards):
-        if settings.update is not None:  # that has nothing to step by
-            layer = Layer(inputs, weight.detach(), None if bias is None else bias.detach())
-        logits: Any = F.linear(*layer)
-        return loss(
-            logits if settings.shards is None else ShardedLogits(logits, settings.shards), targets, sample_weight
-        )
+    return Layer(inputs, weight, bias), passes
 
-    flat = inputs.reshape(math.prod(leading), inputs.shape[-1])
-    value = _run(Layer(flat, weight, bias), loss, passes, settings)
-    of_rows = loss.reduction == "none" and all(own.call.term.grouping == "samples" for own in passes)
-    return value.reshape(leading) if of_rows else value
+
+def _described(checked: tuple[Layer, list[Pass]]) -> str:
+    layer, passes = checked
+    wanted = "a gradient" if _wants(layer.inputs) else "no gradient"
+    return "; ".join(described(own.call) for own in passes) + f"; {wanted} of the input"
+
+
+def _plainly(layer: Layer, loss: LossModule, targets: Any, sample_weight: Any, settings: Settings) -> Tensor:
+    """The layer, then the loss: for the reference, and where there is nothing."""
+    inputs, weight, bias = layer
+    if settings.update is not None:  # that has nothing to step by
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
+    if settings.shards is None:
+        return loss(F.linear(inputs, weight, bias), targets, sample_weight)
+    shared = replicated(inputs, settings.shards)
+    assert shared is not None
+    whole: Any = ShardedLogits(F.linear(shared, weight, bias), settings.shards)
+    return loss(whole, targets, sample_weight)
+
+
+def _local_weight(weight: Any) -> tuple[Tensor, LabelShards]:
+    if weight.device_mesh.ndim != 1:
+        raise ValueError(
+            f"linear_weight: expected a DTensor on a mesh of one dimension, got {weight.device_mesh.ndim}: rows that "
+            "differ over another one are data parallelism's, which sums what is a plain tensor"
+        )
+    return from_dtensor("linear_weight", weight, 0)
 
 
 def _local_bias(weight: Any, bias: Any) -> Any:
@@ -103,19 +138,6 @@ def _local_bias(weight: Any, bias: Any) -> Any:
         came = tuple(bias.placements) if is_dtensor(bias) else check.came(bias)
         raise ValueError(f"linear_bias: expected a DTensor of the weight's mesh and placements, got {came}")
     return from_dtensor("linear_bias", bias, 0)[0]
-
-
-def _passes(
-    loss: LossModule, stand_in: Tensor, targets: Any, sample_weight: Any, shards: LabelShards | None
-) -> list[Pass]:
-    if shards is None:
-        return loss.passes(stand_in, targets, sample_weight)
-    logits: Any = ShardedLogits(stand_in, shards)
-
-    def describe(passes: list[Pass]) -> str:
-        return "; ".join(described(own.call) for own in passes)
-
-    return shards.agreed(lambda: loss.passes(logits, targets, sample_weight), describe, stand_in.device)
 
 
 # torch.compiler.disable, without the import of dynamo: that takes longer than all of this package's.

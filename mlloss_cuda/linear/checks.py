@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _validation as check
+from .._shards import LabelShards, is_dtensor
 from ..losses._common import LossModule
 from .updates import FusedUpdate
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_input",
     "check_loss",
     "check_optional_count",
+    "check_share",
     "check_steppable",
     "check_update",
     "planned_as",
@@ -81,8 +83,21 @@ def product_dtype(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind)
 
 
+def check_share(weight: Tensor, shards: LabelShards | None) -> None:
+    """Whether this rank's labels are here, all of them."""
+    if shards is not None and weight.shape[0] != shards.sizes[shards.rank]:
+        raise ValueError(
+            f"linear_weight: expected this rank's {shards.sizes[shards.rank]} labels, got {weight.shape[0]}; under "
+            "FSDP what is called besides forward is registered by register_fsdp_forward_method"
+        )
+
+
 def check_input(inputs: Any, weight: Any, bias: Any) -> Tensor:
     """Shapes, dtypes and devices; the input, of the dtype that is multiplied."""
+    if is_dtensor(inputs):
+        if not all(own.is_replicate() for own in inputs.placements):
+            raise ValueError(f"input: expected a tensor, or a DTensor with Replicate(), got {tuple(inputs.placements)}")
+        inputs = inputs.to_local()
     for name, value, dim in (("linear_weight", weight, 2), ("linear_bias", bias, 1)):
         if value is None and dim == 1:
             continue

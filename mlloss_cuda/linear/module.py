@@ -14,7 +14,15 @@ from ..losses._common import LossModule
 from ..targets import CSRTargets
 from .call import Settings, evaluate, plan_of
 from .checkpoint import HeadState
-from .checks import check_count, check_input, check_loss, check_optional_count, check_steppable, product_dtype
+from .checks import (
+    check_count,
+    check_input,
+    check_loss,
+    check_optional_count,
+    check_share,
+    check_steppable,
+    product_dtype,
+)
 from .placement import distributed_parameter, generator_of, local_of, place
 from .plan import LinearPlan
 from .topk import TopK, chunked_topk, sharded_topk
@@ -82,10 +90,6 @@ def linear_loss(
     """
     settings = Settings(chunk_size, memory_budget)
     return evaluate(input, linear_weight, linear_bias, targets, loss, sample_weight, settings)
-
-
-# torch.compiler.disable, without the import of dynamo.
-_uncompiled = torch._compile._disable_dynamo(sharded_topk)
 
 
 class LinearLoss(nn.Module):
@@ -234,8 +238,18 @@ class LinearLoss(nn.Module):
             >>> head.topk(torch.tensor([[5.0, 1.0]]), 2).indices
             tensor([[0, 2]])
         """
+        if self.shards is not None:
+            return (_uncompiled if torch.compiler.is_compiling() else _sharded_topk)(self, input, k, exclude)
+        flat = self._checked_for_topk(input, k, exclude)
+        with torch.autocast(flat.device.type, enabled=False):
+            found = chunked_topk(flat, self.weight, self.bias, k, exclude, self.memory_budget)
+        return TopK(*(part.reshape(*input.shape[:-1], k) for part in found))
+
+    def _checked_for_topk(self, input: Tensor, k: int, exclude: CSRTargets | None) -> Tensor:  # noqa: A002
+        """The input's rows, once everything is as it should be."""
         weight, bias = local_of(self.weight), None if self.bias is None else local_of(self.bias)
         inputs = check_input(input, weight, bias)
+        check_share(weight, self.shards)
         if isinstance(k, bool) or not isinstance(k, int):
             raise TypeError(f"k: expected an int, got {k!r}")
         if not 1 <= k <= self.num_labels:
@@ -251,10 +265,7 @@ class LinearLoss(nn.Module):
                 )
             if exclude.device != flat.device:
                 raise ValueError(f"exclude: expected on the input's device {flat.device}, got {exclude.device}")
-        with torch.autocast(flat.device.type, enabled=False):
-            arguments = flat, weight, bias, k, exclude, self.memory_budget
-            found = chunked_topk(*arguments) if self.shards is None else _uncompiled(*arguments, self.shards)
-        return TopK(*(part.reshape(*inputs.shape[:-1], k) for part in found))
+        return flat
 
     def checkpoint(self) -> HeadState:
         """The head for ``torch.distributed.checkpoint``: what one number of ranks saves, another one loads.
@@ -275,3 +286,21 @@ class LinearLoss(nn.Module):
         return (
             f"in_features={self.in_features}, num_labels={self.num_labels}{own}, bias={self.bias is not None}{update}"
         )
+
+
+def _sharded_topk(head: LinearLoss, input: Tensor, k: int, exclude: CSRTargets | None) -> TopK:  # noqa: A002
+    shards, weight = head.shards, local_of(head.weight)
+    assert shards is not None
+    flat = shards.agreed(
+        lambda: head._checked_for_topk(input, k, exclude),
+        lambda flat: f"topk of {k} for {flat.shape[0]} rows, {flat.dtype}",
+        weight.device,
+    )
+    bias = None if head.bias is None else local_of(head.bias)
+    with torch.autocast(flat.device.type, enabled=False):
+        found = sharded_topk(flat, weight, bias, k, exclude, head.memory_budget, shards)
+    return TopK(*(part.reshape(*input.shape[:-1], k) for part in found))
+
+
+# torch.compiler.disable, without the import of dynamo.
+_uncompiled = torch._compile._disable_dynamo(_sharded_topk)

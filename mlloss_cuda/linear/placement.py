@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._shards import LabelShards, is_dtensor
+from .._shards import LabelShards, group_of_mesh, is_dtensor
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -35,14 +35,15 @@ def place(process_group: Any, num_labels: int, local_labels: Any, fused_update: 
     group = check_group("process_group", process_group)
     if local_labels is None:
         return Placement(LabelShards.chunked(group, num_labels))
-    if isinstance(local_labels, bool) or not isinstance(local_labels, int):
-        raise TypeError(f"local_labels: expected an int or None, got {local_labels!r}")
-    if local_labels < 0:
-        raise ValueError(f"local_labels: expected >= 0, got {local_labels}")
     from torch import distributed
 
     device = torch.device("cuda" if distributed.get_backend(group) == "nccl" else "cpu")
-    shards = LabelShards.gathered(group, local_labels, device)
+    whole = isinstance(local_labels, int) and not isinstance(local_labels, bool)
+    shards = LabelShards.gathered("local_labels", group, max(local_labels, -1) if whole else -1, device)
+    if not whole:
+        raise TypeError(f"local_labels: expected an int or None, got {local_labels!r}")
+    if local_labels < 0:
+        raise ValueError(f"local_labels: expected >= 0, got {local_labels}")
     if shards.labels != num_labels:
         raise ValueError(f"local_labels: expected {num_labels} on all ranks together, got {shards.sizes}")
     return Placement(shards)
@@ -57,7 +58,7 @@ def _on_mesh(mesh: DeviceMesh, num_labels: int, local_labels: Any, fused_update:
         raise ValueError("local_labels: expected None with a mesh, whose DTensors have chunks of their own")
     if fused_update:
         raise ValueError("fused_update: expected a process group with it, got a mesh; mesh.get_group() is one")
-    return Placement(LabelShards.chunked(mesh.get_group(), num_labels), mesh)
+    return Placement(LabelShards.chunked(group_of_mesh("process_group", mesh), num_labels), mesh)
 
 
 def distributed_parameter(parameter: nn.Parameter, mesh: DeviceMesh, labels: int) -> nn.Parameter:

@@ -64,7 +64,7 @@ class ProductSum:
         shards: LabelShards | None = None,
     ) -> None:
         self.dtype, self.shards, self._left = dtype, shards, visits * rows
-        wide = _half(dtype) and (visits > 1 or shards is not None)
+        wide = _half(dtype) and (visits > 1 or (shards is not None and shards.ranks > 1))
         self.total = torch.empty(shape, dtype=torch.float32 if wide else dtype, device=device)
         self.seen: set[int] = set()
         self._on_the_way: Work | None = None

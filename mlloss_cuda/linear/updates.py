@@ -40,6 +40,10 @@ class FusedUpdate(torch.optim.Optimizer):
 
     # ---- as an optimizer ----
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies keep."""
+        return {**super().__getstate__(), "_first_label": self._first_label}
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Nothing: backward has stepped. ``closure`` is called, if given, and its result returned."""
         if closure is None:
