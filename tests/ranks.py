@@ -26,7 +26,7 @@ def group_of(count: int) -> distributed.ProcessGroup:
 
 def _serve(rank: int, size: int, store: str, commands: Connection) -> None:
     torch.set_num_threads(1)
-    patience = timedelta(seconds=20)  # of a rank, when another one has failed its test
+    patience = timedelta(seconds=90)  # of a rank, when another one has failed its test
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=patience)
     for count in range(1, size + 1):
         _groups[count] = distributed.new_group(list(range(count)), timeout=patience)
