@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-__all__ = ["monai_losses", "timm_losses", "torchvision_ops"]
+__all__ = ["classification", "monai_losses", "retrieval", "timm_losses", "torchvision_ops"]
 
 
 def _without_torchvisions_library() -> list[torch.library.Library]:
@@ -25,4 +25,5 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from monai import losses as monai_losses
     from timm import loss as timm_losses
+    from torchmetrics.functional import classification, retrieval  # which imports torchvision
     from torchvision import ops as torchvision_ops
