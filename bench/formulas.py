@@ -6,7 +6,9 @@ PyTorch's own.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["MASKING", "PUBLISHED", "monai", "torchvision"]
+__all__ = ["MASKING", "PUBLISHED", "monai", "torchvision", "torchvision_ops"]
 
 Loss = Callable[[Tensor, Any], Tensor]
 
@@ -110,6 +112,22 @@ PUBLISHED: dict[str, Loss] = {
 # ---- packages, where they are installed; floating targets ----
 
 
+_kept: list[torch.library.Library] = []  # their ops go when these do
+
+
+@functools.cache
+def torchvision_ops() -> Any:
+    """``torchvision.ops``. The package index has torchvision's library for CUDA alone; beside a torch without CUDA its
+    import misses two ops, which are defined here and never called.
+    """
+    if torch.version.cuda is None and not importlib.metadata.version("torchvision").endswith("+cpu"):
+        ops = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            ops.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _kept.append(ops)
+    return importlib.import_module("torchvision.ops")
+
+
 def torchvision(name: str) -> Loss | None:
     """torchvision's loss of that name; None where it has none.
 
@@ -118,7 +136,7 @@ def torchvision(name: str) -> Loss | None:
     """
     if name != "focal":
         return None
-    focal = importlib.import_module("torchvision.ops").sigmoid_focal_loss
+    focal = torchvision_ops().sigmoid_focal_loss
     return lambda logits, targets: focal(logits, targets, 0.25, 2.0, reduction="mean")
 
 
