@@ -16,13 +16,13 @@ from torch.autograd.function import FunctionCtx
 
 from . import _ops
 from ._autograd import Options, Sides, backward_from_logits, fused_loss, fused_pair, shared_arguments
-from ._shards import LabelShards, ShardedLogits, replicated, total_over
+from ._shards import LabelShards, ShardedLogits, is_dtensor, replicated, total_over
 from .targets import CSRTargets
 
 if TYPE_CHECKING:
     from ._dispatch import Prepared
 
-__all__ = ["described", "local_call", "local_targets", "run_sharded", "whole_call"]
+__all__ = ["described", "finished", "local_call", "local_targets", "run_sharded", "whole_call"]
 
 _OF_LABELS = ("weight", "label_offset", "label_parameter")
 
@@ -40,7 +40,7 @@ def local_targets(targets: Any, logits: ShardedLogits) -> tuple[Any, Any, bool]:
             )
         everything = targets.num_labels == shards.labels
         return replace(targets, num_labels=shards.labels), targets, everything
-    if isinstance(targets, Tensor) and hasattr(targets, "to_local"):
+    if is_dtensor(targets):
         targets = targets.to_local()
     if not isinstance(targets, Tensor) or targets.layout != torch.strided:
         return targets, targets, False  # the checks say what is wrong
@@ -121,7 +121,8 @@ class _Spanning(torch.autograd.Function):
         late = statistics.new_empty(0)
         if _ops.counts_of(options.loss).late_sums:
             late = shards.gather(ops.loss_late(*shared, ops.loss_merge(statistics, options.loss)))
-        value, coefficients = finished(statistics, late, sides, options, logits)
+        rows, dtype = logits.shape[0], _ops.compute_dtype(logits)
+        value, coefficients = finished(statistics, late, sides, options, rows, dtype)
         return value, coefficients, value.new_empty(0)
 
     @staticmethod
@@ -138,10 +139,12 @@ class _Spanning(torch.autograd.Function):
         return backward_from_logits(ctx, grad_outputs[0])
 
 
-def finished(statistics: Tensor, late: Tensor, sides: Sides, options: Options, logits: Tensor) -> tuple[Tensor, Tensor]:
+def finished(
+    statistics: Tensor, late: Tensor, sides: Sides, options: Options, rows: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Value and coefficients, from what all parts have gathered."""
     ops = getattr(torch.ops, options.namespace)
-    numbers = options.grouping, options.reduction, logits.shape[0], _ops.compute_dtype(logits)
+    numbers = options.grouping, options.reduction, rows, dtype
     tensors = statistics, late, sides.sample_weight, sides.normalizer
     found: tuple[Tensor, Tensor] = ops.loss_finish(*tensors, options.loss, list(options.parameters), *numbers)
     return found

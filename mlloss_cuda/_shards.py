@@ -1,7 +1,7 @@
 """Labels that lie on several ranks: whose are which, what goes over the wire, and what a rank says when it fails.
 
-The only place that talks to ``torch.distributed``. Everything that is sent has as many bytes on every rank,
-whatever its share of the labels, and what is summed is summed in the order of ranks: ranks agree to the bit.
+The only place that sends anything. Everything that is sent has as many bytes on every rank, whatever its share of the
+labels; what is gathered is summed in the order of ranks, so that they agree to the bit.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ __all__ = [
     "as_sharded",
     "chunk_sizes",
     "from_dtensor",
+    "group_of_mesh",
     "is_dtensor",
     "replicated",
     "sum_over_labels",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import _ops
 from .._autograd import Options, Sides, shared_arguments
+from .._sharded import finished
 from .._shards import LabelShards
 from .plan import LinearPlan, Part
 
@@ -184,8 +185,7 @@ class Progress:
         return late if self.shards is None else self.shards.gather(late.sum(0))
 
     def _finished(self, dtype: torch.dtype) -> Outcome:
-        options, sides = self.own.options, self.own.sides
-        statistics, late = self._all_statistics(), self._all_late()
-        tensors = statistics, late, sides.sample_weight, sides.normalizer
-        numbers = options.grouping, options.reduction, self.plan.rows, dtype
-        return Outcome(*self.own.ops.loss_finish(*tensors, options.loss, list(options.parameters), *numbers))
+        own = self.own
+        return Outcome(
+            *finished(self._all_statistics(), self._all_late(), own.sides, own.options, self.plan.rows, dtype)
+        )
