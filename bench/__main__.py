@@ -109,7 +109,7 @@ def _time(section: Section, cases: list[Any], seed: int, end: float) -> tuple[li
     from .measure import measure_case
     from .report import disturbed, time_table
 
-    print(f"\n{_shape_of(section)}, reduction mean", flush=True)
+    print(f"\n{_shape_of(section)}, reduction mean; of sums of losses, batchmean", flush=True)
     start = time.monotonic()
     problem = Problem(section.rows, section.labels, getattr(torch, section.dtype), "cpu", seed)
     measured, left_out = [], []

@@ -30,7 +30,9 @@ def truth(case: Case, problem: Problem) -> tuple[Tensor, Tensor]:
     for rows in _row_chunks(problem):
         logits = problem.source[rows].double().requires_grad_()
         # The reduction is a mean, so that each row of a part weighs more than one of the whole.
-        part = case.reference(logits, problem.dense[rows]) * (logits.shape[0] / problem.rows)
+        beside = getattr(problem, case.beside)[rows]
+        beside = beside.double() if beside.is_floating_point() else beside
+        part = case.reference(logits, beside) * (logits.shape[0] / problem.rows)
         gradient[rows] = torch.autograd.grad(part, logits)[0]
         value += part.detach()
     return value, gradient

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,8 @@ PACKAGES = ("torchvision", "monai")
 
 
 MAIN = ("zlpr", "focal", "bce", "dice")  # compared with everything, at every size
+# Sums of losses, in one pass each on every engine: one of the most usual kind, one of all three kinds of statistics.
+_SUMS = (("zlpr", "dice"), ("zlpr", "focal", "dice"))
 _SHORT = {"sigmoid_focal": "focal", "bce_with_logits": "bce"}  # names in tables
 
 
@@ -67,6 +69,17 @@ class Case:
     spec: str  # of the kernels, which some losses share
     groupings: tuple[str, ...]
     arguments: dict[str, Any] = field(default_factory=dict)
+    layouts: Mapping[str, str] = field(default_factory=lambda: LAYOUTS)  # ours by what they take beside the logits
+
+    @property
+    def beside(self) -> str:
+        """What peers and float64 take beside the logits: an attribute of a problem."""
+        return self.layouts["fused"]
+
+    @property
+    def takes_targets(self) -> bool:
+        """Whether that is targets, and not a second pass's logits."""
+        return self.beside == "dense"
 
     @property
     def element_wise(self) -> bool:
@@ -98,23 +111,34 @@ class Case:
 
 
 def all_cases() -> tuple[Case, ...]:
-    """A case for each loss that takes logits and targets and no terms, the main ones first."""
-    found = []
-    for module in (getattr(losses, name) for name in losses.__all__):
-        function = getattr(module, "_function", None)
-        if function is None or {"targets", "terms"} & set(inspect.signature(function).parameters) != {"targets"}:
-            continue
-        name = function.__name__.removesuffix("_loss")
-        spec = module().term().spec
-        found.append(Case(_SHORT.get(name, name), function, spec.name, spec.groupings))
+    """A case for each loss and for some sums, the main ones first."""
+    found = [*(case for name in losses.__all__ for case in _alone(getattr(losses, name))), *map(_sum, _SUMS)]
     rank = {name: place for place, name in enumerate(MAIN)}
     return tuple(sorted(found, key=lambda case: rank.get(case.name, len(MAIN))))
 
 
+def _alone(module: Any) -> Iterator[Case]:
+    """The case of a loss's module; none of what is a function, or a sum."""
+    function = getattr(module, "_function", None)
+    if function is None or module is losses.CompoundLoss:
+        return
+    name = function.__name__.removesuffix("_loss")
+    spec = module().term().spec
+    layouts = LAYOUTS if "targets" in inspect.signature(function).parameters else {"fused": "other"}
+    yield Case(_SHORT.get(name, name), function, spec.name, spec.groupings, layouts=layouts)
+
+
+def _sum(names: tuple[str, ...]) -> Case:
+    made = {"zlpr": losses.ZLPRLoss, "focal": losses.SigmoidFocalLoss, "dice": losses.DiceLoss}
+    name = "+".join(names)
+    return Case(name, losses.compound_loss, name, ("samples",), {"terms": [(1.0, made[term]()) for term in names]})
+
+
 def kernel_cases() -> tuple[Case, ...]:
-    """Of the losses that share their kernels, the first."""
-    first = {case.spec: case for case in reversed(all_cases())}
-    return tuple(case for case in all_cases() if first[case.spec] == case)
+    """Of the losses that share their kernels, the first; no sums."""
+    alone = tuple(case for case in all_cases() if case.function is not losses.compound_loss)
+    first = {case.spec: case for case in reversed(alone)}
+    return tuple(case for case in alone if first[case.spec] == case)
 
 
 class _Made(torch.autograd.Function):
@@ -151,6 +175,11 @@ class Problem:
         return self.dense.to(self.dtype)
 
     @functools.cached_property
+    def other(self) -> Tensor:
+        """The logits of a second pass over the same input, near the first's; no gradient is asked for."""
+        return self.source + 0.5 * self.source.roll(1, 1)
+
+    @functools.cached_property
     def leaf(self) -> Tensor:
         """The logits to differentiate, in memory of their own."""
         return self.source.clone().requires_grad_()
@@ -171,9 +200,9 @@ class Problem:
 
     @property
     def target_bytes(self) -> dict[str, int]:
-        """Of the targets in each form."""
+        """Of the targets in each form, and of other logits."""
         csr = self.csr.crow_indices.nbytes + self.csr.col_indices.nbytes
-        return {"dense": self.dense.nbytes, "floating": self.nbytes, "csr": csr}
+        return {"dense": self.dense.nbytes, "floating": self.nbytes, "csr": csr, "other": self.nbytes}
 
     def fresh(self, in_place: bool = False) -> Tensor:
         """The logits, just written, as the layer before leaves them, and without a gradient."""
@@ -234,12 +263,13 @@ def _published(name: str, case: Case) -> Competitor | None:
     if loss is None:
         return None
     takes_bool = case.name in formulas.MASKING
+    beside = "dense" if takes_bool else "floating" if case.takes_targets else case.beside
     if name.startswith("float32"):
         loss = _in_float32_bool(loss) if takes_bool else _in_float32(loss)
     if not name.endswith("compile"):
-        return Competitor(name, loss, "dense" if takes_bool else "floating")
+        return Competitor(name, loss, beside)
     # Converted in the fused kernel, a byte a label is less to read than floating targets.
-    return Competitor(name, _compiled(loss), "dense" if takes_bool or name == "float32-compile" else "floating")
+    return Competitor(name, _compiled(loss), case.beside if name == "float32-compile" else beside)
 
 
 def _package(name: str, case: Case) -> Competitor | None:
@@ -259,11 +289,11 @@ def _make(name: str, case: Case, problem: Problem) -> Competitor | None:
     if name == "copy":
         return _copy(problem)
     if name in LAYOUTS:
-        return Competitor(name, case.fused, LAYOUTS[name])
+        return Competitor(name, case.fused, case.layouts[name]) if name in case.layouts else None
     if name == "inplace":
-        return Competitor(name, case.in_place, in_place=True)
+        return Competitor(name, case.in_place, in_place=True) if case.takes_targets else None
     if name in ("eager", "compile"):
-        return Competitor(name, case.reference if name == "eager" else _compiled(case.reference))
+        return Competitor(name, case.reference if name == "eager" else _compiled(case.reference), case.beside)
     return _package(name, case) if name in PACKAGES else _published(name, case)
 
 

@@ -94,7 +94,29 @@ def _jaccard(logits: Tensor, targets: Tensor, smooth: float = 1.0) -> Tensor:
     return (1 - (both + smooth) / (p.sum(1) + targets.sum(1) - both + smooth)).mean()
 
 
-MASKING: dict[str, Loss] = {"zlpr": _zlpr, "lsep": _lsep, "decoupled_softmax": _decoupled_softmax}
+# ---- two passes, and sums ----
+
+
+def _symmetric_kl(logits: Tensor, other: Tensor) -> Tensor:
+    return ((logits.sigmoid() - other.sigmoid()) * (logits - other)).mean()
+
+
+def _zlpr_and_dice(logits: Tensor, targets: Tensor) -> Tensor:
+    return _zlpr(logits, targets) + _dice(logits, targets.to(logits.dtype))
+
+
+def _zlpr_focal_and_dice(logits: Tensor, targets: Tensor) -> Tensor:
+    numbers = targets.to(logits.dtype)
+    return _zlpr(logits, targets) + logits.shape[1] * _focal(logits, numbers) + _dice(logits, numbers)
+
+
+MASKING: dict[str, Loss] = {
+    "zlpr": _zlpr,
+    "lsep": _lsep,
+    "decoupled_softmax": _decoupled_softmax,
+    "zlpr+dice": _zlpr_and_dice,
+    "zlpr+focal+dice": _zlpr_focal_and_dice,
+}
 
 PUBLISHED: dict[str, Loss] = {
     **MASKING,
@@ -105,6 +127,7 @@ PUBLISHED: dict[str, Loss] = {
     "jaccard": _jaccard,
     "margin_bce": _margin_bce,
     "multi_positive_cross_entropy": F.cross_entropy,  # which sums a row's targets too
+    "symmetric_kl": _symmetric_kl,
     "tversky": _tversky,
 }
 

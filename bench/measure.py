@@ -66,7 +66,7 @@ class Measured:
     labels: int
     samples: dict[str, Samples]
     logits_bytes: int
-    target_bytes: dict[str, int]  # in each form
+    target_bytes: dict[str, int]  # in each form; what is in the place of dense ones, where a loss has no targets
     unavailable: dict[str, str]  # competitor: why
     others: float | None  # share of the machine's processor time that went elsewhere; None: unknown
 
@@ -180,7 +180,7 @@ def measure_case(case: Case, problem: Problem, names: tuple[str, ...], rounds: i
         problem.labels,
         samples,
         problem.nbytes,
-        problem.target_bytes,
+        {**problem.target_bytes, "dense": problem.target_bytes[case.beside]},
         unavailable,
         share,
     )

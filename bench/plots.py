@@ -23,7 +23,11 @@ NAMES = {
     "lsep": "LSEP",
     "margin_bce": "margin BCE",
     "multi_positive_cross_entropy": "multi-positive cross-entropy",
+    "squared_hinge": "squared hinge",
+    "symmetric_kl": "symmetric KL",
     "tversky": "Tversky",
+    "zlpr+dice": "ZLPR + Dice",
+    "zlpr+focal+dice": "ZLPR + focal + Dice",
 }
 # Of colours that stay apart for most eyes (Okabe and Ito); ours full, the others hollow.
 _STYLES: dict[str, tuple[str, str]] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from bench import compare, figures, page, plots, readme
-from bench.competitors import OURS, all_cases
+from bench.competitors import all_cases
 
 ROOT = Path(__file__).parent.parent
 DTYPES = ("float32", "bfloat16")
@@ -51,12 +51,15 @@ def test_bench_quick(tmp_path: Path) -> None:
     written = json.loads(results.read_text())
     assert not written["left_out"]
     # Every loss in every layout, timed and with its memory; and all peers but compiled ones.
-    names = {case.name for case in all_cases()}
+    cases = {case.name: case for case in all_cases()}
+    names = cases.keys()
     for dtype, peers in (("float32", {"eager", "plain"}), ("bfloat16", {"eager", "float32"})):
         of_dtype = [entry for entry in written["times"] if entry["dtype"] == dtype]
         assert {entry["case"] for entry in of_dtype} == names
         for entry in of_dtype:
-            assert {*OURS, "copy", "eager"} <= entry["summary"].keys()
+            case = cases[entry["case"]]
+            ours = {*case.layouts, *(["inplace"] if case.takes_targets else [])}
+            assert {*ours, "copy", "eager"} <= entry["summary"].keys()
             assert all(
                 figures_of["of_the_floor"] > 0 for name, figures_of in entry["summary"].items() if name != "copy"
             )

@@ -78,7 +78,7 @@ def _host_time(device: Device, rotation: Rotation, contender: Competitor, mode: 
     for index in range(20 if device.dry else 400):
         if index % 50 == 0:
             device.synchronize()  # or the launch queue fills, and the host waits
-        rotation.prepare(index)
+        rotation.prepare(index, contender)
         start = time.perf_counter_ns()
         rotation.call(contender, mode, index)
         samples.append((time.perf_counter_ns() - start) / 1e3)

@@ -74,9 +74,10 @@ class Rotation:
     def __getitem__(self, index: int) -> Problem:
         return self.problems[index % len(self.problems)]
 
-    def prepare(self, index: int) -> None:
-        """Drop the gradient that an earlier call left."""
+    def prepare(self, index: int, competitor: Competitor) -> None:
+        """Drop the gradient that an earlier call left, and make what is taken beside the logits, if nobody has yet."""
         self[index].leaf.grad = None
+        getattr(self[index], competitor.targets)
 
     def call(self, competitor: Competitor, mode: str, index: int) -> Tensor:
         """What is timed."""
@@ -105,10 +106,9 @@ class _Contender:
     host_seconds: float = 0.0
 
 
-def _bytes(problem: Problem, competitor: str, mode: str, reads: int) -> tuple[int, int]:
+def _bytes(case: Case, problem: Problem, competitor: str, mode: str, reads: int) -> tuple[int, int]:
     """The floor, and what a plan with so many reads of the logits moves."""
-    csr = problem.csr
-    targets = csr.crow_indices.nbytes + csr.col_indices.nbytes if competitor == "csr" else problem.dense.nbytes
+    targets = problem.target_bytes[case.layouts.get(competitor, case.beside)]
     logits = problem.nbytes
     gradient = 0 if mode == "forward" else logits
     # float16 recomputes, so that grad_output costs no pass of its own there.
@@ -123,7 +123,7 @@ def _own(case: Case, group: Group, problem: Problem, device: Device) -> Iterator
         ways = strategies(group.labels, group.rows, group.dtype, element_wise, mode, device.capability)
         for way in ways if mode == "step" or group.every_mode else ways[:1]:
             for competitor in build(case, problem, OURS):
-                sizes = _bytes(problem, competitor.name, mode, way.reads)
+                sizes = _bytes(case, problem, competitor.name, mode, way.reads)
                 timed = _timed(case, group, competitor.name, mode, sizes, way.name, way is ways[0], way.words)
                 yield _Contender(timed, competitor, way)
 
@@ -148,14 +148,15 @@ def _peers(case: Case, group: Group, problem: Problem) -> Iterator[_Contender]:
     if not (case.main or group.every_mode):
         names = tuple(name for name in names if "compile" not in name)  # whose time goes to the four that tables show
     for competitor in build(case, problem, names):
-        yield _Contender(_timed(case, group, competitor.name, "step", _bytes(problem, "", "step", 1)), competitor, None)
+        sizes = _bytes(case, problem, "", "step", 1)
+        yield _Contender(_timed(case, group, competitor.name, "step", sizes), competitor, None)
 
 
 def _check(contender: _Contender, rotation: Rotation, expected: tuple[Tensor, Tensor]) -> None:
     """Compare with float64; what went wrong is kept with the figures."""
     problem, mode = rotation[0], contender.timed.mode
     try:
-        rotation.prepare(0)
+        rotation.prepare(0, contender.competitor)
         if problem.dtype == torch.float16 and mode != "forward":
             # With a loss scale: without one, gradients of a mean over so many labels are zeros.
             factor = _LOSS_SCALE
@@ -171,8 +172,10 @@ def _check(contender: _Contender, rotation: Rotation, expected: tuple[Tensor, Te
         contender.timed.failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
 
 
-def _calls(rotation: Rotation, contender: _Contender) -> Callable[[int], Any]:
-    return lambda index: rotation.call(contender.competitor, contender.timed.mode, index)
+def _calls(rotation: Rotation, contender: _Contender) -> tuple[Callable[[int], Any], Callable[[int], Any]]:
+    """What goes before a call, and the call."""
+    competitor, mode = contender.competitor, contender.timed.mode
+    return lambda index: rotation.prepare(index, competitor), lambda index: rotation.call(competitor, mode, index)
 
 
 def _measure_case(contenders: list[_Contender], rotation: Rotation, device: Device, case: Case) -> None:
@@ -181,15 +184,14 @@ def _measure_case(contenders: list[_Contender], rotation: Rotation, device: Devi
         with forced(contender.strategy):
             _check(contender, rotation, expected)
             if not contender.timed.failure:
-                contender.host_seconds = device.host_seconds(rotation.prepare, _calls(rotation, contender), 1)
+                contender.host_seconds = device.host_seconds(*_calls(rotation, contender), 1)
     right = [contender for contender in contenders if not contender.timed.failure]
     order = random.Random(0)
     index = 0
     for _ in range(ROUNDS):
         for contender in order.sample(right, len(right)):
-            call = _calls(rotation, contender)
             with forced(contender.strategy):
-                contender.timed.ms += device.time_batch(rotation.prepare, call, index, contender.host_seconds)
+                contender.timed.ms += device.time_batch(*_calls(rotation, contender), index, contender.host_seconds)
             index += 8
 
 

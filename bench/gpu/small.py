@@ -47,6 +47,18 @@ def _learnable(case: Case, problem: Problem, logits: torch.Tensor) -> None:
     case.function(logits, problem.dense, **case.arguments, **extra).backward()
 
 
+def _call_pair(case: Case, problem: Problem) -> None:
+    """A loss of two passes' logits: both gradients, the labels' and rows' weights, the elements' own values."""
+    leaf, other = problem.leaf, problem.other.requires_grad_()
+    weights = {"weight": torch.ones(problem.labels), "sample_weight": torch.ones(problem.rows)}
+    dtype = torch.float64 if problem.dtype == torch.float64 else torch.float32
+    case.function(leaf, other, **{name: w.to(problem.device, dtype) for name, w in weights.items()}).backward()
+    each = case.function(leaf, other, reduction="none")
+    each.backward(torch.ones_like(each))
+    with torch.no_grad():
+        case.fused(leaf, other)
+
+
 def _call(case: Case, problem: Problem) -> None:
     """Forward and backward by every path: formed, scaled, recomputed, in place, statistics alone."""
     leaf = problem.leaf
@@ -74,7 +86,7 @@ def main(given: list[str] | None = None) -> int:
         ways = strategies(labels, rows, dtype, case.element_wise, "step", device.capability)
         for way in (way for way in ways if way.engine == "cuda"):
             with forced(way):
-                _call(case, problem)
+                (_call if case.takes_targets else _call_pair)(case, problem)
             calls += 1
     device.synchronize()
     print(f"{calls} cases ran")
