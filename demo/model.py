@@ -150,9 +150,12 @@ def train(
     seed: int,
     curve_points: int = 8,
     head_rate: float = HEAD_RATE,
+    head_weight: Tensor | None = None,
     group: ProcessGroup | None = None,
 ) -> tuple[NameModel, History]:
     """Trains for `epochs`, or as much of them as `seconds` allow; evaluation is off the clock.
+
+    The head begins at `head_weight`, `[L, DIM]`; at zeros without it.
 
     With a process group the labels lie over its ranks. They hold the same embedding and see the same rows, so that
     it stays the same: the head sums the gradient that it gets.
@@ -160,6 +163,9 @@ def train(
     torch.manual_seed(seed)
     device = data.train.device
     model = NameModel(data.base_rate, loss_function, group).to(device)
+    if head_weight is not None:
+        with torch.no_grad():
+            model.head.weight.copy_(head_weight)
     embedding = torch.optim.SparseAdam(list(model.embedding.parameters()), lr=EMBEDDING_RATE, eps=ADAM_EPS)
     head = torch.optim.Adam(model.head.parameters(), lr=head_rate, eps=ADAM_EPS, fused=True)
     batch = min(BATCH, len(data.train))

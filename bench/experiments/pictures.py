@@ -68,11 +68,14 @@ def _names(records: Sequence[Record], path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
     for axis, k in zip(axes, ("1", "5"), strict=True):
-        for loss, colour, marker in (("BCE", BCE, "o"), ("ZLPR", ZLPR, "D")):
+        for loss in dict.fromkeys(each["loss"] for each in records):
+            colour, marker = (BCE, "o") if loss.startswith("BCE") else (ZLPR, "D")
+            # Hollow and broken: from embeddings of the labels.
+            style: dict[str, Any] = {"linestyle": "--", "markerfacecolor": "white"} if "," in loss else {}
             for number, run in enumerate(each for each in records if each["loss"] == loss):
                 line = [point[k] for point in run["curve"]]
-                label = loss if number == 0 else None
-                axis.plot(run["times"], line, color=colour, marker=marker, markersize=3.5, linewidth=1.2, label=label)
+                style["label"] = loss if number == 0 else None
+                axis.plot(run["times"], line, color=colour, marker=marker, markersize=3.5, linewidth=1.2, **style)
         axis.set_title(f"Precision at {k}, functions of other files, %", loc="left")
         axis.set_xlabel("training time, s (a line a seed)")
         axis.set_xlim(left=0)
