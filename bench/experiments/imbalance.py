@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,10 +18,11 @@ from .store import Store
 from .study import SEEDS, split
 from .training import RATES, Part, Task, logits_of, train
 
-__all__ = ["RATIO", "TITLES", "auc", "run"]
+__all__ = ["RATIO", "TITLES", "auc", "best_rate", "run"]
 
 RATIO = 11.5
 EPOCHS, LABELS = 10, 3
+CRITERIA = ("F1", "AUC")  # what a rate is chosen by: for decisions, and for the order
 TITLES = {
     "bce": "BCE",
     "bce-weighted": "BCE, `pos_weight` = negatives / positives",
@@ -57,6 +58,11 @@ def nearest_labels(data: MultiLabelData) -> list[int]:
     return ((len(data) - positives) / positives.clamp(min=1) - RATIO).abs().argsort(stable=True)[:LABELS].tolist()
 
 
+def best_rate(tuned: Mapping[float, dict[str, float]], criterion: str) -> float:
+    """By the metrics of each rate on the rows to choose by."""
+    return max(tuned, key=lambda rate: tuned[rate][criterion])
+
+
 def score(logits: Tensor, y: Tensor) -> dict[str, float]:
     """At the threshold that training has, a logit of 0."""
     found = logits > 0
@@ -87,10 +93,10 @@ def _one_label(store: Store, task: Task, seeds: Sequence[int]) -> None:
     for loss, module in losses(ratio).items():
         tuned = {}
         for rate in RATES:
-            tuned[rate] = _run(store, task, loss, module, rate, 0, True, about)["metrics"]["AUC"]
-        best = max(tuned, key=lambda each: tuned[each])
-        for seed in seeds:
-            _run(store, task, loss, module, best, seed, False, about)
+            tuned[rate] = _run(store, task, loss, module, rate, 0, True, about)["metrics"]
+        for rate in dict.fromkeys(best_rate(tuned, criterion) for criterion in CRITERIA):
+            for seed in seeds:
+                _run(store, task, loss, module, rate, seed, False, about)
 
 
 def _run(

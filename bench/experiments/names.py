@@ -60,6 +60,10 @@ def _run(store: Store, data: model.Data, loss: str, rate: float, seed: int, abou
     key = {"part": "names", "set": "names", "loss": loss, "seed": seed, "rate": rate, "tuning": tuning}
     found = store.find(key)
     if found is not None:
+        differ = [name for name in about if found.get(name) != about[name]]
+        if differ:
+            told = f"{differ[0]} {found.get(differ[0])} there, {about[differ[0]]} here"
+            raise SystemExit(f"{store.path}: its runs are of another corpus ({told}): --results names another file")
         return found
     plain = loss.removesuffix(EMBEDDINGS)
     _, history = model.train(

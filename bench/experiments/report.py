@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .imbalance import TITLES
+from .imbalance import CRITERIA, TITLES, best_rate
 from .store import Record, read
 from .study import chosen
 from .training import LOSSES
@@ -68,7 +68,7 @@ def blocks(records: Sequence[Record]) -> dict[str, str]:
         "summary": summary(losses),
         "comparisons": comparisons(losses),
         "losses": "\n\n".join(f"{name}\n\n{table(losses, name)}" for name in sets_of(losses)) + origin(losses),
-        "imbalance": imbalance(reported(records, "imbalance")),
+        "imbalance": imbalance([each for each in records if each["part"] == "imbalance"]),
         "names": names(reported(records, "names")),
     }
 
@@ -179,11 +179,15 @@ def claim(records: Sequence[Record]) -> str:
     names = sets_of(records)
     columns = {name: values(records, name, "subset accuracy") for name in names}
     best = {name: best_first(found, "subset accuracy")[0] for name, found in columns.items()}
-    rows = [
-        [LOSSES[loss].title, *(percent(columns[n].get(loss, []), best[n] == loss, 2) for n in names)] for loss in LOSSES
-    ]
+    rates = {(each["set"], each["loss"]): each["rate"] for each in records}
+
+    def cell(name: str, loss: str) -> str:
+        told = percent(columns[name].get(loss, []), best[name] == loss, 2)
+        return f"{told} ({rates[name, loss]:g})" if (name, loss) in rates else told
+
+    rows = [[LOSSES[loss].title, *(cell(name, loss) for name in names)] for loss in LOSSES]
     comparison = comparisons(records, ("subset accuracy",))
-    return f"{markdown(('subset accuracy', *names), rows)}\n\n{comparison}{origin(records)}"
+    return f"{markdown(('subset accuracy (rate)', *names), rows)}\n\n{comparison}{origin(records)}"
 
 
 def comparisons(records: Sequence[Record], metrics: Sequence[str] = METRICS) -> str:
@@ -205,22 +209,44 @@ def comparisons(records: Sequence[Record], metrics: Sequence[str] = METRICS) -> 
 
 
 def imbalance(records: Sequence[Record]) -> str:
-    """A table a set, and what it is about."""
-    tables = []
+    """A table a set, and what it is about: decisions at the rate that is best for F1, order at the one for AUC."""
+    chosen_runs, tables = {name: _at_best_rates(records, name) for name in CRITERIA}, []
     for name in sets_of(records):
-        own = [each for each in records if each["set"] == name]
-        metrics, first = list(own[0]["metrics"]), own[0]
-        columns = {metric: values(own, name, metric) for metric in metrics}
-        best = {metric: best_first(found, metric)[0] for metric, found in columns.items()}
-        rows = [
-            [TITLES[loss], *(percent(columns[metric][loss], best[metric] == loss) for metric in metrics)]
-            for loss in TITLES
-            if loss in columns[metrics[0]]
-        ]
+        first = next(each for each in records if each["set"] == name)
+        columns: list[tuple[str, Values]] = []
+        for criterion, runs in chosen_runs.items():
+            columns.append((f"rate, by {criterion}", {}))
+            wanted = [metric for metric in first["metrics"] if (metric == "AUC") == (criterion == "AUC")]
+            columns += [(metric, values(runs, name, metric)) for metric in wanted]
+        rates = {
+            (criterion, each["loss"]): f"{each['rate']:g}"
+            for criterion, runs in chosen_runs.items()
+            for each in runs
+            if each["set"] == name
+        }
+        best = {metric: best_first(found, metric)[0] for metric, found in columns if found}
+
+        def cell(loss: str, metric: str, found: Values, best: Any = best, rates: Any = rates) -> str:
+            if not found:
+                return rates[metric.removeprefix("rate, by "), loss]
+            return percent(found[loss], best[metric] == loss)
+
+        rows = [[TITLES[loss], *(cell(loss, *column) for column in columns)] for loss in TITLES]
         about = f"{name}: 1 positive to {first['ratio']:g} negatives in "
         about += f"{first['rows']:,} rows to learn from; whoever says no each time is right in "
-        tables.append(f"{about}{100 * (1 - first['positive']):.1f}%.\n\n{markdown(('loss', *metrics), rows)}")
-    return "\n\n".join(tables) + origin(records)
+        head = ("loss", *(metric for metric, _ in columns))
+        tables.append(f"{about}{100 * (1 - first['positive']):.1f}%.\n\n{markdown(head, rows)}")
+    return "\n\n".join(tables) + origin([each for runs in chosen_runs.values() for each in runs])
+
+
+def _at_best_rates(records: Sequence[Record], criterion: str) -> list[Record]:
+    """The runs that are reported, of each set and loss at its best rate."""
+    tuned: dict[tuple[str, str], dict[float, dict[str, float]]] = {}
+    for each in records:
+        if each["tuning"]:
+            tuned.setdefault((each["set"], each["loss"]), {})[each["rate"]] = each["metrics"]
+    rates = {run: best_rate(metrics, criterion) for run, metrics in tuned.items()}
+    return [each for each in records if not each["tuning"] and each["rate"] == rates[each["set"], each["loss"]]]
 
 
 def names(records: Sequence[Record]) -> str:

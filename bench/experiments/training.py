@@ -24,7 +24,7 @@ from mlloss_cuda.losses._common import LossModule
 __all__ = ["BATCH", "HIDDEN", "LOSSES", "RATES", "Objective", "Part", "Task", "Way", "logits_of", "predicted", "train"]
 
 HIDDEN, DROPOUT, BATCH = 128, 0.3, 64
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
