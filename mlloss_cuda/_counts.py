@@ -19,21 +19,16 @@ __all__ = ["CHUNK", "check_alone", "count_labels", "entries", "rows_at_once", "u
 CHUNK = 1 << 22
 
 
-def check_alone(targets: Any) -> Tensor | CSRTargets:
+def check_alone(targets: Any, name: str = "targets") -> Tensor | CSRTargets:
     """Targets without logits to compare them with; dense ones as ``[rows, L]``."""
     if isinstance(targets, Tensor) and targets.layout == torch.sparse_csr:
         targets = CSRTargets.from_sparse(targets)
     if isinstance(targets, CSRTargets):
         return targets
-    if not isinstance(targets, Tensor):
-        raise TypeError(
-            f"targets: expected a dense tensor, a CSRTargets or a sparse_csr tensor, got {type(targets).__name__}"
-        )
+    check.check_dense(name, targets)
     if targets.dim() == 0:
-        raise ValueError("targets: expected shape [..., L], got a 0-d tensor")
-    dense = check.check_targets(targets, targets)
-    assert isinstance(dense, Tensor)
-    return dense.reshape(math.prod(dense.shape[:-1]), dense.shape[-1])
+        raise ValueError(f"{name}: expected shape [..., L], got a 0-d tensor")
+    return targets.detach().reshape(math.prod(targets.shape[:-1]), targets.shape[-1])
 
 
 def entries(targets: CSRTargets) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -43,7 +38,7 @@ def entries(targets: CSRTargets) -> tuple[Tensor, Tensor, Tensor | None]:
     return row, targets.col_indices[:used].long(), None if targets.values is None else targets.values[:used]
 
 
-def unknown_in(part: Tensor, ignore_index: int | None) -> Tensor | None:
+def unknown_in(part: Tensor, ignore_index: int | None, name: str = "targets") -> Tensor | None:
     """Which of a part of dense targets are unknown (None: none are).
 
     Raises:
@@ -54,7 +49,7 @@ def unknown_in(part: Tensor, ignore_index: int | None) -> Tensor | None:
     if unknown is not None:
         wrong &= ~unknown
     if bool(wrong.any()):
-        raise ValueError("targets: expected 0, 1 or probabilities, got negative ones or NaN that are not ignore_index")
+        raise ValueError(f"{name}: expected 0, 1 or probabilities, got negative ones or NaN that are not ignore_index")
     return unknown
 
 

@@ -164,6 +164,16 @@ def check_other_logits(other: Any, logits: Tensor) -> Tensor:
     return other
 
 
+def check_dense(name: str, targets: Any) -> None:
+    """Targets that are not sparse: a tensor of a layout and dtype that may be."""
+    if not isinstance(targets, Tensor):
+        raise TypeError(f"{name}: expected a dense tensor, a CSRTargets or a sparse_csr tensor, got {came(targets)}")
+    if targets.layout != torch.strided:
+        raise TypeError(f"{name}: expected a strided or sparse_csr tensor, got layout {targets.layout}")
+    if targets.dtype not in LOGITS_DTYPES + INTEGER_DTYPES:
+        raise TypeError(f"{name}: expected a bool, integer or floating dtype, got {targets.dtype}")
+
+
 def check_targets(targets: Any, logits: Tensor) -> Tensor | CSRTargets:
     """Dense targets of the logits' shape, or CSR targets of their rows and labels."""
     labels, rows = logits.shape[-1], math.prod(logits.shape[:-1])
@@ -177,12 +187,7 @@ def check_targets(targets: Any, logits: Tensor) -> Tensor | CSRTargets:
         if targets.device != logits.device:
             raise ValueError(f"targets: expected on the logits' device {logits.device}, got {targets.device}")
         return targets
-    if not isinstance(targets, Tensor):
-        raise TypeError(f"targets: expected a dense tensor, a CSRTargets or a sparse_csr tensor, got {came(targets)}")
-    if targets.layout != torch.strided:
-        raise TypeError(f"targets: expected a strided or sparse_csr tensor, got layout {targets.layout}")
-    if targets.dtype not in LOGITS_DTYPES + INTEGER_DTYPES:
-        raise TypeError(f"targets: expected a bool, integer or floating dtype, got {targets.dtype}")
+    check_dense("targets", targets)
     if targets.shape != logits.shape:
         raise ValueError(f"targets: expected the logits' shape {tuple(logits.shape)}, got {tuple(targets.shape)}")
     if targets.device != logits.device:

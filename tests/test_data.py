@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,9 @@ def assert_is(data: MultiLabelData, x: torch.Tensor, y: torch.Tensor) -> None:
     assert row.indices.tolist() == data.features.indices.tolist()
 
 
-def written(tmp_path: Path, text: str, name: str = "set.txt") -> Path:
+def written(tmp_path: Path, text: str, name: str = "set.txt", cut: bool = False) -> Path:
     path = tmp_path / name
+    text = text if cut or text.endswith("\n") else f"{text}\n"
     path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
     return path
 
@@ -79,7 +81,11 @@ class TestXmc:
         text = end.join([f"{ROWS} {FEATURES} {LABELS}", *points(*dense), ""])
         path = written(tmp_path, text, name)
         assert_is(read_xmc(path), *dense)
-        assert_is(read_xmc(written(tmp_path, text.removesuffix(end), name)), *dense)
+        path = written(tmp_path, text.removesuffix(end), name, cut=True)
+        # Compressed data know where they end.
+        told = pytest.warns(UserWarning, match=rf"a\.txt, line {ROWS + 1}: the last line has no newline")
+        with nullcontext() if name.endswith("gz") else told:
+            assert_is(read_xmc(path), *dense)
         assert_is(read_xmc(written(tmp_path, text + 2 * end, name)), *dense)
 
     @pytest.mark.parametrize("size", (1, 7, ROWS, 1000))
@@ -149,10 +155,24 @@ class TestXmc:
             with pytest.raises(ValueError, match=rf"set\.txt, line 15: .*{message}"):
                 read_xmc(written(tmp_path, "\n".join(lines)))
 
+    @pytest.mark.parametrize("read", (read_xmc, read_libsvm))
+    def test_cut_within_the_last_row(self, tmp_path: Path, read: Any) -> None:
+        """Never read without a word: what is left may be a row of its own."""
+        text = ("1 6 5\n" if read is read_xmc else "") + "3,4 1:0.5 5:7.125\n"
+        read(written(tmp_path, text))
+        for size in range(text.index("3,4") + 1, len(text)):
+            with pytest.raises((ValueError, UserWarning), match=r"set\.txt, line \d: "):
+                read(written(tmp_path, text[:size], cut=True))
+
     @pytest.mark.parametrize("header", ("", "1 2", "1 2 3 4", "1 2 x", "-1 2 3", "1.0 2 3", "1 0:1"))
     def test_malformed_header(self, tmp_path: Path, header: str) -> None:
         with pytest.raises(ValueError, match=r"line 1: expected 'num_points num_features num_labels'"):
             read_xmc(written(tmp_path, f"{header}\n1 0:1\n"))
+
+    def test_header_beyond_64_bits(self, tmp_path: Path) -> None:
+        for header in (f"{1 << 63} 1 1", f"0 {1 << 63} 1", f"0 1 {10**20}"):
+            with pytest.raises(ValueError, match=r"set\.txt, line 1: expected counts below 2\*\*63"):
+                read_xmc(written(tmp_path, f"{header}\n"))
 
     def test_wrong_count(self, tmp_path: Path, monkeypatch: Any) -> None:
         for block in (5, 1 << 22):
@@ -210,6 +230,14 @@ class TestLibsvm:
             read_libsvm(written(tmp_path, "0 1:1\n\n3 1:1\n"), num_labels=3)
         with pytest.raises(ValueError, match=r"line 1: label 0: expected at least 1"):
             read_libsvm(written(tmp_path, "0 1:1\n"), one_based_labels=True)
+
+    def test_arguments(self, tmp_path: Path) -> None:
+        path = written(tmp_path, "0 1:1\n")
+        for name in ("num_features", "num_labels"):
+            with pytest.raises(TypeError, match=f"{name}: expected an int or None, got str"):
+                read_libsvm(path, **{name: "3"})
+            with pytest.raises(ValueError, match=f"{name}: expected at least 0, got -3"):
+                read_libsvm(path, **{name: -3})
 
 
 HEADER = """% a comment
@@ -303,6 +331,7 @@ class TestArff:
             ("@attribute a {x,x}\n@data", "line 1: attribute 'a': expected each value once"),
             ("@attribute a numeric\n@attribute 'a' real\n@data", "line 2: attribute 'a' is declared twice"),
             ("@attribute a\n@data", "line 1: expected '@attribute name type'"),
+            ("@attribute foo\n@data", "line 1: expected '@attribute name type', got '@attribute foo'"),
             ("hello\n", "line 1: expected '@relation'"),
             ("@attribute a {0,2}\n@data", "line 2: label 'a': expected values {0,1}"),
         ),
@@ -323,8 +352,9 @@ class TestArff:
         for count in (0, 3, -3):
             with pytest.raises(ValueError, match=f"labels: expected 1 to 2 attributes, got {count}"):
                 read_arff(path, count)
-        with pytest.raises(TypeError, match="labels: expected a path"):
-            read_arff(path, True)
+        for wrong in (True, 3.5):
+            with pytest.raises(TypeError, match="labels: expected a path, names, an int or None, got (bool|float)"):
+                read_arff(path, wrong)  # type: ignore[arg-type]
         listed = written(tmp_path, "<labels>\n<label name='a'>\n", "set.xml")
         with pytest.raises(ValueError, match=r"set\.xml, line 3: no XML"):
             read_arff(path)
@@ -357,8 +387,10 @@ class TestBatches:
             assert torch.equal(targets.to_dense().int(), y[order])
         assert len(data[3:7]) == 4
         assert torch.equal(data[np.int64(2)].targets.to_dense().int(), y[2:3])
-        with pytest.raises(IndexError):
-            data[ROWS]
+        assert torch.equal(data[-1].targets.to_dense().int(), y[-1:])
+        for row in (ROWS, -ROWS - 1):
+            with pytest.raises(IndexError):
+                data[row]
         assert torch.equal(data[y[:, 0] > 0].targets.to_dense().int(), y[y[:, 0] > 0])
 
     def test_trains_a_bag(self, dense: Any) -> None:
@@ -385,6 +417,14 @@ class TestBatches:
             csr_collate([])
         with pytest.raises(TypeError, match="num_labels: expected an int"):
             csr_collate([(1.0, [1])])
+        with pytest.raises(TypeError, match="samples: expected labels as numbers, got a bool tensor"):
+            csr_collate([(1.0, torch.tensor([True, False]))], num_labels=2)
+        mixed = [(1.0, [0]), (1.0, CSRTargets.from_lists([[0]], 2))]
+        for samples in (mixed, mixed[::-1]):
+            with pytest.raises(TypeError, match="samples: expected labels of one kind"):
+                csr_collate(samples, num_labels=2)
+        with pytest.raises(ValueError, match="num_labels: expected 2, as the samples have, got 9"):
+            csr_collate(mixed[1:], num_labels=9)
         two = [(1.0, CSRTargets.from_lists([[0]], n)) for n in (2, 3)]
         with pytest.raises(ValueError, match=r"samples: expected targets of one number of labels, got \[2, 3\]"):
             csr_collate(two)

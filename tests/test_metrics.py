@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +153,7 @@ class TestAtK:
             ({"indices": torch.tensor([[0, 1], [3, 0]])}, ValueError, r"indices: expected labels in \[0, 3\)"),
             ({"indices": torch.tensor([[0, 1], [-2, 0]])}, ValueError, r"indices: expected labels in \[0, 3\)"),
             ({"indices": torch.tensor([[0, 1], [2, 2]])}, ValueError, "indices: expected each label once"),
-            ({"targets": [[0], [1]]}, TypeError, "targets: expected CSRTargets or a tensor"),
+            ({"targets": [[0], [1]]}, TypeError, "targets: expected a dense tensor, a CSRTargets"),
             ({"targets": torch.tensor([[1, -1, 0]] * 2)}, ValueError, "targets: expected 0, 1"),
             ({"k": 0}, ValueError, "k: expected 1 to 2"),
             ({"k": 3}, ValueError, "k: expected 1 to 2"),
@@ -259,10 +258,14 @@ class TestSets:
     def test_bad_input(self) -> None:
         y = torch.ones(2, 3, dtype=torch.bool)
         for metric in (subset_accuracy, f1_score):
-            with pytest.raises(TypeError, match="predicted: expected CSRTargets or a tensor, got list"):
+            with pytest.raises(TypeError, match="predicted: expected a dense tensor, a CSRTargets or .*list"):
                 metric([[1]], y)
-            with pytest.raises(TypeError, match="targets: expected CSRTargets or a tensor, got list"):
+            with pytest.raises(TypeError, match="targets: expected a dense tensor, a CSRTargets or .*list"):
                 metric(y, [[1]])
+            with pytest.raises(ValueError, match="predicted: expected 0, 1 or probabilities"):
+                metric(-y.int(), y)
+            with pytest.raises(TypeError, match="predicted: expected a bool, integer or floating dtype"):
+                metric(y.to(torch.complex64), y)
             with pytest.raises(ValueError, match=r"predicted: expected targets' shape \(2, 3\), got \(3, 2\)"):
                 metric(y.t(), y)
             with pytest.raises(ValueError, match=r"predicted: expected \(2, 3\) rows and labels, as targets"):
@@ -275,13 +278,24 @@ class TestSets:
             f1_score(y, y, zero_division=math.nan)
 
 
-@pytest.mark.parametrize("metric", (ranking_loss, average_precision))
-def test_says_that_torchmetrics_is_missing(metric: Callable[..., Tensor], monkeypatch: Any) -> None:
-    """Those that are worth something are in tests/others."""
+def test_ranking_loss(generator: torch.Generator, targets: Tensor) -> None:
+    """Pair by pair; equal logits, and infinite ones, are the wrong way round whichever comes first."""
+    drawn = torch.randint(-2, 3, (ROWS, LABELS), generator=generator).float()
+    for logits in (torch.randn(ROWS, LABELS, generator=generator), drawn, drawn / (drawn.abs() < 2), drawn * 0):
+        logits = logits.nan_to_num(0.0, torch.inf, -torch.inf)
+        rows = [(x[y][:, None], x[~y][None]) for x, y in zip(logits, targets, strict=True)]
+        wrong = [(p <= n).double().mean().item() if p.numel() and n.numel() else 0.0 for p, n in rows]
+        for y in (targets, CSRTargets.from_dense(targets), torch.where(targets, 0.8, 0.1)):
+            assert ranking_loss(logits, y).item() == pytest.approx(sum(wrong) / ROWS, rel=1e-6)
+    assert ranking_loss(torch.zeros(2, 0), torch.zeros(2, 0)) == 0
+
+
+def test_says_that_torchmetrics_is_missing(monkeypatch: Any) -> None:
+    """What it is worth is in tests/others."""
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     monkeypatch.setitem(sys.modules, "torchmetrics.functional", None)
-    with pytest.raises(ImportError, match=r'need torchmetrics: pip install "mlloss-cuda\[metrics\]"'):
-        metric(torch.zeros(1, 2), torch.zeros(1, 2))
+    with pytest.raises(ImportError, match=r'needs torchmetrics: pip install "mlloss-cuda\[metrics\]"'):
+        average_precision(torch.zeros(1, 2), torch.zeros(1, 2))
 
 
 def test_is_not_imported_with_the_package() -> None:

@@ -9,7 +9,7 @@ __all__ = ["Attribute", "Header", "MalformedError", "cells", "sparse_pairs"]
 
 _LARGEST = 3.4028234663852886e38  # of float32
 _QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
-_NAME_AND_TYPE = re.compile(rf"({_QUOTED}|[^\s{{]+)\s*(.+)", re.DOTALL)
+_NAME_AND_TYPE = re.compile(rf"({_QUOTED}|[^\s{{]+)(?:\s+|(?={{))(.+)", re.DOTALL)
 _CELL = re.compile(rf"\s*({_QUOTED}|[^,'\"]*?)\s*(,|$)")
 _PAIR = re.compile(rf"\s*(\d+)\s+({_QUOTED}|[^\s,'\"]+)\s*(,|$)")
 _NUMERIC = ("numeric", "real", "integer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import warnings
 import zlib
 from collections.abc import Iterator
 from typing import IO, NamedTuple, NoReturn
@@ -28,8 +29,12 @@ def fail(path: Path, number: int, message: str) -> NoReturn:
     raise ValueError(f"{os.fspath(path)}, line {number}: {message}")
 
 
-def blocks(path: Path) -> Iterator[Block]:
+def blocks(path: Path, warns: bool = False) -> Iterator[Block]:
     """The file's lines, some megabytes at a time. A newline at the very end begins no line.
+
+    Args:
+        path: of the file.
+        warns: of a last line without an end. For formats whose lines do not tell that they are whole.
 
     Raises:
         ValueError: compressed data are damaged or cut off.
@@ -49,6 +54,9 @@ def blocks(path: Path) -> Iterator[Block]:
                 yield Block(number, lines)
                 number += len(lines)
         if rest:
+            if warns and not isinstance(file, gzip.GzipFile):  # which knows where it ends
+                told = "the last line has no newline; if the file was cut off, part of a row is missing"
+                warnings.warn(f"{os.fspath(path)}, line {number}: {told}", UserWarning, stacklevel=2)
             yield Block(number, _split(rest))
 
 

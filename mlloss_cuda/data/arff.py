@@ -76,7 +76,7 @@ def _label_names(
 ) -> list[str]:
     names = list(declared.attributes)
     if isinstance(labels, bool):
-        raise TypeError(f"labels: expected a path, names, an int or None, got {labels}")
+        raise TypeError("labels: expected a path, names, an int or None, got bool")
     if isinstance(labels, int):
         if not 0 < abs(labels) <= len(names):
             raise ValueError(f"labels: expected 1 to {len(names)} attributes, got {labels}")
@@ -84,10 +84,12 @@ def _label_names(
     if labels is None:
         bare = FilePath(path)
         labels = (bare.with_suffix("") if bare.suffix == ".gz" else bare).with_suffix(".xml")
-    if not isinstance(labels, (str, os.PathLike)):
+    if isinstance(labels, (str, os.PathLike)):
+        source, listed = os.fspath(labels), _listed(labels)
+    elif isinstance(labels, Sequence):
         source, listed = "labels", list(labels)
     else:
-        source, listed = os.fspath(labels), _listed(labels)
+        raise TypeError(f"labels: expected a path, names, an int or None, got {type(labels).__name__}")
     for name in listed:
         if name not in declared.attributes:
             raise ValueError(f"{source}: {name!r} is no attribute of {os.fspath(path)}")

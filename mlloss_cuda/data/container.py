@@ -56,7 +56,7 @@ class MultiLabelData:
         return len(self.targets)
 
     def __getitem__(self, rows: Rows) -> MultiLabelData:
-        chosen = torch.arange(len(self))[rows].reshape(-1)
+        chosen = _numbers(rows, len(self))
         return replace(self, features=self.features[chosen.numpy()], targets=self.targets[chosen])
 
     def __getitems__(self, rows: Sequence[int]) -> list[MultiLabelData]:
@@ -64,12 +64,21 @@ class MultiLabelData:
         return [self[rows]]
 
 
+def _numbers(rows: Rows, count: int) -> Tensor:
+    """Of the rows that are chosen, ``[n]``; a single one costs nothing that grows with the file."""
+    if isinstance(rows, int) and not isinstance(rows, bool):
+        if not -count <= rows < count:
+            raise IndexError(f"rows: expected at least {-count} and below {count}, got {rows}")
+        return torch.tensor([rows % count])
+    return torch.arange(count)[rows].reshape(-1)
+
+
 def csr_collate(samples: Sequence[Any], num_labels: int | None = None) -> tuple[Any, CSRTargets]:
     """A batch for a ``DataLoader``: features, and targets that stay sparse.
 
     Args:
         samples: a list of :class:`MultiLabelData`, or of pairs (features, labels). Labels are a sequence of ints, in
-            any order, or ``CSRTargets``.
+            any order, or ``CSRTargets``; no masks.
         num_labels: L, where labels are sequences of ints; ``functools.partial(csr_collate, num_labels=L)``.
 
     Returns:
@@ -78,7 +87,7 @@ def csr_collate(samples: Sequence[Any], num_labels: int | None = None) -> tuple[
         ``per_sample_weights=x.values()``. Other features are put together as PyTorch's ``default_collate`` does.
 
     Raises:
-        TypeError: ``num_labels`` is None, and labels are sequences of ints.
+        TypeError: ``num_labels`` is None, and labels are sequences of ints; labels of two kinds, or bool.
         ValueError: no samples, a label outside ``[0, num_labels)``, or samples that differ in F or L.
 
     Example:
@@ -108,10 +117,17 @@ def _put_features(features: Sequence[Any]) -> Any:
 
 
 def _put_targets(labels: Sequence[Any], num_labels: int | None) -> CSRTargets:
-    if isinstance(labels[0], CSRTargets):
+    sparse = [isinstance(each, CSRTargets) for each in labels]
+    if any(sparse):
+        if not all(sparse):
+            raise TypeError("samples: expected labels of one kind, got CSRTargets and sequences")
+        if num_labels not in (None, labels[0].num_labels):
+            raise ValueError(f"num_labels: expected {labels[0].num_labels}, as the samples have, got {num_labels}")
         return _concatenate(labels)
     if num_labels is None:
         raise TypeError("num_labels: expected an int, for labels are given as sequences, got None")
+    if any(isinstance(each, Tensor) and each.dtype == torch.bool for each in labels):
+        raise TypeError("samples: expected labels as numbers, got a bool tensor")
     rows: Iterable[Iterable[int]] = (each.tolist() if isinstance(each, Tensor) else each for each in labels)
     return CSRTargets.from_lists(rows, num_labels)
 

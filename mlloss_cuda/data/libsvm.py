@@ -33,7 +33,11 @@ def read_libsvm(
     Raises:
         ImportError: SciPy is missing.
         OSError: the file cannot be opened.
-        ValueError: a line is malformed or a number out of range; the error names file and line.
+        TypeError: ``num_features`` or ``num_labels`` is no int.
+        ValueError: one of these is negative; a line is malformed, or a number out of range. These name file and line.
+
+    Warns:
+        UserWarning: the last line has no newline, as where a file was cut off within its last row.
 
     Example:
         >>> import pathlib, tempfile
@@ -44,9 +48,16 @@ def read_libsvm(
         >>> data.features.toarray().tolist()
         [[0.5, 0.0, 1.0], [2.0, 0.0, 0.0]]
     """
+    for name, count in (("num_features", num_features), ("num_labels", num_labels)):
+        if count is None:
+            continue
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise TypeError(f"{name}: expected an int or None, got {type(count).__name__}")
+        if count < 0:
+            raise ValueError(f"{name}: expected at least 0, got {count}")
     form = _points.Format(int(one_based), int(one_based_labels), num_features, num_labels)
     parts = []
-    for block in _lines.blocks(path):
+    for block in _lines.blocks(path, warns=True):
         lines = [line.partition(b"#")[0] for line in block.lines]
         if all(line.strip() for line in lines):
             parts.append(_points.parse(path, _lines.Block(block.number, lines), form))

@@ -31,6 +31,9 @@ def read_xmc(path: _lines.Path) -> MultiLabelData:
             number out of range, a feature that comes twice, NaN or infinity, compressed data that end too soon. The
             error names file and line, and nothing is returned.
 
+    Warns:
+        UserWarning: the last line has no newline, as where a file was cut off within its last row.
+
     Source:
         http://manikvarma.org/downloads/XC/XMLRepository.html
 
@@ -81,13 +84,15 @@ def iter_xmc(path: _lines.Path, batch_size: int) -> Iterator[MultiLabelData]:
 
 
 def _open(path: _lines.Path, batch_size: int | None) -> tuple[list[int], Iterator[_points.Points]]:
-    blocks = _lines.blocks(path)
+    blocks = _lines.blocks(path, warns=True)
     first = next(blocks, _lines.Block(1, [b""]))
     tokens = first.lines[0].split()
     if len(tokens) != 3 or not all(token.isdigit() for token in tokens):
         shown = first.lines[0][:60].decode("ascii", "backslashreplace")
         _lines.fail(path, 1, f"expected 'num_points num_features num_labels', got {shown!r}")
     header = [int(token) for token in tokens]
+    if max(header) >= 1 << 63:
+        _lines.fail(path, 1, f"expected counts below 2**63, got {max(header)}")
     form = _points.Format(num_features=header[1], num_labels=header[2])
     grouped = _grouped(_counted(path, first, blocks, header[0]), batch_size)
     return header, (_points.parse(path, block, form) for block in grouped)

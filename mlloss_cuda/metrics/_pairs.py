@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from .. import _counts
 from .. import _validation as check
-from ..targets import CSRTargets
 
 __all__ = ["Pairs", "check_counts", "contains", "pairs_of"]
 
@@ -30,11 +30,9 @@ def pairs_of(name: str, targets: Any, ignore_index: int | None = None) -> Pairs:
         TypeError: of another type.
         ValueError: of 0 dimensions, or a dense target is negative and not ``ignore_index``.
     """
-    if not isinstance(targets, (Tensor, CSRTargets)):
-        raise TypeError(f"{name}: expected CSRTargets or a tensor, got {type(targets).__name__}")
-    checked = _counts.check_alone(targets)
+    checked = _counts.check_alone(targets, name)
     if isinstance(checked, Tensor):
-        return _of_dense(checked, ignore_index)
+        return _of_dense(name, checked, ignore_index)
     row, label, value = _counts.entries(checked)
     place = row * checked.num_labels + label
     none = place[:0]
@@ -43,13 +41,13 @@ def pairs_of(name: str, targets: Any, ignore_index: int | None = None) -> Pairs:
     return Pairs(place[value > 0.5], place[value < 0], len(checked), checked.num_labels)
 
 
-def _of_dense(dense: Tensor, ignore_index: int | None) -> Pairs:
+def _of_dense(name: str, dense: Tensor, ignore_index: int | None) -> Pairs:
     """A part at a time; a row of ``nonzero`` is as large as many elements of a mask."""
     rows, labels = dense.shape
     positive, unknown = [torch.zeros(0, dtype=torch.int64, device=dense.device)], []
     for chosen in _counts.rows_at_once(rows, labels):
         part = dense[chosen]
-        excluded = _counts.unknown_in(part, ignore_index)
+        excluded = _counts.unknown_in(part, ignore_index, name)
         if excluded is not None:
             unknown.append(_places(excluded, chosen.start))
         positive.append(_places(part > 0.5, chosen.start))
@@ -71,9 +69,9 @@ def contains(pairs: Tensor, wanted: Tensor) -> Tensor:
 
 def check_counts(k: Any, width: int) -> list[int]:
     """The k of a metric at k, within what was predicted."""
-    listed = [k] if isinstance(k, int) else k
-    if not isinstance(listed, (list, tuple)) or any(isinstance(n, bool) or not isinstance(n, int) for n in listed):
+    listed = list(k) if isinstance(k, Sequence) and not isinstance(k, str) else [k]
+    if any(isinstance(n, bool) or not isinstance(n, int) for n in listed):
         raise TypeError(f"k: expected an int or a sequence of ints, got {check.came(k)}")
     if not listed or min(listed) < 1 or max(listed) > width:
         raise ValueError(f"k: expected 1 to {width}, the number of predicted labels of a row, got {k}")
-    return list(listed)
+    return listed

@@ -1,7 +1,8 @@
-"""Metrics of whole rankings, by torchmetrics: for labels that are few enough to be dense."""
+"""Metrics of whole rankings, for labels that are few enough to be dense: average precision by torchmetrics."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -17,27 +18,38 @@ __all__ = ["average_precision", "ranking_loss"]
 def ranking_loss(logits: Tensor, targets: CSRTargets | Tensor) -> Tensor:
     """Of a row's pairs of a positive and a negative, how many are the wrong way round; the mean over rows.
 
+    Equal logits count as the wrong way round, as in scikit-learn. (torchmetrics goes by their order then, so that a
+    positive label is right or wrong by its number.)
+
     Args:
         logits: floating ``[..., L]``.
         targets: bool, integer or floating ``[..., L]``, ``CSRTargets`` or ``torch.sparse_csr``; values above 1/2 are
             positive. Sparse ones are made dense.
 
     Returns:
-        float32, 0-d, in [0, 1]; 0 for rows of one kind.
+        float32, 0-d, in [0, 1]; a row of one kind counts as 0. NaN without rows.
 
     Raises:
-        ImportError: torchmetrics is missing.
         TypeError: an argument has another type or dtype.
         ValueError: shapes or devices differ, a logit is NaN, or a target is negative (unknown labels have no place
             here).
 
+    Source:
+        Tsoumakas, Katakis, Vlahavas, "Mining Multi-label Data", 2010.
+
     Example:
-        >>> ranking_loss(torch.tensor([[0.3, 0.1, 0.2]]), torch.tensor([[1, 1, 0]]))  # doctest: +SKIP
+        >>> ranking_loss(torch.tensor([[0.3, 0.1, 0.2]]), torch.tensor([[1, 1, 0]]))
         tensor(0.5000)
     """
-    functional = _functional()
     x, y = _dense(logits, targets)
-    return functional.multilabel_ranking_loss(_between_0_and_1(x), y, num_labels=x.shape[1], validate_args=False)
+    positive = y.bool()
+    place = _places(x)
+    # Positives go last. Negatives that do not come before a positive are above or beside it.
+    negatives = place.masked_fill(positive, x.numel()).sort(1).values
+    count = (~positive).sum(1, keepdim=True)
+    above = (count - torch.searchsorted(negatives, place)).masked_fill(~positive, 0).sum(1)
+    pairs = (count[:, 0] * positive.sum(1)).clamp(min=1)
+    return (above / pairs.double()).mean().float()
 
 
 def average_precision(logits: Tensor, targets: CSRTargets | Tensor, average: str = "macro") -> Tensor:
@@ -81,8 +93,7 @@ def _functional() -> Any:
     try:
         from torchmetrics.functional import classification
     except ImportError as error:
-        wanted = 'pip install "mlloss-cuda[metrics]"'
-        raise ImportError(f"ranking_loss and average_precision need torchmetrics: {wanted}") from error
+        raise ImportError('average_precision needs torchmetrics: pip install "mlloss-cuda[metrics]"') from error
     return classification
 
 
@@ -91,7 +102,7 @@ def _dense(logits: Any, targets: Any) -> tuple[Tensor, Tensor]:
     if bool(logits.isnan().any()):
         raise ValueError("logits: expected no NaN, got some")
     targets = check.check_targets(targets, logits)
-    logits = logits.reshape(-1, logits.shape[-1])
+    logits = logits.reshape(math.prod(logits.shape[:-1]), logits.shape[-1])
     if isinstance(targets, CSRTargets):
         if targets.values is not None and bool((targets.values < 0).any()):
             raise ValueError("targets: expected no unknown labels, got negative values")
@@ -101,7 +112,12 @@ def _dense(logits: Any, targets: Any) -> tuple[Tensor, Tensor]:
     return logits, (targets > 0.5).long()
 
 
+def _places(logits: Tensor) -> Tensor:
+    """Their order among all of them, equal ones at the same place."""
+    return logits.unique(return_inverse=True)[1]
+
+
 def _between_0_and_1(logits: Tensor) -> Tensor:
     """Ranks within [0, 1], which torchmetrics leaves as they are; its sigmoid would make large logits equal."""
-    values, place = logits.unique(return_inverse=True)
-    return place.to(torch.float64) / max(len(values) - 1, 1)
+    place = _places(logits).to(torch.float64)
+    return place / place.max().clamp(min=1) if place.numel() else place

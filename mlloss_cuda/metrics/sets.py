@@ -91,7 +91,7 @@ class _Counted:
     def __init__(self, predicted: Any, targets: Any, ignore_index: int | None) -> None:
         for name, given in (("predicted", predicted), ("targets", targets)):
             if not isinstance(given, (Tensor, CSRTargets)):
-                raise TypeError(f"{name}: expected CSRTargets or a tensor, got {type(given).__name__}")
+                check.check_dense(name, given)
         if isinstance(predicted, Tensor) and isinstance(targets, Tensor) and predicted.shape != targets.shape:
             came = tuple(predicted.shape)
             raise ValueError(f"predicted: expected targets' shape {tuple(targets.shape)}, got {came}")

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("_C", "_cpu", "_cuda")
 LEAST_BYTES, MOST_BYTES = 1 << 20, 100 << 20  # the package index takes no more
-EXTRAS = {"demo", "dev", "docs", "others", "triton"}  # and whichever more the project has
+EXTRAS = {"data", "demo", "dev", "docs", "metrics", "others", "triton"}  # and whichever more the project has
 
 
 def expected_files(cuda: bool) -> set[str]:
