@@ -1,5 +1,8 @@
 """``python -m bench compare BEFORE AFTER``: what became slower, by more than the spreads of the two runs explain.
 
+Each figure of ours for itself; and all together, against what became of the others in the same two runs, which tells a
+loss that is within the spread of each. What of ours is gone counts as slower.
+
 Exit status: 0, nothing of ours did; 1, something did; 2, the results cannot be compared.
 """
 
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +70,28 @@ def changes(
     ]
 
 
+def _together(found: list[Change]) -> float | None:
+    """How much slower ours are, as a geometric mean, than peers and copies are: a busy day slows down both."""
+    quiet = [change for change in found if change.quiet]
+    logs = [[math.log(change.ratio) for change in quiet if change.after.ours == ours] for ours in (True, False)]
+    return math.exp(statistics.fmean(logs[0]) - statistics.fmean(logs[1])) if all(logs) else None
+
+
+def _name(figure: Figure) -> str:
+    mode = "" if figure.mode == "step" else figure.mode
+    return " ".join(filter(None, [f"{figure.case}: {LABELS[figure.competitor]}", mode, figure.strategy]))
+
+
+def _gone(before: Results, after: Results) -> list[str]:
+    """Times and memory of ours that only the first results have."""
+    kept = {figure.key for figure in after.figures}
+    gone = [figure for figure in before.figures if figure.ours and figure.key not in kept]
+    told = [f"gone: {_name(f)}, {f.rows} x {f.labels:,}, {f.dtype}" for f in gone]
+    if before.memory and not after.memory:
+        told.append("gone: all of memory")
+    return told
+
+
 def _memory(before: Results, after: Results) -> list[str]:
     """Ours where it takes more than it did."""
     named = ("case", "competitor", "rows", "labels", "dtype")
@@ -84,11 +110,9 @@ def _table(found: list[Change]) -> str:
     rows = []
     for change in sorted(found, key=lambda change: -change.ratio):
         figure = change.after
-        mode = "" if figure.mode == "step" else figure.mode
-        name = " ".join(filter(None, [f"{figure.case}: {LABELS[figure.competitor]}", mode, figure.strategy]))
         verdict = ("slower" if change.slower else "faster") + ("" if change.quiet else "?")
         times = (f"{change.before.ms:.3f}", f"{figure.ms:.3f}", f"{change.ratio:.2f}", f"{1 + change.allowed:.2f}")
-        rows.append((name, f"{figure.rows} x {figure.labels:,}", figure.dtype, *times, verdict))
+        rows.append((_name(figure), f"{figure.rows} x {figure.labels:,}", figure.dtype, *times, verdict))
     return table(head, rows)
 
 
@@ -114,13 +138,17 @@ def main(given: list[str] | None = None) -> int:
         machines = f"{before.machine}, and {after.machine}"
         print(f"cannot be compared: two machines ({machines}); --of-the-floor compares their shares", file=sys.stderr)
         return 2
-    found = changes(before, after, options.least, options.of_the_floor, options.peers)
-    if not found:
+    every = changes(before, after, options.least, options.of_the_floor, True)
+    found = every if options.peers else [change for change in every if change.after.ours]
+    if not any(change.after.ours for change in found):
         print("cannot be compared: no figure of ours is in both", file=sys.stderr)
         return 2
     changed = [change for change in found if change.slower or change.faster]
     slower = [change for change in changed if change.slower and change.after.ours]
-    grown = _memory(before, after)
+    grown = [*_memory(before, after), *_gone(before, after)]
+    together = _together(every)
+    if together is not None and together > 1 + options.least:
+        grown.append(f"slower all together: {together:.2f} times, beside the others")
     print(f"before: {before.provenance}\nafter:  {after.provenance}\n")
     print("\n".join(filter(None, [_table(changed) if changed else "", *grown])))
     quiet = [change for change in slower if change.quiet]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .competitors import LAYOUTS, OURS
+from .competitors import LABELS, LAYOUTS, OURS
 
-__all__ = ["Figure", "Results", "committed", "load", "spread_of"]
+__all__ = ["Figure", "Results", "committed", "load", "of_json", "spread_of"]
 
 FOLDER = Path(__file__).parent / "results"
 _ITEM = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -66,7 +66,8 @@ class Results:
         if self.on_gpu and machine["gpu"]:
             return str(machine["gpu"])
         cpu = machine["cpu"].replace("(R)", "").replace("(TM)", "")
-        return f"{cpu} ({machine['capability']}), {machine['cores']} cores"
+        threads = "" if machine["threads"] == machine["cores"] else f", {machine['threads']} threads"
+        return f"{cpu} ({machine['capability']}), {machine['cores']} cores{threads}"
 
     @property
     def provenance(self) -> str:
@@ -134,10 +135,17 @@ def load(path: Path) -> Results:
     results = json.loads(path.read_text())
     if not isinstance(results, dict) or not {"machine", "versions", "times"} <= results.keys():
         raise ValueError(f"{path}: expected results of python -m bench or of make gpu")
+    return of_json(results, path.stem.removesuffix("-bench"))
+
+
+def of_json(results: dict[str, Any], name: str) -> Results:
+    """What such a file holds."""
     gpu = "bandwidth" in results
     memory = [{"rows": 64, "labels": 131_072, "dtype": "float32", **row} for row in results["memory"]]
     header = {name: value for name, value in results.items() if name not in ("times", "memory")}
-    return Results(path.stem.removesuffix("-bench"), header, [*(_of_gpu if gpu else _of_cpu)(results)], memory)
+    missing = {f"{LABELS[n]} ({why})" for entry in results["times"] for n, why in entry.get("unavailable", {}).items()}
+    header["not_run"] = sorted(missing)
+    return Results(name, header, [*(_of_gpu if gpu else _of_cpu)(results)], memory)
 
 
 def committed() -> list[Results]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["MASKING", "PUBLISHED", "monai", "torchvision", "torchvision_ops"]
+__all__ = ["MASKING", "PACKAGED", "PUBLISHED", "monai", "torchvision", "torchvision_ops"]
 
 Loss = Callable[[Tensor, Any], Tensor]
 
@@ -134,6 +134,7 @@ PUBLISHED: dict[str, Loss] = {
 
 # ---- packages, where they are installed; floating targets ----
 
+PACKAGED = {"torchvision": ("focal",), "monai": ("focal", "dice", "jaccard", "tversky")}
 
 _kept: list[torch.library.Library] = []  # their ops go when these do
 
@@ -157,7 +158,7 @@ def torchvision(name: str) -> Loss | None:
     Raises:
         ImportError: it is not installed.
     """
-    if name != "focal":
+    if name not in PACKAGED["torchvision"]:
         return None
     focal = torchvision_ops().sigmoid_focal_loss
     return lambda logits, targets: focal(logits, targets, 0.25, 2.0, reduction="mean")
@@ -169,7 +170,7 @@ def monai(name: str) -> Loss | None:
     Raises:
         ImportError: it is not installed.
     """
-    if name not in ("focal", "dice", "jaccard", "tversky"):
+    if name not in PACKAGED["monai"]:
         return None
     losses = importlib.import_module("monai.losses")
     made = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib.util
 import json
 import os
 import random
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from . import give_memory_back
+from . import formulas, give_memory_back
 from .check import check, truth
 from .competitors import LAYOUTS, OURS, Case, Competitor, Problem, all_cases, build
 
@@ -131,6 +132,9 @@ def _ready(case: Case, problem: Problem, names: tuple[str, ...]) -> tuple[list[C
     expected = truth(case, problem)
     ready, unavailable = [], {}
     for name in names:
+        if case.name in formulas.PACKAGED.get(name, ()) and importlib.util.find_spec(name) is None:
+            unavailable[name] = "not installed"
+            continue
         try:
             for competitor in build(case, problem, (name,)):
                 check(competitor, problem, expected)

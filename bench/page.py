@@ -128,6 +128,8 @@ def _section(results: Results) -> Iterator[str]:
     step = sorted(results.find(mode="step"), key=lambda f: (f.dtype != _first(results), f.dtype, f.labels))
     for _, figures in groupby(step, key=lambda f: (f.dtype, f.rows, f.labels)):
         yield _shape_table(results, list(figures))
+    if results.header["not_run"]:
+        yield f"Not run: {', '.join(results.header['not_run'])}.\n"
     left_out = results.header.get("left_out")
     if left_out:
         yield f"Left out, for lack of time or memory: {'; '.join(left_out)}.\n"
