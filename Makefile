@@ -38,7 +38,7 @@ test: build test-host
 	else echo "built without CUDA: its kernels are not tested (make emulate needs the toolkit's headers)"; fi
 
 # With all that make test leaves out because it takes long.
-test-full: test ahead-of-time interpret-full emulate-full emulate-sanitized-full races-full
+test-full: test test-others ahead-of-time interpret-full emulate-full emulate-sanitized-full races-full
 
 # The Triton kernels on the CPU, by Triton's interpreter, and compiled for GPUs that are not there.
 interpret: build

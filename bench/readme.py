@@ -67,8 +67,8 @@ def cpu_block(results: Results) -> str:
     told = (
         f"One run of `make bench`: {loaded.provenance}; medians, allocator warm for everyone.\n"
         "Ours from dense bool targets, CSR in brackets; the published formula, the bare one as papers and packages\n"
-        "write it, from those that suit it best, made beforehand. All samples are in `bench/results/cpu.json`, everything\n"
-        "drawn from them in [docs/benchmarks.md](docs/benchmarks.md)."
+        "write it, from those that suit it best, made beforehand. All samples are in `bench/results/cpu.json`,\n"
+        "everything drawn from them in [docs/benchmarks.md](docs/benchmarks.md)."
     )
     return f"{table(head, [_cpu_row(name, results) for name in _NAMES])}\n\n{told}"
 
