@@ -233,6 +233,7 @@ def test_faults() -> None:
     assert budgets.faults_of(kernel_of()) == []
     assert "stack frame of 16" in budgets.faults_of(kernel_of(resources=Resources(32, 0, 16, 0)))[0]
     assert "spills registers" in budgets.faults_of(kernel_of(resources=Resources(32, 0, 0, 8)))[0]
+    assert "2049 bytes of static shared" in budgets.faults_of(kernel_of(resources=Resources(32, 2_049)))[0]
     assert "1 accesses to local" in budgets.faults_of(kernel_of(SAMPLE.replace("FSEL R4, -R4", "STL [R1], R4")))[0]
     assert "no path 'gradient, csr'" in budgets.faults_of(kernel_of(SAMPLE.replace("STG.E.128", "STS.128")))[0]
 
@@ -255,6 +256,11 @@ def test_kernels_and_list_must_agree() -> None:
     assert "new<Zlpr> is not listed" in budgets.listing_faults([*listed, replace(kernel_of(), title="new<Zlpr>")])[0]
     units = {"float sm_90": {"streaming<Zlpr>": {}, "streaming<Gone>": {}}}
     assert ["streaming<Gone>" in fault for fault in budgets.vanished([kernel_of()], units)] == [True]
+
+
+def test_static_shared_memory_of_every_kernel_is_what_the_planner_allows_for() -> None:
+    entries = [entry for kernels in budgets.load()["units"].values() for entry in kernels.values()]
+    assert 0 < max(entry["shared"] for entry in entries) <= budgets.most_static_shared()
 
 
 def test_the_table_is_what_the_budgets_give() -> None:

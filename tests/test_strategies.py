@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlloss_cuda import CSRTargets, _backends, decoupled_softmax_loss
+from mlloss_cuda import CSRTargets, _backends, decoupled_softmax_loss, zlpr_loss
 
 from .cases import Case, compound
 from .conftest import HELD_STRATEGIES, Backend
@@ -92,6 +92,24 @@ def test_sums_of_losses_are_not_held(backend: Backend, generator: torch.Generato
     assert library_of(backend).mlloss_cuda_last_strategy() == _backends.strategies()[expected]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    ((torch.bfloat16, "float32"), (torch.float16, "int32"), (torch.float32, "int64")),
+    ids=("bfloat16-float32", "float16-int32", "float32-int64"),
+)
+def test_as_much_shared_memory_as_blocks_have_unasked(
+    served: Case, backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str
+) -> None:
+    """Targets that take 32 bytes beside a chunk's 16: up to 48 KiB a block, to which a kernel's own memory is added."""
+    # 4 chunks of 256 threads in a ring; 1,023 that one block holds, and each of two.
+    for chunks in (530, 1_022, 2_044):
+        shape = (2, chunks * 16 // dtype.itemsize)
+        logits = random_logits(generator, shape, dtype, backend.device)
+        dense = random_positives(generator, shape, 0.02)
+        got = evaluate(served, logits, as_layout(dense, layout, backend.device))
+        assert_within_budget(got, Reference(served, logits, dense.to(backend.device)))
+
+
 @pytest.fixture
 def far_apart() -> tuple[torch.Tensor, torch.Tensor]:
     """Two rows of logits and of targets, 2^31 + 8 elements apart; only the pages that are used exist."""
@@ -142,6 +160,41 @@ def test_capture_takes_a_counter_of_its_own(
     captured = evaluate(served, logits, targets)
     assert torch.equal(captured.value, expected.value)
     assert torch.equal(captured.gradient, expected.gradient)
+
+
+@pytest.mark.emulated
+def test_a_refused_launch_spoils_no_other(
+    backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = random_logits(generator, (5, 600), torch.float32, "cpu")
+    targets = random_positives(generator, (5, 600))
+    expected = evaluate(zlpr_loss, logits, targets)
+    with monkeypatch.context() as refusing:
+        refusing.setenv("CUEMU_REFUSE", "1")
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            zlpr_loss(logits, targets)
+    assert library_of(backend).cuemu_last_error() == 0
+    got = evaluate(zlpr_loss, logits, targets)
+    assert torch.equal(got.value, expected.value)
+    assert torch.equal(got.gradient, expected.gradient)
+
+
+@pytest.mark.emulated
+def test_an_error_of_another_call_is_not_ours(backend: Backend, generator: torch.Generator) -> None:
+    """It stays where it was, for whoever made it to find."""
+    logits = random_logits(generator, (5, 600), torch.float32, "cpu")
+    targets = random_positives(generator, (5, 600))
+    expected = evaluate(zlpr_loss, logits, targets)
+    library = library_of(backend)
+    library.cuemu_leave_error()
+    try:
+        got = evaluate(zlpr_loss, logits, targets)
+        left = library.cuemu_last_error()
+    finally:
+        library.cuemu_forget_error()
+    assert left != 0
+    assert torch.equal(got.value, expected.value)
+    assert torch.equal(got.gradient, expected.gradient)
 
 
 @pytest.mark.emulated

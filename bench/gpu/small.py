@@ -14,9 +14,12 @@ from ..competitors import Case, Problem, kernel_cases
 from .device import Device
 from .matrix import forced, strategies
 
-# One row of one chunk, odd widths that begin and end within a chunk, more than a tile, more rows than tiles.
+# One row of one chunk, odd widths that begin and end within a chunk, more than a tile, more rows than tiles; the last
+# so wide that blocks with wide targets need more shared memory than they have unasked.
 _SHAPES = ((1, 5), (3, 33), (5, 2_051), (2, 9_001))
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
+# Of targets that take the most memory beside these logits, wider than they are where any is.
+_WIDE = {2: torch.float32, 4: torch.int64, 8: torch.int64}
 
 
 def _cases() -> list[Case]:
@@ -62,7 +65,8 @@ def _call_pair(case: Case, problem: Problem) -> None:
 def _call(case: Case, problem: Problem) -> None:
     """Forward and backward by every path: formed, scaled, recomputed, in place, statistics alone."""
     leaf = problem.leaf
-    for targets in (problem.dense, problem.csr, problem.floating * 0.75, problem.dense.to(torch.uint8)):
+    dense = [problem.dense.to(dtype) for dtype in (torch.uint8, _WIDE[problem.dtype.itemsize])]
+    for targets in (problem.dense, problem.csr, problem.floating * 0.75, *dense):
         value = case.fused(leaf, targets)
         value.backward(torch.full_like(value, 0.5))
     each = case.function(leaf, problem.csr, reduction="none", **case.arguments)

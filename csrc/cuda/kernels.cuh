@@ -37,8 +37,8 @@ inline Shape shape_of(const Launch& to) {
 
 template <class... P>
 cudaError_t allow(void (*kernel)(P...), const Shape& shape) {
-  // Above this, shared memory is given on request only.
-  if (shape.shared_bytes > 48 * 1024) {
+  // Above this, shared memory is given on request only; what the kernel has of its own counts too.
+  if (shape.shared_bytes + kStaticShared > kSharedUnasked) {
     const cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
     if (error != cudaSuccess) return error;
@@ -77,8 +77,8 @@ cudaError_t launch(void (*kernel)(P...), const Shape& shape, A... args) {
     error = fit_clusters(kernel, config, shape.cluster);
     if (error != cudaSuccess) return error;
   }
-  error = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
-  return error != cudaSuccess ? error : cudaGetLastError();
+  // It says all there is to say of this launch; cudaGetLastError would add what any earlier call has left.
+  return cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
 }
 
 inline Units units_of(const LaunchPlan& plan, int64_t first_row, int64_t rows) {

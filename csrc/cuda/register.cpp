@@ -38,7 +38,9 @@ using cuda::problem_of;
 using cuda::Table;
 
 void check(cudaError_t error) {
-  STD_TORCH_CHECK(error == cudaSuccess, "mlloss_cuda: CUDA error: ", cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // takes it away: whoever asks next would be told of it again
+  STD_TORCH_CHECK(false, "mlloss_cuda: CUDA error: ", cudaGetErrorString(error));
 }
 
 #ifdef CUEMU

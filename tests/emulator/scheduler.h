@@ -2,9 +2,12 @@
 // are alive together, clusters run one after another, and control moves only at barriers and warp
 // exchanges. Always checked: barrier divergence and deadlock, shuffle masks and source lanes, launch
 // limits, alignment of hinted accesses, shared memory of exited blocks; fresh memory is NaN.
+// What a launch needs to be allowed (cudaFuncSetAttribute) is allowed to that kernel alone. How much static shared
+// memory a kernel has shows when it runs: each is charged kStaticShared at its launch, and once more what it had.
 // Under ASan every shared array is a heap block of its exact size. Under -fsanitize=thread the only
 // happens-before edges are CUDA's own.
-// CUEMU_ORDER=fifo|lifo|random, CUEMU_SEED=n, CUEMU_SKIP_SYNC=file:line (leaves one barrier or fence out).
+// CUEMU_ORDER=fifo|lifo|random, CUEMU_SEED=n, CUEMU_SKIP_SYNC=file:line (leaves one barrier or fence out),
+// CUEMU_REFUSE=1 (no launch is accepted).
 #pragma once
 #define CUEMU 1
 #include <cuda_bf16.h>  // these toolkit headers are host-usable
@@ -137,8 +140,15 @@ inline Sched S;
 inline Thread* cur;
 inline char end_tag, dyn_key;
 inline int launches = 0;
-inline size_t smem_limit = 48 << 10;  // raised by cudaFuncSetAttribute
-inline cudaError_t last_error = cudaSuccess;
+constexpr size_t kStaticShared = 2 << 10;  // as csrc/core/launch_plan.h has it
+constexpr size_t kSharedOptIn = 64 << 10;  // a block's most, static and dynamic
+struct Allowed {
+  size_t dynamic = (48 << 10) - kStaticShared;
+  unsigned cluster = 8;
+};
+inline std::map<const void*, Allowed> allowed;  // by kernel
+inline cudaError_t last_error = cudaSuccess;    // until cudaGetLastError takes it
+inline cudaError_t refuse(cudaError_t error) { return last_error = error; }
 constexpr size_t kStack = 64 << 10;
 
 inline const char* env(const char* name, const char* dflt) {
@@ -297,7 +307,13 @@ inline void run_cluster(std::vector<Thread>& ts) {
   else
     for (Thread& t : ts) S.pool.push_back(t.stack);
 }
-inline cudaError_t launch(const cudaLaunchConfig_t& cfg, Call body) {
+inline void check_shared(const Block& block, size_t most) {
+  size_t bytes = 0;
+  for (const auto& m : block.shared) bytes += m.second.second;
+  if (bytes > most)
+    fail("more shared memory than the kernel may have", {"launch", "?", 0}, ": " + std::to_string(bytes) + " bytes");
+}
+inline cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& cfg, Call body) {
   Quiet q;
   dim3 g = cfg.gridDim, b = cfg.blockDim, c(1, 1, 1);
   size_t n = size_t(b.x) * b.y * b.z;
@@ -307,8 +323,10 @@ inline cudaError_t launch(const cudaLaunchConfig_t& cfg, Call body) {
   unsigned cs = c.x * c.y * c.z;
   if (!n || n > 1024 || b.z > 64 || !g.x || !g.y || !g.z || g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535 || cs < 1 ||
       cs > 16 || g.x % c.x || g.y % c.y || g.z % c.z)
-    return last_error = cudaErrorInvalidConfiguration;
-  if (cfg.dynamicSmemBytes > smem_limit) return last_error = cudaErrorInvalidValue;
+    return refuse(cudaErrorInvalidConfiguration);
+  if (cs > allowed[kernel].cluster) return refuse(cudaErrorInvalidClusterSize);
+  if (cfg.dynamicSmemBytes > allowed[kernel].dynamic) return refuse(cudaErrorInvalidValue);
+  if (env("CUEMU_REFUSE", "0")[0] == '1') return refuse(cudaErrorLaunchOutOfResources);
   ++launches;
   S.rng.seed(unsigned(std::atoi(env("CUEMU_SEED", "1"))));
   S.order = env("CUEMU_ORDER", "fifo")[0];
@@ -342,11 +360,13 @@ inline cudaError_t launch(const cudaLaunchConfig_t& cfg, Call body) {
           }
         }
         run_cluster(ts);
-        for (Block& k : blocks)
+        for (Block& k : blocks) {
+          check_shared(k, allowed[kernel].dynamic + kStaticShared);
           for (auto& m : k.shared) {
             if (cuemu_shadow_reset) cuemu_shadow_reset(m.second.first, m.second.second);  // malloc gives it out again
             std::free(m.second.first);
           }
+        }
       }
   if (__tsan_acquire) __tsan_acquire(&end_tag);
   return cudaSuccess;
@@ -357,11 +377,12 @@ cudaError_t launch_tuple(const cudaLaunchConfig_t& cfg, K* kernel, Tup args, std
     K* k;
     Tup a;
   } box{kernel, args};
-  return launch(cfg, Call{[](void* p) {
-                            Box& b = *static_cast<Box*>(p);
-                            b.k(std::get<I>(b.a)...);
-                          },
-                          &box});
+  const Call call{[](void* p) {
+                    Box& b = *static_cast<Box*>(p);
+                    b.k(std::get<I>(b.a)...);
+                  },
+                  &box};
+  return launch(reinterpret_cast<const void*>(kernel), cfg, call);
 }
 
 }  // namespace cuemu

@@ -7,6 +7,7 @@ gates    architecture -> device -> instructions and special-function operations 
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .figures import Kernel
 from .kernels import ARCHITECTURES, KERNELS, ONLY_IN, entry_for
 
 FILE = Path(__file__).parent / "budgets.json"
+PLANNER = Path(__file__).parents[2] / "csrc" / "core" / "launch_plan.h"
 SLACK = 0.02  # of a budget: an instruction or two that the compiler's order of things makes
 REGISTERS = 8  # a thread's are given out by so many
 
@@ -38,6 +40,12 @@ def entry_of(kernel: Kernel) -> Entry:
     }
 
 
+def most_static_shared() -> int:
+    """Bytes that the planner leaves to a kernel's own shared memory."""
+    (found,) = re.findall(r"\bkStaticShared = (\d+);", PLANNER.read_text())
+    return int(found)
+
+
 def faults_of(kernel: Kernel) -> list[str]:
     """What no budget excuses."""
     used = kernel.resources
@@ -48,6 +56,8 @@ def faults_of(kernel: Kernel) -> list[str]:
         faults.append(f"has a stack frame of {used.stack} bytes")
     if kernel.local:
         faults.append(f"has {kernel.local} accesses to local memory")
+    if used.shared > most_static_shared():
+        faults.append(f"has {used.shared} bytes of static shared memory, kStaticShared is {most_static_shared()}")
     faults += [
         f"has no path '{name}': the logits' 16-byte load, an exponential an element, and the store where there is one. "
         "If its loops changed, tests/machine_code/kernels.py must say so"
