@@ -267,8 +267,17 @@ def _new_value(logits: Tensor, a: Arguments) -> Tensor:
     return _empty(logits, *logits.shape) if a.group == "element" else _empty(logits, _groups(logits, a.group))
 
 
+_NO_CALL = Call(*[None] * len(Call._fields))
+
+
+def _of_groups(call: Call) -> Call:
+    """What matters to groups as wholes: a kernel compiled for these serves whatever logits and targets are like."""
+    return _NO_CALL._replace(sample_weight=call.sample_weight, normalizer=call.normalizer, numbers=call.numbers)
+
+
 def _total(call: Call, parts: Tensor, value: Tensor) -> None:
     columns = _TOTAL_COLUMNS[parts.numel() > _MANY_PARTS]
+    call = _of_groups(call)._replace(sample_weight=None, numbers=call.numbers._replace(parameters=()))
     launch(kernels.total, 1, call, parts, value, parts.numel(), columns, warps=max(4, columns // 1024))
 
 
@@ -353,7 +362,7 @@ def _merge(
     call: Call, grouping: int, functor: Group, parts: Tensor, results: Results, tile: Tile, late: Tensor | None = None
 ) -> None:
     programs, tile = _merging(parts, tile)
-    launch(kernels.merge, programs, call, functor, parts, late, results, *parts.shape[1:], tile, grouping)
+    launch(kernels.merge, programs, _of_groups(call), functor, parts, late, results, *parts.shape[1:], tile, grouping)
 
 
 def _forward(logits: Tensor, a: Arguments, keep: bool, gradient: Tensor | None) -> tuple[Tensor, Tensor]:
