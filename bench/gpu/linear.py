@@ -22,7 +22,7 @@ _SHAPE = Shape(128, 2_812_281, 768, "bfloat16", "bce")
 _DRY = Shape(8, 1_003, 16, "bfloat16", "bce")
 _FUSED = "fused update"
 _NAMES = {**NAMES, _FUSED: f"{NAMES['ours']}, FusedSGD inside backward"}
-_TOLERANCE = 0.02  # of the gradient's norm, to the same in float32: bfloat16 products, and logits rounded to it
+_TOLERANCE = 0.05  # of the gradient's norm, to the same in float32: bfloat16 rounds logits near -log L to a 16th
 
 
 @dataclass
@@ -44,6 +44,11 @@ class LinearTime:
     def fail(self, words: str) -> None:
         """Say why there are no samples."""
         self.failure = words
+
+    @property
+    def wrong(self) -> str:
+        """Why it did not run; a lack of memory is nobody's error."""
+        return "" if self.failure.startswith("OutOfMemory") else self.failure
 
     def as_json(self) -> dict[str, Any]:
         """All of it, and the median."""

@@ -207,10 +207,16 @@ def _start_tests(backend: str, files: Sequence[str], seconds: float, seed: str) 
     environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "MLLOSS_TEST_SEED": seed, "OMP_NUM_THREADS": "2"}
     name = f"tests-{backend}"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += [f"--junitxml={_LOGS / name}.xml", f"--failures={_LOGS / name}-failures.txt", *files]
+    command += [
+        f"--junitxml={_LOGS / name}.xml",
+        f"--failures={_LOGS / name}-failures.txt",
+        "--backend",
+        backend,
+        *files,
+    ]
     if backend != "cpu":
         # A warning is shown; it fails no test, as it does on a CPU.
-        command += ["--backend", backend, "--maxfail=200", "-W", "default"]
+        command += ["--maxfail=200", "-W", "default"]
         # Each specialisation of a Triton kernel is compiled when it is first met: a share of the tests meets all.
         command += ["--brief=30"] if backend == "triton" else []
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"

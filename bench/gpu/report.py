@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ..competitors import LABELS
@@ -215,7 +214,7 @@ def times_as_json(times: Sequence[Timed], bandwidth: Bandwidth) -> list[dict[str
     """All samples, with the figures drawn from them."""
     rows, alike = [], _by_inputs(times)
     for timed in times:
-        row: dict[str, Any] = asdict(timed)
+        row: dict[str, Any] = {**vars(timed)}
         if timed.ms:
             row["median_ms"] = timed.median
             row["of_the_floor"] = _floor(timed, bandwidth)
