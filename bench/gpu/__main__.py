@@ -72,10 +72,12 @@ def _build(options: argparse.Namespace) -> list[Part]:
     architecture = capability()
     if not architecture and not options.dry_run:
         raise SystemExit("make gpu: torch sees no GPU here. `make gpu DRY=1` walks through it on the CPU.")
-    reason = "" if options.dry_run and options.no_build else unusable() if options.no_build else "asked for"
-    if not reason:
-        return []
-    print(f"building: {reason}", flush=True)
+    if options.no_build:
+        reason = "" if options.dry_run else unusable()
+        if not reason:
+            return []
+        print(f"the libraries that are there do not serve: {reason}")
+    print("building ...", flush=True)
     # Without a GPU to build for alone: every architecture, in its own time.
     return [build(architecture, options.limit / 2 if architecture else 600.0)]
 

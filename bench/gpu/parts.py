@@ -63,7 +63,8 @@ class _Ended:
 
 def _environment(**more: str) -> dict[str, str]:
     # The repository's own package, whatever is installed.
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **more}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **more}
 
 
 class _Started:
