@@ -145,12 +145,13 @@ bench: build
 bench-full: build
 	$(BIN)/python -m bench --full $(RESULTS:%=--json %)
 
-# On a GPU, with what is there: nothing is installed. PART=tests|sanitize|bench, DRY=1 on the CPU, FULL=1,
+# On a GPU, with what is there: nothing is installed. PART=first|tests|sanitize|bench, LIMIT=<seconds>, NO_BUILD=1 with
+# libraries that are there, DRY=1 on the CPU, FULL=1,
 # RESULTS=<folder>, COMMIT=<hash> for a copy of the tree without its history.
 GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) $(PYTHON))
 gpu:
 	COMMIT=$(COMMIT) $(GPU_PYTHON) -m bench.gpu $(PART:%=--part %) $(if $(DRY),--dry-run) $(if $(FULL),--full) \
-	  $(RESULTS:%=--results %)
+	  $(if $(NO_BUILD),--no-build) $(LIMIT:%=--limit %) $(RESULTS:%=--results %)
 
 # The README's tables, docs/benchmarks.md and its pictures from bench/results: the same bytes from run to run.
 report:

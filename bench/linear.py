@@ -53,7 +53,7 @@ class Shape:
 class Layer:
     """Random input, weight, bias and targets, and the ways to compute the loss."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, device: str = "cpu") -> None:
         import torch
 
         import mlloss_cuda
@@ -64,10 +64,12 @@ class Layer:
         self.case = next(case for case in all_cases() if case.name == shape.loss)
         module = getattr(mlloss_cuda, {"bce": "BCEWithLogitsLoss", "zlpr": "ZLPRLoss"}[shape.loss])
         update = mlloss_cuda.FusedSGD(0.01) if shape.update else None
-        self.head = mlloss_cuda.LinearLoss(shape.features, shape.labels, module(), dtype=dtype, fused_update=update)
-        self.inputs = torch.randn(shape.rows, shape.features).to(dtype).requires_grad_()
+        self.head = mlloss_cuda.LinearLoss(
+            shape.features, shape.labels, module(), device=device, dtype=dtype, fused_update=update
+        )
+        self.inputs = torch.randn(shape.rows, shape.features, device=device).to(dtype).requires_grad_()
         # Of a problem, the targets alone: its logits are not wanted.
-        self.targets = Problem(shape.rows, 16, dtype, "cpu", 0).csr
+        self.targets = Problem(shape.rows, 16, dtype, device, 0).csr
         width = shape.labels // 16
         columns = self.targets.col_indices * width
         self.targets = mlloss_cuda.CSRTargets(self.targets.crow_indices, columns, shape.labels)

@@ -245,7 +245,8 @@ def about(seed: int, warm: bool) -> dict[str, Any]:
             "libc": " ".join(platform.libc_ver()),
         },
         "commit": os.environ.get("COMMIT") or _git("rev-parse", "HEAD"),  # given where the tree is a bare copy
-        "modified": bool(_git("status", "--porcelain", "--", ".", ":!results")),
+        # None: nobody knows.
+        "modified": bool(_git("status", "--porcelain", "--", ".", ":!results")) if _git("rev-parse", "HEAD") else None,
         "seed": seed,
         "warm_allocator": warm,
     }

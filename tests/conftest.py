@@ -8,7 +8,7 @@ import random
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ import torch
 import mlloss_cuda
 from mlloss_cuda import BackendStatus, _backends
 
-from . import interpreter, selection
+from . import failures, interpreter, selection
 from .cases import Case, all_cases
 
 # That group losses are tested with on the CUDA engine.
@@ -48,6 +48,10 @@ class Backend:
     def first(self) -> bool:
         """Of its engine's strategies."""
         return self.strategy in ("automatic", STRATEGIES[0])
+
+    def repeats(self, case: Case | None) -> bool:
+        """Whether the first strategy has the same test: once is enough for what takes long and launches little."""
+        return not self.first and (case is None or replace(self, strategy=STRATEGIES[0]).serves(case))
 
     @property
     def namespace(self) -> str:
@@ -124,10 +128,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="test the Triton kernels on the CPU, by Triton's interpreter, and them alone",
     )
-    parser.addoption(
-        "--backend", choices=[name for name, _ in ENGINES], help="of the fused backends, test this one alone"
-    )
+    parser.addoption("--backend", choices=[name for name, _ in ENGINES], help="test this fused backend, and it alone")
     selection.add_option(parser)
+    failures.pytest_addoption(parser)
     parser.addoption(
         "--races",
         type=Path,
@@ -168,7 +171,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "element_wise: of a loss without statistics: every strategy is the same")
     config.addinivalue_line("markers", "parts: of parts of the labels: split, whichever strategy is asked for")
     config.addinivalue_line("markers", "triton_engine: of the Triton kernels, on a GPU or interpreted")
+    config.addinivalue_line("markers", "xdist_group(name): pytest-xdist's own, where it is not there")
     config.pluginmanager.register(selection)
+    failures.pytest_configure(config)
     library = config.getoption("--emulated")
     if config.getoption("--interpreted"):
         interpreter.start()

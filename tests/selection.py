@@ -11,6 +11,8 @@ import torch
 
 # --brief: of a test with so many combinations, one in so many.
 BRIEF_FROM, BRIEF_SHARE = 20, 7
+# Options that test one engine alone, and nothing that has no engine.
+_ALONE = ("--emulated", "--interpreted", "--backend")
 # Tests of which no combination is left: pytest runs them without any, if not told otherwise.
 LEFT_OUT = pytest.StashKey[set[str]]()
 
@@ -103,9 +105,11 @@ def _runs(metafunc: pytest.Metafunc, parameters: dict[str, Any], places: dict[st
         return False
     if test.get_closest_marker("triton_engine") and not (backend and backend.name == "triton"):
         return False
-    if backend is None and (config.getoption("--emulated") or config.getoption("--interpreted")):
+    if backend is None and any(map(config.getoption, _ALONE)):
         return False
     if backend and case and not backend.serves(case, bool(test.get_closest_marker("parts"))):
+        return False
+    if "TestCompile" in test.nodeid and backend and backend.repeats(case):
         return False
     return not case or _for_case(test, case, places, sizes)
 

@@ -81,6 +81,7 @@ def test_gpu_dry_run(tmp_path: Path) -> None:
     assert not results["failures"]
     assert {time["mode"] for time in results["times"]} == {"step", "scaled", "forward"}
     assert all(time["ms"] for time in results["times"] if time["competitor"] in ("fused", "csr"))
+    assert {(one["loss"], bool(one["ms"])) for one in results["linear"]} == {("bce", True), ("zlpr", True)}
     # The README's table, the page and its pictures are drawn from such a file.
     assert "TB/s" in readme.gpu_block([results], labels=1_001)
     loaded = figures.load(path)

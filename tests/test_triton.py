@@ -290,5 +290,5 @@ def test_importing_the_package_imports_no_triton() -> None:
     import subprocess
     import sys
 
-    code = "import sys, mlloss_cuda; mlloss_cuda.backends(); sys.exit('triton' in sys.modules)"
+    code = "import sys, mlloss_cuda; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

@@ -85,24 +85,23 @@ def _host_time(device: Device, rotation: Rotation, contender: Competitor, mode: 
     return samples[len(samples) // 4 :]
 
 
-def host_times(cases: tuple[Case, ...], device: Device, seed: int) -> list[HostTime]:
+def host_times(case: Case, device: Device, seed: int) -> list[HostTime]:
     """Microseconds a call at 64 x 5,000, bfloat16."""
     rotation = Rotation(Group(*HOST_SHAPE, "bfloat16", ()), device, seed)
     return [
         HostTime(case.name, competitor.name, mode, *HOST_SHAPE, _host_time(device, rotation, competitor, mode))
-        for case in cases
         for competitor in build(case, rotation[0], OURS)
         for mode in ("step", "forward")
     ]
 
 
-def peak_memory(cases: tuple[Case, ...], device: Device, seed: int) -> list[Remembered]:
+def peak_memory(case: Case, device: Device, seed: int) -> list[Remembered]:
     """Memory of forward + backward beyond logits and targets, in units of the logits, bfloat16."""
     if device.dry and not Path("/proc/self/clear_refs").exists():
         return []
     rows, labels = (8, 50_001) if device.dry else (1_024, MAIN_LABELS)
     problem = Problem(rows, labels, torch.bfloat16, device.type, seed)
     names = (*OURS, "inplace", "eager", "plain", "float32", "torchvision")
-    found = [remembered for case in cases for remembered in memory_of(case, problem, names)]
+    found = memory_of(case, problem, names)
     device.give_back()
     return found

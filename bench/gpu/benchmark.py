@@ -1,26 +1,28 @@
-"""``python -m bench.gpu.benchmark``: bandwidth, times, host time and memory on a GPU, in a process of its own."""
+"""``python -m bench.gpu.benchmark``: bandwidth, times, host time, memory and the linear head, on a GPU."""
 
 from __future__ import annotations
 
 import argparse
 import gc
 import json
+import os
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..competitors import all_cases, kernel_cases
+from ..competitors import Case, all_cases, kernel_cases
 from ..measure import Remembered
 from ..report import Gate, about
 from .baselines import HostTime, bandwidth, host_times, peak_memory
 from .device import Device, gpu_facts
+from .linear import LinearTime, linear_table, linear_times
 from .matrix import Group, default_groups, dry_groups, full_groups
-from .measure import Timed, measure_group
+from .measure import Rotation, Timed, contenders_of, failures_go_to, measure_case
 from .report import all_gates, gate_summary, headline, missed, time_table, times_as_json
 
 _NOTES = """\
@@ -44,6 +46,8 @@ class Run:
         self.times: list[Timed] = []
         self.host: list[HostTime] = []
         self.memory: list[Remembered] = []
+        self.linear: list[LinearTime] = []
+        self.errors: list[str] = []  # what ended a measurement, but not of one contender
         self.left_out: list[str] = []
 
     @property
@@ -52,47 +56,81 @@ class Run:
         return time.monotonic() - self.start
 
     def measure(self, groups: list[Group]) -> None:
-        """All of it, until the time is out; what was measured is on disk after each group."""
+        """All of it, the most telling first, until the time is out; what was measured is on disk after each step."""
         self.bandwidth = bandwidth(self.device)
-        self.host = host_times(self.cases, self.device, self.seed)
-        self.memory = peak_memory(self.cases, self.device, self.seed)
-        for group in groups:
-            shape = f"{group.rows} x {group.labels:,}, {group.dtype}"
-            if self.seconds > self.options.seconds:
-                self.left_out.append(shape)
-                continue
-            self._group(group, shape)
-            self.header["gpu"].setdefault("during", {})[shape] = gpu_facts(clocks_only=True)
-            self.write()
+        self._group(groups[0])
+        for case in self.cases:
+            self._step(f"host time, {case.name}", partial(self._host, case))
+        for case in self.cases:
+            self._step(f"memory, {case.name}", partial(self._memory, case))
+        for loss in ("bce", "zlpr"):
+            self._step(f"linear head, {loss}", partial(linear_times, loss, self.device, self.linear))
+        print(f"\n{linear_table(self.linear)}", flush=True)
+        for group in groups[1:]:
+            self._group(group)
         self.header["gpu"]["after"] = gpu_facts(clocks_only=True)
 
-    def _group(self, group: Group, shape: str) -> None:
-        found: list[Timed] = []
-        try:
-            for timed in measure_group(group, self.cases, self.device, self.seed):
-                found.append(timed)
-                if self.seconds > self.options.seconds + 20:
-                    break
-        except torch.OutOfMemoryError:
-            self.left_out.append(f"{shape}: out of memory")
-            self.device.give_back()
-        self.times += found
-        print(f"\n{shape}\n{time_table(found, self.bandwidth)}", flush=True)
+    @property
+    def late(self) -> bool:
+        """Whether nothing more is begun."""
+        return self.seconds > self.options.seconds
+
+    def _step(self, what: str, measure: Callable[[], Any]) -> None:
+        if self.late:
+            self.left_out.append(what)
+            return
+        with failures_go_to(partial(self._note, what), self.device):
+            measure()
+        self.write()
+
+    def _note(self, what: str, words: str) -> None:
+        """A lack of memory is nobody's error."""
+        (self.left_out if words.startswith("OutOfMemory") else self.errors).append(f"{what}: {words}")
+
+    def _group(self, group: Group) -> None:
+        shape, before = f"{group.rows} x {group.labels:,}, {group.dtype}", len(self.times)
+        if self.late:
+            self.left_out.append(shape)
+            return
+        with failures_go_to(partial(self._note, shape), self.device):
+            rotation = Rotation(group, self.device, self.seed)
+            for case in self.cases:
+                self._step(f"{shape}, {case.name}", partial(self._case, group, case, rotation))
+            del rotation
+        self.device.give_back()
+        self.header["gpu"].setdefault("during", {})[shape] = gpu_facts(clocks_only=True)
+        print(f"\n{shape}\n{time_table(self.times[before:], self.bandwidth)}", flush=True)
+
+    def _host(self, case: Case) -> None:
+        self.host += host_times(case, self.device, self.seed)
+
+    def _memory(self, case: Case) -> None:
+        self.memory += peak_memory(case, self.device, self.seed)
+
+    def _case(self, group: Group, case: Case, rotation: Rotation) -> None:
+        contenders = contenders_of(group, case, rotation, self.device)
+        self.times += [contender.timed for contender in contenders]
+        measure_case(case, contenders, rotation, self.device)
 
     def failures(self) -> list[str]:
-        """Our own kernels, where they were wrong or did not run."""
-        return [
-            f"{t.case}, {t.rows} x {t.labels:,}, {t.dtype}, {t.competitor}, {t.mode}, {t.strategy}: {t.failure}"
+        """Our own kernels, where they were wrong or did not run as planned; and what ended a measurement."""
+        wrong = [
+            f"{t.case}, {t.rows} x {t.labels:,}, {t.dtype}, {t.competitor}, {t.mode}, {t.strategy}: {t.wrong}"
             for t in self.times
-            if t.ours and t.failure
+            if t.wrong
+        ]
+        return [
+            *wrong,
+            *(f"linear head, {t.loss}, {t.way}: {t.wrong}" for t in self.linear if t.wrong),
+            *self.errors,
         ]
 
     def gates(self) -> dict[str, list[Gate]]:
         """Every gate that the measurements so far decide, by kind."""
         return all_gates(self.times, self.bandwidth, self.host, self.memory)
 
-    def write(self) -> None:
-        """The results so far, samples included."""
+    def write(self, indent: int | None = None) -> None:
+        """The results so far, samples included; without an indent, as it goes, in half the time."""
         results = {
             **self.header,
             "seconds": self.seconds,
@@ -100,6 +138,7 @@ class Run:
             "times": times_as_json(self.times, self.bandwidth),
             "host": [{**asdict(one), "median_us": one.median} for one in self.host],
             "memory": [asdict(row) for row in self.memory],
+            "linear": [one.as_json() for one in self.linear],
             "gates": [
                 {"kind": kind, **asdict(gate), "passed": gate.passed}
                 for kind, found in self.gates().items()
@@ -109,7 +148,10 @@ class Run:
             "left_out": self.left_out,
             "summary": self.summary(),
         }
-        self.options.json.write_text(json.dumps(results, indent=1) + "\n")
+        # Whole at any time.
+        written = self.options.json.with_suffix(".tmp")
+        written.write_text(json.dumps(results, indent=indent) + "\n")
+        os.replace(written, self.options.json)
 
     def summary(self) -> str:
         """The short table."""
@@ -121,6 +163,7 @@ class Run:
             "bandwidth: " + ", ".join(bandwidths),
             headline(self.times, self.bandwidth, self.memory, self.dry),
             gate_summary(self.gates(), self.dry),
+            linear_table(self.linear),
         ]
         if self.failures():
             parts.append("\n".join(f"WRONG: {failure}" for failure in self.failures()))
@@ -134,7 +177,7 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, required=True, metavar="PATH", help="where the results go")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU: does it run?")
     parser.add_argument("--full", action="store_true", help="every dtype, size, mode and peer")
-    parser.add_argument("--seconds", type=float, default=150.0, help="no new shape is begun after so long")
+    parser.add_argument("--seconds", type=float, default=150.0, help="no new case is begun after so long")
     parser.add_argument("--seed", type=int, help="of the random data; default: a new one")
     return parser.parse_args(given)
 
@@ -146,8 +189,12 @@ def main(given: list[str] | None = None) -> int:
     print(_NOTES, flush=True)
     gc.disable()  # collected between losses
     run = Run(options)
-    run.measure(groups)
-    run.write()
+    try:
+        run.measure(groups)
+    except Exception as error:  # of CUDA's, after which nothing runs
+        run.errors.append(f"stopped: {type(error).__name__}: {error}")
+    finally:
+        run.write(indent=1)
     if not run.dry:
         print("\n".join(["", *missed(run.gates())]))
     print(f"\n{run.summary()}\n\n{run.seconds:.0f} s, seed {run.seed}")

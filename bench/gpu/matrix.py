@@ -12,6 +12,8 @@ import torch
 
 from mlloss_cuda import _backends, use_backend
 
+from .device import Device
+
 __all__ = [
     "HOST_SHAPE",
     "MAIN_LABELS",
@@ -21,6 +23,7 @@ __all__ = [
     "dry_groups",
     "forced",
     "full_groups",
+    "last_strategy",
     "strategies",
 ]
 
@@ -92,8 +95,20 @@ class Strategy:
     engine: str = "cuda"
 
 
-def strategies(labels: int, rows: int, dtype: str, element_wise: bool, mode: str, capability: int) -> list[Strategy]:
-    """Every distinct plan for a shape, the default first: the planner is asked, so that no list of them is kept."""
+def strategies(
+    labels: int,
+    rows: int,
+    dtype: str,
+    element_wise: bool,
+    mode: str,
+    device: Device,
+    targets: str = "bool",
+    held: bool = True,
+) -> list[Strategy]:
+    """Every distinct plan for a shape, the default first: the planner is asked, so that no list of them is kept.
+
+    ``targets``: a dtype or ``"csr"``; ``held``: whether the loss has kernels that hold a row, as no sum has.
+    """
     if _backends.launch_plan is None:
         raise RuntimeError("the compiled extension is not installed")
     forms = mode != "forward" and dtype != "float16"  # float16 recomputes its gradient in the backward
@@ -101,11 +116,12 @@ def strategies(labels: int, rows: int, dtype: str, element_wise: bool, mode: str
     grouping = "element" if element_wise else "samples"
     for number in _backends.strategies().values():
         plan = _backends.launch_plan(
-            rows, labels, dtype, grouping, gradient=forms, capability=capability, strategy=number
+            rows, labels, dtype, grouping, targets, forms, capability=device.capability, strategy=number, held=held
         )
         reads = plan["reads"] + (mode != "forward" and not forms)
         found.setdefault(plan["strategy"], Strategy(plan["strategy"], number, reads, plan["forward"]))
-    return [*found.values(), *_of_triton(labels, rows, dtype, element_wise, mode, forms)]
+    # In a dry run the tensors are the CPU's.
+    return [*found.values(), *([] if device.dry else _of_triton(labels, rows, dtype, element_wise, mode, forms))]
 
 
 def _of_triton(labels: int, rows: int, dtype: str, element_wise: bool, mode: str, forms: bool) -> list[Strategy]:
@@ -118,6 +134,19 @@ def _of_triton(labels: int, rows: int, dtype: str, element_wise: bool, mode: str
     return [Strategy("triton", 0, reads, words, "triton")]
 
 
+def _library() -> ctypes.CDLL | None:
+    """Loaded without a GPU too, so that a dry run takes this step."""
+    path = _backends.library_path("_cuda")
+    return ctypes.CDLL(str(path)) if path.exists() else None
+
+
+def last_strategy() -> str:
+    """What the CUDA engine's last forward pass took."""
+    library = _library()
+    names = {number: name for name, number in _backends.strategies().items()}
+    return names.get(library.mlloss_cuda_last_strategy(), "") if library else ""
+
+
 @contextmanager
 def forced(strategy: Strategy | None) -> Iterator[None]:
     """Make every loss launch that way; None leaves it to the planner."""
@@ -125,9 +154,8 @@ def forced(strategy: Strategy | None) -> Iterator[None]:
         with use_backend("triton"):
             yield
         return
-    # The library is loaded without a GPU too, so that a dry run takes this step.
-    library = _backends.library_path("_cuda")
-    ask = ctypes.CDLL(str(library)).mlloss_cuda_strategy if library.exists() else lambda number: number
+    library = _library()
+    ask = library.mlloss_cuda_strategy if library else lambda number: number
     ask(strategy.number if strategy else 0)
     try:
         yield

@@ -6,18 +6,31 @@ import gc
 import random
 import statistics
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mlloss_cuda.losses import compound_loss
+
 from ..check import check_gradient, check_value, truth
 from ..competitors import Case, Competitor, Problem, build
 from .device import Device
-from .matrix import Group, Strategy, forced, strategies
+from .matrix import Group, Strategy, forced, last_strategy, strategies
 
-__all__ = ["MODES", "OURS", "ROUNDS", "Rotation", "Timed", "measure_group"]
+__all__ = [
+    "MODES",
+    "OURS",
+    "ROUNDS",
+    "Contender",
+    "Rotation",
+    "Timed",
+    "contenders_of",
+    "failures_go_to",
+    "measure_case",
+]
 
 # Forward + backward; the same with a grad_output of 1/2; forward without gradient.
 MODES = ("step", "scaled", "forward")
@@ -45,6 +58,20 @@ class Timed:
     planned_bytes: int  # what the plan reads and writes, from whatever memory
     ms: list[float] = field(default_factory=list)
     failure: str = ""
+    ran: str = ""  # the strategy that the CUDA engine took
+
+    def fail(self, words: str) -> None:
+        """Say why there are no samples."""
+        self.failure = words
+
+    @property
+    def wrong(self) -> str:
+        """What a kernel of ours did that it should not; empty for peers, which may be missing."""
+        if not self.ours:
+            return ""
+        return self.failure or (
+            f"planned {self.strategy}, ran {self.ran}" if self.ran not in ("", self.strategy) else ""
+        )
 
     @property
     def ours(self) -> bool:
@@ -99,7 +126,9 @@ class Rotation:
 
 
 @dataclass
-class _Contender:
+class Contender:
+    """A way to compute a loss, and what is known of it."""
+
     timed: Timed
     competitor: Competitor
     strategy: Strategy | None
@@ -116,16 +145,18 @@ def _bytes(case: Case, problem: Problem, competitor: str, mode: str, reads: int)
     return logits + targets + gradient, reads * (logits + targets) + gradient + again
 
 
-def _own(case: Case, group: Group, problem: Problem, device: Device) -> Iterator[_Contender]:
+def _own(case: Case, group: Group, problem: Problem, device: Device) -> Iterator[Contender]:
     """This package's kernels: each strategy forward + backward, the planner's choice otherwise."""
     element_wise = case.element_wise
+    shape, held = (group.labels, group.rows, group.dtype), case.function is not compound_loss
     for mode in MODES:
-        ways = strategies(group.labels, group.rows, group.dtype, element_wise, mode, device.capability)
-        for way in ways if mode == "step" or group.every_mode else ways[:1]:
-            for competitor in build(case, problem, OURS):
+        for competitor in build(case, problem, OURS):
+            targets = "csr" if competitor.name == "csr" else "bool"
+            ways = strategies(*shape, element_wise, mode, device, targets, held)
+            for way in ways if mode == "step" or group.every_mode else ways[:1]:
                 sizes = _bytes(case, problem, competitor.name, mode, way.reads)
                 timed = _timed(case, group, competitor.name, mode, sizes, way.name, way is ways[0], way.words)
-                yield _Contender(timed, competitor, way)
+                yield Contender(timed, competitor, way)
 
 
 def _timed(
@@ -142,67 +173,72 @@ def _timed(
     return Timed(case.name, case.element_wise, *shape, competitor, mode, strategy, default, plan, *sizes)
 
 
-def _peers(case: Case, group: Group, problem: Problem) -> Iterator[_Contender]:
+def _peers(case: Case, group: Group, problem: Problem) -> Iterator[Contender]:
     # In float32 the formulas as published are in float32.
     names = tuple(name for name in group.peers if not (name == "float32" and group.dtype == "float32"))
     if not (case.main or group.every_mode):
         names = tuple(name for name in names if "compile" not in name)  # whose time goes to the four that tables show
     for competitor in build(case, problem, names):
         sizes = _bytes(case, problem, "", "step", 1)
-        yield _Contender(_timed(case, group, competitor.name, "step", sizes), competitor, None)
+        yield Contender(_timed(case, group, competitor.name, "step", sizes), competitor, None)
 
 
-def _check(contender: _Contender, rotation: Rotation, expected: tuple[Tensor, Tensor]) -> None:
-    """Compare with float64; what went wrong is kept with the figures."""
-    problem, mode = rotation[0], contender.timed.mode
+@contextmanager
+def failures_go_to(note: Callable[[str], Any], device: Device) -> Iterator[None]:
+    """Keep an exception in words and go on; an error of CUDA that stays, and so the end of this process, is raised."""
     try:
-        rotation.prepare(0, contender.competitor)
-        if problem.dtype == torch.float16 and mode != "forward":
-            # With a loss scale: without one, gradients of a mean over so many labels are zeros.
-            factor = _LOSS_SCALE
-            value = contender.competitor.loss(problem.leaf, problem)
-            value.backward(torch.full_like(value.detach(), factor))
-        else:
-            factor = 1.0 if mode == "step" else _GRAD_OUTPUT
-            value = rotation.call(contender.competitor, mode, 0)
-        check_value(value, problem, expected[0])
-        if mode != "forward":
-            check_gradient(problem.gradient(), problem, expected[1], factor)
+        yield
     except Exception as error:
-        contender.timed.failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+        note(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}")
+        del error  # and with it the tensors of its frames
+        device.synchronize()
 
 
-def _calls(rotation: Rotation, contender: _Contender) -> tuple[Callable[[int], Any], Callable[[int], Any]]:
+def _check(contender: Contender, rotation: Rotation, expected: tuple[Tensor, Tensor]) -> None:
+    """Compare with float64."""
+    problem, mode = rotation[0], contender.timed.mode
+    rotation.prepare(0, contender.competitor)
+    if problem.dtype == torch.float16 and mode != "forward":
+        # With a loss scale: without one, gradients of a mean over so many labels are zeros.
+        factor = _LOSS_SCALE
+        value = contender.competitor.loss(problem.leaf, problem)
+        value.backward(torch.full_like(value.detach(), factor))
+    else:
+        factor = 1.0 if mode == "step" else _GRAD_OUTPUT
+        value = rotation.call(contender.competitor, mode, 0)
+    check_value(value, problem, expected[0])
+    if mode != "forward":
+        check_gradient(problem.gradient(), problem, expected[1], factor)
+
+
+def _calls(rotation: Rotation, contender: Contender) -> tuple[Callable[[int], Any], Callable[[int], Any]]:
     """What goes before a call, and the call."""
     competitor, mode = contender.competitor, contender.timed.mode
     return lambda index: rotation.prepare(index, competitor), lambda index: rotation.call(competitor, mode, index)
 
 
-def _measure_case(contenders: list[_Contender], rotation: Rotation, device: Device, case: Case) -> None:
+def contenders_of(group: Group, case: Case, rotation: Rotation, device: Device) -> list[Contender]:
+    """Every way to compute a loss at one shape and dtype, ours and peers."""
+    torch.compiler.reset()  # every case has dynamo's budget of recompilations to itself
+    return [*_own(case, group, rotation[0], device), *_peers(case, group, rotation[0])]
+
+
+def measure_case(case: Case, contenders: list[Contender], rotation: Rotation, device: Device) -> None:
+    """Check them, then time those that are right, in interleaved rounds."""
+    gc.collect()
     expected = truth(case, rotation[0])
     for contender in contenders:
-        with forced(contender.strategy):
+        timed, way = contender.timed, contender.strategy
+        with failures_go_to(timed.fail, device), forced(way):
             _check(contender, rotation, expected)
-            if not contender.timed.failure:
-                contender.host_seconds = device.host_seconds(*_calls(rotation, contender), 1)
-    right = [contender for contender in contenders if not contender.timed.failure]
+            if way is not None and way.engine == "cuda" and not device.dry:
+                timed.ran = last_strategy()
+            contender.host_seconds = device.host_seconds(*_calls(rotation, contender), 1)
     order = random.Random(0)
     index = 0
     for _ in range(ROUNDS):
+        right = [contender for contender in contenders if not contender.timed.failure]
         for contender in order.sample(right, len(right)):
-            with forced(contender.strategy):
+            with failures_go_to(contender.timed.fail, device), forced(contender.strategy):
                 contender.timed.ms += device.time_batch(*_calls(rotation, contender), index, contender.host_seconds)
             index += 8
-
-
-def measure_group(group: Group, cases: tuple[Case, ...], device: Device, seed: int) -> Iterator[Timed]:
-    """Time all losses at one shape and dtype, ours and peers in interleaved rounds."""
-    torch.compiler.reset()
-    rotation = Rotation(group, device, seed)
-    for case in cases:
-        contenders = [*_own(case, group, rotation[0], device), *_peers(case, group, rotation[0])]
-        gc.collect()
-        _measure_case(contenders, rotation, device, case)
-        yield from (contender.timed for contender in contenders)
-    del rotation
-    device.give_back()

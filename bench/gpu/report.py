@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ..competitors import LABELS
@@ -38,9 +38,20 @@ def _where(timed: Timed) -> str:
     return f"{timed.case}, {timed.rows} x {timed.labels:,}, {timed.dtype}, {layout}, {timed.strategy}"
 
 
+def _inputs(timed: Timed) -> tuple[Any, ...]:
+    return timed.case, timed.dtype, timed.rows, timed.labels
+
+
+def _by_inputs(times: Sequence[Timed]) -> dict[tuple[Any, ...], list[Timed]]:
+    """What is compared with one another: results are written often, so that no time is looked up among all."""
+    found = defaultdict(list)
+    for timed in times:
+        found[_inputs(timed)].append(timed)
+    return found
+
+
 def _same_inputs(times: Sequence[Timed], timed: Timed) -> list[Timed]:
-    key = (timed.case, timed.dtype, timed.rows, timed.labels, "step")
-    return [t for t in times if (t.case, t.dtype, t.rows, t.labels, t.mode) == key and t.ms]
+    return [t for t in times if _inputs(t) == _inputs(timed) and t.mode == "step" and t.ms]
 
 
 def _fastest(times: Sequence[Timed], timed: Timed, names: Sequence[str]) -> float | None:
@@ -92,9 +103,10 @@ def all_gates(
 ) -> dict[str, list[Gate]]:
     """Every gate by its kind; what is not measured has none."""
     found: dict[str, list[Gate]] = {}
+    alike = _by_inputs(times)
     for timed in times:
         if timed.ours and timed.ms and timed.labels >= _LEAST_LABELS and timed.dtype in ("bfloat16", "float32"):
-            for kind, gate in (*_bytes_gates(timed, bandwidth), *_peer_gates(times, timed)):
+            for kind, gate in (*_bytes_gates(timed, bandwidth), *_peer_gates(alike[_inputs(timed)], timed)):
                 found.setdefault(kind, []).append(gate)
     for one in host:
         if one.mode == "step":
@@ -200,15 +212,15 @@ def missed(found: dict[str, list[Gate]]) -> list[str]:
 
 def times_as_json(times: Sequence[Timed], bandwidth: Bandwidth) -> list[dict[str, Any]]:
     """All samples, with the figures drawn from them."""
-    rows = []
+    rows, alike = [], _by_inputs(times)
     for timed in times:
-        row: dict[str, Any] = asdict(timed)
+        row: dict[str, Any] = {**vars(timed)}
         if timed.ms:
             row["median_ms"] = timed.median
             row["of_the_floor"] = _floor(timed, bandwidth)
             if timed.ours and timed.mode == "step":
                 row["of_the_plan"] = _share(timed.planned_bytes, timed, bandwidth, "copy")
-                row["times_eager"] = _ratio(times, timed, _EAGER_PEERS)
-                row["times_compile"] = _ratio(times, timed, ("float32-compile",))
+                row["times_eager"] = _ratio(alike[_inputs(timed)], timed, _EAGER_PEERS)
+                row["times_compile"] = _ratio(alike[_inputs(timed)], timed, ("float32-compile",))
         rows.append(row)
     return rows

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import random
+import secrets
 import sys
+import time
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +16,7 @@ import torch
 
 from ..competitors import Case, Problem, kernel_cases
 from .device import Device
-from .matrix import forced, strategies
+from .matrix import Strategy, forced, strategies
 
 # One row of one chunk, odd widths that begin and end within a chunk, more than a tile, more rows than tiles; the last
 # so wide that blocks with wide targets need more shared memory than they have unasked.
@@ -79,21 +83,49 @@ def _call(case: Case, problem: Problem) -> None:
     case.fused(strided, problem.dense).backward()
 
 
+_Work = tuple[tuple[int, int], str, Case, Strategy]  # shape, dtype, loss, launch
+
+
+def _work(device: Device, seed: int) -> list[_Work]:
+    """Every loss at every shape, in every dtype, by every strategy; shuffled, each kernel in turn, if time runs out."""
+    found: list[_Work] = []
+    for (rows, labels), dtype, case in itertools.product(_SHAPES, _DTYPES, _cases()):
+        ways = strategies(labels, rows, dtype, case.element_wise, "step", device)
+        ways = [way for way in ways if way.engine == "cuda"]
+        # Other groupings than rows are split, whatever is asked for.
+        once = case.arguments.get("average", "samples") != "samples"
+        found += [((rows, labels), dtype, case, way) for way in (ways[:1] if once else ways)]
+    random.Random(seed).shuffle(found)
+    met: Counter[tuple[str, ...]] = Counter()
+
+    def turn(work: _Work) -> int:
+        _, _, case, way = work
+        kernel = (case.name, str(case.arguments), way.name)
+        met[kernel] += 1
+        return met[kernel]
+
+    return sorted(found, key=turn)
+
+
 def main(given: list[str] | None = None) -> int:
     """Run all of it once; the sanitizer that watches says what is wrong."""
+    start = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.small", description=__doc__)
     parser.add_argument("--dry-run", action="store_true", help="on the CPU")
-    device = Device(parser.parse_args(given).dry_run)
-    calls = 0
-    for (rows, labels), dtype, case in itertools.product(_SHAPES, _DTYPES, _cases()):
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="nothing is begun after so long")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31), help="of the order; default: a new one")
+    options = parser.parse_args(given)
+    device, calls = Device(options.dry_run), 0
+    work = _work(device, options.seed)
+    for (rows, labels), dtype, case, way in work:
+        if time.monotonic() - start > options.seconds:
+            break
         problem = Problem(rows, labels, getattr(torch, dtype), device.type, rows * labels, positives=3)
-        ways = strategies(labels, rows, dtype, case.element_wise, "step", device.capability)
-        for way in (way for way in ways if way.engine == "cuda"):
-            with forced(way):
-                (_call if case.takes_targets else _call_pair)(case, problem)
-            calls += 1
-    device.synchronize()
-    print(f"{calls} cases ran")
+        with forced(way):
+            (_call if case.takes_targets else _call_pair)(case, problem)
+        device.synchronize()
+        calls += 1
+    print(f"{calls} of {len(work)} cases, seed {options.seed}")
     return 0
 
 
