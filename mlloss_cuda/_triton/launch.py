@@ -267,7 +267,7 @@ def _new_value(logits: Tensor, a: Arguments) -> Tensor:
     return _empty(logits, *logits.shape) if a.group == "element" else _empty(logits, _groups(logits, a.group))
 
 
-_NO_CALL = Call(*[None] * len(Call._fields))
+_NO_CALL = Call._make([None] * len(Call._fields))
 
 
 def _of_groups(call: Call) -> Call:

@@ -134,8 +134,8 @@ def propensity_scored_ndcg_at_k(
     r"""The same with the i-th label's weight over :math:`\log_2(1 + i)`, over the best attainable.
 
     Numerator and denominator are sums over rows, whose discounts are the same for all, as the paper has it. pyxclib
-    divides both by :math:`\sum_{i \le \min(k, n)} 1 / \log_2(1 + i)` of the row's n positives first, which gives rows of
-    few more weight: its PSnDCG is another number, by a point or so, from k = 2 on.
+    divides both by :math:`\sum_{i \le \min(k, n)} 1 / \log_2(1 + i)` of the row's n positives first, which gives rows
+    of few more weight: its PSnDCG is another number, by a point or so, from k = 2 on.
 
     Args:
         indices, targets, inverse_propensity, k: as of :func:`propensity_scored_precision_at_k`.
