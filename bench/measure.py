@@ -137,7 +137,7 @@ def _ready(case: Case, problem: Problem, names: tuple[str, ...]) -> tuple[list[C
             continue
         try:
             for competitor in build(case, problem, (name,)):
-                check(competitor, problem, expected)
+                check(case, competitor, problem, expected)
                 ready.append(competitor)
         except Exception as error:
             if name in OURS:

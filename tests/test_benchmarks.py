@@ -6,12 +6,16 @@ import copy
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bench import compare, figures, page, plots, publish
+from bench.check import check_gradient, truth
+from bench.competitors import Problem, all_cases
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -38,6 +42,26 @@ def test_pictures_agree_with_the_results(tmp_path: Path) -> None:
 
 def test_the_page_has_no_gpu_figures_without_a_gpu() -> None:
     assert page.rendered([]).endswith("wait for hardware (`make gpu`).\n")
+
+
+# ---- right before fast ---------------------------------------------------------------------------
+
+
+def test_a_gradient_that_jumps_may_be_on_either_side() -> None:
+    problem = Problem(4, 1_000, torch.float32, "cpu", 0)
+    case = next(case for case in all_cases() if case.name == "margin_bce")
+    _, expected = truth(case, problem)
+    some = expected.nonzero()[:9].T
+    for count, passes in ((1, True), (2, True), (9, False)):
+        found = expected.clone()
+        found[some[0, :count], some[1, :count]] = 0.0
+        with nullcontext() if passes else pytest.raises(AssertionError, match="gradient: 9 of 4000 differ"):
+            check_gradient(found, problem, expected, jumps=True)
+        with pytest.raises(AssertionError, match=f"gradient: {count} of 4000 differ"):
+            check_gradient(found, problem, expected)
+    found[some[0, 0], some[1, 0]] = 3 * expected.abs().max()
+    with pytest.raises(AssertionError, match="gradient"):
+        check_gradient(found, problem, expected, jumps=True)
 
 
 # ---- python -m bench compare ---------------------------------------------------------------------

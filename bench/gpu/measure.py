@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mlloss_cuda.losses import compound_loss
 
-from ..check import check_gradient, check_value, truth
+from ..check import check_gradient, check_value, jumps, truth
 from ..competitors import Case, Competitor, Problem, build
 from .device import Device
 from .matrix import Group, Strategy, forced, last_strategy, strategies
@@ -208,7 +208,7 @@ def _check(contender: Contender, rotation: Rotation, expected: tuple[Tensor, Ten
         value = rotation.call(contender.competitor, mode, 0)
     check_value(value, problem, expected[0])
     if mode != "forward":
-        check_gradient(problem.gradient(), problem, expected[1], factor)
+        check_gradient(problem.gradient(), problem, expected[1], factor, jumps(contender.timed.case))
 
 
 def _calls(rotation: Rotation, contender: Contender) -> tuple[Callable[[int], Any], Callable[[int], Any]]:
