@@ -104,6 +104,7 @@ def _floor(entry: dict[str, Any], name: str) -> float | None:
         "csr": 8 * (16 * entry["rows"] + 1),  # 15 positives a row
     }
     ms = {competitor: summary["median_ms"] for competitor, summary in entry["summary"].items()}
+    sizes |= entry.get("target_bytes", {})
     share: float = (1 + sizes[LAYOUTS.get(name, "dense")] / (2 * logits)) * ms["copy"] / ms[name]
     return share
 

@@ -283,8 +283,11 @@ class Fused {
 
   // Not inlined: with gradients and without, values are the same to the bit.
   template <Targets kTargets>
-  static __attribute__((noinline)) void add_elements(const Terms& terms, const Columns<T>& x, int size, T* g,
+  static __attribute__((noinline)) void add_elements(const Terms& all, const Columns<T>& columns, int size, T* g,
                                                      T* total) {
+    // Copies, which nobody can think that g overlaps: else the loop is not vectorised.
+    const Terms terms = all;
+    const Columns<T> x = columns;
     T a = T(0), b = T(0);
 #pragma omp simd reduction(+ : a, b)
     for (int j = 0; j < size; ++j) form_one<kTargets>(terms, x, j, g, a, b);
