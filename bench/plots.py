@@ -23,7 +23,6 @@ NAMES = {
     "lsep": "LSEP",
     "margin_bce": "margin BCE",
     "multi_positive_cross_entropy": "multi-positive cross-entropy",
-    "squared_hinge": "squared hinge",
     "symmetric_kl": "symmetric KL",
     "tversky": "Tversky",
     "zlpr+dice": "ZLPR + Dice",
