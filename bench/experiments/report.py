@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def blocks(records: Sequence[Record]) -> dict[str, str]:
         "summary": summary(losses),
         "comparisons": comparisons(losses),
         "losses": "\n\n".join(f"{name}\n\n{table(losses, name)}" for name in sets_of(losses)) + origin(losses),
-        "imbalance": imbalance([each for each in records if each["part"] == "imbalance"]),
+        "imbalance": imbalance(records),
         "names": names(reported(records, "names")),
     }
 
@@ -83,12 +84,19 @@ def reported(records: Sequence[Record], part: str) -> list[Record]:
 
 def by_criterion(records: Sequence[Record], criterion: str) -> list[Record]:
     """Of the losses' runs, those at the rate that the criterion chooses."""
+    return _at_best_rates(records, "losses", lambda metrics: chosen(metrics, criterion))
+
+
+def _at_best_rates(
+    records: Sequence[Record], part: str, best: Callable[[dict[float, dict[str, float]]], float]
+) -> list[Record]:
+    """The runs that are reported, of each set and loss at the best of the rates that were tried."""
     tuned: dict[tuple[str, str], dict[float, dict[str, float]]] = {}
     for each in records:
-        if each["part"] == "losses" and each["tuning"]:
+        if each["part"] == part and each["tuning"]:
             tuned.setdefault((each["set"], each["loss"]), {})[each["rate"]] = each["metrics"]
-    rates = {run: chosen(metrics, criterion) for run, metrics in tuned.items()}
-    return [each for each in reported(records, "losses") if each["rate"] == rates[each["set"], each["loss"]]]
+    rates = {run: best(metrics) for run, metrics in tuned.items()}
+    return [each for each in reported(records, part) if each["rate"] == rates[each["set"], each["loss"]]]
 
 
 def sets_of(records: Sequence[Record]) -> list[str]:
@@ -210,8 +218,11 @@ def comparisons(records: Sequence[Record], metrics: Sequence[str] = METRICS) -> 
 
 def imbalance(records: Sequence[Record]) -> str:
     """A table a set, and what it is about: decisions at the rate that is best for F1, order at the one for AUC."""
-    chosen_runs, tables = {name: _at_best_rates(records, name) for name in CRITERIA}, []
-    for name in sets_of(records):
+    chosen_runs = {
+        name: _at_best_rates(records, "imbalance", functools.partial(best_rate, criterion=name)) for name in CRITERIA
+    }
+    tables = []
+    for name in sets_of(chosen_runs[CRITERIA[0]]):
         first = next(each for each in records if each["set"] == name)
         columns: list[tuple[str, Values]] = []
         for criterion, runs in chosen_runs.items():
@@ -237,16 +248,6 @@ def imbalance(records: Sequence[Record]) -> str:
         head = ("loss", *(metric for metric, _ in columns))
         tables.append(f"{about}{100 * (1 - first['positive']):.1f}%.\n\n{markdown(head, rows)}")
     return "\n\n".join(tables) + origin([each for runs in chosen_runs.values() for each in runs])
-
-
-def _at_best_rates(records: Sequence[Record], criterion: str) -> list[Record]:
-    """The runs that are reported, of each set and loss at its best rate."""
-    tuned: dict[tuple[str, str], dict[float, dict[str, float]]] = {}
-    for each in records:
-        if each["tuning"]:
-            tuned.setdefault((each["set"], each["loss"]), {})[each["rate"]] = each["metrics"]
-    rates = {run: best_rate(metrics, criterion) for run, metrics in tuned.items()}
-    return [each for each in records if not each["tuning"] and each["rate"] == rates[each["set"], each["loss"]]]
 
 
 def names(records: Sequence[Record]) -> str:
