@@ -4,97 +4,138 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 TOOLS := cmake==4.4.4 ninja==1.13.2 pybind11==3.1.0 "setuptools>=77" wheel
+DISASSEMBLER := nvidia-cuda-nvdisasm==13.5.37
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
+# Modules are compiled when they are first imported, and most of torch's never are.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
-# Kernels for the GPU that is here, or for one architecture if there is none: each takes minutes.
+# CUDA kernels are compiled for the GPU that is here, or for one architecture if there is none: each takes minutes.
 CAPABILITY := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -xE '[0-9]+\.[0-9]+' | head -n 1 | tr -d .)
 export CUDAARCHS ?= $(or $(CAPABILITY),90)-real
+# `make build` and `make demo` compile what this machine can run: CPU kernels for its instruction set, and CUDA kernels where
+# there is a GPU. CUDA=1 asks for all instruction sets and, with an nvcc, the CUDA kernels, as the tests do; CUDA=0 for neither.
+CUDA ?= $(if $(CAPABILITY),1,0)
+FULL_BUILD := $(VENV)/.built-full
+BUILD := $(if $(filter-out 0,$(CUDA)),$(FULL_BUILD),$(VENV)/.built)
 
-DISASSEMBLER := nvidia-cuda-nvdisasm==13.5.37
+# What `make test` and `make check` run, in this order; each part is a target of its own.
+TEST_PARTS := test-host test-python
+CHECK_PARTS := lint interpret ahead-of-time-share emulate races machine-code-share machines-share docs gpu-dry-run wheel sdist
 
-.PHONY: build test test-full test-host test-others interpret interpret-full ahead-of-time emulate emulate-full \
-  emulate-sanitized emulate-sanitized-full races races-full sass wheel wheel-check demo bench bench-full gpu report pictures docs \
-  lint format clean
+.NOTPARALLEL:
+.PHONY: build test check test-full test-host test-python test-others machines machines-share interpret interpret-full ahead-of-time \
+  ahead-of-time-share emulate emulate-full emulate-sanitized emulate-sanitized-full races races-full sass machine-code-share wheel \
+  wheel-check sdist demo bench bench-full gpu gpu-dry-run report pictures docs lint format clean
 
-build: $(VENV)/.built
+build: $(BUILD)
 
 $(VENV)/.torch: Makefile
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) numpy
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TOOLS)
-	touch $@
+	@echo "== $(VENV): $(TORCH), numpy and the build's tools"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) $(TORCH) numpy
+	@$(PIP) $(TOOLS)
+	@touch $@
 
-# Editable, with the torch that is there: an isolated build would draw gigabytes of another one.
+# $(1): what is compiled, in words. $(2): arguments for CMake. The libraries are built in place first, so that ninja shows
+# how far it is. The package is editable, with the torch that is there: an isolated build would draw gigabytes of another one.
+define compile
+	@echo "== compiling $(1)"
+	@CMAKE_ARGS="$(2) $$CMAKE_ARGS" $(BIN)/python setup.py --quiet build_ext --inplace
+	@echo "== installing the package and what its demo needs"
+	@CMAKE_ARGS="$(2) $$CMAKE_ARGS" $(PIP) --no-build-isolation -e ".[demo]"
+endef
+
 $(VENV)/.built: $(VENV)/.torch $(NATIVE)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev,demo]"
-	touch $@
+	$(call compile,the CPU kernels for this machine,-DMLLOSS_CUDA=OFF -DMLLOSS_NATIVE=ON)
+	@touch $@
 
-test: build test-host
+# A full build serves where the other one does.
+$(FULL_BUILD): $(VENV)/.torch $(NATIVE)
+	$(call compile,all CPU kernels and (where there is an nvcc) the CUDA kernels,)
+	@touch $(VENV)/.built $@
+
+# What tests and checks need. What is installed has told of the extra: nothing is built anew.
+$(VENV)/.dev: $(VENV)/.built
+	@echo "== installing the tools that tests and checks need"
+	@$(PIP) "mlloss-cuda[dev]"
+	@touch $@
+
+# What tells whether an install can be trusted; on a GPU the CUDA kernels are tested too.
+test: $(FULL_BUILD) $(VENV)/.dev
+	@MAKE="$(MAKE)" $(BIN)/python -m tests.run test $(TEST_PARTS)
+
+# All other checks that a change has to pass; some of them take a share of the tests, and their `-full` targets all.
+check: $(FULL_BUILD) $(VENV)/.dev
+	@MAKE="$(MAKE)" $(BIN)/python -m tests.run check $(CHECK_PARTS)
+
+# With all that test and check leave out because it takes long.
+test-full: test check test-others ahead-of-time interpret-full emulate-full emulate-sanitized-full races-full machines sass
+
+test-python: $(FULL_BUILD) $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
-	$(MAKE) wheel
-	$(MAKE) interpret
-	$(MAKE) ahead-of-time TARGETS="sm_80 gfx942"
-	@if $(BIN)/python -m mlloss_cuda info | grep -q nvcc; then $(MAKE) emulate && $(MAKE) races; \
-	else echo "built without CUDA: its kernels are not tested (make emulate needs the toolkit's headers)"; fi
 
-# With all that make test leaves out because it takes long.
-test-full: test test-others ahead-of-time interpret-full emulate-full emulate-sanitized-full races-full
+# The same tests as on other processors and with other numbers of threads; the share is what takes few minutes.
+machines: $(FULL_BUILD) $(VENV)/.dev
+	$(BIN)/python -m tests.machines
+
+machines-share: $(FULL_BUILD) $(VENV)/.dev
+	$(BIN)/python -m tests.machines --share
 
 # The Triton kernels on the CPU, by Triton's interpreter, and compiled for GPUs that are not there.
-interpret: build
+interpret: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 tests --interpreted --brief=14
 
-interpret-full: build
+interpret-full: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 tests --interpreted
 
-ahead-of-time: build
+ahead-of-time: $(VENV)/.dev
 	TRITON_CACHE_DIR=build/triton $(BIN)/python -m tests.ahead_of_time $(TARGETS)
 
-# The CUDA kernels on the CPU, in builds of their own. $(1): what to build.
+ahead-of-time-share:
+	@$(MAKE) ahead-of-time TARGETS="sm_80 gfx942"
+
+# The CUDA kernels on the CPU, in builds of their own, which need the toolkit's headers. $(1): what is built. $(2): what runs.
 EMULATED := build/emulated/tests/emulator
-define emulator
-	mkdir -p build
-	$(BIN)/cmake -S . -B build/emulated -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DMLLOSS_PYTHON=OFF \
-	  -DMLLOSS_EMULATED=ON $$($(BIN)/python setup.py --print-cmake-paths) >build/emulated.log || { cat build/emulated.log; exit 1; }
-	$(BIN)/cmake --build build/emulated --target $(1)
+define emulated
+	@if $(BIN)/python -m mlloss_cuda info | grep -q nvcc; then set -ex; mkdir -p build; \
+	  $(BIN)/cmake -S . -B build/emulated -G Ninja "-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja" -DMLLOSS_PYTHON=OFF \
+	    -DMLLOSS_EMULATED=ON $$($(BIN)/python setup.py --print-cmake-paths) >build/emulated.log || { cat build/emulated.log; exit 1; }; \
+	  $(BIN)/cmake --build build/emulated --target $(1); \
+	  $(2); \
+	else echo "skipped: the package is built without CUDA, since no nvcc was found"; fi
 endef
 
 # The same source, the same tests: a share of them, or all.
-emulate: build
-	$(call emulator,emulated)
-	$(BIN)/python -m pytest -n 2 tests --emulated $(EMULATED)/emulated.so --brief=6
+EMULATED_TESTS := $(BIN)/python -m pytest -n 2 tests --emulated $(EMULATED)/emulated.so
+emulate: $(FULL_BUILD) $(VENV)/.dev
+	$(call emulated,emulated,$(EMULATED_TESTS) --brief=6)
 
-emulate-full: build
-	$(call emulator,emulated)
-	$(BIN)/python -m pytest -n 2 tests --emulated $(EMULATED)/emulated.so
+emulate-full: $(FULL_BUILD) $(VENV)/.dev
+	$(call emulated,emulated,$(EMULATED_TESTS))
 
-# Once more under AddressSanitizer and UndefinedBehaviorSanitizer, whose build takes nine minutes: not part of make test.
-# They are loaded before Python, and the C++
-# library too, or they miss its exceptions; they write past pytest's capture, for they end the process.
+# Once more under AddressSanitizer and UndefinedBehaviorSanitizer, whose build takes nine minutes: not part of make check.
+# They are loaded before Python, and the C++ library too, or they miss its exceptions; they write past pytest's capture, for
+# they end the process.
 SANITIZED = ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
   $(BIN)/python -m pytest -n 2 tests --emulated $(EMULATED)/emulated_sanitized.so --capture=sys
-emulate-sanitized: build
-	$(call emulator,emulated_sanitized)
-	$(SANITIZED) --brief=14
-	$(BIN)/python -m pytest -n 2 tests/races/test_sanitized_engine.py --races $(EMULATED)
+emulate-sanitized: $(FULL_BUILD) $(VENV)/.dev
+	$(call emulated,emulated_sanitized,$(SANITIZED) --brief=14; \
+	  $(BIN)/python -m pytest -n 2 tests/races/test_sanitized_engine.py --races $(EMULATED))
 
-emulate-sanitized-full: build
-	$(call emulator,emulated_sanitized)
-	$(SANITIZED)
+emulate-sanitized-full: $(FULL_BUILD) $(VENV)/.dev
+	$(call emulated,emulated_sanitized,$(SANITIZED))
 
 # The detectors' own test, the kernels under the race detector, and whether tests notice what is broken on purpose.
-races: build
-	$(call emulator,races)
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/races --races $(EMULATED) --brief=7 \
-	  --ignore tests/races/test_sanitized_engine.py
+RACES := $(BIN)/python -m pytest -n 2 --dist loadfile tests/races --races $(EMULATED)
+races: $(FULL_BUILD) $(VENV)/.dev
+	$(call emulated,races,$(RACES) --brief=7 --ignore tests/races/test_sanitized_engine.py)
 
-races-full: build
-	$(call emulator,races emulated_sanitized)
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/races --races $(EMULATED)
+races-full: $(FULL_BUILD) $(VENV)/.dev
+	$(call emulated,races emulated_sanitized,$(RACES))
 
-test-host: build
-	mkdir -p build
-	$(BIN)/cmake -S . -B build/host -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+test-host: $(VENV)/.torch
+	@mkdir -p build
+	@$(BIN)/cmake -S . -B build/host -G Ninja "-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja" \
 	  -DMLLOSS_PYTHON=OFF -DMLLOSS_HOST_TESTS=ON >build/host.log || { cat build/host.log; exit 1; }
 	$(BIN)/cmake --build build/host --target host_tests
 	build/host/host_tests
@@ -103,37 +144,66 @@ test-host: build
 test-others: $(VENV)/.others
 	$(BIN)/python -m pytest -n 2 tests/others --others
 
-$(VENV)/.others: $(VENV)/.built pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation $(TORCH) -e ".[dev,demo,others]"
-	touch $@
+$(VENV)/.others: $(VENV)/.dev pyproject.toml
+	@$(PIP) $(TORCH) "mlloss-cuda[others]"
+	@touch $@
 
 # The kernels' machine code against its budgets; needs nvcc, and neither torch nor a GPU.
 sass: $(VENV)/.disassembler
 	$(BIN)/python -m tests.machine_code $(if $(UPDATE),--update) $(SASS_ARGS)
 
-$(VENV)/.disassembler: Makefile
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(DISASSEMBLER)
-	touch $@
+# All of it takes a quarter of an hour, and is for changes of the kernels.
+machine-code-share: $(FULL_BUILD)
+	@if $(BIN)/python -m mlloss_cuda info | grep -q nvcc; then $(MAKE) sass SASS_ARGS='--units "bfloat16 sm_90"'; \
+	else echo "skipped: the package is built without CUDA, since no nvcc was found"; fi
 
-# What users install, from the objects that are built; then where torch is and nothing else, not even numpy. $(1): torch.
-define wheel_alone
-	$(BIN)/python -m venv --clear build/wheel
-	build/wheel/bin/pip install --quiet --disable-pip-version-check --no-compile "$(1)" dist/*.whl
-	build/wheel/bin/python -I tests/wheel/smoke.py
+$(VENV)/.disassembler: Makefile
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) $(DISASSEMBLER)
+	@touch $@
+
+# An environment with torch and nothing else, not even numpy. $(1): its folder. $(2): torch.
+define alone
+	@rm -rf $(1)
+	@$(PYTHON) -m venv $(1)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile "$(2)"
 endef
 
-wheel: build
-	rm -rf dist build/lib.* build/bdist.*  # what an earlier tree left there would go in
+build/alone/.torch: Makefile
+	$(call alone,build/alone,$(TORCH))
+	@touch $@
+
+# The wheel in such an environment. $(1): its folder.
+define wheel_smoke
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps dist/*.whl
+	$(1)/bin/python -I tests/wheel/smoke.py
+endef
+
+# What users install, from the objects that are built.
+wheel: $(FULL_BUILD) build/alone/.torch
+	@rm -rf dist/*.whl build/lib.* build/bdist.*  # what an earlier tree left there would go in
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 	$(BIN)/python tests/wheel/contents.py dist/*.whl \
 	  $$($(BIN)/python -m mlloss_cuda info | grep -q nvcc || echo --without-cuda)
-	$(call wheel_alone,$(TORCH))
+	$(call wheel_smoke,build/alone)
 
 # Before a release: the same wheel with the oldest torch that it is for, and the newest. Gigabytes, where these have CUDA.
 wheel-check: wheel
-	$(call wheel_alone,torch==2.11.*)
-	$(call wheel_alone,torch)
+	$(call alone,build/wheel,torch==2.11.*)
+	$(call wheel_smoke,build/wheel)
+	$(call alone,build/wheel,torch)
+	$(call wheel_smoke,build/wheel)
+
+# The source distribution: what is in it; then it is installed as the README says, from a folder with a space in its name, as a
+# package and editable, where torch is and nothing else.
+sdist: $(VENV)/.torch build/alone/.torch
+	@rm -rf dist/*.tar.gz "build/source distribution"
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" >build/sdist.log || { cat build/sdist.log; exit 1; }
+	$(BIN)/python tests/wheel/contents.py dist/*.tar.gz
+	@mkdir -p "build/source distribution"
+	@cp -a build/alone "build/source distribution/env"
+	@tar -xzf dist/*.tar.gz -C "build/source distribution"
+	bash tests/wheel/install.sh "build/source distribution/env" "build/source distribution"/mlloss_cuda-*/
 
 demo: build
 	$(BIN)/python -m demo
@@ -153,6 +223,10 @@ gpu:
 	COMMIT=$(COMMIT) $(GPU_PYTHON) -m bench.gpu $(PART:%=--part %) $(if $(DRY),--dry-run) $(if $(FULL),--full) \
 	  $(if $(NO_BUILD),--no-build) $(LIMIT:%=--limit %) $(RESULTS:%=--results %)
 
+# It walks through all of that on the CPU.
+gpu-dry-run: $(VENV)/.dev
+	@$(MAKE) gpu DRY=1
+
 # The README's tables, docs/benchmarks.md and its pictures from bench/results: the same bytes from run to run.
 report:
 	$(GPU_PYTHON) -m bench.publish
@@ -166,18 +240,17 @@ docs: $(VENV)/.docs
 	rm -rf build/site
 	$(BIN)/sphinx-build -W --keep-going -q -E -b html docs build/site
 
-# What is installed has told of this extra: nothing is built anew.
 $(VENV)/.docs: $(VENV)/.built
-	$(BIN)/pip install --quiet --disable-pip-version-check "mlloss-cuda[docs]"
-	touch $@
+	@$(PIP) "mlloss-cuda[docs]"
+	@touch $@
 
-lint: build
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp')
 
-format: build
+format: $(VENV)/.dev
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp')

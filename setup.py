@@ -46,7 +46,7 @@ class CMakeBuild(build_ext):
         cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
         configure = [
             *(cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
-            *("-UCMAKE_CUDA_ARCHITECTURES", "-UMLLOSS_CUDA"),  # of this build, not of the one before
+            *("-UCMAKE_CUDA_ARCHITECTURES", "-UMLLOSS_CUDA", "-UMLLOSS_NATIVE"),  # of this build, not of the one before
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11 / 'share/cmake/pybind11'}",
             *cmake_paths(),
@@ -74,8 +74,7 @@ class CMakeBuild(build_ext):
             raise SystemExit(f"mlloss_cuda: CMake made no {made.name}")
         else:
             # An earlier build's library must not pass for this one's.
-            target.unlink(missing_ok=True)
-            for stale in (ROOT / "mlloss_cuda").glob(f"{made.stem}.*so"):
+            for stale in target.parent.glob(f"{made.stem}.*so"):
                 stale.unlink()
 
 

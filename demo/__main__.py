@@ -23,13 +23,16 @@ from demo import corpus
 if TYPE_CHECKING:  # torch is imported late: the corpus workers import this module, and need none
     import torch
 
-    from demo.measure import Measurement
+    from demo.measure import Compiled, Measurement
     from demo.model import Data, History, NameModel
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".demo_cache"
 PLOT = ROOT / "demo" / "out" / "losses.png"
 LABEL_FLOOR = 30_000
+EPOCHS = 5
+# Shares of the time: for torch.compile, for timing each loss, and for what follows training.
+COMPILING, TIMING, ENDING = 0.3, 0.03, 0.1
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
         "ZLPR, fused, against eager PyTorch and torch.compile.",
     )
     parser.add_argument(
-        "--minutes", type=_number(float, 0.1), default=5.0, metavar="M",
-        help="for everything; training shortens to fit (default: 5, and rarely needed)",
+        "--minutes", type=_number(float, 0.1), default=2.0, metavar="M",
+        help="for everything; training shortens to fit, for all losses alike (default: 2)",
     )  # fmt: skip
     parser.add_argument(
         "--labels", type=_number(int, 100), metavar="L",
@@ -63,7 +66,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
     )  # fmt: skip
     parser.add_argument(
         "--epochs", type=_number(int, 1), metavar="N",
-        help="passes over the data for each loss (default: 5)",
+        help=f"passes over the data for each loss, if time suffices (default: {EPOCHS})",
     )  # fmt: skip
     parser.add_argument("--seed", type=_number(int, 0), default=0, help="default: 0")
     parser.add_argument("--device", default="auto", help='"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"')
@@ -89,7 +92,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
     return Options(
         minutes=given.minutes,
         labels=given.labels or (1_000 if given.smoke else None),
-        epochs=given.epochs or (2 if given.smoke else 5),
+        epochs=given.epochs or (2 if given.smoke else EPOCHS),
         seed=given.seed,
         device=given.device,
         packages=given.packages,
@@ -169,27 +172,52 @@ def run(options: Options) -> None:
         f"\nLoss + gradient, {model.BATCH} rows x {data.num_labels:,} labels, float32 "
         f"(the logits are {logits_mb:.1f} MB)"
     )
+    rows, logits = _measured_batch(data, options.seed)
+    compiled = measure.Compiled(reason="left out, as asked for")
+    if options.compile:
+        compiled = measure.compile_formulas(logits, data.targets[rows], COMPILING * 60 * options.minutes)
     measurements = {}
     for name, make_loss in model.LOSSES.items():
-        measurements[name] = _measure(name, make_loss(), data, options, left())
-    _print_measuring_notes(measurements, data, device, kept)
-
-    print(f"\nTraining, {options.epochs} epochs a loss, batches of {model.BATCH}")
-    histories: dict[str, History] = {}
-    for number, (name, make_loss) in enumerate(model.LOSSES.items()):
-        reserve = 0.06 * 60 * options.minutes  # evaluation, the plot, and the last lines
-        seconds = max(0.85 * (left() - reserve) / (len(model.LOSSES) - number), 1.0)
-        network, histories[name] = model.train(
-            make_loss(), data, epochs=options.epochs, seconds=seconds, seed=options.seed
+        measurements[name] = measure.measure(
+            name,
+            make_loss(),
+            logits,
+            data.targets[rows],
+            compiled=compiled.functions.get(name),
+            rounds=3 if options.smoke else 21,
+            seconds=TIMING * 60 * options.minutes,
         )
-        _print_training(name, histories[name])
+        shown = ", ".join(f"{who} {_ms(measurements[name].ms[who])} ms" for who in measure.COMPETITORS)
+        print(f"  {name:<6} {shown}", flush=True)
+    _print_measuring_notes(measurements, compiled, data, device, kept)
+
+    print(
+        f"\nTraining, {options.epochs} epochs or as much of them as time allows, batches of {model.BATCH}; "
+        "the losses take their steps in turn"
+    )
+    trainers = {name: model.Trainer(make_loss(), data, options.seed) for name, make_loss in model.LOSSES.items()}
+    bar = corpus.ProgressBar("  training, %", 100)
+    model.train_in_turn(
+        list(trainers.values()),
+        epochs=options.epochs,
+        seconds=max(left() - ENDING * 60 * options.minutes, 1.0),
+        seed=options.seed,
+        report=lambda progress: bar.update(int(100 * progress)),
+    )
+    histories = {name: trainer.history for name, trainer in trainers.items()}
+    history = next(iter(histories.values()))
+    print(f"  {history.epochs:.1f} epochs of each{', then time was over' if history.cut_short else ''}")
+    for name, history in histories.items():
+        _print_training(name, history)
+    network = trainers["ZLPR"].model
     _print_head(network, data, options)
 
     popular = model.precision(None, data, data.held_out)
-    _print_table(measurements, histories, popular)
+    _print_table(measurements, histories, popular, compiled.reason)
     _draw(histories, popular, split, device, options.output)
-    _print_predictions(network, data, functions, split, options.seed)  # the last one: ZLPR's
-    print(f"\ndone in {time.perf_counter() - start:.0f} s")
+    _print_predictions(network, data, functions, split, options.seed)
+    _print_gains(measurements)
+    print(f"done in {time.perf_counter() - start:.0f} s")
 
 
 def _load(packages: Sequence[corpus.Package], options: Options) -> tuple[corpus.Corpus, corpus.Split, str]:
@@ -225,28 +253,16 @@ def _device(wanted: str) -> torch.device:
     return device
 
 
-def _measure(name: str, loss: torch.nn.Module, data: Data, options: Options, seconds_left: float) -> Measurement:
+def _measured_batch(data: Data, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of training rows, and logits for it."""
     import torch
 
-    from demo import measure, model
+    from demo import model
 
-    generator = torch.Generator().manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(seed)
     rows = data.train[torch.randperm(len(data.train), generator=generator)[: model.BATCH]]
     logits = torch.randn(len(rows), data.num_labels, generator=generator) - 3
-    logits = logits.to(data.train.device).requires_grad_()
-    result = measure.measure(
-        name,
-        loss,
-        logits,
-        data.targets[rows],
-        # Compiling takes long on an old machine; training comes first.
-        with_compile=options.compile and seconds_left > 0.6 * 60 * options.minutes,
-        rounds=3 if options.smoke else 21,
-        seconds=1 if options.smoke else 5,
-    )
-    shown = ", ".join(f"{who} {_ms(result.ms[who])} ms" for who in measure.COMPETITORS)
-    print(f"  {name:<6} {shown}", flush=True)
-    return result
+    return rows, logits.to(data.train.device).requires_grad_()
 
 
 def _draw(
@@ -309,14 +325,15 @@ def _backend(device: torch.device) -> str:
     return f"backend: {(usable or ['reference (plain PyTorch: see python -m mlloss_cuda info)'])[0]}"
 
 
-def _print_measuring_notes(measurements: dict[str, Measurement], data: Data, device: torch.device, kept: bool) -> None:
+def _print_measuring_notes(
+    measurements: dict[str, Measurement], compiled: Compiled, data: Data, device: torch.device, kept: bool
+) -> None:
     worst = max(m.error["fused"] for m in measurements.values())
     print(f"  gradients checked against float64: worst relative error {worst:.0e}")
-    compile_seconds = sum(m.compile_seconds for m in measurements.values())
-    if compile_seconds:
-        print(f"  torch.compile compiled for {compile_seconds:.0f} s, not counted")
-    for note in dict.fromkeys(note for m in measurements.values() for note in m.notes):
-        print(f"  {note}")
+    if compiled.reason:
+        print(f"  no figures of torch.compile: {compiled.reason}")
+    else:
+        print(f"  torch.compile compiled for {compiled.seconds:.0f} s, not counted")
     dense_mb = 4 * 128 * data.num_labels / 1e6
     print(
         "  eager and compile need dense targets, here made beforehand: "
@@ -328,10 +345,7 @@ def _print_measuring_notes(measurements: dict[str, Measurement], data: Data, dev
 
 def _print_training(name: str, history: History) -> None:
     curve = "  ".join(f"{point[5]:4.1f}" for point in history.curve)
-    print(f"  {name:<6} {history.curve_seconds[-1]:5.1f} s  precision at 5, %: {curve}", end="")
-    if history.cut_short:
-        print(f"  (out of time after {history.epochs:.1f} epochs)", end="")
-    print(flush=True)
+    print(f"  {name:<6} {history.step_ms:5.1f} ms a step  precision at 5, %: {curve}", flush=True)
 
 
 def _print_head(network: NameModel, data: Data, options: Options) -> None:
@@ -357,6 +371,7 @@ def _print_table(
     measurements: dict[str, Measurement],
     histories: dict[str, History],
     popular: dict[int, float],
+    not_compiled: str,
 ) -> None:
     print(
         "\n"
@@ -372,6 +387,32 @@ def _print_table(
         line += " " + "".join(f"{history.final[k]:6.1f}" for k in (1, 3, 5))
         print(line)
     print(f"  always the most frequent names{'':29}" + "".join(f"{popular[k]:6.1f}" for k in popular))
+    if not_compiled:
+        print(f"  n/a: torch.compile, {not_compiled}")
+    if any(None in (m.peak_mb["fused"], m.peak_mb["eager"]) for m in measurements.values()):
+        print("  n/a: peak memory, which this system does not tell")
+    epochs = next(iter(histories.values())).epochs
+    print(f"  precision after {epochs:.1f} epochs of each loss, on the same batches")
+
+
+def _print_gains(measurements: dict[str, Measurement]) -> None:
+    """How much less time and memory the fused losses take, in this run."""
+    print("\nThe fused losses, loss and gradient, beside plain PyTorch")
+    for name, m in measurements.items():
+        gains = [
+            f"{_times(m.ms[who], m.ms['fused'])} as fast as {words}"
+            for who, words in (("eager", "eager PyTorch"), ("compile", "torch.compile"))
+            if m.ms[who] is not None
+        ]
+        if m.peak_mb["eager"] and m.peak_mb["fused"]:
+            gains.append(f"{_times(m.peak_mb['eager'], m.peak_mb['fused'])} less memory than eager")
+        print(f"  {name:<6} {', '.join(gains)}")
+
+
+def _times(theirs: float | None, ours: float | None) -> str:
+    assert theirs is not None
+    assert ours is not None
+    return f"{theirs / ours:.1f} times"
 
 
 def _mb(value: float | None) -> str:

@@ -19,6 +19,7 @@ import sysconfig
 import time
 import warnings
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -30,8 +31,12 @@ DEFAULT_PACKAGES = ("stdlib", "torch", "sympy", "numpy", "networkx", "matplotlib
 BUCKETS = 1 << 16  # hashed words share this many embedding rows
 MAX_WORDS = 256  # of one function: a few reference-manual docstrings run to thousands
 HELD_OUT_PERCENT = 10
-CACHE_FORMAT = 1  # raise it whenever a row's content changes: older caches are then not found
+CACHE_FORMAT = 2  # raise it whenever a row's content changes: older caches are then not found
 IGNORED_NAMES = frozenset({"self", "cls", "_"})  # in nearly every body, so nothing to predict
+
+# The standard library's folder holds everything that pip installed, too; few functions of tests are documented, and
+# their files would take a third of the time.
+_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests"}
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # splits snake_case and camelCase alike
 
@@ -142,8 +147,7 @@ def find_packages(wanted: Sequence[str] | None) -> list[Package]:
 
 def _python_files(package: Package) -> Iterator[Path]:
     for folder, subfolders, files in os.walk(package.root):
-        # The standard library's folder holds everything that pip installed, too.
-        subfolders[:] = sorted(set(subfolders) - {"site-packages", "dist-packages", "__pycache__"})
+        subfolders[:] = sorted(set(subfolders) - _SKIPPED_FOLDERS)
         for file in sorted(files):
             if file.endswith(".py"):
                 yield Path(folder, file)
@@ -185,6 +189,17 @@ def _identifiers(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     return sorted(names - IGNORED_NAMES)
 
 
+def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Every function of a file. Only statements are visited: expressions hold none, and are most of a tree."""
+    pending: deque[ast.AST] = deque([tree])
+    while pending:
+        node = pending.popleft()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+        for field in ("body", "handlers", "orelse", "finalbody", "cases"):
+            pending.extend(getattr(node, field, ()))
+
+
 Row = tuple[str, str, list[int], list[str]]  # name, summary, words, identifiers
 
 
@@ -197,9 +212,7 @@ def read_file(path: Path) -> list[Row] | None:
     except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
         return None
     rows = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
+    for node in _functions(tree):
         docstring = ast.get_docstring(node) or ""
         words = hash_words(node.name, docstring) if docstring else []
         identifiers = _identifiers(node) if words else []

@@ -10,8 +10,10 @@ import contextlib
 import ctypes
 import functools
 import gc
+import signal
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -77,8 +79,65 @@ class Measurement:
     ms: dict[str, float | None] = field(default_factory=dict)
     peak_mb: dict[str, float | None] = field(default_factory=dict)
     error: dict[str, float] = field(default_factory=dict)  # of the gradient, against float64
-    compile_seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
+
+
+class _OutOfTimeError(Exception):
+    """Compilation takes longer than it may."""
+
+
+@dataclass
+class Compiled:
+    """The plain formulas by torch.compile: all of them, or none and the reason."""
+
+    functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
+    reason: str = ""
+    seconds: float = 0.0
+
+
+def compile_formulas(logits: Tensor, targets: CSRTargets, seconds: float) -> Compiled:
+    """Compiles every loss's plain formula, and gives up on all of them if they take more than ``seconds`` together.
+
+    A loss whose formula compiles sooner than another's would look better in a table than it is, so it is all or none.
+    """
+    found, start = Compiled(), time.perf_counter()
+    for name, rival in RIVALS.items():
+        compiled = torch.compile(rival.function, dynamic=False, fullgraph=True)
+        dense = targets.to_dense().to(rival.target_dtype)
+        try:
+            with _limit(seconds - (time.perf_counter() - start)):
+                _step(functools.partial(compiled, logits, dense), logits)
+        except Exception as error:  # no time, no C++ compiler, no Triton: the demo goes on without it
+            first_line = (str(error).strip().splitlines() or [""])[0][:120]
+            late = time.perf_counter() - start >= seconds
+            found.functions.clear()
+            found.reason = (
+                f"four formulas took more than the {seconds:.0f} s that they have; --minutes gives more"
+                if late
+                else f"{type(error).__name__} for {name}: {first_line}"
+            )
+            break
+        found.functions[name] = compiled
+    found.seconds = time.perf_counter() - start
+    return found
+
+
+@contextlib.contextmanager
+def _limit(seconds: float) -> Iterator[None]:
+    """Raises an exception in this block once so many seconds are over, where the system has such a clock."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise _OutOfTimeError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def measure(
@@ -87,7 +146,7 @@ def measure(
     logits: Tensor,
     targets: CSRTargets,
     *,
-    with_compile: bool,
+    compiled: Callable[[Tensor, Tensor], Tensor] | None,
     rounds: int,
     seconds: float,
 ) -> Measurement:
@@ -100,16 +159,8 @@ def measure(
         "fused": lambda: loss(logits, targets),
         "eager": lambda: rival.function(logits, dense),
     }
-    if with_compile:
-        compiled = torch.compile(rival.function, dynamic=False, fullgraph=True)
-        start = time.perf_counter()
-        try:
-            _step(lambda: compiled(logits, dense), logits)
-            calls["compile"] = lambda: compiled(logits, dense)
-        except Exception as error:  # no C++ compiler, no Triton: the demo goes on without it
-            first_line = (str(error).strip().splitlines() or [""])[0][:120]
-            result.notes.append(f"torch.compile: {type(error).__name__}: {first_line}")
-        result.compile_seconds = time.perf_counter() - start
+    if compiled is not None:
+        calls["compile"] = functools.partial(compiled, logits, dense)
 
     exact = _gradient_float64(rival.function, logits, dense)
     for competitor, call in calls.items():

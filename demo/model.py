@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from mlloss_cuda.losses._common import LossModule
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-DIM = 128
+DIM = 64
 BATCH = 128
 TOP = (1, 3, 5)
 # One setting for all four losses. Adam divides the gradient's scale out, which the losses share
@@ -141,6 +141,102 @@ class History:
     step_ms: float = 0.0
 
 
+class Trainer:
+    """A model with its optimizers, and what training it has shown so far."""
+
+    def __init__(
+        self,
+        loss_function: LossModule,
+        data: Data,
+        seed: int,
+        head_rate: float = HEAD_RATE,
+        head_weight: Tensor | None = None,
+        group: ProcessGroup | None = None,
+    ) -> None:
+        torch.manual_seed(seed)
+        self.data, self.group, self.head_rate = data, group, head_rate
+        self.model = NameModel(data.base_rate, loss_function, group).to(data.train.device)
+        if head_weight is not None:
+            with torch.no_grad():
+                self.model.head.weight.copy_(head_weight)
+        self.embedding = torch.optim.SparseAdam(self.model.embedding.parameters(), lr=EMBEDDING_RATE, eps=ADAM_EPS)
+        self.head = torch.optim.Adam(self.model.head.parameters(), lr=head_rate, eps=ADAM_EPS, fused=True)
+        self.history = History()
+        self.spent = 0.0
+        self._losses: list[Tensor] = []
+
+    def step(self, rows: Tensor, progress: float) -> None:
+        """One step; both rates fall linearly to zero as ``progress`` goes from 0 to 1."""
+        start = time.perf_counter()
+        self.embedding.param_groups[0]["lr"] = EMBEDDING_RATE * (1 - progress)
+        self.head.param_groups[0]["lr"] = self.head_rate * (1 - progress)
+        loss = self.model(self.data.words.take(rows), self.data.targets[rows])
+        self.embedding.zero_grad()
+        self.head.zero_grad()
+        loss.backward()
+        self.embedding.step()
+        self.head.step()
+        self._losses.append(loss.detach())
+        _synchronize(self.data.train.device)
+        self.spent += _slowest(time.perf_counter() - start, self.group, self.data.train.device)
+
+    def record(self, rows: Tensor) -> None:
+        """A point of the curves: the mean loss since the last one, and the precision on ``rows``."""
+        if self._losses:
+            self.history.seconds.append(self.spent)
+            self.history.loss.append(torch.stack(self._losses).mean().item())
+            self._losses.clear()
+        self.history.curve_seconds.append(self.spent)
+        self.history.curve.append(precision(self.model, self.data, rows))
+
+    def finish(self, steps: int, epochs: float, cut_short: bool) -> None:
+        """The precision on all held-out rows, and how far training came."""
+        self.history.final = precision(self.model, self.data, self.data.held_out)
+        self.history.epochs, self.history.cut_short = epochs, cut_short
+        self.history.step_ms = 1e3 * self.spent / steps
+
+
+def train_in_turn(
+    trainers: Sequence[Trainer],
+    *,
+    epochs: int,
+    seconds: float,
+    seed: int,
+    curve_points: int = 8,
+    report: Callable[[float], None] = lambda progress: None,
+) -> None:
+    """Trains all of them for ``epochs``, or as much of these as ``seconds`` of steps allow.
+
+    They take their steps in turn, on the same batches and at the same rates, so that a slow machine gives all of them
+    less alike. Evaluation is off the clock. ``report`` is called with the progress, from 0 to 1.
+    """
+    data = trainers[0].data
+    batch = min(BATCH, len(data.train))
+    steps_per_epoch = len(data.train) // batch
+    total = epochs * steps_per_epoch
+    curve_rows = data.held_out[_spread(len(data.held_out), CURVE_ROWS, data.train.device)]
+    step, progress, next_point = 0, 0.0, 0.0
+    order = data.train
+    while True:
+        if progress >= next_point or progress >= 1:
+            for trainer in trainers:
+                trainer.record(curve_rows)
+            next_point += 1 / curve_points
+        if progress >= 1:
+            break
+        if step % steps_per_epoch == 0:
+            generator = torch.Generator().manual_seed(seed * 1000 + step // steps_per_epoch)
+            order = torch.randperm(len(data.train), generator=generator).to(data.train.device)
+        first = step % steps_per_epoch * batch
+        for trainer in trainers:
+            trainer.step(data.train[order[first : first + batch]], progress)
+        step += 1
+        progress = max(step / total, sum(trainer.spent for trainer in trainers) / seconds)
+        report(min(progress, 1.0))
+    for trainer in trainers:
+        trainer.finish(step, step / steps_per_epoch, step < total)
+
+
 def train(
     loss_function: LossModule,
     data: Data,
@@ -153,65 +249,16 @@ def train(
     head_weight: Tensor | None = None,
     group: ProcessGroup | None = None,
 ) -> tuple[NameModel, History]:
-    """Trains for `epochs`, or as much of them as `seconds` allow; evaluation is off the clock.
+    """Trains one model for `epochs`, or as much of them as `seconds` allow; evaluation is off the clock.
 
     The head begins at `head_weight`, `[L, DIM]`; at zeros without it.
 
     With a process group the labels lie over its ranks. They hold the same embedding and see the same rows, so that
     it stays the same: the head sums the gradient that it gets.
     """
-    torch.manual_seed(seed)
-    device = data.train.device
-    model = NameModel(data.base_rate, loss_function, group).to(device)
-    if head_weight is not None:
-        with torch.no_grad():
-            model.head.weight.copy_(head_weight)
-    embedding = torch.optim.SparseAdam(list(model.embedding.parameters()), lr=EMBEDDING_RATE, eps=ADAM_EPS)
-    head = torch.optim.Adam(model.head.parameters(), lr=head_rate, eps=ADAM_EPS, fused=True)
-    batch = min(BATCH, len(data.train))
-    steps_per_epoch = len(data.train) // batch
-    total = epochs * steps_per_epoch
-    curve_rows = data.held_out[_spread(len(data.held_out), CURVE_ROWS, device)]
-    history = History()
-    spent, step, progress = 0.0, 0, 0.0
-    next_point = 0.0
-    losses: list[Tensor] = []
-    while True:
-        if progress >= next_point or progress >= 1:
-            if losses:
-                history.seconds.append(spent)
-                history.loss.append(torch.stack(losses).mean().item())
-                losses.clear()
-            history.curve_seconds.append(spent)
-            history.curve.append(precision(model, data, curve_rows))
-            next_point += 1 / curve_points
-        if progress >= 1:
-            break
-        start = time.perf_counter()
-        if step % steps_per_epoch == 0:
-            generator = torch.Generator().manual_seed(seed * 1000 + step // steps_per_epoch)
-            order = torch.randperm(len(data.train), generator=generator).to(device)
-        first = step % steps_per_epoch * batch
-        rows = data.train[order[first : first + batch]]
-        # The rate falls linearly to zero, whichever of the steps and the clock runs out first.
-        embedding.param_groups[0]["lr"] = EMBEDDING_RATE * (1 - progress)
-        head.param_groups[0]["lr"] = head_rate * (1 - progress)
-        loss = model(data.words.take(rows), data.targets[rows])
-        embedding.zero_grad()
-        head.zero_grad()
-        loss.backward()
-        embedding.step()
-        head.step()
-        losses.append(loss.detach())
-        step += 1
-        _synchronize(device)
-        spent += _slowest(time.perf_counter() - start, group, device)
-        progress = max(step / total, spent / seconds)
-    history.final = precision(model, data, data.held_out)
-    history.epochs = step / steps_per_epoch
-    history.cut_short = step < total
-    history.step_ms = 1e3 * spent / step
-    return model, history
+    trainer = Trainer(loss_function, data, seed, head_rate, head_weight, group)
+    train_in_turn([trainer], epochs=epochs, seconds=seconds, seed=seed, curve_points=curve_points)
+    return trainer.model, trainer.history
 
 
 @torch.no_grad()

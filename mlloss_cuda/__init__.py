@@ -1,5 +1,9 @@
 """Multi-label losses as fused kernels for PyTorch: forward and backward in one pass over the logits."""
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from ._backends import BackendStatus, backends, use_backend
 from ._version import __version__
 from .balance import label_weights, prior_bias
@@ -10,6 +14,12 @@ from .losses import *  # noqa: F403
 from .losses import __all__ as _losses
 from .sharding import ShardedLoss, shard_labels
 from .targets import CSRTargets
+
+if TYPE_CHECKING:
+    from . import compat as compat
+    from . import data as data
+    from . import functional as functional
+    from . import metrics as metrics
 
 __all__ = [
     "BackendStatus",
@@ -30,3 +40,16 @@ __all__ = [
     "use_backend",
 ]
 __all__ += _losses
+
+# These are imported on first use, so that `import mlloss_cuda` needs torch alone.
+_SUBMODULES = ("compat", "data", "functional", "metrics")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SUBMODULES})

@@ -17,7 +17,7 @@ import torch
 import mlloss_cuda
 from mlloss_cuda import BackendStatus, _backends
 
-from . import failures, interpreter, selection
+from . import failures, instruction_sets, interpreter, selection
 from .cases import Case, all_cases
 
 # That group losses are tested with on the CUDA engine.
@@ -129,6 +129,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="test the Triton kernels on the CPU, by Triton's interpreter, and them alone",
     )
     parser.addoption("--backend", choices=[name for name, _ in ENGINES], help="test this fused backend, and it alone")
+    parser.addoption(
+        "--cpu-kernels", choices=instruction_sets.NAMES, help="test the CPU kernels of this instruction set"
+    )
     selection.add_option(parser)
     failures.pytest_addoption(parser)
     parser.addoption(
@@ -162,7 +165,20 @@ def _usable(name: str, device: str) -> list[Backend]:
     return [Backend(name, device)]
 
 
+def _share_cores() -> None:
+    """Gives each of pytest-xdist's workers its share of the cores: more threads than cores wait for each other."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1 and "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that tests start
+        torch.set_num_threads(threads)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    _share_cores()
+    kernels = config.getoption("--cpu-kernels")
+    if kernels and not instruction_sets.choose(kernels):
+        raise pytest.UsageError(f"--cpu-kernels {kernels}: not built, or not an instruction set of this machine")
     config.addinivalue_line(
         "markers", "gpu(devices=1, gib=1): runs on CUDA alone, with so many GPUs and so much memory"
     )
@@ -200,6 +216,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     names = ", ".join(backend.label for backend in config.stash[FUSED])
+    if config.getoption("--cpu-kernels"):
+        names += f" ({instruction_sets.active()})"
     return f"seed: {SEED} (MLLOSS_TEST_SEED repeats it); fused backends: {names}"
 
 

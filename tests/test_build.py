@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch
 import mlloss_cuda
 from mlloss_cuda import _backends, _ops
 
+from . import instruction_sets
 from .cases import Case
 from .inputs import Outcome, evaluate, random_logits, random_positives, random_probabilities
 
@@ -78,24 +78,25 @@ def test_cuda_library_loads_without_a_gpu() -> None:
 
 
 @pytest.fixture
-def cpu_library() -> Iterator[ctypes.CDLL]:
-    handle = ctypes.CDLL(str(library("_cpu")))
-    before = handle.mlloss_cpu_isa(-1)
-    yield handle
-    handle.mlloss_cpu_isa(before)
+def kept_instruction_set() -> Iterator[None]:
+    before = instruction_sets.active()
+    yield
+    instruction_sets.choose(before)
 
 
-def test_every_instruction_set_agrees(case: Case, cpu_library: ctypes.CDLL, generator: torch.Generator) -> None:
+@pytest.mark.usefixtures("kept_instruction_set")
+def test_every_instruction_set_agrees(case: Case, generator: torch.Generator) -> None:
     """They differ in the order of sums only."""
-    best = cpu_library.mlloss_cpu_isa(-1)
+    *others, best = instruction_sets.usable()
     inputs = [
         (random_logits(generator, (9, 2200), dtype, "cpu"), targets)
         for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
         for targets in (random_positives(generator, (9, 2200), 0.01), random_probabilities(generator, (9, 2200)))
     ]
+    assert instruction_sets.choose(best)
     expected: list[Outcome] = [evaluate(case, x, y) for x, y in inputs]
-    for isa in range(best):
-        assert cpu_library.mlloss_cpu_isa(isa) == isa
+    for name in others:
+        assert instruction_sets.choose(name)
         for (x, y), outcome in zip(inputs, expected, strict=True):
             got = evaluate(case, x, y)
             torch.testing.assert_close(got.value, outcome.value, rtol=2e-6, atol=1e-7)
@@ -103,9 +104,12 @@ def test_every_instruction_set_agrees(case: Case, cpu_library: ctypes.CDLL, gene
             torch.testing.assert_close(got.gradient, outcome.gradient, rtol=8 * eps + 2e-6, atol=1e-7)
 
 
-def test_an_instruction_set_the_machine_lacks_is_not_taken(cpu_library: ctypes.CDLL) -> None:
-    before = cpu_library.mlloss_cpu_isa(-1)
-    assert cpu_library.mlloss_cpu_isa(7) == before
+def test_an_instruction_set_that_is_not_there_is_not_taken() -> None:
+    before = instruction_sets.active()
+    missing = set(instruction_sets.NAMES) - set(instruction_sets.usable())
+    assert not any(instruction_sets.choose(name) for name in missing)
+    assert instruction_sets._library().mlloss_cpu_isa(7) == instruction_sets.NAMES.index(before)
+    assert set(instruction_sets.usable()) <= set(_backends.build_information()["cpu"].split())
 
 
 def test_instruction_sets_do_not_merge_at_link() -> None:

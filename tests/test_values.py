@@ -202,12 +202,15 @@ def test_repeatable_bit_by_bit(served: Case, backend: Backend, generator: torch.
     assert torch.equal(first.gradient, second.gradient)
 
 
+@pytest.mark.parametrize("shape", ((40, 9000), (3, 40_000)), ids=("threads share rows", "threads share tiles"))
 @pytest.mark.parametrize("threads", (1, 2, 3))
-def test_threads_do_not_change_the_result(case: Case, generator: torch.Generator, threads: int) -> None:
-    """Tiles are merged in their order, whoever computed them; a tree over rows or tiles is the only choice."""
+def test_threads_do_not_change_the_result(
+    case: Case, generator: torch.Generator, threads: int, shape: tuple[int, int]
+) -> None:
+    """Tiles are merged in their order, whichever thread computes them."""
     before = torch.get_num_threads()
-    logits = random_logits(generator, (40, 9000), torch.float32, "cpu")
-    targets = random_positives(generator, (40, 9000))
+    logits = random_logits(generator, shape, torch.float32, "cpu")
+    targets = random_positives(generator, shape)
     expected = evaluate(case, logits, targets)
     torch.set_num_threads(threads)
     try:

@@ -4,6 +4,7 @@
 #include "../losses/registry.h"
 #include "../ops.h"
 #include "kernels.h"
+#include "x86_level.h"
 
 namespace mlloss {
 namespace {
@@ -12,20 +13,33 @@ using cpu::Kernel;
 using cpu::Kernels;
 using cpu::Work;
 
-enum Isa : int { kBaseline, kX8664V3, kX8664V4 };
-
-int best_isa() {
-#if defined(MLLOSS_X86_LEVELS)
-  __builtin_cpu_init();
-  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-                  __builtin_cpu_supports("bmi2");
-  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                  __builtin_cpu_supports("avx512vl");
-  return v4 ? kX8664V4 : v3 ? kX8664V3 : kBaseline;
+// The instruction sets that are built, each with its kernels.
+using TableOf = cpu::Table (*)();
+constexpr TableOf kTables[cpu::kIsaCount] = {
+#if defined(MLLOSS_BUILT_baseline)
+    cpu::table_baseline,
 #else
-  return kBaseline;
+    nullptr,
 #endif
+#if defined(MLLOSS_BUILT_x86_64_v3)
+    cpu::table_x86_64_v3,
+#else
+    nullptr,
+#endif
+#if defined(MLLOSS_BUILT_x86_64_v4)
+    cpu::table_x86_64_v4,
+#else
+    nullptr,
+#endif
+};
+
+bool can_run(int isa) { return isa >= 0 && isa <= cpu::machine_isa() && kTables[isa]; }
+
+// -1 where the library is built for other processors alone.
+int best_isa() {
+  int isa = cpu::machine_isa();
+  while (isa >= 0 && !kTables[isa]) --isa;
+  return isa;
 }
 
 int& active_isa() {
@@ -34,11 +48,8 @@ int& active_isa() {
 }
 
 cpu::Table table() {
-#if defined(MLLOSS_X86_LEVELS)
-  if (active_isa() == kX8664V4) return cpu::table_x86_64_v4();
-  if (active_isa() == kX8664V3) return cpu::table_x86_64_v3();
-#endif
-  return cpu::table_baseline();
+  STD_TORCH_CHECK(active_isa() >= 0, "mlloss_cuda: the CPU kernels are built for another processor; build them here");
+  return kTables[active_isa()]();
 }
 
 #define MLLOSS_NAME(name, Functor) #name,
@@ -291,10 +302,10 @@ struct CpuEngine {
 }  // namespace
 }  // namespace mlloss
 
-// For tests and `info`: makes `isa` (0 baseline, 1 x86-64-v3, 2 x86-64-v4) the one in use if this
-// machine has it, and returns the one in use; -1 asks only.
+// For tests and `info`: makes `isa` (0 baseline, 1 x86-64-v3, 2 x86-64-v4) the one in use if it is built and this
+// machine has it, and returns the one in use; -1 only returns it.
 extern "C" __attribute__((visibility("default"))) int mlloss_cpu_isa(int isa) {
-  if (isa >= 0 && isa <= mlloss::best_isa()) mlloss::active_isa() = isa;
+  if (mlloss::can_run(isa)) mlloss::active_isa() = isa;
   return mlloss::active_isa();
 }
 

@@ -1,10 +1,11 @@
-"""``python tests/wheel/contents.py WHEEL``: what must be in a wheel is in it, and nothing else."""
+"""``python tests/wheel/contents.py FILE``: what must be in a wheel or a source distribution is in it, and nothing else."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
+import tarfile
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -51,6 +52,20 @@ def problems(wheel: Path, cuda: bool) -> list[str]:
     return found + wrong_metadata(metadata, version[1])
 
 
+def problems_of_source(distribution: Path) -> list[str]:
+    """What is wrong with the source distribution: it has what a build needs, and the index's own files."""
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*") if path.is_file()}
+    named = {"CMakeLists.txt", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"}
+    wanted = {*sources, *named, *expected_files(cuda=False)} - {"mlloss_cuda/_C.so", "mlloss_cuda/_cpu.so"}
+    written = {"PKG-INFO", "setup.cfg"}  # by setuptools, with its notes on the package
+    with tarfile.open(distribution) as archive:
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    files = {name for name in names - written if not name.startswith("mlloss_cuda.egg-info/")}
+    found = [f"missing: {name}" for name in sorted(wanted - files)]
+    found += [f"does not belong there: {name}" for name in sorted(files - wanted)]
+    return found + [f"missing: {name}" for name in sorted(written - names)]
+
+
 def wrong_metadata(metadata: object, version: str) -> list[str]:
     """What is wrong with name, version, licence, dependencies and extras."""
     get = metadata.get_all  # type: ignore[attr-defined]
@@ -68,11 +83,12 @@ def wrong_metadata(metadata: object, version: str) -> list[str]:
 def main() -> int:
     """1 if something is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("wheel", type=Path)
-    parser.add_argument("--without-cuda", action="store_true", help="it was built where there is no nvcc")
+    parser.add_argument("file", type=Path, help="a wheel, or a source distribution (.tar.gz)")
+    parser.add_argument("--without-cuda", action="store_true", help="the wheel was built where there is no nvcc")
     options = parser.parse_args()
-    found = problems(options.wheel, not options.without_cuda)
-    print("\n".join(found) or f"{options.wheel.name}: contents as they must be")
+    source = options.file.name.endswith(".tar.gz")
+    found = problems_of_source(options.file) if source else problems(options.file, not options.without_cuda)
+    print("\n".join(found) or f"{options.file.name}: contents as they must be")
     return bool(found)
 
 

@@ -1,6 +1,7 @@
-"""``python -I tests/wheel/smoke.py``: the wheel that is installed works, in an environment with torch and nothing else.
+"""``python -I tests/wheel/smoke.py``: the package that is installed works, where torch is and nothing else.
 
-Isolated (``-I``), so that neither this folder nor the one it is called from is on the path.
+It is run isolated (``-I``), so that neither this folder nor the one it is called from is on the path; with ``--editable``
+where an editable install is under test.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from mlloss_cuda import _backends
 ROWS, LABELS = 16, 5_003
 
 
-def check_where() -> None:
-    """The package under test is the wheel's, and nothing of the source tree can have been imported in its place."""
+def check_where(editable: bool) -> None:
+    """The package under test is the one that is installed, and no source tree can have been imported in its place."""
     package = Path(m.__file__).resolve().parent
-    assert package.is_relative_to(Path(sys.prefix).resolve()), f"{package} is not of this environment"
     assert not package.is_relative_to(Path(__file__).resolve().parents[2] / "mlloss_cuda")
     assert importlib.metadata.version("mlloss-cuda") == m.__version__
+    if editable:
+        assert (package.parent / "setup.py").exists(), f"{package} is not a source tree's"
+        return
+    assert package.is_relative_to(Path(sys.prefix).resolve()), f"{package} is not of this environment"
     files = importlib.metadata.files("mlloss-cuda") or []
     assert package / "_backends.py" in {Path(file.locate()).resolve() for file in files}, "not as the wheel lists it"
 
@@ -77,16 +81,29 @@ def check_losses() -> None:
         assert bool(gradient.any()), "nothing was compared"
 
 
+def check_training() -> None:
+    """A step of training makes the loss of its batch smaller."""
+    head = m.LinearLoss(8, LABELS, m.ZLPRLoss())
+    optimizer = torch.optim.Adam(head.parameters(), 1e-2)
+    inputs, targets = torch.randn(ROWS, 8), torch.rand(ROWS, LABELS) < 0.01
+    before = head(inputs, targets)
+    before.backward()
+    optimizer.step()
+    after = head(inputs, targets)
+    assert after.item() < before.item(), (before, after)
+    scores = m.metrics.precision_at_k(head.topk(inputs, 5).indices, m.CSRTargets.from_dense(targets), 5)
+    assert 0 <= float(scores) <= 1
+
+
 def main() -> None:
     """All of it; an exception is the failure."""
     warnings.simplefilter("error")  # a fall-back to the reference warns
-    check_where()
+    check_where("--editable" in sys.argv[1:])
     check_libraries()
     check_info()
     check_losses()
-    head = m.LinearLoss(8, LABELS, m.ZLPRLoss())
-    head(torch.randn(ROWS, 8), torch.rand(ROWS, LABELS) < 0.01).backward()
-    print(f"mlloss_cuda {m.__version__} with torch {torch.__version__}: the wheel works")
+    check_training()
+    print(f"mlloss_cuda {m.__version__} with torch {torch.__version__}: what is installed works")
 
 
 if __name__ == "__main__":

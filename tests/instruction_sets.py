@@ -1,0 +1,34 @@
+"""The instruction sets of the CPU kernels: which of them can run here, and a way to choose one."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+from mlloss_cuda import _backends
+
+NAMES = ("baseline", "x86_64_v3", "x86_64_v4")  # in the order of csrc/cpu/x86_level.h
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(_backends.library_path("_cpu")))
+
+
+def active() -> str:
+    """The one in use."""
+    return NAMES[_library().mlloss_cpu_isa(-1)]
+
+
+def choose(name: str) -> bool:
+    """Use this one from now on; False, and no change, where it is not built or the machine lacks it."""
+    return _library().mlloss_cpu_isa(NAMES.index(name)) == NAMES.index(name)
+
+
+@cache
+def usable() -> tuple[str, ...]:
+    """Those that are built and that this machine can run, the best one last."""
+    before = active()
+    found = tuple(name for name in NAMES if choose(name))
+    choose(before)
+    return found

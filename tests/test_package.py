@@ -1,0 +1,48 @@
+"""What ``import mlloss_cuda`` gives, and what it leaves until it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import mlloss_cuda
+from mlloss_cuda import functional
+
+SUBMODULES = ("compat", "data", "functional", "metrics")
+
+
+def in_a_new_process(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_submodules_are_there_after_the_import() -> None:
+    code = (
+        "import sys, mlloss_cuda as m\n"
+        f"names = {SUBMODULES!r}\n"
+        "assert not {'mlloss_cuda.data', 'mlloss_cuda.functional', 'mlloss_cuda.metrics'} & sys.modules.keys()\n"
+        "assert set(names) <= set(dir(m))\n"
+        "for name in names:\n"
+        "    assert getattr(m, name) is sys.modules[f'mlloss_cuda.{name}']\n"
+        "assert not {'scipy', 'torchmetrics', 'triton'} & sys.modules.keys()\n"
+        "print(m.functional.zlpr_loss.__name__)"
+    )
+    assert in_a_new_process(code) == "zlpr_loss"
+
+
+def test_what_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'mlloss_cuda' has no attribute 'functionals'"):
+        _ = mlloss_cuda.functionals
+
+
+def test_a_star_import_brings_no_submodule() -> None:
+    code = "from mlloss_cuda import *; print({'data', 'functional', 'metrics'} & globals().keys())"
+    assert in_a_new_process(code) == "set()"
+
+
+def test_the_functions_are_the_package_s_own() -> None:
+    assert mlloss_cuda.functional is functional
+    assert all(getattr(functional, name) is getattr(mlloss_cuda, name) for name in functional.__all__)

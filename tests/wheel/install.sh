@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# install.sh ENVIRONMENT FOLDER: installs the sources in FOLDER as the README says, as a package and then editable, without
+# CUDA, and tries what is installed from another folder. ENVIRONMENT has torch.
+set -euo pipefail
+environment=$(realpath "$1") sources=$(realpath "$2") here=$(realpath "$(dirname "$0")")
+python=$environment/bin/python
+export CMAKE_ARGS="-DMLLOSS_CUDA=OFF" PATH=$environment/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+cd "$sources"
+"$python" -m pip install --quiet pybind11 cmake ninja setuptools
+for how in "." "-e ."; do
+  echo "== pip install --no-build-isolation $how, in \"$(basename "$(dirname "$sources")")\""
+  # shellcheck disable=SC2086  # two words, where it is two
+  "$python" -m pip install --quiet --no-build-isolation --no-deps $how
+  (cd / && "$python" -m mlloss_cuda info | head -n 2)
+  editable=$([ "$how" = "." ] || echo --editable)
+  # shellcheck disable=SC2086
+  (cd / && "$python" -I "$here/smoke.py" $editable)
+  "$python" -m pip uninstall --quiet --yes mlloss-cuda
+done
