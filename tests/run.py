@@ -15,9 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 # pytest's closing line, with or without colours and the rule around it.
-_CLOSING = re.compile(
-    r"^(?:\x1b\[[\d;]*m|[= ])*(?=\d)(.*\b(?:passed|failed|skipped|errors?|deselected)\b.*) in [\d.]+s"
-)
+_CLOSING = re.compile(r"^(?:\x1b\[[\d;]*m|[= ])*(?=\d)(.*\b(?:x?passed|x?failed|skipped|errors?)\b.*) in [\d.]+s")
 _COUNT = re.compile(r"(\d+) (passed|failed|skipped|xfailed|xpassed|errors?)\b")
 # A line of pytest's short summary, which `-ra` prints for each place that skips.
 _SKIPPED = re.compile(r"^(?:\x1b\[[\d;]*m)*SKIPPED(?:\x1b\[[\d;]*m)* \[(\d+)\] (?:\S+: )?(.+?)(?:\x1b\[[\d;]*m)*$")

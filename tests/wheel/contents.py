@@ -1,4 +1,4 @@
-"""``python tests/wheel/contents.py FILE``: what must be in a wheel or a source distribution is in it, and nothing else."""
+"""``python tests/wheel/contents.py FILE``: a wheel or a source distribution has all that it must have, and no more."""
 
 from __future__ import annotations
 

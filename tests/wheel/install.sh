@@ -11,7 +11,6 @@ for how in "." "-e ."; do
   echo "== pip install --no-build-isolation $how, in \"$(basename "$(dirname "$sources")")\""
   # shellcheck disable=SC2086  # two words, where it is two
   "$python" -m pip install --quiet --no-build-isolation --no-deps $how
-  (cd / && "$python" -m mlloss_cuda info | head -n 2)
   editable=$([ "$how" = "." ] || echo --editable)
   # shellcheck disable=SC2086
   (cd / && "$python" -I "$here/smoke.py" $editable)

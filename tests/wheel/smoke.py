@@ -1,7 +1,7 @@
 """``python -I tests/wheel/smoke.py``: the package that is installed works, where torch is and nothing else.
 
-It is run isolated (``-I``), so that neither this folder nor the one it is called from is on the path; with ``--editable``
-where an editable install is under test.
+It is run isolated (``-I``), so that neither this folder nor the one it is called from is on the path. ``--editable``
+says that an editable install is under test.
 """
 
 from __future__ import annotations
