@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 TOOLS := cmake==4.4.4 ninja==1.13.2 pybind11==3.1.0 "setuptools>=77" wheel
+# Processes that run tests: one a core, of eight at most.
+JOBS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 8 ? cores : 8)))
 DISASSEMBLER := nvidia-cuda-nvdisasm==13.5.37
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 # Modules are compiled when they are first imported, and most of torch's never are.
@@ -72,7 +74,7 @@ check: $(FULL_BUILD) $(VENV)/.dev
 test-full: test check test-others ahead-of-time interpret-full emulate-full emulate-sanitized-full races-full machines sass
 
 test-python: $(FULL_BUILD) $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 # The same tests as on other processors and with other numbers of threads; the share is what takes few minutes.
 machines: $(FULL_BUILD) $(VENV)/.dev
@@ -83,10 +85,10 @@ machines-share: $(FULL_BUILD) $(VENV)/.dev
 
 # The Triton kernels on the CPU, by Triton's interpreter, and compiled for GPUs that are not there.
 interpret: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 tests --interpreted --brief=14
+	$(BIN)/python -m pytest -n $(JOBS) tests --interpreted --brief=14
 
 interpret-full: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 tests --interpreted
+	$(BIN)/python -m pytest -n $(JOBS) tests --interpreted
 
 ahead-of-time: $(VENV)/.dev
 	TRITON_CACHE_DIR=build/triton $(BIN)/python -m tests.ahead_of_time $(TARGETS)
@@ -106,7 +108,7 @@ define emulated
 endef
 
 # The same source, the same tests: a share of them, or all.
-EMULATED_TESTS := $(BIN)/python -m pytest -n 2 tests --emulated $(EMULATED)/emulated.so
+EMULATED_TESTS := $(BIN)/python -m pytest -n $(JOBS) tests --emulated $(EMULATED)/emulated.so
 emulate: $(FULL_BUILD) $(VENV)/.dev
 	$(call emulated,emulated,$(EMULATED_TESTS) --brief=6)
 
@@ -117,16 +119,16 @@ emulate-full: $(FULL_BUILD) $(VENV)/.dev
 # They are loaded before Python, and the C++ library too, or they miss its exceptions; they write past pytest's capture, for
 # they end the process.
 SANITIZED = ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-  $(BIN)/python -m pytest -n 2 tests --emulated $(EMULATED)/emulated_sanitized.so --capture=sys
+  $(BIN)/python -m pytest -n $(JOBS) tests --emulated $(EMULATED)/emulated_sanitized.so --capture=sys
 emulate-sanitized: $(FULL_BUILD) $(VENV)/.dev
 	$(call emulated,emulated_sanitized,$(SANITIZED) --brief=14; \
-	  $(BIN)/python -m pytest -n 2 tests/races/test_sanitized_engine.py --races $(EMULATED))
+	  $(BIN)/python -m pytest -n $(JOBS) tests/races/test_sanitized_engine.py --races $(EMULATED))
 
 emulate-sanitized-full: $(FULL_BUILD) $(VENV)/.dev
 	$(call emulated,emulated_sanitized,$(SANITIZED))
 
 # The detectors' own test, the kernels under the race detector, and whether tests notice what is broken on purpose.
-RACES := $(BIN)/python -m pytest -n 2 --dist loadfile tests/races --races $(EMULATED)
+RACES := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/races --races $(EMULATED)
 races: $(FULL_BUILD) $(VENV)/.dev
 	$(call emulated,races,$(RACES) --brief=7 --ignore tests/races/test_sanitized_engine.py)
 
@@ -142,7 +144,7 @@ test-host: $(VENV)/.torch
 
 # Against other people's packages, which nothing else needs. With torch named, none of them replaces it.
 test-others: $(VENV)/.others
-	$(BIN)/python -m pytest -n 2 tests/others --others
+	$(BIN)/python -m pytest -n $(JOBS) tests/others --others
 
 $(VENV)/.others: $(VENV)/.dev pyproject.toml
 	@$(PIP) $(TORCH) "mlloss-cuda[others]"

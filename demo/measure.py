@@ -132,7 +132,8 @@ def _limit(seconds: float) -> Iterator[None]:
         raise _OutOfTimeError
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    # Again and again: an exception that is raised in a callback of the interpreter's own is lost.
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), 0.5)
     try:
         yield
     finally:
