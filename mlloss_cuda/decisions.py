@@ -28,7 +28,7 @@ def fit_thresholds(
     average: str = "macro",
     *,
     beta: float = 1.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
 ) -> Tensor:
     """The thresholds for which ``logits > thresholds`` does best, found exactly, by sorting.
 

@@ -51,7 +51,9 @@ class Lsep : public TwoSides<T> {
       value = A(0) * (negatives + positives);  // of a NaN, NaN
       return {{within(stats.maxima[0]), value, within(stats.maxima[1]), value}};
     }
-    const A pairs = stats.maxima[0] + stats.maxima[1] + (log_positive(negatives) + log_positive(positives));
+    // Infinite logits of both sides that are equal differ by 0.
+    const A apart = stats.maxima[0] == -stats.maxima[1] ? A(0) : stats.maxima[0] + stats.maxima[1];
+    const A pairs = apart + (log_positive(negatives) + log_positive(positives));
     const A t = exponential(-absolute(pairs)), share = A(1) / (A(1) + t);
     const bool up = pairs >= A(0);
     value = (up ? pairs : A(0)) + log1p_positive(t);

@@ -56,7 +56,8 @@ def _within(m):
 def _finalize(m, sums, p):
     negatives, positives = sums[0], sums[1]
     empty = (negatives == 0.0) | (positives == 0.0)
-    pairs = m[0] + m[1] + (tl.log(negatives) + tl.log(positives))
+    apart = tl.where(m[0] == -m[1], 0.0, m[0] + m[1])  # infinite logits of both sides that are equal differ by 0
+    pairs = apart + (tl.log(negatives) + tl.log(positives))
     t = tl.exp(-tl.abs(pairs))
     share = 1.0 / (1.0 + t)
     up = pairs >= 0.0
