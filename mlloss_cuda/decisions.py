@@ -114,7 +114,7 @@ class _Targets:
         self.dense = targets if isinstance(targets, Tensor) else None
         if isinstance(targets, Tensor):
             return
-        row, label, value = _counts.entries(targets)
+        row, label, value = _counts.entries(targets, ignore_index)
         along, across = (label, row) if by_label else (row, label)
         if by_label:
             order = along.argsort(stable=True)

@@ -25,7 +25,7 @@ from mlloss_cuda import (
     ZLPRLoss,
 )
 
-__all__ = ["LIMITS", "ROWS", "WRONG", "Limits", "Row"]
+__all__ = ["LIMITS", "SITUATIONS", "WRONG", "Limits", "Row"]
 
 INF, NAN = math.inf, math.nan
 WRONG = -7.0  # a target that is neither a label's nor the ignore_index
@@ -45,7 +45,7 @@ class Expected(NamedTuple):
     gradient: tuple[float, float, float]
 
 
-ROWS: dict[str, Row] = {
+SITUATIONS: dict[str, Row] = {
     "finite": Row((1.0, -0.5, 2.0), (1, 0, 0)),
     "a negative at -inf": Row((-INF, 1.0, -0.5), (0, 1, 0)),
     "a positive at inf": Row((INF, 1.0, -0.5), (1, 1, 0)),
@@ -332,11 +332,11 @@ HINGE = Elements(
 
 
 def of_elements(loss: Any, elements: Elements) -> Limits:
-    return Limits(loss, {name: elements.row(row) for name, row in ROWS.items()})
+    return Limits(loss, {name: elements.row(row) for name, row in SITUATIONS.items()})
 
 
 def of_overlap(loss: Any, *numbers: float, **other: Any) -> Limits:
-    return Limits(loss, {name: overlap(row, *numbers, **other) for name, row in ROWS.items()})
+    return Limits(loss, {name: overlap(row, *numbers, **other) for name, row in SITUATIONS.items()})
 
 
 def _limits() -> dict[str, Limits]:

@@ -283,6 +283,34 @@ def test_large_equal_logits_are_precise(backend: Backend) -> None:
     torch.testing.assert_close(got.gradient, torch.full_like(logits, 1e-3), rtol=5e-7, atol=0)
 
 
+@pytest.mark.parametrize("weighted", (False, True))
+def test_few_targets_of_many_labels_are_smoothed_precisely(
+    served: Case, backend: Backend, generator: torch.Generator, weighted: bool
+) -> None:
+    """Of each row, relative to its own loss: tiny equal targets beside two that are nearly 1 keep their digits.
+
+    A budget of whole batches does not see it: where a fifth of the labels is positive, the others' sum is nothing.
+    """
+    if served.element_wise or served.grouping != "samples":
+        return
+    logits = random_logits(generator, (6, 8192), torch.float32, "cpu")
+    targets = torch.zeros(6, 8192, dtype=torch.bool)
+    targets[:, :2] = True
+    targets = targets.gather(1, torch.rand(6, 8192, generator=generator).argsort(1))
+    arguments: dict[str, Any] = {"reduction": "none", "label_smoothing": 0.1}
+    if weighted:
+        arguments["weight"] = torch.rand(8192, generator=generator) + 0.5
+    given = {name: x.to(backend.device) if isinstance(x, torch.Tensor) else x for name, x in arguments.items()}
+    got = served(logits.to(backend.device), targets.to(backend.device), **given).cpu().double()
+    with mlloss_cuda.use_backend("reference"):
+        plain = served(logits, targets, **arguments).double()
+        exact = served(logits.double(), targets, **arguments)
+    rounding = torch.finfo(torch.float32).eps
+    budget = 4 * max(float(((plain - exact) / exact).abs().max()), rounding / 2)
+    error = float(((got - exact) / exact).abs().max())
+    assert error <= budget, f"relative error {error:.2e}, budget {budget:.2e}"
+
+
 def test_few_long_rows(served: Case, backend: Backend, generator: torch.Generator) -> None:
     logits = random_logits(generator, (2, 131_073), torch.float32, backend.device)
     dense = random_positives(generator, (2, 131_073), 1e-4)

@@ -18,7 +18,7 @@ from torch import Tensor
 from mlloss_cuda import CompoundLoss, CSRTargets, DiceLoss, SigmoidFocalLoss, ZLPRLoss, linear_loss, symmetric_kl_loss
 
 from .conftest import Backend
-from .limits import INF, LIMITS, NAN, ROWS, WRONG, Expected, Limits, Row
+from .limits import INF, LIMITS, NAN, SITUATIONS, WRONG, Expected, Limits, Row
 
 pytestmark = pytest.mark.reference_too
 
@@ -87,8 +87,8 @@ class Problem:
     """A table's rows as one batch of a layout."""
 
     def __init__(self, limits: Limits, layout: Layout, device: str) -> None:
-        self.names = [name for name, row in ROWS.items() if _has(layout, row)]
-        rows = [ROWS[name] for name in self.names]
+        self.names = [name for name, row in SITUATIONS.items() if _has(layout, row)]
+        rows = [SITUATIONS[name] for name in self.names]
         logits = torch.tensor([row.logits for row in rows])
         targets = torch.tensor([row.targets for row in rows], dtype=torch.float64)
         targets[targets == WRONG] = math.nan if layout.wrong is None else layout.wrong
@@ -198,10 +198,10 @@ def test_limits_of_a_linear_head(backend: Backend, name: str, unknown: float) ->
     loss = type(limits.loss)(**own, reduction="sum", ignore_index=unknown if math.isnan(unknown) else -1)
     inputs, weight = torch.zeros(1, 2, device=backend.device), torch.zeros(4, 2, device=backend.device)
     for row, expected in limits.rows.items():
-        if WRONG in ROWS[row].targets:
+        if WRONG in SITUATIONS[row].targets:
             continue
-        bias = torch.tensor([*ROWS[row].logits, NAN], device=backend.device, requires_grad=True)
-        targets = torch.tensor([[*ROWS[row].targets, unknown]], device=backend.device)
+        bias = torch.tensor([*SITUATIONS[row].logits, NAN], device=backend.device, requires_grad=True)
+        targets = torch.tensor([[*SITUATIONS[row].targets, unknown]], device=backend.device)
         value = linear_loss(inputs, weight, targets, loss, linear_bias=bias)
         (gradient,) = torch.autograd.grad(value, bias)
         of_elements = isinstance(expected.value, tuple)
@@ -213,13 +213,13 @@ def test_limits_of_a_linear_head(backend: Backend, name: str, unknown: float) ->
 def test_scale_learns_nothing_of_harmless_infinities(backend: Backend, name: str) -> None:
     limits, row = LIMITS[name], "a negative at -inf"
     scale = torch.tensor(1.0, device=backend.device, requires_grad=True)
-    logits = torch.tensor([ROWS[row].logits], device=backend.device)
-    targets = torch.tensor([ROWS[row].targets], device=backend.device)
+    logits = torch.tensor([SITUATIONS[row].logits], device=backend.device)
+    targets = torch.tensor([SITUATIONS[row].targets], device=backend.device)
     own = {key: getattr(limits.loss, key) for key in limits.loss.own}
     type(limits.loss)(**own, reduction="sum", logit_scale=torch.nn.Parameter(scale))
     value = limits.loss.function(logits, targets, **own, reduction="sum", logit_scale=scale)
     (gradient,) = torch.autograd.grad(value, scale)
-    finite = zip(limits.rows[row].gradient, ROWS[row].logits, strict=True)
+    finite = zip(limits.rows[row].gradient, SITUATIONS[row].logits, strict=True)
     assert_same("scale", gradient, sum(g * s for g, s in finite if math.isfinite(s)))
 
 
