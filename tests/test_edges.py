@@ -14,6 +14,8 @@ from mlloss_cuda import (
     asymmetric_loss,
     decoupled_softmax_loss,
     dice_loss,
+    lsep_loss,
+    multi_positive_cross_entropy_loss,
     sigmoid_focal_loss,
     tversky_loss,
     zlpr_loss,
@@ -309,6 +311,23 @@ def test_few_targets_of_many_labels_are_smoothed_precisely(
     budget = 4 * max(float(((plain - exact) / exact).abs().max()), rounding / 2)
     error = float(((got - exact) / exact).abs().max())
     assert error <= budget, f"relative error {error:.2e}, budget {budget:.2e}"
+
+
+@pytest.mark.reference_too
+@pytest.mark.parametrize("level", (100.0, 1000.0, 60000.0))
+def test_large_positives_count_wherever_they_lie(backend: Backend, level: float) -> None:
+    """A row's one positive and its strongest negative, far above all others: log(1 + e), in any tile, block or part."""
+    for loss in (lsep_loss, decoupled_softmax_loss, multi_positive_cross_entropy_loss):
+        logits = torch.zeros(3, 5000, device=backend.device)
+        targets = torch.zeros(3, 5000, dtype=torch.bool, device=backend.device)
+        for row, (positive, negative) in enumerate(((0, 1), (4999, 2), (2500, 4000))):
+            logits[row, positive], logits[row, negative] = level, level + 1
+            targets[row, positive] = True
+        got = evaluate(loss, logits, targets, reduction="none")
+        torch.testing.assert_close(got.value.cpu(), torch.full((3,), math.log1p(math.e)))
+        slope = math.e / (1 + math.e)
+        torch.testing.assert_close(got.gradient[targets].cpu(), torch.full((3,), -slope))
+        torch.testing.assert_close(got.gradient[logits == level + 1].cpu(), torch.full((3,), slope))
 
 
 def test_few_long_rows(served: Case, backend: Backend, generator: torch.Generator) -> None:

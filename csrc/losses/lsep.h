@@ -39,6 +39,13 @@ class Lsep : public TwoSides<T> {
            (sums[1] < this->kSmallest && sums[2] > T(0));
   }
 
+  // A maximum of 0 that no label has would hide another tile's positives, which may all lie far above 0.
+  template <class, class A>
+  static MLLOSS_HD Array<A, 2> first_maxima(const Array<A, 3>& sums) {
+    const A none = A(-INFINITY);
+    return {{sums[0] == A(0) ? none : A(0), sums[1] == A(0) ? none : A(0)}};
+  }
+
   template <class A>
   static MLLOSS_HD void rescale(Array<A, 3>& sums, Array<A, 2> from, Array<A, 2> to) {
     for (int i = 0; i < 2; ++i) sums[i] *= exp_difference(from[i], to[i]);
