@@ -33,8 +33,9 @@ _ARGUMENTS = """
 
 _KEYWORDS = """
     weight: ``[L]``, finite, >= 0; {weight}. {zero_weight}
-        No gradient.
-    sample_weight: ``[...]``, finite, >= 0; {sample_weight}. No gradient.
+        It must not require a gradient.
+    sample_weight: ``[...]``, finite, >= 0; {sample_weight}. It must not
+        require a gradient.
     label_smoothing: e in [0, 1). Targets become ``(1 - e) y + e / L``, on the fly, sparse ones too.
         (``e / 2`` in place of ``e / L`` would put a floor of order log L under the losses of this
         package.) Default 0.
@@ -45,7 +46,7 @@ _KEYWORDS = """
         number or 0-d tensor, and ``[L]`` or None. Tensors may require gradients.
     normalizer: a number or 0-d tensor >= 0 that divides a ``"sum"`` before the gradient is rounded. 0,
         of a batch in which nothing is known, makes NaN of a sum of 0, as torch's mean over nothing is;
-        the gradient of unknown labels stays 0. No gradient. Default None.
+        the gradient of unknown labels stays 0. It must not require a gradient. Default None.
     reduction: ``"none"`` gives {none}, ``"sum"`` their sum, ``"mean"`` their mean,
         ``"batchmean"`` their sum over the number of rows. Excluded and weighted ones count.
         Default ``"{reduction}"``.

@@ -72,8 +72,8 @@ def bce_with_logits_loss(
 
     Args:
         {logits}
-        pos_weight: q, a number or ``[L]``, finite, >= 0: multiplies the positives' term. No gradient.
-            Default None: 1.
+        pos_weight: q, a number or ``[L]``, finite, >= 0: multiplies the positives' term. It must not
+            require a gradient. Default None: 1.
         {keywords}
 
     Returns:

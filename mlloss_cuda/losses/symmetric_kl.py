@@ -61,8 +61,9 @@ def symmetric_kl_loss(
         other_logits: t, of the same shape, dtype and device. There are no targets, and so neither
             smoothing nor an ``ignore_index``.
         weight: ``[L]``, finite, >= 0; multiplies the label's divergences. A label of weight 0 takes
-            no part. No gradient.
-        sample_weight: ``[...]``, finite, >= 0; multiplies a row's divergences. No gradient.
+            no part. It must not require a gradient.
+        sample_weight: ``[...]``, finite, >= 0; multiplies a row's divergences. It must not
+            require a gradient.
         logit_scale: a number or 0-d tensor that multiplies both logits: the inverse of a temperature.
             A tensor may require gradients.
         normalizer: a number or 0-d tensor >= 0 that divides a ``"sum"`` before the gradients are
