@@ -58,14 +58,15 @@ def above(x: Tensor, m: Tensor) -> Tensor:
 
 
 def exponential_sum(x: Tensor, weight: Tensor, dim: tuple[int, ...], least: float = -math.inf) -> tuple[Tensor, Tensor]:
-    """m and S with ``e^m S = sum weight e^x``; m is the largest x of a weight above 0, or ``least`` if that is more.
+    """m and S with ``e^m S = sum weight e^x``; m is the largest term's logarithm, or ``least`` if that is more.
 
     Equal infinities share the sum, and its gradient. Both are ``keepdim``; m is a constant.
     """
     there = weight > 0
-    x = torch.where(there, x, -math.inf)
-    m = x.detach().amax(dim, keepdim=True).clamp(min=least) if x.numel() else x.new_full((), least)
-    terms = torch.where(there, weight * above(x, m).exp(), 0.0)
+    logs = torch.where(there, weight, 1.0).log()
+    m = torch.where(there, x.detach() + logs, -math.inf)
+    m = m.amax(dim, keepdim=True).clamp(min=least) if x.numel() else x.new_full((), least)
+    terms = torch.where(there, (above(torch.where(there, x, -math.inf), m) + logs).exp(), 0.0)
     return m, terms.sum(dim, keepdim=True)
 
 
