@@ -229,7 +229,7 @@ def test_zlpr_threshold(threshold: Any) -> None:
         (ValueError, {"weight": torch.ones(3, requires_grad=True)}),
         (TypeError, {"logit_scale": "1"}),
         (ValueError, {"normalizer": 2.0}),
-        (ValueError, {"normalizer": 0.0, "reduction": "sum"}),
+        (ValueError, {"normalizer": -1.0, "reduction": "sum"}),
     ),
     ids=str,
 )
