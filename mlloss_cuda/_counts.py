@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import _ops
 from . import _validation as check
 from ._reference import equal_to
 from .targets import CSRTargets
@@ -31,11 +32,20 @@ def check_alone(targets: Any, name: str = "targets") -> Tensor | CSRTargets:
     return targets.detach().reshape(math.prod(targets.shape[:-1]), targets.shape[-1])
 
 
-def entries(targets: CSRTargets) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Row, label and value (None: all 1) of every entry."""
+def entries(targets: CSRTargets, ignore_index: int | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Row, label and value (None: all 1) of every entry; a value below 0 is unknown.
+
+    Raises:
+        ValueError: a value is NaN, and that is not ``ignore_index``.
+    """
     used = int(targets.crow_indices[-1])
     row = torch.arange(len(targets), device=targets.device).repeat_interleave(targets.crow_indices.diff().long())
-    return row, targets.col_indices[:used].long(), None if targets.values is None else targets.values[:used]
+    value = None if targets.values is None else targets.values[:used]
+    if value is not None and bool(value.isnan().any()):
+        if ignore_index != _ops.IGNORE_NAN:
+            raise ValueError("targets: expected values that are numbers, got NaN that are not ignore_index")
+        value = value.masked_fill(value.isnan(), -1.0)
+    return row, targets.col_indices[:used].long(), value
 
 
 def unknown_in(part: Tensor, ignore_index: int | None, name: str = "targets") -> Tensor | None:
@@ -62,7 +72,7 @@ def rows_at_once(rows: int, labels: int) -> Iterator[slice]:
 def count_labels(targets: Tensor | CSRTargets, ignore_index: int | None) -> tuple[Tensor, Tensor]:
     """How often each label is positive (probabilities add up), and in how many rows it is known: float64 ``[L]``."""
     if isinstance(targets, CSRTargets):
-        _, label, value = entries(targets)
+        _, label, value = entries(targets, ignore_index)
         known = torch.full((targets.num_labels,), float(len(targets)), dtype=torch.float64, device=targets.device)
         if value is None:
             return torch.bincount(label, minlength=targets.num_labels).double(), known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -58,7 +59,9 @@ def _evaluate_sharded(
     call = shards.agreed(lambda: prepare(term, logits, targets, **arguments), described, local.device)
     none = _ops.REDUCTIONS[call.options.reduction] == "none"
     if call.backend == "reference":
-        value, kept = _run(whole_call(call, *local_targets(targets, logits)[1:], logits))
+        _, own, everything = local_targets(targets, logits)
+        own = _without_nan(own, check.check_ignore_index(arguments["ignore_index"]))[0]
+        value, kept = _run(whole_call(call, own, everything, logits))
         if none and term.grouping in ("element", "macro"):
             value = value[..., shards.own]
     else:
@@ -100,6 +103,8 @@ def _run(call: Prepared) -> tuple[Tensor, Tensor]:
 def prepare(term: Term, logits: Any, targets: Any, **arguments: Any) -> Prepared:
     """Every check, shapes, and the choice of backend. Of the logits no value is looked at."""
     logits = check.check_logits(logits, sharded=True)
+    if not term.spec.raw_targets:
+        check.check_constant("targets", targets)
     if not isinstance(logits, ShardedLogits):
         return _prepare(term, logits, targets, **arguments)
     # As if all labels were here; then what is this rank's of it.
@@ -108,8 +113,15 @@ def prepare(term: Term, logits: Any, targets: Any, **arguments: Any) -> Prepared
     call = _prepare(term, logits.stand_in(), looked_at, **arguments, inplace_backward=False)
     if call.backend == "reference":
         return call._replace(shards=logits.shards)
+    own = _without_nan(own, check.check_ignore_index(arguments["ignore_index"]))[0]
     call = local_call(call, logits, own, everything)
     return call._replace(options=call.options._replace(in_place=in_place))
+
+
+def _constant(name: str, side: Any, shape: tuple[int, ...], logits: Tensor) -> Tensor:
+    """A tensor beside the logits that the loss is not differentiated in: finite, >= 0."""
+    check.check_constant(name, side)
+    return check.check_side(name, side, shape, logits, low=0.0, open_low=False).detach()
 
 
 def _prepare(
@@ -131,22 +143,20 @@ def _prepare(
     targets = (check.check_other_logits if term.spec.raw_targets else check.check_targets)(targets, logits)
     reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
     ignore_index = check.check_ignore_index(ignore_index)
+    targets, ignore_index = _without_nan(targets, ignore_index)
     smoothing = check.check_number("label_smoothing", label_smoothing, 0.0, 1.0, open_high=True)
     in_place = _check_in_place(logits, inplace_backward)
 
     leading, labels = logits.shape[:-1], logits.shape[-1]
     rows = math.prod(leading)
     if weight is not None:
-        weight = check.check_side("weight", weight, (labels,), logits, low=0.0, open_low=False).detach()
+        weight = _constant("weight", weight, (labels,), logits)
     if sample_weight is not None:
-        sample_weight = check.check_side(
-            "sample_weight", sample_weight, tuple(leading), logits, low=0.0, open_low=False
-        )
-        sample_weight = sample_weight.detach().reshape(rows)
+        sample_weight = _constant("sample_weight", sample_weight, tuple(leading), logits).reshape(rows)
     of_labels = None
     if term.label_parameter is not None:
         name, value = term.label_parameter
-        of_labels = check.check_side(name, value, (labels,), logits, low=0.0, open_low=False).detach()
+        of_labels = _constant(name, value, (labels,), logits)
     normalizer = _check_normalizer(normalizer, reduction, logits)
     scale, logit_scale = _split_scale(logit_scale, logits)
     if logit_bias is not None:
@@ -186,6 +196,17 @@ def _prepare(
         keep,
     )
     return Prepared(term, backend, flat, targets, sides, options)
+
+
+def _without_nan(targets: Any, ignore_index: int | None) -> tuple[Any, int | None]:
+    """NaN marks what is unknown in dense floating targets alone: in CSR a value below 0 does, as engines know it."""
+    if ignore_index != _ops.IGNORE_NAN:
+        return targets, ignore_index
+    if not isinstance(targets, CSRTargets):
+        return targets, ignore_index if targets.is_floating_point() else None
+    if targets.values is None:
+        return targets, None
+    return replace(targets, values=targets.values.masked_fill(targets.values.isnan(), -1.0)), None
 
 
 def shifted(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: Any) -> Tensor:
@@ -241,8 +262,8 @@ def _check_normalizer(normalizer: Any, reduction: str, logits: Tensor) -> Tensor
     if reduction != "sum":
         raise ValueError(f"normalizer: expected reduction='sum' with it, got reduction={reduction!r}")
     if isinstance(normalizer, Tensor):
-        return check.check_side("normalizer", normalizer, (), logits, low=0.0).detach()
-    number = check.check_number("normalizer", normalizer, 0.0, open_low=True)
+        return _constant("normalizer", normalizer, (), logits)
+    number = check.check_number("normalizer", normalizer, 0.0)
     return torch.full((), number, dtype=_ops.compute_dtype(logits), device=logits.device)
 
 

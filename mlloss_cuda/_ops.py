@@ -21,6 +21,7 @@ import torch
 __all__ = [
     "COMPOUND",
     "GROUPINGS",
+    "IGNORE_NAN",
     "MOST_TERMS",
     "NAMESPACE",
     "REDUCTIONS",
@@ -36,6 +37,10 @@ NAMESPACE: Final = "mlloss_cuda"
 # Places in these tuples are the values of the C++ enums of csrc/core/params.h.
 GROUPINGS: Final = ("element", "samples", "macro", "micro")
 REDUCTIONS: Final = ("none", "sum", "mean", "batchmean")
+
+# The ignore_index of floating targets whose unknown labels are NaN: the number crosses to the engines in the place of
+# NaN, because no floating number equals it. As in csrc/core/params.h.
+IGNORE_NAN: Final = 2**63 - 1
 
 # A compound's name is its terms' with this between; of each term it has so many parameters: the coefficient, the
 # functor's own, zeros. As in csrc/core/params.h.

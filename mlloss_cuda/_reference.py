@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _ops
+from ._limits import scaled
 from ._registry import LossSpec
 from .targets import CSRTargets
 
@@ -31,8 +32,15 @@ def _dense(targets: Tensor | CSRTargets, ignore_index: int | None, dtype: torch.
 
 
 def equal_to(y: Tensor, index: int) -> Tensor:
-    """In a dtype that holds both: 255 is not -1, though it is in uint8."""
+    """Where targets are the checked ``ignore_index``, compared as numbers: 255 is not -1, though it is in uint8."""
+    if index == _ops.IGNORE_NAN:
+        return y.isnan()
     return y.double() == float(index) if y.is_floating_point() else y.long() == index
+
+
+def _nan_where(condition: Tensor, dtype: torch.dtype) -> Tensor:
+    """A factor that makes NaN of a value and, as no selection does, of its gradient."""
+    return torch.ones_like(condition, dtype=dtype).masked_fill(condition, torch.nan)
 
 
 def reference_loss(
@@ -57,19 +65,19 @@ def reference_loss(
     """The loss of 2-D logits; arguments as the ops of ``_ops`` take them."""
     dtype = _ops.compute_dtype(logits)
     rows, labels = logits.shape
-    s = logits.to(dtype) * scale + offset
+    s = scaled(logits.to(dtype), scale) + offset
     if label_offset is not None:
         s = s + label_offset
     if row_offset is not None:
         s = s + row_offset.reshape(-1, 1)
     if spec.raw_targets:
         assert isinstance(targets, Tensor)
-        y, excluded = targets.to(dtype) * scale, None
+        y, excluded = scaled(targets.to(dtype), scale), None
     else:
         y, excluded = _dense(targets, ignore_index, dtype)
-        # A negative target, or one that is no number, spoils its element and all that depends on it.
+        # A negative target, or one that is no number, makes its logit one that is none.
         spoiled = ~(y >= 0) if excluded is None else ~(y >= 0) & ~excluded
-        s = torch.where(spoiled, torch.nan, s)
+        s, y = s * _nan_where(spoiled, dtype), torch.where(spoiled, 0.0, y)
     soft = y.is_floating_point() and (label_smoothing > 0 or _floating(targets))
     w = weight
     if sample_weight is not None and grouping in ("macro", "micro"):
@@ -79,6 +87,9 @@ def reference_loss(
     if label_smoothing > 0:
         y = y * (1 - label_smoothing) + label_smoothing / labels
     out = excluded if spec.competing or w is None else w == 0
+    if sample_weight is not None:
+        weightless = (sample_weight == 0)[:, None].expand_as(s)
+        out = weightless if out is None else out | weightless
     if out is not None:
         s, y = torch.where(out, -torch.inf if spec.competing else 0.0, s), torch.where(out, 0.0, y)
 
@@ -91,7 +102,10 @@ def reference_loss(
             values = torch.where(sample_weight[:, None] == 0, 0.0, values * sample_weight[:, None])
     else:
         dim = {"samples": (1,), "macro": (0,), "micro": (0, 1)}[grouping]
-        values = spec.reference(s, y, soft, w, parameters, dim)
+        # A NaN makes its whole group NaN, so that definitions need not look out for it.
+        lost = _nan_where(s.isnan().any(dim, keepdim=True), dtype)
+        values = spec.reference(s * lost, y, soft, w, parameters, dim)
+        values = values * lost.reshape(values.shape)
         if sample_weight is not None and grouping == "samples":
             values = torch.where(sample_weight == 0, 0.0, values * sample_weight)
     return _reduced(values, reduction, rows, normalizer)

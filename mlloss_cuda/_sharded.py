@@ -16,6 +16,7 @@ from torch.autograd.function import FunctionCtx
 
 from . import _ops
 from ._autograd import Options, Sides, backward_from_logits, fused_loss, fused_pair, shared_arguments
+from ._reference import equal_to
 from ._shards import LabelShards, ShardedLogits, is_dtensor, replicated, total_over
 from .targets import CSRTargets
 
@@ -191,11 +192,11 @@ def whole_call(call: Prepared, targets: Any, everything: bool, logits: ShardedLo
 
 def _as_one_dtype(targets: Any, call: Prepared) -> Tensor:
     """Dense, in the compute dtype, with one value for what is unknown."""
+    ignored = call.options.ignore_index
     if isinstance(targets, CSRTargets):
         dense = targets.to_dense()
         unknown = dense < 0
     else:
-        ignored = call.options.ignore_index
         dense = targets if targets.is_floating_point() or targets.dtype == torch.bool else targets.clamp(max=1)
-        unknown = torch.zeros_like(targets, dtype=torch.bool) if ignored is None else targets == ignored
+        unknown = torch.zeros_like(targets, dtype=torch.bool) if ignored is None else equal_to(targets, ignored)
     return dense.to(_ops.compute_dtype(call.logits)).masked_fill(unknown, _UNKNOWN)

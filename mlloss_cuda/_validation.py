@@ -22,6 +22,7 @@ __all__ = [
     "came",
     "check_bool",
     "check_choice",
+    "check_constant",
     "check_ignore_index",
     "check_logits",
     "check_number",
@@ -104,15 +105,29 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def check_ignore_index(value: Any) -> int | None:
+    """As engines take it: an int, ``IGNORE_NAN`` in the place of NaN."""
     if value is None:
         return None
+    if isinstance(value, float) and value != value:
+        return _ops.IGNORE_NAN
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"ignore_index: expected an int or None, got {came(value)}")
+        raise TypeError(f"ignore_index: expected an int, float('nan') or None, got {came(value)}")
     if value in (0, 1):
         raise ValueError(f"ignore_index: {value} is a label; expected another value, by convention -1")
-    if not -(2**63) <= value < 2**63:
-        raise ValueError(f"ignore_index: expected a 64-bit int, got {value}")
+    if not -(2**63) <= value < _ops.IGNORE_NAN:
+        raise ValueError(f"ignore_index: expected a 64-bit int below 2**63 - 1, got {value}")
     return value
+
+
+def check_constant(name: str, value: Any) -> None:
+    """What losses are not differentiated in must not ask for a gradient."""
+    if isinstance(value, CSRTargets):
+        value = value.values
+    if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name}: expected a tensor that requires no gradient, for losses have none in it, got one that does; "
+            f"{name}.detach() is one"
+        )
 
 
 def check_side(

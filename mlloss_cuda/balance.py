@@ -24,7 +24,7 @@ def label_weights(
     a: float = 0.55,
     b: float = 1.5,
     normalize: bool = True,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
 ) -> Tensor:
     r"""A weight for each label, larger for rarer ones: for the ``weight`` of any loss.
 
@@ -84,7 +84,7 @@ def label_weights(
     return weights.float()
 
 
-def prior_bias(targets: Tensor | CSRTargets, *, smoothing: float = 0.5, ignore_index: int | None = None) -> Tensor:
+def prior_bias(targets: Tensor | CSRTargets, *, smoothing: float = 0.5, ignore_index: float | None = None) -> Tensor:
     r"""The log-odds of each label before anything is seen: for the last layer's bias, or ``logit_bias``.
 
     .. math:: \log \frac{n + c}{N - n + c}

@@ -28,7 +28,7 @@ def fit_thresholds(
     average: str = "macro",
     *,
     beta: float = 1.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
 ) -> Tensor:
     """The thresholds for which ``logits > thresholds`` does best, found exactly, by sorting.
 
@@ -114,7 +114,7 @@ class _Targets:
         self.dense = targets if isinstance(targets, Tensor) else None
         if isinstance(targets, Tensor):
             return
-        row, label, value = _counts.entries(targets)
+        row, label, value = _counts.entries(targets, ignore_index)
         along, across = (label, row) if by_label else (row, label)
         if by_label:
             order = along.argsort(stable=True)

@@ -69,11 +69,12 @@ class CSRTargets:
         """From the labels of each row, in any order; duplicates are dropped.
 
         Raises:
+            TypeError: a label is no int, or is a bool: a mask's rows are for ``from_dense``.
             ValueError: a label lies outside ``[0, num_labels)``.
         """
         crow, columns = [0], []
         for row in rows:
-            columns.extend(sorted({operator.index(label) for label in row}))
+            columns.extend(sorted({_label_number(label) for label in row}))
             crow.append(len(columns))
         return cls(torch.tensor(crow), torch.tensor(columns, dtype=torch.int64), num_labels)
 
@@ -226,6 +227,15 @@ def _one_row(rows: Any, count: int) -> Any:
     if not -count <= row < count:
         raise IndexError(f"row {row} of {count}")
     return [row]
+
+
+def _label_number(label: Any) -> int:
+    if isinstance(label, bool) or "bool" in str(getattr(label, "dtype", "")):
+        raise TypeError(
+            f"rows: expected the numbers of each row's labels, got {bool(label)}; rows with True or False for every "
+            "label are taken by CSRTargets.from_dense(torch.tensor(rows))"
+        )
+    return operator.index(label)
 
 
 def _crow_of(row: Tensor, rows: int) -> Tensor:

@@ -187,6 +187,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "element_wise: of a loss without statistics: every strategy is the same")
     config.addinivalue_line("markers", "parts: of parts of the labels: split, whichever strategy is asked for")
     config.addinivalue_line("markers", "triton_engine: of the Triton kernels, on a GPU or interpreted")
+    config.addinivalue_line("markers", "reference_too: of every backend, the reference among them")
     config.addinivalue_line("markers", "xdist_group(name): pytest-xdist's own, where it is not there")
     config.pluginmanager.register(selection)
     failures.pytest_configure(config)
@@ -224,6 +225,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         fused = metafunc.config.stash[FUSED]
+        if metafunc.definition.get_closest_marker("reference_too"):
+            fused = [*fused, Backend("reference", fused[0].device if fused else "cpu")]
         metafunc.parametrize("backend", fused, indirect=True, ids=lambda backend: backend.label)
 
 

@@ -373,13 +373,6 @@ def test_deterministic_mode(served: Case, logits: Tensor, targets: Tensor) -> No
         torch.use_deterministic_algorithms(False)
 
 
-def test_weights_get_no_gradient(served: Case, backend: Backend, logits: Tensor, targets: Tensor) -> None:
-    weight = torch.ones(SHAPE[1], device=backend.device, requires_grad=True)
-    sample_weight = torch.ones(SHAPE[0], device=backend.device, requires_grad=True)
-    value = served(logits, targets, weight=weight, sample_weight=sample_weight)
-    assert not value.requires_grad
-
-
 def test_normalizer_is_folded_before_rounding(backend: Backend, generator: torch.Generator) -> None:
     x = random_logits(generator, SHAPE, torch.bfloat16, backend.device)
     y = random_positives(generator, SHAPE).to(backend.device)

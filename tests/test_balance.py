@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlloss_cuda import BCEWithLogitsLoss, CSRTargets, ZLPRLoss, _counts, label_weights, prior_bias
+from mlloss_cuda import BCEWithLogitsLoss, CSRTargets, ZLPRLoss, _counts, fit_thresholds, label_weights, prior_bias
 
 
 def examples(generator: torch.Generator) -> Tensor:
@@ -124,3 +124,19 @@ def test_bad_options(change: dict[str, Any], match: str) -> None:
         label_weights(torch.tensor([[1, 0]]), **change)
     with pytest.raises(ValueError, match="smoothing: expected"):
         prior_bias(torch.tensor([[1, 0]]), smoothing=0.0)
+
+
+@pytest.mark.parametrize("sparse", (False, True))
+def test_nan_marks_unknown_labels(sparse: bool) -> None:
+    y = torch.tensor([[1.0, 0.0, math.nan], [math.nan, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    marked = torch.where(y.isnan(), -1.0, y)
+    given, other = (CSRTargets.from_dense(x) if sparse else x for x in (y, marked))
+    expected = prior_bias(other, ignore_index=-1)
+    torch.testing.assert_close(prior_bias(given, ignore_index=math.nan), expected)
+    torch.testing.assert_close(label_weights(given, ignore_index=math.nan), label_weights(other, ignore_index=-1))
+    logits = torch.tensor([[0.3, -1.0, 2.0], [5.0, 0.1, -0.2], [0.0, 1.0, -3.0]])
+    for average in ("macro", "micro", "samples"):
+        found = fit_thresholds(logits, given, average=average, ignore_index=math.nan)
+        torch.testing.assert_close(found, fit_thresholds(logits, other, average=average, ignore_index=-1))
+    with pytest.raises(ValueError, match="NaN that are not ignore_index"):
+        prior_bias(given, ignore_index=-1)

@@ -14,6 +14,8 @@ from mlloss_cuda import (
     asymmetric_loss,
     decoupled_softmax_loss,
     dice_loss,
+    lsep_loss,
+    multi_positive_cross_entropy_loss,
     sigmoid_focal_loss,
     tversky_loss,
     zlpr_loss,
@@ -281,6 +283,51 @@ def test_large_equal_logits_are_precise(backend: Backend) -> None:
     logits = torch.full((1, 1000), 9000.0, device=backend.device)
     got = evaluate(zlpr_loss, logits, torch.zeros(1, 1000, dtype=torch.bool, device=backend.device))
     torch.testing.assert_close(got.gradient, torch.full_like(logits, 1e-3), rtol=5e-7, atol=0)
+
+
+@pytest.mark.parametrize("weighted", (False, True))
+def test_few_targets_of_many_labels_are_smoothed_precisely(
+    served: Case, backend: Backend, generator: torch.Generator, weighted: bool
+) -> None:
+    """Of each row, relative to its own loss: tiny equal targets beside three that are nearly 1 keep their digits.
+
+    A budget of whole batches does not see it: where a fifth of the labels is positive, the others' sum is nothing.
+    """
+    if served.element_wise or served.grouping != "samples":
+        return
+    logits = random_logits(generator, (6, 32000), torch.float32, "cpu")
+    targets = torch.zeros(6, 32000, dtype=torch.bool)
+    targets[:, :3] = True
+    targets = targets.gather(1, torch.rand(6, 32000, generator=generator).argsort(1))
+    arguments: dict[str, Any] = {"reduction": "none", "label_smoothing": 0.1}
+    if weighted:
+        arguments["weight"] = torch.rand(32000, generator=generator) + 0.5
+    given = {name: x.to(backend.device) if isinstance(x, torch.Tensor) else x for name, x in arguments.items()}
+    got = served(logits.to(backend.device), targets.to(backend.device), **given).cpu().double()
+    with mlloss_cuda.use_backend("reference"):
+        plain = served(logits, targets, **arguments).double()
+        exact = served(logits.double(), targets, **arguments)
+    rounding = torch.finfo(torch.float32).eps
+    budget = 4 * max(float(((plain - exact) / exact).abs().max()), rounding / 2)
+    error = float(((got - exact) / exact).abs().max())
+    assert error <= budget, f"relative error {error:.2e}, budget {budget:.2e}"
+
+
+@pytest.mark.reference_too
+@pytest.mark.parametrize("level", (100.0, 1000.0, 60000.0))
+def test_large_positives_count_wherever_they_lie(backend: Backend, level: float) -> None:
+    """A row's one positive and its strongest negative, far above all others: log(1 + e), in any tile, block or part."""
+    for loss in (lsep_loss, decoupled_softmax_loss, multi_positive_cross_entropy_loss):
+        logits = torch.zeros(3, 5000, device=backend.device)
+        targets = torch.zeros(3, 5000, dtype=torch.bool, device=backend.device)
+        for row, (positive, negative) in enumerate(((0, 1), (4999, 2), (2500, 4000))):
+            logits[row, positive], logits[row, negative] = level, level + 1
+            targets[row, positive] = True
+        got = evaluate(loss, logits, targets, reduction="none")
+        torch.testing.assert_close(got.value.cpu(), torch.full((3,), math.log1p(math.e)))
+        slope = math.e / (1 + math.e)
+        torch.testing.assert_close(got.gradient[targets].cpu(), torch.full((3,), -slope))
+        torch.testing.assert_close(got.gradient[logits == level + 1].cpu(), torch.full((3,), slope))
 
 
 def test_few_long_rows(served: Case, backend: Backend, generator: torch.Generator) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import os
 import re
 import tempfile
@@ -36,6 +37,7 @@ from mlloss_cuda._shards import LabelShards, chunk_sizes
 
 from .cases import all_cases
 from .inputs import random_logits, random_positives, random_probabilities
+from .limits import LIMITS, SITUATIONS, WRONG
 from .ranks import Ranks, group_of
 
 # Of 53 labels: one rank, one label, none, and slices of about a size.
@@ -128,6 +130,37 @@ def _every_loss(rank: int, count: int, seed: int) -> None:
 @pytest.mark.parametrize("count", SLICES)
 def test_every_loss(ranks: Ranks, seed: int, count: int) -> None:
     ranks.run(count, _every_loss, count, seed)
+
+
+def _limits(rank: int, count: int, engine: str) -> None:
+    """Of three known labels and one unknown; a rank has two of them, one, or none."""
+    sizes = {2: (1, 3), 3: (2, 0, 2)}[count]
+    own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+    with mlloss_cuda.use_backend(engine):
+        for name, limits in LIMITS.items():
+            arguments = {key: getattr(limits.loss, key) for key in limits.loss.own}
+            loss = type(limits.loss)(**arguments, reduction="none", ignore_index=math.nan)
+            for sparse in (False, True):
+                rows = [row for row in limits.rows if not (sparse and WRONG in SITUATIONS[row].targets)]
+                logits = torch.tensor([[*SITUATIONS[row].logits, math.nan] for row in rows])[:, own].requires_grad_()
+                dense = torch.tensor([[*SITUATIONS[row].targets, math.nan] for row in rows])
+                targets = CSRTargets.from_dense(dense) if sparse else dense[:, own]
+                value = shard_labels(loss, group_of(count))(logits, targets)
+                (gradient,) = torch.autograd.grad(value, logits, torch.ones_like(value))
+                gradients = torch.tensor([[*limits.rows[row].gradient, 0.0] for row in rows])[:, own]
+                values = [limits.rows[row].value for row in rows]
+                each = [[*v, 0.0] if isinstance(v, tuple) else v for v in values]
+                expected = torch.tensor(each)[:, own] if value.dim() == 2 else torch.tensor(each)
+                close = {"equal_nan": True, "msg": lambda text, name=name: f"{name}: {text}"}
+                torch.testing.assert_close(value.detach(), expected, **close)
+                torch.testing.assert_close(gradient, gradients, **close)
+
+
+@pytest.mark.parametrize("count", (2, 3))
+@pytest.mark.parametrize("engine", ("cpu", "reference"))
+def test_limits_wherever_they_lie(ranks: Ranks, count: int, engine: str) -> None:
+    """NaN, infinities and what is unknown on another rank: as hand-written values have it for one process."""
+    ranks.run(count, _limits, count, engine)
 
 
 def _what_belongs_to_all_labels(rank: int, count: int, seed: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -10,6 +11,7 @@ import scipy.sparse
 import torch
 
 from mlloss_cuda import CSRTargets
+from mlloss_cuda.data import csr_collate
 
 from .inputs import random_positives, random_probabilities
 
@@ -27,6 +29,21 @@ def test_from_lists_sorts_and_drops_duplicates() -> None:
     for bad in ([[4]], [[-1]]):
         with pytest.raises(ValueError, match="col_indices"):
             CSRTargets.from_lists(bad, 4)
+
+
+@pytest.mark.parametrize("mask", ([False, False, True, True], numpy.array([False, True]), [numpy.True_]), ids=repr)
+def test_masks_are_not_taken_for_label_numbers(mask: Any) -> None:
+    with pytest.raises(TypeError, match="^rows: expected the numbers.*from_dense"):
+        CSRTargets.from_lists([mask], 4)
+    with pytest.raises(TypeError, match="^rows: expected the numbers.*from_dense"):
+        csr_collate([(torch.zeros(2), mask)], 4)
+
+
+def test_a_tensor_that_is_a_mask_is_not_taken_for_label_numbers() -> None:
+    with pytest.raises(TypeError, match="from_dense"):
+        csr_collate([(torch.zeros(2), torch.tensor([False, True]))], 4)
+    with pytest.raises(TypeError, match="from_dense"):
+        CSRTargets.from_lists(torch.tensor([[False, True]]), 4)  # type: ignore[arg-type]
 
 
 def test_from_lists_of_nothing() -> None:

@@ -68,16 +68,17 @@ BAD_COMMON: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "ignore_index", {"ignore_index": True}),
     (ValueError, "ignore_index", {"ignore_index": 1}),
     (ValueError, "ignore_index", {"ignore_index": 2**63}),
+    (ValueError, "ignore_index", {"ignore_index": 2**63 - 1}),
+    (TypeError, "ignore_index", {"ignore_index": math.inf}),
     (TypeError, "logit_scale", {"logit_scale": None}),
     (ValueError, "logit_scale", {"logit_scale": math.inf}),
     (ValueError, "logit_scale", {"logit_scale": torch.ones(3)}),
     (ValueError, "logit_bias", {"logit_bias": torch.ones(2)}),
     (TypeError, "logit_bias", {"logit_bias": 1.0}),
     (ValueError, "normalizer", {"normalizer": 2.0}),
-    (ValueError, "normalizer", {"normalizer": 0.0, "reduction": "sum"}),
     (ValueError, "normalizer", {"normalizer": -1.0, "reduction": "sum"}),
     (ValueError, "normalizer", {"normalizer": torch.ones(2), "reduction": "sum"}),
-    (ValueError, "normalizer", {"normalizer": torch.tensor(0.0), "reduction": "sum"}),
+    (ValueError, "normalizer", {"normalizer": torch.tensor(-1.0), "reduction": "sum"}),
     (ValueError, "normalizer", {"normalizer": torch.tensor(math.nan), "reduction": "sum"}),
     (ValueError, "logit_scale", {"logit_scale": torch.tensor(math.nan)}),
     (ValueError, "logit_bias", {"logit_bias": torch.full((3,), math.inf)}),
@@ -93,6 +94,34 @@ def test_common_arguments(case: Case, error: type[Exception], argument: str, bad
     arguments = {"logits": X, "targets": Y, **bad}
     with pytest.raises(error, match=rf"^{argument}\b"):
         case(**arguments)
+
+
+# What losses have no gradient in. The message says what to pass.
+CONSTANTS: list[tuple[str, dict[str, Any]]] = [
+    ("targets", {"targets": torch.zeros(2, 3, requires_grad=True)}),
+    (
+        "targets",
+        {"targets": CSRTargets(CSR.crow_indices, CSR.col_indices, 3, torch.ones(3, requires_grad=True))},
+    ),
+    ("targets", {"targets": torch.eye(2, 3).to_sparse_csr().requires_grad_()}),
+    ("weight", {"weight": torch.ones(3, requires_grad=True)}),
+    ("sample_weight", {"sample_weight": torch.ones(2, requires_grad=True)}),
+    ("normalizer", {"normalizer": torch.tensor(2.0, requires_grad=True), "reduction": "sum"}),
+]
+
+
+@pytest.mark.parametrize(("argument", "given"), CONSTANTS, ids=lambda value: str(value)[:40])
+def test_no_gradient_is_dropped_without_a_word(case: Case, argument: str, given: dict[str, Any]) -> None:
+    arguments = {"logits": X, "targets": Y, **given}
+    with pytest.raises(ValueError, match=rf"^{argument}\b.* {argument}\.detach\(\)"):
+        case(**arguments)
+    with torch.no_grad():
+        case(**arguments)
+
+
+def test_no_gradient_in_pos_weight() -> None:
+    with pytest.raises(ValueError, match=r"^pos_weight\b.* pos_weight\.detach\(\)"):
+        bce_with_logits_loss(X, Y, pos_weight=torch.ones(3, requires_grad=True))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +229,7 @@ def test_zlpr_threshold(threshold: Any) -> None:
         (ValueError, {"weight": torch.ones(3, requires_grad=True)}),
         (TypeError, {"logit_scale": "1"}),
         (ValueError, {"normalizer": 2.0}),
-        (ValueError, {"normalizer": 0.0, "reduction": "sum"}),
+        (ValueError, {"normalizer": -1.0, "reduction": "sum"}),
     ),
     ids=str,
 )

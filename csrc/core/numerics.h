@@ -167,6 +167,27 @@ MLLOSS_HD T exp_difference(T x, T m) {
   return x == m ? T(1) : exponential(x - m);
 }
 
+// A number and its two parts: `upper` is a multiple of 2^-12 in float (2^-41 in double), and sums of such numbers up to
+// 4096 are exact; `lower` is the rest, at most half as large as that step. Tiny terms beside large ones keep their
+// digits when the parts are summed apart. For 0 <= x < 1024.
+template <class T>
+struct TwoParts {
+  T whole, upper, lower;
+};
+
+template <class T>
+MLLOSS_HD TwoParts<T> two_parts(T x) {
+  constexpr T kRound = T(3072);  // 1.5 * 2^11: adding it rounds to that step
+  const T upper = (x + kRound) - kRound;
+  return {x, upper, x - upper};
+}
+
+// factor * cost for a cost >= 0: what weighs nothing costs nothing, were the cost infinite.
+template <class T>
+MLLOSS_HD T weighed(T factor, T cost) {
+  return factor == T(0) && cost == T(INFINITY) ? T(0) : factor * cost;
+}
+
 // log(x) and log1p(x) for x >= 0 in finalisations: once a row, so precision before speed.
 MLLOSS_HD float log_positive(float x) { return logf(x); }
 MLLOSS_HD double log_positive(double x) { return log(x); }

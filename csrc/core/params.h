@@ -41,6 +41,9 @@ constexpr int kMostTerms = 8;
 constexpr char kCompound = '+';  // between their names
 constexpr int kMaxParameters = kMostTerms * kTermParameters;
 
+// The ignore_index of floating targets whose unknown labels are NaN: no floating number equals it. As in _ops.py.
+constexpr int64_t kIgnoreNan = INT64_MAX;
+
 struct Parameters {
   double values[kMaxParameters];
 };

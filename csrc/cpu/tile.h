@@ -187,9 +187,7 @@ class TileReader {
     }
     if (call_.has_ignore_index || odd) {
       for (int j = 0; j < tile.size; ++j) {
-        const bool ignored =
-            call_.has_ignore_index && raw(y[j * stride]) == static_cast<decltype(raw(*y))>(call_.ignore_index);
-        if (ignored) {
+        if (call_.has_ignore_index && ignored(raw(y[j * stride]))) {
           exclude(tile, j);
         } else if (!(target[j] >= T(0))) {
           spoil(tile, j);
@@ -204,6 +202,11 @@ class TileReader {
     } else {
       tile.targets = soft ? Targets::kSoft : positive ? Targets::kHard : Targets::kNegative;
     }
+  }
+
+  bool ignored(int64_t y) const { return y == call_.ignore_index; }
+  bool ignored(double y) const {
+    return call_.ignore_index == kIgnoreNan ? y != y : y == static_cast<double>(call_.ignore_index);
   }
 
   void exclude(Tile<T>& tile, int j) const {

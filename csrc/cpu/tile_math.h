@@ -179,6 +179,8 @@ class TileMath {
         stats.maxima = identity<Loss, T>().maxima;
         maxima(kind, tile, stats.maxima);
         stats.sums = sums(kind, tile, stats.maxima);
+      } else {
+        stats.maxima = Loss::template first_maxima<Loss, T>(stats.sums);
       }
     });
     WideStatistics wide;

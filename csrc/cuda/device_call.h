@@ -21,6 +21,7 @@ struct DeviceCall : Call {
   // The ignore_index among floats (NaN, which nothing equals, where there is no such number) and integers.
   float ignored_float;
   int ignored_integer;
+  bool ignores_nan;  // among floats
   // Smoothed targets: y * smooth_slope + smooth_floor
   double smooth_slope, smooth_floor;
   // Labels that a whole chunk may begin at.
@@ -33,6 +34,7 @@ struct DeviceCall : Call {
       : Call(call),
         ignored_float(ignored_among_floats(call)),
         ignored_integer(saturated(call.ignore_index)),
+        ignores_nan(call.has_ignore_index && call.ignore_index == kIgnoreNan),
         smooth_slope(1.0 - call.label_smoothing),
         smooth_floor(call.label_smoothing / static_cast<double>(call.all_labels)),
         whole_starts(static_cast<uint32_t>(std::max<int64_t>(0, call.labels - chunk_width(call.logits_dtype) + 1))),
@@ -43,7 +45,7 @@ struct DeviceCall : Call {
   static float ignored_among_floats(const Call& call) {
     const float rounded = static_cast<float>(call.ignore_index);
     const bool exact = static_cast<double>(rounded) == static_cast<double>(call.ignore_index);
-    return call.has_ignore_index && exact ? rounded : NAN;
+    return call.has_ignore_index && call.ignore_index != kIgnoreNan && exact ? rounded : NAN;
   }
 
   static Simple simple_kind(const Call& call) {

@@ -47,7 +47,11 @@ class GroupRow {
     stats.sums = block_sum(sums);
     // Rare, and the same for all threads: their sums are.
     if constexpr (Loss::kMaxima > 0) {
-      if (loss_.unsafe(stats.sums)) redo(row, feed, more, stats);
+      if (loss_.unsafe(stats.sums)) {
+        redo(row, feed, more, stats);
+      } else {
+        stats.maxima = Loss::template first_maxima<Loss, T>(stats.sums);
+      }
     }
     return stats;
   }

@@ -258,9 +258,10 @@ class TargetReader {
   }
 
   MLLOSS_DEVICE bool ignored(int y) const { return call_.has_ignore_index & (y == call_.ignored_integer); }
-  MLLOSS_DEVICE bool ignored(float y) const { return y == call_.ignored_float; }
+  MLLOSS_DEVICE bool ignored(float y) const { return (y == call_.ignored_float) | (call_.ignores_nan & (y != y)); }
   MLLOSS_DEVICE bool ignored(double y) const {
-    return call_.has_ignore_index & (y == static_cast<double>(call_.ignore_index));
+    const bool equal = call_.ignores_nan ? y != y : y == static_cast<double>(call_.ignore_index);
+    return call_.has_ignore_index & equal;
   }
 
   static MLLOSS_DEVICE int integer(int y) { return y; }

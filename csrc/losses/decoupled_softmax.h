@@ -13,7 +13,7 @@ class DecoupledSoftmax : public GroupWise {
  public:
   static constexpr bool kCompeting = true;
   static constexpr int kDemanding = 1;
-  static constexpr int kMaxima = 1, kSums = 2;  // m and S of the negatives; sum y
+  static constexpr int kMaxima = 1, kSums = 3;  // m and S of the negatives; sum y in two parts
   static constexpr int kLateSums = 2;           // of the positives: softplus(z), sigmoid(z), z = LSE_N - s
   static constexpr int kCoefficients = 4;       // m, the negatives' factor, log S, the positives' factor
 
@@ -27,29 +27,29 @@ class DecoupledSoftmax : public GroupWise {
   }
 
   template <class E>
-  MLLOSS_HD Array<T, 2> sums(E e, Array<T, 1> m) const {
+  MLLOSS_HD Array<T, 3> sums(E e, Array<T, 1> m) const {
     // Not exp_difference alone: -inf is nothing, even where it is the maximum.
     const T x = e.s == T(-INFINITY) ? T(0) : exp_difference(e.s, m[0]);
-    return {{of_negative(e, x), e.y}};
+    return with_target(e, x);
   }
 
   template <class E>
-  MLLOSS_HD Array<T, 2> first_sums(E e) const {
-    return {{of_negative(e, exponential(e.s)), e.y}};
+  MLLOSS_HD Array<T, 3> first_sums(E e) const {
+    return with_target(e, exponential(e.s));
   }
 
-  MLLOSS_HD bool unsafe(Array<T, 2> sums) const {
+  MLLOSS_HD bool unsafe(Array<T, 3> sums) const {
     return sums[0] > T(1.2676506e30) || sums[0] < T(7.8886091e-31);  // 2^100, 2^-100
   }
 
   template <class A>
-  static MLLOSS_HD void rescale(Array<A, 2>& sums, Array<A, 1> from, Array<A, 1> to) {
+  static MLLOSS_HD void rescale(Array<A, 3>& sums, Array<A, 1> from, Array<A, 1> to) {
     sums[0] *= exp_difference(from[0], to[0]);
   }
 
   // m and log S; -inf for the latter where there are no negatives.
   template <class A>
-  static MLLOSS_HD Array<A, 2> settle(Statistics<A, 1, 2> stats) {
+  static MLLOSS_HD Array<A, 2> settle(Statistics<A, 1, 3> stats) {
     return {{stats.maxima[0], stats.sums[0] == A(0) ? A(-INFINITY) : log_positive(stats.sums[0])}};
   }
 
@@ -63,15 +63,15 @@ class DecoupledSoftmax : public GroupWise {
   }
 
   template <class A>
-  MLLOSS_HD Array<A, 4> finalize(Statistics<A, 1, 2> stats, Array<A, 2> late, A& value) const {
-    const A m = stats.maxima[0], sum = stats.sums[0], targets = stats.sums[1];
+  MLLOSS_HD Array<A, 4> finalize(Statistics<A, 1, 3> stats, Array<A, 2> late, A& value) const {
+    const A m = stats.maxima[0], sum = stats.sums[0], targets = stats.sums[1] + stats.sums[2];
     if (sum == A(0) || targets == A(0)) {
       value = A(0) * (sum + late[0]);  // of a NaN, NaN
       return {{m > A(-INFINITY) ? m : A(0), value, A(0), value}};
     }
     const A share = A(1) / maximum(targets, A(1));
     value = late[0] * share;
-    return {{m, late[1] * share / sum, log_positive(sum), share}};
+    return {{m, late[1] * share / sum, log_positive(sum), value == value ? share : value}};
   }
 
   static MLLOSS_HD Array<T, 4> scaled(Array<T, 4> c, T factor) { return {{c[0], c[1] * factor, c[2], c[3] * factor}}; }
@@ -99,6 +99,14 @@ class DecoupledSoftmax : public GroupWise {
  private:
   // s - m; 0 for equal arguments, infinite ones included.
   static MLLOSS_HD T above(T s, T m) { return s == m ? T(0) : s - m; }
+
+  // What a label adds to the sums, with x its exponential.
+  template <class E>
+  static MLLOSS_HD Array<T, 3> with_target(E e, T x) {
+    if constexpr (!E::kSoft) return {{of_negative(e, x), e.y, T(0)}};
+    const TwoParts<T> y = two_parts(e.y);
+    return {{of_negative(e, x), y.upper, y.lower}};
+  }
 
   // Selected, not multiplied: 0 * inf is NaN for a confident logit.
   template <class E>

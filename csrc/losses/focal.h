@@ -29,7 +29,7 @@ class SigmoidFocal : public ElementWise {
     const Logistic<T> l = logistic_of(e, !positive);
     const T modulation = alpha * exponential(-gamma_ * finite(l.softplus));
     const T slope = modulation * (gamma_ * l.sigmoid * finite(l.softplus_negated) + l.sigmoid_negated);
-    return {modulation * l.softplus_negated, positive ? -slope : slope};
+    return {weighed(modulation, l.softplus_negated), positive ? -slope : slope};
   }
 
  private:
@@ -55,7 +55,7 @@ class SigmoidFocal : public ElementWise {
     const T ratio = y > T(0) ? (y < T(1) ? between : p) : q;
     const T slope = (p - y) + gamma_ * (T(1) - T(2) * y) * ratio * finite(ce);
     const T exact = y > T(0) ? (y < T(1) ? slope : -q - gamma_ * p * finite(ce)) : slope;
-    return {modulation * ce, modulation * exact};
+    return {weighed(modulation, ce), modulation * exact};
   }
 };
 

@@ -20,6 +20,7 @@
 //   maxima(e, m)           max-reduces e into m; each m starts at initial_maximum()
 //   sums(e, m)             what e adds to the group's sums, with the maxima fixed at m
 //   first_sums(e)          the same with every m at 0, where that saves work
+//   first_maxima(sums)     the maxima of first sums that are safe: 0, or where nothing was summed initial_maximum()
 //   unsafe(sums)           the first sums overflowed or vanished: take them again with maxima
 //   rescale(sums, from, to)  the sums, when the maxima move
 //   finalize(stats, value) -> coefficients, and the group's loss
@@ -61,6 +62,12 @@ struct GroupWise {
   static constexpr bool kHeld = true;
   static constexpr int kDemanding = 0;
   static constexpr int kLateSums = 0;
+
+  // Of a functor whose safe sums are never empty, or whose maxima start at 0.
+  template <class Loss, class T>
+  static MLLOSS_HD Array<T, Loss::kMaxima> first_maxima(const Array<T, Loss::kSums>&) {
+    return {};
+  }
 };
 
 // kNegative: every target of the tile is 0, and known at compile time to be.

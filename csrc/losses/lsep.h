@@ -39,6 +39,13 @@ class Lsep : public TwoSides<T> {
            (sums[1] < this->kSmallest && sums[2] > T(0));
   }
 
+  // A maximum of 0 that no label has would hide another tile's positives, which may all lie far above 0.
+  template <class, class A>
+  static MLLOSS_HD Array<A, 2> first_maxima(const Array<A, 3>& sums) {
+    const A none = A(-INFINITY);
+    return {{sums[0] == A(0) ? none : A(0), sums[1] == A(0) ? none : A(0)}};
+  }
+
   template <class A>
   static MLLOSS_HD void rescale(Array<A, 3>& sums, Array<A, 2> from, Array<A, 2> to) {
     for (int i = 0; i < 2; ++i) sums[i] *= exp_difference(from[i], to[i]);
@@ -51,7 +58,9 @@ class Lsep : public TwoSides<T> {
       value = A(0) * (negatives + positives);  // of a NaN, NaN
       return {{within(stats.maxima[0]), value, within(stats.maxima[1]), value}};
     }
-    const A pairs = stats.maxima[0] + stats.maxima[1] + (log_positive(negatives) + log_positive(positives));
+    // Infinite logits of both sides that are equal differ by 0.
+    const A apart = stats.maxima[0] == -stats.maxima[1] ? A(0) : stats.maxima[0] + stats.maxima[1];
+    const A pairs = apart + (log_positive(negatives) + log_positive(positives));
     const A t = exponential(-absolute(pairs)), share = A(1) / (A(1) + t);
     const bool up = pairs >= A(0);
     value = (up ? pairs : A(0)) + log1p_positive(t);

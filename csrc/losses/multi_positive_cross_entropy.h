@@ -1,6 +1,7 @@
 // Multi-positive softmax cross-entropy: sum y (LSE(s) - s)
 //
-// With k = sum y and T = sum y (m - s), moved along with the maximum, it is T + k log S: nothing cancels.
+// With k = sum y and T = sum y (m - s), moved along with the maximum, it is T + k log S: nothing cancels. k is summed
+// in two parts, because label smoothing gives many tiny targets beside a few that are nearly 1.
 #pragma once
 
 #include "functor.h"
@@ -13,7 +14,8 @@ class MultiPositiveCrossEntropy : public GroupWise {
  public:
   static constexpr bool kCompeting = true;
   static constexpr int kDemanding = 1;
-  static constexpr int kMaxima = 1, kSums = 3, kCoefficients = 3;  // sums: S, k, T; coefficients: m, k / S, 1
+  static constexpr int kMaxima = 1, kCoefficients = 3;  // m, k / S, 1
+  static constexpr int kSums = 4;                       // S, k's upper part, T, k's lower part
 
   explicit MLLOSS_HD MultiPositiveCrossEntropy(const double*) {}
 
@@ -25,37 +27,41 @@ class MultiPositiveCrossEntropy : public GroupWise {
   }
 
   template <class E>
-  MLLOSS_HD Array<T, 3> sums(E e, Array<T, 1> m) const {
-    const T k = e.w * e.y;
+  MLLOSS_HD Array<T, 4> sums(E e, Array<T, 1> m) const {
+    const TwoParts<T> k = share_of(e);
     // A label that is no target may be infinitely far away.
-    const bool target = k > T(0) && e.s != m[0];
-    return {{exp_difference(e.s, m[0]), k, target ? k * (m[0] - e.s) : T(0)}};
+    const bool target = k.whole > T(0) && e.s != m[0];
+    // A label that is out does not compete, though all others lie at -inf too.
+    const bool out = e.s == T(-INFINITY) && e.w == T(0);
+    return {{out ? T(0) : exp_difference(e.s, m[0]), k.upper, target ? k.whole * (m[0] - e.s) : T(0), k.lower}};
   }
 
   template <class E>
-  MLLOSS_HD Array<T, 3> first_sums(E e) const {
-    if constexpr (E::kNegative) return {{exponential(e.s), T(0), T(0)}};
-    const T k = e.w * e.y;
-    return {{exponential(e.s), k, k > T(0) ? -k * e.s : T(0)}};
+  MLLOSS_HD Array<T, 4> first_sums(E e) const {
+    if constexpr (E::kNegative) return {{exponential(e.s), T(0), T(0), T(0)}};
+    const TwoParts<T> k = share_of(e);
+    return {{exponential(e.s), k.upper, k.whole > T(0) ? -k.whole * e.s : T(0), k.lower}};
   }
 
   // Where one target has nearly all of the sum, the maximum makes its probability exact: e^s / S misses 1 by a
   // rounding.
-  MLLOSS_HD bool unsafe(Array<T, 3> sums) const {
-    const bool decided = sums[1] > T(0) && sums[0] < T(1.00002) * exponential(-sums[2] / sums[1]);
+  MLLOSS_HD bool unsafe(Array<T, 4> sums) const {
+    const T k = sums[1] + sums[3];
+    const bool decided = k > T(0) && sums[0] < T(1.00002) * exponential(-sums[2] / k);
     return decided || sums[0] > T(1.2676506e30) || sums[0] < T(7.8886091e-31);  // 2^100, 2^-100
   }
 
   template <class A>
-  static MLLOSS_HD void rescale(Array<A, 3>& sums, Array<A, 1> from, Array<A, 1> to) {
+  static MLLOSS_HD void rescale(Array<A, 4>& sums, Array<A, 1> from, Array<A, 1> to) {
     sums[0] *= exp_difference(from[0], to[0]);
-    const bool moves = sums[1] != A(0) && from[0] != to[0];
-    sums[2] += moves ? sums[1] * (to[0] - from[0]) : A(0);
+    const A k = sums[1] + sums[3];
+    const bool moves = k != A(0) && from[0] != to[0];
+    sums[2] += moves ? k * (to[0] - from[0]) : A(0);
   }
 
   template <class A>
-  MLLOSS_HD Array<A, 3> finalize(Statistics<A, 1, 3> stats, A& value) const {
-    const A m = stats.maxima[0], sum = stats.sums[0], k = stats.sums[1];
+  MLLOSS_HD Array<A, 3> finalize(Statistics<A, 1, 4> stats, A& value) const {
+    const A m = stats.maxima[0], sum = stats.sums[0], k = stats.sums[1] + stats.sums[3];
     if (k == A(0)) {
       value = A(0) * sum;  // of a NaN, NaN
       return {{m, value, A(1)}};
@@ -78,6 +84,13 @@ class MultiPositiveCrossEntropy : public GroupWise {
     const T share = exponential(e.s - c[0]) * c[1];
     if constexpr (E::kNegative) return share;
     return share - e.w * e.y * c[2];
+  }
+
+ private:
+  template <class E>
+  static MLLOSS_HD TwoParts<T> share_of(E e) {
+    if constexpr (E::kSoft) return two_parts(e.w * e.y);
+    return {e.w * e.y, e.w * e.y, T(0)};
   }
 };
 

@@ -48,6 +48,8 @@ class Zlpr : public TwoSides<T> {
       c[2 * i] = m;
       c[2 * i + 1] = A(1) / (sum + exponential(-m));
     }
+    // A NaN of one side makes the row NaN, the other side's gradient with it.
+    if (value != value) c[1] = c[3] = value;
     return c;
   }
 };

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from .functor import ElementWise
-from .numerics import expectation, logistic
+from .numerics import expectation, logistic, weighed
 
 __all__ = ["FUNCTOR"]
 
@@ -17,11 +17,11 @@ def _evaluate(s, y, parameter, p, SOFT: tl.constexpr):
     q = p[0] * parameter
     if SOFT:
         sigmoid, negated, softplus, softplus_negated = logistic(s)
-        return expectation(y, (q * softplus_negated, -q * negated), (softplus, sigmoid))
+        return expectation(y, (weighed(q, softplus_negated), -q * negated), (softplus, sigmoid))
     else:
         positive = y > 0.0
         sigmoid, _, softplus, _ = logistic(tl.where(positive, -s, s))
-        return tl.where(positive, q, 1.0) * softplus, tl.where(positive, -q * sigmoid, sigmoid)
+        return weighed(tl.where(positive, q, 1.0), softplus), tl.where(positive, -q * sigmoid, sigmoid)
 
 
 FUNCTOR = ElementWise(evaluate=_evaluate)

@@ -69,6 +69,7 @@ class Tile(NamedTuple):
     crosses_rows: Any  # a row's weight belongs to its elements
     competing: Any  # as functors have it
     raw_targets: Any  # as functors have it
+    ignores_nan: Any = False  # a floating target that is NaN is unknown
 
 
 class Results(NamedTuple):

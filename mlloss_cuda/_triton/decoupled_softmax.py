@@ -5,11 +5,11 @@ import triton
 import triton.language as tl
 
 from .functor import Group
-from .numerics import exp_difference, logistic, nan_of, sigmoid
+from .numerics import exp_difference, logistic, nan_of, sigmoid, two_parts
 
 __all__ = ["FUNCTOR"]
 
-# sums: S of the negatives, sum y; late: softplus(z) and sigmoid(z) of the positives, z = LSE_N - s.
+# sums: S of the negatives, sum y in two parts; late: softplus(z) and sigmoid(z) of the positives, z = LSE_N - s.
 # coefficients: m, the negatives' factor, log S, the positives' factor.
 
 
@@ -29,6 +29,16 @@ def _of_negative(y, x, SOFT: tl.constexpr):
 
 
 @triton.jit
+def _with_target(y, x, SOFT: tl.constexpr):
+    """What a label adds to the sums, with x its exponential."""
+    if SOFT:
+        upper, lower = two_parts(y)
+        return _of_negative(y, x, SOFT), upper, lower
+    else:
+        return _of_negative(y, x, SOFT), y, tl.zeros_like(y)
+
+
+@triton.jit
 def _maxima(s, y, w, p):
     return (tl.where((y < 1.0) & (s == s), s, float("-inf")),)
 
@@ -37,12 +47,12 @@ def _maxima(s, y, w, p):
 def _sums(s, y, w, m, p, SOFT: tl.constexpr):
     # Not exp_difference alone: -inf is nothing, even where it is the maximum.
     x = tl.where(s == float("-inf"), 0.0, exp_difference(s, m[0]))
-    return _of_negative(y, x, SOFT), y
+    return _with_target(y, x, SOFT)
 
 
 @triton.jit
 def _first_sums(s, y, w, p, SOFT: tl.constexpr):
-    return _of_negative(y, tl.exp(s), SOFT), y
+    return _with_target(y, tl.exp(s), SOFT)
 
 
 @triton.jit
@@ -52,7 +62,7 @@ def _unsafe(sums):
 
 @triton.jit
 def _rescale(sums, old, new):
-    return sums[0] * exp_difference(old[0], new[0]), sums[1]
+    return sums[0] * exp_difference(old[0], new[0]), sums[1], sums[2]
 
 
 @triton.jit
@@ -72,14 +82,16 @@ def _late(s, y, w, settled, p, SOFT: tl.constexpr):
 
 @triton.jit
 def _finalize(m, sums, late, p):
-    empty = (sums[0] == 0.0) | (sums[1] == 0.0)
+    targets = sums[1] + sums[2]
+    empty = (sums[0] == 0.0) | (targets == 0.0)
     nothing = 0.0 * (sums[0] + late[0])  # of a NaN, NaN
     total = tl.where(empty, 1.0, sums[0])
-    share = 1.0 / tl.where(sums[1] > 1.0, sums[1], 1.0)
+    share = 1.0 / tl.where(targets > 1.0, targets, 1.0)
     c0 = tl.where(empty & (m[0] == float("-inf")), 0.0, m[0])
     c1 = tl.where(empty, nothing, late[1] * share / total)
     value = tl.where(empty, nothing, late[0] * share)
-    return value, (c0, c1, tl.log(total), tl.where(empty, nothing, share))
+    c3 = tl.where(empty, nothing, tl.where(value == value, share, value))
+    return value, (c0, c1, tl.log(total), c3)
 
 
 @triton.jit
@@ -108,7 +120,7 @@ FUNCTOR = Group(
     scaled=_scaled,
     gradient=_gradient,
     maxima_count=tl.constexpr(1),
-    sums_count=tl.constexpr(2),
+    sums_count=tl.constexpr(3),
     coefficients=tl.constexpr(4),
     initial=tl.constexpr(float("-inf")),
     competing=True,

@@ -44,5 +44,6 @@ class Group(NamedTuple):
     settle: Any = None  # (m, sums) -> what they need of these
     late: Any = None  # (s, y, w, settled, p, SOFT) -> what elements add to them. None: no such sums
     late_count: Any = 0  # constexpr
+    first_maxima: Any = None  # (sums) -> m of first sums that are safe; None: 0
     terms_count: Any = tl.constexpr(0)  # of a compound, whose functions are its terms' (terms.py)
     terms: Any = ()

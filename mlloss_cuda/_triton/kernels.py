@@ -131,6 +131,7 @@ def _statistics(call, functor, p, block, begin, end, tile: tl.constexpr):
     m = _full(functor.maxima_count, [R], 0.0, tile.dtype)
     sums = _first_sums(call, functor, p, block, begin, end, tile)
     if functor.maxima_count > 0:
+        m = terms.first_maxima(functor, sums, m)
         # One loop for both, since it is compiled often; no branch: Triton 3.6 has none for AMD that yields so much.
         for _sweep in range(2 * tl.max((terms.unsafe(functor, sums) & here).to(tl.int32))):
             maxima = _full(functor.maxima_count, [R, C], functor.initial, tile.dtype)

@@ -181,7 +181,11 @@ def _ignored(a: Arguments) -> int | None:
     if index is None or targets is None or not targets.is_floating_point():
         return index
     exact = targets.dtype == torch.float64 or ctypes.c_float(index).value == index
-    return index if exact else None
+    return index if exact and not _ignores_nan(a) else None
+
+
+def _ignores_nan(a: Arguments) -> bool:
+    return a.ignore_index == _ops.IGNORE_NAN and a.targets is not None and a.targets.is_floating_point()
 
 
 def _call(logits: Tensor, a: Arguments) -> Call:
@@ -240,6 +244,7 @@ def _tile(logits: Tensor, a: Arguments, plan: Plan, down_rows: bool = False, gra
         crosses_rows=a.group in ("macro", "micro"),
         competing=functor_of(a.loss).competing,
         raw_targets=functor_of(a.loss).raw_targets,
+        ignores_nan=_ignores_nan(a),
     )
 
 

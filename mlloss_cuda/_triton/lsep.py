@@ -35,6 +35,13 @@ def _first_sums(s, y, w, p, SOFT: tl.constexpr):
 
 
 @triton.jit
+def _first_maxima(sums):
+    # A maximum of 0 that no label has would hide another part's positives, which may all lie far above 0.
+    none = tl.full(sums[0].shape, float("-inf"), sums[0].dtype)
+    return tl.where(sums[0] == 0.0, none, 0.0), tl.where(sums[1] == 0.0, none, 0.0)
+
+
+@triton.jit
 def _unsafe(sums):
     # 2^100 and 2^-100: a maximum mends too small a sum, too; most tiles have no positives at all.
     large = (sums[0] > 1.2676506e30) | (sums[1] > 1.2676506e30)
@@ -56,7 +63,8 @@ def _within(m):
 def _finalize(m, sums, p):
     negatives, positives = sums[0], sums[1]
     empty = (negatives == 0.0) | (positives == 0.0)
-    pairs = m[0] + m[1] + (tl.log(negatives) + tl.log(positives))
+    apart = tl.where(m[0] == -m[1], 0.0, m[0] + m[1])  # infinite logits of both sides that are equal differ by 0
+    pairs = apart + (tl.log(negatives) + tl.log(positives))
     t = tl.exp(-tl.abs(pairs))
     share = 1.0 / (1.0 + t)
     up = pairs >= 0.0
@@ -81,4 +89,5 @@ FUNCTOR = Group(
     sums_count=tl.constexpr(3),
     coefficients=tl.constexpr(4),
     initial=tl.constexpr(float("-inf")),
+    first_maxima=_first_maxima,
 )

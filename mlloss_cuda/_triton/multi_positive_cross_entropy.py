@@ -6,11 +6,11 @@ import triton
 import triton.language as tl
 
 from .functor import Group
-from .numerics import exp_difference
+from .numerics import exp_difference, two_parts
 
 __all__ = ["FUNCTOR"]
 
-# sums: S, k, T; coefficients: m, k / S, 1.
+# sums: S, k's upper part, T, k's lower part; coefficients: m, k / S, 1.
 
 
 @triton.jit
@@ -19,40 +19,55 @@ def _maxima(s, y, w, p):
 
 
 @triton.jit
+def _parts(k, SOFT: tl.constexpr):
+    if SOFT:
+        return two_parts(k)
+    else:
+        return k, tl.zeros_like(k)
+
+
+@triton.jit
 def _sums(s, y, w, m, p, SOFT: tl.constexpr):
     k = w * y
     # A label that is no target may be infinitely far away.
     target = (k > 0.0) & (s != m[0])
-    return exp_difference(s, m[0]), k, tl.where(target, k * (m[0] - s), 0.0)
+    # A label that is out does not compete, though all others lie at -inf too.
+    out = (s == float("-inf")) & (w == 0.0)
+    upper, lower = _parts(k, SOFT)
+    return tl.where(out, 0.0, exp_difference(s, m[0])), upper, tl.where(target, k * (m[0] - s), 0.0), lower
 
 
 @triton.jit
 def _first_sums(s, y, w, p, SOFT: tl.constexpr):
     k = w * y
-    return tl.exp(s), k, tl.where(k > 0.0, -k * s, 0.0)
+    upper, lower = _parts(k, SOFT)
+    return tl.exp(s), upper, tl.where(k > 0.0, -k * s, 0.0), lower
 
 
 @triton.jit
 def _unsafe(sums):
     # Where one target has nearly all of the sum, the maximum makes its probability exact. 2^100 and 2^-100.
-    mean = sums[2] / tl.where(sums[1] > 0.0, sums[1], 1.0)
-    decided = (sums[1] > 0.0) & (sums[0] < 1.00002 * tl.exp(-mean))
+    k = sums[1] + sums[3]
+    mean = sums[2] / tl.where(k > 0.0, k, 1.0)
+    decided = (k > 0.0) & (sums[0] < 1.00002 * tl.exp(-mean))
     return decided | (sums[0] > 1.2676506e30) | (sums[0] < 7.8886091e-31)
 
 
 @triton.jit
 def _rescale(sums, old, new):
-    moves = (sums[1] != 0.0) & (old[0] != new[0])
-    moved = tl.where(moves, sums[1] * (new[0] - old[0]), 0.0)
-    return sums[0] * exp_difference(old[0], new[0]), sums[1], sums[2] + moved
+    k = sums[1] + sums[3]
+    moves = (k != 0.0) & (old[0] != new[0])
+    moved = tl.where(moves, k * (new[0] - old[0]), 0.0)
+    return sums[0] * exp_difference(old[0], new[0]), sums[1], sums[2] + moved, sums[3]
 
 
 @triton.jit
 def _finalize(m, sums, p):
-    empty = sums[1] == 0.0
+    k = sums[1] + sums[3]
+    empty = k == 0.0
     nothing = 0.0 * sums[0]  # of a NaN, NaN
-    value = tl.where(empty, nothing, sums[2] + sums[1] * tl.log(sums[0]))
-    return value, (m[0], tl.where(empty, nothing, sums[1] / sums[0]), tl.full(m[0].shape, 1.0, m[0].dtype))
+    value = tl.where(empty, nothing, sums[2] + k * tl.log(sums[0]))
+    return value, (m[0], tl.where(empty, nothing, k / sums[0]), tl.full(m[0].shape, 1.0, m[0].dtype))
 
 
 @triton.jit
@@ -75,7 +90,7 @@ FUNCTOR = Group(
     scaled=_scaled,
     gradient=_gradient,
     maxima_count=tl.constexpr(1),
-    sums_count=tl.constexpr(3),
+    sums_count=tl.constexpr(4),
     coefficients=tl.constexpr(3),
     initial=tl.constexpr(float("-inf")),
     competing=True,

@@ -14,6 +14,8 @@ __all__ = [
     "nan_of",
     "one_minus_exp",
     "sigmoid",
+    "two_parts",
+    "weighed",
 ]
 
 
@@ -51,6 +53,19 @@ def one_minus_exp(d):
         p = p * d + 1.66666666667e-1
         p = p * d - 0.5
         return tl.where(d < 0.35, d * (p * d + 1.0), 1.0 - tl.exp(-d))
+
+
+@triton.jit
+def weighed(factor, cost):
+    """factor * cost for a cost >= 0: what weighs nothing costs nothing, were the cost infinite."""
+    return tl.where((factor == 0.0) & (cost == float("inf")), 0.0, factor * cost)
+
+
+@triton.jit
+def two_parts(x):
+    """A multiple of 2^-12, of which sums up to 4096 are exact in float, and the rest; for 0 <= x < 1024."""
+    upper = (x + 3072.0) - 3072.0
+    return upper, x - upper
 
 
 @triton.jit

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from .functor import ElementWise
-from .numerics import at_most, logistic
+from .numerics import at_most, logistic, weighed
 
 __all__ = ["FUNCTOR"]
 
@@ -19,7 +19,7 @@ def _hard(s, y, p):
     sigmoid, negated, softplus, softplus_negated = logistic(tl.where(positive, s, -s))
     modulation = alpha * tl.exp(-p[0] * at_most(softplus, 1e30))
     slope = modulation * (p[0] * sigmoid * at_most(softplus_negated, 1e30) + negated)
-    return modulation * softplus_negated, tl.where(positive, -slope, slope)
+    return weighed(modulation, softplus_negated), tl.where(positive, -slope, slope)
 
 
 @triton.jit
@@ -38,7 +38,7 @@ def _soft(s, y, p):
     ratio = tl.where(some, tl.where(whole, sigmoid, between), negated)
     slope = (sigmoid - y) + p[0] * (1.0 - 2.0 * y) * ratio * at_most(ce, 1e30)
     exact = tl.where(whole, -negated - p[0] * sigmoid * at_most(ce, 1e30), slope)
-    return modulation * ce, modulation * exact
+    return weighed(modulation, ce), modulation * exact
 
 
 @triton.jit

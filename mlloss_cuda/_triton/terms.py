@@ -17,6 +17,7 @@ __all__ = [
     "JOINED_BY",
     "compound_of",
     "finalize",
+    "first_maxima",
     "first_sums",
     "gradient",
     "maxima",
@@ -160,6 +161,31 @@ def first_sums(functor, s, y, w, parameter, p, SOFT: tl.constexpr):
                 result = result + (_term_value(functor.terms[k], s, y, w, parameter, _own(p, k), SOFT),)
             else:
                 result = result + _term_first_sums(functor.terms[k], s, y, w, _own(p, k), SOFT)
+        return result
+
+
+@triton.jit
+def _term_first_maxima(term, sums, m):
+    if term.functor.first_maxima is not None:
+        return term.functor.first_maxima(sums)
+    else:
+        return m
+
+
+@triton.jit
+def first_maxima(functor, sums, m):
+    """Of first sums, whose ``m`` are 0."""
+    if functor.terms_count == 0:
+        if functor.first_maxima is not None:
+            return functor.first_maxima(sums)
+        else:
+            return m
+    else:
+        result = ()
+        for k in tl.static_range(functor.terms_count):
+            if functor.terms[k].maxima_count > 0:
+                own = _sums_of(functor.terms[k], sums)
+                result = result + _term_first_maxima(functor.terms[k], own, _maxima_of(functor.terms[k], m))
         return result
 
 

@@ -231,6 +231,8 @@ def _dense_targets(call, block, place, first, tile: tl.constexpr, EDGE: tl.const
     if tile.raw_targets:
         return raw.to(T) * logit_scale(call, T), excluded, label < label
     elif raw.dtype.is_floating():
+        if tile.ignores_nan:
+            excluded = excluded | (raw != raw)
         if call.ignore_index is not None:
             if raw.dtype == tl.float64:
                 excluded = excluded | (raw == tl.cast(call.ignore_index, tl.float64))

@@ -50,7 +50,10 @@ def _side(m, total):
 def _finalize(m, sums, p):
     negative, c0 = _side(m[0], sums[0])
     positive, c1 = _side(m[1], sums[1])
-    return negative + positive, (m[0], c0, m[1], c1)
+    value = negative + positive
+    # A NaN of one side makes the row NaN, the other side's gradient with it.
+    c0, c1 = tl.where(value == value, c0, value), tl.where(value == value, c1, value)
+    return value, (m[0], c0, m[1], c1)
 
 
 FUNCTOR = Group(

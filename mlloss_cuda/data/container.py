@@ -127,7 +127,10 @@ def _put_targets(labels: Sequence[Any], num_labels: int | None) -> CSRTargets:
     if num_labels is None:
         raise TypeError("num_labels: expected an int, for labels are given as sequences, got None")
     if any(isinstance(each, Tensor) and each.dtype == torch.bool for each in labels):
-        raise TypeError("samples: expected labels as numbers, got a bool tensor")
+        raise TypeError(
+            "samples: expected labels as numbers, got a bool tensor; CSRTargets.from_dense(mask[None]) is a sample's "
+            "targets of a mask"
+        )
     rows: Iterable[Iterable[int]] = (each.tolist() if isinstance(each, Tensor) else each for each in labels)
     return CSRTargets.from_lists(rows, num_labels)
 

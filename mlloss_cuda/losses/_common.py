@@ -28,22 +28,25 @@ _ARGUMENTS = """
     targets: dense bool, integer or floating ``[..., L]``, a ``CSRTargets`` of as many rows, or a
         ``torch.sparse_csr`` tensor. Integers >= 1 are positive, floating values are probabilities.
         A negative target that is not ``ignore_index`` makes its row NaN (its element, in
-        element-wise losses). No gradient.
+        element-wise losses). They must not require a gradient.
 """
 
 _KEYWORDS = """
     weight: ``[L]``, finite, >= 0; {weight}. {zero_weight}
-        No gradient.
-    sample_weight: ``[...]``, finite, >= 0; {sample_weight}. No gradient.
+        It must not require a gradient.
+    sample_weight: ``[...]``, finite, >= 0; {sample_weight}. It must not
+        require a gradient.
     label_smoothing: e in [0, 1). Targets become ``(1 - e) y + e / L``, on the fly, sparse ones too.
         (``e / 2`` in place of ``e / L`` would put a floor of order log L under the losses of this
         package.) Default 0.
     ignore_index: dense targets equal to it are unknown: they take no part, and their gradient is
-        exactly 0. By convention -1. In ``CSRTargets`` a negative value does the same. Default None.
+        exactly 0. By convention -1; ``float("nan")`` for floating targets (a CSR's values, too) that are
+        NaN where they are unknown. In ``CSRTargets`` a negative value does the same. Default None.
     logit_scale, logit_bias: the loss of ``logit_scale * logits + logit_bias``, in the same pass; a
         number or 0-d tensor, and ``[L]`` or None. Tensors may require gradients.
-    normalizer: a positive number or 0-d tensor that divides a ``"sum"`` before the gradient is
-        rounded. Default None.
+    normalizer: a number or 0-d tensor >= 0 that divides a ``"sum"`` before the gradient is rounded. 0,
+        of a batch in which nothing is known, makes NaN of a sum of 0, as torch's mean over nothing is;
+        the gradient of unknown labels stays 0. It must not require a gradient. Default None.
     reduction: ``"none"`` gives {none}, ``"sum"`` their sum, ``"mean"`` their mean,
         ``"batchmean"`` their sum over the number of rows. Excluded and weighted ones count.
         Default ``"{reduction}"``.
@@ -97,7 +100,7 @@ class CommonArguments(TypedDict, total=False):
 
     weight: Tensor | None
     label_smoothing: float
-    ignore_index: int | None
+    ignore_index: float | None
     logit_scale: float | Tensor
     logit_bias: Tensor | None
     normalizer: float | Tensor | None
@@ -139,7 +142,7 @@ def _check_common(arguments: dict[str, Any]) -> None:
     if reduction != "sum":
         raise ValueError(f"normalizer: expected reduction='sum' with it, got reduction={reduction!r}")
     if not isinstance(normalizer, Tensor):
-        check.check_number("normalizer", normalizer, 0.0, open_low=True)
+        check.check_number("normalizer", normalizer, 0.0)
 
 
 class Pass(NamedTuple):

@@ -6,11 +6,11 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
+from .._limits import saturated, softplus
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
@@ -29,11 +29,11 @@ def _reference(s: Tensor, y: Tensor, soft: bool, parameters: tuple[float, ...]) 
         return miss.detach() if detached else miss
 
     def positive(s: Tensor) -> Tensor:
-        return focus(F.logsigmoid(-s), gamma_pos) * -F.logsigmoid(s)
+        return focus(-softplus(saturated(s)), gamma_pos) * softplus(-s)
 
     def negative(s: Tensor) -> Tensor:
         if clip == 0:
-            return focus(F.logsigmoid(s), gamma_neg) * -F.logsigmoid(-s)
+            return focus(-softplus(-saturated(s)), gamma_neg) * softplus(s)
         shifted = torch.sigmoid(s) - clip
         live = ~(shifted <= 0)
         u = torch.where(live, shifted, 0.5)
@@ -80,7 +80,7 @@ def asymmetric_loss(
     weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     logit_scale: float | Tensor = 1.0,
     logit_bias: Tensor | None = None,
     normalizer: float | Tensor | None = None,

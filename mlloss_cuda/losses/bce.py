@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
+from .._limits import softplus, weighed
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
@@ -21,7 +21,7 @@ def _reference(
     s: Tensor, y: Tensor, soft: bool, parameters: tuple[float, ...], label_parameter: Tensor | None
 ) -> Tensor:
     pos_weight = parameters[0] if label_parameter is None else parameters[0] * label_parameter
-    return expectation(s, y, lambda s: -pos_weight * F.logsigmoid(s), lambda s: -F.logsigmoid(-s))
+    return expectation(s, y, lambda s: weighed(pos_weight, softplus(-s)), softplus)
 
 
 _SPEC = register(
@@ -54,7 +54,7 @@ def bce_with_logits_loss(
     weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     logit_scale: float | Tensor = 1.0,
     logit_bias: Tensor | None = None,
     normalizer: float | Tensor | None = None,
@@ -72,8 +72,8 @@ def bce_with_logits_loss(
 
     Args:
         {logits}
-        pos_weight: q, a number or ``[L]``, finite, >= 0: multiplies the positives' term. No gradient.
-            Default None: 1.
+        pos_weight: q, a number or ``[L]``, finite, >= 0: multiplies the positives' term. It must not
+            require a gradient. Default None: 1.
         {keywords}
 
     Returns:

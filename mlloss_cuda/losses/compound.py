@@ -85,7 +85,10 @@ def _is_default(name: str, value: Any) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
+    if a is b:
+        return True
+    # Two NaN are one ignore_index.
+    return not isinstance(a, Tensor) and not isinstance(b, Tensor) and (a == b or (a != a and b != b))
 
 
 def _share_a_pass(a: _Prepared, b: _Prepared) -> bool:
@@ -277,7 +280,7 @@ def compound_loss(
     weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     logit_scale: float | Tensor = 1.0,
     logit_bias: Tensor | None = None,
     normalizer: float | Tensor | None = None,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from .._dispatch import evaluate
+from .._limits import above, exponential_sum, softplus
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
@@ -18,16 +18,13 @@ __all__ = ["DecoupledSoftmaxLoss", "decoupled_softmax_loss"]
 def _reference(
     s: Tensor, y: Tensor, soft: bool, w: Tensor | None, parameters: tuple[float, ...], dim: tuple[int, ...]
 ) -> Tensor:
-    (over,) = dim
     share = y if w is None else y * w
-    negative = (y < 1) & (s != -torch.inf)
-    # Without negatives, or without positives, there is nothing to lose, whatever the logits are, NaN apart.
-    none = ~((y > 0).any(over, keepdim=True) & negative.any(over, keepdim=True))
-    s = torch.where(none & ~s.isnan(), 0.0, s)
-    terms = torch.where(negative | s.isnan(), s + torch.log1p(-torch.where(negative, y, 0.0)), -torch.inf)
-    lse = torch.logsumexp(torch.where(none & ~s.isnan(), 0.0, terms), over, keepdim=True)
-    losses = torch.where(((share > 0) & ~none) | s.isnan(), -share * F.logsigmoid(s - lse), 0.0)
-    return losses.sum(over) / y.sum(over).clamp(min=1)
+    m, negatives = exponential_sum(s, torch.where(s > -torch.inf, 1 - y, 0.0), dim)
+    # Without negatives there is nothing to lose, whatever the positives' logits are.
+    counts = (share > 0) & (negatives > 0)
+    apart = torch.where(negatives > 0, negatives, 1.0).log() - above(torch.where(counts, s, 0.0), m)
+    losses = torch.where(counts, share * softplus(torch.where(counts, apart, 0.0)), 0.0)
+    return losses.sum(dim) / y.sum(dim).clamp(min=1)
 
 
 _SPEC = register(
@@ -36,7 +33,7 @@ _SPEC = register(
         groupings=("samples",),
         coefficients=4,
         reference=_reference,
-        statistics=3,
+        statistics=4,
         competing=True,
         late_sums=2,
     )
@@ -59,7 +56,7 @@ def decoupled_softmax_loss(
     weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     logit_scale: float | Tensor = 1.0,
     logit_bias: Tensor | None = None,
     normalizer: float | Tensor | None = None,

@@ -42,7 +42,7 @@ def dice_loss(
     weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     logit_scale: float | Tensor = 1.0,
     logit_bias: Tensor | None = None,
     normalizer: float | Tensor | None = None,

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
+from .._limits import saturated, softplus, weighed
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
+from ._expectation import expectation
 from ._posterior import focal_log_odds
 
 __all__ = ["SigmoidFocalLoss", "sigmoid_focal_loss"]
@@ -27,15 +28,14 @@ def _reference(s: Tensor, y: Tensor, soft: bool, parameters: tuple[float, ...]) 
         hard = (y > 0).to(s.dtype)
         alpha = positive * hard + negative * (1 - hard)
         # (1 - p_t)^gamma as an exponential: a power's gradient is NaN at p_t = 1 for gamma < 1.
-        miss = (gamma * F.logsigmoid(-z)).exp() if gamma else 1.0
-        return alpha * miss * -F.logsigmoid(z)
-    log_p, log_q = F.logsigmoid(s), F.logsigmoid(-s)
-    zero = torch.zeros_like(s)
-    ce = torch.where(y > 0, -y * log_p, zero) + torch.where(y < 1, -(1 - y) * log_q, zero)
+        miss = (-gamma * softplus(saturated(z))).exp() if gamma else 1.0
+        return weighed(alpha, miss * softplus(-z))
+    ce = expectation(s, y, lambda s: softplus(-s), softplus)
+    log_p, log_q = -softplus(-saturated(s)), -softplus(saturated(s))
     inner = torch.logaddexp(log_p + torch.log1p(-y), log_q + torch.log(y))
     log_miss = torch.where(y <= 0, log_p, torch.where(y >= 1, log_q, inner))
     miss = (gamma * log_miss).exp() if gamma else 1.0
-    return (positive * y + negative * (1 - y)) * miss * ce
+    return weighed(positive * y + negative * (1 - y), miss * ce)
 
 
 _SPEC = register(
@@ -76,7 +76,7 @@ def sigmoid_focal_loss(
     weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     logit_scale: float | Tensor = 1.0,
     logit_bias: Tensor | None = None,
     normalizer: float | Tensor | None = None,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from .._dispatch import evaluate
+from .._limits import above, exponential_sum, softplus
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
@@ -15,26 +15,17 @@ from ._common import CommonArguments, LossModule, documented
 __all__ = ["LSEPLoss", "lsep_loss"]
 
 
-def _log_sum_exp(x: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """``log sum e^x``, -inf of nothing, with a gradient of 0 there."""
-    m = x.detach().amax(dim, keepdim=True) if x.numel() else x.new_zeros(())
-    m = torch.where(torch.isfinite(m), m, 0.0)
-    total = (x - m).exp().sum(dim, keepdim=True)
-    nothing = total == 0
-    return torch.where(nothing, -torch.inf, m + torch.where(nothing, 1.0, total).log()).sum(dim)
-
-
 def _reference(
     s: Tensor, y: Tensor, soft: bool, w: Tensor | None, parameters: tuple[float, ...], dim: tuple[int, ...]
 ) -> Tensor:
-    weights = torch.ones_like(y) if w is None else w * torch.ones_like(y)
-    inside, outside = y * weights, (1 - y) * weights
-    # Selected: s - inf is NaN for a confident logit.
-    positive = torch.where(inside > 0, torch.log(torch.where(inside > 0, inside, 1.0)) - s, -torch.inf)
-    negative = torch.where(outside > 0, torch.log(torch.where(outside > 0, outside, 1.0)) + s, -torch.inf)
-    negative = torch.where(s.isnan(), s, negative)
+    w = torch.ones_like(y) if w is None else w
+    highest, negatives = exponential_sum(s, (1 - y) * w, dim)
+    lowest, positives = exponential_sum(-s, y * w, dim)
+    some = (negatives > 0) & (positives > 0)
     # log(1 + sum over pairs of e^(s_j - s_i)), whose sum is a product of two
-    return -F.logsigmoid(-(_log_sum_exp(negative, dim) + _log_sum_exp(positive, dim)))
+    logs = torch.where(some, negatives, 1.0).log() + torch.where(some, positives, 1.0).log()
+    pairs = torch.where(some, above(highest, -lowest) + logs, -torch.inf)
+    return softplus(pairs).sum(dim)
 
 
 _SPEC = register(
@@ -63,7 +54,7 @@ def lsep_loss(
     weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     logit_scale: float | Tensor = 1.0,
     logit_bias: Tensor | None = None,
     normalizer: float | Tensor | None = None,

@@ -6,11 +6,11 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
+from .._limits import softplus
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
@@ -25,7 +25,7 @@ def _reference(s: Tensor, y: Tensor, soft: bool, parameters: tuple[float, ...]) 
     def loss(z: Tensor) -> Tensor:
         # A label is decided by its logit: p rounds to the margin long before z does.
         undecided = torch.heaviside(most - z.detach(), z.new_tensor(0.5))
-        return undecided * -F.logsigmoid(z)
+        return undecided * softplus(-z)
 
     return expectation(s, y, loss, lambda s: loss(-s))
 
@@ -58,7 +58,7 @@ def margin_bce_loss(
     weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     logit_scale: float | Tensor = 1.0,
     logit_bias: Tensor | None = None,
     normalizer: float | Tensor | None = None,

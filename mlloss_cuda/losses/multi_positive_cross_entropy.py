@@ -7,6 +7,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from .._dispatch import evaluate
+from .._limits import above, exponential_sum
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
@@ -17,13 +18,11 @@ __all__ = ["MultiPositiveCrossEntropyLoss", "multi_positive_cross_entropy_loss"]
 def _reference(
     s: Tensor, y: Tensor, soft: bool, w: Tensor | None, parameters: tuple[float, ...], dim: tuple[int, ...]
 ) -> Tensor:
-    (over,) = dim
     share = y if w is None else y * w
-    # Without a target there is nothing to lose, whatever the logits are, NaN apart.
-    none = ~(share > 0).any(over, keepdim=True)
-    s = torch.where(none & ~s.isnan(), 0.0, s)
-    terms = share * torch.log_softmax(s, over)
-    return -torch.where((share > 0) | s.isnan(), terms, 0.0).sum(over)
+    competes = torch.ones_like(y) if w is None else ((w > 0) | (s > -torch.inf)).to(y.dtype)
+    m, total = exponential_sum(s, competes, dim)
+    log_total = torch.where(total == 0, 1.0, total).log()
+    return torch.where(share > 0, share * (log_total - above(s, m)), 0.0).sum(dim)
 
 
 _SPEC = register(
@@ -32,7 +31,7 @@ _SPEC = register(
         groupings=("samples",),
         coefficients=3,
         reference=_reference,
-        statistics=4,
+        statistics=5,
         competing=True,
     )
 )
@@ -54,7 +53,7 @@ def multi_positive_cross_entropy_loss(
     weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     logit_scale: float | Tensor = 1.0,
     logit_bias: Tensor | None = None,
     normalizer: float | Tensor | None = None,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._dispatch import evaluate
+from .._limits import saturated
 from .._registry import LossSpec, Term, register
 from ._common import LossModule, documented
 
@@ -13,10 +14,9 @@ __all__ = ["SymmetricKLLoss", "symmetric_kl_loss"]
 
 
 def _reference(s: Tensor, t: Tensor, soft: bool, parameters: tuple[float, ...]) -> Tensor:
-    # Limits: equal infinities agree, and the sigmoid's slope vanishes faster than its argument grows.
+    # Equal infinities agree.
     apart = torch.where(s.isinf() & (s == t), 0.0, s - t)
-    p, q = (torch.sigmoid(torch.where(x.isinf(), x.detach(), x)) for x in (s, t))
-    return (p - q) * apart
+    return (saturated(s).sigmoid() - saturated(t).sigmoid()) * apart
 
 
 _SPEC = register(
@@ -61,12 +61,13 @@ def symmetric_kl_loss(
         other_logits: t, of the same shape, dtype and device. There are no targets, and so neither
             smoothing nor an ``ignore_index``.
         weight: ``[L]``, finite, >= 0; multiplies the label's divergences. A label of weight 0 takes
-            no part. No gradient.
-        sample_weight: ``[...]``, finite, >= 0; multiplies a row's divergences. No gradient.
+            no part. It must not require a gradient.
+        sample_weight: ``[...]``, finite, >= 0; multiplies a row's divergences. It must not
+            require a gradient.
         logit_scale: a number or 0-d tensor that multiplies both logits: the inverse of a temperature.
             A tensor may require gradients.
-        normalizer: a positive number or 0-d tensor that divides a ``"sum"`` before the gradients are
-            rounded. Default None.
+        normalizer: a number or 0-d tensor >= 0 that divides a ``"sum"`` before the gradients are
+            rounded; 0 makes NaN of a sum of 0. Default None.
         reduction: ``"none"`` gives the elements' divergences ``[..., L]``, ``"sum"`` their sum,
             ``"mean"`` (default) their mean, ``"batchmean"`` their sum over the number of rows.
             Weighted ones count.

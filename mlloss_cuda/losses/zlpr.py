@@ -8,6 +8,7 @@ from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
+from .._limits import exponential_sum
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
 from ._common import CommonArguments, LossModule, documented
@@ -15,28 +16,17 @@ from ._common import CommonArguments, LossModule, documented
 __all__ = ["ZLPRLoss", "zlpr_loss"]
 
 
-def _zero_bounded(x: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """``log(1 + sum e^x)``, exact for tiny sums too."""
-    m = x.detach().amax(dim, keepdim=True).clamp(min=0) if x.numel() else x.new_zeros(())
-    finite = torch.where(torch.isfinite(m), m, 0.0)
-    value = finite + torch.log1p((x - finite).exp().sum(dim, keepdim=True) + torch.expm1(-finite))
-    return value.sum(dim)
+def _zero_bounded(x: Tensor, weight: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """``log(1 + sum weight e^x)``, exact for tiny sums too."""
+    m, total = exponential_sum(x, weight, dim, least=0.0)
+    return (m + torch.log1p(total + torch.expm1(-m))).sum(dim)
 
 
 def _reference(
     s: Tensor, y: Tensor, soft: bool, w: Tensor | None, parameters: tuple[float, ...], dim: tuple[int, ...]
 ) -> Tensor:
-    negative, positive = s, -s
-    if soft:
-        negative, positive = s + torch.log1p(-y), -s + torch.log(y)
-    if w is not None:
-        negative, positive = negative + torch.log(w), positive + torch.log(w)
-        negative = torch.where(w > 0, negative, -torch.inf)
-        positive = torch.where(w > 0, positive, -torch.inf)
-    # Selected: s - inf is NaN for a confident logit.
-    negative = torch.where((y < 1) | s.isnan(), negative, -torch.inf)
-    positive = torch.where(y > 0, positive, -torch.inf)
-    return _zero_bounded(negative, dim) + _zero_bounded(positive, dim)
+    w = torch.ones_like(y) if w is None else w
+    return _zero_bounded(s, (1 - y) * w, dim) + _zero_bounded(-s, y * w, dim)
 
 
 _SPEC = register(
@@ -67,7 +57,7 @@ def zlpr_loss(
     weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     logit_scale: float | Tensor = 1.0,
     logit_bias: Tensor | None = None,
     normalizer: float | Tensor | None = None,
