@@ -57,7 +57,7 @@ def foreign(first: bytes) -> str | None:
         return "a tar archive; unpack it"
     if first.lstrip().lower().startswith(_PAGES):
         return "a page of HTML, as a download that failed leaves it"
-    if b"\0" in first:
+    if b"\0" in first.partition(b"\n")[0]:
         return "binary data"
     return None
 

@@ -22,8 +22,8 @@ def read_libsvm(
 ) -> MultiLabelData:
     """Read a multi-label file in LIBSVM's format, ``l1,l2 f1:v1 f2:v2`` on each line.
 
-    Blank lines, what follows a ``#``, and the numbers of queries (``qid:3``) are passed over. A line of pairs alone is a
-    point without labels. ``sklearn.datasets.dump_svmlight_file`` numbers features from 0 unless told otherwise: its
+    Blank lines, what follows a ``#``, and the numbers of queries (``qid:3``) are passed over. A line of pairs alone is
+    a point without labels. ``sklearn.datasets.dump_svmlight_file`` numbers features from 0 unless told otherwise: its
     files are read with ``one_based=False``. A label may be written as ``3.0``.
 
     Args:

@@ -17,10 +17,10 @@ __all__ = ["read_label_pairs", "read_sparse_matrix", "read_xmc_matrices"]
 
 
 def read_sparse_matrix(path: _lines.Path) -> Any:
-    """Read a sparse matrix in the Extreme Classification Repository's text, such as ``trn_X_Xf.txt`` or ``trn_X_Y.txt``.
+    """Read a sparse matrix of the Extreme Classification Repository, such as ``trn_X_Xf.txt`` or ``trn_X_Y.txt``.
 
-    The first line is ``num_rows num_columns``; each other line is a row, ``column:value column:value``, columns numbered
-    from 0. A blank line is a row without entries.
+    The first line is ``num_rows num_columns``; each other line is a row, ``column:value column:value``, columns
+    numbered from 0. A blank line is a row without entries.
 
     Args:
         path: of the file, plain or compressed by gzip, bzip2 or xz.
@@ -32,8 +32,8 @@ def read_sparse_matrix(path: _lines.Path) -> Any:
     Raises:
         ImportError: SciPy is missing.
         OSError: the file cannot be opened.
-        ValueError: the file is malformed: a header of anything but two counts, more or fewer rows than it says, a column
-            out of range or twice in a row, NaN or infinity. The error names file and line.
+        ValueError: the file is malformed: a header of anything but two counts, more or fewer rows than it says, a
+            column out of range or twice in a row, NaN or infinity. The error names file and line.
 
     Warns:
         UserWarning: the last line has no newline, as where a file was cut off within its last row.
