@@ -102,8 +102,8 @@ def average_precision(
             weighted by the labels' numbers of positives. ``"none"`` or None: the labels' own. ``"micro"``: of all
             labels together. ``"samples"``: of each row, the mean over rows (label ranking average precision), a row
             without positives counting as 1.
-        zero_division: in [0, 1], of a label without positives. NaN (default) leaves it out of ``"macro"``, as
-            torchmetrics does; 0 counts it, as scikit-learn does.
+        zero_division: in [0, 1], of a label without positives. NaN (default) leaves it out of ``"macro"``; 0 counts
+            it, as torchmetrics 1.9 and scikit-learn do.
         sample_weight: ``[...]``, >= 0, the rows' weights. Values go through NumPy. Default None.
 
     Returns:
