@@ -1,4 +1,4 @@
-"""The asymmetric losses of Alibaba-MIIL/ASL, ``src/loss_functions/losses.py`` (2023-01-11), fused."""
+"""The asymmetric losses of Alibaba-MIIL/ASL, ``src/loss_functions/losses.py`` (2021-08-06), fused."""
 
 from __future__ import annotations
 

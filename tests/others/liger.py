@@ -1,7 +1,7 @@
-"""Liger-Kernel's cross-entropy, by Triton's interpreter on the CPU: a program, for Triton decides that as it is imported.
+"""Liger-Kernel's cross-entropy by Triton's interpreter: a program, for Triton chooses that as it is imported.
 
-``python -m tests.others.liger settings.pt results.pt``: a list of (logits, classes, label_smoothing, reduction, weight),
-and of as many (value, gradient).
+``python -m tests.others.liger settings.pt results.pt``: the first is a list of (logits, classes, label_smoothing,
+reduction, weight), the second of as many (value, gradient).
 """
 
 from __future__ import annotations

@@ -109,7 +109,8 @@ def monai_settings(count: int, seed: int, channels: int = 3, **axes: Any) -> Any
     chosen = diagonal(count, **axes, scale=SCALES, numbers=(False, True, False))
     for i, options in enumerate(chosen, seed):
         x, y = drawn(i, (2, channels, 4, 5), options.pop("scale"))
-        if options.pop("numbers"):
+        # Of class numbers theirs makes float32, whose sums of squares are inexact.
+        if options.pop("numbers") and not options.get("squared_pred"):
             options["to_onehot_y"] = True
             y = y.int().argmax(1, keepdim=True)
             y[:, 0, 0, :channels] = torch.arange(channels)  # every class is there
@@ -348,10 +349,10 @@ def test_different_by_choice(tally: Tally) -> None:
     theirs = bert4torch_losses.MultilabelCategoricalCrossentropy()(x, y)
     documented(tally, "bert4torch", bert4torch.MultilabelCategoricalCrossentropy()(x, y), theirs, "soft ZLPR")
     far = torch.tensor([[-30.0]], requires_grad=True)
-    for module, package in ((timm_losses.AsymmetricLossMultiLabel(), "timm"),):
-        (none,) = torch.autograd.grad(module(far, torch.ones(1, 1)), far)
-        (own,) = torch.autograd.grad(timm.AsymmetricLossMultiLabel()(far, torch.ones(1, 1)), far)
-        tally.documented(package, none.item() == 0 and own.item() == pytest.approx(-1), "no eps: far positives learn")
+    (none,) = torch.autograd.grad(timm_losses.AsymmetricLossMultiLabel()(far, torch.ones(1, 1)), far)
+    (own,) = torch.autograd.grad(timm.AsymmetricLossMultiLabel()(far, torch.ones(1, 1)), far)
+    learns = abs(none.item()) < 1e-9 and own.item() == pytest.approx(-1)
+    tally.documented("timm", learns, "there is no eps, below which a positive would learn nothing")
     # A group that has no positives: theirs is left out of the mean, as 0.
     x, y = drawn(3, (2, 3, 4, 5), 1.0)
     y[:, 1] = False
