@@ -23,7 +23,7 @@ from mlloss_cuda import (
     hf_compute_loss,
     zlpr_loss,
 )
-from mlloss_cuda.compat import asl, bert4torch, monai, timm, torchvision
+from mlloss_cuda.compat import _monai_inputs, asl, bert4torch, monai, timm, torchvision
 from mlloss_cuda.compat._monai_inputs import softmax_log_odds
 
 SIGNATURES = {
@@ -530,6 +530,19 @@ class TestMonai:
                 loss(x, y)
         with pytest.raises(ValueError, match="target: expected class numbers .* which has channels already"):
             loss(x, torch.zeros(2, 3, 4))
+
+    @pytest.mark.parametrize("ignored", [None, 255])
+    def test_class_numbers_that_cannot_be_looked_at(self, ignored: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As on a GPU: a class that there is not makes the loss NaN, where it is not the ignored one."""
+        monkeypatch.setattr(_monai_inputs.check, "readable", lambda tensor: False)
+        x, y = torch.zeros(2, 3, 4), torch.zeros(2, 1, 4, dtype=torch.int64)
+        for loss in (
+            monai.FocalLoss(to_onehot_y=True, ignore_index=ignored),
+            monai.DiceLoss(sigmoid=True, to_onehot_y=True, ignore_index=ignored),
+        ):
+            assert loss(x, y).isfinite()
+            for wrong in (255, -1, 3):
+                assert loss(x, y.masked_fill(y.new_tensor([0, 1, 0, 0]).bool(), wrong)).isnan() == (wrong != ignored)
 
     @pytest.mark.parametrize("jaccard", [False, True])
     @pytest.mark.parametrize("batch", [False, True])

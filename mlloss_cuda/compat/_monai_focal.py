@@ -66,8 +66,11 @@ class FocalLoss(ChannelLoss):
     ) -> None:
         super().__init__(include_background, to_onehot_y, reduction, weight, ignore_index)
         self.gamma, self.use_softmax = gamma, use_softmax
-        single = alpha is None or isinstance(alpha, (int, float))
-        self.alpha = alpha if single else torch.as_tensor(alpha)
+        self.alpha: float | Tensor | None
+        if alpha is None or isinstance(alpha, (int, float)):
+            self.alpha = None if alpha is None else float(alpha)
+        else:
+            self.alpha = torch.as_tensor(alpha)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits and targets ``[B, C, *spatial]``."""
@@ -80,8 +83,12 @@ class FocalLoss(ChannelLoss):
             alpha = self._alpha_of_classes(self.alpha, inputs.logits.shape[1])
             value = self._pass(inputs, 1.0, alpha) + self._pass(inputs, 0.0, None)
         else:
-            value = self._pass(inputs, None if self.alpha is None else float(self.alpha), None)
+            value = self._pass(inputs, self._number(), None)
         return value.reshape(inputs.logits.shape) if self.reduction == "none" else value
+
+    def _number(self) -> float | None:
+        """``alpha`` where it is none of the classes' own."""
+        return float(self.alpha) if isinstance(self.alpha, Tensor) else self.alpha
 
     def _pass(self, inputs: Inputs, alpha: float | None, of_classes: Tensor | None) -> Tensor:
         """The fused loss with a row for each item and channel, whose weight has ``of_classes`` ``[C]`` in it."""
@@ -132,12 +139,13 @@ class FocalLoss(ChannelLoss):
         return alpha
 
     def _softmax_alpha(self, channels: int) -> Tensor | None:
-        if self.alpha is None:
-            return None
         if isinstance(self.alpha, Tensor) and self.alpha.dim() > 0:
             return self._alpha_of_classes(self.alpha, channels)
+        alpha = self._number()
+        if alpha is None:
+            return None
         if not self.include_background:
             warnings.warn("`include_background=False`, scalar `alpha` ignored when using softmax.", stacklevel=3)
             return None
-        alpha = check.check_number("alpha", float(self.alpha), 0.0, 1.0)
+        check.check_number("alpha", alpha, 0.0, 1.0)
         return torch.tensor([1 - alpha] + [alpha] * (channels - 1))

@@ -15,8 +15,8 @@ from ._soft import SoftTargets
 __all__ = ["IGNORED", "REDUCTIONS", "ChannelLoss", "Inputs", "softmax_log_odds"]
 
 REDUCTIONS = ("mean", "sum", "none")
-# A target that takes no part.
-IGNORED = -1
+# A target that takes no part, and one that makes the loss NaN.
+IGNORED, _WRONG = -1, -2
 
 
 class Inputs(NamedTuple):
@@ -139,7 +139,7 @@ def _one_hot(target: Tensor, input: Tensor, ignore_index: int | None) -> Tensor:
     hot = classes == torch.arange(channels, device=target.device).reshape(-1, *[1] * (input.dim() - 2))
     outside = (classes < 0) | (classes >= channels)
     if not check.readable(classes):
-        return torch.where(outside, IGNORED, hot.to(torch.int8))
+        return torch.where(outside, _WRONG, hot.to(torch.int8))
     if bool(outside.any()):
         raise ValueError(
             f"target: expected classes 0 to {channels - 1} with to_onehot_y=True, got {int(classes[outside][0])}; "

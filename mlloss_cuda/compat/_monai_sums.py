@@ -218,9 +218,9 @@ class DiceFocalLoss(nn.Module):
         self.lambda_focal = check.check_number("lambda_focal", lambda_focal, 0.0)
         self.to_onehot_y = to_onehot_y
         self._terms: tuple[LossModule, LossModule] | None = None
-        dice = _fused_dice(self.dice)
-        if dice is not None and not isinstance(self.focal.alpha, Tensor) and self.dice.reduction != "none":
-            self._terms = dice, our_focal.SigmoidFocalLoss(alpha=self.focal.alpha, gamma=gamma)
+        dice, of_both = _fused_dice(self.dice), self.focal.alpha
+        if dice is not None and not isinstance(of_both, Tensor) and self.dice.reduction != "none":
+            self._terms = dice, our_focal.SigmoidFocalLoss(alpha=of_both, gamma=gamma)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits ``[B, C, *spatial]`` and targets of the same shape, or class numbers."""

@@ -51,14 +51,10 @@ def doubled() -> Iterator[None]:
 
 
 class Compared(NamedTuple):
-    """Comparisons for one package.
-
-    ``rtol``: how far float32 may be from float64, of the largest, before it is asked whose is nearer.
-    """
+    """Comparisons for one package."""
 
     tally: Tally
     package: str
-    rtol: float = 4e-6
 
     def losses(
         self, ours: Callable[..., Tensor], theirs: Callable[..., Tensor], logits: Tensor, targets: Tensor
@@ -78,4 +74,4 @@ class Compared(NamedTuple):
             bound = 1e-9 * max(true.abs().max().item(), 1e-30)
             self.tally.equal(self.package, getattr(got, name).reshape(true.shape), true, rtol=1e-7, atol=bound)
             narrow_own = getattr(own, name).reshape(true.shape)
-            self.tally.near(self.package, narrow_own, getattr(other, name), true, self.rtol)
+            self.tally.near(self.package, narrow_own, getattr(other, name), true)

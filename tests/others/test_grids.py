@@ -149,13 +149,13 @@ def monai_settings(count: int, seed: int, channels: int = 3, **axes: Any) -> Any
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_monai_of_overlap(name: str, axes: dict[str, Any], tally: Tally) -> None:
-    same = Compared(tally, "monai", rtol=2e-5)
+    same = Compared(tally, "monai")
     for options, x, y in monai_settings(36, 0, **axes):
         same.losses(getattr(monai, name)(**options), getattr(monai_losses, name)(**options), x, y)
 
 
 def test_monai_of_one_channel(tally: Tally) -> None:
-    same = Compared(tally, "monai", rtol=2e-5)
+    same = Compared(tally, "monai")
     axes = {"reduction": ("mean", "sum"), "batch": (False, True), "smooth_dr": (1e-5, 0.1), "jaccard": (False, True)}
     for seed, options in enumerate(diagonal(8, **axes, scale=SCALES)):
         x, y = drawn(seed, (2, 1, 4, 5), options.pop("scale"))
@@ -246,7 +246,7 @@ def test_kornia_focal(tally: Tally) -> None:
 
 def test_kornia_overlap(tally: Tally) -> None:
     """Theirs are of a softmax and class numbers: ours, of its log-odds."""
-    same = Compared(tally, "kornia", rtol=2e-5)
+    same = Compared(tally, "kornia")
     for seed, options in enumerate(diagonal(12, kind=("micro", "macro", "tversky"), beta=(0.7, 0.2), scale=SCALES)):
         x, y = drawn(seed, (2, 3, 4, 5), options["scale"])
         classes = y.int().argmax(1)
@@ -306,7 +306,7 @@ def test_smp_elements(tally: Tally) -> None:
 
 def test_smp_overlap(tally: Tally) -> None:
     """A group is a channel over the batch. Their smoothing of Dice stands beside the overlap, ours beside it twice."""
-    same = Compared(tally, "segmentation_models_pytorch", rtol=2e-5)
+    same = Compared(tally, "segmentation_models_pytorch")
     axes = {"kind": ("Dice", "Jaccard", "Tversky"), "smooth": (0.5, 0.0), "log_loss": (False, True)}
     for seed, options in enumerate(diagonal(24, **axes, mode=("multilabel", "binary"), scale=SCALES)):
         kind, scale = options.pop("kind"), options.pop("scale")
