@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,23 +23,35 @@ from mlloss_cuda import (
     hf_compute_loss,
     zlpr_loss,
 )
-from mlloss_cuda.compat import asl, bert4torch, monai, timm, torchvision
+from mlloss_cuda.compat import _monai_inputs, asl, bert4torch, monai, timm, torchvision
+from mlloss_cuda.compat._monai_inputs import softmax_log_odds
 
 SIGNATURES = {
     torchvision.sigmoid_focal_loss: "inputs, targets, alpha=0.25, gamma=2, reduction='none'",
     asl.AsymmetricLoss: "gamma_neg=4, gamma_pos=1, clip=0.05, eps=1e-08, disable_torch_grad_focal_loss=True",
     asl.AsymmetricLossOptimized: "gamma_neg=4, gamma_pos=1, clip=0.05, eps=1e-08, disable_torch_grad_focal_loss=False",
     timm.AsymmetricLossMultiLabel: "gamma_neg=4, gamma_pos=1, clip=0.05, eps=1e-08, "
-    "disable_torch_grad_focal_loss=False",
+    "disable_torch_grad_focal_loss=False, smoothing=0.0, reduction='batchmean', weight=None, pos_weight=None",
     timm.BinaryCrossEntropy: "smoothing=0.1, target_threshold=None, weight=None, reduction='mean', sum_classes=False, "
-    "pos_weight=None",
+    "pos_weight=None, smooth_dense=False",
+    timm.ZlprLoss: "*args, **kwargs",
     monai.DiceLoss: "include_background=True, to_onehot_y=False, sigmoid=False, softmax=False, other_act=None, "
     "squared_pred=False, jaccard=False, reduction='mean', smooth_nr=1e-05, smooth_dr=1e-05, batch=False, weight=None, "
-    "soft_label=False",
+    "soft_label=False, ignore_index=None",
     monai.TverskyLoss: "include_background=True, to_onehot_y=False, sigmoid=False, softmax=False, other_act=None, "
-    "alpha=0.5, beta=0.5, reduction='mean', smooth_nr=1e-05, smooth_dr=1e-05, batch=False, soft_label=False",
+    "alpha=0.5, beta=0.5, reduction='mean', smooth_nr=1e-05, smooth_dr=1e-05, batch=False, soft_label=False, "
+    "ignore_index=None",
+    monai.GeneralizedDiceLoss: "include_background=True, to_onehot_y=False, sigmoid=False, softmax=False, "
+    "other_act=None, w_type='square', reduction='mean', smooth_nr=1e-05, smooth_dr=1e-05, batch=False, "
+    "soft_label=False",
+    monai.DiceCELoss: "include_background=True, to_onehot_y=False, sigmoid=False, softmax=False, other_act=None, "
+    "squared_pred=False, jaccard=False, reduction='mean', smooth_nr=1e-05, smooth_dr=1e-05, batch=False, weight=None, "
+    "lambda_dice=1.0, lambda_ce=1.0, label_smoothing=0.0",
+    monai.DiceFocalLoss: "include_background=True, to_onehot_y=False, sigmoid=False, softmax=False, other_act=None, "
+    "squared_pred=False, jaccard=False, reduction='mean', smooth_nr=1e-05, smooth_dr=1e-05, batch=False, gamma=2.0, "
+    "weight=None, lambda_dice=1.0, lambda_focal=1.0, alpha=None",
     monai.FocalLoss: "include_background=True, to_onehot_y=False, gamma=2.0, alpha=None, weight=None, "
-    "reduction='mean', use_softmax=False",
+    "reduction='mean', use_softmax=False, ignore_index=None",
     bert4torch.MultilabelCategoricalCrossentropy: "**kwargs",
     bert4torch.SparseMultilabelCategoricalCrossentropy: "mask_zero=False, epsilon=1e-07, **kwargs",
 }
@@ -112,9 +125,10 @@ class TestAsymmetric:
     )
     def test_definition(self, module: Any, detach: bool, generator: torch.Generator) -> None:
         x, y = drawn(generator, 6, 9)
-        agree(module(), lambda x, y: published_asl(x, y, 4, 1, 0.05, detach), x, y)
+        summed = {"reduction": "sum"} if module is timm.AsymmetricLossMultiLabel else {}
+        agree(module(**summed), lambda x, y: published_asl(x, y, 4, 1, 0.05, detach), x, y)
         for gamma_neg, gamma_pos, clip, other in itertools.product((0, 2), (0, 1), (0, None, 0.2), (True, False)):
-            ours = module(gamma_neg, gamma_pos, clip, 1e-8, other)
+            ours = module(gamma_neg, gamma_pos, clip, 1e-8, other, **summed)
             agree(ours, lambda x, y, a=(gamma_neg, gamma_pos, clip, other): published_asl(x, y, *a), x, y)
 
     def test_without_eps(self) -> None:
@@ -124,8 +138,86 @@ class TestAsymmetric:
             (gradient,) = torch.autograd.grad(asl.AsymmetricLoss(eps=eps)(x, torch.ones(1, 1)), x)
             assert gradient.item() == pytest.approx(-1)
 
+    def test_soft_targets_are_told_once(self) -> None:
+        """Only where definitions differ: between 0 and 1."""
+        x, loss = torch.zeros(2, 2), asl.AsymmetricLoss()
+        loss(x, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+        with pytest.warns(UserWarning, match="targets between 0 and 1 give another value .* interpolates the powers"):
+            loss(x, torch.full((2, 2), 0.5))
+        loss(x, torch.full((2, 2), 0.5))
+        with pytest.warns(UserWarning, match="scales the logits"):
+            bert4torch.MultilabelCategoricalCrossentropy()(x, torch.full((2, 2), 0.5))
+
 
 class TestTimm:
+    @pytest.mark.parametrize(
+        ("options", "factor"),
+        [({}, 1 / 6), ({"reduction": "batchmean"}, 1 / 6), ({"reduction": "sum"}, 1), ({"reduction": "mean"}, 1 / 54)],
+    )
+    @pytest.mark.parametrize("weighed", [False, True])
+    def test_asymmetric_reductions(
+        self, options: dict[str, Any], factor: float, weighed: bool, generator: torch.Generator
+    ) -> None:
+        """The mean over rows by default. Weights of labels and of positives."""
+        x, y = drawn(generator, 6, 9)
+        w, q = (torch.rand(9, generator=generator).double() for _ in range(2)) if weighed else (None, None)
+
+        def asymmetric(x: Tensor, y: Tensor) -> Tensor:
+            loss = [published_asl(a, b, 4, 1, 0.05, False) for a, b in zip(x.reshape(-1), y.reshape(-1), strict=True)]
+            values = torch.stack(loss).reshape(6, 9)
+            if weighed:
+                values = values * w * (1 + (q - 1) * y)
+            return values.sum() * factor
+
+        agree(timm.AsymmetricLossMultiLabel(**options, weight=w, pos_weight=q), asymmetric, x, y)
+        if weighed:
+            sparse = timm.AsymmetricLossMultiLabel(**options, weight=w, pos_weight=q)(
+                x, CSRTargets.from_dense(y.bool())
+            )
+            torch.testing.assert_close(sparse, asymmetric(x, y))
+
+    def test_asymmetric_smoothing(self, generator: torch.Generator) -> None:
+        """The original's definition between 0 and 1, and no warning."""
+        x, y = drawn(generator, 6, 9)
+        q = torch.rand(9, generator=generator).double()
+
+        def smoothed(x: Tensor, y: Tensor) -> Tensor:
+            y = y * 0.8 + 0.1
+            p = x.sigmoid()
+            shifted = (1 - p + 0.05).clamp(max=1)
+            weight = (1 - p * y - shifted * (1 - y)) ** (y + 4 * (1 - y))
+            return -((q * y * p.log() + (1 - y) * shifted.log()) * weight).sum() / 6
+
+        agree(timm.AsymmetricLossMultiLabel(smoothing=0.2, pos_weight=q), smoothed, x, y)
+        with pytest.raises(TypeError, match="target: expected a dense tensor with smoothing"):
+            timm.AsymmetricLossMultiLabel(smoothing=0.2)(x, CSRTargets.from_dense(y.bool()))
+
+    def test_zlpr(self, generator: torch.Generator) -> None:
+        """Targets are cut at 1/2, whatever they are."""
+        x, y = drawn(generator, 6, 9)
+        soft = torch.where(y > 0, 0.75, 0.5)
+        for targets in (y, soft, y.bool(), y.int(), CSRTargets.from_dense(soft)):
+            torch.testing.assert_close(timm.ZlprLoss()(x, targets), zlpr_loss(x, y))
+
+    def test_smooth_dense(self, generator: torch.Generator) -> None:
+        x, y = drawn(generator, 6, 9)
+        expected = F.binary_cross_entropy_with_logits(x, y * 0.8 + 0.1)
+        torch.testing.assert_close(timm.BinaryCrossEntropy(0.2, smooth_dense=True)(x, y), expected)
+        cut = timm.BinaryCrossEntropy(0.2, 0.5, smooth_dense=True)
+        torch.testing.assert_close(cut(x, y), F.binary_cross_entropy_with_logits(x, y))
+        with pytest.raises(TypeError, match="target: expected a dense tensor with smoothing"):
+            cut(x, CSRTargets.from_dense(y.bool()))
+
+    def test_threshold_of_sparse_targets(self, generator: torch.Generator) -> None:
+        x, y = drawn(generator, 6, 9)
+        soft = torch.where(y > 0, 0.75, 0.25)
+        expected = F.binary_cross_entropy_with_logits(x, y)
+        torch.testing.assert_close(
+            timm.BinaryCrossEntropy(target_threshold=0.5)(x, CSRTargets.from_dense(soft)), expected
+        )
+        with pytest.raises(ValueError, match="target_threshold: expected in"):
+            timm.BinaryCrossEntropy(target_threshold=1.0)(x, CSRTargets.from_dense(y.bool()))
+
     @pytest.mark.parametrize("options", [{}, {"sum_classes": True}, {"reduction": "sum"}, {"reduction": "none"}])
     @pytest.mark.parametrize("threshold", [None, 0.3])
     def test_bce(self, options: dict[str, Any], threshold: float | None, generator: torch.Generator) -> None:
@@ -185,6 +277,11 @@ class TestBert4torch:
         padded = torch.cat([indices, torch.zeros(2, 3, 2, dtype=torch.int64)], -1)
         masked = bert4torch.SparseMultilabelCategoricalCrossentropy(mask_zero=True)
         agree(lambda x: masked(x, padded), lambda x: zlpr_loss(x[..., 1:], y[..., 1:], reduction="none"), x)
+
+    def test_batch_without_positives(self) -> None:
+        loss = bert4torch.SparseMultilabelCategoricalCrossentropy()
+        assert loss(torch.zeros(1, 2), torch.zeros(1, 0, dtype=torch.int64)).tolist() == pytest.approx([1.0986123])
+        assert loss(torch.zeros(0, 2), torch.zeros(0, 3, dtype=torch.int64)).shape == (0,)
 
     def test_bad_input(self) -> None:
         with pytest.raises(ValueError, match="y_true: expected indices"):
@@ -311,20 +408,185 @@ class TestMonai:
         ("module", "options", "match"),
         [
             (monai.DiceLoss, {}, "sigmoid: expected True"),
-            (monai.TverskyLoss, {"softmax": True}, "softmax: expected sigmoid=True alone"),
-            (monai.DiceLoss, {"other_act": torch.tanh}, "other_act: expected sigmoid=True alone"),
-            (monai.DiceLoss, {"sigmoid": True, "squared_pred": True, "jaccard": True}, "jaccard: expected False"),
+            (monai.TverskyLoss, {"softmax": True, "sigmoid": True}, "softmax: expected False with sigmoid=True"),
+            (monai.DiceLoss, {"other_act": torch.tanh}, "other_act: expected None"),
             (monai.DiceLoss, {"sigmoid": True, "soft_label": True}, "soft_label: expected False"),
             (monai.TverskyLoss, {"sigmoid": True, "soft_label": True}, "soft_label: expected False"),
             (monai.DiceLoss, {"sigmoid": True, "smooth_dr": 0.0}, "smooth_dr: expected"),
             (monai.TverskyLoss, {"sigmoid": True, "smooth_nr": 0.0, "alpha": 0.0}, "alpha: expected"),
             (monai.DiceLoss, {"sigmoid": True, "reduction": "batchmean"}, "reduction: expected one of"),
-            (monai.FocalLoss, {"use_softmax": True}, "use_softmax: expected False"),
+            (monai.GeneralizedDiceLoss, {"sigmoid": True, "w_type": "cube"}, "w_type: expected one of"),
+            (monai.GeneralizedDiceLoss, {"sigmoid": True, "soft_label": True}, "soft_label: expected False"),
+            (monai.DiceCELoss, {"sigmoid": True, "reduction": "none"}, "reduction: expected one of"),
+            (monai.DiceFocalLoss, {"sigmoid": True, "lambda_focal": -1.0}, "lambda_focal: expected"),
         ],
     )
     def test_what_is_not_served(self, module: Any, options: dict[str, Any], match: str) -> None:
         with pytest.raises(ValueError, match=match):
             module(**options)
+
+    def test_focal_of_one_class(self) -> None:
+        """A number weighs it; a weight for each class is an error."""
+        x, y = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+        assert monai.FocalLoss(weight=0.5)(x, y).item() == pytest.approx(0.0866434)
+        with pytest.raises(ValueError, match="weight: expected a number for a single channel"):
+            monai.FocalLoss(weight=[0.5])(x, y)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_softmax_as_sigmoids(self, dtype: torch.dtype, generator: torch.Generator) -> None:
+        """The log-odds lose nothing at either end: an error of some roundings of the largest logit."""
+        x = (40 * torch.randn(50, 5, generator=generator, dtype=torch.float64)).to(dtype)
+        x[0], x[1, 1:] = 2.0, x[1, :1]
+        others = ~torch.eye(5, dtype=torch.bool)
+        exact = x.double()
+        exact = exact - torch.stack([exact.masked_fill(~others[i], -torch.inf).logsumexp(1) for i in range(5)], 1)
+        error = (softmax_log_odds(x).double() - exact).abs()
+        assert (error <= 4 * torch.finfo(dtype).eps * x.abs().amax(1, keepdim=True).double()).all()
+        p = softmax_log_odds(x).double().sigmoid()
+        torch.testing.assert_close(p, x.double().softmax(1), rtol=200 * torch.finfo(dtype).eps, atol=0)
+
+    @pytest.mark.parametrize("module", [monai.DiceLoss, monai.TverskyLoss, monai.GeneralizedDiceLoss])
+    @pytest.mark.parametrize("background", [True, False])
+    def test_softmax(self, module: Any, background: bool, generator: torch.Generator) -> None:
+        """The same loss of the probabilities, whose logits are theirs."""
+        x, y = drawn(generator, 2, 4, 6)
+        loss = module(softmax=True, include_background=background)
+        plain = module(sigmoid=True, include_background=background)
+        agree(loss, lambda x, y: plain(x.softmax(1).logit(), y), x, y)
+
+    @pytest.mark.parametrize("alpha", [None, 0.3, [0.2, 0.5, 1.5]])
+    @pytest.mark.parametrize("background", [True, False])
+    def test_focal_of_softmax(self, alpha: Any, background: bool, generator: torch.Generator) -> None:
+        channels = 3 if background else 4
+        x, y = drawn(generator, 2, channels, 6)
+
+        def focal(x: Tensor, y: Tensor) -> Tensor:
+            x, y = (x, y) if background else (x[:, 1:], y[:, 1:])
+            log_p = x.log_softmax(1)
+            loss = -((1 - log_p.exp()) ** 2) * log_p * y
+            factor = torch.tensor(alpha if isinstance(alpha, list) else [1.0] * 3).double()
+            if isinstance(alpha, float) and background:
+                factor = torch.tensor([0.7, 0.3, 0.3]).double()
+            return (loss * factor[:, None]).mean()
+
+        loss = monai.FocalLoss(use_softmax=True, alpha=alpha, include_background=background)
+        told = pytest.warns(UserWarning, match="scalar `alpha` ignored")
+        with told if isinstance(alpha, float) and not background else nullcontext():
+            agree(loss, focal, x, y)
+
+    def test_focal_alpha_of_classes(self, generator: torch.Generator) -> None:
+        """It weighs positives, and leaves negatives alone."""
+        x, y = drawn(generator, 2, 3, 6)
+        alpha = torch.tensor([0.2, 0.5, 1.5]).double()
+
+        def focal(x: Tensor, y: Tensor) -> Tensor:
+            z = (2 * y - 1) * x
+            return (torch.where(y == 1, alpha[:, None], 1.0) * z.neg().sigmoid() ** 2 * -F.logsigmoid(z)).mean()
+
+        agree(monai.FocalLoss(alpha=alpha.tolist()), focal, x, y)
+
+    @pytest.mark.parametrize("ignored", [0, 2, 255, -1])
+    @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+    def test_ignored_classes(self, ignored: int, reduction: str, generator: torch.Generator) -> None:
+        """Voxels of a class, and those of none, as if they were not there."""
+        x, _ = drawn(generator, 2, 3, 8)
+        classes = torch.randint(3, (2, 1, 8), generator=generator)
+        classes[:, :, [1, 5]] = ignored
+        hot = (classes == torch.arange(3)[:, None]).double()
+        kept = classes != ignored
+        common = {"to_onehot_y": True, "ignore_index": ignored, "reduction": reduction}
+        for module in (monai.DiceLoss, monai.TverskyLoss):
+            plain = module(sigmoid=True, reduction="none")
+
+            def overlap(x: Tensor, y: Tensor, plain: Any = plain) -> Tensor:
+                each = [plain(a[None][:, :, k[0]], b[None][:, :, k[0]]) for a, b, k in zip(x, y, kept, strict=True)]
+                return reduced(torch.cat(each), reduction)
+
+            ours = module(sigmoid=True, **common)
+            agree(lambda x, y, ours=ours: ours(x, classes), overlap, x, hot)
+
+        def focal(x: Tensor, y: Tensor) -> Tensor:
+            values = monai.FocalLoss(reduction="none")(x, y) * kept
+            if reduction == "none":
+                return values
+            # The mean is over voxels, whose channels are added up.
+            return values.sum() / kept.sum() if reduction == "mean" else (values.sum(2) / kept.sum(2)).sum()
+
+        loss = monai.FocalLoss(**common)
+        got = loss(x.float(), classes)
+        torch.testing.assert_close(got, focal(x.float(), hot.float()), rtol=1e-5, atol=1e-6)
+        by_channels = monai.FocalLoss(ignore_index=ignored, reduction=reduction)
+        torch.testing.assert_close(by_channels(x.float(), hot), got)
+
+    @pytest.mark.parametrize("module", [monai.DiceLoss, monai.TverskyLoss, monai.FocalLoss])
+    def test_class_numbers_are_checked(self, module: Any) -> None:
+        """A class that there is not, and a target that is one-hot already."""
+        loss = module(to_onehot_y=True, **({} if module is monai.FocalLoss else {"sigmoid": True}))
+        x = torch.zeros(2, 3, 4)
+        for wrong in (255, -1, 3):
+            y = torch.zeros(2, 1, 4, dtype=torch.int64)
+            y[1, 0, 2] = wrong
+            with pytest.raises(ValueError, match=f"target: expected classes 0 to 2 .* got {wrong}"):
+                loss(x, y)
+        with pytest.raises(ValueError, match="target: expected class numbers .* which has channels already"):
+            loss(x, torch.zeros(2, 3, 4))
+
+    @pytest.mark.parametrize("ignored", [None, 255])
+    def test_class_numbers_that_cannot_be_looked_at(self, ignored: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As on a GPU: a class that there is not makes the loss NaN, where it is not the ignored one."""
+        monkeypatch.setattr(_monai_inputs.check, "readable", lambda tensor: False)
+        x, y = torch.zeros(2, 3, 4), torch.zeros(2, 1, 4, dtype=torch.int64)
+        for loss in (
+            monai.FocalLoss(to_onehot_y=True, ignore_index=ignored),
+            monai.DiceLoss(sigmoid=True, to_onehot_y=True, ignore_index=ignored),
+        ):
+            assert loss(x, y).isfinite()
+            for wrong in (255, -1, 3):
+                assert loss(x, y.masked_fill(y.new_tensor([0, 1, 0, 0]).bool(), wrong)).isnan() == (wrong != ignored)
+
+    @pytest.mark.parametrize("jaccard", [False, True])
+    @pytest.mark.parametrize("batch", [False, True])
+    @pytest.mark.parametrize("reduction", ["mean", "sum"])
+    def test_sums(self, jaccard: bool, batch: bool, reduction: str, generator: torch.Generator) -> None:
+        """In one pass, or two where the sums of ours are not theirs: the two losses, added up."""
+        dice = {"sigmoid": True, "jaccard": jaccard, "batch": batch, "reduction": reduction}
+        for smooth_dr in (1e-5, 0.5):
+            options = {**dice, "smooth_dr": smooth_dr}
+            x, y = drawn(generator, 2, 3, 4, 5)
+            weight = [1.0, 0.5, 2.0]
+            parts = monai.DiceLoss(**options, weight=weight), monai.FocalLoss(weight=weight, reduction=reduction)
+            ours = monai.DiceFocalLoss(**options, weight=weight, lambda_dice=0.3, lambda_focal=2.0)
+            agree(ours, lambda x, y, p=parts: 0.3 * p[0](x, y) + 2.0 * p[1](x, y), x, y)
+            w = torch.tensor(weight).double()
+            ce = nn.CrossEntropyLoss(weight=w, reduction=reduction)
+            ours = monai.DiceCELoss(**options, weight=w, lambda_dice=0.3, lambda_ce=2.0)
+            agree(ours, lambda x, y, p=parts, ce=ce: 0.3 * p[0](x, y) + 2.0 * ce(x, y), x, y)
+            x, y = x[:, :1], y[:, :1]
+            q = torch.tensor([1.5]).double()
+            parts = monai.DiceLoss(**options), nn.BCEWithLogitsLoss(pos_weight=q, reduction=reduction)
+            ours = monai.DiceCELoss(**options, weight=q, lambda_dice=0.3, lambda_ce=2.0)
+            agree(ours, lambda x, y, p=parts: 0.3 * p[0](x, y) + 2.0 * p[1](x, y), x, y)
+            parts = monai.DiceLoss(**options), monai.FocalLoss(weight=0.5, reduction=reduction)
+            agree(monai.DiceFocalLoss(**options, weight=0.5), lambda x, y, p=parts: p[0](x, y) + p[1](x, y), x, y)
+
+    @pytest.mark.parametrize("w_type", ["square", "simple", "uniform"])
+    @pytest.mark.parametrize("batch", [False, True])
+    def test_generalized_dice(self, w_type: str, batch: bool, generator: torch.Generator) -> None:
+        x, y = drawn(generator, 2, 3, 9)
+        y[:, 2] = 0
+
+        def generalized(x: Tensor, y: Tensor) -> Tensor:
+            p, dim = x.sigmoid(), (0, 2) if batch else (2,)
+            both, sizes, true = (p * y).sum(dim), (p + y).sum(dim), y.sum(dim)
+            weight = {"square": 1 / true**2, "simple": 1 / true, "uniform": torch.ones_like(true)}[w_type]
+            weight = torch.where(weight.isinf(), -1.0, weight)
+            weight = torch.where(weight < 0, weight.amax(-1, keepdim=True), weight)
+            return (1 - (2 * (both * weight).sum(-1) + 0.1) / ((sizes * weight).sum(-1) + 0.4)).sum()
+
+        options = {"sigmoid": True, "w_type": w_type, "batch": batch, "smooth_nr": 0.1, "smooth_dr": 0.4}
+        agree(monai.GeneralizedDiceLoss(**options, reduction="sum"), generalized, x, y)
+        shape = (1, 1) if batch else (2, 1, 1)
+        assert monai.GeneralizedDiceLoss(**options, reduction="none")(x, y).shape == shape
 
     def test_bad_shapes(self) -> None:
         loss = monai.DiceLoss(sigmoid=True, weight=[1.0, 2.0])

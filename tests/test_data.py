@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -26,11 +28,15 @@ from mlloss_cuda.data import (
     iter_xmc,
     label_embeddings,
     read_arff,
+    read_label_pairs,
     read_libsvm,
+    read_sparse_matrix,
     read_xmc,
+    read_xmc_matrices,
 )
 
 ROWS, FEATURES, LABELS = 40, 30, 12
+COMPRESS: dict[str, Any] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 
 @pytest.fixture
@@ -68,13 +74,13 @@ def assert_is(data: MultiLabelData, x: torch.Tensor, y: torch.Tensor) -> None:
 def written(tmp_path: Path, text: str, name: str = "set.txt", cut: bool = False) -> Path:
     path = tmp_path / name
     text = text if cut or text.endswith("\n") else f"{text}\n"
-    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    path.write_bytes(COMPRESS.get(path.suffix, bytes)(text.encode()))
     return path
 
 
 class TestXmc:
     @pytest.mark.parametrize("block", (7, 100, 1 << 22))
-    @pytest.mark.parametrize("name", ("a.txt", "a.txt.gz"))
+    @pytest.mark.parametrize("name", ("a.txt", "a.txt.gz", "a.txt.bz2", "a.txt.xz"))
     @pytest.mark.parametrize("end", ("\n", "\r\n"))
     def test_reads(self, tmp_path: Path, dense: Any, monkeypatch: Any, block: int, name: str, end: str) -> None:
         monkeypatch.setattr(_lines, "BLOCK", block)
@@ -84,7 +90,7 @@ class TestXmc:
         path = written(tmp_path, text.removesuffix(end), name, cut=True)
         # Compressed data know where they end.
         told = pytest.warns(UserWarning, match=rf"a\.txt, line {ROWS + 1}: the last line has no newline")
-        with nullcontext() if name.endswith("gz") else told:
+        with told if name == "a.txt" else nullcontext():
             assert_is(read_xmc(path), *dense)
         assert_is(read_xmc(written(tmp_path, text + 2 * end, name)), *dense)
 
@@ -182,17 +188,19 @@ class TestXmc:
             with pytest.raises(ValueError, match=r"line 5: expected 1 points, as the header says, got more"):
                 read_xmc(written(tmp_path, "1 1 2\n0 0:1\n\n\n1 0:1\n"))
 
-    def test_cut_anywhere(self, tmp_path: Path, dense: Any) -> None:
-        """A compressed file that ends too soon is never read as if it were whole."""
+    @pytest.mark.parametrize("suffix,name", ((".gz", "gzip"), (".bz2", "bzip2"), (".xz", "xz")))
+    def test_cut_anywhere(self, tmp_path: Path, dense: Any, suffix: str, name: str) -> None:
+        """A compressed file that ends too soon is never read as if it were whole, and the error says what it is."""
         lines = [f"{ROWS} {FEATURES} {LABELS}", *points(*dense)]
-        path = written(tmp_path, "\n".join(lines), "a.txt.gz")
+        path = written(tmp_path, "\n".join(lines), f"a.txt{suffix}")
         whole = path.read_bytes()
-        for size in [*range(0, len(whole), 9), len(whole) - 1]:
+        for size in [*range(0, len(whole), 19), len(whole) - 1]:
             path.write_bytes(whole[:size])
-            with pytest.raises(ValueError, match=r"a\.txt\.gz, line \d+: "):
+            told = rf"a\.txt\{suffix}, line \d+: " + (f"the {name} data end too soon" if size > 12 else "")
+            with pytest.raises(ValueError, match=told):
                 read_xmc(path)
         path.write_bytes(whole[:60] + bytes(40) + whole[100:])
-        with pytest.raises(ValueError, match=r"a\.txt\.gz, line \d+: "):
+        with pytest.raises(ValueError, match=rf"a\.txt\{suffix}, line \d+: the {name} data .* are damaged"):
             read_xmc(path)
 
     def test_arguments(self, tmp_path: Path) -> None:
@@ -224,7 +232,7 @@ class TestLibsvm:
         data = read_libsvm(path, one_based_labels=True)
         assert data.targets.col_indices.tolist() == [0, 2]
         assert data.features.toarray().tolist() == [[2.0]]
-        with pytest.raises(ValueError, match=r"line 2: feature 0: expected at least 1$"):
+        with pytest.raises(ValueError, match=r"line 2: feature 0: expected at least 1; one_based=False"):
             read_libsvm(written(tmp_path, "0 1:1\n0 0:1\n"))
         with pytest.raises(ValueError, match=r"line 3: label 3: expected at least 0 and at most 2"):
             read_libsvm(written(tmp_path, "0 1:1\n\n3 1:1\n"), num_labels=3)
@@ -361,6 +369,184 @@ class TestArff:
         listed.write_text("<labels/>")
         with pytest.raises(ValueError, match=r"set\.xml: expected labels, got none"):
             read_arff(path)
+
+
+PAIR = "3 5\n0:1.0 4:1.0\n\n2:1.0\n"
+ONE = [[1, 0, 0, 0, 1], [0] * 5, [0, 0, 1, 0, 0]]
+MEKA = "@relation 'Music: -C {} -split-percentage 67'\n"
+LABELLED = "@attribute {} {{0,1}}\n@attribute {} {{0,1}}\n@attribute x numeric\n"
+LATIN = "@relation r\n@attribute x numeric\n@attribute m\xe9lodie {0,1}\n@data\n2,1\n"
+# Kinds of files that people have: text or bytes, the name, and what reads it, to features and labels.
+FILES: dict[str, tuple[str | bytes, str, Any, list[list[float]], list[list[int]]]] = {
+    "libsvm of LIBSVM's site, bzip2": (
+        "0,2 1:0.5 3:1\n 2:2\n",
+        "a.svm.bz2",
+        read_libsvm,
+        [[0.5, 0, 1], [0, 2, 0]],
+        [[1, 0, 1], [0] * 3],
+    ),
+    "libsvm of scikit-learn": (
+        "# Generated by dump_svmlight_file from scikit-learn 1.9.1\n# Column indices are zero-based\n0,2 0:0.5 2:1\n",
+        "a.svm",
+        partial(read_libsvm, one_based=False),
+        [[0.5, 0, 1]],
+        [[1, 0, 1]],
+    ),
+    "libsvm with queries and float labels": (
+        "1.0,2. qid:7 1:1\nqid:8 2:3\n",
+        "a.txt",
+        read_libsvm,
+        [[1, 0], [0, 3]],
+        [[0, 1, 1], [0] * 3],
+    ),
+    "a byte-order mark": (b"\xef\xbb\xbf1 2 2\r\n1 0:1\r\n", "a.txt", read_xmc, [[1, 0]], [[0, 1]]),
+    "ARFF of MEKA, labels first": (
+        MEKA.format(2) + LABELLED.format("a", "b") + "@data\n1,0,0.5\n{1 1,2 3}\n",
+        "a.arff",
+        read_arff,
+        [[0.5], [3]],
+        [[1, 0], [0, 1]],
+    ),
+    "ARFF of MEKA, labels last": (
+        "@relation 'x:-C -1'\n@attribute x numeric\n@attribute l {0,1}\n@data\n2,1\n",
+        "a.arff.xz",
+        read_arff,
+        [[2]],
+        [[1]],
+    ),
+    "ARFF in Latin-1": (LATIN.encode("latin-1"), "a.arff", partial(read_arff, labels=["m\xe9lodie"]), [[2]], [[1]]),
+    "comments behind values": (
+        "@relation r % of mine\n@attribute 'x%' numeric % in %\n@attribute l {0,1}\n"
+        "@data % all\n2,1 % one\n{0 3} % two\n",
+        "a.arff",
+        partial(read_arff, labels=-1),
+        [[2], [3]],
+        [[1], [0]],
+    ),
+}
+# Bytes that are no text, and what the error calls them.
+FOREIGN: dict[str, bytes] = {
+    "a zip archive": b"PK\x03\x04\x14\0\0\0",
+    "a 7z archive": b"7z\xbc\xaf\x27\x1c\0\4",
+    "compressed by zstandard": b"\x28\xb5\x2f\xfd\x04\x58",
+    "a tar archive": b"set.txt".ljust(257, b"\0") + b"ustar\x0000",
+    "a Parquet file": b"PAR1\x15\4",
+    "an array of NumPy": b"\x93NUMPY\1\0",
+    "an HDF5 file": b"\x89HDF\r\n\x1a\n",
+    "text in UTF-16": "1 2 2\n".encode("utf-16"),
+    "a pickle": b"\x80\x04\x95\x10\0",
+    "a page of HTML": b"\n<!DOCTYPE html>\n<html><head><title>Google Drive - Virus scan warning",
+    "binary data": bytes(range(1, 9)) + bytes(8),
+}
+
+
+class TestKindsOfFiles:
+    @pytest.mark.parametrize("kind", FILES)
+    def test_reads(self, tmp_path: Path, kind: str) -> None:
+        content, name, read, features, labels = FILES[kind]
+        path = tmp_path / name
+        raw = content.encode() if isinstance(content, str) else content
+        path.write_bytes(COMPRESS.get(path.suffix, bytes)(raw))
+        assert_is(read(path), torch.tensor(features).float(), torch.tensor(labels).int())
+
+    @pytest.mark.parametrize("kind", FOREIGN)
+    @pytest.mark.parametrize("suffix", ("", ".gz"))
+    def test_foreign_bytes(self, tmp_path: Path, kind: str, suffix: str) -> None:
+        """One error, whichever reader it is, that says what the file is."""
+        path = tmp_path / f"set.txt{suffix}"
+        path.write_bytes(COMPRESS.get(suffix, bytes)(FOREIGN[kind]))
+        for read in (read_xmc, read_libsvm, read_arff, read_sparse_matrix, lambda p: read_label_pairs(p, 1, 1)):
+            with pytest.raises(ValueError, match=rf"set\.txt{suffix}, line 1: expected text, got {kind}"):
+                read(path)
+
+    def test_hints(self, tmp_path: Path) -> None:
+        """An error names the argument, or the reader, that takes such a file."""
+        for text, read, told in (
+            ("0 0:1\n", read_libsvm, "feature 0: expected at least 1; one_based=False reads features"),
+            (
+                "0 1:1\n",
+                partial(read_libsvm, one_based_labels=True),
+                "label 0: .*; one_based_labels=False reads labels",
+            ),
+            ("1.5 1:1\n", read_libsvm, "expected labels as 'l1,l2', got '1.5'"),
+            (PAIR, read_xmc, "got '3 5'; read_sparse_matrix takes a header of 2 counts"),
+            ("3 5 2\n", read_sparse_matrix, "got '3 5 2'; read_xmc takes a header of 3 counts"),
+            ("1,2 0:1\n", read_xmc, "read_libsvm takes a file without a header"),
+        ):
+            with pytest.raises(ValueError, match=told):
+                read(written(tmp_path, text))
+
+    @pytest.mark.parametrize("row", ("1,0.5,{5}", "{0 1}, {0.5}"))
+    def test_instance_weights(self, tmp_path: Path, row: str) -> None:
+        path = written(tmp_path, f"@relation r\n@attribute l {{0,1}}\n@attribute x numeric\n@data\n{row}\n")
+        with pytest.raises(ValueError, match=r"line 5: an instance's weight, \{[\d.]+\}, which is not read"):
+            read_arff(path, 1)
+
+    @pytest.mark.parametrize(
+        "declaration", ('<?xml version="1.0" encoding="iso-8859-1"?>', '<?xml version="1.0" ?>', "")
+    )
+    def test_lists_in_latin_1(self, tmp_path: Path, declaration: str) -> None:
+        (tmp_path / "set.arff").write_bytes(LATIN.encode("latin-1"))
+        (tmp_path / "set.xml").write_bytes(
+            f"{declaration}<labels><label name='m\xe9lodie'/></labels>".encode("latin-1")
+        )
+        assert read_arff(tmp_path / "set.arff").label_names == ("m\xe9lodie",)
+        (tmp_path / "set.xml").write_bytes(b"\xef\xbb\xbf<labels><label name='m\xc3\xa9lodie'/></labels>")
+        assert read_arff(tmp_path / "set.arff").label_names == ("m\xe9lodie",)
+
+    def test_no_list_of_labels(self, tmp_path: Path) -> None:
+        path = written(tmp_path, "@relation r\n@attribute a {0,1}\n@data\n1\n", "set.arff")
+        with pytest.raises(FileNotFoundError, match=r"no count of them in the relation's name; pass labels=.*set\.xml"):
+            read_arff(path)
+
+
+class TestMatrices:
+    def test_matrix(self, tmp_path: Path) -> None:
+        """Blank rows are rows, in any compression; targets and features of a set."""
+        for name in ("trn_X_Y.txt", "trn_X_Y.txt.gz"):
+            matrix = read_sparse_matrix(written(tmp_path, PAIR, name))
+            assert matrix.dtype == np.float32
+            assert matrix.toarray().tolist() == ONE
+        features = written(tmp_path, "3 2\n1:0.5 0:2\n0:1\n\n", "trn_X_Xf.txt")
+        data = read_xmc_matrices(features, tmp_path / "trn_X_Y.txt")
+        assert_is(data, torch.tensor([[2, 0.5], [1, 0], [0, 0]]), torch.tensor(ONE).int())
+
+    @pytest.mark.parametrize(
+        "text,message",
+        (
+            ("3 5\n0:1\n", "line 2: expected 3 rows, as the header says, got 1"),
+            ("1 5\n0:1\n1:1\n", "line 3: expected 1 rows, as the header says, got more"),
+            ("1 5\n5:1\n", "line 2: feature 5: expected at least 0 and at most 4"),
+            ("1 5\n1:1 1:1\n", "line 2: a feature comes twice"),
+            ("1 5\n3,4\n", "line 2: expected 'column:value column:value', got '3,4'"),
+            ("1 5\n3 4:1\n", "line 2: expected features"),
+        ),
+    )
+    def test_malformed(self, tmp_path: Path, text: str, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            read_sparse_matrix(written(tmp_path, text))
+
+    def test_pairs(self, tmp_path: Path) -> None:
+        path = written(tmp_path, "2 4\n0 1\n\n2 0\n2 4\n", "filter_labels_test.txt")
+        assert read_label_pairs(path, 3, 5).to_dense().int().tolist() == [[0, 1, 0, 0, 0], [0] * 5, [1, 0, 0, 0, 1]]
+        assert len(read_label_pairs(written(tmp_path, ""), 3, 5)) == 3
+        for text, message in (
+            ("3 0\n", "line 1: expected a row below 3 and a label below 5, got 3 0"),
+            ("0 5\n", "line 1: expected a row below 3"),
+            ("0 1\n0\n", "line 2: expected 'row label', got '0'"),
+            ("-1 1\n", "line 1: expected 'row label', got '-1 1'"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                read_label_pairs(written(tmp_path, text), 3, 5)
+        with pytest.raises(TypeError, match="num_rows: expected an int"):
+            read_label_pairs(path, 3.0, 5)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="num_labels: expected at least 0"):
+            read_label_pairs(path, 3, -1)
+
+    def test_negative_labels(self, tmp_path: Path) -> None:
+        path = written(tmp_path, "1 5\n0:-1\n")
+        with pytest.raises(ValueError, match="expected labels' values of at least 0, got -1"):
+            read_xmc_matrices(path, path)
 
 
 class TestBatches:

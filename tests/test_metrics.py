@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -17,12 +19,17 @@ from mlloss_cuda import CSRTargets, _counts, label_weights
 from mlloss_cuda.metrics import (
     PROPENSITY,
     average_precision,
+    coverage_error,
     f1_score,
+    fbeta_score,
+    hamming_loss,
     ndcg_at_k,
     precision_at_k,
     propensity_scored_ndcg_at_k,
     propensity_scored_precision_at_k,
+    propensity_scored_recall_at_k,
     ranking_loss,
+    recall_at_k,
     subset_accuracy,
 )
 
@@ -79,6 +86,10 @@ class TestAtK:
         assert got.tolist() == pytest.approx([1 / 13, 1 / 15, 3 / 16])
         got = propensity_scored_ndcg_at_k(found, y, weights, (1, 2, 3))
         assert got.tolist() == pytest.approx([1 / 13, 1 / (13 + 2 * log3), 2 / (13 + 2 * log3 + 0.5)])
+        assert recall_at_k(found, y, (1, 2, 3)).tolist() == pytest.approx([1 / 9, 1 / 9, 2 / 9])
+        # Each row's weights over its positives' number, 3 and 1.
+        got = propensity_scored_recall_at_k(found, y, weights, (1, 2, 3))
+        assert got.tolist() == pytest.approx([(1 / 3) / 11, (1 / 3) / (10 + 5 / 3), 1 / 12])
 
     def test_definitions(self, targets: Tensor, indices: Tensor, generator: torch.Generator) -> None:
         weights = 1 + 5 * torch.rand(LABELS, generator=generator, dtype=torch.float64)
@@ -104,6 +115,79 @@ class TestAtK:
                 assert propensity_scored_precision_at_k(indices, y, weights, k).item() == pytest.approx(scored)
                 got = propensity_scored_ndcg_at_k(indices.int(), y, weights.float(), k)
                 assert got.item() == pytest.approx(discounted[0] / discounted[1])
+
+    def test_sparse_scores(self, targets: Tensor, indices: Tensor, generator: torch.Generator) -> None:
+        """Ranked by their scores, of equal ones the lowest label: the same as the indices, in any form."""
+        scores = torch.zeros(ROWS, LABELS)
+        for row, labels in enumerate(indices.tolist()):
+            for rank, label in enumerate(labels):
+                if label >= 0:
+                    scores[row, label] = -1.0 - rank // 2  # pairs of equal ones
+        equal = indices.reshape(ROWS, -1, 2).masked_fill(indices.reshape(ROWS, -1, 2) < 0, LABELS).sort(2).values
+        ranked = equal.reshape(ROWS, WIDTH).masked_fill(equal.reshape(ROWS, WIDTH) == LABELS, -1)
+        csr = CSRTargets.from_dense(scores.bool())
+        values = scores[scores != 0]
+        sparse = torch.sparse_csr_tensor(
+            csr.crow_indices, csr.col_indices, values, scores.shape, check_invariants=False
+        )
+        matrix = scipy.sparse.csr_matrix(scores.numpy())
+        weights = 1 + torch.rand(LABELS, generator=generator)
+        ks = (1, 3, WIDTH)
+        for given in (sparse, matrix, matrix.tocoo(), scipy.sparse.csr_array(matrix)):
+            assert torch.equal(precision_at_k(given, targets, ks), precision_at_k(ranked, targets, ks))
+            got = propensity_scored_recall_at_k(given, targets, weights, ks)
+            assert torch.equal(got, propensity_scored_recall_at_k(ranked, targets, weights, ks))
+        # More than are there: nothing is right that is not predicted.
+        assert recall_at_k(sparse, targets, LABELS) == recall_at_k(ranked, targets, WIDTH)
+        with pytest.raises(ValueError, match=f"k: expected 1 to {LABELS}"):
+            recall_at_k(sparse, targets, LABELS + 1)
+        with pytest.raises(
+            ValueError, match=f"indices: expected {ROWS} rows and {LABELS} labels, as targets, got 2 and 3"
+        ):
+            recall_at_k(scipy.sparse.csr_array((2, 3)), targets, 1)
+        with pytest.raises(ValueError, match="indices: expected scores that are no NaN"):
+            recall_at_k(matrix * math.nan, targets, 1)
+
+    def test_exclude(self, targets: Tensor, indices: Tensor, generator: torch.Generator) -> None:
+        """What is behind moves up, and the positives stay."""
+        out = torch.rand(ROWS, LABELS, generator=generator) < 0.3
+        rows = [[i for i in row if i >= 0 and not out[n, i]] for n, row in enumerate(indices.tolist())]
+        kept = torch.tensor([[*row, *[-1] * (WIDTH - len(row))] for row in rows])
+        scores = torch.rand(ROWS, LABELS, generator=generator)
+        for metric in (precision_at_k, recall_at_k, ndcg_at_k):
+            for exclude in (out, CSRTargets.from_dense(out)):
+                assert torch.equal(metric(indices, targets, 2, exclude=exclude), metric(kept, targets, 2))
+            best = scores.masked_fill(out, -1).topk(4).indices
+            got = metric(scipy.sparse.csr_array(scores.numpy()), targets, 4, exclude=out)
+            assert torch.equal(got, metric(best, targets, 4))
+        with pytest.raises(
+            ValueError, match=r"exclude: expected \(23, 17\) rows and labels, as targets, got \(1, 17\)"
+        ):
+            recall_at_k(indices, targets, 1, exclude=out[:1])
+
+    def test_sample_weight(self, targets: Tensor, indices: Tensor) -> None:
+        """Whole numbers are rows that come so often."""
+        count = torch.arange(ROWS) % 3
+        rows = torch.arange(ROWS).repeat_interleave(count)
+        weights = 1 + torch.arange(LABELS).double()
+        many, few = (indices[rows], targets[rows]), (indices, targets)
+        for metric in (precision_at_k, recall_at_k, ndcg_at_k):
+            torch.testing.assert_close(metric(*few, (1, 4), sample_weight=count), metric(*many, (1, 4)))
+        for scored in (propensity_scored_precision_at_k, propensity_scored_ndcg_at_k, propensity_scored_recall_at_k):
+            torch.testing.assert_close(scored(*few, weights, 4, sample_weight=count), scored(*many, weights, 4))
+        p = targets ^ (torch.arange(ROWS * LABELS).reshape(ROWS, LABELS) % 7 == 0)
+        for of_sets in (subset_accuracy, hamming_loss, *(partial(f1_score, average=a) for a in ALL_AVERAGES)):
+            torch.testing.assert_close(of_sets(p, targets, sample_weight=count), of_sets(p[rows], targets[rows]))
+        logits = torch.arange(ROWS * LABELS).reshape(ROWS, LABELS).double().sin()
+        for ranked in (ranking_loss, coverage_error):
+            got = ranked(logits, targets, sample_weight=count.reshape(ROWS))
+            torch.testing.assert_close(got, ranked(logits[rows], targets[rows]))
+        for wrong, message in (
+            (count[1:], r"sample_weight: expected shape \(23,\)"),
+            (-count, "sample_weight: expected"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                precision_at_k(*few, 1, sample_weight=wrong)
 
     def test_best_is_one(self, targets: Tensor) -> None:
         weights = label_weights(CSRTargets.from_dense(targets), "propensity", normalize=False, **PROPENSITY["amazon"])
@@ -147,7 +231,7 @@ class TestAtK:
         "given,error,message",
         (
             ({"indices": [[1]]}, TypeError, "indices: expected an int32 or int64 tensor"),
-            ({"indices": torch.zeros(2, 2)}, TypeError, "indices: expected an int32 or int64 tensor"),
+            ({"indices": torch.zeros(2, 2)}, TypeError, r"indices: expected an int32 .* scores\.topk\(k\)\.indices"),
             ({"indices": torch.tensor([1, 2])}, ValueError, r"indices: expected shape \[rows, K\]"),
             ({"indices": torch.tensor([[1, 2]])}, ValueError, "indices: expected 2 rows, as targets, got 1"),
             ({"indices": torch.tensor([[0, 1], [3, 0]])}, ValueError, r"indices: expected labels in \[0, 3\)"),
@@ -184,6 +268,9 @@ class TestAtK:
                 metric(**{**arguments, **given})
 
 
+ALL_AVERAGES = ("samples", "macro", "micro", "weighted", None)
+
+
 def f1(true: int, predicted: int, positive: int, nothing: float) -> float:
     return 2 * true / (predicted + positive) if predicted + positive else nothing
 
@@ -217,6 +304,45 @@ class TestSets:
             got = f1_score(given, y, average, zero_division=nothing)
             assert got.item() == pytest.approx(expected, rel=1e-6)
             assert subset_accuracy(given, y).item() == pytest.approx(exact, rel=1e-6)
+
+    @pytest.mark.parametrize("beta", (0.0, 0.5, 2.0))
+    def test_fbeta(self, targets: Tensor, generator: torch.Generator, beta: float) -> None:
+        """Of precision and recall, label by label; weighted by positives; a label of nothing left out."""
+        targets[:, 3] = False
+        p = self.predicted(targets, generator)
+        right, given, true = ((a.sum(0).double()) for a in (p & targets, p, targets))
+        assert ((given == 0) & (true == 0)).any()
+        precision, recall = right / given, right / true
+        score = (1 + beta**2) * precision * recall / (beta**2 * precision + recall)
+        score = torch.where((given + true > 0) & (right == 0), 0.0, score)  # of 0 / 0 in either, or in their mean
+        score = torch.where(given + beta**2 * true > 0, score, torch.nan)
+        for y in (targets, CSRTargets.from_dense(targets)):
+            for nothing in (0.0, 1.0, math.nan):
+                expected = score.nan_to_num(nothing) if nothing == nothing else score
+                got = fbeta_score(p, y, beta, None, zero_division=nothing)
+                torch.testing.assert_close(got, expected.float(), equal_nan=True)
+                macro = fbeta_score(p, y, beta, zero_division=nothing)
+                assert macro.item() == pytest.approx(expected.nanmean().item())
+            weighted = fbeta_score(p, y, beta, "weighted").item()
+            assert weighted == pytest.approx(((score.nan_to_num(0) * true).sum() / true.sum()).item())
+
+    def test_hamming(self, targets: Tensor, generator: torch.Generator) -> None:
+        p = self.predicted(targets, generator)
+        assert hamming_loss(p, CSRTargets.from_dense(targets)).item() == pytest.approx(
+            (p ^ targets).double().mean().item()
+        )
+        unknown = torch.rand(ROWS, LABELS, generator=generator) < 0.3
+        y = targets.int().masked_fill(unknown, -1)
+        wanted = ((p ^ targets) & ~unknown).sum() / (~unknown).sum()
+        assert hamming_loss(p, y, ignore_index=-1).item() == pytest.approx(wanted.item())
+        assert hamming_loss(p[:, :0], targets[:, :0]).isnan()
+
+    def test_logits_in_place_of_decisions(self) -> None:
+        y = torch.tensor([[1, 0]])
+        for logits in (torch.tensor([[2.0, -1.0]]), torch.tensor([[2.0, 1.0]]), torch.tensor([[torch.nan, 0.0]])):
+            for metric in (subset_accuracy, hamming_loss, f1_score, lambda p, y: fbeta_score(p, y, 2.0)):
+                with pytest.raises(ValueError, match=r"predicted: expected 0, 1 .* decisions of logits are logits > 0"):
+                    metric(logits, y)
 
     def test_parts_of_dense_targets(self, targets: Tensor, generator: torch.Generator, monkeypatch: Any) -> None:
         p = self.predicted(targets, generator)
@@ -273,9 +399,11 @@ class TestSets:
             with pytest.raises(ValueError, match="targets: expected 0, 1"):
                 metric(y, y.int() - 1 - y.int())
         with pytest.raises(ValueError, match="average: expected one of"):
-            f1_score(y, y, "weighted")
+            f1_score(y, y, "binary")
         with pytest.raises(ValueError, match=r"zero_division: expected a finite number in \[0, 1\]"):
-            f1_score(y, y, zero_division=math.nan)
+            f1_score(y, y, zero_division=2.0)
+        with pytest.raises(ValueError, match="beta: expected a finite number"):
+            fbeta_score(y, y, -1.0)
 
 
 def test_ranking_loss(generator: torch.Generator, targets: Tensor) -> None:
@@ -290,18 +418,35 @@ def test_ranking_loss(generator: torch.Generator, targets: Tensor) -> None:
     assert ranking_loss(torch.zeros(2, 0), torch.zeros(2, 0)) == 0
 
 
+def test_coverage_error(generator: torch.Generator, targets: Tensor) -> None:
+    """Down to the last positive; equal logits are taken together, and a row without positives counts 0."""
+    for logits in (
+        torch.randn(ROWS, LABELS, generator=generator),
+        torch.randint(3, (ROWS, LABELS), generator=generator),
+    ):
+        x = logits.double()
+        wanted = [(row >= row[y].min()).sum().item() if y.any() else 0 for row, y in zip(x, targets, strict=True)]
+        for y in (targets, CSRTargets.from_dense(targets)):
+            assert coverage_error(x, y).item() == pytest.approx(sum(wanted) / ROWS)
+    assert coverage_error(torch.zeros(0, 2), torch.zeros(0, 2)).isnan()
+    assert coverage_error(torch.zeros(2, 0), torch.zeros(2, 0)) == 0
+
+
 def test_says_that_torchmetrics_is_missing(monkeypatch: Any) -> None:
     """What it is worth is in tests/others."""
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     monkeypatch.setitem(sys.modules, "torchmetrics.functional", None)
     with pytest.raises(ImportError, match=r'needs torchmetrics: pip install "mlloss-cuda\[metrics\]"'):
         average_precision(torch.zeros(1, 2), torch.zeros(1, 2))
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ImportError, match="needs scikit-learn: pip install scikit-learn"):
+        average_precision(torch.zeros(1, 2), torch.ones(1, 2), sample_weight=torch.ones(1))
 
 
 def test_is_not_imported_with_the_package() -> None:
     code = (
         "import sys, mlloss_cuda; print({'mlloss_cuda.metrics'} & sys.modules.keys())\n"
-        "import mlloss_cuda.metrics; print({'torchmetrics', 'scipy'} & sys.modules.keys())"
+        "import mlloss_cuda.metrics; print({'torchmetrics', 'scipy', 'sklearn'} & sys.modules.keys())"
     )
     root = Path(mlloss_cuda.__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)

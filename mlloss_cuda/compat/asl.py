@@ -1,22 +1,26 @@
-"""The asymmetric losses of Alibaba-MIIL/ASL, ``src/loss_functions/losses.py`` (2023-01-11), fused."""
+"""The asymmetric losses of Alibaba-MIIL/ASL, ``src/loss_functions/losses.py`` (2021-08-06), fused."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..losses import asymmetric_loss
 from ..targets import CSRTargets
+from ._soft import SoftTargets
 
 __all__ = ["AsymmetricLoss", "AsymmetricLossOptimized"]
 
+# What the original does with targets between 0 and 1.
+INTERPOLATES = "which interpolates the powers"
 
-class AsymmetricLoss(nn.Module):
+
+class AsymmetricLoss(SoftTargets):
     """ASL with the powers detached by default, summed over everything.
 
     For 0/1 targets the same definition, without ``eps``: the original cuts logarithms off at ``log eps``, so
     that positives below a logit of about -18 (at 1e-8) have no gradient; here they keep it. Elsewhere the
     two agree within roundings. Between 0 and 1 a target gives the expected loss, where the original
-    interpolates the powers.
+    interpolates the powers: that gives a warning, on the CPU, once.
 
     Args:
         gamma_neg, gamma_pos: >= 0. Defaults 4 and 1.
@@ -49,6 +53,7 @@ class AsymmetricLoss(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | CSRTargets) -> Tensor:
         """The sum over all elements of logits ``x`` and 0/1 targets ``y`` of one shape."""
+        self._tell_of_soft(y, INTERPOLATES)
         return asymmetric_loss(
             x,
             y,

@@ -1,7 +1,8 @@
-"""The multi-label losses of Tongjilibo/bert4torch, ``bert4torch/losses.py`` (0.6), fused: ZLPR."""
+"""The multi-label losses of Tongjilibo/bert4torch, ``bert4torch/losses.py`` (0.6.2), fused: ZLPR."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,15 +10,17 @@ from torch import Tensor, nn
 
 from ..losses import zlpr_loss
 from ..targets import CSRTargets
+from ._soft import SoftTargets
 
 __all__ = ["MultilabelCategoricalCrossentropy", "SparseMultilabelCategoricalCrossentropy"]
 
 
-class MultilabelCategoricalCrossentropy(nn.Module):
+class MultilabelCategoricalCrossentropy(SoftTargets):
     """ZLPR, the mean over rows; predict ``y_pred > 0``.
 
     For 0/1 targets the same definition; in float16, where the original's 1e12 is infinite, this one works.
-    Between 0 and 1 a target gives soft ZLPR, where the original scales the logits.
+    Between 0 and 1 a target gives soft ZLPR, where the original scales the logits: that gives a warning, on the CPU,
+    once.
 
     Example:
         >>> from mlloss_cuda.compat.bert4torch import MultilabelCategoricalCrossentropy
@@ -30,6 +33,7 @@ class MultilabelCategoricalCrossentropy(nn.Module):
 
     def forward(self, y_pred: Tensor, y_true: Tensor | CSRTargets) -> Tensor:
         """The mean loss of logits and 0/1 targets ``[..., L]``."""
+        self._tell_of_soft(y_true, "which scales the logits")
         return zlpr_loss(y_pred, y_true)
 
 
@@ -61,7 +65,10 @@ class SparseMultilabelCategoricalCrossentropy(nn.Module):
             raise ValueError(f"y_true: expected indices {(*y_pred.shape[:-1], 'k')}, as many rows as the logits have")
         labels = y_pred.shape[-1]
         padding = 0 if self.mask_zero else -1
-        targets = CSRTargets.from_padded(y_true.reshape(-1, y_true.shape[-1]), labels, padding)
+        rows = y_true.reshape(
+            math.prod(y_true.shape[:-1]), y_true.shape[-1]
+        )  # -1 is ambiguous where there are no indices
+        targets = CSRTargets.from_padded(rows, labels, padding)
         weight = None
         if self.mask_zero:
             # A label of weight 0 takes no part.

@@ -1,4 +1,4 @@
-"""``torchvision.ops.sigmoid_focal_loss``, fused. After pytorch/vision, ``torchvision/ops/focal_loss.py`` (0.29)."""
+"""``torchvision.ops.sigmoid_focal_loss``, fused. After pytorch/vision, ``torchvision/ops/focal_loss.py`` (0.28)."""
 
 from __future__ import annotations
 

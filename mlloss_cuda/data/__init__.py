@@ -12,6 +12,7 @@ from .arff import read_arff
 from .container import MultiLabelData, csr_collate
 from .labels import cooccurrence, label_embeddings
 from .libsvm import read_libsvm
+from .matrices import read_label_pairs, read_sparse_matrix, read_xmc_matrices
 from .xmc import iter_xmc, read_xmc
 
 __all__ = [
@@ -21,6 +22,9 @@ __all__ = [
     "iter_xmc",
     "label_embeddings",
     "read_arff",
+    "read_label_pairs",
     "read_libsvm",
+    "read_sparse_matrix",
     "read_xmc",
+    "read_xmc_matrices",
 ]

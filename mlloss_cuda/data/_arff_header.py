@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-__all__ = ["Attribute", "Header", "MalformedError", "cells", "sparse_pairs"]
+__all__ = ["Attribute", "Header", "MalformedError", "cells", "check_weight", "sparse_pairs", "without_comment"]
 
 _LARGEST = 3.4028234663852886e38  # of float32
 _QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
@@ -13,6 +13,10 @@ _NAME_AND_TYPE = re.compile(rf"({_QUOTED}|[^\s{{]+)(?:\s+|(?={{))(.+)", re.DOTAL
 _CELL = re.compile(rf"\s*({_QUOTED}|[^,'\"]*?)\s*(,|$)")
 _PAIR = re.compile(rf"\s*(\d+)\s+({_QUOTED}|[^\s,'\"]+)\s*(,|$)")
 _NUMERIC = ("numeric", "real", "integer")
+_BEFORE_COMMENT = re.compile(rf"(?:{_QUOTED}|[^%])*")
+_WEIGHT = re.compile(r"(?:,|\s)\s*(\{[^{}]*\})$")
+# MEKA's count of labels, among options of its own: at the beginning or, negative, at the end.
+_LABEL_COUNT = re.compile(r"(?:^|[\s:])-[cC]\s+(-?\d+)(?=\s|$)")
 
 
 class MalformedError(Exception):
@@ -80,6 +84,7 @@ class Header:
 
     def __init__(self) -> None:
         self.attributes: dict[str, Attribute] = {}
+        self.labels: int | None = None  # as the relation's name counts them
 
     def take(self, line: str) -> bool:
         """Whether the data begin after this line."""
@@ -97,7 +102,10 @@ class Header:
             if name in self.attributes:
                 raise MalformedError(f"attribute {name!r} is declared twice")
             self.attributes[name] = Attribute(name, match[2].strip())
-        elif word != "@relation":
+        elif word == "@relation":
+            match = _LABEL_COUNT.search(_plain(rest.strip()))
+            self.labels = None if match is None else int(match[1])
+        else:
             raise MalformedError(f"expected '@relation', '@attribute' or '@data', got {line[:60]!r}")
         return False
 
@@ -107,6 +115,21 @@ def _plain(text: str) -> str:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return re.sub(r"\\(.)", r"\1", text[1:-1])
     return text
+
+
+def without_comment(line: str) -> str:
+    """What stands before a ``%`` that is not in quotes."""
+    if "%" not in line:
+        return line
+    match = _BEFORE_COMMENT.match(line)
+    return line[: match.end()].rstrip() if match else line
+
+
+def check_weight(line: str) -> None:
+    """A row may end in its weight, ``{5}``, which has no place in the data."""
+    match = _WEIGHT.search(line)
+    if match is not None:
+        raise MalformedError(f"an instance's weight, {match[1]}, which is not read: take the weights out of the file")
 
 
 def cells(line: str) -> list[str]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import warnings
-import zlib
 from collections.abc import Iterator
-from typing import IO, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
+
+from . import _kinds
 
 __all__ = ["BLOCK", "Block", "Path", "blocks", "fail"]
 
 BLOCK = 1 << 22  # bytes that are read at once
-_GZIP = b"\x1f\x8b"
 
 Path = str | os.PathLike[str]
 
@@ -36,16 +35,25 @@ def blocks(path: Path, warns: bool = False) -> Iterator[Block]:
         path: of the file.
         warns: of a last line without an end. For formats whose lines do not tell that they are whole.
 
+    A byte-order mark of UTF-8 is passed over.
+
     Raises:
-        ValueError: compressed data are damaged or cut off.
+        ValueError: compressed data are damaged or cut off, or the file is no text.
     """
     number, rest = 1, b""
-    with _open(path) as file:
+    file, compression = _kinds.open_file(path)
+    with file:
+        first = True
         while True:
             try:
                 read = file.read(BLOCK)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                fail(path, number + rest.count(b"\n"), f"the gzip data end too soon or are damaged ({error})")
+            except Exception as error:
+                if compression is None or not _kinds.is_damage(error):
+                    raise
+                where = number + rest.count(b"\n")
+                fail(path, where, f"the {compression.name} data end too soon or are damaged ({error})")
+            if first:
+                read, first = _checked(path, read), False
             if not read:
                 break
             complete, end, rest = (rest + read).rpartition(b"\n")
@@ -54,7 +62,7 @@ def blocks(path: Path, warns: bool = False) -> Iterator[Block]:
                 yield Block(number, lines)
                 number += len(lines)
         if rest:
-            if warns and not isinstance(file, gzip.GzipFile):  # which knows where it ends
+            if warns and compression is None:  # compressed data know where they end
                 told = "the last line has no newline; if the file was cut off, part of a row is missing"
                 warnings.warn(f"{os.fspath(path)}, line {number}: {told}", UserWarning, stacklevel=2)
             yield Block(number, _split(rest))
@@ -68,7 +76,10 @@ def _split(text: bytes) -> list[bytes]:
     return text.split(b"\n")
 
 
-def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
-    with open(path, "rb") as file:
-        compressed = file.read(2) == _GZIP
-    return gzip.open(path, "rb") if compressed else open(path, "rb")
+def _checked(path: Path, start: bytes) -> bytes:
+    """A file's beginning, if it is text."""
+    start = start.removeprefix(_kinds.BOM)
+    kind = _kinds.foreign(start[:512])
+    if kind is not None:
+        fail(path, 1, f"expected text, got {kind}")
+    return start

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,10 @@ from ..targets import CSRTargets
 from . import _lines, _scipy
 from .container import MultiLabelData
 
-__all__ = ["Format", "Points", "assemble", "parse"]
+__all__ = ["Format", "Points", "assemble", "counted_lines", "parse", "shown"]
 
 _INTEGERS, _NUMBERS = b"0123456789+-", b"0123456789+-.eE"
+_WHOLE = re.compile(rb"(\d)\.0*(?=,|$)")
 Integers = NDArray[np.int64]
 
 
@@ -30,12 +32,17 @@ class Points(NamedTuple):
 
 
 class Format(NamedTuple):
-    """The number of the first feature and label, and how many there are (None: as many as the file names)."""
+    """The number of the first feature and label, and how many there are (None: as many as the file names).
+
+    ``hint_feature`` and ``hint_label`` say in an error how numbers from 0 are read, where they begin with 1.
+    """
 
     first_feature: int = 0
     first_label: int = 0
     num_features: int | None = None
     num_labels: int | None = None
+    hint_feature: str = ""
+    hint_label: str = ""
 
 
 def parse(path: _lines.Path, block: _lines.Block, form: Format) -> Points:
@@ -68,8 +75,8 @@ def _parse(lines: list[bytes], form: Format) -> Points:
     feature_counts, columns, values = _features(rests)
     labels -= form.first_label
     columns -= form.first_feature
-    _check_range("label", labels, form.first_label, form.num_labels)
-    _check_range("feature", columns, form.first_feature, form.num_features)
+    _check_range("label", labels, form.first_label, form.num_labels, form.hint_label)
+    _check_range("feature", columns, form.first_feature, form.num_features, form.hint_feature)
     label_counts, labels, _ = _in_order(label_counts, labels, None)
     before = len(columns)
     feature_counts, columns, ordered = _in_order(feature_counts, columns, values)
@@ -82,20 +89,22 @@ def _parse(lines: list[bytes], form: Format) -> Points:
 def _labels(heads: list[bytes]) -> tuple[Integers, Integers]:
     counts = np.fromiter((head.count(b",") + 1 if head else 0 for head in heads), np.int64, len(heads))
     text = b",".join(head for head in heads if head)
+    if b"." in text:
+        text = _WHOLE.sub(rb"\1", text)  # 3.0, as some programs write a label
     if text.translate(None, _INTEGERS) != b"," * max(int(counts.sum()) - 1, 0):
-        raise ValueError(f"expected labels as 'l1,l2', got {_shown(text)}")
+        raise ValueError(f"expected labels as 'l1,l2', got {shown(text)}")
     tokens = text.split(b",") if text else []
     try:
         return counts, np.fromiter(map(int, tokens), np.int64, len(tokens))
     except ValueError:
-        raise ValueError(f"expected labels as 'l1,l2', got {_shown(text)}") from None
+        raise ValueError(f"expected labels as 'l1,l2', got {shown(text)}") from None
 
 
 def _features(rests: list[bytes]) -> tuple[Integers, Integers, NDArray[np.float32]]:
     counts = np.fromiter((rest.count(b":") for rest in rests), np.int64, len(rests))
     pairs = b" ".join(rests).split()
     text = b" ".join(pairs)
-    wrong = f"expected features as 'index:value index:value', finite numbers, got {_shown(text)}"
+    wrong = f"expected features as 'index:value index:value', finite numbers, got {shown(text)}"
     # What is left without the numbers are the signs between them; a NaN leaves letters.
     if text.translate(None, _NUMBERS) != (b": " * len(pairs))[:-1]:
         raise ValueError(wrong)
@@ -110,17 +119,20 @@ def _features(rests: list[bytes]) -> tuple[Integers, Integers, NDArray[np.float3
     return counts, columns, values.astype(np.float32)
 
 
-def _shown(text: bytes) -> str:
+def shown(text: bytes) -> str:
+    """Text as errors show it."""
     return repr(text[:60].decode("ascii", "backslashreplace")) + ("..." if len(text) > 60 else "")
 
 
-def _check_range(what: str, numbers: Integers, first: int, count: int | None) -> None:
+def _check_range(what: str, numbers: Integers, first: int, count: int | None, hint: str) -> None:
     wrong = numbers < 0
     if count is not None:
         wrong |= numbers >= count
     if wrong.any():
         end = "" if count is None else f" and at most {first + count - 1}"
-        raise ValueError(f"{what} {numbers[wrong][0] + first}: expected at least {first}{end}")
+        came = int(numbers[wrong][0]) + first
+        told = hint if came == 0 and first == 1 else ""
+        raise ValueError(f"{what} {came}: expected at least {first}{end}{told}")
 
 
 def _in_order(
@@ -157,3 +169,50 @@ _EMPTY = Points(_NONE, _NONE, _NONE, _NONE, np.zeros(0, np.float32))
 def _offsets(counts: Integers) -> Integers:
     """64 bits: an extreme data set has more entries than 32 can count."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def counted_lines(path: _lines.Path, counts: tuple[str, ...], rows: str) -> tuple[list[int], Iterator[_lines.Block]]:
+    """The header's counts, of which the first is that of the lines, and these lines.
+
+    Raises:
+        ValueError: the header is another; or as they are read, there are more lines or fewer.
+    """
+    blocks = _lines.blocks(path, warns=True)
+    first = next(blocks, _lines.Block(1, [b""]))
+    tokens = first.lines[0].split()
+    if len(tokens) != len(counts) or not all(token.isdigit() for token in tokens):
+        _lines.fail(path, 1, f"expected {' '.join(counts)!r}, got {shown(first.lines[0])}{_hint(tokens)}")
+    header = [int(token) for token in tokens]
+    if max(header) >= 1 << 63:
+        _lines.fail(path, 1, f"expected counts below 2**63, got {max(header)}")
+    return header, _counted(path, first, blocks, header[0], rows)
+
+
+def _hint(tokens: list[bytes]) -> str:
+    """Which reader takes a file that begins so."""
+    if len(tokens) in (2, 3) and all(token.isdigit() for token in tokens):
+        reader = "read_sparse_matrix" if len(tokens) == 2 else "read_xmc"
+        return f"; {reader} takes a header of {len(tokens)} counts"
+    if any(b":" in token for token in tokens):
+        return "; read_libsvm takes a file without a header"
+    return ""
+
+
+def _counted(
+    path: _lines.Path, first: _lines.Block, rest: Iterator[_lines.Block], wanted: int, rows: str
+) -> Iterator[_lines.Block]:
+    """As many lines as the header says, and an error if there are more or fewer; blank ones at the end are none."""
+    left, last = wanted, 1
+    block: _lines.Block | None = _lines.Block(2, first.lines[1:])
+    while block is not None:
+        for number, line in enumerate(block.lines[left:], block.number + left):
+            if line.strip():
+                _lines.fail(path, number, f"expected {wanted} {rows}, as the header says, got more")
+        taken = block.lines[:left]
+        left -= len(taken)
+        last = block.number + len(taken) - 1 if taken else last
+        if taken:
+            yield _lines.Block(block.number, taken)
+        block = next(rest, None)
+    if left:
+        _lines.fail(path, last, f"expected {wanted} {rows}, as the header says, got {wanted - left}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import xml.etree.ElementTree as ElementTree
 from array import array
@@ -24,10 +25,11 @@ def read_arff(path: _lines.Path, labels: _lines.Path | Sequence[str] | int | Non
     and the first is 0, it is that number.
 
     Args:
-        path: of the ARFF file, plain or compressed by gzip.
+        path: of the ARFF file, plain or compressed by gzip, bzip2 or xz. Text that is not UTF-8 is taken for Latin-1.
         labels: which attributes are labels. A path: Mulan's XML list of their names. A sequence: their names. An int,
             as MEKA has it: so many attributes at the beginning, or, negative, at the end. None (default): the XML file
-            beside ``path`` that differs in its suffix. Labels are numbered as they are listed.
+            beside ``path`` that differs in its suffix, or if there is none, the count in the relation's name, as MEKA
+            writes it (``@relation 'set: -C -6'``). Labels are numbered as they are listed.
 
     Returns:
         Features float32 ``[rows, F]``, sparse whatever the file is, targets, and the names of both.
@@ -36,8 +38,8 @@ def read_arff(path: _lines.Path, labels: _lines.Path | Sequence[str] | int | Non
         ImportError: SciPy is missing.
         OSError: a file cannot be opened.
         ValueError: a file is malformed: an attribute that is neither numeric nor nominal, a label that is no attribute
-            or has values other than 0 and 1, a missing value (``?``), NaN or infinity, a row too short or too long. The
-            error names file and line.
+            or has values other than 0 and 1, a missing value (``?``), NaN or infinity, a row too short or too long, or
+            with a weight of its own. The error names file and line.
 
     Source:
         https://waikato.github.io/weka-wiki/formats_and_processing/arff_stable/
@@ -56,8 +58,8 @@ def read_arff(path: _lines.Path, labels: _lines.Path | Sequence[str] | int | Non
     declared, number = header.Header(), 1
     for block in _lines.blocks(path):
         for number, raw in enumerate(block.lines, block.number):
-            line = raw.decode("utf-8", "surrogateescape").strip()
-            if not line or line.startswith("%"):
+            line = header.without_comment(_text(raw)).strip()
+            if not line:
                 continue
             try:
                 if rows is not None:
@@ -71,19 +73,36 @@ def read_arff(path: _lines.Path, labels: _lines.Path | Sequence[str] | int | Non
     return rows.data()
 
 
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def _beside(path: _lines.Path) -> FilePath:
+    """The list of labels that goes with a file."""
+    bare = FilePath(path)
+    return (bare.with_suffix("") if bare.suffix in (".gz", ".bz2", ".xz") else bare).with_suffix(".xml")
+
+
 def _label_names(
     path: _lines.Path, labels: _lines.Path | Sequence[str] | int | None, declared: header.Header
 ) -> list[str]:
     names = list(declared.attributes)
+    if labels is None:
+        labels = _beside(path)
+        if not labels.exists():
+            if declared.labels is None:
+                told = "no list of labels beside the file, and no count of them in the relation's name; pass labels="
+                raise FileNotFoundError(errno.ENOENT, told, str(labels))
+            labels = declared.labels
     if isinstance(labels, bool):
         raise TypeError("labels: expected a path, names, an int or None, got bool")
     if isinstance(labels, int):
         if not 0 < abs(labels) <= len(names):
             raise ValueError(f"labels: expected 1 to {len(names)} attributes, got {labels}")
         return names[:labels] if labels > 0 else names[labels:]
-    if labels is None:
-        bare = FilePath(path)
-        labels = (bare.with_suffix("") if bare.suffix == ".gz" else bare).with_suffix(".xml")
     if isinstance(labels, (str, os.PathLike)):
         source, listed = os.fspath(labels), _listed(labels)
     elif isinstance(labels, Sequence):
@@ -101,8 +120,11 @@ def _label_names(
 
 
 def _listed(path: _lines.Path) -> list[str]:
+    content = FilePath(path).read_bytes()
+    # Without a declaration XML is UTF-8; some that is not, is Latin-1.
+    latin = b"encoding" not in content[:100] and _text(content) != content.decode("utf-8", "replace")
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.fromstring(content, ElementTree.XMLParser(encoding="latin-1" if latin else None))
     except ElementTree.ParseError as error:
         _lines.fail(path, error.position[0], f"no XML ({error})")
     return [each.get("name", "") for each in root.iter() if each.tag.rpartition("}")[2] == "label"]
@@ -127,6 +149,8 @@ class _Rows:
 
     def add(self, line: str) -> None:
         sparse = line.startswith("{")
+        if line.endswith("}") and not (sparse and line.count("{") == 1):
+            header.check_weight(line)
         if sparse and self.inverted:
             raise header.MalformedError(
                 f"label {self.inverted[0]!r}: expected {{0,1}}; of {{1,0}} this row leaves out ones"

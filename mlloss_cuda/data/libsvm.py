@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from . import _lines, _points
 from .container import MultiLabelData
 
 __all__ = ["read_libsvm"]
+
+_QUERY = re.compile(rb"(^| )qid:\d+(?= |$)")
 
 
 def read_libsvm(
@@ -18,10 +22,12 @@ def read_libsvm(
 ) -> MultiLabelData:
     """Read a multi-label file in LIBSVM's format, ``l1,l2 f1:v1 f2:v2`` on each line.
 
-    Blank lines, and what follows a ``#``, are passed over. A line of pairs alone is a point without labels.
+    Blank lines, what follows a ``#``, and the numbers of queries (``qid:3``) are passed over. A line of pairs alone is
+    a point without labels. ``sklearn.datasets.dump_svmlight_file`` numbers features from 0 unless told otherwise: its
+    files are read with ``one_based=False``. A label may be written as ``3.0``.
 
     Args:
-        path: of the file, plain or compressed by gzip.
+        path: of the file, plain or compressed by gzip, bzip2 or xz.
         num_features, num_labels: F and L. None (default): as many as the file names. Give both for a test file, which
             need not name what the training file does.
         one_based: features are numbered from 1 (default), or from 0.
@@ -55,10 +61,17 @@ def read_libsvm(
             raise TypeError(f"{name}: expected an int or None, got {type(count).__name__}")
         if count < 0:
             raise ValueError(f"{name}: expected at least 0, got {count}")
-    form = _points.Format(int(one_based), int(one_based_labels), num_features, num_labels)
+    form = _points.Format(
+        int(one_based),
+        int(one_based_labels),
+        num_features,
+        num_labels,
+        "; one_based=False reads features that are numbered from 0",
+        "; one_based_labels=False reads labels that are numbered from 0",
+    )
     parts = []
     for block in _lines.blocks(path, warns=True):
-        lines = [line.partition(b"#")[0] for line in block.lines]
+        lines = [_QUERY.sub(b"", line.partition(b"#")[0]) for line in block.lines]
         if all(line.strip() for line in lines):
             parts.append(_points.parse(path, _lines.Block(block.number, lines), form))
             continue

@@ -18,7 +18,7 @@ def read_xmc(path: _lines.Path) -> MultiLabelData:
     some megabytes at a time; what is held is the arrays, in the end twice.
 
     Args:
-        path: of the file, plain or compressed by gzip (by its content, whatever its name).
+        path: of the file, plain or compressed by gzip, bzip2 or xz (by its content, whatever its name).
 
     Returns:
         Features float32 ``[num_points, num_features]`` and targets, sorted in each row. A label that comes twice in a
@@ -84,38 +84,9 @@ def iter_xmc(path: _lines.Path, batch_size: int) -> Iterator[MultiLabelData]:
 
 
 def _open(path: _lines.Path, batch_size: int | None) -> tuple[list[int], Iterator[_points.Points]]:
-    blocks = _lines.blocks(path, warns=True)
-    first = next(blocks, _lines.Block(1, [b""]))
-    tokens = first.lines[0].split()
-    if len(tokens) != 3 or not all(token.isdigit() for token in tokens):
-        shown = first.lines[0][:60].decode("ascii", "backslashreplace")
-        _lines.fail(path, 1, f"expected 'num_points num_features num_labels', got {shown!r}")
-    header = [int(token) for token in tokens]
-    if max(header) >= 1 << 63:
-        _lines.fail(path, 1, f"expected counts below 2**63, got {max(header)}")
+    header, counted = _points.counted_lines(path, ("num_points", "num_features", "num_labels"), "points")
     form = _points.Format(num_features=header[1], num_labels=header[2])
-    grouped = _grouped(_counted(path, first, blocks, header[0]), batch_size)
-    return header, (_points.parse(path, block, form) for block in grouped)
-
-
-def _counted(
-    path: _lines.Path, first: _lines.Block, rest: Iterator[_lines.Block], wanted: int
-) -> Iterator[_lines.Block]:
-    """As many lines as the header says, and an error if there are more or fewer; blank ones at the end are none."""
-    left, last = wanted, 1
-    block: _lines.Block | None = _lines.Block(2, first.lines[1:])
-    while block is not None:
-        for number, line in enumerate(block.lines[left:], block.number + left):
-            if line.strip():
-                _lines.fail(path, number, f"expected {wanted} points, as the header says, got more")
-        taken = block.lines[:left]
-        left -= len(taken)
-        last = block.number + len(taken) - 1 if taken else last
-        if taken:
-            yield _lines.Block(block.number, taken)
-        block = next(rest, None)
-    if left:
-        _lines.fail(path, last, f"expected {wanted} points, as the header says, got {wanted - left}")
+    return header, (_points.parse(path, block, form) for block in _grouped(counted, batch_size))
 
 
 def _grouped(blocks: Iterator[_lines.Block], size: int | None) -> Iterator[_lines.Block]:

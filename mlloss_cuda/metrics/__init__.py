@@ -1,23 +1,28 @@
 """Metrics of multi-label predictions, from indices and sparse targets. Not imported by ``import mlloss_cuda``."""
 
-from .dense import average_precision, ranking_loss
-from .ranking import (
+from .dense import average_precision, coverage_error, ranking_loss
+from .propensity import (
     PROPENSITY,
-    ndcg_at_k,
-    precision_at_k,
     propensity_scored_ndcg_at_k,
     propensity_scored_precision_at_k,
+    propensity_scored_recall_at_k,
 )
-from .sets import f1_score, subset_accuracy
+from .ranking import ndcg_at_k, precision_at_k, recall_at_k
+from .sets import f1_score, fbeta_score, hamming_loss, subset_accuracy
 
 __all__ = [
     "PROPENSITY",
     "average_precision",
+    "coverage_error",
     "f1_score",
+    "fbeta_score",
+    "hamming_loss",
     "ndcg_at_k",
     "precision_at_k",
     "propensity_scored_ndcg_at_k",
     "propensity_scored_precision_at_k",
+    "propensity_scored_recall_at_k",
     "ranking_loss",
+    "recall_at_k",
     "subset_accuracy",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import _counts
 from .. import _validation as check
 
-__all__ = ["Pairs", "check_counts", "contains", "pairs_of"]
+__all__ = ["Pairs", "check_counts", "check_sample_weight", "contains", "mean_of_rows", "pairs_of"]
 
 
 class Pairs(NamedTuple):
@@ -75,3 +75,19 @@ def check_counts(k: Any, width: int) -> list[int]:
     if not listed or min(listed) < 1 or max(listed) > width:
         raise ValueError(f"k: expected 1 to {width}, the number of predicted labels of a row, got {k}")
     return listed
+
+
+def check_sample_weight(weight: Any, rows: int, device: torch.device) -> Tensor | None:
+    """A weight >= 0 for each row, float64 ``[rows]``, or None. Leading dimensions are flattened, as of targets."""
+    if weight is None:
+        return None
+    if isinstance(weight, Tensor):
+        weight = weight.reshape(-1)
+    like = torch.empty(0, dtype=torch.float64, device=device)
+    return check.check_side("sample_weight", weight, (rows,), like, low=0, open_low=False)
+
+
+def mean_of_rows(values: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean over the first dimension, in float64; NaN where there is nothing to weigh."""
+    values = values.double()
+    return values.mean(0) if weight is None else weight @ values / weight.sum()

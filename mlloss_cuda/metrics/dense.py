@@ -1,4 +1,4 @@
-"""Metrics of whole rankings, for labels that are few enough to be dense: average precision by torchmetrics."""
+"""Metrics of whole rankings, for labels few enough to be dense: average precision by torchmetrics or scikit-learn."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from torch import Tensor
 from .. import _counts
 from .. import _validation as check
 from ..targets import CSRTargets
+from ._pairs import check_sample_weight, mean_of_rows
 
-__all__ = ["average_precision", "ranking_loss"]
+__all__ = ["average_precision", "coverage_error", "ranking_loss"]
+
+AVERAGES = ("macro", "micro", "samples", "weighted", "none")
 
 
-def ranking_loss(logits: Tensor, targets: CSRTargets | Tensor) -> Tensor:
+def ranking_loss(logits: Tensor, targets: CSRTargets | Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
     """Of a row's pairs of a positive and a negative, how many are the wrong way round; the mean over rows.
 
     Equal logits count as the wrong way round, as in scikit-learn. (torchmetrics goes by their order then, so that a
@@ -25,6 +28,7 @@ def ranking_loss(logits: Tensor, targets: CSRTargets | Tensor) -> Tensor:
         logits: floating ``[..., L]``.
         targets: bool, integer or floating ``[..., L]``, ``CSRTargets`` or ``torch.sparse_csr``; values above 1/2 are
             positive. Sparse ones are made dense.
+        sample_weight: ``[...]``, >= 0, the rows' weights in the mean. Default None.
 
     Returns:
         float32, 0-d, in [0, 1]; a row of one kind counts as 0. NaN without rows.
@@ -49,44 +53,120 @@ def ranking_loss(logits: Tensor, targets: CSRTargets | Tensor) -> Tensor:
     count = (~positive).sum(1, keepdim=True)
     above = (count - torch.searchsorted(negatives, place)).masked_fill(~positive, 0).sum(1)
     pairs = (count[:, 0] * positive.sum(1)).clamp(min=1)
-    return (above / pairs.double()).mean().float()
+    return mean_of_rows(above / pairs.double(), check_sample_weight(sample_weight, len(x), x.device)).float()
 
 
-def average_precision(logits: Tensor, targets: CSRTargets | Tensor, average: str = "macro") -> Tensor:
-    """The area under the curve of precision over recall.
+def coverage_error(logits: Tensor, targets: CSRTargets | Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
+    """How many of the best labels one has to take to have all positives of a row; the mean over rows.
+
+    Equal logits are taken together, as in scikit-learn. A row without positives counts as 0.
+
+    Args:
+        logits, targets, sample_weight: as of :func:`ranking_loss`.
+
+    Returns:
+        float32, 0-d, in [0, L]. NaN without rows.
+
+    Raises:
+        TypeError: as :func:`ranking_loss`.
+        ValueError: likewise.
+
+    Source:
+        Tsoumakas, Katakis, Vlahavas, "Mining Multi-label Data", 2010, whose coverage is less by one.
+
+    Example:
+        >>> coverage_error(torch.tensor([[0.3, 0.1, 0.2]]), torch.tensor([[1, 1, 0]]))
+        tensor(3.)
+    """
+    x, y = _dense(logits, targets)
+    place = _places(x)
+    last = torch.where(y.bool(), place, x.numel())
+    last = last.amin(1, keepdim=True) if x.shape[1] else last
+    taken = (place >= last).sum(1)
+    return mean_of_rows(taken, check_sample_weight(sample_weight, len(x), x.device)).float()
+
+
+def average_precision(
+    logits: Tensor,
+    targets: CSRTargets | Tensor,
+    average: str | None = "macro",
+    *,
+    zero_division: float = math.nan,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """The area under the curve of precision over recall, by torchmetrics; with ``sample_weight`` by scikit-learn.
 
     Args:
         logits, targets: as of :func:`ranking_loss`.
-        average: ``"macro"`` (default): of each label over all rows, the mean over labels that have positives.
-            ``"micro"``: of all labels together. ``"samples"``: of each row, the mean over rows (label ranking average
-            precision).
+        average: ``"macro"`` (default): of each label over all rows, the mean over labels. ``"weighted"``: the same,
+            weighted by the labels' numbers of positives. ``"none"`` or None: the labels' own. ``"micro"``: of all
+            labels together. ``"samples"``: of each row, the mean over rows (label ranking average precision), a row
+            without positives counting as 1.
+        zero_division: in [0, 1], of a label without positives. NaN (default) leaves it out of ``"macro"``; 0 counts
+            it, as torchmetrics 1.9 and scikit-learn do.
+        sample_weight: ``[...]``, >= 0, the rows' weights. Values go through NumPy. Default None.
 
     Returns:
-        float32, 0-d, in [0, 1]. NaN under ``"macro"`` and ``"micro"`` where nothing is positive.
+        float32, 0-d, in [0, 1], or ``[L]``. NaN without rows or labels, and under ``"weighted"``, ``"micro"`` and, by
+        default, ``"macro"`` where nothing is positive.
 
     Raises:
-        ImportError: torchmetrics is missing.
+        ImportError: torchmetrics, or scikit-learn, is missing.
         TypeError: an argument has another type or dtype.
-        ValueError: shapes or devices differ, ``average`` is another, a logit is NaN, or a target is negative.
+        ValueError: shapes or devices differ, ``average`` or ``zero_division`` is another, a logit is NaN, or a target
+            is negative.
 
     Example:
         >>> logits, targets = torch.tensor([[0.3, 0.1], [0.2, 0.4]]), torch.tensor([[1, 0], [0, 1]])
         >>> average_precision(logits, targets)  # doctest: +SKIP
         tensor(1.)
     """
-    average = check.check_choice("average", average, ("macro", "micro", "samples"))
-    functional = _functional()
+    average = check.check_choice("average", "none" if average is None else average, AVERAGES)
+    if not (isinstance(zero_division, float) and math.isnan(zero_division)):
+        zero_division = check.check_number("zero_division", zero_division, 0, 1)
     x, y = _dense(logits, targets)
-    given = {"num_labels": x.shape[1], "validate_args": False}
+    weight = check_sample_weight(sample_weight, len(x), x.device)
+    of_labels: Any = _sklearn
+    if weight is None:
+        _functional()  # which says so where torchmetrics is missing, whatever the targets are
+        of_labels = _torchmetrics
+    if not x.numel():
+        return torch.full(x.shape[1:] if average == "none" else (), torch.nan, device=x.device)
+    if average in ("samples", "micro"):
+        if average == "micro" and not bool(y.any()):
+            return torch.full((), torch.nan, device=x.device)
+        return of_labels(x, y, weight, average)
+    positives = y.double().sum(0) if weight is None else weight @ y.double()
+    seen = positives > 0
+    values = torch.full((x.shape[1],), zero_division, device=x.device)
+    if bool(seen.any()):
+        values[seen] = of_labels(x[:, seen], y[:, seen], weight, "none")
+    if average == "none":
+        return values
+    if average == "weighted":
+        return ((values[seen] * positives[seen]).sum() / positives.sum()).float()
+    return values.nanmean()
+
+
+def _torchmetrics(x: Tensor, y: Tensor, weight: None, average: str) -> Tensor:
+    functional, given = _functional(), {"num_labels": x.shape[1], "validate_args": False}
     if average == "samples":
         return functional.multilabel_ranking_average_precision(_between_0_and_1(x), y, **given)
-    if average == "macro":
-        # They warn of labels without positives, and leave them out.
-        seen = y.any(0)
-        if not bool(seen.any()):
-            return torch.full((), torch.nan, device=x.device)
-        x, y, given["num_labels"] = x[:, seen], y[:, seen], int(seen.sum())
     return functional.multilabel_average_precision(_between_0_and_1(x), y, average=average, **given)
+
+
+def _sklearn(x: Tensor, y: Tensor, weight: Tensor, average: str) -> Tensor:
+    try:
+        from sklearn import metrics
+    except ImportError as error:
+        raise ImportError("average_precision of sample_weight needs scikit-learn: pip install scikit-learn") from error
+    true, place, given = (each.cpu().numpy() for each in (y, _places(x), weight))
+    if average == "samples":
+        found = metrics.label_ranking_average_precision_score(true, place, sample_weight=given)
+    else:
+        kind = None if average == "none" else average
+        found = metrics.average_precision_score(true, place, average=kind, sample_weight=given)
+    return torch.as_tensor(found, dtype=torch.float32, device=x.device)
 
 
 def _functional() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,86 +10,192 @@ from torch import Tensor
 
 from .. import _validation as check
 from ..targets import CSRTargets
-from ._pairs import Pairs, contains, pairs_of
+from ._pairs import Pairs, check_sample_weight, contains, mean_of_rows, pairs_of
 
-__all__ = ["f1_score", "subset_accuracy"]
+__all__ = ["f1_score", "fbeta_score", "hamming_loss", "subset_accuracy"]
 
-AVERAGES = ("samples", "macro", "micro")
+AVERAGES = ("samples", "macro", "micro", "weighted", "none")
 
 
 def subset_accuracy(
-    predicted: CSRTargets | Tensor, targets: CSRTargets | Tensor, *, ignore_index: int | None = None
+    predicted: CSRTargets | Tensor,
+    targets: CSRTargets | Tensor,
+    *,
+    ignore_index: int | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """How many of the rows are predicted exactly: every label right.
 
     Args:
-        predicted: ``CSRTargets``, ``torch.sparse_csr``, or dense ``[..., L]``. Values above 1/2 are predicted.
+        predicted: ``CSRTargets``, ``torch.sparse_csr``, or dense ``[..., L]``, 0, 1 or probabilities. Values above 1/2
+            are predicted.
         targets: of the same shape. Values above 1/2 are positive; negative ones in ``CSRTargets`` are unknown, and
             what is predicted there does not count. Neither is made dense.
         ignore_index: dense targets equal to it are unknown. Default None.
+        sample_weight: ``[...]``, >= 0, the rows' weights. Default None.
 
     Returns:
         float32, 0-d, in [0, 1]. NaN of no rows.
 
     Raises:
         TypeError: an argument has another type.
-        ValueError: shapes or devices differ, or a dense target is negative and not ``ignore_index``.
+        ValueError: shapes or devices differ, a dense target is negative and not ``ignore_index``, or dense predictions
+            are outside [0, 1], as logits are.
 
     Example:
         >>> targets = CSRTargets.from_lists([[0, 2], [1], []], num_labels=4)
         >>> subset_accuracy(CSRTargets.from_lists([[0, 2], [1, 3], []], num_labels=4), targets)
         tensor(0.6667)
     """
-    counted = _Counted(predicted, targets, ignore_index)
-    wrong = counted.of_rows(counted.predicted) + counted.of_rows(counted.positive)
-    wrong -= 2 * counted.of_rows(counted.right)
-    return (wrong == 0).double().mean().float()
+    counted = _Counted(predicted, targets, ignore_index, sample_weight)
+    return mean_of_rows(counted.wrong() == 0, counted.weight).float()
+
+
+def hamming_loss(
+    predicted: CSRTargets | Tensor,
+    targets: CSRTargets | Tensor,
+    *,
+    ignore_index: int | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """How many of all decisions, one for each label of each row, are wrong. Unknown labels are no decisions.
+
+    Args:
+        predicted, targets, ignore_index, sample_weight: as of :func:`subset_accuracy`.
+
+    Returns:
+        float32, 0-d, in [0, 1]. NaN where there is nothing to decide.
+
+    Raises:
+        TypeError: as :func:`subset_accuracy`.
+        ValueError: likewise.
+
+    Example:
+        >>> targets = CSRTargets.from_lists([[0, 2], [1], []], num_labels=4)
+        >>> hamming_loss(CSRTargets.from_lists([[0, 2], [1, 3], []], num_labels=4), targets)
+        tensor(0.0833)
+    """
+    counted = _Counted(predicted, targets, ignore_index, sample_weight)
+    known = counted.labels - counted.of_rows(counted.unknown)
+    wrong, decisions = mean_of_rows(torch.stack([counted.wrong(), known], 1), counted.weight)
+    return (wrong / decisions).float()
 
 
 def f1_score(
     predicted: CSRTargets | Tensor,
     targets: CSRTargets | Tensor,
-    average: str = "macro",
+    average: str | None = "macro",
     *,
     zero_division: float = 0.0,
     ignore_index: int | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""F1, :math:`2 |P \cap Y| / (|P| + |Y|)` of predicted labels P and positives Y.
+    r"""F1, :math:`2 |P \cap Y| / (|P| + |Y|)` of predicted labels P and positives Y: :func:`fbeta_score` of 1.
 
     Args:
-        predicted, targets, ignore_index: as of :func:`subset_accuracy`.
-        average: named as in scikit-learn. ``"macro"`` (default): of each label over all rows, the mean over L labels.
-            ``"samples"``: of each row, the mean over rows. ``"micro"``: of all labels of all rows together.
-        zero_division: in [0, 1], of a label or row without positives of which nothing is predicted. Default 0, as in
-            torchmetrics; 1 says that it is right.
+        predicted, targets, average, zero_division, ignore_index, sample_weight: as of :func:`fbeta_score`.
 
     Returns:
-        float32, 0-d, in [0, 1]. NaN of no labels, or rows.
+        as :func:`fbeta_score`.
 
     Raises:
-        TypeError: an argument has another type.
-        ValueError: shapes or devices differ, a value is out of range, or a dense target is negative and not
-            ``ignore_index``.
+        TypeError: as :func:`fbeta_score`.
+        ValueError: likewise.
 
     Example:
         >>> targets = CSRTargets.from_lists([[0, 2], [1], []], num_labels=4)
         >>> predicted = CSRTargets.from_lists([[0, 2], [1, 3], []], num_labels=4)
         >>> [f"{f1_score(predicted, targets, average).item():.3f}" for average in ("samples", "macro", "micro")]
         ['0.556', '0.750', '0.857']
+        >>> f1_score(predicted, targets, average=None)
+        tensor([1., 1., 1., 0.])
     """
-    average = check.check_choice("average", average, AVERAGES)
-    zero_division = check.check_number("zero_division", zero_division, 0, 1)
-    counted = _Counted(predicted, targets, ignore_index)
-    count = {"samples": counted.of_rows, "macro": counted.of_labels, "micro": counted.of_all}[average]
-    both = count(counted.predicted).double() + count(counted.positive)
-    f1 = 2 * count(counted.right) / both.clamp(min=1)
-    return torch.where(both > 0, f1, zero_division).mean().float()
+    return fbeta_score(
+        predicted,
+        targets,
+        1.0,
+        average,
+        zero_division=zero_division,
+        ignore_index=ignore_index,
+        sample_weight=sample_weight,
+    )
+
+
+def fbeta_score(
+    predicted: CSRTargets | Tensor,
+    targets: CSRTargets | Tensor,
+    beta: float,
+    average: str | None = "macro",
+    *,
+    zero_division: float = 0.0,
+    ignore_index: int | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""F-beta, :math:`(1 + \beta^2) |P \cap Y| / (|P| + \beta^2 |Y|)` of predicted labels P and positives Y.
+
+    Args:
+        predicted, targets, ignore_index: as of :func:`subset_accuracy`.
+        beta: >= 0, how much more recall counts than precision. 1 is F1.
+        average: named as in scikit-learn. ``"macro"`` (default): of each label over all rows, the mean over L labels.
+            ``"weighted"``: the same, weighted by the labels' numbers of positives. ``"none"`` or None: the labels' own.
+            ``"samples"``: of each row, the mean over rows. ``"micro"``: of all labels of all rows together.
+        zero_division: in [0, 1], of a label or row without positives of which nothing is predicted. Default 0, as in
+            torchmetrics; 1 says that it is right; NaN leaves it out of the mean.
+        sample_weight: ``[...]``, >= 0, the rows' weights in every count. Default None.
+
+    Returns:
+        float32, 0-d, in [0, 1], or ``[L]``. NaN of no labels under ``"macro"``, of no rows under ``"samples"``, and of
+        no positives under ``"weighted"``.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: shapes or devices differ, a value is out of range, a dense target is negative and not
+            ``ignore_index``, or dense predictions are outside [0, 1], as logits are.
+
+    Example:
+        >>> targets = CSRTargets.from_lists([[0, 2], [1], []], num_labels=4)
+        >>> predicted = CSRTargets.from_lists([[0, 2], [1, 3], []], num_labels=4)
+        >>> fbeta_score(predicted, targets, 2.0, "micro")
+        tensor(0.9375)
+    """
+    average = check.check_choice("average", "none" if average is None else average, AVERAGES)
+    if not (isinstance(zero_division, float) and math.isnan(zero_division)):
+        zero_division = check.check_number("zero_division", zero_division, 0, 1)
+    square = check.check_number("beta", beta, 0.0) ** 2
+    counted = _Counted(predicted, targets, ignore_index, sample_weight)
+    count = {"samples": counted.of_rows, "micro": counted.of_all}.get(average, counted.of_labels)
+    positives = count(counted.positive).double()
+    both = count(counted.predicted) + square * positives
+    score = (1 + square) * count(counted.right) / torch.where(both > 0, both, 1.0)
+    score = torch.where(both > 0, score, zero_division)
+    if average == "none":
+        return score.float()
+    weight = {"samples": counted.weight, "weighted": positives}.get(average)
+    return _mean_of_numbers(score, weight).float()
+
+
+def _mean_of_numbers(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Of those that are no NaN."""
+    left = values.isnan()
+    weight = (torch.ones_like(values) if weight is None else weight).masked_fill(left, 0.0)
+    return (values.masked_fill(left, 0.0) * weight).sum() / weight.sum()
+
+
+def _check_decisions(predicted: Any) -> None:
+    """Dense predictions in [0, 1]: logits are not."""
+    if not isinstance(predicted, Tensor) or predicted.layout != torch.strided or not predicted.is_floating_point():
+        return
+    if predicted.numel() and not bool(((predicted >= 0) & (predicted <= 1)).all()):
+        raise ValueError(
+            "predicted: expected 0, 1 or probabilities, got values outside [0, 1]; the decisions of logits are "
+            "logits > 0"
+        )
 
 
 class _Counted:
     """Predicted pairs, positive ones, and those that are both; without what is unknown."""
 
-    def __init__(self, predicted: Any, targets: Any, ignore_index: int | None) -> None:
+    def __init__(self, predicted: Any, targets: Any, ignore_index: int | None, sample_weight: Any = None) -> None:
         for name, given in (("predicted", predicted), ("targets", targets)):
             if not isinstance(given, (Tensor, CSRTargets)):
                 check.check_dense(name, given)
@@ -97,6 +204,7 @@ class _Counted:
             raise ValueError(f"predicted: expected targets' shape {tuple(targets.shape)}, got {came}")
         if predicted.device != targets.device:
             raise ValueError(f"predicted: expected on {targets.device}, as targets, got {predicted.device}")
+        _check_decisions(predicted)
         wanted: Pairs = pairs_of("targets", targets, check.check_ignore_index(ignore_index))
         given = pairs_of("predicted", predicted)
         if (given.rows, given.labels) != (wanted.rows, wanted.labels):
@@ -105,15 +213,27 @@ class _Counted:
                 f"predicted: expected {shape} rows and labels, as targets, got {(given.rows, given.labels)}"
             )
         self.rows, self.labels = wanted.rows, wanted.labels
-        self.positive = wanted.positive
+        self.positive, self.unknown = wanted.positive, wanted.unknown
         self.predicted = given.positive[~contains(wanted.unknown, given.positive)]
         self.right = self.predicted[contains(wanted.positive, self.predicted)]
+        self.weight = check_sample_weight(sample_weight, self.rows, self.positive.device)
+
+    def wrong(self) -> Tensor:
+        """How many labels of each row are."""
+        return self.of_rows(self.predicted) + self.of_rows(self.positive) - 2 * self.of_rows(self.right)
 
     def of_rows(self, pairs: Tensor) -> Tensor:
-        return torch.bincount(pairs.div(max(self.labels, 1), rounding_mode="floor"), minlength=self.rows)
+        return torch.bincount(self._row(pairs), minlength=self.rows)
 
     def of_labels(self, pairs: Tensor) -> Tensor:
-        return torch.bincount(pairs % max(self.labels, 1), minlength=self.labels)
+        return torch.bincount(pairs % max(self.labels, 1), self._weight(pairs), minlength=self.labels)
 
     def of_all(self, pairs: Tensor) -> Tensor:
-        return torch.full((), len(pairs), device=pairs.device)
+        weight = self._weight(pairs)
+        return torch.full((), len(pairs), device=pairs.device) if weight is None else weight.sum()
+
+    def _row(self, pairs: Tensor) -> Tensor:
+        return pairs.div(max(self.labels, 1), rounding_mode="floor")
+
+    def _weight(self, pairs: Tensor) -> Tensor | None:
+        return None if self.weight is None else self.weight[self._row(pairs)]

@@ -1,0 +1,77 @@
+"""Grids of options along their diagonals, and comparisons of a loss with another package's in both precisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..inputs import Outcome, evaluate
+from .tally import Tally
+
+__all__ = ["SCALES", "Compared", "diagonal", "doubled", "drawn"]
+
+# Standard deviations of logits: usual ones, and some that are nearly certain.
+SCALES = (1.0, 3.0, 12.0)
+
+
+def diagonal(count: int, **axes: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """``count`` settings in which every value of every axis comes, beside ever other values of the rest."""
+    for i in range(count):
+        chosen = {}
+        for shift, (name, values) in enumerate(axes.items()):
+            # A round of an axis is begun one further than the one before: pairs of axes of equal length meet all.
+            place = i + shift * (i // len(values))
+            chosen[name] = values[place % len(values)]
+        yield chosen
+
+
+def drawn(seed: int, shape: tuple[int, ...], scale: float, share: float = 0.3) -> tuple[Tensor, Tensor]:
+    """Float32 logits and 0/1 targets, of which no channel, row or column is all of one kind."""
+    generator = torch.Generator().manual_seed(seed)
+    x = scale * torch.randn(shape, generator=generator)
+    y = torch.rand(shape, generator=generator) < share
+    first = y.flatten(2) if y.dim() > 2 else y
+    first[..., 0], first[..., 1] = True, False
+    return x, y
+
+
+@contextmanager
+def doubled() -> Iterator[None]:
+    """Within it ``tensor.float()`` gives float64: losses that compute in float32 whatever they are given, do not."""
+    own = torch.Tensor.float
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.float = own  # type: ignore[method-assign]
+
+
+class Compared(NamedTuple):
+    """Comparisons for one package."""
+
+    tally: Tally
+    package: str
+
+    def losses(
+        self, ours: Callable[..., Tensor], theirs: Callable[..., Tensor], logits: Tensor, targets: Tensor
+    ) -> None:
+        """Value and gradient: equal in float64, and in float32 ours as near to that as theirs."""
+        wide = logits.double()
+        soft = targets.double() if targets.dtype in (torch.bool, torch.float32) else targets
+        with doubled():
+            exact = evaluate(theirs, wide, soft)
+        got = evaluate(ours, wide, soft)
+        narrow = targets.float() if targets.dtype in (torch.bool, torch.float32) else targets
+        own, other = evaluate(ours, logits, narrow), evaluate(theirs, logits, narrow)
+        for name in Outcome.__dataclass_fields__:
+            true = getattr(exact, name).double()
+            if not bool(true.isfinite().all()):
+                raise AssertionError(f"{self.package}: not finite in float64; leave such a setting out")
+            bound = 1e-9 * max(true.abs().max().item(), 1e-30)
+            self.tally.equal(self.package, getattr(got, name).reshape(true.shape), true, rtol=1e-7, atol=bound)
+            narrow_own = getattr(own, name).reshape(true.shape)
+            self.tally.near(self.package, narrow_own, getattr(other, name), true)
