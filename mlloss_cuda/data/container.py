@@ -91,14 +91,16 @@ def csr_collate(
             ``DataCollatorWithPadding``, say. Default: PyTorch's ``default_collate``, and SciPy's rows as below.
 
     Returns:
-        Features and ``CSRTargets``; from dicts, a dict in which ``labels`` are ``CSRTargets``. SciPy's sparse rows become one ``torch.sparse_csr`` tensor ``[B, F]``, for
+        Features and ``CSRTargets``; from dicts, a dict in which ``labels`` are ``CSRTargets``.
+        SciPy's sparse rows become one ``torch.sparse_csr`` tensor ``[B, F]``, for
         ``x @ weight``, or, without a product, ``EmbeddingBag`` of ``(x.col_indices(), x.crow_indices()[:-1])`` with
         ``per_sample_weights=x.values()``. Other features are put together as PyTorch's ``default_collate`` does.
 
     Raises:
         TypeError: ``num_labels`` is None, and labels are sequences of ints; labels of two kinds, or bool; samples of
             another kind.
-        ValueError: no samples, dicts without labels, a label outside ``[0, num_labels)``, or samples that differ in F or L.
+        ValueError: no samples, dicts without labels, a label outside ``[0, num_labels)``, or samples that differ
+            in F or L.
 
     Example:
         >>> x, targets = csr_collate([(torch.zeros(2), [4, 1]), (torch.ones(2), [])], num_labels=5)
