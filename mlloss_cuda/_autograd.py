@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from . import _ops
+from ._vmap import losses_of_samples
 
 __all__ = ["Options", "Sides", "backward_from_logits", "fused_loss", "fused_pair", "shared_arguments"]
 
@@ -73,6 +74,8 @@ def shared_arguments(logits: Tensor, sides: Sides, options: Options) -> tuple[An
 
 class _Once(torch.autograd.Function):
     """Ties a gradient to the loss's node, so that differentiating it again says what is wrong."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(gradient: Tensor, anchor: Tensor) -> Tensor:
@@ -146,9 +149,25 @@ class _FusedLoss(torch.autograd.Function):
         _spend(ctx)
         return _scaled(ctx, grad_output), *none
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], logits: Tensor, *arguments: Any) -> Any:
+        *tensors, options, form = arguments
+        return losses_of_samples(info.batch_size, in_dims, logits, Sides(*tensors), options, form, _each, _of_each)
+
 
 # apply() asks for this on every call, and inspect takes 15 µs to find it.
 _FusedLoss.forward.__signature__ = inspect.signature(_FusedLoss.forward)  # type: ignore[attr-defined]
+
+
+def _each(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
+    """A loss for each row or element, and coefficients."""
+    return _FusedLoss.apply(logits, *sides, options, False)[:2]
+
+
+def _of_each(logits: Tensor, sides: Sides, options: Options, coefficients: Tensor, grad_output: Tensor) -> Tensor:
+    """The gradient of the logits from a ``grad_output`` for each row or element."""
+    ops, shared = getattr(torch.ops, options.namespace), shared_arguments(logits, sides, options)
+    return ops.loss_backward(logits, *shared, coefficients, grad_output, True, False, False, False)[0]
 
 
 def _scaled(ctx: Any, grad_output: Tensor) -> Tensor:
@@ -156,7 +175,9 @@ def _scaled(ctx: Any, grad_output: Tensor) -> Tensor:
     anchor, gradient = ctx.saved_tensors
     ops = getattr(torch.ops, ctx.options.namespace)
     with torch.no_grad():
-        if not ctx.options.in_place and keeps_graph():
+        if torch._C._are_functorch_transforms_active():
+            scaled = gradient * grad_output  # which vmap knows
+        elif not ctx.options.in_place and keeps_graph():
             scaled = ops.scale_gradient(gradient, grad_output)
         else:
             ops.scale_gradient_(gradient, grad_output)
@@ -210,6 +231,8 @@ def backward_from_logits(ctx: Any, grad_output: Tensor | None) -> tuple[Any, ...
 class _Same(torch.autograd.Function):
     """Two results that are one number, each with gradients of its own."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(one: Tensor, two: Tensor) -> Tensor:
         return one.view_as(one)
@@ -224,8 +247,10 @@ class _Same(torch.autograd.Function):
 
 
 def _differentiated(required: bool) -> bool:
-    if not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0:
-        return True  # so that autograd says that there is no forward mode, and drops no tangent
+    if not torch.compiler.is_compiling() and (
+        torch.autograd.forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    ):
+        return True  # so that autograd says that there is no forward mode, drops no tangent, and vmap has its rule
     return required and torch.is_grad_enabled()
 
 

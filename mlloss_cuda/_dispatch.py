@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-import torch._compile
 from torch import Tensor
 
 from . import _backends, _ops
 from . import _validation as check
 from ._autograd import Options, Sides, fused_loss, fused_pair
+from ._graph_break import uncompiled
 from ._reference import reference_loss
 from ._registry import Term
 from ._sharded import described, local_call, local_targets, run_sharded, whole_call
@@ -71,8 +71,11 @@ def _evaluate_sharded(
     return value, kept
 
 
-# torch.compiler.disable, without the import of dynamo: collectives are not for its graphs.
-_uncompiled = torch._compile._disable_dynamo(_evaluate_sharded)
+_uncompiled = uncompiled(
+    _evaluate_sharded,
+    "a mlloss_cuda loss of sharded labels runs collectives, which no graph holds; compile with fullgraph=False, or "
+    "compile what makes the logits and call the loss outside",
+)
 
 
 def _run(call: Prepared) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ rule in the order of ranks, and every rank finishes alone.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,7 +39,7 @@ def local_targets(targets: Any, logits: ShardedLogits) -> tuple[Any, Any, bool]:
                 f"rank's own, got {targets.num_labels}"
             )
         everything = targets.num_labels == shards.labels
-        return replace(targets, num_labels=shards.labels), targets, everything
+        return targets._replace(num_labels=shards.labels), targets, everything
     if is_dtensor(targets):
         targets = targets.to_local()
     if not isinstance(targets, Tensor) or targets.layout != torch.strided:

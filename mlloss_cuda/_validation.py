@@ -44,7 +44,14 @@ def came(value: Any) -> str:
 
 def readable(tensor: Tensor) -> bool:
     """Whether a check may look at the tensor's values."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not isinstance(tensor, FakeTensor)
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling() or isinstance(tensor, FakeTensor):
+        return False
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):  # under vmap: there is one for each sample
+            return False
+        tensor = functorch.get_unwrapped(tensor)
+    return True
 
 
 def check_logits(logits: Any, *, sharded: bool = False) -> Tensor:

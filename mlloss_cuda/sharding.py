@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch._compile
 from torch import Tensor, nn
 
 from . import _validation as check
+from ._graph_break import uncompiled
 from ._shards import LabelShards, ShardedLogits
 from .losses._common import LossModule
 from .targets import CSRTargets
@@ -134,5 +134,8 @@ def _device_of(logits: Any) -> torch.device:
     return logits.device if isinstance(logits, Tensor) else torch.device("cpu")
 
 
-# torch.compiler.disable, without the import of dynamo.
-_uncompiled = torch._compile._disable_dynamo(_evaluate)
+_uncompiled = uncompiled(
+    _evaluate,
+    "a mlloss_cuda loss of sharded labels runs collectives, which no graph holds; compile with fullgraph=False, or "
+    "compile what makes the logits and call the loss outside",
+)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -14,9 +13,9 @@ from torch import Tensor
 __all__ = ["CSRTargets"]
 
 _INDEX_DTYPES = (torch.int32, torch.int64)
+_PARTS = ("crow_indices", "col_indices", "num_labels", "values")
 
 
-@dataclass(frozen=True, eq=False)
 class CSRTargets:
     """The positive labels of each row, as compressed sparse rows.
 
@@ -46,21 +45,29 @@ class CSRTargets:
         [[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0]]
     """
 
+    # A dataclass would be taken apart by Lightning, which writes to its fields and reads batch sizes off them.
     crow_indices: Tensor
     col_indices: Tensor
     num_labels: int
-    values: Tensor | None = None
-    validate: bool | None = None
+    values: Tensor | None
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        crow_indices: Tensor,
+        col_indices: Tensor,
+        num_labels: int,
+        values: Tensor | None = None,
+        validate: bool | None = None,
+    ) -> None:
+        object.__setattr__(self, "crow_indices", crow_indices)
+        object.__setattr__(self, "col_indices", col_indices)
+        object.__setattr__(self, "num_labels", num_labels)
+        object.__setattr__(self, "values", values)
         _check_structure(self)
-        looked_at = self.validate
-        if looked_at is None:
-            looked_at = self.crow_indices.device.type == "cpu" and not torch.compiler.is_compiling()
-        if looked_at:
+        if validate is None:
+            validate = crow_indices.device.type == "cpu" and not torch.compiler.is_compiling()
+        if validate:
             _check_values(self)
-        # A view of these targets has been checked with them.
-        object.__setattr__(self, "validate", False)
 
     # ---- constructors --------------------------------------------------------------------------
 
@@ -80,12 +87,23 @@ class CSRTargets:
 
     @classmethod
     def from_padded(cls, indices: Tensor, num_labels: int, padding: int = -1) -> CSRTargets:
-        """From ``[rows, width]`` label indices where ``padding`` fills the shorter rows."""
+        """From ``[rows, width]`` label indices where ``padding`` fills the shorter rows; duplicates are dropped.
+
+        Shapes depend on no value: the targets have room for ``rows * width`` entries. A GPU is not waited for,
+        and ``torch.compile(fullgraph=True)`` takes the call.
+
+        Raises:
+            TypeError: ``indices`` has another dtype or shape.
+            ValueError: a label lies outside ``[0, num_labels)``. It is looked for where ``validate`` would look.
+        """
         if not isinstance(indices, Tensor) or indices.dim() != 2 or indices.dtype not in _INDEX_DTYPES:
             raise TypeError("indices: expected an int32 or int64 tensor of shape [rows, width]")
         present = indices != padding
-        row = present.nonzero()[:, 0]
-        return _from_pairs(row, indices[present].long(), indices.shape[0], num_labels)
+        looked_at = indices.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looked_at and bool((present & ((indices < 0) | (indices >= num_labels))).any()):
+            raise ValueError(f"indices: expected labels in [0, {num_labels}), got some outside")
+        crow, columns = _compacted(indices.long(), present)
+        return cls(crow, columns, num_labels, validate=False)
 
     @classmethod
     def from_dense(cls, dense: Tensor) -> CSRTargets:
@@ -131,6 +149,12 @@ class CSRTargets:
 
     # ---- as a container --------------------------------------------------------------------------
 
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"{name}: CSRTargets do not change; make others of their parts")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{name}: CSRTargets do not change; make others of their parts")
+
     def __len__(self) -> int:
         return self.crow_indices.shape[0] - 1
 
@@ -160,8 +184,7 @@ class CSRTargets:
         # The place of every kept entry: its row's start, plus its number within the row.
         within = torch.arange(int(crow[-1]), device=self.device) - crow[:-1].repeat_interleave(counts)
         place = starts.repeat_interleave(counts) + within
-        return replace(
-            self,
+        return self._replace(
             crow_indices=crow.to(self.crow_indices.dtype),
             col_indices=self.col_indices[place],
             values=None if self.values is None else self.values[place],
@@ -175,8 +198,7 @@ class CSRTargets:
         columns = self.col_indices[:used]
         inside = (columns >= start) & (columns < stop)
         row = torch.arange(len(self), device=self.device).repeat_interleave(self.crow_indices.diff().long())
-        return replace(
-            self,
+        return self._replace(
             crow_indices=_crow_of(row[inside], len(self)).to(self.crow_indices.dtype),
             col_indices=columns[inside] - start,
             num_labels=stop - start,
@@ -208,15 +230,46 @@ class CSRTargets:
         extra = capacity - self.col_indices.shape[0]
         if extra < 0:
             raise ValueError(f"capacity: expected at least {self.col_indices.shape[0]}, got {capacity}")
-        return replace(
-            self,
+        return self._replace(
             col_indices=torch.cat([self.col_indices, self.col_indices.new_zeros(extra)]),
             values=None if self.values is None else torch.cat([self.values, self.values.new_zeros(extra)]),
         )
 
+    def ne(self, value: float) -> Unequal:
+        """Where the ``[rows, L]`` targets differ from ``value``: :meth:`Unequal.sum` counts the places.
+
+        Hugging Face's ``Trainer`` counts the labels of a batch by ``labels.ne(-100).sum()``.
+
+        Example:
+            >>> CSRTargets.from_lists([[0, 2], [1]], num_labels=4).ne(-100).sum()
+            tensor(8)
+        """
+        return Unequal(self, value)
+
+    def _replace(self, **changes: Any) -> CSRTargets:
+        """These targets with other parts, which have been checked."""
+        parts = {name: changes.get(name, getattr(self, name)) for name in _PARTS}
+        return CSRTargets(**parts, validate=False)
+
     def _map(self, f: Any) -> CSRTargets:
         values = None if self.values is None else f(self.values)
-        return replace(self, crow_indices=f(self.crow_indices), col_indices=f(self.col_indices), values=values)
+        return self._replace(crow_indices=f(self.crow_indices), col_indices=f(self.col_indices), values=values)
+
+
+class Unequal:
+    """The places where targets differ from a number: a ``[rows, L]`` mask that is counted and never formed."""
+
+    def __init__(self, targets: CSRTargets, value: float) -> None:
+        self._targets, self._value = targets, value
+
+    def sum(self) -> Tensor:
+        """The number of places, a 0-d int64 tensor on the targets' device, without a synchronisation."""
+        targets, value = self._targets, self._value
+        used = targets.crow_indices[-1].long()
+        stored = torch.ones_like(targets.col_indices) if targets.values is None else targets.values
+        there = torch.arange(stored.shape[0], device=targets.device) < used
+        count = ((stored != value) & there).sum()
+        return count if value == 0 else count + (len(targets) * targets.num_labels - used)
 
 
 def _one_row(rows: Any, count: int) -> Any:
@@ -244,13 +297,19 @@ def _crow_of(row: Tensor, rows: int) -> Tensor:
     return crow
 
 
-def _from_pairs(row: Tensor, column: Tensor, rows: int, num_labels: int) -> CSRTargets:
-    """Sorted and without duplicates, from pairs in any order."""
-    if column.numel() and not (int(column.min()) >= 0 and int(column.max()) < num_labels):
-        raise ValueError(f"indices: expected labels in [0, {num_labels}), got some outside")
-    pairs = torch.unique(row * max(num_labels, 1) + column)
-    row = pairs.div(max(num_labels, 1), rounding_mode="floor")
-    return CSRTargets(_crow_of(row, rows), pairs - row * num_labels, num_labels)
+def _compacted(indices: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """``crow_indices`` and ``col_indices`` of ``[rows, width]`` labels: sorted in each row, each once."""
+    rows, width = indices.shape
+    last = torch.iinfo(indices.dtype).max
+    columns = indices.masked_fill(~present, last).sort(dim=1).values
+    kept = columns != last
+    kept[:, 1:] &= columns[:, 1:] != columns[:, :-1]
+    crow = torch.zeros(rows + 1, dtype=torch.int64, device=indices.device)
+    crow[1:] = kept.sum(1).cumsum(0)
+    # Each kept entry goes to its place in the order of rows, each other one to a place past the end.
+    kept, columns = kept.reshape(-1), columns.reshape(-1)
+    place = torch.where(kept, kept.cumsum(0) - 1, rows * width)
+    return crow, columns.new_zeros(rows * width + 1).scatter(0, place, columns)[:-1]
 
 
 def _check_structure(targets: CSRTargets) -> None:

@@ -628,13 +628,25 @@ class TestHuggingFace:
         torch.testing.assert_close(parts.grad, whole.grad)
         assert total == pytest.approx(loss(x, y).item())
 
-    def test_unknown_labels(self, generator: torch.Generator) -> None:
-        """The Trainer does not count -100: the mean is over those that are known."""
-        x, y = drawn(generator, 4, 5)
-        y[0, 1] = y[2, 2] = -100
-        got = hf_compute_loss(BCEWithLogitsLoss(ignore_index=-100))({"logits": x}, y, y.ne(-100).sum())
-        known = y >= 0
-        torch.testing.assert_close(got, F.binary_cross_entropy_with_logits(x[known], y[known]))
+    @pytest.mark.parametrize("unknown", [-100, -1])
+    def test_unknown_labels(self, unknown: int, generator: torch.Generator) -> None:
+        """The Trainer does not count -100: a step of one batch is the loss of that batch all the same."""
+        x, y = drawn(generator, 6, 5)
+        y[0, 1:] = y[2, 2] = y[4] = unknown
+        count = y.ne(-100).sum()
+        for loss in (BCEWithLogitsLoss(ignore_index=unknown), DiceLoss(ignore_index=unknown)):
+            torch.testing.assert_close(hf_compute_loss(loss)({"logits": x}, y, count), loss(x, y))
+        loss = ZLPRLoss(ignore_index=unknown)
+        parts = [(x[rows], y[rows]) for rows in (slice(0, 4), slice(4, 6))]
+        got = sum(hf_compute_loss(loss)((a,), b, count) for a, b in parts)
+        shares = [b.ne(-100).sum() / count for _, b in parts]  # of known labels, or else of rows
+        torch.testing.assert_close(got, sum(share * loss(a, b) for share, (a, b) in zip(shares, parts, strict=True)))
+        if unknown == -1:
+            torch.testing.assert_close(got, loss(x, y))
+
+    def test_nothing_is_known(self) -> None:
+        x, y = torch.zeros(2, 3), torch.full((2, 3), -100.0)
+        assert hf_compute_loss(ZLPRLoss(ignore_index=-100))({"logits": x}, y, y.ne(-100).sum()).isfinite()
 
     @pytest.mark.parametrize("average", ["macro", "micro"])
     def test_groups_that_cross_rows(self, average: str, generator: torch.Generator) -> None:
@@ -644,15 +656,16 @@ class TestHuggingFace:
         torch.testing.assert_close(got, loss(x[:4], y[:4]) * 4 / 6 + loss(x[4:], y[4:]) * 2 / 6)
 
     def test_sparse_labels(self, generator: torch.Generator) -> None:
-        """The Trainer cannot count them: every batch that is trained on weighs as much."""
-        x, y = drawn(generator, 3, 5)
+        """The Trainer counts them as dense ones."""
+        x, y = drawn(generator, 5, 5)
         sparse = CSRTargets.from_dense(y.bool())
-        compute_loss = hf_compute_loss(ZLPRLoss(), gradient_accumulation_steps=4)
-        wanted = zlpr_loss(x, y)
-        torch.testing.assert_close(compute_loss({"logits": x}, sparse), wanted / 4)
-        with torch.no_grad():
-            torch.testing.assert_close(compute_loss({"logits": x}, sparse), wanted)
-        torch.testing.assert_close(compute_loss({"logits": x}, sparse, torch.tensor(30)), wanted / 2)
+        compute_loss, wanted = hf_compute_loss(ZLPRLoss()), zlpr_loss(x, y)
+        torch.testing.assert_close(compute_loss({"logits": x}, sparse), wanted)
+        torch.testing.assert_close(compute_loss({"logits": x}, sparse, sparse.ne(-100).sum()), wanted)
+        parts = [slice(0, 3), slice(3, 5)]
+        count = sum(sparse[rows].ne(-100).sum() for rows in parts)
+        got = sum(compute_loss({"logits": x[rows]}, sparse[rows], count) for rows in parts)
+        torch.testing.assert_close(got, wanted)
 
     def test_outputs_and_counts(self, generator: torch.Generator) -> None:
         x, y = drawn(generator, 3, 5)
@@ -673,7 +686,5 @@ class TestHuggingFace:
             hf_compute_loss("zlpr")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="loss: expected a reduction"):
             hf_compute_loss(ZLPRLoss(reduction="none"))
-        with pytest.raises(ValueError, match="gradient_accumulation_steps: expected"):
-            hf_compute_loss(ZLPRLoss(), gradient_accumulation_steps=0)
         with pytest.raises(ValueError, match="outputs: expected a tensor named 'logits'"):
             hf_compute_loss(ZLPRLoss())({"scores": torch.zeros(1, 2)}, torch.zeros(1, 2))

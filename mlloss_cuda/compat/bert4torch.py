@@ -42,7 +42,7 @@ class SparseMultilabelCategoricalCrossentropy(nn.Module):
 
     The original subtracts the positives from the sum over all labels, and keeps ``epsilon`` where that cancels;
     here they are left out of it, so the two agree only as far as the original is exact. Indices that occur
-    twice count once. Reading their number synchronises a GPU: ``CSRTargets`` and ``zlpr_loss`` need not.
+    twice count once. A GPU is not waited for, and ``torch.compile(fullgraph=True)`` takes the module.
 
     Args:
         mask_zero: label 0 is padding, and takes no part. Default False: every index is a positive.

@@ -1,50 +1,49 @@
-"""A loss for Hugging Face's ``Trainer``. After huggingface/transformers, ``src/transformers/trainer.py`` (5.23)."""
+"""A loss for Hugging Face's ``Trainer``. After huggingface/transformers, ``src/transformers/trainer.py`` (5.24)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import _ops
-from .. import _validation as check
 from ..losses._common import LossModule
 from ..targets import CSRTargets
 
 __all__ = ["hf_compute_loss"]
 
+_UNCOUNTED = -100  # the label that the Trainer does not count
 
-def hf_compute_loss(
-    loss: Callable[..., Tensor], *, logits: str = "logits", gradient_accumulation_steps: int = 1
-) -> Callable[..., Tensor]:
+
+def hf_compute_loss(loss: Callable[..., Tensor], *, logits: str = "logits") -> Callable[..., Tensor]:
     """The ``compute_loss_func`` of ``transformers.Trainer`` for a loss of this package, right under accumulation.
 
     The Trainer adds up the gradients of the batches of a step and, given a ``compute_loss_func``, does not divide:
-    it hands over ``num_items_in_batch``, the number of labels (dense ones other than -100) in all batches
-    of the step, on all devices. With ``reduction="mean"`` or ``"batchmean"`` a batch's loss is weighted by
-    its share of them, folded in before the gradient is rounded: k batches give what one batch of k times the
-    size would, unequal ones too. (A loss whose groups cross rows is the weighted mean over the batches.)
-    ``reduction="sum"`` is left alone.
+    it hands over ``num_items_in_batch``, the number of labels other than -100 in all batches of the step, on all
+    devices. With ``reduction="mean"`` or ``"batchmean"`` a batch's loss is weighted by its own share of that number,
+    folded in before the gradient is rounded. The weights of a step add up to 1. So a step of one batch is the
+    loss of that batch, whatever marks its unknown labels, and k batches give what one batch of k times the size would,
+    unequal ones too. ``reduction="sum"`` is left alone.
 
-    Labels that are ``CSRTargets`` the Trainer cannot count, and then it passes None. Give it
-    ``gradient_accumulation_steps`` as here, and each batch of training weighs as much. Set
-    ``prediction_loss_only=True`` with them, for it cannot join them either, and
-    ``remove_unused_columns=False`` where the collator makes them.
+    Two things make the second an approximation: groups that cross rows (``average="macro"`` or ``"micro"``), whose
+    losses are averaged over the batches; and labels of -100, for batches of a step that know more labels weigh more.
+    Mark unknown labels by another number (``ignore_index=-1``) and every row weighs the same.
+
+    Labels may be dense or :class:`CSRTargets`, which the Trainer counts too. It cannot join ``CSRTargets`` of several
+    batches for ``compute_metrics``: set ``prediction_loss_only=True`` with them.
 
     Args:
         loss: a loss module, or any callable of logits and targets that gives a mean.
         logits: where a model's output has the logits, if it has names; of a tuple the first is taken.
-        gradient_accumulation_steps: the Trainer's, for where ``num_items_in_batch`` is None. Default 1.
 
     Returns:
-        ``compute_loss_func(outputs, labels, num_items_in_batch=None)``.
+        ``compute_loss_func(outputs, labels, num_items_in_batch=None)``. Where ``num_items_in_batch`` is None it
+        returns the loss of the batch.
 
     Raises:
         TypeError: ``loss`` cannot be called.
-        ValueError: its reduction is ``"none"``, or an argument is out of range. On a call: the outputs
-            have no such logits.
+        ValueError: its reduction is ``"none"``. On a call: the outputs have no such logits.
 
     Example:
         >>> compute_loss = hf_compute_loss(ZLPRLoss())  # Trainer(..., compute_loss_func=compute_loss)
@@ -56,24 +55,21 @@ def hf_compute_loss(
         raise TypeError(f"loss: expected a loss module, got {type(loss).__name__}")
     if getattr(loss, "reduction", None) == "none":
         raise ValueError("loss: expected a reduction other than 'none', for the Trainer needs a scalar")
-    steps = check.check_number("gradient_accumulation_steps", gradient_accumulation_steps, 1)
 
     def compute_loss(
-        outputs: Any, labels: Tensor | CSRTargets, num_items_in_batch: Tensor | int | None = None
+        outputs: Any, labels: Tensor | CSRTargets, num_items_in_batch: Tensor | float | None = None
     ) -> Tensor:
         scores = _logits_of(outputs, logits)
         if isinstance(labels, CSRTargets):
             labels = labels.to(scores.device, non_blocking=True)
-        if getattr(loss, "reduction", None) == "sum":
+        if getattr(loss, "reduction", None) == "sum" or num_items_in_batch is None:
             return loss(scores, labels)
-        if num_items_in_batch is None:
-            # Under no_grad, which is evaluation, nothing is added up.
-            value = loss(scores, labels)
-            return value / steps if steps > 1 and torch.is_grad_enabled() else value
-        items = _as_number(num_items_in_batch, scores)
+        # The batch is counted as the Trainer counts it, so that the shares of a step add up to 1.
+        counted = labels.ne(_UNCOUNTED).sum().to(scores.device, _ops.compute_dtype(scores), non_blocking=True)
+        inverse_share = _as_number(num_items_in_batch, scores) / counted.clamp(min=1)
         if isinstance(loss, LossModule):
-            return loss._share(scores, labels, items)
-        return loss(scores, labels) * (scores.numel() / items)
+            return loss._share(scores, labels, scores.numel() * inverse_share)
+        return loss(scores, labels) / inverse_share
 
     return compute_loss
 
@@ -89,7 +85,7 @@ def _logits_of(outputs: Any, name: str) -> Tensor:
     return found
 
 
-def _as_number(items: Tensor | int, logits: Tensor) -> Tensor | float:
+def _as_number(items: Tensor | float, logits: Tensor) -> Tensor | float:
     """A 0-d tensor or a number, at least 1. (Under DataParallel it comes once for each GPU.)"""
     if not isinstance(items, Tensor):
         return max(float(items), 1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,22 +73,34 @@ def _numbers(rows: Rows, count: int) -> Tensor:
     return torch.arange(count)[rows].reshape(-1)
 
 
-def csr_collate(samples: Sequence[Any], num_labels: int | None = None) -> tuple[Any, CSRTargets]:
+def csr_collate(
+    samples: Sequence[Any],
+    num_labels: int | None = None,
+    *,
+    labels: str = "labels",
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> Any:
     """A batch for a ``DataLoader``: features, and targets that stay sparse.
 
     Args:
-        samples: a list of :class:`MultiLabelData`, or of pairs (features, labels). Labels are a sequence of ints, in
-            any order, or ``CSRTargets``; no masks.
+        samples: a list of :class:`MultiLabelData`, of pairs (features, labels), or of dicts, as Hugging Face's data
+            sets have them. Labels are a sequence of ints, in any order, or ``CSRTargets``; no masks.
         num_labels: L, where labels are sequences of ints; ``functools.partial(csr_collate, num_labels=L)``.
+        labels: the key of a dict's labels. Default ``"labels"``, where Hugging Face's ``Trainer`` looks for them.
+        collate: puts a list of features together, or of dicts without their labels: a tokenizer's
+            ``DataCollatorWithPadding``, say. Default: PyTorch's ``default_collate``, and SciPy's rows as below.
 
     Returns:
-        Features and ``CSRTargets``. SciPy's sparse rows become one ``torch.sparse_csr`` tensor ``[B, F]``, for
+        Features and ``CSRTargets``; from dicts, a dict in which ``labels`` are ``CSRTargets``.
+        SciPy's sparse rows become one ``torch.sparse_csr`` tensor ``[B, F]``, for
         ``x @ weight``, or, without a product, ``EmbeddingBag`` of ``(x.col_indices(), x.crow_indices()[:-1])`` with
         ``per_sample_weights=x.values()``. Other features are put together as PyTorch's ``default_collate`` does.
 
     Raises:
-        TypeError: ``num_labels`` is None, and labels are sequences of ints; labels of two kinds, or bool.
-        ValueError: no samples, a label outside ``[0, num_labels)``, or samples that differ in F or L.
+        TypeError: ``num_labels`` is None, and labels are sequences of ints; labels of two kinds, or bool; samples of
+            another kind.
+        ValueError: no samples, dicts without labels, a label outside ``[0, num_labels)``, or samples that differ
+            in F or L.
 
     Example:
         >>> x, targets = csr_collate([(torch.zeros(2), [4, 1]), (torch.ones(2), [])], num_labels=5)
@@ -97,9 +109,29 @@ def csr_collate(samples: Sequence[Any], num_labels: int | None = None) -> tuple[
     """
     if not samples:
         raise ValueError("samples: expected at least one, got none")
+    put = _put_features if collate is None else collate
+    if isinstance(samples[0], Mapping):
+        return _put_dicts(samples, num_labels, labels, put)
     pairs = [(s.features, s.targets) if isinstance(s, MultiLabelData) else s for s in samples]
-    features, labels = zip(*pairs, strict=True)
-    return _put_features(features), _put_targets(labels, num_labels)
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"samples: expected MultiLabelData, pairs or dicts, got {type(pair).__name__}")
+    features, own = zip(*pairs, strict=True)
+    return put(list(features)), _put_targets(own, num_labels)
+
+
+def _put_dicts(
+    samples: Sequence[Any], num_labels: int | None, labels: str, put: Callable[[list[Any]], Any]
+) -> MutableMapping[str, Any]:
+    for sample in samples:
+        if not isinstance(sample, Mapping):
+            raise TypeError(f"samples: expected samples of one kind, got a dict and {type(sample).__name__}")
+        if labels not in sample:
+            raise ValueError(f"samples: expected labels under {labels!r}, got keys {sorted(map(str, sample))}")
+    others = [{key: value for key, value in sample.items() if key != labels} for sample in samples]
+    batch: MutableMapping[str, Any] = put(others) if others[0] else {}
+    batch[labels] = _put_targets([sample[labels] for sample in samples], num_labels)
+    return batch
 
 
 def _put_features(features: Sequence[Any]) -> Any:

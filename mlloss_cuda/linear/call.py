@@ -6,12 +6,12 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-import torch._compile
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _backends, _ops
 from .. import _validation as check
+from .._graph_break import uncompiled
 from .._registry import Term
 from .._sharded import described
 from .._shards import LabelShards, ShardedLogits, from_dtensor, is_dtensor, replicated
@@ -140,8 +140,11 @@ def _local_bias(weight: Any, bias: Any) -> Any:
     return from_dtensor("linear_bias", bias, 0)[0]
 
 
-# torch.compiler.disable, without the import of dynamo: that takes longer than all of this package's.
-_uncompiled = torch._compile._disable_dynamo(_evaluate)
+_uncompiled = uncompiled(
+    _evaluate,
+    "LinearLoss and linear_loss plan their chunks for each call, which no graph holds; compile with fullgraph=False, "
+    "or compile the encoder and call the head outside",
+)
 
 
 def _run(layer: Layer, loss: LossModule, passes: list[Pass], settings: Settings) -> Tensor:

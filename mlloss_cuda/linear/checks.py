@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+_NODES = 32  # of the input's graph that are looked at, nearest first: a normalisation, a pooling and the cast
+
+
 def check_count(name: str, value: Any) -> int:
     """An int from 1 on."""
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
@@ -66,8 +69,28 @@ def check_update(update: FusedUpdate, inputs: Tensor, parameters: list[Tensor], 
         )
     if reference:
         raise ValueError("fused_update: expected a backend that has kernels, got the reference")
+    if update.grad_scaler is None and _comes_through_half(inputs):
+        raise ValueError(
+            "fused_update: expected a grad_scaler for an input that comes through float16, got None. Give it the "
+            "loss's scaler, fused_update.grad_scaler = scaler; GradScaler(enabled=False) says that nothing is scaled"
+        )
     for parameter in parameters:
         update.check_parameter(parameter)
+
+
+def _comes_through_half(inputs: Tensor) -> bool:
+    """Whether one of the last operations before this input was in float16, whose gradients need a loss scale."""
+    found: list[Any] = [] if inputs.grad_fn is None else [inputs.grad_fn]
+    seen: set[Any] = set()
+    while found and len(seen) < _NODES:
+        node = found.pop(0)
+        if node in seen:
+            continue
+        seen.add(node)
+        if any(each.dtype == torch.float16 for each in getattr(node, "_input_metadata", ())):
+            return True
+        found += [before for before, _ in node.next_functions if before is not None]
+    return False
 
 
 def planned_as(tensor: Tensor) -> str:

@@ -18,7 +18,7 @@ from .._shards import LabelShards
 from .evaluation import LEARNED, Evaluation, Outcome
 from .plan import LinearPlan
 from .sweep import Head, WeightGradients
-from .updates import FusedUpdate
+from .updates import FusedUpdate, NoStep
 
 __all__ = ["Job", "run"]
 
@@ -87,7 +87,7 @@ class _LinearLoss(torch.autograd.Function):
         with _plainly(inputs):
             if job.late:
                 outcomes, logits = head.values()
-                kept = [logits]
+                kept = [logits, _finite(inputs, _total(outcomes, job), job)]
             else:
                 sink = WeightGradients(head, *job.needs[1:])
                 outcomes, of_input, learned = head.everything(sink)
@@ -168,14 +168,38 @@ def _formed(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
     sides, rest = rest[: passes * _SIDES], rest[passes * _SIDES :]
     outcomes = [Outcome(anchor, coefficients) for coefficients in rest[:passes]]
     logits = rest[passes] if job.plan.keeps_logits else None
+    scale = None
     if job.update is not None:
         weight, bias = _to_be_stepped(ctx)
+        scale = job.update.loss_scale(grad_output.device)
+    if scale is not None:
+        grad_output = grad_output / scale
     head = job.head(inputs, weight, bias, sides)
-    sink = WeightGradients(head, *job.needs[1:]) if job.update is None else job.update.begin()
+    if job.update is None:
+        sink: Any = WeightGradients(head, *job.needs[1:])
+    elif scale is not None and not bool(_looked_at(rest, job) & grad_output.isfinite().all()):
+        sink = NoStep()
+    else:
+        sink = job.update.begin()
     with torch.no_grad(), _plainly(inputs):
         of_input, learned = head.gradients(outcomes, grad_output, sink, logits, keeps_graph())
         of_weight, of_bias = sink.results() if isinstance(sink, WeightGradients) else (None, None)
-    return _arranged(job, [of_input, of_weight, of_bias, *(sum_ for sums in learned for sum_ in sums)], anchor)
+        gradients = [of_input, of_weight, of_bias, *(sum_ for sums in learned for sum_ in sums)]
+        if scale is not None:  # other optimizers unscale theirs
+            gradients = [None if each is None else each * scale for each in gradients]
+    return _arranged(job, gradients, anchor)
+
+
+def _looked_at(kept: Sequence[Tensor], job: Job) -> Tensor | bool:
+    """What :func:`_finite` came to in the forward; True where there was no scaler then."""
+    return kept[-1] if len(kept) > len(job.options) + int(job.plan.keeps_logits) else True
+
+
+def _finite(inputs: Tensor, value: Tensor, job: Job) -> Tensor | None:
+    """Whether a step by a scaled loss may be taken, a 0-d bool tensor; None where no loss is scaled."""
+    if job.update is None or job.update.grad_scaler is None:
+        return None
+    return inputs.isfinite().all() & value.isfinite().all()
 
 
 def _to_be_stepped(ctx: Any) -> tuple[Tensor, Tensor | None]:

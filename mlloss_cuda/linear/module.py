@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-import torch._compile
 from torch import Tensor, nn
 
 from .. import _validation as check
+from .._graph_break import uncompiled
 from ..losses._common import LossModule
 from ..targets import CSRTargets
 from .call import Settings, evaluate, plan_of
@@ -302,5 +302,8 @@ def _sharded_topk(head: LinearLoss, input: Tensor, k: int, exclude: CSRTargets |
     return TopK(*(part.reshape(*input.shape[:-1], k) for part in found))
 
 
-# torch.compiler.disable, without the import of dynamo.
-_uncompiled = torch._compile._disable_dynamo(_sharded_topk)
+_uncompiled = uncompiled(
+    _sharded_topk,
+    "LinearLoss.topk of sharded labels runs collectives, which no graph holds; compile with fullgraph=False, or "
+    "compile the encoder and call topk outside",
+)

@@ -24,28 +24,60 @@ class FusedUpdate(torch.optim.Optimizer):
     ``LinearLoss(..., fused_update=...)`` gives it its parameters. Each backward through the head is one step, of
     weight and bias, with the gradient as ``grad_output`` has scaled it; ``step()`` does nothing, so that it may
     stand in a list of optimizers. Schedulers and ``state_dict`` work as for any optimizer.
+
+    With a ``grad_scaler``, backward divides ``grad_output`` by its scale before it steps, and what goes on to
+    the input has the scale again. A step whose loss, input or ``grad_output`` is not finite is skipped; to know,
+    backward waits for the GPU once, as ``GradScaler.step`` does. Copies have no ``grad_scaler``.
     """
+
+    _step_supports_amp_scaling = True  # GradScaler.step then calls step() and looks for no gradients
 
     _moments: tuple[str, ...] = ()  # names of the state that is as large as a parameter
     _first_label: int = 0  # of the parameters' labels, among all ranks'
     _numbers: int = 3  # that a step takes for each weight, at the worst moment
 
-    def __init__(self, rounding: Any, seed: Any, defaults: dict[str, Any]) -> None:
+    def __init__(self, rounding: Any, seed: Any, grad_scaler: Any, defaults: dict[str, Any]) -> None:
         check.check_choice("rounding", rounding, ROUNDINGS)
         if seed is None:
             seed = int(torch.randint(2**31 - 1, ()))
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed: expected an int >= 0 or None, got {seed!r}")
         super().__init__([{"params": []}], {**defaults, "rounding": rounding, "seed": seed})
+        self.grad_scaler = grad_scaler
 
     # ---- as an optimizer ----
+
+    @property
+    def grad_scaler(self) -> torch.amp.GradScaler | None:
+        """The scaler that scales the loss, or None. It may be set later, where a framework makes it."""
+        return self._grad_scaler
+
+    @grad_scaler.setter
+    def grad_scaler(self, scaler: torch.amp.GradScaler | None) -> None:
+        if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+            raise TypeError(f"grad_scaler: expected a torch.amp.GradScaler or None, got {type(scaler).__name__}")
+        self._grad_scaler = scaler
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`__getstate__` keeps."""
+        super().__setstate__(state)
+        self.__dict__.setdefault("_grad_scaler", None)  # load_state_dict comes here too, and keeps what is set
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies keep."""
         return {**super().__getstate__(), "_first_label": self._first_label}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Nothing: backward has stepped. ``closure`` is called, if given, and its result returned."""
+        """Nothing: backward has stepped. ``closure`` is called, if given, and its result returned.
+
+        Raises:
+            RuntimeError: a ``GradScaler`` calls it, and ``grad_scaler`` is None.
+        """
+        if hasattr(self, "found_inf") and self.grad_scaler is None:  # GradScaler.step sets it
+            raise RuntimeError(
+                "fused_update: backward has stepped the weights by gradients that a GradScaler scaled. Give the update "
+                "that scaler, FusedSGD(grad_scaler=...) or fused_update.grad_scaler = ..., before the first backward."
+            )
         if closure is None:
             return None
         with torch.enable_grad():
@@ -68,6 +100,13 @@ class FusedUpdate(torch.optim.Optimizer):
         if group["params"]:
             raise ValueError("fused_update: expected an update of its own for each head, got one that has a head")
         group["params"] = parameters
+
+    def loss_scale(self, device: torch.device) -> Tensor | None:
+        """The scale of the loss that backward begins with, a 0-d tensor; None where nothing scales it."""
+        scaler = self.grad_scaler
+        if scaler is None or not scaler.is_enabled():
+            return None
+        return scaler.scale(torch.ones((), device=device))
 
     def check_parameter(self, parameter: Tensor) -> None:
         """What a step needs to know is asked before anything runs."""
@@ -184,6 +223,16 @@ class Stepping:
             self._update.step_block(self._bias, labels, column_sums(gradient))
 
 
+class NoStep:
+    """The sink of a step that is skipped."""
+
+    def weight(self, labels: slice, gradient: Tensor, inputs: Tensor) -> None:
+        """Leave the block's weights."""
+
+    def bias(self, labels: slice, gradient: Tensor) -> None:
+        """Leave its biases."""
+
+
 def _in_strips(parameter: Tensor) -> bool:
     return parameter.device.type in ("cpu", "meta")  # of the latter is planned, as of a CPU
 
@@ -234,6 +283,8 @@ class FusedSGD(FusedUpdate):
             compensation as large as the weights) or ``"nearest"``, which loses steps below 1/256 of a weight.
             float32 and float64 weights are rounded as ever.
         seed: of stochastic rounding, an int; default: drawn from torch's default generator.
+        grad_scaler: the ``torch.amp.GradScaler`` that scales the loss; see :class:`FusedUpdate`. An input that comes
+            through float16 needs one (``GradScaler(enabled=False)`` where nothing is scaled). Default None.
 
     Raises:
         TypeError: an argument has another type.
@@ -263,6 +314,7 @@ class FusedSGD(FusedUpdate):
         *,
         rounding: str = "stochastic",
         seed: int | None = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         defaults = {
             "lr": _check_lr(lr),
@@ -273,7 +325,7 @@ class FusedSGD(FusedUpdate):
         }
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("nesterov: expected a momentum > 0 and a dampening of 0 with it")
-        super().__init__(rounding, seed, defaults)
+        super().__init__(rounding, seed, grad_scaler, defaults)
 
     def _moments_of(self, group: dict[str, Any]) -> tuple[str, ...]:
         return self._moments if group["momentum"] else ()
@@ -322,7 +374,7 @@ class FusedAdam(FusedUpdate):
             ``torch.optim.AdamW`` does. Defaults 0.0 and False.
         state_dtype: of both moments: ``torch.bfloat16`` (default) or ``torch.float32``. In bfloat16 they are
             always rounded stochastically: to nearest, a second moment with a beta of 0.999 would not move.
-        rounding, seed: as of :class:`FusedSGD`.
+        rounding, seed, grad_scaler: as of :class:`FusedSGD`.
 
     Raises:
         TypeError: an argument has another type.
@@ -355,6 +407,7 @@ class FusedAdam(FusedUpdate):
         state_dtype: torch.dtype = torch.bfloat16,
         rounding: str = "stochastic",
         seed: int | None = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         if not (isinstance(betas, (tuple, list)) and len(betas) == 2):
             raise TypeError(f"betas: expected two numbers, got {betas!r}")
@@ -368,7 +421,7 @@ class FusedAdam(FusedUpdate):
             "decoupled_weight_decay": check.check_bool("decoupled_weight_decay", decoupled_weight_decay),
             "state_dtype": state_dtype,
         }
-        super().__init__(rounding, seed, defaults)
+        super().__init__(rounding, seed, grad_scaler, defaults)
 
     def _state_dtype(self, parameter: Tensor) -> torch.dtype:
         own: torch.dtype = self.param_groups[0]["state_dtype"]
