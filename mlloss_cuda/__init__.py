@@ -1,5 +1,6 @@
 """Multi-label losses as fused kernels for PyTorch: forward and backward in one pass over the logits."""
 
+from ._autograd import unit_grad_output
 from ._backends import BackendStatus, backends, use_backend
 from ._version import __version__
 from .balance import label_weights, prior_bias
@@ -27,6 +28,7 @@ __all__ = [
     "linear_loss",
     "prior_bias",
     "shard_labels",
+    "unit_grad_output",
     "use_backend",
 ]
 __all__ += _losses
