@@ -47,8 +47,17 @@ interpret: build
 interpret-full: build
 	$(BIN)/python -m pytest -n 2 tests --interpreted
 
-ahead-of-time: build
+# By the oldest Triton that is served, which is torch 2.11's, every kernel for sm_90; by the newest, TARGETS.
+OLDEST_TRITON := 3.6.0
+ahead-of-time: build build/triton-$(OLDEST_TRITON)/.there
+	PYTHONPATH=build/triton-$(OLDEST_TRITON) TRITON_CACHE_DIR=build/triton-$(OLDEST_TRITON)-cache \
+	  $(BIN)/python -m tests.ahead_of_time --triton $(OLDEST_TRITON) sm_90
 	TRITON_CACHE_DIR=build/triton $(BIN)/python -m tests.ahead_of_time $(TARGETS)
+
+# In a folder of its own, beside the Triton that the torch here takes.
+build/triton-$(OLDEST_TRITON)/.there: $(VENV)/.torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) --upgrade triton==$(OLDEST_TRITON)
+	touch $@
 
 # The CUDA kernels on the CPU, in builds of their own. $(1): what to build.
 EMULATED := build/emulated/tests/emulator
@@ -145,13 +154,18 @@ bench: build
 bench-full: build
 	$(BIN)/python -m bench --full $(RESULTS:%=--json %)
 
-# On a GPU, with what is there: nothing is installed. PART=first|tests|sanitize|bench, LIMIT=<seconds>, NO_BUILD=1 with
-# libraries that are there, DRY=1 on the CPU, FULL=1,
-# RESULTS=<folder>, COMMIT=<hash> for a copy of the tree without its history.
+# On a GPU, with what is there: nothing is installed. PART=first|tests|large|memcheck|sanitize|bench|profile,
+# LIMIT=<seconds>, NO_BUILD=1 with libraries that are there, FULL=1, RESULTS=<folder>, COMMIT=<hash> for a copy of the
+# tree without its history. DRY=1 walks through both commands of a short visit on the CPU.
 GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) $(PYTHON))
 gpu:
-	COMMIT=$(COMMIT) $(GPU_PYTHON) -m bench.gpu $(PART:%=--part %) $(if $(DRY),--dry-run) $(if $(FULL),--full) \
+ifdef DRY
+	$(GPU_PYTHON) -m bench.gpu --dry-run --visit right
+	$(GPU_PYTHON) -m bench.gpu --dry-run --visit fast
+else
+	COMMIT=$(COMMIT) $(GPU_PYTHON) -m bench.gpu $(PART:%=--part %) $(if $(FULL),--full) \
 	  $(if $(NO_BUILD),--no-build) $(LIMIT:%=--limit %) $(RESULTS:%=--results %)
+endif
 
 # The README's tables, docs/benchmarks.md and its pictures from bench/results: the same bytes from run to run.
 report:
