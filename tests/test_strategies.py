@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._C._profiler import _EventType
 
-from mlloss_cuda import CSRTargets, _backends, decoupled_softmax_loss, zlpr_loss
+from mlloss_cuda import CSRTargets, _backends, decoupled_softmax_loss, dice_loss, sigmoid_focal_loss, zlpr_loss
 
 from .cases import Case, compound
 from .conftest import HELD_STRATEGIES, Backend
@@ -278,3 +279,37 @@ def test_the_special_function_unit_errs_as_documented(
     for x, value in special[name].items():
         assert function(x) == value
     assert np.isnan(function(np.nan))
+
+
+def recorded(call: Callable[[], object]) -> tuple[list[int], list[str]]:
+    """Sizes of the allocations of a call on the CPU, and names of what ran."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    sizes, names = [], []
+    events = list(profile.profiler.kineto_results.experimental_event_tree())
+    while events:
+        event = events.pop()
+        events += event.children
+        if event.typed[0] == _EventType.Allocation:
+            sizes.append(event.typed[1].alloc_size)
+        else:
+            names.append(event.name)
+    return [size for size in sizes if size > 0], names
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("loss", (zlpr_loss, dice_loss, sigmoid_focal_loss))
+def test_a_pass_allocates_once_beside_its_results(
+    backend: Backend, generator: torch.Generator, loss: Callable[..., torch.Tensor]
+) -> None:
+    """The gradient, the loss, and one workspace; no allocation goes through the dispatcher."""
+    x = random_logits(generator, (6, 4_500), torch.float32, backend.device).requires_grad_()
+    y = random_positives(generator, (6, 4_500), 0.01)
+    loss(x, y)
+    sizes, names = recorded(lambda: loss(x, y))
+    assert max(sizes) == x.nbytes
+    assert len(sizes) == 3, sizes
+    assert not [name for name in names if "empty" in name]
+    with torch.no_grad():
+        sizes, _ = recorded(lambda: loss(x, y))
+    assert len(sizes) == 2, sizes
