@@ -94,7 +94,7 @@ def host_times(case: Case, device: Device, seed: int) -> list[HostTime]:
     return [
         HostTime(case.name, competitor.name, mode, *HOST_SHAPE, _host_time(device, rotation, competitor, mode))
         for competitor in build(case, rotation[0], OURS)
-        for mode in ("step", "forward")
+        for mode in ("step", "unit", "forward")  # unit: a step whose grad_output of 1 is known beforehand
     ]
 
 

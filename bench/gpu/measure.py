@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlloss_cuda import unit_grad_output
 from mlloss_cuda.losses import compound_loss
 
 from ..check import check_gradient, check_value, jumps, truth
@@ -112,7 +113,7 @@ class Rotation:
             with torch.no_grad():
                 return competitor.loss(problem.leaf, problem)
         value = competitor.loss(problem.leaf, problem)
-        value.backward(self.grad_output(value))
+        value.backward(unit_grad_output(value) if mode == "unit" else self.grad_output(value))
         return value
 
     def grad_output(self, value: Tensor) -> Tensor:

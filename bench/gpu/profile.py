@@ -108,7 +108,8 @@ def read(text: str) -> list[list[Kernel]]:
     if begin is None:
         raise ValueError("ncu printed no table: " + " ".join(lines[-3:])[-300:])
     header, units, *rows = csv.reader(io.StringIO("\n".join(x for x in lines[begin:] if x.startswith('"'))))
-    place, calls = header.index("Kernel Name"), []
+    place = header.index("Kernel Name")
+    calls: list[list[Kernel]] = []
     for row in rows:
         if _MARK in row[place]:
             calls.append([])

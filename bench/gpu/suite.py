@@ -153,7 +153,7 @@ def large(dry: bool, seconds: float, few: bool) -> Part:
     seed = str(secrets.randbelow(2**31))
     ended = _start(name, backend, arguments, seconds, seed).wait()
     if dry:
-        right = ended.status == _NOTHING_RAN
-        return Part(name, right, "none without a GPU" if right else how(ended.status), ended.seconds)
+        none = ended.status == _NOTHING_RAN
+        return Part(name, none, "none without a GPU" if none else how(ended.status), ended.seconds)
     right, words, results = ended_tests(name, ended)
     return Part(name, right, words, ended.seconds, {"seed": int(seed), **results})
