@@ -236,7 +236,7 @@ def test_a_visit_compiles_nothing() -> None:
     asked = command._suite(options_of("--visit", "right"), first=False)
     assert asked.backends() == ("cuda",)
     given = asked.options("cuda")
-    assert "--brief=8" in given  # which leaves tests that call a compiler out
+    assert "--brief=40" in given  # which leaves tests that call a compiler out
     assert given[given.index("-n") + 1] == "10" if find_spec("xdist") else "-n" not in given
     asked_of_bench = command._bench_options(options_of("--visit", "fast"))
     assert {"--quick", "--no-compile", "--no-triton"} <= set(asked_of_bench)
