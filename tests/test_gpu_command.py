@@ -229,7 +229,13 @@ def test_two_visits_fit_fifteen_minutes() -> None:
         # What is given goes before.
         assert options_of("--visit", name, "--limit", "99").limit == 99
     assert options_of().part == list(command._PARTS)
-    assert options_of("--test", "tests/test_edges.py::test").part == ["tests"]
+    # What failed, once more: by one process, so that a broken context names its test.
+    again = options_of("--test", "tests/test_edges.py::test")
+    assert again.part == ["tests"]
+    asked = command._suite(again, first=False)
+    assert asked.files() == ["tests/test_edges.py::test"]
+    assert "xdist" not in asked.options("cuda")
+    assert asked.backends() == ("cuda",)
 
 
 def test_a_visit_compiles_nothing() -> None:

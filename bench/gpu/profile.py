@@ -29,8 +29,16 @@ _SECTIONS = (
     "Occupancy",
     "LaunchStats",
 )
-# Of no section that is small.
-_METRICS = ("dram__bytes_read.sum", "dram__bytes_write.sum")
+# Asked for by name, whatever sections a version of ncu has them in.
+_DRAM = ("dram__bytes_read.sum", "dram__bytes_write.sum")
+_FIGURES = {
+    "seconds": "gpu__time_duration.sum",
+    "dram_percent": "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed",
+    "compute_percent": "sm__throughput.avg.pct_of_peak_sustained_elapsed",
+    "issue_percent": "smsp__issue_active.avg.pct_of_peak_sustained_active",
+    "occupancy_percent": "sm__warps_active.avg.pct_of_peak_sustained_active",
+    "registers": "launch__registers_per_thread",
+}
 _MARK = "spin_kernel"  # torch's, one before each call: tells the calls apart in what ncu prints
 _SAMPLE = ROOT / "tests" / "data" / "ncu_raw.csv"
 _SCALES = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
@@ -81,18 +89,10 @@ def _stall(row: dict[str, float | None]) -> str:
 
 
 def _kernel(name: str, row: dict[str, float | None]) -> Kernel:
-    read, written = (row.get(metric) for metric in _METRICS)
-    return Kernel(
-        name,
-        row.get("gpu__time_duration.sum"),
-        None if read is None or written is None else read + written,
-        row.get("gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed"),
-        row.get("sm__throughput.avg.pct_of_peak_sustained_elapsed"),
-        row.get("smsp__issue_active.avg.pct_of_peak_sustained_active"),
-        row.get("sm__warps_active.avg.pct_of_peak_sustained_active"),
-        row.get("launch__registers_per_thread"),
-        _stall(row),
-    )
+    read, written = (row.get(metric) for metric in _DRAM)
+    moved = None if read is None or written is None else read + written
+    figures = {figure: row.get(metric) for figure, metric in _FIGURES.items()}
+    return Kernel(name=name, dram_bytes=moved, stall=_stall(row), **figures)
 
 
 def read(text: str) -> list[list[Kernel]]:
@@ -247,7 +247,7 @@ def _command(dry: bool, path: Path) -> list[str]:
         *("--profile-from-start", "off", "--target-processes", "application-only"),
         *("--kernel-name-base", "demangled", "--kernel-name", f"regex:mlloss|{_MARK}"),
         *(part for section in _SECTIONS for part in ("--section", section)),
-        *("--metrics", ",".join(_METRICS), *program),
+        *("--metrics", ",".join((*_DRAM, *_FIGURES.values())), *program),
     ]
 
 
