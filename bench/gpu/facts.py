@@ -68,7 +68,8 @@ def facts(dry: bool, seconds: float) -> tuple[Part, dict[str, Any]]:
     command = [sys.executable, "-m", "bench.gpu.facts", "--json", str(path), *(["--dry-run"] if dry else [])]
     ended = Started("step", command, seconds, {}).wait()
     if not path.exists():
-        return Part("step", False, how(ended.status), ended.seconds), {"unusable": ended.tail(1) or "it printed nothing"}
+        reason = ended.tail(1) or "the process printed nothing"
+        return Part("step", False, how(ended.status), ended.seconds), {"unusable": reason}
     found = json.loads(path.read_text())
     wrong = found.get("step", "the step did not end")
     if wrong:
