@@ -90,11 +90,20 @@ interpret: $(VENV)/.dev
 interpret-full: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) tests --interpreted
 
-ahead-of-time: $(VENV)/.dev
+# By the oldest Triton that is served, which is torch 2.11's, every kernel for sm_90; by the newest, TARGETS.
+OLDEST_TRITON := 3.6.0
+ahead-of-time: $(VENV)/.dev build/triton-$(OLDEST_TRITON)/.there
+	PYTHONPATH=build/triton-$(OLDEST_TRITON) TRITON_CACHE_DIR=build/triton-$(OLDEST_TRITON)-cache \
+	  $(BIN)/python -m tests.ahead_of_time --triton $(OLDEST_TRITON) sm_90
 	TRITON_CACHE_DIR=build/triton $(BIN)/python -m tests.ahead_of_time $(TARGETS)
 
 ahead-of-time-share:
 	@$(MAKE) ahead-of-time TARGETS="sm_80 gfx942"
+
+# This Triton has a folder of its own, beside the one that the torch here takes.
+build/triton-$(OLDEST_TRITON)/.there: $(VENV)/.torch
+	@$(PIP) --no-deps --target $(@D) --upgrade triton==$(OLDEST_TRITON)
+	@touch $@
 
 # The CUDA kernels on the CPU, in builds of their own, which need the toolkit's headers. $(1): what is built. $(2): what runs.
 EMULATED := build/emulated/tests/emulator
@@ -217,13 +226,18 @@ bench: build
 bench-full: build
 	$(BIN)/python -m bench --full $(RESULTS:%=--json %)
 
-# On a GPU, with what is there: nothing is installed. PART=first|tests|sanitize|bench, LIMIT=<seconds>, NO_BUILD=1 with
-# libraries that are there, DRY=1 on the CPU, FULL=1,
-# RESULTS=<folder>, COMMIT=<hash> for a copy of the tree without its history.
+# On a GPU, with what is there: nothing is installed. PART=first|tests|large|memcheck|sanitize|bench|profile,
+# LIMIT=<seconds>, NO_BUILD=1 with libraries that are there, FULL=1, RESULTS=<folder>, COMMIT=<hash> for a copy of the
+# tree without its history. DRY=1 walks through both commands of a short visit on the CPU.
 GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) $(PYTHON))
 gpu:
-	COMMIT=$(COMMIT) $(GPU_PYTHON) -m bench.gpu $(PART:%=--part %) $(if $(DRY),--dry-run) $(if $(FULL),--full) \
+ifdef DRY
+	$(GPU_PYTHON) -m bench.gpu --dry-run --visit right
+	$(GPU_PYTHON) -m bench.gpu --dry-run --visit fast
+else
+	COMMIT=$(COMMIT) $(GPU_PYTHON) -m bench.gpu $(PART:%=--part %) $(if $(FULL),--full) \
 	  $(if $(NO_BUILD),--no-build) $(LIMIT:%=--limit %) $(RESULTS:%=--results %)
+endif
 
 # It walks through all of that on the CPU.
 gpu-dry-run: $(VENV)/.dev

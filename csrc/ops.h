@@ -7,7 +7,9 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -122,8 +124,19 @@ inline Call make_call(const Tensor& logits, const Arguments& a, const void* grad
   return call;
 }
 
-inline Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype) {
-  return torch::stable::new_empty(like, sizes, dtype);
+// Memory of torch's allocator that nothing was written to. The call goes past the dispatcher's boxed arguments, which
+// cost more than the allocation.
+inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  int64_t strides[2] = {1, 1};
+  STD_TORCH_CHECK(sizes.size() <= 2, "mlloss_cuda: results have at most two dimensions");
+  if (sizes.size() == 2) strides[0] = std::max<int64_t>(1, sizes.begin()[1]);
+  int32_t device = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle made = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides, code,
+                                                  device, like.get_device_index(), &made));
+  return Tensor(made);
 }
 
 inline ScalarType compute_dtype(const Tensor& logits) {
@@ -161,8 +174,9 @@ struct LossShape {
   int statistics, late_sums, coefficients;
 };
 
-// The ops of one device. Engine has shape_of, forward, backward and scale, and for losses over parts of the labels
-// statistics, late, merge and finish, as csrc/cpu/register.cpp.
+// The ops of one device. An engine finds memory for coefficients itself where nobody keeps them. Engine has shape_of,
+// forward, backward and scale, and for losses over parts of the labels statistics, late, merge and finish, as
+// csrc/cpu/register.cpp.
 template <class Engine>
 struct Ops {
   static std::tuple<Tensor, Tensor> forward_into(const Tensor& logits, const Arguments& a, bool keep_coefficients,
@@ -172,13 +186,14 @@ struct Ops {
     const Reduction reduction = static_cast<Reduction>(a.reduction);
     const ScalarType dtype = compute_dtype(logits);
     Tensor value = new_value(logits, call, reduction, dtype);
-    Tensor coefficients = new_tensor(logits, {shape.coefficients, shape.element_wise ? 0 : group_count(call)}, dtype);
+    const bool kept = keep_coefficients && !shape.element_wise;
+    Tensor coefficients = kept ? new_tensor(logits, {shape.coefficients, group_count(call)}, dtype)
+                               : new_tensor(logits, {keep_coefficients ? shape.coefficients : 0, 0}, dtype);
     ForwardOutputs out{};
     (reduction == Reduction::kNone ? out.values : out.total) = value.mutable_data_ptr();
-    out.coefficients = coefficients.mutable_data_ptr();
+    out.coefficients = kept ? coefficients.mutable_data_ptr() : nullptr;
     out.gradient = gradient;
     Engine::forward(a.loss, call, out, logits);
-    if (!keep_coefficients) coefficients = new_tensor(logits, {0, 0}, dtype);
     return {value, coefficients};
   }
 

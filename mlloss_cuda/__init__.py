@@ -4,6 +4,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from ._autograd import unit_grad_output
 from ._backends import BackendStatus, backends, use_backend
 from ._version import __version__
 from .balance import label_weights, prior_bias
@@ -37,6 +38,7 @@ __all__ = [
     "linear_loss",
     "prior_bias",
     "shard_labels",
+    "unit_grad_output",
     "use_backend",
 ]
 __all__ += _losses

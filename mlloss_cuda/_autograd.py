@@ -17,7 +17,15 @@ from torch.autograd.function import FunctionCtx
 from . import _ops
 from ._vmap import losses_of_samples
 
-__all__ = ["Options", "Sides", "backward_from_logits", "fused_loss", "fused_pair", "shared_arguments"]
+__all__ = [
+    "Options",
+    "Sides",
+    "backward_from_logits",
+    "fused_loss",
+    "fused_pair",
+    "shared_arguments",
+    "unit_grad_output",
+]
 
 
 class Sides(NamedTuple):
@@ -106,11 +114,67 @@ def keeps_graph() -> bool:
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
+# By dtype, device and the stream on which they were filled; kept, so that their ids are nobody else's.
+_units: dict[tuple[torch.dtype, torch.device, int], Tensor] = {}
+_unit_ids: set[int] = set()
+
+
+def unit_grad_output(loss: Tensor) -> Tensor:
+    """A 1 to begin the backward pass with, which costs no launch: ``loss.backward(unit_grad_output(loss))``.
+
+    ``loss.backward()`` fills a tensor of ones on every call, and the loss's backward then reads on the GPU what it is
+    multiplied by. This tensor is made once for each dtype, device and stream, and the losses of this package know it:
+    their backward launches nothing where the forward has formed the gradient. Where a batch is small, launches are
+    what a step costs.
+
+    Args:
+        loss: a reduced loss of this package, or any other 0-d tensor.
+
+    Returns:
+        a 0-d tensor of 1 in the dtype and on the device of ``loss``. It is shared: to change it in place is allowed,
+        and costs the next caller a new one.
+
+    Raises:
+        TypeError: ``loss`` is not a tensor.
+        ValueError: ``loss`` has dimensions.
+
+    Example:
+        >>> import torch
+        >>> from mlloss_cuda import unit_grad_output, zlpr_loss
+        >>> logits = torch.zeros(2, 3, requires_grad=True)
+        >>> loss = zlpr_loss(logits, torch.zeros(2, 3))
+        >>> loss.backward(unit_grad_output(loss))
+    """
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"loss: expected a tensor, got {type(loss).__name__}")
+    if loss.dim() != 0:
+        raise ValueError(f"loss: expected a 0-d tensor, got shape {tuple(loss.shape)}")
+    device = loss.device
+    if torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        return torch.ones_like(loss, requires_grad=False)  # what a graph fills is the graph's
+    stream = 0 if device.type == "cpu" else torch.accelerator.current_stream(device).stream_id
+    unit = _units.get((loss.dtype, device, stream))
+    if unit is None or unit._version:
+        with torch.inference_mode(False), torch.no_grad():
+            unit = torch.ones((), dtype=loss.dtype, device=device)
+        if (former := _units.get((loss.dtype, device, stream))) is not None:
+            _unit_ids.discard(id(former))
+        _units[loss.dtype, device, stream] = unit
+        _unit_ids.add(id(unit))
+    return unit
+
+
+def _is_unit(grad_output: Tensor) -> bool:
+    """Whether this is the tensor of :func:`unit_grad_output`, unchanged: nothing on the device is looked at."""
+    return not torch.compiler.is_compiling() and id(grad_output) in _unit_ids and grad_output._version == 0
+
+
 class _FusedLoss(torch.autograd.Function):
     """The loss of ``[B, L]`` logits; differentiable in them, logit_scale, label_ and row_offset.
 
     The last output is an anchor: an empty tensor that hangs on this node. It is kept in place of the
-    loss, which is the user's to change (``loss /= n``).
+    loss, which is the user's to change (``loss /= n``). Where nobody keeps coefficients and the gradient is
+    formed, the op's empty coefficients are the anchor, and the gradient comes last.
     """
 
     @staticmethod
@@ -124,13 +188,16 @@ class _FusedLoss(torch.autograd.Function):
             gradient = logits.new_empty(0)
         else:
             value, coefficients, gradient = ops.loss_forward(logits, *shared, options.keep or not form, form)
+        if form and not options.keep:
+            return value, coefficients, gradient
         return value, coefficients, gradient, value.new_empty(0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         logits, *tensors, options, form = inputs
-        _, coefficients, gradient, anchor = output
-        ctx.mark_non_differentiable(coefficients, gradient)
+        _, coefficients, gradient, *own = output
+        anchor = own[0] if own else coefficients
+        ctx.mark_non_differentiable(gradient, *([coefficients] if own else []))
         ctx.set_materialize_grads(False)
         ctx.options, ctx.form, ctx.spent = options, form, False
         if form:
@@ -155,8 +222,28 @@ class _FusedLoss(torch.autograd.Function):
         return losses_of_samples(info.batch_size, in_dims, logits, Sides(*tensors), options, form, _each, _of_each)
 
 
-# apply() asks for this on every call, and inspect takes 15 µs to find it.
-_FusedLoss.forward.__signature__ = inspect.signature(_FusedLoss.forward)  # type: ignore[attr-defined]
+class _Bound(NamedTuple):
+    """Arguments that are complete."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def apply_defaults(self) -> None:
+        """There are none."""
+
+
+class _Positional(inspect.Signature):
+    """The signature of a function without defaults, whose arguments are all given by their places."""
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Take them as they are."""
+        return super().bind(*args, **kwargs) if kwargs else _Bound(args, {})
+
+
+# apply() asks for the signature on every call and binds the arguments to it; inspect takes 20 µs for that.
+_FusedLoss.forward.__signature__ = _Positional(  # type: ignore[attr-defined]
+    list(inspect.signature(_FusedLoss.forward).parameters.values())
+)
 
 
 def _each(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
@@ -174,13 +261,15 @@ def _scaled(ctx: Any, grad_output: Tensor) -> Tensor:
     """The gradient that the forward left, times ``grad_output``."""
     anchor, gradient = ctx.saved_tensors
     ops = getattr(torch.ops, ctx.options.namespace)
+    unit = _is_unit(grad_output)
     with torch.no_grad():
         if torch._C._are_functorch_transforms_active():
             scaled = gradient * grad_output  # which vmap knows
         elif not ctx.options.in_place and keeps_graph():
-            scaled = ops.scale_gradient(gradient, grad_output)
+            scaled = gradient.clone() if unit else ops.scale_gradient(gradient, grad_output)
         else:
-            ops.scale_gradient_(gradient, grad_output)
+            if not unit:
+                ops.scale_gradient_(gradient, grad_output)
             scaled = gradient.detach()
     return once(scaled, anchor)
 

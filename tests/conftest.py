@@ -182,6 +182,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "gpu(devices=1, gib=1): runs on CUDA alone, with so many GPUs and so much memory"
     )
+    config.addinivalue_line("markers", "large: takes a large part of a GPU's memory, and no other test beside it")
     config.addinivalue_line("markers", "cuda_engine: of the CUDA kernels, on a GPU or emulated")
     config.addinivalue_line("markers", "emulated: of the emulated kernels alone")
     config.addinivalue_line("markers", "element_wise: of a loss without statistics: every strategy is the same")

@@ -19,11 +19,15 @@ import pytest
 
 from bench.competitors import Case
 from bench.gpu import __main__ as command
-from bench.gpu import benchmark, parts, small
+from bench.gpu import benchmark, parts, processes, profile, small, suite
 from bench.gpu.device import Device
-from bench.gpu.matrix import dry_groups
+from bench.gpu.matrix import MAIN_LABELS, default_groups, dry_groups, narrowed, quick_groups
+
+from . import test_cuda
+from .conftest import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
+FACTS = {"name": "dry-run", "header": {}, "unusable": ""}
 BREAKS = """\
 import pytest
 @pytest.mark.parametrize("i", range(8))
@@ -36,7 +40,7 @@ def test_one(i):
 
 @pytest.fixture
 def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(parts, "_LOGS", tmp_path / "logs")
+    monkeypatch.setattr(processes, "LOGS", tmp_path / "logs")
     return tmp_path / "logs"
 
 
@@ -55,7 +59,7 @@ def test_a_broken_context_ends_its_process_alone(tmp_path: Path, workers: int) -
     assert done.returncode == 1, done.stdout
     assert ("6 passed" if workers else "2 passed") in done.stdout
     text = (tmp_path / "failures.txt").read_text()
-    failed = parts._failed(tmp_path / "failures.txt")
+    failed = suite.failed_in(tmp_path / "failures.txt")
     assert set(failed) == {"test_it.py::test_one[1]", "test_it.py::test_one[3]"}
     assert len(failed) == 2 + bool(workers)  # and that a worker ended
     assert "illegal memory access" in text
@@ -68,14 +72,14 @@ def test_children_end_with_the_command(tmp_path: Path) -> None:
     code = f"""
 import signal, sys
 from pathlib import Path
-from bench.gpu import __main__ as command, parts
-parts._LOGS = Path({str(tmp_path)!r})
+from bench.gpu import __main__ as command, processes
+processes.LOGS = Path({str(tmp_path)!r})
 command.clear = lambda: None
-started = lambda name: parts._Started(name, [sys.executable, "-c", {sleeps!r}], 600, {{}})
-def wait(options):
+started = lambda name: processes.Started(name, [sys.executable, "-c", {sleeps!r}], 600, {{}})
+def wait(options, done, end):
     first, second = started("first"), started("second")
     first.wait()
-command._build = wait
+command._ready = wait
 command.main(["--dry-run"])
 """
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
@@ -107,8 +111,8 @@ def _wait_for(condition: Callable[[], bool]) -> None:
     (
         (0, "", True),
         (1, "FAILED a::b\nE   wrong\n", False),
-        (parts._TIMED_OUT, "", None),
-        (parts._TIMED_OUT, "FAILED a::b\nE   wrong\n", False),
+        (processes.TIMED_OUT, "", None),
+        (processes.TIMED_OUT, "FAILED a::b\nE   wrong\n", False),
         (3, "", False),
     ),
 )
@@ -117,9 +121,9 @@ def test_out_of_time_is_no_failure(logs: Path, status: int, failures: str, verdi
     (logs / "tests-cuda-failures.txt").write_text(failures)
     log = logs / "tests-cuda.log"
     log.write_text("said\n")
-    right, words, results = parts._ended_tests("cuda", parts._Ended(status, log, 1.0))
+    right, words, results = suite.ended_tests("tests-cuda", processes.Ended(status, log, 1.0))
     assert right is verdict
-    assert ("out of time" in words) == (status == parts._TIMED_OUT)
+    assert ("out of time" in words) == (status == processes.TIMED_OUT)
     assert results["failed"] == (["a::b"] if failures else [])
 
 
@@ -128,7 +132,7 @@ def test_racecheck_alone_fails_nothing(logs: Path) -> None:
     log = logs / "tool.log"
     log.write_text("7 of 9 cases, seed 1\n========= ERROR SUMMARY: 3 errors\n")
     for tool, verdict in (("memcheck", False), ("synccheck", False), ("racecheck", None)):
-        right, words, _ = parts._ended_tool(tool, parts._Ended(parts._FOUND_ERRORS, log, 1.0))
+        right, words, _ = parts.ended_tool(tool, processes.Ended(parts._FOUND_ERRORS, log, 1.0))
         assert right is verdict
         assert words == f"{tool} ERROR SUMMARY: 3 errors, 7 of 9 cases, seed 1"
 
@@ -140,19 +144,20 @@ def test_logs_come_back_with_the_results(
     given = []
     terminates = signal.getsignal(signal.SIGTERM)
 
-    def fails(dry: bool, seconds: float, first: bool) -> parts.Part:
-        given.append((seconds, first))
+    def fails(asked: suite.Suite, seconds: float, save: Any) -> processes.Part:
+        given.append((seconds, asked.first))
         logs.mkdir(exist_ok=True)
         (logs / "tests-cuda.log").write_text("found\n")
-        if not first:
+        save({"found": 1})
+        if not asked.first:
             raise RuntimeError("unforeseen")
-        return parts.Part("first", None, "out of time", 1.0)
+        return processes.Part("first", None, "out of time", 1.0)
 
     results = tmp_path / "results"
     monkeypatch.setattr(command, "_folder", lambda options: results)
     results.mkdir()
     monkeypatch.setattr(command, "tests", fails)
-    monkeypatch.setattr(command, "capability", lambda: "")
+    monkeypatch.setattr(command, "facts", lambda dry, seconds: (processes.Part("step", True, "", 0.0), FACTS))
     arguments = ["--dry-run", "--no-build", "--results", str(results), "--limit", "100"]
     assert command.main([*arguments, "--part", "first"]) == 2
     assert "out of time" in capsys.readouterr().out
@@ -161,7 +166,10 @@ def test_logs_come_back_with_the_results(
     with tarfile.open(results / "logs.tar.gz") as archive:
         assert "logs/tests-cuda.log" in archive.getnames()
     assert given[0] == (pytest.approx(95, abs=10), True)
-    assert given[1] == (pytest.approx(95 * 4 / 9, abs=10), False)
+    assert given[1] == (pytest.approx(95 * 4 / 11, abs=10), False)
+    # What was known before it raised is on disk.
+    left = json.loads((results / "dry-run-tests.json").read_text())
+    assert (left["found"], left["right"], left["words"]) == (1, None, "not finished")
     signal.signal(signal.SIGTERM, terminates)
 
 
@@ -186,7 +194,9 @@ def test_a_case_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.Mo
         raise RuntimeError("CUDA error")
 
     monkeypatch.setattr(benchmark, "measure_case", fails_once)
-    options = SimpleNamespace(dry_run=True, full=False, seed=1, seconds=1e9, json=tmp_path / "bench.json")
+    options = SimpleNamespace(
+        dry_run=True, full=False, quick=False, triton=True, seed=1, seconds=1e9, json=tmp_path / "bench.json"
+    )
     run = benchmark.Run(options)
     run.cases = run.cases[:3]
     run.bandwidth = {name: {"kernel": "", "bytes_per_second": 1e9} for name in ("copy", "read")}
@@ -202,3 +212,183 @@ def test_a_case_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.Mo
     (first, *_) = (timed for timed in run.times if timed.ours)
     first.ran = "another"
     assert any(f"planned {first.strategy}, ran another" in failure for failure in run.failures())
+
+
+def options_of(*given: str) -> Any:
+    return command._arguments(list(given))
+
+
+def test_two_visits_fit_fifteen_minutes() -> None:
+    """A start of the machine, a gap between the commands and the transfers are counted too."""
+    limits = [options_of("--visit", name).limit for name in ("right", "fast")]
+    assert sum(limits) + 120 + 30 + 30 <= 900
+    for name in ("right", "fast"):
+        options = options_of("--visit", name)
+        assert options.no_build
+        assert not options.triton
+        # What is given goes before.
+        assert options_of("--visit", name, "--limit", "99").limit == 99
+    assert options_of().part == list(command._PARTS)
+    # What failed, once more: by one process, so that a broken context names its test.
+    again = options_of("--test", "tests/test_edges.py::test")
+    assert again.part == ["tests"]
+    asked = command._suite(again, first=False)
+    assert asked.files() == ["tests/test_edges.py::test"]
+    assert "xdist" not in asked.options("cuda")
+    assert asked.backends() == ("cuda",)
+
+
+def test_a_visit_compiles_nothing() -> None:
+    asked = command._suite(options_of("--visit", "right"), first=False)
+    assert asked.backends() == ("cuda",)
+    given = asked.options("cuda")
+    assert "--brief=40" in given  # which leaves tests that call a compiler out
+    assert given[given.index("-n") + 1] == "10" if find_spec("xdist") else "-n" not in given
+    asked_of_bench = command._bench_options(options_of("--visit", "fast"))
+    assert {"--quick", "--no-compile", "--no-triton"} <= set(asked_of_bench)
+    assert not any(group.peers for group in quick_groups())
+
+
+def test_tests_of_huge_tensors_run_by_one_process(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Side by side they take more memory than a GPU has."""
+    given = command._suite(options_of(), first=False).options("cuda")
+    assert given[given.index("-m") + 1] == "not large"
+    started = []
+
+    class Recorded:
+        def __init__(self, name: str, line: list[str], *rest: Any) -> None:
+            started.append(line)
+
+        def wait(self) -> processes.Ended:
+            logs.mkdir(exist_ok=True)
+            (logs / "large.log").write_text("")
+            return processes.Ended(0, logs / "large.log", 1.0)
+
+    monkeypatch.setattr(suite, "Started", Recorded)
+    suite.large(False, 10.0, few=True)
+    (line,) = started
+    assert line[line.index("-m", 3) + 1] == "large"
+    assert line[line.index("-k") + 1] == "test_rows and (streaming or split)"
+    assert "xdist" not in line
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    """Whoever waits for a GPU's memory gets it when the process that holds it ends."""
+    code = """
+import sys, time
+from tests.alone import one_at_a_time
+with one_at_a_time("test-of-the-lock"):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+    start = lambda: subprocess.Popen(  # noqa: E731
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    first = start()
+    assert first.stdout is not None
+    assert first.stdout.readline() == "in\n"
+    second = start()
+    assert second.stdout is not None
+    os.set_blocking(second.stdout.fileno(), False)
+    time.sleep(0.2)
+    assert not second.stdout.readline()
+    first.kill()
+    os.set_blocking(second.stdout.fileno(), True)
+    assert second.stdout.readline() == "in\n"
+    second.communicate("")
+    first.communicate()
+
+
+def test_tests_of_huge_tensors_are_few() -> None:
+    """One a strategy, and one of a loss that has none: each moves the memory of a GPU several times."""
+    found = {name: marks for name, value in vars(test_cuda).items() if (marks := _marks(value)) and "large" in marks}
+    assert set(found) == {"test_rows_past_31_bits", "test_elements_past_31_bits"}
+    assert not any("parametrize" in marks for marks in found.values())
+    assert "element_wise" in found["test_elements_past_31_bits"]  # by the first strategy alone
+    assert set(test_cuda.PAST_31_BITS) == set(STRATEGIES)
+    assert set(suite._LARGE) < set(STRATEGIES)
+
+
+def _marks(function: Any) -> set[str]:
+    return {mark.name for mark in getattr(function, "pytestmark", ())} if callable(function) else set()
+
+
+def test_narrowed_groups() -> None:
+    assert narrowed(default_groups()) == default_groups()
+    one = narrowed(default_groups(), ("zlpr",), (MAIN_LABELS,), compiled=False)
+    assert {group.dtype for group in one} == {"bfloat16", "float32", "float16"}
+    assert all(group.labels == MAIN_LABELS and group.losses == ("zlpr",) for group in one)
+    assert not any("compile" in peer for group in one for peer in group.peers)
+    assert [group.losses for group in narrowed(quick_groups(), ("dice", "bce"))] == [("dice", "bce"), *[("bce",)] * 5]
+    with pytest.raises(ValueError, match="nothing to measure"):
+        narrowed(quick_groups(), ("dice",), (8_192,))
+    with pytest.raises(SystemExit):
+        benchmark._arguments(["--json", "x", "--losses", "zlpr,nonsense"])
+
+
+def test_profile_reads_what_ncu_prints() -> None:
+    """The sample has ncu's format; its figures are of no GPU."""
+    text = profile._SAMPLE.read_text()
+    (streaming,), split = profile.read(text)
+    assert streaming.name == "streaming"
+    assert streaming.dram_bytes == 541_065_216 + 268_501_248
+    assert streaming.seconds == pytest.approx(352.128e-6)
+    assert (streaming.dram_percent, streaming.issue_percent, streaming.occupancy_percent) == (71.2, 48.77, 36.9)
+    assert streaming.stall == "long scoreboard 6.8"  # neither what is selected, nor what is counted twice
+    assert [kernel.name for kernel in split] == ["row_statistics", "group_backward"]
+    # Scaled units, and a figure that is missing.
+    scaled = profile.read(text.replace('"541,065,216"', '"541.07"').replace('"byte","byte"', '"Mbyte","byte"'))
+    assert scaled[0][0].dram_bytes == pytest.approx(541.07e6 + 268_501_248)
+    missing = profile.read(text.replace('"541,065,216"', '"n/a"'))[0][0]
+    assert (missing.dram_bytes, missing.issue_percent) == (None, 48.77)
+    calls = [vars(profile.Profiled(name, "streaming", "csr", 1, 2, 2**29)) for name in ("zlpr", "dice")]
+    lines = profile.table(profile.joined(calls, text)).splitlines()
+    assert len(lines) == 5
+    assert "1.51" in lines[1]  # of the plan's bytes
+    with pytest.raises(ValueError, match="3 calls were made, and ncu saw 2"):
+        profile.joined([*calls, calls[0]], text)
+    with pytest.raises(ValueError, match="no table"):
+        profile.read("==ERROR== The user does not have permission to access NVIDIA GPU Performance Counters\n")
+
+
+def test_profile_covers_every_strategy() -> None:
+    for loss in ("zlpr", "dice"):
+        assert {way for name, way, *_ in profile._CALLS if name == loss} == {
+            "streaming",
+            "resident",
+            "cluster",
+            "split",
+        }
+    assert {name for name, *_ in profile._CALLS} == {"zlpr", "dice", "focal", "bce"}
+    line = profile._command(False, Path("x"))
+    assert line[line.index("--clock-control") + 1] == "none"
+
+
+def test_capability_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    for said, status, expected in (("9.0\n9.0\n", 0, "90"), ("", 0, ""), ("NVIDIA-SMI has failed", 9, "")):
+        done = subprocess.CompletedProcess([], status, said, "")
+        monkeypatch.setattr(parts.subprocess, "run", lambda *a, done=done, **k: done)
+        assert parts.capability() == expected
+
+
+def test_sanitizers_run_one_after_another(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memcheck first; what each found is known before the next begins."""
+    seen: list[str] = []
+
+    class Tool:
+        def __init__(self, name: str, line: list[str], seconds: float, environment: dict[str, str]) -> None:
+            seen.append(f"start {name}")
+            self.name = name
+
+        def wait(self) -> processes.Ended:
+            logs.mkdir(exist_ok=True)
+            log = logs / f"{self.name}.log"
+            log.write_text("ERROR SUMMARY: 0 errors\n4 of 9 cases, seed 1\n")
+            return processes.Ended(0, log, 1.0)
+
+    monkeypatch.setattr(parts, "Started", Tool)
+    monkeypatch.setattr(parts.shutil, "which", lambda name: "/usr/bin/compute-sanitizer")
+    part = parts.sanitize(False, 60.0, lambda results: seen.append(f"saved {len(results)}"))
+    assert seen == ["start memcheck", "saved 1", "start synccheck", "saved 2", "start racecheck", "saved 3"]
+    assert part.right is True

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mlloss_cuda
-from mlloss_cuda import CSRTargets, _ops
+from mlloss_cuda import CSRTargets, _ops, unit_grad_output
 from mlloss_cuda._autograd import Sides
 
 from .cases import Case
@@ -54,6 +54,30 @@ def test_a_pass_is_one_op_and_one_gradient(
     assert ours == [f"{backend.namespace}.{name}.default" for name in names]
     assert recorder.large(x.numel()) == [f"{backend.namespace}.loss_{'backward' if recompute else 'forward'}.default"]
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("kept", (False, True))
+def test_a_known_grad_output_of_one_runs_nothing(
+    served: Case, backend: Backend, generator: torch.Generator, kept: bool
+) -> None:
+    """Nothing is filled, and nothing multiplied: of a graph that is kept the gradient is copied."""
+    x = random_logits(generator, SHAPE, torch.float32, backend.device).requires_grad_()
+    y = random_positives(generator, SHAPE, 0.01).to(backend.device)
+    (expected,) = torch.autograd.grad(served(x, y), x)
+    loss = served(x, y)
+    unit = unit_grad_output(loss)
+    with Recorder() as recorder:
+        (got,) = torch.autograd.grad(loss, x, unit_grad_output(loss), retain_graph=kept)
+    assert not [name for name, _ in recorder.calls if backend.namespace in name or "ones" in name or "fill" in name]
+    assert [name for name, _ in recorder.calls if "clone" in name] == ["aten.clone.default"] * kept
+    assert torch.equal(got, expected)
+    # One that was changed is a number like any other, and the next is 1 again.
+    loss = served(x, y)
+    unit *= 2
+    (twice,) = torch.autograd.grad(loss, x, unit, retain_graph=True)
+    assert torch.equal(twice, 2 * expected)
+    assert unit_grad_output(loss) is not unit
+    assert float(unit_grad_output(loss)) == 1
 
 
 def test_in_place_makes_no_tensor_at_all(served: Case, backend: Backend, generator: torch.Generator) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch._C._profiler import _EventType
 
-from mlloss_cuda import CSRTargets, _backends, decoupled_softmax_loss, zlpr_loss
+from mlloss_cuda import CSRTargets, _backends, decoupled_softmax_loss, dice_loss, sigmoid_focal_loss, zlpr_loss
 
 from .cases import Case, compound
 from .conftest import HELD_STRATEGIES, Backend
@@ -212,3 +216,100 @@ def test_launches(served: Case, backend: Backend, generator: torch.Generator) ->
     split += served.spec == "decoupled_softmax"  # and late sums by one more
     expected = split if expected_strategy(served, backend) == "split" else 1
     assert (forward - before, count() - forward) == (expected, 1)
+
+
+@pytest.mark.emulated
+def test_shared_memory_is_asked_for_once(backend: Backend, generator: torch.Generator) -> None:
+    """The largest: were it each launch's own, one host thread would lower what another is about to launch with.
+
+    The emulator ends the process where a kernel's shared memory is lowered.
+    """
+    for chunks in (3_400, 3_200, 1, 3_300):
+        logits = random_logits(generator, (2, chunks * 8), torch.bfloat16, backend.device)
+        targets = random_positives(generator, (2, chunks * 8), 0.01)
+        assert_within_budget(evaluate(zlpr_loss, logits, targets), Reference(zlpr_loss, logits, targets))
+
+
+@pytest.mark.emulated
+def test_occupancy_is_asked_for_once(backend: Backend, generator: torch.Generator) -> None:
+    logits = random_logits(generator, (5, 4_999), torch.float32, backend.device)
+    targets = random_positives(generator, (5, 4_999), 0.01)
+    evaluate(zlpr_loss, logits, targets)
+    queries = library_of(backend).cuemu_occupancy_queries
+    before = queries()
+    for _ in range(3):
+        evaluate(zlpr_loss, logits, targets)
+    assert queries() == before
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("rows", (1, 5))
+def test_no_room_for_a_cluster(
+    backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """As where another process holds multiprocessors: the rows are streamed, or split where they are few and long."""
+    labels = 6_000 + 8 * rows  # of no other test, whose answer would be known
+    logits = random_logits(generator, (rows, labels), torch.float32, backend.device)
+    targets = random_positives(generator, (rows, labels), 0.01)
+    monkeypatch.setenv("CUEMU_CLUSTERS", "0")
+    got = evaluate(zlpr_loss, logits, targets)
+    assert_within_budget(got, Reference(zlpr_loss, logits, targets))
+    if backend.strategy == "cluster":
+        assert library_of(backend).mlloss_cuda_last_strategy() == _backends.strategies()["streaming"]
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize(("name", "exact", "most"), (("exp2", np.exp2, 2), ("reciprocal", np.reciprocal, 1)))
+def test_the_special_function_unit_errs_as_documented(
+    backend: Backend, name: str, exact: Callable[[Any], Any], most: int
+) -> None:
+    """By as many units in the last place as the PTX manual allows, no more; the same from call to call."""
+    function = getattr(library_of(backend), f"cuemu_{name}")
+    function.argtypes, function.restype = [ctypes.c_float], ctypes.c_float
+    arguments = np.linspace(-80.0, 80.0, 4_001, dtype=np.float32)[1::2]
+    rounded = exact(arguments.astype(np.float64)).astype(np.float32)
+    found = np.array([function(x) for x in arguments], dtype=np.float32)
+    apart = found.view(np.int32) - rounded.view(np.int32)
+    assert set(apart) == set(range(-most, most + 1))
+    assert [function(x) for x in arguments] == list(found)
+    special = {
+        "exp2": {0.0: 1.0, -np.inf: 0.0, np.inf: np.inf, -127.0: 0.0},
+        "reciprocal": {np.inf: 0.0, 1e-39: np.inf},
+    }
+    for x, value in special[name].items():
+        assert function(x) == value
+    assert np.isnan(function(np.nan))
+
+
+def recorded(call: Callable[[], object]) -> tuple[list[int], list[str]]:
+    """Sizes of the allocations of a call on the CPU, and names of what ran."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    sizes, names = [], []
+    events = list(profile.profiler.kineto_results.experimental_event_tree())
+    while events:
+        event = events.pop()
+        events += event.children
+        if event.typed[0] == _EventType.Allocation:
+            sizes.append(event.typed[1].alloc_size)
+        else:
+            names.append(event.name)
+    return [size for size in sizes if size > 0], names
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("loss", (zlpr_loss, dice_loss, sigmoid_focal_loss))
+def test_a_pass_allocates_once_beside_its_results(
+    backend: Backend, generator: torch.Generator, loss: Callable[..., torch.Tensor]
+) -> None:
+    """The gradient, the loss, and one workspace; no allocation goes through the dispatcher."""
+    x = random_logits(generator, (6, 4_500), torch.float32, backend.device).requires_grad_()
+    y = random_positives(generator, (6, 4_500), 0.01)
+    loss(x, y)
+    sizes, names = recorded(lambda: loss(x, y))
+    assert max(sizes) == x.nbytes
+    assert len(sizes) == 3, sizes
+    assert not [name for name in names if "empty" in name]
+    with torch.no_grad():
+        sizes, _ = recorded(lambda: loss(x, y))
+    assert len(sizes) == 2, sizes

@@ -26,6 +26,7 @@ from mlloss_cuda import (
     margin_bce_loss,
     sigmoid_focal_loss,
     tversky_loss,
+    unit_grad_output,
     zlpr_loss,
 )
 
@@ -311,3 +312,11 @@ def test_other_devices_get_the_reference_and_one_warning(monkeypatch: pytest.Mon
     with pytest.warns(UserWarning, match="no fused kernels for 'meta'"):
         assert zlpr_loss(x, x).device.type == "meta"
     zlpr_loss(x, x)
+
+
+@pytest.mark.parametrize(
+    ("error", "loss"), ((TypeError, 1.0), (ValueError, torch.zeros(1)), (ValueError, torch.zeros(2, 3))), ids=str
+)
+def test_unit_grad_output(error: type[Exception], loss: Any) -> None:
+    with pytest.raises(error, match="^loss: expected a"):
+        unit_grad_output(loss)

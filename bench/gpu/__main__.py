@@ -1,10 +1,12 @@
-"""``python -m bench.gpu``, which ``make gpu`` runs: everything that a machine with a GPU can show, in ten minutes."""
+"""``python -m bench.gpu``, which ``make gpu`` runs: everything that a machine with a GPU can show, in ten minutes.
+
+``--visit right`` and ``--visit fast`` are the two commands of a machine that is there for fifteen minutes in all.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import signal
 import sys
 import tempfile
@@ -12,34 +14,63 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .parts import ROOT, Part, bench, build, capability, clear, end_all, keep_logs, sanitize, tests, unusable
+from .facts import facts
+from .parts import bench, build, capability, sanitize
+from .processes import ROOT, Part, clear, end_all, keep_logs
+from .profile import profile
+from .suite import Suite, large, tests
 
-_SHARES = {"first": 2.0, "tests": 4.0, "sanitize": 2.0, "bench": 3.0}  # of the time, of the parts that are run
-_PARTS = ("tests", "sanitize", "bench")
+_SHARES = {  # of the time, of the parts that are run
+    "first": 2.0,
+    "tests": 4.0,
+    "large": 0.5,
+    "memcheck": 1.0,
+    "sanitize": 2.0,
+    "bench": 3.0,
+    "profile": 1.5,
+}
+_PARTS = ("tests", "large", "sanitize", "bench", "profile")
 _LIMIT = 570.0
 _REPORT = 5.0  # seconds, kept for the end
+_FACTS = 90.0  # seconds, at most, for the first import of torch and one step
 _MARKS = {True: "ok  ", False: "FAIL", None: "?   "}
+# What is run, and in what time; an option that is given goes before.
+_VISITS: dict[str, dict[str, Any]] = {
+    "right": {"part": ["tests", "large", "memcheck"], "limit": 270.0, "brief": 40, "workers": 10, "triton": False},
+    "fast": {"part": ["bench", "profile"], "limit": 430.0, "quick": True, "compile": False, "triton": False},
+}
 
 
 def _arguments(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--visit", choices=_VISITS, help="what a short visit has time for; builds nothing")
     parser.add_argument("--part", action="append", choices=_SHARES, help="only this part (may be repeated)")
-    parser.add_argument("--limit", type=float, default=_LIMIT, metavar="SECONDS", help="of all of it; default 570")
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help="of all of it; default 570")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU, results to a temporary folder")
     parser.add_argument("--full", action="store_true", help="benchmark every dtype, size, mode and peer")
+    parser.add_argument("--quick", action="store_true", default=None, help="benchmark this package's kernels alone")
+    parser.add_argument("--losses", metavar="NAME,...", help="benchmark only these, as tables name them")
+    parser.add_argument("--labels", metavar="N,...", help="benchmark only shapes with so many labels")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", default=None, help="no torch.compile")
+    parser.add_argument("--no-triton", dest="triton", action="store_false", default=None, help="the CUDA kernels alone")
+    parser.add_argument("--brief", type=int, metavar="N", help="of the largest tests' combinations one in N")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that run tests; default 3 for 4 cores")
+    parser.add_argument(
+        "--test", action="append", default=[], metavar="ID", help="only this test, each launch waited for (repeatable)"
+    )
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="default: bench/results; logs go there too")
     parser.add_argument("--no-build", action="store_true", help="take the libraries that are there, if they load")
-    return parser.parse_args(given)
-
-
-def _header(dry: bool) -> dict[str, Any]:
-    """Imported late: torch and the package are there to import only after the build."""
-    from ..report import about
-    from .device import gpu_facts
-
-    header = about(0, False)
-    del header["seed"], header["warm_allocator"]
-    return {**header, "dry_run": dry, "gpu": gpu_facts()}
+    options = parser.parse_args(given)
+    defaults = {"part": list(_PARTS), "limit": _LIMIT, "quick": False, "compile": True, "triton": True}
+    if options.test:
+        options.part = options.part or ["tests"]
+    if options.visit:
+        defaults |= _VISITS[options.visit]
+        options.no_build = True
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
 
 
 def _folder(options: argparse.Namespace) -> Path:
@@ -51,35 +82,64 @@ def _folder(options: argparse.Namespace) -> Path:
     return folder.resolve()
 
 
-def _name(dry: bool) -> str:
-    """The device's name, for files."""
-    if dry:
-        return "dry-run"
-    import torch
-
-    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+def _suite(options: argparse.Namespace, first: bool) -> Suite:
+    only = tuple(options.test)
+    return Suite(options.dry_run, first, options.triton, options.brief, options.workers, only)
 
 
-def _run(part: str, options: argparse.Namespace, seconds: float, path: Path) -> Part:
-    """One part, in its time."""
-    dry = options.dry_run
+def _bench_options(options: argparse.Namespace) -> list[str]:
+    given = [f"--{name}" for name in ("full", "quick") if getattr(options, name)]
+    given += [f"--no-{name}" for name in ("compile", "triton") if not getattr(options, name)]
+    for name in ("losses", "labels"):
+        given += [f"--{name}", value] if (value := getattr(options, name)) else []
+    return given
+
+
+def _run(part: str, options: argparse.Namespace, seconds: float, path: Path, header: dict[str, Any]) -> Part:
+    """One part, in its time; what is known of it is on disk at any time."""
+    dry, start = options.dry_run, time.monotonic()
+
+    def save(results: dict[str, Any], **outcome: Any) -> None:
+        path.write_text(json.dumps({**header, **outcome, **results}, indent=1) + "\n")
+
+    def unfinished(results: dict[str, Any]) -> None:
+        save(results, right=None, words="not finished", seconds=time.monotonic() - start)
+
+    if part == "bench":  # which writes for itself, as it goes
+        return bench(dry, _bench_options(options), seconds, path)
     if part in ("first", "tests"):
-        return tests(dry, seconds, part == "first")
-    return sanitize(dry, seconds) if part == "sanitize" else bench(dry, options.full, seconds, path)
+        done = tests(_suite(options, part == "first"), seconds, unfinished)
+    elif part == "large":
+        done = large(dry, seconds, few=bool(options.visit))
+    elif part == "profile":
+        done = profile(dry, seconds, path)
+    else:
+        done = sanitize(dry, seconds, unfinished, *([("memcheck",)] if part == "memcheck" else []))
+    save(done.results, right=done.right, words=done.words, seconds=done.seconds)
+    return done
 
 
-def _build(options: argparse.Namespace) -> list[Part]:
-    architecture = capability()
-    if not architecture and not options.dry_run:
-        raise SystemExit("make gpu: torch sees no GPU here. `make gpu DRY=1` walks through it on the CPU.")
+def _ready(options: argparse.Namespace, done: list[Part], end: float) -> dict[str, Any] | None:
+    """The facts, once there are libraries that load: those that are there, or what is built; None if none do."""
+    dry, found = options.dry_run, {"unusable": "not looked at"}
     if options.no_build:
-        reason = "" if options.dry_run else unusable()
-        if not reason:
-            return []
-        print(f"the libraries that are there do not serve: {reason}")
+        step, found = facts(dry, _FACTS)
+        if found["unusable"]:
+            print(f"the libraries that are there do not serve: {found['unusable']}")
+        else:
+            done.append(step)
+            return found
+    architecture = capability()
+    if not architecture and not dry:
+        raise SystemExit("make gpu: the driver shows no GPU here. `make gpu DRY=1` walks through it on the CPU.")
     print("building ...", flush=True)
     # Without a GPU to build for alone: every architecture, in its own time.
-    return [build(architecture, options.limit / 2 if architecture else 600.0)]
+    done.append(build(architecture, (end - time.monotonic()) / 2 if architecture else 600.0))
+    if not done[-1].right:
+        return None
+    step, found = facts(dry, _FACTS)
+    done.append(step)
+    return None if found["unusable"] else found
 
 
 def _table(done: list[Part], dry: bool) -> str:
@@ -88,18 +148,15 @@ def _table(done: list[Part], dry: bool) -> str:
     return title + "\n".join(lines)
 
 
-def _run_all(options: argparse.Namespace, done: list[Part], folder: Path, end: float) -> None:
+def _run_all(options: argparse.Namespace, done: list[Part], folder: Path, found: dict[str, Any], end: float) -> None:
     """The parts after the build, each in its share of the time that the ones before it have left."""
-    name, header = _name(options.dry_run), _header(options.dry_run)
-    parts = options.part or _PARTS
-    for i, part in enumerate(parts):
+    for i, part in enumerate(options.part):
         print(f"\n---- {part} ----", flush=True)
-        path = folder / f"{name}-{part}.json"
-        share = _SHARES[part] / sum(_SHARES[later] for later in parts[i:])
-        done.append(_run(part, options, max(1.0, end - time.monotonic()) * share, path))
-        if part != "bench":  # which writes for itself, as it goes
-            outcome = {"right": done[-1].right, "words": done[-1].words, "seconds": done[-1].seconds}
-            path.write_text(json.dumps({**header, **outcome, **done[-1].results}, indent=1) + "\n")
+        path = folder / f"{found['name']}-{part}.json"
+        share = _SHARES[part] / sum(_SHARES[later] for later in options.part[i:])
+        done.append(_run(part, options, max(1.0, end - time.monotonic()) * share, path, found["header"]))
+        if options.results:
+            keep_logs(folder)
     print(f"\nresults: {folder}\n")
 
 
@@ -112,10 +169,11 @@ def main(given: list[str] | None = None) -> int:
     done: list[Part] = []
     clear()
     try:
-        done += _build(options)
-        if all(part.right for part in done):
+        found = _ready(options, done, start + options.limit)
+        if found is not None:
             # A build without a GPU takes no time from what follows.
-            _run_all(options, done, folder, (time.monotonic() if options.dry_run else start) + options.limit - _REPORT)
+            begin = start if options.no_build or not options.dry_run else time.monotonic()
+            _run_all(options, done, folder, found, begin + options.limit - _REPORT)
     finally:
         end_all()
         if options.results:

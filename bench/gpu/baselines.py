@@ -21,8 +21,11 @@ from .measure import OURS, ROUNDS, Rotation
 __all__ = ["HostTime", "bandwidth", "host_times", "peak_memory"]
 
 
-def bandwidth(device: Device) -> dict[str, dict[str, Any]]:
-    """Bytes a second of a copy, and of the fastest of some kernels that only read; samples in milliseconds."""
+def bandwidth(device: Device, compiled: bool = True) -> dict[str, dict[str, Any]]:
+    """Bytes a second of a copy, and of the fastest of some kernels that only read; samples in milliseconds.
+
+    ``compiled``: whether one of those is ``torch.compile``'s.
+    """
     numel = 1 << (18 if device.dry else 28)
     sources = [torch.randn(numel, device=device.type) for _ in range(2)]
     copies = [torch.empty_like(source) for source in sources]
@@ -31,9 +34,9 @@ def bandwidth(device: Device) -> dict[str, dict[str, Any]]:
         "sum": lambda i: sources[i % 2].sum(),
         "amax of rows": lambda i: rows[i % 2].amax(1),
     }
-    if not device.dry:
-        compiled = torch.compile(lambda x: x.amax(1), dynamic=False)
-        readers["amax of rows, torch.compile"] = lambda i: compiled(rows[i % 2])
+    if compiled and not device.dry:
+        reduction = torch.compile(lambda x: x.amax(1), dynamic=False)
+        readers["amax of rows, torch.compile"] = lambda i: reduction(rows[i % 2])
     nbytes = sources[0].nbytes
     found = {"copy": _bandwidth(device, lambda i: copies[i % 2].copy_(sources[i % 2]), 2 * nbytes, "copy_")}
     read = []
@@ -91,7 +94,7 @@ def host_times(case: Case, device: Device, seed: int) -> list[HostTime]:
     return [
         HostTime(case.name, competitor.name, mode, *HOST_SHAPE, _host_time(device, rotation, competitor, mode))
         for competitor in build(case, rotation[0], OURS)
-        for mode in ("step", "forward")
+        for mode in ("step", "unit", "forward")  # unit: a step whose grad_output of 1 is known beforehand
     ]
 
 

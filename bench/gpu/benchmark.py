@@ -10,7 +10,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ..report import Gate, about
 from .baselines import HostTime, bandwidth, host_times, peak_memory
 from .device import Device, gpu_facts
 from .linear import LinearTime, linear_table, linear_times
-from .matrix import Group, default_groups, dry_groups, full_groups
+from .matrix import Group, default_groups, dry_groups, full_groups, narrowed, quick_groups
 from .measure import Rotation, Timed, contenders_of, failures_go_to, measure_case
 from .report import all_gates, gate_summary, headline, missed, time_table, times_as_json
 
@@ -57,18 +57,27 @@ class Run:
 
     def measure(self, groups: list[Group]) -> None:
         """All of it, the most telling first, until the time is out; what was measured is on disk after each step."""
-        self.bandwidth = bandwidth(self.device)
+        self.bandwidth = bandwidth(self.device, self.options.compile)
+        self.write()
         self._group(groups[0])
-        for case in self.cases:
+        if not self.options.quick:
+            self._beside_times()
+        for group in groups[1:]:
+            self._group(group)
+        self.header["gpu"]["after"] = gpu_facts(clocks_only=True)
+
+    def _beside_times(self) -> None:
+        """What calls cost the host, memory, and the linear head."""
+        for case in self._cases(self.options.losses or None):
             self._step(f"host time, {case.name}", partial(self._host, case))
-        for case in self.cases:
+        for case in self._cases(self.options.losses or None):
             self._step(f"memory, {case.name}", partial(self._memory, case))
         for loss in ("bce", "zlpr"):
             self._step(f"linear head, {loss}", partial(linear_times, loss, self.device, self.linear))
         print(f"\n{linear_table(self.linear)}", flush=True)
-        for group in groups[1:]:
-            self._group(group)
-        self.header["gpu"]["after"] = gpu_facts(clocks_only=True)
+
+    def _cases(self, names: tuple[str, ...] | None) -> list[Case]:
+        return [case for case in self.cases if names is None or case.name in names]
 
     @property
     def late(self) -> bool:
@@ -94,7 +103,7 @@ class Run:
             return
         with failures_go_to(partial(self._note, shape), self.device):
             rotation = Rotation(group, self.device, self.seed)
-            for case in self.cases:
+            for case in self._cases(group.losses):
                 self._step(f"{shape}, {case.name}", partial(self._case, group, case, rotation))
             del rotation
         self.device.give_back()
@@ -108,7 +117,7 @@ class Run:
         self.memory += peak_memory(case, self.device, self.seed)
 
     def _case(self, group: Group, case: Case, rotation: Rotation) -> None:
-        contenders = contenders_of(group, case, rotation, self.device)
+        contenders = contenders_of(group, case, rotation, self.device, self.options.triton)
         self.times += [contender.timed for contender in contenders]
         measure_case(case, contenders, rotation, self.device)
 
@@ -177,15 +186,43 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, required=True, metavar="PATH", help="where the results go")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU: does it run?")
     parser.add_argument("--full", action="store_true", help="every dtype, size, mode and peer")
+    parser.add_argument("--quick", action="store_true", help="this package's kernels alone, in bfloat16; times alone")
+    parser.add_argument("--losses", type=names, default=(), metavar="NAME,...", help="only these")
+    parser.add_argument("--labels", type=numbers, default=(), metavar="N,...", help="only shapes with so many")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="nothing of torch.compile's")
+    parser.add_argument("--no-triton", dest="triton", action="store_false", help="the CUDA kernels alone")
     parser.add_argument("--seconds", type=float, default=150.0, help="no new case is begun after so long")
     parser.add_argument("--seed", type=int, help="of the random data; default: a new one")
     return parser.parse_args(given)
 
 
+def names(given: str) -> tuple[str, ...]:
+    """Losses, as tables name them."""
+    found = tuple(given.split(","))
+    if unknown := set(found) - {case.name for case in all_cases()}:
+        raise argparse.ArgumentTypeError(f"no loss is named {', '.join(sorted(unknown))}")
+    return found
+
+
+def numbers(given: str) -> tuple[int, ...]:
+    """Numbers of labels."""
+    return tuple(int(number) for number in given.split(","))
+
+
+def _groups(options: argparse.Namespace) -> list[Group]:
+    labels: tuple[int, ...] = ()
+    if options.dry_run:  # whose shapes are their own
+        groups = [replace(g, losses=quick_groups()[0].losses) for g in dry_groups()] if options.quick else dry_groups()
+    else:
+        groups = full_groups() if options.full else quick_groups() if options.quick else default_groups()
+        labels = options.labels
+    return narrowed(groups, options.losses, labels, options.compile)
+
+
 def main(given: list[str] | None = None) -> int:
     """Measure, write and print; 1 if an output of ours was wrong."""
     options = _arguments(given)
-    groups = dry_groups() if options.dry_run else full_groups() if options.full else default_groups()
+    groups = _groups(options)
     print(_NOTES, flush=True)
     gc.disable()  # collected between losses
     run = Run(options)

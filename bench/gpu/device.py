@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,19 @@ class Device:
         """Leave no cached memory of the last shape in the way of the next."""
         if not self.dry:
             torch.cuda.empty_cache()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """What a profiler that waits to be asked looks at: a mark, then what is run here."""
+        if self.dry:
+            yield
+            return
+        torch.cuda.profiler.start()
+        torch.cuda._sleep(1)
+        try:
+            yield
+        finally:
+            torch.cuda.profiler.stop()
 
     def time_batch(self, prepare: Call, call: Call, first: int, host_seconds: float) -> list[float]:
         """Milliseconds of ``call(first)``, ``call(first + 1)``, ...; ``prepare(i)`` before each is not timed."""

@@ -6,7 +6,7 @@ import ctypes
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,6 +17,7 @@ from .device import Device
 __all__ = [
     "HOST_SHAPE",
     "MAIN_LABELS",
+    "MODES",
     "Group",
     "Strategy",
     "default_groups",
@@ -24,6 +25,8 @@ __all__ = [
     "forced",
     "full_groups",
     "last_strategy",
+    "narrowed",
+    "quick_groups",
     "strategies",
 ]
 
@@ -32,6 +35,9 @@ MAIN_LABELS = 131_073
 LABELS = (8_192, 32_000, 131_073, 670_091, 2_812_281)
 _LEAST_BYTES = 256 << 20  # of the logits, from 8,192 labels on
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+# Forward + backward; the same with a grad_output of 1/2; forward without gradient.
+MODES = ("step", "scaled", "forward")
 
 _EAGER = ("plain", "float32", "torchvision", "eager")
 _COMPILED = (*_EAGER, "float32-compile")
@@ -47,6 +53,8 @@ class Group:
     dtype: str
     peers: tuple[str, ...]
     every_mode: bool = False  # each strategy in each mode, instead of the planner's own choice in some
+    losses: tuple[str, ...] | None = None  # None: all of them
+    modes: tuple[str, ...] = MODES
 
 
 def _group(labels: int, dtype: str, peers: tuple[str, ...], every_mode: bool = False) -> Group:
@@ -74,6 +82,36 @@ def full_groups() -> list[Group]:
     """Everything, every peer: half an hour or so, nearly all of it torch.compile's."""
     sizes = (MAIN_LABELS, HOST_SHAPE[1], *(labels for labels in LABELS if labels != MAIN_LABELS))
     return [_group(labels, dtype, _EVERYTHING, True) for dtype in _BYTES for labels in sizes]
+
+
+def quick_groups() -> list[Group]:
+    """This package's kernels alone, in bfloat16: four losses by every strategy at one size, two at the others."""
+    modes = ("step", "forward")
+    others = (HOST_SHAPE[1], *(labels for labels in LABELS if labels != MAIN_LABELS))
+    main = replace(_group(MAIN_LABELS, "bfloat16", (), True), losses=("zlpr", "focal", "bce", "dice"), modes=modes)
+    return [main, *(replace(_group(labels, "bfloat16", ()), losses=("zlpr", "bce"), modes=modes) for labels in others)]
+
+
+def narrowed(
+    groups: list[Group], losses: tuple[str, ...] = (), labels: tuple[int, ...] = (), compiled: bool = True
+) -> list[Group]:
+    """The groups with these losses and labels alone (empty: all), and without peers that a compiler makes.
+
+    Raises:
+        ValueError: no group is left.
+    """
+    found = []
+    for group in groups:
+        named = losses or group.losses
+        if losses and group.losses is not None:
+            named = tuple(name for name in losses if name in group.losses)
+        if (labels and group.labels not in labels) or (losses and not named):
+            continue
+        peers = tuple(name for name in group.peers if compiled or "compile" not in name)
+        found.append(replace(group, losses=named, peers=peers))
+    if not found:
+        raise ValueError(f"nothing to measure: losses {losses or 'all'}, labels {labels or 'all'}")
+    return found
 
 
 def dry_groups() -> list[Group]:
@@ -104,10 +142,12 @@ def strategies(
     device: Device,
     targets: str = "bool",
     held: bool = True,
+    triton: bool = True,
 ) -> list[Strategy]:
     """Every distinct plan for a shape, the default first: the planner is asked, so that no list of them is kept.
 
-    ``targets``: a dtype or ``"csr"``; ``held``: whether the loss has kernels that hold a row, as no sum has.
+    ``targets``: a dtype or ``"csr"``; ``held``: whether the loss has kernels that hold a row, as no sum has;
+    ``triton``: whether the Triton engine's plan is one of them.
     """
     if _backends.launch_plan is None:
         raise RuntimeError("the compiled extension is not installed")
@@ -121,7 +161,10 @@ def strategies(
         reads = plan["reads"] + (mode != "forward" and not forms)
         found.setdefault(plan["strategy"], Strategy(plan["strategy"], number, reads, plan["forward"]))
     # In a dry run the tensors are the CPU's.
-    return [*found.values(), *([] if device.dry else _of_triton(labels, rows, dtype, element_wise, mode, forms))]
+    return [
+        *found.values(),
+        *([] if device.dry or not triton else _of_triton(labels, rows, dtype, element_wise, mode, forms)),
+    ]
 
 
 def _of_triton(labels: int, rows: int, dtype: str, element_wise: bool, mode: str, forms: bool) -> list[Strategy]:

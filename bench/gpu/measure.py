@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlloss_cuda import unit_grad_output
 from mlloss_cuda.losses import compound_loss
 
 from ..check import check_gradient, check_value, jumps, truth
@@ -21,7 +22,6 @@ from .device import Device
 from .matrix import Group, Strategy, forced, last_strategy, strategies
 
 __all__ = [
-    "MODES",
     "OURS",
     "ROUNDS",
     "Contender",
@@ -32,8 +32,6 @@ __all__ = [
     "measure_case",
 ]
 
-# Forward + backward; the same with a grad_output of 1/2; forward without gradient.
-MODES = ("step", "scaled", "forward")
 _GRAD_OUTPUT = 0.5
 _LOSS_SCALE = 2.0**15  # float16 holds no larger power of two
 ROUNDS = 3
@@ -115,7 +113,7 @@ class Rotation:
             with torch.no_grad():
                 return competitor.loss(problem.leaf, problem)
         value = competitor.loss(problem.leaf, problem)
-        value.backward(self.grad_output(value))
+        value.backward(unit_grad_output(value) if mode == "unit" else self.grad_output(value))
         return value
 
     def grad_output(self, value: Tensor) -> Tensor:
@@ -145,14 +143,14 @@ def _bytes(case: Case, problem: Problem, competitor: str, mode: str, reads: int)
     return logits + targets + gradient, reads * (logits + targets) + gradient + again
 
 
-def _own(case: Case, group: Group, problem: Problem, device: Device) -> Iterator[Contender]:
+def _own(case: Case, group: Group, problem: Problem, device: Device, triton: bool) -> Iterator[Contender]:
     """This package's kernels: each strategy forward + backward, the planner's choice otherwise."""
     element_wise = case.element_wise
     shape, held = (group.labels, group.rows, group.dtype), case.function is not compound_loss
-    for mode in MODES:
+    for mode in group.modes:
         for competitor in build(case, problem, OURS):
             targets = "csr" if competitor.name == "csr" else "bool"
-            ways = strategies(*shape, element_wise, mode, device, targets, held)
+            ways = strategies(*shape, element_wise, mode, device, targets, held, triton)
             for way in ways if mode == "step" or group.every_mode else ways[:1]:
                 sizes = _bytes(case, problem, competitor.name, mode, way.reads)
                 timed = _timed(case, group, competitor.name, mode, sizes, way.name, way is ways[0], way.words)
@@ -217,10 +215,11 @@ def _calls(rotation: Rotation, contender: Contender) -> tuple[Callable[[int], An
     return lambda index: rotation.prepare(index, competitor), lambda index: rotation.call(competitor, mode, index)
 
 
-def contenders_of(group: Group, case: Case, rotation: Rotation, device: Device) -> list[Contender]:
+def contenders_of(group: Group, case: Case, rotation: Rotation, device: Device, triton: bool = True) -> list[Contender]:
     """Every way to compute a loss at one shape and dtype, ours and peers."""
-    torch.compiler.reset()  # every case has dynamo's budget of recompilations to itself
-    return [*_own(case, group, rotation[0], device), *_peers(case, group, rotation[0])]
+    if any("compile" in name for name in group.peers):
+        torch.compiler.reset()  # every case has dynamo's budget of recompilations to itself
+    return [*_own(case, group, rotation[0], device, triton), *_peers(case, group, rotation[0])]
 
 
 def measure_case(case: Case, contenders: list[Contender], rotation: Rotation, device: Device) -> None:

@@ -49,14 +49,30 @@ MLLOSS_HD T at_most(T x, T most) {
 #endif
 }
 
+#ifdef CUEMU
+// A float that an approximate instruction may give for the correctly rounded `exact`: within `most` units in the last
+// place, chosen by the argument's bits, so that a repeated call has the same result. Results below the smallest
+// normal number are 0; 0, infinity and NaN are exact.
+MLLOSS_HD float approximated(float argument, float exact, int most) {
+  if (!(absolute(exact) >= 1.17549435e-38f)) return exact == exact ? 0.0f * exact : exact;
+  if (absolute(exact) == INFINITY) return exact;
+  uint32_t hash = bit_cast<uint32_t>(argument) * 0x9e3779b1u;
+  hash = (hash ^ (hash >> 15)) * 0x85ebca77u;
+  hash ^= hash >> 13;
+  const int error = static_cast<int>(hash % static_cast<uint32_t>(2 * most + 1)) - most;
+  return bit_cast<float>(bit_cast<uint32_t>(exact) + static_cast<uint32_t>(error));
+}
+#endif
+
+// CUDA's rcp.approx.ftz: within 1 ulp, as the PTX manual says.
 MLLOSS_HD float reciprocal(float x) {
 #ifdef __CUDA_ARCH__
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 #elif defined(CUEMU)
-  const float y = 1.0f / x;
-  return absolute(y) < 1.17549435e-38f ? 0.0f : y;
+  const float flushed_x = absolute(x) < 1.17549435e-38f ? 0.0f * x : x;
+  return approximated(x, 1.0f / flushed_x, 1);
 #else
   return 1.0f / x;
 #endif
@@ -69,6 +85,7 @@ MLLOSS_HD T flushed(T x) {
   return sizeof(T) == 4 && x < T(2.445e-38) ? T(0) : x;
 }
 
+// ex2.approx.ftz: within 2 ulp, as the PTX manual says; 1 at 0.
 #ifdef __CUDA_ARCH__
 MLLOSS_HD float exp2_approximate(float x) {
   float y;
@@ -77,8 +94,7 @@ MLLOSS_HD float exp2_approximate(float x) {
 }
 #elif defined(CUEMU)
 MLLOSS_HD float exp2_approximate(float x) {
-  const float y = exp2f(x);
-  return y < 1.17549435e-38f ? 0.0f : y;
+  return x == 0.0f ? 1.0f : approximated(x, static_cast<float>(exp2(static_cast<double>(x))), 2);
 }
 #endif
 

@@ -123,8 +123,13 @@ void store_total(const Call& call, const std::vector<double>& values, void* out)
   }
 }
 
-void run_forward(const Program& program, const Call& call, const ForwardOutputs& out) {
+void run_forward(const Program& program, const Call& call, ForwardOutputs out) {
   const Kernels& kernels = program.kernels;
+  std::vector<double> coefficients;
+  if (!out.coefficients && !kernels.element_wise) {
+    coefficients.resize(static_cast<size_t>(kernels.coefficients * group_count(call)));
+    out.coefficients = coefficients.data();
+  }
   const int64_t tiles = tiles_of(call.labels), units = call.rows * tiles;
   const int64_t unit_size = std::min(call.labels, cpu::kLabelsPerUnit);
   std::vector<double> values(static_cast<size_t>(kernels.element_wise ? units : group_count(call)));

@@ -9,6 +9,7 @@
 #include "kernels.h"
 #include "label_gradient.cuh"
 #include "label_groups.cuh"
+#include "launch.cuh"
 #include "parts.cuh"
 #include "reduce.cuh"
 #include "resident.cuh"
@@ -18,68 +19,6 @@
 
 namespace mlloss {
 namespace cuda {
-
-// What a launch is, beside kernel and arguments.
-struct Shape {
-  dim3 grid;
-  int threads;
-  int64_t shared_bytes;
-  cudaStream_t stream;
-  int cluster = 1;
-};
-
-inline dim3 grid_of(int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
-
-// Of a plan with a one-dimensional grid.
-inline Shape shape_of(const Launch& to) {
-  return {grid_of(to.plan.blocks), to.plan.threads, to.plan.shared_bytes, to.stream, to.plan.cluster};
-}
-
-template <class... P>
-cudaError_t allow(void (*kernel)(P...), const Shape& shape) {
-  // Above this, shared memory is given on request only; what the kernel has of its own counts too.
-  if (shape.shared_bytes + kStaticShared > kSharedUnasked) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
-    if (error != cudaSuccess) return error;
-  }
-  if (shape.cluster <= kPortableCluster) return cudaSuccess;
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-}
-
-// No more clusters than run at once: a persistent grid's last ones would start when the first are done.
-template <class... P>
-cudaError_t fit_clusters(void (*kernel)(P...), cudaLaunchConfig_t& config, int cluster) {
-  int most = 0;
-  const cudaError_t error = cudaOccupancyMaxActiveClusters(&most, kernel, &config);
-  if (error != cudaSuccess) return error;
-  if (most < 1) return cudaErrorLaunchOutOfResources;
-  config.gridDim.x = std::min(config.gridDim.x, static_cast<unsigned>(most * cluster));
-  return cudaSuccess;
-}
-
-template <class... P, class... A>
-cudaError_t launch(void (*kernel)(P...), const Shape& shape, A... args) {
-  if (shape.grid.x == 0 || shape.grid.y == 0) return cudaSuccess;
-  cudaError_t error = allow(kernel, shape);
-  if (error != cudaSuccess) return error;
-  cudaLaunchConfig_t config{};
-  config.gridDim = shape.grid;
-  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
-  config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
-  config.stream = shape.stream;
-  cudaLaunchAttribute attribute{};
-  if (shape.cluster > 1) {
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    error = fit_clusters(kernel, config, shape.cluster);
-    if (error != cudaSuccess) return error;
-  }
-  // It says all there is to say of this launch; cudaGetLastError would add what any earlier call has left.
-  return cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
-}
 
 inline Units units_of(const LaunchPlan& plan, int64_t first_row, int64_t rows) {
   return {first_row,
@@ -128,6 +67,12 @@ struct Launches {
           return held(to, call, out, total);
       }
     }
+  }
+
+  static cudaError_t clusters_of(const LaunchPlan& plan, int* most) {
+    if constexpr (!kElementWise && Functor::kHeld) return most_clusters(resident<Loss, In>, plan, most);
+    *most = 0;
+    return cudaSuccess;
   }
 
   static cudaError_t backward(const Launch& to, const Call& call, const BackwardOutputs& out, double* row_sums,
@@ -187,20 +132,9 @@ struct Launches {
 
   static constexpr Kernels table() {
     constexpr int kStatistics = Functor::kMaxima + Functor::kSums;
-    Kernels kernels{kElementWise,
-                    kAcrossRows,
-                    Functor::kHeld,
-                    kStatistics,
-                    Functor::kLateSums,
-                    Functor::kCoefficients,
-                    workspace_of,
-                    forward,
-                    backward,
-                    label_sums,
-                    nullptr,
-                    nullptr,
-                    nullptr,
-                    nullptr};
+    Kernels kernels{kElementWise, kAcrossRows, Functor::kHeld, kStatistics, Functor::kLateSums, Functor::kCoefficients,
+                    workspace_of, clusters_of, forward,        backward,    label_sums,         nullptr,
+                    nullptr,      nullptr,     nullptr};
     if constexpr (!kElementWise) {
       kernels.statistics_of = statistics;
       if constexpr (Functor::kLateSums > 0) kernels.late_of = late;

@@ -3,6 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+
 #include "../core/launch_plan.h"
 #include "../core/params.h"
 
@@ -32,6 +34,8 @@ struct Kernels {
   bool held;  // has kernels that hold a row: resident, cluster
   int statistics, late_sums, coefficients;
   WorkspaceSizes (*workspace_of)(const Launch&, const Call&);
+  // How many of a plan's clusters run at once on the current device; 0: none.
+  cudaError_t (*clusters_of)(const LaunchPlan&, int* most);
   cudaError_t (*forward)(const Launch&, const Call&, const ForwardOutputs&, const Workspace&);
   // row_sums, scale_sums: [rows * plan.tiles], sums of the gradient over each tile; or null.
   cudaError_t (*backward)(const Launch&, const Call&, const BackwardOutputs&, double* row_sums, double* scale_sums);
@@ -57,6 +61,23 @@ struct Table {
   cudaError_t (*sum_each)(cudaStream_t, const double* parts, int64_t results, int64_t stride, int64_t count,
                           int64_t step, void* out);
 };
+
+// The plan of a forward pass that the current device runs. A persistent grid has no more clusters than run at once,
+// for its last ones would start when the first are done; where not one runs, no memory holds the rows.
+inline cudaError_t plan_that_runs(const Kernels& kernels, const Problem& problem, const DeviceFacts& facts,
+                                  Strategy wanted, LaunchPlan* plan) {
+  *plan = plan_forward(problem, facts, wanted);
+  if (plan->cluster == 1) return cudaSuccess;
+  int most = 0;
+  const cudaError_t error = kernels.clusters_of(*plan, &most);
+  if (error != cudaSuccess) return error;
+  if (most > 0) {
+    plan->blocks = std::min(plan->blocks, int64_t{most} * plan->cluster);
+  } else {
+    *plan = plan_forward(problem, facts, few_long_rows(problem, facts) ? Strategy::kSplit : Strategy::kStreaming);
+  }
+  return cudaSuccess;
+}
 
 Table table_float();
 Table table_double();

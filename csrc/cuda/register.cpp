@@ -7,6 +7,7 @@
 
 #include <array>
 #include <atomic>
+#include <initializer_list>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -34,6 +35,7 @@ namespace {
 
 using cuda::Kernels;
 using cuda::Launch;
+using cuda::plan_that_runs;
 using cuda::problem_of;
 using cuda::Table;
 
@@ -124,14 +126,30 @@ const Kernels& kernels_of(const std::string& loss, const Table& table) {
   STD_TORCH_CHECK(false, "mlloss_cuda: this build has no loss named ", loss);
 }
 
-// Numbers for a launch to leave behind; freed to torch's allocator in stream order.
+// Memory for the launches of one pass, from one allocation; freed to torch's allocator in stream order.
 class Scratch {
  public:
-  Scratch(const Tensor& like, int64_t bytes) : tensor_(new_tensor(like, {(bytes + 7) / 8}, ScalarType::Double)) {}
-  void* get() { return tensor_.numel() > 0 ? tensor_.mutable_data_ptr() : nullptr; }
+  // Bytes of each piece, none of which need be there.
+  Scratch(const Tensor& like, std::initializer_list<int64_t> pieces) {
+    int64_t units = 0;
+    for (const int64_t bytes : pieces) {
+      starts_.push_back(units);
+      units += (bytes + kUnit - 1) / kUnit * (kUnit / 8);
+      sizes_.push_back(bytes);
+    }
+    if (units == 0) return;
+    tensor_.emplace(new_tensor(like, {units}, ScalarType::Double));
+    memory_ = static_cast<double*>(tensor_->mutable_data_ptr());
+  }
+
+  // Null for a piece of no bytes.
+  void* get(size_t piece) const { return sizes_[piece] > 0 ? memory_ + starts_[piece] : nullptr; }
 
  private:
-  Tensor tensor_;
+  static constexpr int64_t kUnit = 16;  // pieces begin on as many bytes
+  std::vector<int64_t> starts_, sizes_;
+  OptionalTensor tensor_;
+  double* memory_ = nullptr;
 };
 
 // A counter that no other work on the GPU uses at the same time: that of the stream, whose kernels run
@@ -162,32 +180,37 @@ void check_supported(const Call& call, const Kernels& kernels) {
 // Group losses have a value even for a row without labels.
 bool nothing_to_do(const Call& call) { return group_count(call) == 0; }
 
-// A workspace for as long as its launches are being made.
+// A workspace for as long as its launches are being made, and coefficients that nobody keeps.
 class Memory {
  public:
-  Memory(const cuda::WorkspaceSizes& sizes, const Tensor& like, int device, cudaStream_t stream)
-      : parts_(like, sizes.parts * 8),
-        statistics_(like, sizes.statistics_bytes),
-        counter_(sizes.counters == 1 ? counter_of(device, stream) : nullptr),
-        own_counters_(like, counter_ ? 0 : sizes.counters * 4) {
+  Memory(const cuda::WorkspaceSizes& sizes, int64_t coefficient_bytes, const Tensor& like, int device,
+         cudaStream_t stream)
+      : counter_(sizes.counters == 1 ? counter_of(device, stream) : nullptr),
+        scratch_(like,
+                 {sizes.parts * 8, sizes.statistics_bytes, coefficient_bytes, counter_ ? 0 : sizes.counters * 4}) {
     if (counter_) return;
-    counter_ = static_cast<unsigned*>(own_counters_.get());
+    counter_ = static_cast<unsigned*>(scratch_.get(3));
     check(cudaMemsetAsync(counter_, 0, static_cast<size_t>(sizes.counters) * 4, stream));
   }
 
-  cuda::Workspace work() { return {static_cast<double*>(parts_.get()), statistics_.get(), counter_}; }
+  cuda::Workspace work() const { return {static_cast<double*>(scratch_.get(0)), scratch_.get(1), counter_}; }
+  void* coefficients() const { return scratch_.get(2); }
 
  private:
-  Scratch parts_, statistics_;
   unsigned* counter_;
-  Scratch own_counters_;
+  Scratch scratch_;
 };
 
-void launch_forward(const Kernels& kernels, const Launch& to, const Call& call, const ForwardOutputs& out,
+int64_t coefficient_bytes(const Kernels& kernels, const Call& call) {
+  return kernels.element_wise ? 0 : kernels.coefficients * group_count(call) * 8;
+}
+
+void launch_forward(const Kernels& kernels, const Launch& to, const Call& call, ForwardOutputs out,
                     const Tensor& logits, int device) {
   cuda::WorkspaceSizes sizes = kernels.workspace_of(to, call);
   if (!out.total) sizes.parts = 0;
-  Memory memory(sizes, logits, device, to.stream);
+  const Memory memory(sizes, out.coefficients ? 0 : coefficient_bytes(kernels, call), logits, device, to.stream);
+  if (!out.coefficients) out.coefficients = memory.coefficients();
   check(kernels.forward(to, call, out, memory.work()));
 }
 
@@ -203,7 +226,8 @@ void run_forward(const Table& table, const Kernels& kernels, const Call& call, c
   }
   const DeviceFacts& facts = facts_of(device);
   const Problem problem = problem_of(call, out.gradient != nullptr, kernels.held);
-  const LaunchPlan plan = plan_forward(problem, facts, static_cast<Strategy>(wanted_strategy().load()));
+  LaunchPlan plan{};
+  check(plan_that_runs(kernels, problem, facts, static_cast<Strategy>(wanted_strategy().load()), &plan));
   last_strategy() = static_cast<int>(plan.strategy);
   const LaunchPlan down_rows = plan_down_rows(problem, facts, static_cast<int>(chunk_width(call.logits_dtype)));
   launch_forward(kernels, Launch{plan, stream, &down_rows}, call, out, logits, device);
@@ -213,9 +237,9 @@ void run_tiles(const Table& table, const Kernels& kernels, const Call& call, con
                const Tensor& logits, const DeviceFacts& facts, cudaStream_t stream) {
   const LaunchPlan plan = plan_backward(problem_of(call, true, kernels.held), facts);
   const int64_t bytes = call.rows * plan.tiles * 8;
-  Scratch row_scratch(logits, out.row_gradient ? bytes : 0), scale_scratch(logits, out.scale_gradient ? bytes : 0);
-  double* rows = static_cast<double*>(row_scratch.get());
-  double* scales = static_cast<double*>(scale_scratch.get());
+  const Scratch scratch(logits, {out.row_gradient ? bytes : 0, out.scale_gradient ? bytes : 0});
+  double* rows = static_cast<double*>(scratch.get(0));
+  double* scales = static_cast<double*>(scratch.get(1));
   // Without labels there is no grad_output to look at: sums of no tiles are zeros.
   const int64_t tiles = call.labels > 0 ? plan.tiles : 0;
   if (tiles > 0) check(kernels.backward(Launch{plan, stream}, call, out, rows, scales));
@@ -226,8 +250,8 @@ void run_tiles(const Table& table, const Kernels& kernels, const Call& call, con
 void run_labels(const Table& table, const Kernels& kernels, const Call& call, const BackwardOutputs& out,
                 const Tensor& logits, const DeviceFacts& facts, cudaStream_t stream) {
   const LaunchPlan plan = plan_down_rows(problem_of(call, true, kernels.held), facts, 1);
-  Scratch scratch(logits, plan.tiles * call.labels * 8);
-  double* sums = static_cast<double*>(scratch.get());
+  const Scratch scratch(logits, {plan.tiles * call.labels * 8});
+  double* sums = static_cast<double*>(scratch.get(0));
   check(kernels.label_gradient(Launch{plan, stream}, call, out, sums));
   check(table.sum_each(stream, sums, call.labels, 1, plan.tiles, call.labels, out.label_gradient));
 }
@@ -258,9 +282,8 @@ void launch_part(const Kernels& kernels, const Call& call, const Tensor& logits,
   const Launch to{plan, current_stream(device)};
   cuda::WorkspaceSizes sizes = kernels.workspace_of(to, call);
   sizes.parts = 0;
-  Memory memory(sizes, logits, device, to.stream);
-  Scratch spare(logits, kernels.coefficients * group_count(call) * 8);
-  check(f(to, spare.get(), memory.work()));
+  const Memory memory(sizes, coefficient_bytes(kernels, call), logits, device, to.stream);
+  check(f(to, memory.coefficients(), memory.work()));
 }
 
 void run_merge(const Kernels& kernels, const Parts& parts, double* out, const Tensor& statistics) {
@@ -279,7 +302,7 @@ void run_finish(const Table& table, const Kernels& kernels, Call call, const Par
     if (out.total) check(table.sum_total(stream, call, nullptr, 0, out.total));
     return;
   }
-  Memory memory({out.total ? parts.groups : 0, 0, 1}, statistics, device, stream);
+  const Memory memory({out.total ? parts.groups : 0, 0, 1}, 0, statistics, device, stream);
   check(kernels.finish(stream, call, parts, out, memory.work()));
 }
 

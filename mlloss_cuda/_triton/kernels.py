@@ -452,20 +452,25 @@ def _joined(functor, parts, splits, group, here, groups, tile: tl.constexpr):
     """Maxima and sums of groups from their parts, ``tile.columns`` splits at a time."""
     G: tl.constexpr = tile.rows
     S: tl.constexpr = tile.columns
-    m = _full(functor.maxima_count, [G], functor.initial, tile.dtype)
-    sums = _full(functor.sums_count, [G], 0.0, tile.dtype)
+    m = _full(functor.maxima_count, [G, S], functor.initial, tile.dtype)
+    sums = _full(functor.sums_count, [G, S], 0.0, tile.dtype)
     for first in range(0, splits, S):
         split = first + tl.arange(0, S)
         mask = here[:, None] & (split < splits)[None, :]
         some_m = _load_parts(parts, functor.maxima_count, 0, split, splits, group, groups, mask, functor.initial)
         some = _load_parts(parts, functor.sums_count, functor.maxima_count, split, splits, group, groups, mask, 0.0)
         if functor.maxima_count > 0:
-            top = _larger(_max(some_m, 1), m)
-            some = terms.rescale(functor, some, some_m, _as_rows(top))
+            top = _larger(some_m, m)
+            some = terms.rescale(functor, some, some_m, top)
             sums = terms.rescale(functor, sums, m, top)
             m = top
-        sums = _add(sums, _sum(some, 1))
-    return m, sums
+        sums = _add(sums, some)
+    if functor.maxima_count > 0:
+        top = _max(m, 1)
+        sums = terms.rescale(functor, sums, m, _as_rows(top))
+        return top, _sum(sums, 1)
+    else:
+        return (), _sum(sums, 1)
 
 
 @triton.jit

@@ -11,6 +11,8 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import triton
+
 from .calls import LONG
 from .compile import TARGETS, WHOLLY, Compiled, compile_target
 
@@ -37,8 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Compile, print a line a target and kernel, then what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.ahead_of_time", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; default: all")
+    parser.add_argument("--triton", metavar="VERSION", help="fail if another version of Triton would compile")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
     given = parser.parse_args(arguments)
+    if given.triton not in (None, triton.__version__):
+        parser.error(f"Triton {given.triton} was asked for, and {triton.__version__} is imported")
+    print(f"Triton {triton.__version__}", flush=True)
     unknown = set(given.targets) - set(TARGETS)
     if unknown:
         parser.error(f"unknown target {sorted(unknown)[0]!r}")

@@ -1,8 +1,17 @@
 // What tests ask the emulated engine for.
 #include <cuda_runtime.h>
 
+#include "core/numerics.h"
+
 // Kernels launched since the process began.
 extern "C" __attribute__((visibility("default"))) int cuemu_launches() { return cuemu::launches; }
+
+// How often the device was asked how many clusters run at once.
+extern "C" __attribute__((visibility("default"))) int cuemu_occupancy_queries() { return cuemu::occupancy_queries; }
+
+// The special-function unit's results, as the emulator has them.
+extern "C" __attribute__((visibility("default"))) float cuemu_exp2(float x) { return mlloss::exp2_approximate(x); }
+extern "C" __attribute__((visibility("default"))) float cuemu_reciprocal(float x) { return mlloss::reciprocal(x); }
 
 // The error that the next cudaGetLastError would take; one that some other call has left there; and that one taken.
 extern "C" __attribute__((visibility("default"))) int cuemu_last_error() { return cuemu::last_error; }

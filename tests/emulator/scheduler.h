@@ -139,7 +139,7 @@ struct Sched {
 inline Sched S;
 inline Thread* cur;
 inline char end_tag, dyn_key;
-inline int launches = 0;
+inline int launches = 0, occupancy_queries = 0;
 constexpr size_t kStaticShared = 2 << 10;  // as csrc/core/launch_plan.h has it
 constexpr size_t kSharedOptIn = 64 << 10;  // a block's most, static and dynamic
 struct Allowed {
