@@ -169,7 +169,7 @@ class DiceFocalLoss(nn.Module):
         >>> from mlloss_cuda.compat.monai import DiceFocalLoss
         >>> input, target = torch.tensor([[[[1.0, -1.0], [-1.0, 1.0]]]]), torch.tensor([[[[1, 0], [1, 1]]]])
         >>> DiceFocalLoss(sigmoid=True)(input, target)
-        tensor(0.5010)
+        tensor(0.5000)
     """
 
     def __init__(
