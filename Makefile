@@ -12,7 +12,7 @@ export CUDAARCHS ?= $(or $(CAPABILITY),90)-real
 
 DISASSEMBLER := nvidia-cuda-nvdisasm==13.5.37
 
-.PHONY: build test test-full test-host test-others interpret interpret-full ahead-of-time emulate emulate-full \
+.PHONY: build test test-full test-host test-others test-training interpret interpret-full ahead-of-time emulate emulate-full \
   emulate-sanitized emulate-sanitized-full races races-full sass wheel wheel-check demo bench bench-full gpu report pictures docs \
   lint format clean
 
@@ -38,7 +38,7 @@ test: build test-host
 	else echo "built without CUDA: its kernels are not tested (make emulate needs the toolkit's headers)"; fi
 
 # With all that make test leaves out because it takes long.
-test-full: test test-others ahead-of-time interpret-full emulate-full emulate-sanitized-full races-full
+test-full: test test-others test-training ahead-of-time interpret-full emulate-full emulate-sanitized-full races-full
 
 # The Triton kernels on the CPU, by Triton's interpreter, and compiled for GPUs that are not there.
 interpret: build
@@ -105,6 +105,14 @@ test-others: $(VENV)/.others
 
 $(VENV)/.others: $(VENV)/.built pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation $(TORCH) -e ".[dev,demo,others]"
+	touch $@
+
+# Inside other people's training loops, with the examples that need them.
+test-training: $(VENV)/.training
+	$(BIN)/python -m pytest -n 2 tests/training --training
+
+$(VENV)/.training: $(VENV)/.built pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation $(TORCH) -e ".[dev,demo,training]"
 	touch $@
 
 # The kernels' machine code against its budgets; needs nvcc, and neither torch nor a GPU.

@@ -1,7 +1,7 @@
 """Extreme multi-label classification in plain PyTorch, from the repository's files to propensity-scored metrics.
 
     python examples/train_xmc.py --train train.txt --test test.txt --checkpoint run.pt
-    python examples/train_xmc.py --checkpoint run.pt --epochs 6  # goes on where it stopped, to the bit
+    python examples/train_xmc.py --checkpoint run.pt --epochs 8  # goes on where it stopped, to the bit
 
 The last layer's weights step inside backward (``FusedAdam``): neither logits nor the weights' gradient stand in memory.
 Without files it trains on a generated corpus. Needs ``pip install "mlloss-cuda[data]"``.
@@ -47,8 +47,7 @@ class Model(nn.Module):
 def batches(data: MultiLabelData, epoch: int | None = None) -> Batches:
     """Batches in an order that the epoch's number decides, so that a resumed run sees the same ones."""
     order = None if epoch is None else torch.Generator().manual_seed(epoch)
-    pinned = torch.cuda.is_available()
-    return DataLoader(data, 64, epoch is not None, generator=order, collate_fn=csr_collate, pin_memory=pinned)
+    return DataLoader(data, 64, epoch is not None, generator=order, collate_fn=csr_collate)
 
 
 @torch.no_grad()
@@ -57,7 +56,7 @@ def evaluate(model: Model, test: MultiLabelData, weights: Tensor, device: torch.
     total, best = 0.0, []
     for x, targets in batches(test):
         features = model.features(x.to(device))
-        total += len(targets) * model.head(features, targets.to(device, non_blocking=True)).item()
+        total += len(targets) * model.head(features, targets.to(device)).item()
         best.append(model.head.topk(features, max(KS)).indices.cpu())
     found = torch.cat(best)
     scored = {
@@ -72,7 +71,7 @@ def train(model: Model, optimizer: torch.optim.Optimizer, data: MultiLabelData, 
     """One epoch, with a progress bar."""
     device, steps, start = next(model.parameters()).device, batches(data, epoch), time.perf_counter()
     for step, (x, targets) in enumerate(steps, 1):
-        loss = model(x.to(device), targets.to(device, non_blocking=True))
+        loss = model(x.to(device), targets.to(device))
         loss.backward()  # the head has stepped
         optimizer.step()
         optimizer.zero_grad()
@@ -96,7 +95,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = Model(data.features.shape[1], data.targets.num_labels).to(device)
     others = [*model.bag.parameters(), *model.hidden.parameters()]
-    parts = {"model": model, "optimizer": torch.optim.AdamW(others, 2e-3), "update": model.head.fused_update}
+    optimizer = torch.optim.AdamW(others, 2e-3)
+    parts = {"model": model, "optimizer": optimizer, "update": model.head.fused_update}
     weights = label_weights(data.targets, "propensity", normalize=False, **PROPENSITY["amazon"])
     untrained, _ = evaluate(model, test, weights, device)
     done = 0
@@ -106,9 +106,10 @@ def main() -> None:
             part.load_state_dict(saved[name])
         done = saved["epochs"]
     for epoch in range(done, options.epochs):
-        train(model, parts["optimizer"], data, epoch)
+        train(model, optimizer, data, epoch)
         if options.checkpoint:
-            torch.save({**{name: part.state_dict() for name, part in parts.items()}, "epochs": epoch + 1}, options.checkpoint)
+            state = {name: part.state_dict() for name, part in parts.items()}
+            torch.save({**state, "epochs": epoch + 1}, options.checkpoint)
     loss, metrics = evaluate(model, test, weights, device)
     print(metrics)
     print(f"loss of the test rows: {untrained:.3f} untrained, {loss:.3f} after {options.epochs} epochs")
