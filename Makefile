@@ -25,7 +25,7 @@ TEST_PARTS := test-host test-python
 CHECK_PARTS := lint interpret ahead-of-time-share emulate races machine-code-share machines-share docs gpu-dry-run wheel sdist
 
 .NOTPARALLEL:
-.PHONY: build test check test-full test-host test-python test-others machines machines-share interpret interpret-full ahead-of-time \
+.PHONY: build test check test-full test-host test-python test-others test-training machines machines-share interpret interpret-full ahead-of-time \
   ahead-of-time-share emulate emulate-full emulate-sanitized emulate-sanitized-full races races-full sass machine-code-share wheel \
   wheel-check sdist demo bench bench-full gpu gpu-dry-run report pictures docs lint format clean
 
@@ -71,7 +71,7 @@ check: $(FULL_BUILD) $(VENV)/.dev
 	@MAKE="$(MAKE)" $(BIN)/python -m tests.run check $(CHECK_PARTS)
 
 # With all that test and check leave out because it takes long.
-test-full: test check test-others ahead-of-time interpret-full emulate-full emulate-sanitized-full races-full machines sass
+test-full: test check test-others test-training ahead-of-time interpret-full emulate-full emulate-sanitized-full races-full machines sass
 
 test-python: $(FULL_BUILD) $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
@@ -157,6 +157,14 @@ test-others: $(VENV)/.others
 
 $(VENV)/.others: $(VENV)/.dev pyproject.toml
 	@$(PIP) $(TORCH) "mlloss-cuda[others]"
+	@touch $@
+
+# Inside other people's training loops, with the examples that need them.
+test-training: $(VENV)/.training
+	$(BIN)/python -m pytest -n $(JOBS) tests/training --training
+
+$(VENV)/.training: $(VENV)/.dev pyproject.toml
+	@$(PIP) $(TORCH) "mlloss-cuda[training]"
 	@touch $@
 
 # The kernels' machine code against its budgets; needs nvcc, and neither torch nor a GPU.

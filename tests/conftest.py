@@ -143,10 +143,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--others", action="store_true", help="tests/others too, which needs the packages of the extra of that name"
     )
+    parser.addoption(
+        "--training", action="store_true", help="tests/training too, which needs the packages of the extra of that name"
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if collection_path.name in ("races", "others") and not config.getoption(collection_path.name) else None
+    optional = collection_path.name in ("races", "others", "training")
+    return True if optional and not config.getoption(collection_path.name) else None
 
 
 def _by_strategy(name: str, device: str, library: Path) -> list[Backend]:
