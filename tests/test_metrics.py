@@ -361,6 +361,12 @@ class TestSets:
             expected = metric(p & ~unknown, targets & ~unknown)
             assert metric(p, csr) == expected
             assert metric(CSRTargets.from_dense(p), y, ignore_index=-1) == expected
+            marked = targets.float().masked_fill(unknown, torch.nan)
+            values = csr.values.masked_fill(csr.values < 0, torch.nan)
+            for nan in (marked, CSRTargets(csr.crow_indices, csr.col_indices, LABELS, values)):
+                assert metric(p, nan, ignore_index=float("nan")) == expected
+                with pytest.raises(ValueError, match="NaN that are not ignore_index"):
+                    metric(p, nan)
         assert f1_score(p, csr) != f1_score(p, targets)
 
     def test_leading_dimensions(self, targets: Tensor) -> None:

@@ -33,7 +33,7 @@ def pairs_of(name: str, targets: Any, ignore_index: int | None = None) -> Pairs:
     checked = _counts.check_alone(targets, name)
     if isinstance(checked, Tensor):
         return _of_dense(name, checked, ignore_index)
-    row, label, value = _counts.entries(checked)
+    row, label, value = _counts.entries(checked, ignore_index)
     place = row * checked.num_labels + label
     none = place[:0]
     if value is None:

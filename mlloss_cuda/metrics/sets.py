@@ -21,7 +21,7 @@ def subset_accuracy(
     predicted: CSRTargets | Tensor,
     targets: CSRTargets | Tensor,
     *,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     """How many of the rows are predicted exactly: every label right.
@@ -31,7 +31,8 @@ def subset_accuracy(
             are predicted.
         targets: of the same shape. Values above 1/2 are positive; negative ones in ``CSRTargets`` are unknown, and
             what is predicted there does not count. Neither is made dense.
-        ignore_index: dense targets equal to it are unknown. Default None.
+        ignore_index: dense targets equal to it are unknown; ``float("nan")``: floating targets and CSR values that are
+            NaN. Default None.
         sample_weight: ``[...]``, >= 0, the rows' weights. Default None.
 
     Returns:
@@ -55,7 +56,7 @@ def hamming_loss(
     predicted: CSRTargets | Tensor,
     targets: CSRTargets | Tensor,
     *,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     """How many of all decisions, one for each label of each row, are wrong. Unknown labels are no decisions.
@@ -87,7 +88,7 @@ def f1_score(
     average: str | None = "macro",
     *,
     zero_division: float = 0.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""F1, :math:`2 |P \cap Y| / (|P| + |Y|)` of predicted labels P and positives Y: :func:`fbeta_score` of 1.
@@ -128,7 +129,7 @@ def fbeta_score(
     average: str | None = "macro",
     *,
     zero_division: float = 0.0,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""F-beta, :math:`(1 + \beta^2) |P \cap Y| / (|P| + \beta^2 |Y|)` of predicted labels P and positives Y.
@@ -195,7 +196,7 @@ def _check_decisions(predicted: Any) -> None:
 class _Counted:
     """Predicted pairs, positive ones, and those that are both; without what is unknown."""
 
-    def __init__(self, predicted: Any, targets: Any, ignore_index: int | None, sample_weight: Any = None) -> None:
+    def __init__(self, predicted: Any, targets: Any, ignore_index: float | None, sample_weight: Any = None) -> None:
         for name, given in (("predicted", predicted), ("targets", targets)):
             if not isinstance(given, (Tensor, CSRTargets)):
                 check.check_dense(name, given)
