@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -209,7 +208,7 @@ def _without_nan(targets: Any, ignore_index: int | None) -> tuple[Any, int | Non
         return targets, ignore_index if targets.is_floating_point() else None
     if targets.values is None:
         return targets, None
-    return replace(targets, values=targets.values.masked_fill(targets.values.isnan(), -1.0)), None
+    return targets._replace(values=targets.values.masked_fill(targets.values.isnan(), -1.0)), None
 
 
 def shifted(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: Any) -> Tensor:
