@@ -297,6 +297,15 @@ def _crow_of(row: Tensor, rows: int) -> Tensor:
     return crow
 
 
+def _from_pairs(row: Tensor, column: Tensor, rows: int, num_labels: int) -> CSRTargets:
+    """Targets of pairs of a row and a label in any order; duplicates are dropped."""
+    if column.numel() and not (int(column.min()) >= 0 and int(column.max()) < num_labels):
+        raise ValueError(f"indices: expected labels in [0, {num_labels}), got some outside")
+    pairs = torch.unique(row * max(num_labels, 1) + column)
+    row = pairs.div(max(num_labels, 1), rounding_mode="floor")
+    return CSRTargets(_crow_of(row, rows), pairs - row * num_labels, num_labels)
+
+
 def _compacted(indices: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """``crow_indices`` and ``col_indices`` of ``[rows, width]`` labels: sorted in each row, each once."""
     rows, width = indices.shape

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -44,7 +42,7 @@ def _above(target: Tensor | CSRTargets, threshold: float) -> Tensor | CSRTargets
     if sparse.values is None:
         return sparse
     values = torch.where(sparse.values < 0, sparse.values, (sparse.values > threshold).to(sparse.values.dtype))
-    return replace(sparse, values=values)
+    return sparse._replace(values=values)
 
 
 class AsymmetricLossMultiLabel(SoftTargets):
