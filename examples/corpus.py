@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-WORDS, LABELS = 2000, 500
+WORDS, LABELS = 600, 100
 
 
 def documents(count: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 
 from mlloss_cuda import CSRTargets, FusedSGD, LinearLoss, ZLPRLoss
 
-ROWS, BATCH, WIDTH = 640, 32, 64
+ROWS, BATCH, WIDTH = 1600, 32, 64
 
 
 class Encoder(nn.Module):
@@ -44,7 +44,7 @@ def make(group: distributed.ProcessGroup | None, device: torch.device) -> tuple[
     torch.manual_seed(0)
     encoder = Encoder().to(device)
     whole = torch.empty(LABELS, WIDTH).uniform_(-(WIDTH**-0.5), WIDTH**-0.5)
-    head = LinearLoss(WIDTH, LABELS, ZLPRLoss(), fused_update=FusedSGD(0.5), process_group=group, device=device)
+    head = LinearLoss(WIDTH, LABELS, ZLPRLoss(), fused_update=FusedSGD(5.0), process_group=group, device=device)
     with torch.no_grad():
         head.weight.copy_(whole if head.shards is None else whole[head.shards.own])
     if group is not None:
@@ -70,7 +70,7 @@ def mean_loss(encoder: Encoder, head: LinearLoss, rows: list[tuple[Tensor, CSRTa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--losses", type=Path, help="a file for the loss of every step")
     options = parser.parse_args()
     cuda, group = torch.cuda.is_available(), None
