@@ -20,6 +20,9 @@ CUDA ?= $(if $(CAPABILITY),1,0)
 FULL_BUILD := $(VENV)/.built-full
 BUILD := $(if $(filter-out 0,$(CUDA)),$(FULL_BUILD),$(VENV)/.built)
 
+# Succeeds where the build that is installed has the CUDA kernels.
+HAS_CUDA := $(BIN)/python -c "import sys; from mlloss_cuda import _backends; sys.exit(not _backends.build_information()['cuda'])"
+
 # What `make test` and `make check` run, in this order; each part is a target of its own.
 TEST_PARTS := test-host test-python
 CHECK_PARTS := lint interpret ahead-of-time-share emulate races machine-code-share machines-share docs gpu-dry-run wheel sdist
@@ -108,7 +111,7 @@ build/triton-$(OLDEST_TRITON)/.there: $(VENV)/.torch
 # The CUDA kernels on the CPU, in builds of their own, which need the toolkit's headers. $(1): what is built. $(2): what runs.
 EMULATED := build/emulated/tests/emulator
 define emulated
-	@if $(BIN)/python -m mlloss_cuda info | grep -q nvcc; then set -ex; mkdir -p build; \
+	@if $(HAS_CUDA); then set -ex; mkdir -p build; \
 	  $(BIN)/cmake -S . -B build/emulated -G Ninja "-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja" -DMLLOSS_PYTHON=OFF \
 	    -DMLLOSS_EMULATED=ON $$($(BIN)/python setup.py --print-cmake-paths) >build/emulated.log || { cat build/emulated.log; exit 1; }; \
 	  $(BIN)/cmake --build build/emulated --target $(1); \
@@ -173,7 +176,7 @@ sass: $(VENV)/.disassembler
 
 # All of it takes a quarter of an hour, and is for changes of the kernels.
 machine-code-share: $(FULL_BUILD)
-	@if $(BIN)/python -m mlloss_cuda info | grep -q nvcc; then $(MAKE) sass SASS_ARGS='--units "bfloat16 sm_90"'; \
+	@if $(HAS_CUDA); then $(MAKE) sass SASS_ARGS='--units "bfloat16 sm_90"'; \
 	else echo "skipped: the package is built without CUDA, since no nvcc was found"; fi
 
 $(VENV)/.disassembler: Makefile
@@ -203,7 +206,7 @@ wheel: $(FULL_BUILD) build/alone/.torch
 	@rm -rf dist/*.whl build/lib.* build/bdist.*  # what an earlier tree left there would go in
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 	$(BIN)/python tests/wheel/contents.py dist/*.whl \
-	  $$($(BIN)/python -m mlloss_cuda info | grep -q nvcc || echo --without-cuda)
+	  $$($(HAS_CUDA) || echo --without-cuda)
 	$(call wheel_smoke,build/alone)
 
 # Before a release: the same wheel with the oldest torch that it is for, and the newest. Gigabytes, where these have CUDA.
