@@ -198,10 +198,28 @@ MLLOSS_HD TwoParts<T> two_parts(T x) {
   return {x, upper, x - upper};
 }
 
-// factor * cost for a cost >= 0: what weighs nothing costs nothing, were the cost infinite.
+// x, or `most` if that is less; a NaN stays one.
 template <class T>
-MLLOSS_HD T weighed(T factor, T cost) {
-  return factor == T(0) && cost == T(INFINITY) ? T(0) : factor * cost;
+MLLOSS_HD T capped(T x, T most) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 4) {
+    T y;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(most));
+    return y;
+  }
+#endif
+  return x > most ? most : x;
+}
+
+// The cap of a cost that `factor` multiplies: the largest finite number where the factor is 0, so that what weighs
+// nothing costs nothing, were it infinite.
+template <class T>
+MLLOSS_HD T cap_of(T factor) {
+  if constexpr (sizeof(T) == 4) {
+    return factor == T(0) ? T(3.40282347e38f) : T(INFINITY);
+  } else {
+    return factor == T(0) ? T(1.7976931348623157e308) : T(INFINITY);
+  }
 }
 
 // log(x) and log1p(x) for x >= 0 in finalisations: once a row, so precision before speed.

@@ -20,12 +20,14 @@ class Bce : public ElementWise {
     const T q = positive_ * e.parameter;
     if constexpr (E::kSoft) {
       const Logistic<T> l = logistic_of(e, false);
-      return expectation(e.y, {weighed(q, l.softplus_negated), -q * l.sigmoid_negated}, {l.softplus, l.sigmoid});
+      return expectation(e.y, {q * capped(l.softplus_negated, cap_of(q)), -q * l.sigmoid_negated},
+                         {l.softplus, l.sigmoid});
     } else {
       const bool positive = e.y > T(0);
       const Logistic<T> l = logistic_of(e, positive);
+      if constexpr (E::kNegative) return {l.softplus, l.sigmoid};
       const T factor = positive ? q : T(1);
-      return {weighed(factor, l.softplus), positive ? -q * l.sigmoid : l.sigmoid};
+      return {factor * capped(l.softplus, cap_of(factor)), positive ? -q * l.sigmoid : l.sigmoid};
     }
   }
 

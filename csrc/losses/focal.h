@@ -19,7 +19,9 @@ class SigmoidFocal : public ElementWise {
   explicit MLLOSS_HD SigmoidFocal(const double* parameters)
       : gamma_(static_cast<T>(parameters[0])),
         negative_(static_cast<T>(parameters[1])),
-        positive_(static_cast<T>(parameters[2])) {}
+        positive_(static_cast<T>(parameters[2])),
+        negative_cap_(cap_of(negative_)),
+        positive_cap_(cap_of(positive_)) {}
 
   template <class E>
   MLLOSS_HD ValueAndGradient<T> evaluate(E e) const {
@@ -29,11 +31,12 @@ class SigmoidFocal : public ElementWise {
     const Logistic<T> l = logistic_of(e, !positive);
     const T modulation = alpha * exponential(-gamma_ * finite(l.softplus));
     const T slope = modulation * (gamma_ * l.sigmoid * finite(l.softplus_negated) + l.sigmoid_negated);
-    return {weighed(modulation, l.softplus_negated), positive ? -slope : slope};
+    const T cost = capped(l.softplus_negated, positive ? positive_cap_ : negative_cap_);
+    return {modulation * cost, positive ? -slope : slope};
   }
 
  private:
-  T gamma_, negative_, positive_;
+  T gamma_, negative_, positive_, negative_cap_, positive_cap_;
 
   // Of a product's limit at an infinite logit the other factor decides: gamma = 0, or a sigmoid of 0.
   static MLLOSS_HD T finite(T x) { return at_most(x, T(1e30)); }
@@ -55,7 +58,7 @@ class SigmoidFocal : public ElementWise {
     const T ratio = y > T(0) ? (y < T(1) ? between : p) : q;
     const T slope = (p - y) + gamma_ * (T(1) - T(2) * y) * ratio * finite(ce);
     const T exact = y > T(0) ? (y < T(1) ? slope : -q - gamma_ * p * finite(ce)) : slope;
-    return {weighed(modulation, ce), modulation * exact};
+    return {modulation * capped(ce, cap_of(alpha)), modulation * exact};
   }
 };
 
