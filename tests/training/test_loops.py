@@ -21,7 +21,7 @@ from mlloss_cuda import (
 )
 from mlloss_cuda.data import csr_collate
 
-from ..test_examples import EXAMPLES, TRAINED, assert_learns, run_example
+from ..test_examples import EXAMPLES, assert_learns, run_example
 from .loops import (
     BATCH,
     FEATURES,
@@ -191,7 +191,7 @@ def test_accelerate_clips_and_casts(generator: torch.Generator) -> None:
         optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("name,count,below", (("hf_trainer.py", 2, 5.6), ("lightning_module.py", 1, TRAINED)))
+@pytest.mark.parametrize("name,count,below", (("hf_trainer.py", 2, 5.6), ("lightning_module.py", 1, 4.6)))
 def test_examples(name: str, count: int, below: float) -> None:
-    """The transformer's 84 steps take it from 5.9 to 5.5 and less."""
+    """The transformer comes from 5.9 to 5.5 and less, the bag of words from 6.2 to 4.2."""
     assert_learns(run_example(EXAMPLES / name), count, below)
