@@ -70,7 +70,7 @@ def mean_loss(encoder: Encoder, head: LinearLoss, rows: list[tuple[Tensor, CSRTa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--losses", type=Path, help="a file for the loss of every step")
     options = parser.parse_args()
     cuda, group = torch.cuda.is_available(), None

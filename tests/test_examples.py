@@ -12,8 +12,8 @@ import pytest
 import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-# The loss of an untrained model over 500 labels is above the first number, that of a trained one below the second.
-UNTRAINED, TRAINED = 4.0, 3.3
+# The loss of an untrained model over 100 labels is above the first number, that of a trained one below the second.
+UNTRAINED, TRAINED = 4.5, 3.5
 
 
 def run_example(*command: str | Path, launcher: tuple[str, ...] = ()) -> str:
@@ -28,12 +28,12 @@ def run_example(*command: str | Path, launcher: tuple[str, ...] = ()) -> str:
     return done.stdout
 
 
-def assert_learns(printed: str, count: int = 1) -> None:
+def assert_learns(printed: str, count: int = 1, trained_below: float = TRAINED) -> None:
     found = re.findall(r"loss of the test rows.*: ([\d.]+) untrained, ([\d.]+) ", printed)
     assert len(found) == count, printed
     for untrained, trained in found:
         assert float(untrained) > UNTRAINED, printed
-        assert float(trained) < TRAINED, printed
+        assert float(trained) < trained_below, printed
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

@@ -191,6 +191,7 @@ def test_accelerate_clips_and_casts(generator: torch.Generator) -> None:
         optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("name,count", (("hf_trainer.py", 2), ("lightning_module.py", 1)))
-def test_examples(name: str, count: int) -> None:
-    assert_learns(run_example(EXAMPLES / name), count)
+@pytest.mark.parametrize("name,count,below", (("hf_trainer.py", 2, 5.6), ("lightning_module.py", 1, 4.6)))
+def test_examples(name: str, count: int, below: float) -> None:
+    """The transformer comes from 5.9 to 5.5 and less, the bag of words from 6.2 to 4.2."""
+    assert_learns(run_example(EXAMPLES / name), count, below)
