@@ -59,13 +59,13 @@ $(FULL_BUILD): $(VENV)/.torch $(NATIVE)
 	$(call compile,all CPU kernels and (where there is an nvcc) the CUDA kernels,)
 	@touch $(VENV)/.built $@
 
-# What tests and checks need. What is installed has told of the extra: nothing is built anew.
+# Tests and checks need these tools. The extra is that of the package that is installed, so nothing is built anew.
 $(VENV)/.dev: $(VENV)/.built
 	@echo "== installing the tools that tests and checks need"
 	@$(PIP) "mlloss-cuda[dev]"
 	@touch $@
 
-# What tells whether an install can be trusted; on a GPU the CUDA kernels are tested too.
+# These tests tell whether an install can be trusted; on a GPU they test the CUDA kernels too.
 test: $(FULL_BUILD) $(VENV)/.dev
 	@MAKE="$(MAKE)" $(BIN)/python -m tests.run test $(TEST_PARTS)
 
@@ -201,7 +201,7 @@ define wheel_smoke
 	$(1)/bin/python -I tests/wheel/smoke.py
 endef
 
-# What users install, from the objects that are built.
+# The wheel that users install, from the objects that are built.
 wheel: $(FULL_BUILD) build/alone/.torch
 	@rm -rf dist/*.whl build/lib.* build/bdist.*  # what an earlier tree left there would go in
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .

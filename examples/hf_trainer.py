@@ -40,7 +40,7 @@ def collate_dense(samples: list[dict[str, Any]], known: float = 1.0) -> dict[str
 
 
 def metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Of the whole evaluation set, whose dense labels the Trainer has joined."""
+    """The metrics of the whole evaluation set, whose dense labels the Trainer has joined."""
     logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
     best = logits.topk(5, dim=1).indices
     return {f"precision_at_{k}": precision_at_k(best, CSRTargets.from_dense(labels), k).item() for k in (1, 5)}

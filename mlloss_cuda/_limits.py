@@ -1,4 +1,4 @@
-"""What definitions are written in: functions whose values and gradients take their limits at infinite logits.
+"""The functions that definitions are written in: their values and gradients take their limits at infinite logits.
 
 Plain PyTorch has ``inf - inf`` and ``0 * inf`` there, in the value or on the way back. Each of these may be
 differentiated twice.

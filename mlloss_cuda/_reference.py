@@ -32,7 +32,7 @@ def _dense(targets: Tensor | CSRTargets, ignore_index: int | None, dtype: torch.
 
 
 def equal_to(y: Tensor, index: int) -> Tensor:
-    """Where targets are the checked ``ignore_index``, compared as numbers: 255 is not -1, though it is in uint8."""
+    """A mask of targets that equal the checked ``ignore_index`` as numbers: 255 is not -1, though it is in uint8."""
     if index == _ops.IGNORE_NAN:
         return y.isnan()
     return y.double() == float(index) if y.is_floating_point() else y.long() == index

@@ -112,7 +112,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def check_ignore_index(value: Any) -> int | None:
-    """As engines take it: an int, ``IGNORE_NAN`` in the place of NaN."""
+    """The index as engines take it: an int, ``IGNORE_NAN`` in the place of NaN."""
     if value is None:
         return None
     if isinstance(value, float) and value != value:
@@ -127,7 +127,7 @@ def check_ignore_index(value: Any) -> int | None:
 
 
 def check_constant(name: str, value: Any) -> None:
-    """What losses are not differentiated in must not ask for a gradient."""
+    """Tensors that losses are not differentiated in must not require a gradient."""
     if isinstance(value, CSRTargets):
         value = value.values
     if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():

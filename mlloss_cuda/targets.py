@@ -236,7 +236,7 @@ class CSRTargets:
         )
 
     def ne(self, value: float) -> Unequal:
-        """Where the ``[rows, L]`` targets differ from ``value``: :meth:`Unequal.sum` counts the places.
+        """The places where the ``[rows, L]`` targets differ from ``value``; :meth:`Unequal.sum` counts them.
 
         Hugging Face's ``Trainer`` counts the labels of a batch by ``labels.ne(-100).sum()``.
 

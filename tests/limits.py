@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """Of a row: the loss, or each element's; and the gradient."""
+    """The loss of a row, or of each of its elements; and the gradient."""
 
     value: Any
     gradient: tuple[float, float, float]
@@ -218,7 +218,7 @@ Element = tuple[float, float]  # value and slope
 
 
 class Elements(NamedTuple):
-    """Of a label's loss: formulas for finite logits, and the four infinite corners."""
+    """The loss of a label: formulas for finite logits, and the four infinite corners."""
 
     positive: Callable[[float], Element]
     negative: Callable[[float], Element]
@@ -257,7 +257,7 @@ FREE, PAID, OWED = (0.0, 0.0), (INF, 1.0), (INF, -1.0)
 
 BCE = Elements(lambda s: (softplus(-s), -sigmoid(-s)), lambda s: (softplus(s), sigmoid(s)), FREE, OWED, PAID, FREE)
 BCE_OF_2 = Elements(lambda s: (2 * softplus(-s), -2 * sigmoid(-s)), BCE.negative, FREE, (INF, -2.0), PAID, FREE)
-# What weighs nothing costs nothing.
+# A label that weighs nothing costs nothing.
 BCE_OF_0 = Elements(lambda s: FREE, BCE.negative, FREE, FREE, PAID, FREE)
 # q^2 softplus with 1/4 and 3/4; at 1/4 the weight is 5/8, at 3/4 it is 3/8, and 1 - p_t is 3/4.
 FOCAL = Elements(

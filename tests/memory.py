@@ -17,7 +17,7 @@ __all__ = ["PeakMemory"]
 class PeakMemory(TorchDispatchMode):
     """Counts the bytes of all tensors that are made while it is active, on this thread.
 
-    What an op allocates for itself and frees before it returns is not seen: that is another library's, and differs from
+    Memory that an op allocates and frees before it returns is not seen: that is another library's, and differs from
     processor to processor.
     """
 

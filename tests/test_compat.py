@@ -533,7 +533,7 @@ class TestMonai:
 
     @pytest.mark.parametrize("ignored", [None, 255])
     def test_class_numbers_that_cannot_be_looked_at(self, ignored: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As on a GPU: a class that there is not makes the loss NaN, where it is not the ignored one."""
+        """A class that there is not makes the loss NaN, as on a GPU, where it is not the ignored one."""
         monkeypatch.setattr(_monai_inputs.check, "readable", lambda tensor: False)
         x, y = torch.zeros(2, 3, 4), torch.zeros(2, 1, 4, dtype=torch.int64)
         for loss in (

@@ -289,7 +289,7 @@ def test_large_equal_logits_are_precise(backend: Backend) -> None:
 def test_few_targets_of_many_labels_are_smoothed_precisely(
     served: Case, backend: Backend, generator: torch.Generator, weighted: bool
 ) -> None:
-    """Of each row, relative to its own loss: tiny equal targets beside three that are nearly 1 keep their digits.
+    """Each row's error, relative to its own loss: tiny equal targets beside three that are nearly 1 keep their digits.
 
     A budget of whole batches does not see it: where a fifth of the labels is positive, the others' sum is nothing.
     """

@@ -167,7 +167,7 @@ def test_logs_come_back_with_the_results(
         assert "logs/tests-cuda.log" in archive.getnames()
     assert given[0] == (pytest.approx(95, abs=10), True)
     assert given[1] == (pytest.approx(95 * 4 / 11, abs=10), False)
-    # What was known before it raised is on disk.
+    # The results from before it raised are on disk.
     left = json.loads((results / "dry-run-tests.json").read_text())
     assert (left["found"], left["right"], left["words"]) == (1, None, "not finished")
     signal.signal(signal.SIGTERM, terminates)
@@ -226,10 +226,10 @@ def test_two_visits_fit_fifteen_minutes() -> None:
         options = options_of("--visit", name)
         assert options.no_build
         assert not options.triton
-        # What is given goes before.
+        # A path that is given goes before.
         assert options_of("--visit", name, "--limit", "99").limit == 99
     assert options_of().part == list(command._PARTS)
-    # What failed, once more: by one process, so that a broken context names its test.
+    # The tests that failed run once more in one process, so that a broken context names its test.
     again = options_of("--test", "tests/test_edges.py::test")
     assert again.part == ["tests"]
     asked = command._suite(again, first=False)

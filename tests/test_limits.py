@@ -236,7 +236,7 @@ def test_limits_of_the_symmetric_divergence(backend: Backend) -> None:
 
 
 def test_nothing_known_by_a_normalizer_of_0(backend: Backend) -> None:
-    """As torch's mean over nothing: NaN, whose gradient is 0 where a label is unknown."""
+    """The mean over nothing is NaN, as torch's is, and its gradient is 0 where a label is unknown."""
     for name, limits in LIMITS.items():
         logits = torch.randn(2, 3).to(backend.device).requires_grad_()
         targets = torch.full((2, 3), -1, device=backend.device)

@@ -149,7 +149,7 @@ class TestAtK:
             recall_at_k(matrix * math.nan, targets, 1)
 
     def test_exclude(self, targets: Tensor, indices: Tensor, generator: torch.Generator) -> None:
-        """What is behind moves up, and the positives stay."""
+        """The labels behind move up, and the positives stay."""
         out = torch.rand(ROWS, LABELS, generator=generator) < 0.3
         rows = [[i for i in row if i >= 0 and not out[n, i]] for n, row in enumerate(indices.tolist())]
         kept = torch.tensor([[*row, *[-1] * (WIDTH - len(row))] for row in rows])
@@ -307,7 +307,7 @@ class TestSets:
 
     @pytest.mark.parametrize("beta", (0.0, 0.5, 2.0))
     def test_fbeta(self, targets: Tensor, generator: torch.Generator, beta: float) -> None:
-        """Of precision and recall, label by label; weighted by positives; a label of nothing left out."""
+        """F-scores of precision and recall, label by label; weighted by positives; a label of nothing left out."""
         targets[:, 3] = False
         p = self.predicted(targets, generator)
         right, given, true = ((a.sum(0).double()) for a in (p & targets, p, targets))

@@ -133,7 +133,7 @@ def test_every_loss(ranks: Ranks, seed: int, count: int) -> None:
 
 
 def _limits(rank: int, count: int, engine: str) -> None:
-    """Of three known labels and one unknown; a rank has two of them, one, or none."""
+    """Rows of three known labels and one unknown; a rank has two of them, one, or none."""
     sizes = {2: (1, 3), 3: (2, 0, 2)}[count]
     own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
     with mlloss_cuda.use_backend(engine):

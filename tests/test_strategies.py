@@ -247,7 +247,7 @@ def test_occupancy_is_asked_for_once(backend: Backend, generator: torch.Generato
 def test_no_room_for_a_cluster(
     backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    """As where another process holds multiprocessors: the rows are streamed, or split where they are few and long."""
+    """Rows are streamed, or split where they are few and long, as beside a process that holds multiprocessors."""
     labels = 6_000 + 8 * rows  # of no other test, whose answer would be known
     logits = random_logits(generator, (rows, labels), torch.float32, backend.device)
     targets = random_positives(generator, (rows, labels), 0.01)

@@ -1,4 +1,4 @@
-"""What training loops ask of the package, without anybody else's: tests/training has the loops themselves."""
+"""The package as training loops call it, without other packages: tests/training has the loops themselves."""
 
 from __future__ import annotations
 

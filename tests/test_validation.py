@@ -97,7 +97,7 @@ def test_common_arguments(case: Case, error: type[Exception], argument: str, bad
         case(**arguments)
 
 
-# What losses have no gradient in. The message says what to pass.
+# Losses have no gradient in these arguments. The message says what to pass.
 CONSTANTS: list[tuple[str, dict[str, Any]]] = [
     ("targets", {"targets": torch.zeros(2, 3, requires_grad=True)}),
     (

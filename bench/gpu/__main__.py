@@ -34,7 +34,7 @@ _LIMIT = 570.0
 _REPORT = 5.0  # seconds, kept for the end
 _FACTS = 90.0  # seconds, at most, for the first import of torch and one step
 _MARKS = {True: "ok  ", False: "FAIL", None: "?   "}
-# What is run, and in what time; an option that is given goes before.
+# The parts of each visit and their time limits; an option on the command line goes before.
 _VISITS: dict[str, dict[str, Any]] = {
     "right": {"part": ["tests", "large", "memcheck"], "limit": 270.0, "brief": 40, "workers": 10, "triton": False},
     "fast": {"part": ["bench", "profile"], "limit": 430.0, "quick": True, "compile": False, "triton": False},

@@ -67,7 +67,7 @@ class Run:
         self.header["gpu"]["after"] = gpu_facts(clocks_only=True)
 
     def _beside_times(self) -> None:
-        """What calls cost the host, memory, and the linear head."""
+        """The host time and memory of calls, and the linear head."""
         for case in self._cases(self.options.losses or None):
             self._step(f"host time, {case.name}", partial(self._host, case))
         for case in self._cases(self.options.losses or None):

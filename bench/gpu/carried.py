@@ -42,7 +42,7 @@ def _symbols(option: str, *libraries: Path) -> set[str]:
 
 
 def faults_of(folder: Path, suffix: str, torch: Path | None) -> list[str]:
-    """What keeps the libraries of a folder from loading beside that torch, in words."""
+    """The reasons why the libraries of a folder do not load beside that torch, in words."""
     faults, there = [], {}
     for name in _NAMES:
         library = folder / f"{name}{suffix}"

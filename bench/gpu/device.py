@@ -49,7 +49,7 @@ class Device:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """What a profiler that waits to be asked looks at: a mark, then what is run here."""
+        """A range for a profiler that waits to be asked: a mark, then the calls of this block."""
         if self.dry:
             yield
             return

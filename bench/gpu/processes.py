@@ -99,7 +99,7 @@ class Started:
         return Ended(status, self.log, time.monotonic() - self.start)
 
     def _interrupt(self) -> None:
-        """As from a keyboard: pytest then reports what it has."""
+        """Interrupt as from a keyboard: pytest then reports what it has."""
         self.process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(self.grace)

@@ -51,7 +51,7 @@ _STALL = re.compile(r"smsp__average_warps_issue_stalled_(?!selected)(\w+?)_per_i
 
 @dataclass(frozen=True)
 class Kernel:
-    """What was measured of one launch; a figure that ncu did not give is None."""
+    """The figures of one launch; a figure that ncu did not give is None."""
 
     name: str
     seconds: float | None

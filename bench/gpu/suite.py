@@ -53,7 +53,7 @@ class Suite:
         return files[:_FIRST] if self.first else files
 
     def backends(self) -> tuple[str, ...]:
-        """What is tested, one after the other."""
+        """The parts that are tested, one after the other."""
         more = ("triton",) if self.triton and not self.first and not self.only and find_spec("triton") else ()
         # The sanitizers and the benchmark find Triton's kernels compiled.
         return ("cpu",) if self.dry else ("cuda", *more)

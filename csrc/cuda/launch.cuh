@@ -54,7 +54,7 @@ class Answers {
 
 using KernelOnDevice = std::pair<const void*, int>;
 
-// As much shared memory as a block of the device may have. A kernel keeps the largest that any launch takes:
+// Allows as much shared memory as a block of the device may have. A kernel keeps the largest that any launch takes:
 // were it set to each launch's own, one host thread would lower what another one is about to launch with.
 template <class... P>
 cudaError_t allow_most_shared(void (*kernel)(P...), int device) {
@@ -73,7 +73,7 @@ cudaError_t allow_wide_clusters(void (*kernel)(P...)) {
 // Asks for what a launch needs beyond what every kernel may have: once for each kernel, device and need.
 template <class... P>
 cudaError_t allow(void (*kernel)(P...), const Shape& shape) {
-  // What the kernel has of its own counts too.
+  // The kernel's static shared memory counts too.
   const bool shared = shape.shared_bytes + kStaticShared > kSharedUnasked;
   const bool wide = shape.cluster > kPortableCluster;
   if (!shared && !wide) return cudaSuccess;

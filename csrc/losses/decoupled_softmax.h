@@ -100,7 +100,7 @@ class DecoupledSoftmax : public GroupWise {
   // s - m; 0 for equal arguments, infinite ones included.
   static MLLOSS_HD T above(T s, T m) { return s == m ? T(0) : s - m; }
 
-  // What a label adds to the sums, with x its exponential.
+  // The sums of one label, with x its exponential.
   template <class E>
   static MLLOSS_HD Array<T, 3> with_target(E e, T x) {
     if constexpr (!E::kSoft) return {{of_negative(e, x), e.y, T(0)}};

@@ -63,7 +63,7 @@ struct GroupWise {
   static constexpr int kDemanding = 0;
   static constexpr int kLateSums = 0;
 
-  // Of a functor whose safe sums are never empty, or whose maxima start at 0.
+  // The default serves functors whose safe sums are never empty, or whose maxima start at 0.
   template <class Loss, class T>
   static MLLOSS_HD Array<T, Loss::kMaxima> first_maxima(const Array<T, Loss::kSums>&) {
     return {};

@@ -30,7 +30,7 @@ def _of_negative(y, x, SOFT: tl.constexpr):
 
 @triton.jit
 def _with_target(y, x, SOFT: tl.constexpr):
-    """What a label adds to the sums, with x its exponential."""
+    """The sums of one label, with x its exponential."""
     if SOFT:
         upper, lower = two_parts(y)
         return _of_negative(y, x, SOFT), upper, lower

@@ -174,7 +174,7 @@ def _term_first_maxima(term, sums, m):
 
 @triton.jit
 def first_maxima(functor, sums, m):
-    """Of first sums, whose ``m`` are 0."""
+    """The maxima of first sums, whose ``m`` are 0."""
     if functor.terms_count == 0:
         if functor.first_maxima is not None:
             return functor.first_maxima(sums)

@@ -77,7 +77,7 @@ class FocalLoss(ChannelLoss):
         inputs = self._inputs(input, target, 2)
         self._tell_of_soft(inputs.targets, "which takes sigmoid(-x (2 y - 1)) for the chance of a miss")
         if self.use_softmax:
-            # Of a softmax only the positives' side counts.
+            # Only the positives' side of a softmax counts.
             value = self._pass(inputs, 1.0, self._softmax_alpha(inputs.logits.shape[1]))
         elif isinstance(self.alpha, Tensor) and self.alpha.dim() > 0:
             alpha = self._alpha_of_classes(self.alpha, inputs.logits.shape[1])

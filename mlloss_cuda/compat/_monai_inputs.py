@@ -31,7 +31,7 @@ class Inputs(NamedTuple):
 
     @property
     def ignore_index(self) -> int | None:
-        """What the losses are to leave out."""
+        """The labels that the losses leave out."""
         return None if self.mask is None else IGNORED
 
 
@@ -54,7 +54,7 @@ def softmax_log_odds(logits: Tensor) -> Tensor:
 
 
 class ChannelLoss(SoftTargets):
-    """What the losses share: background, one-hot targets, ignored voxels, class weights, the reduction."""
+    """The losses' common part: background, one-hot targets, ignored voxels, class weights, the reduction."""
 
     class_weight: Tensor | None
 

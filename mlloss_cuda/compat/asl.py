@@ -10,7 +10,7 @@ from ._soft import SoftTargets
 
 __all__ = ["AsymmetricLoss", "AsymmetricLossOptimized"]
 
-# What the original does with targets between 0 and 1.
+# The original's definition for targets between 0 and 1.
 INTERPOLATES = "which interpolates the powers"
 
 

@@ -118,7 +118,7 @@ def _plain(text: str) -> str:
 
 
 def without_comment(line: str) -> str:
-    """What stands before a ``%`` that is not in quotes."""
+    """The text before a ``%`` that is not in quotes."""
     if "%" not in line:
         return line
     match = _BEFORE_COMMENT.match(line)

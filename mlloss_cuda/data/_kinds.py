@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: plain text, compressed text, or something that is neither."""
+"""The kind of a file, by its first bytes: plain text, compressed text, or something that is neither."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 __all__ = ["BOM", "Compression", "foreign", "is_damage", "open_file"]
 
 BOM = b"\xef\xbb\xbf"  # of UTF-8
-# What reading compressed data raises where they are damaged or cut off; bz2 has an OSError without a number too.
+# Damaged or truncated compressed data raise these; bz2 has an OSError without a number too.
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 
 
@@ -49,7 +49,7 @@ _PAGES = (b"<!doctype html", b"<html")
 
 
 def foreign(first: bytes) -> str | None:
-    """What the bytes are the beginning of, if that is not text of numbers."""
+    """The name of the format that the bytes begin, if that is not text of numbers."""
     for magic, name in _FOREIGN:
         if first.startswith(magic):
             return name

@@ -201,7 +201,7 @@ def _hint(tokens: list[bytes]) -> str:
 def _counted(
     path: _lines.Path, first: _lines.Block, rest: Iterator[_lines.Block], wanted: int, rows: str
 ) -> Iterator[_lines.Block]:
-    """As many lines as the header says, and an error if there are more or fewer; blank ones at the end are none."""
+    """The lines, as many as the header says; more or fewer are an error, and blank ones at the end do not count."""
     left, last = wanted, 1
     block: _lines.Block | None = _lines.Block(2, first.lines[1:])
     while block is not None:

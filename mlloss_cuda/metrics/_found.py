@@ -75,7 +75,7 @@ class Found(NamedTuple):
 
     @property
     def discount(self) -> Tensor:
-        """Of each rank, for discounted gains."""
+        """The discount of each rank."""
         return 1 / torch.log2(1 + self.ranks)
 
     def at(self, values: Tensor) -> Tensor:

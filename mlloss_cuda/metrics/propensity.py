@@ -152,7 +152,7 @@ def propensity_scored_recall_at_k(
 
 
 def _ratio(found: Found, weights: Any, discount: Tensor, of_rows: Tensor | None = None) -> Tensor:
-    """What is gained at each k over what could be, each added up over rows."""
+    """The gain at each k over the largest possible one, each summed over rows."""
     if isinstance(weights, Tensor) and not weights.is_floating_point():
         raise TypeError(f"inverse_propensity: expected a floating tensor, got {weights.dtype}")
     like = torch.empty(0, dtype=torch.float64, device=found.indices.device)

@@ -61,7 +61,7 @@ def recall_at_k(
     exclude: CSRTargets | Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """Of a row's positives, how many are among the first k labels; the mean over rows. 0 for rows without positives.
+    """The share of a row's positives among the first k labels; the mean over rows. 0 for rows without positives.
 
     Args:
         indices, targets, k, exclude, sample_weight: as of :func:`precision_at_k`.
@@ -108,7 +108,7 @@ def ndcg_at_k(
         ValueError: likewise.
 
     Source:
-        As http://manikvarma.org/downloads/XC/XMLRepository.html has it.
+        The definition is that of http://manikvarma.org/downloads/XC/XMLRepository.html.
 
     Example:
         >>> targets = CSRTargets.from_lists([[0, 2], [1]], num_labels=4)

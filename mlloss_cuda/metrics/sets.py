@@ -176,7 +176,7 @@ def fbeta_score(
 
 
 def _mean_of_numbers(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Of those that are no NaN."""
+    """The mean of the values that are not NaN."""
     left = values.isnan()
     weight = (torch.ones_like(values) if weight is None else weight).masked_fill(left, 0.0)
     return (values.masked_fill(left, 0.0) * weight).sum() / weight.sum()

@@ -19,7 +19,7 @@ Ranking = list[list[int]]  # a row's labels, best first
 
 
 def _sums(found: Ranking, targets: Tensor, weight: Tensor, k: int, discount: Callable[[int], float]) -> list[float]:
-    """What each row gains down to rank k."""
+    """The gain of each row down to rank k."""
     rows = zip(found, targets, strict=True)
     return [sum(discount(i) * (y[label] * weight[label]).item() for i, label in enumerate(row[:k])) for row, y in rows]
 

@@ -109,7 +109,7 @@ def monai_settings(count: int, seed: int, channels: int = 3, **axes: Any) -> Any
     chosen = diagonal(count, **axes, scale=SCALES, numbers=(False, True, False))
     for i, options in enumerate(chosen, seed):
         x, y = drawn(i, (2, channels, 4, 5), options.pop("scale"))
-        # Of class numbers theirs makes float32, whose sums of squares are inexact.
+        # Theirs makes float32 of class numbers, whose sums of squares are inexact.
         if options.pop("numbers") and not options.get("squared_pred"):
             options["to_onehot_y"] = True
             y = y.int().argmax(1, keepdim=True)

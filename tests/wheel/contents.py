@@ -53,7 +53,7 @@ def problems(wheel: Path, cuda: bool) -> list[str]:
 
 
 def problems_of_source(distribution: Path) -> list[str]:
-    """What is wrong with the source distribution: it has what a build needs, and the index's own files."""
+    """The faults of the source distribution, which has what a build needs and the index's own files."""
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*") if path.is_file()}
     named = {"CMakeLists.txt", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"}
     wanted = {*sources, *named, *expected_files(cuda=False)} - {"mlloss_cuda/_C.so", "mlloss_cuda/_cpu.so"}
