@@ -39,6 +39,13 @@ from .loops import (
 )
 from .packages import accelerate, lightning, transformers
 
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> None:
+    """Accelerate keeps its first settings for the whole process, and refuses others."""
+    accelerate.state.AcceleratorState._reset_state(True)
+
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # the packages' own
 
 COLLATORS = {"dense": dense_rows, "csr": sparse_rows}
