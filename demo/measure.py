@@ -99,6 +99,9 @@ def compile_formulas(logits: Tensor, targets: CSRTargets, seconds: float) -> Com
 
     A loss whose formula compiles sooner than another's would look better in a table than it is, so it is all or none.
     """
+    import torch._inductor.config as inductor
+
+    inductor.compile_threads = 1  # processes that compile take longer to start here than the formulas to compile
     found, start = Compiled(), time.perf_counter()
     for name, rival in RIVALS.items():
         compiled = torch.compile(rival.function, dynamic=False, fullgraph=True)
