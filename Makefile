@@ -88,7 +88,7 @@ machines-share: $(FULL_BUILD) $(VENV)/.dev
 
 # The Triton kernels on the CPU, by Triton's interpreter, and compiled for GPUs that are not there.
 interpret: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) tests --interpreted --brief=14
+	$(BIN)/python -m pytest -n $(JOBS) tests --interpreted --brief=28
 
 interpret-full: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) tests --interpreted
@@ -122,7 +122,7 @@ endef
 # The same source, the same tests: a share of them, or all.
 EMULATED_TESTS := $(BIN)/python -m pytest -n $(JOBS) tests --emulated $(EMULATED)/emulated.so
 emulate: $(FULL_BUILD) $(VENV)/.dev
-	$(call emulated,emulated,$(EMULATED_TESTS) --brief=6)
+	$(call emulated,emulated,$(EMULATED_TESTS) --brief=8)
 
 emulate-full: $(FULL_BUILD) $(VENV)/.dev
 	$(call emulated,emulated,$(EMULATED_TESTS))
