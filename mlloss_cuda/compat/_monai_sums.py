@@ -47,8 +47,8 @@ class DiceCELoss(nn.Module):
     is that of a softmax over the channels, as in the original whatever ``sigmoid`` says, and PyTorch's own.
 
     Args:
-        include_background, to_onehot_y, sigmoid, softmax, other_act, squared_pred, jaccard, smooth_nr, smooth_dr,
-            batch: of the Dice loss, as in :class:`DiceLoss`.
+        include_background, to_onehot_y, sigmoid, softmax, other_act: as in :class:`DiceLoss`.
+        squared_pred, jaccard, smooth_nr, smooth_dr, batch: of the Dice loss, as in :class:`DiceLoss`.
         reduction: ``"mean"`` (default) or ``"sum"``.
         weight: ``[C]`` or None, the classes' weights in both losses; of a single channel, the positives' weight in the
             cross-entropy.
@@ -151,8 +151,8 @@ class DiceFocalLoss(nn.Module):
     ``reduction="none"``.
 
     Args:
-        include_background, to_onehot_y, sigmoid, softmax, other_act, squared_pred, jaccard, smooth_nr, smooth_dr,
-            batch: of the Dice loss, as in :class:`DiceLoss`.
+        include_background, to_onehot_y, sigmoid, softmax, other_act: as in :class:`DiceLoss`.
+        squared_pred, jaccard, smooth_nr, smooth_dr, batch: of the Dice loss, as in :class:`DiceLoss`.
         reduction: ``"mean"`` (default), ``"sum"`` or ``"none"``, as the two losses have it.
         gamma, alpha: of the focal loss, as in :class:`FocalLoss`. Defaults 2.0 and None.
         weight: of both, a number, or one for each class that is left, >= 0. Default None.
