@@ -4,7 +4,7 @@
     python examples/train_xmc.py --checkpoint run.pt --epochs 8  # goes on where it stopped, to the bit
 
 The last layer's weights step inside backward (``FusedAdam``): neither logits nor the weights' gradient stand in memory.
-Without files it trains on a generated corpus. Needs ``pip install "mlloss-cuda[data]"``.
+It trains on a generated corpus unless files are given, and needs ``pip install "mlloss-cuda[data]"``.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def _label_names(
 
 def _listed(path: _lines.Path) -> list[str]:
     content = FilePath(path).read_bytes()
-    # Without a declaration XML is UTF-8; some that is not, is Latin-1.
+    # XML that declares no encoding should be UTF-8; some files are Latin-1 all the same.
     latin = b"encoding" not in content[:100] and _text(content) != content.decode("utf-8", "replace")
     try:
         root = ElementTree.fromstring(content, ElementTree.XMLParser(encoding="latin-1" if latin else None))

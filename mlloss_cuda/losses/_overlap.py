@@ -39,7 +39,7 @@ def _reference(
     empty = denominator == 0
     score = torch.where(empty, 1.0, numerator / torch.where(empty, 1.0, denominator))
     if log:
-        # Without any overlap the loss is infinite, and only the denominator's gradient is left.
+        # The loss is infinite if nothing overlaps, and only the denominator's gradient is left.
         none = score == 0
         return torch.where(
             none, torch.inf + torch.where(none, denominator, 1.0).log(), -torch.where(none, 1.0, score).log()

@@ -20,7 +20,7 @@ def _reference(
 ) -> Tensor:
     share = y if w is None else y * w
     m, negatives = exponential_sum(s, torch.where(s > -torch.inf, 1 - y, 0.0), dim)
-    # Without negatives there is nothing to lose, whatever the positives' logits are.
+    # A row that has no negatives costs nothing, whatever the positives' logits are.
     counts = (share > 0) & (negatives > 0)
     apart = torch.where(negatives > 0, negatives, 1.0).log() - above(torch.where(counts, s, 0.0), m)
     losses = torch.where(counts, share * softplus(torch.where(counts, apart, 0.0)), 0.0)

@@ -51,7 +51,7 @@ def targets(generator: torch.Generator) -> Tensor:
 
 
 def silent(function: Any, *given: Any, **arguments: Any) -> Any:
-    """Without scikit-learn's warnings of labels that have no positives."""
+    """Silence scikit-learn's warnings of labels that have no positives."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return function(*given, **arguments)
