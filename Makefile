@@ -88,7 +88,7 @@ machines-share: $(FULL_BUILD) $(VENV)/.dev
 
 # The Triton kernels on the CPU, by Triton's interpreter, and compiled for GPUs that are not there.
 interpret: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) tests --interpreted --brief=28
+	$(BIN)/python -m pytest -n $(JOBS) tests --interpreted --brief=56
 
 interpret-full: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) tests --interpreted
@@ -96,12 +96,10 @@ interpret-full: $(VENV)/.dev
 # By the oldest Triton that is served, which is torch 2.11's, every kernel for sm_90; by the newest, TARGETS.
 OLDEST_TRITON := 3.6.0
 ahead-of-time: $(VENV)/.dev build/triton-$(OLDEST_TRITON)/.there
-	PYTHONPATH=build/triton-$(OLDEST_TRITON) TRITON_CACHE_DIR=build/triton-$(OLDEST_TRITON)-cache \
-	  $(BIN)/python -m tests.ahead_of_time --triton $(OLDEST_TRITON) sm_90
-	TRITON_CACHE_DIR=build/triton $(BIN)/python -m tests.ahead_of_time $(TARGETS)
+	$(BIN)/python -m tests.ahead_of_time --jobs $(JOBS) --also build/triton-$(OLDEST_TRITON) $(TARGETS)
 
 ahead-of-time-share:
-	@$(MAKE) ahead-of-time TARGETS="sm_80 gfx942"
+	@$(MAKE) ahead-of-time TARGETS="sm_90 gfx942"
 
 # This Triton has a folder of its own, beside the one that the torch here takes.
 build/triton-$(OLDEST_TRITON)/.there: $(VENV)/.torch

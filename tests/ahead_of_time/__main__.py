@@ -1,25 +1,29 @@
 """``python -m tests.ahead_of_time``: the Triton kernels, compiled for GPUs that are not there.
 
 Fails on what does not compile, on spilled registers, on a kernel that no call needs, and where rows of odd
-length are not moved 16 bytes at a time. Not in a process that interprets: Triton is one or the other.
+length are not moved 16 bytes at a time. The kernels of a target are compiled in pieces, each in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-
-import triton
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import Any
 
 from .calls import LONG
-from .compile import TARGETS, WHOLLY, Compiled, compile_target
+from .compile import TARGETS, WHOLLY, Compiled
 
 MOVERS = ("backward", "element_wise", "streaming")  # kernels that read logits and write a gradient
 
 
-def _faults(target: str, compiled: list[Compiled]) -> list[str]:
+def _faults(target: str, compiled: Iterable[Compiled]) -> list[str]:
     from mlloss_cuda._triton import kernels
 
     faults = [f"{c.kernel} ({c.call}): {c.spills} spills" for c in compiled if c.spills]
@@ -35,29 +39,50 @@ def _faults(target: str, compiled: list[Compiled]) -> list[str]:
     return [f"{target}: {fault}" for fault in faults]
 
 
+def _piece(target: str, folder: str, piece: int, pieces: int) -> dict[str, Any]:
+    """What a process with that Triton compiles; its errors go to this one's."""
+    paths = {"PYTHONPATH": folder} if folder else {}
+    cache = f"{folder}-cache" if folder else "build/triton"
+    command = [sys.executable, "-m", "tests.ahead_of_time.compile", target, str(piece), str(pieces), folder]
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(Path(cache).resolve()), **paths}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{target}: a kernel does not compile (exit status {done.returncode})")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _report(target: str, pieces: list[dict[str, Any]]) -> list[str]:
+    """Print a line a kernel, and return what is wrong."""
+    compiled = {c["hash"]: Compiled(**c) for piece in pieces for c in piece["compiled"]}.values()
+    print(f"{target} by Triton {pieces[0]['triton']}: {len(compiled)} kernels")
+    for kernel in sorted({c.kernel for c in compiled}):
+        most = max(c.registers for c in compiled if c.kernel == kernel)
+        print(f"  {kernel:17} {sum(c.kernel == kernel for c in compiled):3}, at most {most} registers", flush=True)
+    return _faults(target, compiled)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Compile, print a line a target and kernel, then what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.ahead_of_time", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; default: all")
-    parser.add_argument("--triton", metavar="VERSION", help="fail if another version of Triton would compile")
+    parser.add_argument("--also", metavar="FOLDER", help=f"a folder with another Triton, for {', '.join(WHOLLY)}")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
     given = parser.parse_args(arguments)
-    if given.triton not in (None, triton.__version__):
-        parser.error(f"Triton {given.triton} was asked for, and {triton.__version__} is imported")
-    print(f"Triton {triton.__version__}", flush=True)
     unknown = set(given.targets) - set(TARGETS)
     if unknown:
         parser.error(f"unknown target {sorted(unknown)[0]!r}")
-    # The longest first.
-    targets = sorted(given.targets or TARGETS, key=lambda name: name not in WHOLLY)
+    runs = [(target, "") for target in given.targets or TARGETS]
+    if given.also:
+        runs = [*((target, given.also) for target in WHOLLY), *runs]
     faults = []
-    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for target, (compiled, seconds) in zip(targets, pool.map(compile_target, targets), strict=True):
-            print(f"{target}: {len(compiled)} compiled in {seconds:.0f} s", flush=True)
-            for kernel in sorted({c.kernel for c in compiled}):
-                most = max(c.registers for c in compiled if c.kernel == kernel)
-                print(f"  {kernel:17} {sum(c.kernel == kernel for c in compiled):3}, at most {most} registers")
-            faults += _faults(target, compiled)
+    with ThreadPoolExecutor(given.jobs) as pool:
+        tasks = [pool.submit(_piece, *run, piece, given.jobs) for run, piece in product(runs, range(given.jobs))]
+        for number, (target, _) in enumerate(runs):
+            pieces = tasks[number * given.jobs : (number + 1) * given.jobs]
+            try:
+                faults += _report(target, [task.result() for task in pieces])
+            except RuntimeError as error:
+                faults.append(str(error))
     print(*faults, sep="\n")
     return 1 if faults else 0
 

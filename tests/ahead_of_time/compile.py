@@ -1,13 +1,19 @@
-"""Compiles instead of launching: the engine's own calls, on CPU tensors, for a GPU that is not there."""
+"""``python -m tests.ahead_of_time.compile TARGET PIECE PIECES [FOLDER]``: one piece of what a target needs, as JSON.
+
+The engine's own calls run on CPU tensors and compile, instead of launching, for a GPU that is not there. With FOLDER,
+the Triton that lies there is the one that compiles. A process compiles once: Triton's active driver is set for good.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +43,7 @@ WHOLLY = ("sm_90",)
 class Compiled:
     """What the machine code of one specialisation of a kernel says."""
 
+    hash: str  # the specialisation's, in Triton's cache
     kernel: str
     call: str
     registers: int
@@ -77,14 +84,14 @@ def _disassembled(cubin: bytes) -> tuple[str, int]:
     return sass, int(found[1])
 
 
-def _of_nvidia(kernel: str, call: str, asm: Any) -> Compiled:
+def _of_nvidia(asm: Any) -> tuple[int, int, int, int]:
     sass, registers = _disassembled(asm["cubin"])
     spills = len(re.findall(r"\b(?:STL|LDL)\b", sass))
     loads, stores = (len(re.findall(rf"\b{op}\.E(?:\.\w+)*\.128", sass)) for op in ("LDG", "STG"))
-    return Compiled(kernel, call, registers, spills, loads, stores)
+    return registers, spills, loads, stores
 
 
-def _of_amd(kernel: str, call: str, asm: Any) -> Compiled:
+def _of_amd(asm: Any) -> tuple[int, int, int, int]:
     text = asm["amdgcn"]
 
     def said(name: str) -> int:
@@ -95,11 +102,11 @@ def _of_amd(kernel: str, call: str, asm: Any) -> Compiled:
 
     loads, stores = (len(re.findall(rf"(?:global|buffer)_{op}_(?:dwordx4|b128)", text)) for op in ("load", "store"))
     spills = said("vgpr_spill_count") + said("private_segment_fixed_size")
-    return Compiled(kernel, call, said("vgpr_count"), spills, loads, stores)
+    return said("vgpr_count"), spills, loads, stores
 
 
 def _compile(target: GPUTarget, calls: Iterable[Call]) -> list[Compiled]:
-    """Everything that the calls would launch. Once a process."""
+    """Compile everything that the calls would launch."""
     triton.runtime.driver.set_active(_Driver(target))
     compiled: dict[str, Compiled] = {}
     current = ""
@@ -108,7 +115,7 @@ def _compile(target: GPUTarget, calls: Iterable[Call]) -> list[Compiled]:
         made = kernel.warmup(*arguments, grid=(programs,), **options)
         if made.hash not in compiled:
             read = _of_nvidia if target.backend == "cuda" else _of_amd
-            compiled[made.hash] = read(kernel.__name__, current, made.asm)
+            compiled[made.hash] = Compiled(made.hash, kernel.__name__, current, *read(made.asm))
 
     capability = target.arch if target.backend == "cuda" else None
     rdna = target.backend == "hip" and target.warp_size == 32
@@ -123,8 +130,14 @@ def _compile(target: GPUTarget, calls: Iterable[Call]) -> list[Compiled]:
     return list(compiled.values())
 
 
-def compile_target(name: str) -> tuple[list[Compiled], float]:
-    """By the name in TARGETS; what was compiled, and the seconds it took."""
-    start = time.monotonic()
-    calls = [*main_calls(), *(more_calls() if name in WHOLLY else ())]
-    return _compile(TARGETS[name], calls), time.monotonic() - start
+def main(target: str, piece: str, pieces: str, folder: str = "") -> None:
+    """Compile every ``pieces``-th call, and print Triton's version and what was compiled as one line of JSON."""
+    if folder and not Path(triton.__file__).is_relative_to(Path(folder).resolve()):
+        raise ImportError(f"Triton was expected in {folder}, and {triton.__file__} is imported")
+    calls = [*main_calls(), *(more_calls() if target in WHOLLY else ())]
+    compiled = _compile(TARGETS[target], islice(calls, int(piece), None, int(pieces)))
+    print(json.dumps({"triton": triton.__version__, "compiled": [asdict(c) for c in compiled]}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

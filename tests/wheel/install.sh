@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # install.sh ENVIRONMENT FOLDER: installs the sources in FOLDER as the README says, as a package and then editable, without
-# CUDA, and tries what is installed from another folder. ENVIRONMENT has torch.
+# CUDA and for this machine's instruction set alone (the wheel has them all), and tries what is installed from another folder.
+# ENVIRONMENT has torch.
 set -euo pipefail
 environment=$(realpath "$1") sources=$(realpath "$2") here=$(realpath "$(dirname "$0")")
 python=$environment/bin/python
-export CMAKE_ARGS="-DMLLOSS_CUDA=OFF" PATH=$environment/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+export CMAKE_ARGS="-DMLLOSS_CUDA=OFF -DMLLOSS_NATIVE=ON" PATH=$environment/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
 cd "$sources"
 "$python" -m pip install --quiet pybind11 cmake ninja setuptools
 for how in "." "-e ."; do
