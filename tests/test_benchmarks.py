@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import compare, figures, page, plots, publish
+from bench import commits, compare, figures, page, plots, publish
 from bench.check import check_gradient, truth
 from bench.competitors import Problem, all_cases
 
@@ -45,6 +45,14 @@ def test_the_page_has_no_gpu_figures_without_a_gpu() -> None:
 
 
 # ---- right before fast ---------------------------------------------------------------------------
+
+
+def test_two_commits_turn_by_turn() -> None:
+    """The same tree as both, at a shape that takes no time."""
+    here = Path(commits.__file__).parents[1]
+    what = {"case": "zlpr", "rows": 2, "labels": 64, "dtype": "float32", "name": "csr", "threads": 1}
+    found = commits.compared((here, here), processes=1, rounds=2, **what)
+    assert all(number > 0 for number in found)
 
 
 def test_a_gradient_that_jumps_may_be_on_either_side() -> None:

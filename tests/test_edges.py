@@ -12,6 +12,7 @@ import mlloss_cuda
 from mlloss_cuda import (
     CSRTargets,
     asymmetric_loss,
+    bce_with_logits_loss,
     decoupled_softmax_loss,
     dice_loss,
     lsep_loss,
@@ -217,7 +218,7 @@ def asymmetric(clip: float) -> Any:
     )
 
 
-@pytest.mark.parametrize("gamma", (0.0, 0.1, 0.5, 1.0, 2.0, 7.5))
+@pytest.mark.parametrize("gamma", (0.0, 0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 7.5))
 @pytest.mark.parametrize("soft", (False, True))
 @pytest.mark.parametrize("loss", (focal, asymmetric(0.0), asymmetric(0.05)), ids=("focal", "asymmetric", "clipped"))
 def test_focus_is_finite_for_every_gamma(backend: Backend, loss: Any, gamma: float, soft: bool) -> None:
@@ -276,6 +277,23 @@ def test_tiny_losses_survive(backend: Backend) -> None:
     logits = torch.full((1, 4), -25.0, device=backend.device)
     value = zlpr_loss(logits, torch.zeros(1, 4, dtype=torch.bool, device=backend.device))
     assert float(value) == pytest.approx(4 * math.exp(-25), rel=1e-6)
+
+
+@pytest.mark.parametrize("labels", (1, 15, 16, 1_000, 1_000_003))
+@pytest.mark.parametrize("level", (-20.0, 0.0, 6.0))
+@pytest.mark.parametrize("layout", ("hard", "soft"))
+def test_sums_of_softplus_are_precise(backend: Backend, labels: int, level: float, layout: str) -> None:
+    """Tiny terms of many labels, and the largest that a shared logarithm has, all to a rounding or two of each term."""
+    logits = torch.full((1, labels), level, device=backend.device)
+    targets = torch.zeros(1, labels, device=backend.device, dtype=torch.bool if layout == "hard" else torch.float32)
+    if layout == "soft":
+        targets[:] = 0.25
+    got = evaluate(bce_with_logits_loss, logits, targets, reduction="sum")
+    share = 0.0 if layout == "hard" else 0.25
+    each = math.log1p(math.exp(-abs(level))) + max(level, 0.0) - share * level
+    assert float(got.value) == pytest.approx(labels * each, rel=3e-7)
+    slope = 1 / (1 + math.exp(-level)) - share
+    torch.testing.assert_close(got.gradient, torch.full_like(logits, slope), rtol=5e-7, atol=1e-7 * share)
 
 
 def test_large_equal_logits_are_precise(backend: Backend) -> None:

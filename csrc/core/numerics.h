@@ -39,6 +39,17 @@ MLLOSS_HD T absolute(T x) {
   return x < T(0) ? -x : x;
 }
 
+// A product that is rounded before it is added to anything. Compilers fuse the two or not, by the product's other
+// uses.
+template <class T>
+MLLOSS_HD T rounded(T product) {
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDA_ARCH__) && __GNUC__ >= 12
+  return __builtin_assoc_barrier(product);
+#else
+  return product;
+#endif
+}
+
 // x, or `most` if that is less; what comes of NaN does not matter.
 template <class T>
 MLLOSS_HD T at_most(T x, T most) {
@@ -152,6 +163,36 @@ MLLOSS_HD float logarithm(float x) {
 }
 MLLOSS_HD double logarithm(double x) { return log(x); }
 
+// log(1 + q) for q in [0, 2^100]: where q is small, the sum has lost it. A NaN stays one.
+MLLOSS_HD float logarithm_of_one_plus(float q) {
+  const int32_t bits = bit_cast<int32_t>(1.0f + q);
+  const int32_t exponent = (bits - 0x3f3504f3) >> 23;
+  const float m = bit_cast<float>(bits - exponent * (1 << 23));
+  const float u = (exponent == 0 ? q : m - 1.0f) * reciprocal(m + 1.0f);
+  return static_cast<float>(exponent) * 0.69314718056f + u * two_atanh_over(u * u) + (q - q);
+}
+MLLOSS_HD double logarithm_of_one_plus(double q) { return log1p(q); }
+
+// -log(1 - u) for u in [0, 1/2], within 1 ulp: a polynomial by Estrin's scheme, no division.
+MLLOSS_HD float minus_log_of_rest(float u) {
+  const float u2 = u * u, u4 = u2 * u2;
+  const float low = (0.269612759f * u + 0.242805079f) * u2 + (0.333700627f * u + 0.499992847f);
+  const float high = (1.44110799f * u + -1.69581211f) * u2 + (1.25766981f * u + -0.203538984f);
+  return (high * u4 + low) * u2 + u;
+}
+MLLOSS_HD double minus_log_of_rest(double u) { return -log1p(-u); }
+
+// The same for u in [0, 1], from u and `rest` = 1 - u, each to its own precision; finite where the rest is 0.
+MLLOSS_HD float minus_log_of(float u, float rest) {
+  const int32_t bits = bit_cast<int32_t>(rest) - 1;  // below 1 even where the sum has rounded to it
+  const int32_t halvings = 126 - (bits >> 23);
+  const float mantissa = bit_cast<float>((bits & 0x007fffff) | 0x3f000000);  // rest 2^halvings, from 1/2 to 1
+  return static_cast<float>(halvings) * 0.69314718056f + minus_log_of_rest(halvings > 0 ? 1.0f - mantissa : u);
+}
+MLLOSS_HD double minus_log_of(double u, double rest) {
+  return rest > 0.5 ? -log1p(-u) : -log(maximum(rest, 2.2250738585072014e-308));
+}
+
 // -log(1 - u) / u for u in [0, 1), from u and `rest` = 1 - u: 1 at 0, where the quotient is lost.
 MLLOSS_HD float minus_log_over(float u, float rest) {
   const float inverse = reciprocal(2.0f - u), v = u * inverse;
@@ -163,19 +204,20 @@ MLLOSS_HD double minus_log_over(double u, double rest) {
   return u > 0.5 ? -log(rest) / u : u > 0.0 ? -log1p(-u) / u : 1.0;
 }
 
-// 1 - e^-d for d >= 0: near 0 a series, where the difference is lost.
-MLLOSS_HD float one_minus_exp(float d) {
+// 1 - e^-d for d in [0, kNear): a series, where the difference would cancel.
+template <class T>
+constexpr T kNear = T(0.35);
+
+MLLOSS_HD float one_minus_exp_near(float d) {
   float p = 1.98412698413e-4f;
   p = p * d - 1.38888888889e-3f;
   p = p * d + 8.33333333333e-3f;
   p = p * d - 4.16666666667e-2f;
   p = p * d + 1.66666666667e-1f;
   p = p * d - 0.5f;
-  p = p * d + 1.0f;
-  const float far = 1.0f - exponential(-d);
-  return d < 0.35f ? d * p : far;
+  return d * (p * d + 1.0f);
 }
-MLLOSS_HD double one_minus_exp(double d) { return -expm1(-d); }
+MLLOSS_HD double one_minus_exp_near(double d) { return -expm1(-d); }
 
 // 1 for equal arguments, infinite ones included: the definition's limit, where exp(inf - inf) is NaN.
 template <class T>
@@ -239,6 +281,19 @@ struct Logistic {
   T softplus_negated;  // log(1 + e^-z)
 };
 
+// The logistic function at z and at -z, and e^-|z|: the smaller is the larger times that.
+template <class T>
+struct LogisticTails {
+  T sigmoid, sigmoid_negated, tail;
+};
+
+template <class T>
+MLLOSS_HD LogisticTails<T> tails_from(T z, T tail, T inverse) {
+  const T rest = tail * inverse;
+  const bool up = z >= T(0);
+  return {up ? inverse : rest, up ? rest : inverse, tail};
+}
+
 // 1 / (1 + e^-z) alone, and its derivative: less work.
 template <class T>
 struct SigmoidAndSlope {
@@ -261,6 +316,12 @@ MLLOSS_HD Logistic<T> logistic_from(LogisticParts<T> parts, T z, bool negated) {
 }
 
 #if defined(__CUDA_ARCH__) || defined(CUEMU)
+
+// The same as for other processors, below.
+MLLOSS_HD float logistic_power(float z) { return exponential(at_most(z, 87.0f)); }
+MLLOSS_HD double logistic_power(double z) { return exp(at_most(z, 709.0)); }
+MLLOSS_HD float tail_power(float z) { return exponential(-absolute(z)); }
+MLLOSS_HD double tail_power(double z) { return exp(-absolute(z)); }
 
 MLLOSS_HD float sigmoid(float z) { return reciprocal(1.0f + exponential(-z)); }
 
@@ -303,21 +364,16 @@ MLLOSS_HD Logistic<double> logistic(double z) {
 MLLOSS_HD float logistic_power(float z) { return exponential_unless_large(at_most(z, 87.0f)); }
 MLLOSS_HD double logistic_power(double z) { return exp(at_most(z, 709.0)); }
 
-// sigmoid(z) and sigmoid(-z) from it.
+// e^-|z|
+MLLOSS_HD float tail_power(float z) { return exponential_unless_large(-absolute(z)); }
+MLLOSS_HD double tail_power(double z) { return exp(-absolute(z)); }
+
+// sigmoid(z) and sigmoid(-z) from e^z.
 template <class T>
 MLLOSS_HD LogisticParts<T> sigmoids_from(T power) {
   const T rest = reciprocal(T(1) + power);
   return {power * rest, flushed(rest), T(0)};
 }
-
-// -log(1 - u) for u in [0, 1/2], within 1 ulp: a polynomial by Estrin's scheme, no division.
-MLLOSS_HD float minus_log_of_rest(float u) {
-  const float u2 = u * u, u4 = u2 * u2;
-  const float low = (0.269612759f * u + 0.242805079f) * u2 + (0.333700627f * u + 0.499992847f);
-  const float high = (1.44110799f * u + -1.69581211f) * u2 + (1.25766981f * u + -0.203538984f);
-  return (high * u4 + low) * u2 + u;
-}
-MLLOSS_HD double minus_log_of_rest(double u) { return -log1p(-u); }
 
 template <class T>
 MLLOSS_HD T sigmoid(T z) {
@@ -339,6 +395,24 @@ MLLOSS_HD Logistic<T> logistic(T z) {
 }
 
 #endif
+
+template <class T>
+MLLOSS_HD LogisticTails<T> logistic_tails(T z) {
+  const T tail = tail_power(z);
+  return tails_from(z, tail, reciprocal(T(1) + tail));
+}
+
+template <class T>
+struct TwoTails {
+  LogisticTails<T> first, second;
+};
+
+// The same at two numbers, by one division.
+template <class T>
+MLLOSS_HD TwoTails<T> two_tails_from(T a, T tail_a, T b, T tail_b) {
+  const T one_a = T(1) + tail_a, one_b = T(1) + tail_b, both = reciprocal(one_a * one_b);
+  return {tails_from(a, tail_a, both * one_b), tails_from(b, tail_b, both * one_a)};
+}
 
 }  // namespace MLLOSS_ISA
 }  // namespace mlloss

@@ -34,9 +34,9 @@ struct ElementTerm {
   static void merge(double* statistics, const double* from) { statistics[0] += from[0]; }
   static double conclude(const double*, const double* statistics, double*) { return statistics[0]; }
   static double evaluate(const double* parameters, const Tile<T>& tile, T f, bool value, T* g) {
-    alignas(64) T values[kTile];
-    Math(parameters).evaluate(tile, f, value ? values : nullptr, g);
-    return value ? sum_of(values, tile.size) : 0.0;
+    if (value) return Math(parameters).sum_values(tile, f, g);
+    Math(parameters).evaluate(tile, f, nullptr, g);
+    return 0.0;
   }
   static constexpr TermMath<T> table() { return {true, false, 1, 0, initial, add, merge, conclude, evaluate, nullptr}; }
 };
@@ -67,7 +67,7 @@ struct GroupTerm {
 
   static void initial(double* statistics) { store(identity<Wide, double>(), statistics); }
   static void add(const double* parameters, const Tile<T>& tile, double* statistics) {
-    join(statistics, Math(parameters).statistics(tile));
+    join(statistics, Math(parameters).statistics(tile, nullptr));
   }
   static void merge(double* statistics, const double* from) { join(statistics, load(from)); }
   static double conclude(const double* parameters, const double* statistics, double* coefficients) {
@@ -80,7 +80,7 @@ struct GroupTerm {
                        T* g) {
     typename Math::Coefficients c;
     for (int k = 0; k < Loss::kCoefficients; ++k) c[k] = coefficients[k * stride];
-    Math(parameters).gradient(tile, Loss::scaled(c, f), g);
+    Math(parameters).gradient(tile, Loss::scaled(c, f), nullptr, g);
   }
   static constexpr TermMath<T> table() {
     return {false, Loss::kCompeting, kCount, Loss::kCoefficients, initial, add, merge, conclude, nullptr, gradient};
@@ -120,17 +120,18 @@ class CompoundEngine : Pass<T> {
     double statistics[kMostTerms * kMostStatistics], values[kMostTerms];
     for (int64_t row = begin; row < end; ++row) {
       const int64_t first = row * compound.tiles_, last = first + compound.tiles_;
+      T* const powers = compound.fused_ && compound.any_groups_ ? compound.kept_of_row(row) : nullptr;
       compound.initial(statistics);
       // Element-wise terms are evaluated once: for value and gradient, or where terms have one loop.
       const bool elements_too = !gradients && !compound.fused_;
       if (elements_too || compound.any_groups_) {
         compound.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
           compound.read(row, label, size, tiles);
-          compound.add(tiles, elements_too, gradients ? compound.powers_at(row, label) : nullptr, statistics);
+          compound.add(tiles, elements_too, powers ? powers + label : nullptr, statistics);
         });
       }
       compound.conclude(row, statistics, values);
-      if (gradients) compound.gradients(first, last, compound.any_groups_, tiles, values);
+      if (gradients) compound.gradients(first, last, powers, tiles, values);
       if (!gradients && compound.fused_) compound.element_values(row, tiles, values);
       compound.store_value(row, values);
     }
@@ -170,7 +171,7 @@ class CompoundEngine : Pass<T> {
   static void gradient(const Work& work, int64_t begin, int64_t end) {
     const CompoundEngine compound(work);
     Tiles tiles;
-    compound.gradients(begin, end, false, tiles, nullptr);
+    compound.gradients(begin, end, nullptr, tiles, nullptr);
   }
 
   static void label_gradient(const Work& work, int64_t begin, int64_t end) {
@@ -272,12 +273,6 @@ class CompoundEngine : Pass<T> {
     });
   }
 
-  // Where the first visit of a row may leave e^s for the second: where its gradient goes, unless the logits are there.
-  T* powers_at(int64_t row, int64_t label) const {
-    T* memory = fused_ ? this->gradient_target(row, label, nullptr) : nullptr;
-    return this->gradient_memory() == this->call_.logits ? nullptr : memory;
-  }
-
   // Each term's coefficients, and its value as far as the statistics have it.
   void conclude(int64_t row, const double* statistics, double* values) const {
     T* out = static_cast<T*>(this->work_.forward->coefficients) + row;
@@ -340,13 +335,14 @@ class CompoundEngine : Pass<T> {
   }
 
   // Formed beside the output, or in place later terms would read what earlier ones made of the logits.
-  void gradients(int64_t begin, int64_t end, bool with_powers, Tiles& tiles, double* values) const {
+  // `powers`, unless null: what the first visit left of a row.
+  void gradients(int64_t begin, int64_t end, const T* powers, Tiles& tiles, double* values) const {
     alignas(64) T room[kTile];
     this->for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
       read(row, label, size, tiles);
       const bool beside = !fused_ || this->gradient_memory() == this->call_.logits;
       T* const g = beside ? room : this->gradient_target(row, label, room);
-      form(row, tiles, with_powers ? powers_at(row, label) : nullptr, this->folded_factor(row, label), values, g);
+      form(row, tiles, powers ? powers + label : nullptr, this->folded_factor(row, label), values, g);
       this->finish_gradient(tiles.own, unit, row, label, g);
     });
   }

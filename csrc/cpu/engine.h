@@ -18,12 +18,11 @@ class Engine : Pass<T> {
   static void elements(const Work& work, int64_t begin, int64_t end) {
     const Engine engine(work);
     Tile<T> tile;
-    alignas(64) T values[kTile], buffer[kTile];
+    alignas(64) T buffer[kTile];
     engine.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
       engine.reader_.read(row, label, size, tile);
       T* g = engine.wants_gradient() ? engine.gradient_target(row, label, buffer) : nullptr;
-      engine.math_.evaluate(tile, engine.folded_factor(row, label), work.forward ? values : nullptr, g);
-      if (work.forward) engine.store_values(unit, row, label, tile, values);
+      engine.evaluate(unit, row, label, tile, g);
       if (g) engine.finish_gradient(tile, unit, row, label, g);
     });
   }
@@ -35,9 +34,10 @@ class Engine : Pass<T> {
       auto stats = identity<Wide, double>();
       Late late{};
       const int64_t first = row * engine.tiles_, last = first + engine.tiles_;
+      T* const kept = Loss::kKeeps ? engine.kept_of_row(row) : nullptr;
       engine.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
         engine.reader_.read(row, label, size, tile);
-        mlloss::merge<Wide, double>(stats, engine.math_.statistics(tile));
+        mlloss::merge<Wide, double>(stats, engine.math_.statistics(tile, kept ? kept + label : nullptr));
       });
       if constexpr (Loss::kLateSums > 0) {
         engine.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
@@ -46,7 +46,10 @@ class Engine : Pass<T> {
         });
       }
       engine.conclude(row, stats, late);
-      if (engine.wants_gradient()) gradient(work, first, last);
+      if (!engine.wants_gradient()) continue;
+      engine.for_units(first, last, [&](int64_t unit, int64_t, int64_t label, int size) {
+        engine.gradient_of_unit(unit, row, label, size, kept ? kept + label : nullptr, tile);
+      });
     }
   }
 
@@ -55,7 +58,7 @@ class Engine : Pass<T> {
     Tile<T> tile;
     engine.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
       engine.reader_.read(row, label, size, tile);
-      const auto stats = engine.math_.statistics(tile);
+      const auto stats = engine.math_.statistics(tile, Loss::kKeeps ? engine.kept_in_gradient(row, label) : nullptr);
       double* out = work.unit_statistics + unit * kStatistics;
       for (int k = 0; k < Loss::kMaxima; ++k) out[k] = stats.maxima[k];
       for (int k = 0; k < Loss::kSums; ++k) out[Loss::kMaxima + k] = stats.sums[k];
@@ -109,15 +112,13 @@ class Engine : Pass<T> {
     }
   }
 
+  // After `statistics` of the same call, which kept what the functor leaves; or alone.
   static void gradient(const Work& work, int64_t begin, int64_t end) {
     const Engine engine(work);
     Tile<T> tile;
-    alignas(64) T buffer[kTile];
     engine.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
-      engine.reader_.read(row, label, size, tile);
-      T* g = engine.gradient_target(row, label, buffer);
-      engine.group_gradient(tile, row, label, engine.folded_factor(row, label), g);
-      engine.finish_gradient(tile, unit, row, label, g);
+      const T* kept = Loss::kKeeps ? engine.kept_in_gradient(row, label) : nullptr;
+      engine.gradient_of_unit(unit, row, label, size, kept, tile);
     });
   }
 
@@ -142,7 +143,7 @@ class Engine : Pass<T> {
         }
         if (!engine.wants_gradient()) continue;
         for (int64_t row = 0; row < work.call->rows; ++row) {
-          gradient(work, row * engine.tiles_ + t, row * engine.tiles_ + t + 1);
+          engine.gradient_of_unit(row * engine.tiles_ + t, row, label, size, nullptr, tile);
         }
       }
     }
@@ -161,7 +162,7 @@ class Engine : Pass<T> {
         engine.reader_.read(row, label, size, tile);
         const T f = engine.factor_at(row, label);
         engine.math_.evaluate(tile, f, nullptr, g);
-        engine.group_gradient(tile, row, label, f, g);
+        engine.group_gradient(tile, row, label, f, nullptr, g);
         engine.settle(tile, row, label, g);
         for (int j = 0; j < size; ++j) sum[j] += static_cast<double>(g[j]);
       }
@@ -181,14 +182,19 @@ class Engine : Pass<T> {
   explicit Engine(const Work& work)
       : Pass<T>(work, Loss::kCompeting, Loss::kRawTargets), math_(work.call->parameters.values) {}
 
-  void store_values(int64_t unit, int64_t row, int64_t label, const Tile<T>& tile, const T* values) const {
-    if (work_.forward->values) {
+  void evaluate(int64_t unit, int64_t row, int64_t label, const Tile<T>& tile, T* g) const {
+    const T f = this->folded_factor(row, label);
+    if (!work_.forward) {
+      math_.evaluate(tile, f, nullptr, g);
+    } else if (!work_.forward->values) {
+      work_.unit_values[unit] = this->weighted(row, math_.sum_values(tile, f, g));
+    } else {
+      alignas(64) T values[kTile];
+      math_.evaluate(tile, f, values, g);
       const T weight = this->sample_weight(row);
       T* out = static_cast<T*>(work_.forward->values) + row * call_.labels + label;
       for (int j = 0; j < tile.size; ++j) out[j] = weight == T(0) ? T(0) : values[j] * weight;
-      return;
     }
-    work_.unit_values[unit] = this->weighted(row, sum_of(values, tile.size));
   }
 
   static StatisticsOf<Wide, double> loaded(const double* in, int64_t stride) {
@@ -219,7 +225,15 @@ class Engine : Pass<T> {
     if (work_.forward->values) static_cast<T*>(work_.forward->values)[group] = static_cast<T>(value);
   }
 
-  void group_gradient(const Tile<T>& tile, int64_t row, int64_t label, T f, T* g) const {
+  void gradient_of_unit(int64_t unit, int64_t row, int64_t label, int size, const T* kept, Tile<T>& tile) const {
+    alignas(64) T buffer[kTile];
+    this->reader_.read(row, label, size, tile);
+    T* g = this->gradient_target(row, label, buffer);
+    group_gradient(tile, row, label, this->folded_factor(row, label), kept, g);
+    this->finish_gradient(tile, unit, row, label, g);
+  }
+
+  void group_gradient(const Tile<T>& tile, int64_t row, int64_t label, T f, const T* kept, T* g) const {
     if constexpr (Loss::kScope == Scope::kGroup) {
       if (call_.grouping == Grouping::kMacro) {
         math_.column_gradient(tile, this->coefficients() + label, call_.labels, f, g);
@@ -228,7 +242,7 @@ class Engine : Pass<T> {
       const int64_t group = call_.grouping == Grouping::kSamples ? row : 0;
       typename Math::Coefficients c;
       for (int k = 0; k < Loss::kCoefficients; ++k) c[k] = this->coefficients()[k * group_count(call_) + group];
-      math_.gradient(tile, Loss::scaled(c, f), g);
+      math_.gradient(tile, Loss::scaled(c, f), kept, g);
     }
   }
 };

@@ -73,14 +73,17 @@ class FusedTerm {
   }
 
   template <class E>
-  MLLOSS_HD ValueAndGradient<T> gradient(const E& e) const {
-    if constexpr (kElement) {
-      const ValueAndGradient<T> r = loss_.evaluate(e);
-      return {r.value, r.gradient * factor_};
-    } else {
-      return {T(0), loss_.unshifted_gradient(e, c_)};
-    }
+  MLLOSS_HD T gradient(const E& e) const {
+    return loss_.unshifted_gradient(e, c_);
   }
+
+  template <int kVariant, class E>
+  MLLOSS_HD ValueAndGradient<T> evaluate(const E& e) const {
+    const ValueAndGradient<T> r = evaluated<kVariant>(loss_, e);
+    return {r.value, r.gradient * factor_};
+  }
+
+  const Loss& loss() const { return loss_; }
 
  private:
   Loss loss_;
@@ -113,9 +116,13 @@ struct FusedTerms {
   MLLOSS_HD T group_gradient(const E&) const {
     return T(0);
   }
-  template <class E>
+  template <int kVariant, class E>
   MLLOSS_HD T element_gradient(const E&, T*) const {
     return T(0);
+  }
+  template <class F>
+  void with_variant(F f) const {
+    f(std::integral_constant<int, 0>());
   }
 };
 
@@ -152,19 +159,30 @@ struct FusedTerms<T, FirstLoss, Others...> {
     if constexpr (First::kElement) {
       return rest.group_gradient(e);
     } else {
-      return first.gradient(e).gradient + rest.group_gradient(e);
+      return first.gradient(e) + rest.group_gradient(e);
     }
   }
 
   // `values`: one for each element-wise term.
-  template <class E>
+  template <int kVariant, class E>
   MLLOSS_HD T element_gradient(const E& e, T* values) const {
     if constexpr (First::kElement) {
-      const ValueAndGradient<T> r = first.gradient(e);
+      const ValueAndGradient<T> r = first.template evaluate<kVariant>(e);
       values[0] = r.value;
-      return r.gradient + rest.element_gradient(e, values + 1);
+      return r.gradient + rest.template element_gradient<kVariant>(e, values + 1);
     } else {
-      return rest.element_gradient(e, values);
+      return rest.template element_gradient<kVariant>(e, values);
+    }
+  }
+
+  // By the first element-wise term's parameters: there is one at most that has several ways.
+  template <class F>
+  void with_variant(F f) const {
+    if constexpr (First::kElement) {
+      static_assert(Rest::kValues == 0, "the others have no way of their own");
+      mlloss::with_variant(first.loss(), f);
+    } else {
+      rest.with_variant(f);
     }
   }
 };
@@ -226,9 +244,9 @@ class Fused {
   static void sums_of(TileKind<kTargets, false>, const Terms& all, const Tile<T>& tile, T* powers, T* out) {
     const Terms terms = all;
     T total[kMost] = {};
-    alignas(64) T own[kRun];
-    for (int begin = 0; begin < tile.size; begin += kRun) {
-      const int size = begin + kRun < tile.size ? kRun : tile.size - begin;
+    alignas(64) T own[kBlock];
+    for (int begin = 0; begin < tile.size; begin += kBlock) {
+      const int size = begin + kBlock < tile.size ? kBlock : tile.size - begin;
       T* const power = powers ? powers + begin : own;
       make_powers(tile.s + begin, size, power);
       const Columns<T> x(tile, begin, power);
@@ -281,16 +299,21 @@ class Fused {
     }
   }
 
-  // Not inlined: with gradients and without, values are the same to the bit.
   template <Targets kTargets>
-  static __attribute__((noinline)) void add_elements(const Terms& all, const Columns<T>& columns, int size, T* g,
-                                                     T* total) {
+  static void add_elements(const Terms& terms, const Columns<T>& x, int size, T* g, T* total) {
+    terms.with_variant([&](auto variant) { add_elements_as<kTargets, variant>(terms, x, size, g, total); });
+  }
+
+  // Not inlined: with gradients and without, values are the same to the bit.
+  template <Targets kTargets, int kVariant>
+  static __attribute__((noinline)) void add_elements_as(const Terms& all, const Columns<T>& columns, int size, T* g,
+                                                        T* total) {
     // Copies, which nobody can think that g overlaps: else the loop is not vectorised.
     const Terms terms = all;
     const Columns<T> x = columns;
     T a = T(0), b = T(0);
 #pragma omp simd reduction(+ : a, b)
-    for (int j = 0; j < size; ++j) form_one<kTargets>(terms, x, j, g, a, b);
+    for (int j = 0; j < size; ++j) form_one<kTargets, kVariant>(terms, x, j, g, a, b);
     total[0] += a;
     total[1] += b;
   }
@@ -306,12 +329,12 @@ class Fused {
     if constexpr (Terms::kSums > 5) f += v[5];
   }
 
-  template <Targets kTargets>
+  template <Targets kTargets, int kVariant>
   static MLLOSS_HD void form_one(const Terms& terms, const Columns<T>& x, int j, T* g, T& a, T& b) {
     T values[2] = {};
     auto e = ready_element<kTargets, false, Terms::kLogistic>(x, j);
     e.parameter = x.parameters[j];
-    g[j] += terms.element_gradient(e, values);
+    g[j] += terms.template element_gradient<kVariant>(e, values);
     a += values[0];
     if constexpr (Terms::kValues > 1) b += values[1];
   }

@@ -1,6 +1,8 @@
 // What every pass over the logits has to know and do, whatever the loss: units, factors, where a gradient goes.
 #pragma once
 
+#include <cstdlib>
+
 #include "kernels.h"
 #include "tile_math.h"
 
@@ -8,6 +10,30 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 static_assert(kTile == cpu::kLabelsPerUnit, "register.cpp counts units by the tile");
+
+// Memory that grows, and stays with its thread. The code of a std::vector would be one instruction set's for all.
+template <class T>
+class KeptBuffer {
+ public:
+  KeptBuffer() = default;
+  KeptBuffer(const KeptBuffer&) = delete;
+  KeptBuffer& operator=(const KeptBuffer&) = delete;
+  ~KeptBuffer() { free(memory_); }
+
+  // The memory for so many numbers, null if there is none.
+  T* of(int64_t size) {
+    if (size > size_) {
+      free(memory_);
+      memory_ = static_cast<T*>(malloc(sizeof(T) * static_cast<size_t>(size)));
+      size_ = memory_ ? size : 0;
+    }
+    return memory_;
+  }
+
+ private:
+  T* memory_ = nullptr;
+  int64_t size_ = 0;
+};
 
 template <class T>
 class Pass {
@@ -87,6 +113,27 @@ class Pass {
     // In place, the raw logits are still to be read for the gradient of logit_scale.
     if (work_.unit_scale_gradients) return buffer;
     return static_cast<T*>(memory) + row * call_.gradient_row_stride + label;
+  }
+
+  // The place where the first visit of a row leaves something for the second: that of its gradient, unless the logits
+  // are there, or it has another dtype.
+  T* kept_in_gradient(int64_t row, int64_t label) const {
+    if (!work_.forward || gradient_memory() == call_.logits) return nullptr;
+    return gradient_target(row, label, nullptr);
+  }
+
+  // Another place: a buffer that stays with the thread, for rows of at most so many labels (1 MiB in float32).
+  T* kept_in_buffer() const {
+    constexpr int64_t kMost = 1 << 18;
+    if (!gradient_memory() || call_.labels > kMost) return nullptr;
+    thread_local KeptBuffer<T> buffer;
+    return buffer.of(call_.labels);
+  }
+
+  // The one or the other, for a thread that has a row to itself; null where neither will do.
+  T* kept_of_row(int64_t row) const {
+    T* memory = kept_in_gradient(row, 0);
+    return memory ? memory : kept_in_buffer();
   }
 
   // What a row's value weighs; of a weight of 0 nothing is left.

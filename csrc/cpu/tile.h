@@ -20,7 +20,8 @@ struct Tile {
   const T* s;
   const T* y;
   const T* w;
-  const T* parameters;  // of each label, for functors that take them
+  const T* parameters;  // of each label, for functors that take them; ones unless `parametrised`
+  bool parametrised;
   alignas(64) T s_buffer[kTile];
   alignas(64) T y_buffer[kTile];
   alignas(64) T w_buffer[kTile];
@@ -40,6 +41,7 @@ class TileReader {
   void read(int64_t row, int64_t begin, int size, Tile<T>& tile) const {
     tile.size = size;
     tile.parameters = label_parameters(begin);
+    tile.parametrised = call_.label_parameter != nullptr;
     tile.weighted = tile.excluded = false;
     read_logits(row, begin, tile);
     if (raw_targets_) {

@@ -38,9 +38,9 @@ MLLOSS_HD void with_kind(const Tile<T>& tile, F f) {
   }
 }
 
-// Elements whose logistic parts are formed ahead of the loop that takes them, where a logarithm is among these: chains
-// of operations short enough for a processor to overlap several, in blocks short enough that it overlaps their stores.
-constexpr int kBlock = 128;
+// Elements for which the parts of the logistic function are formed ahead of the loop that takes them: chains of
+// operations are then short enough for a processor to overlap several, and all is in a first-level cache.
+constexpr int kBlock = 512;
 
 template <class T>
 struct ReadyParts {
@@ -56,17 +56,22 @@ __attribute__((noinline)) void make_powers(const T* s, int size, T* power) {
   for (int j = 0; j < size; ++j) power[j] = logistic_power(s[j]);
 }
 
+template <class T>
+__attribute__((noinline)) void make_tails(const T* s, int size, T* tail) {
+#pragma omp simd
+  for (int j = 0; j < size; ++j) tail[j] = tail_power(s[j]);
+}
+
 template <LogisticNeed kNeed, class T>
 __attribute__((noinline)) void make_ready(const T* power, int size, ReadyParts<T>& parts) {
   T *p = parts.sigmoid, *q = parts.sigmoid_negated, *l = parts.l;
 #pragma omp simd
   for (int j = 0; j < size; ++j) {
-    p[j] = sigmoids_from(power[j]).sigmoid;
-    q[j] = sigmoids_from(power[j]).sigmoid_negated;
-  }
-  if constexpr (kNeed == LogisticNeed::kLogarithm) {
-#pragma omp simd
-    for (int j = 0; j < size; ++j) l[j] = minus_log_of_rest(p[j] < q[j] ? p[j] : q[j]);
+    const LogisticParts<T> own = sigmoids_from(power[j]);
+    p[j] = own.sigmoid;
+    q[j] = own.sigmoid_negated;
+    const T least = own.sigmoid < own.sigmoid_negated ? own.sigmoid : own.sigmoid_negated;
+    if constexpr (kNeed == LogisticNeed::kLogarithm) l[j] = minus_log_of_rest(least);
   }
 }
 
@@ -74,6 +79,7 @@ __attribute__((noinline)) void make_ready(const T* power, int size, ReadyParts<T
 template <class T>
 struct Columns {
   const T *s, *y, *w, *parameters, *power, *sigmoid, *sigmoid_negated, *l;
+  const T *tail = nullptr, *other_tail = nullptr;
 
   Columns(const Tile<T>& tile, int begin, const T* powers = nullptr)
       : s(tile.s + begin),
@@ -109,6 +115,14 @@ MLLOSS_HD ReadyElement<T, kTargets> ready_element(const Columns<T>& x, int j) {
   return {plain_element<kTargets, kWeighted>(x, j), {x.sigmoid[j], x.sigmoid_negated[j], l}, x.power[j]};
 }
 
+constexpr bool is_tail(LogisticNeed need) { return need == LogisticNeed::kTail || need == LogisticNeed::kTwoTails; }
+
+template <Targets kTargets, bool kWeighted, LogisticNeed kNeed, class T>
+MLLOSS_HD TailElement<T, kTargets> tail_element(const Columns<T>& x, int j) {
+  const T other = kNeed == LogisticNeed::kTwoTails ? x.other_tail[j] : T(0);
+  return {plain_element<kTargets, kWeighted>(x, j), x.tail[j], other};
+}
+
 // As a functor takes it that is alone.
 template <Targets kTargets, bool kWeighted, LogisticNeed kNeed, class T>
 MLLOSS_HD auto element(const Columns<T>& x, int j) {
@@ -116,17 +130,20 @@ MLLOSS_HD auto element(const Columns<T>& x, int j) {
     return plain_element<kTargets, kWeighted>(x, j);
   } else if constexpr (kNeed == LogisticNeed::kSigmoid) {
     return powered_element<kTargets, kWeighted>(x, j, logistic_power(x.s[j]));
+  } else if constexpr (kNeed == LogisticNeed::kPower) {
+    return powered_element<kTargets, kWeighted>(x, j, x.power[j]);
+  } else if constexpr (is_tail(kNeed)) {
+    return tail_element<kTargets, kWeighted, kNeed>(x, j);
   } else {
     return ready_element<kTargets, kWeighted, kNeed>(x, j);
   }
 }
 
 // f(columns, begin, size) for each block of a tile; whole blocks have a size that is constant to the compiler.
-template <LogisticNeed kNeed, class T, class F>
+template <LogisticNeed kNeed, int kSize = kBlock, class T, class F>
 MLLOSS_HD void for_blocks(const Tile<T>& tile, F f) {
   constexpr bool kReady = kNeed == LogisticNeed::kLogarithm;
-  constexpr int kSize = kReady ? kBlock : kRun;
-  alignas(64) T powers[kBlock];
+  alignas(64) T powers[kSize], others[kSize];
   ReadyParts<T> parts;
   for (int begin = 0; begin < tile.size; begin += kSize) {
     const int size = begin + kSize < tile.size ? kSize : tile.size - begin;
@@ -134,11 +151,25 @@ MLLOSS_HD void for_blocks(const Tile<T>& tile, F f) {
       make_powers(tile.s + begin, size, powers);
       make_ready<kNeed>(powers, size, parts);
       f(Columns<T>(tile, begin, powers, parts), begin, size);
+    } else if constexpr (is_tail(kNeed)) {
+      Columns<T> x(tile, begin);
+      make_tails(tile.s + begin, size, powers);
+      if constexpr (kNeed == LogisticNeed::kTwoTails) make_tails(tile.y + begin, size, others);
+      x.tail = powers;
+      x.other_tail = others;
+      f(x, begin, size);
+    } else if constexpr (kNeed == LogisticNeed::kPower) {
+      make_powers(tile.s + begin, size, powers);
+      f(Columns<T>(tile, begin, powers), begin, size);
     } else {
       f(Columns<T>(tile, begin), begin, size);
     }
   }
 }
+
+// Elements that share a logarithm: a product of so many 1 + x stays below 2^16.
+constexpr int kLanes = 128, kShared = kTile / kLanes;
+static_assert(kShared <= 16, "x <= 1");
 
 template <template <class> class LossTemplate, class T>
 class TileMath {
@@ -157,24 +188,43 @@ class TileMath {
   void evaluate(const Tile<T>& tile, T f, T* values, T* g) const {
     if constexpr (Loss::kScope == Scope::kElement) {
       with_kind(tile, [&](auto kind) {
-        if (!values) {
-          evaluate_as<false, true>(kind, tile, f, values, g);
-        } else if (g) {
-          evaluate_as<true, true>(kind, tile, f, values, g);
-        } else {
-          evaluate_as<true, false>(kind, tile, f, values, g);
-        }
+        with_variant(Loss(parameters_), [&](auto variant) {
+          if (!values) {
+            evaluate_as<false, true, variant>(kind, tile, f, values, g);
+          } else if (g) {
+            evaluate_as<true, true, variant>(kind, tile, f, values, g);
+          } else {
+            evaluate_as<true, false, variant>(kind, tile, f, values, g);
+          }
+        });
       });
     }
   }
 
+  // The sum of the values, and gradients as above.
+  double sum_values(const Tile<T>& tile, T f, T* g) const {
+    if constexpr (Loss::kSeparates) {
+      const bool separates = tile.targets == Targets::kNegative || Loss(parameters_).separates(tile.parametrised);
+      if (separates && !tile.weighted) return separated_sum(tile, f, g);
+    }
+    alignas(64) T values[kTile];
+    evaluate(tile, f, values, g);
+    return sum_of(values, tile.size);
+  }
+
   // ---- group losses --------------------------------------------------------------------------
 
-  // Sums with the maxima at 0; only a tile that overflows pays for its maxima.
-  WideStatistics statistics(const Tile<T>& tile) const {
+  // Sums with the maxima at 0; only a tile that overflows pays for its maxima. `kept`, unless null, has room for what
+  // the functor leaves of each element for the gradient.
+  WideStatistics statistics(const Tile<T>& tile, T* kept) const {
     StatisticsOf<Loss, T> stats{};
+    alignas(64) T unused[Loss::kKeeps ? kTile : 1];
     with_kind(tile, [&](auto kind) {
-      stats.sums = sums(kind, tile, stats.maxima);
+      if constexpr (Loss::kKeeps) {
+        stats.sums = first_sums(kind, tile, kept ? kept : unused);
+      } else {
+        stats.sums = sums(kind, tile, stats.maxima);
+      }
       if (Loss(parameters_).unsafe(stats.sums)) {
         stats.maxima = identity<Loss, T>().maxima;
         maxima(kind, tile, stats.maxima);
@@ -203,9 +253,15 @@ class TileMath {
     with_kind(tile, [&](auto kind) { add_columns_of(kind, tile, sums); });
   }
 
-  // From coefficients that are scaled.
-  void gradient(const Tile<T>& tile, Coefficients c, T* g) const {
-    with_kind(tile, [&](auto kind) { gradient_of(kind, tile, c, g); });
+  // From coefficients that are scaled, and what was kept, unless null. `g` may be `kept`.
+  void gradient(const Tile<T>& tile, Coefficients c, const T* kept, T* g) const {
+    with_kind(tile, [&](auto kind) {
+      if constexpr (Loss::kKeeps) {
+        // The same to the bit, whether there was room or not.
+        if (Loss::unshifted(c)) return kept ? kept_gradient_of(kind, tile, c, kept, g) : again_of(kind, tile, c, g);
+      }
+      gradient_of(kind, tile, c, g);
+    });
   }
 
   // Times f, from coefficients of each column, `stride` apart.
@@ -216,16 +272,41 @@ class TileMath {
  private:
   const double* const parameters_;
 
-  template <bool kValues, bool kGradient, Targets kTargets, bool kWeighted>
+  template <bool kValues, bool kGradient, int kVariant, Targets kTargets, bool kWeighted>
   void evaluate_as(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T f, T* values, T* g) const {
     const Loss loss(parameters_);
-    for_blocks<Loss::kLogistic>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
+    for_blocks<need_of<kVariant, Loss>()>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
       T *const block_values = values + begin, *const block_g = g + begin;
 #pragma omp simd
       for (int j = 0; j < size; ++j) {
-        evaluate_one<kValues, kGradient, kTargets, kWeighted>(loss, x, j, f, block_values, block_g);
+        evaluate_one<kValues, kGradient, kVariant, kTargets, kWeighted>(loss, x, j, f, block_values, block_g);
       }
     });
+  }
+
+  double separated_sum(const Tile<T>& tile, T f, T* g) const {
+    double sum = 0.0;
+    with_kind(tile, [&](auto kind) {
+      sum = g ? separated_sum_as<true>(kind, tile, f, g) : separated_sum_as<false>(kind, tile, f, g);
+    });
+    return sum;
+  }
+
+  // The logarithm of a product of 1 + x for each lane, and the rests' sums.
+  template <bool kGradient, Targets kTargets, bool kWeighted>
+  double separated_sum_as(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T f, T* g) const {
+    const Loss loss(parameters_);
+    alignas(64) T products[kLanes] = {}, rests[kLanes] = {};
+    for_blocks<LogisticNeed::kTail, kLanes>(
+        tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
+          T* const block = g + begin;
+#pragma omp simd
+          for (int k = 0; k < size; ++k) separate_one<kGradient, kTargets>(loss, x, k, f, products, rests, block);
+        });
+    T sum = T(0);
+#pragma omp simd reduction(+ : sum)
+    for (int k = 0; k < kLanes; ++k) sum += rests[k] + logarithm_of_one_plus(products[k]);
+    return static_cast<double>(sum);
   }
 
   template <Targets kTargets, bool kWeighted, class M>
@@ -237,6 +318,21 @@ class TileMath {
       T a = T(0), b = T(0), c = T(0), d = T(0);
 #pragma omp simd reduction(+ : a, b, c, d)
       for (int j = 0; j < size; ++j) add_one<kTargets, kWeighted>(loss, maxima, x, j, a, b, c, d);
+      const T run[4] = {a, b, c, d};
+      for (int k = 0; k < Loss::kSums; ++k) total[k] += run[k];
+    });
+    return total;
+  }
+
+  template <Targets kTargets, bool kWeighted>
+  auto first_sums(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T* kept) const {
+    const Loss loss(parameters_);
+    Array<T, Loss::kSums> total{};
+    for_blocks<LogisticNeed::kNothing>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
+      T a = T(0), b = T(0), c = T(0), d = T(0);
+      T* const block = kept + begin;
+#pragma omp simd reduction(+ : a, b, c, d)
+      for (int j = 0; j < size; ++j) add_first<kTargets, kWeighted>(loss, x, j, block, a, b, c, d);
       const T run[4] = {a, b, c, d};
       for (int k = 0; k < Loss::kSums; ++k) total[k] += run[k];
     });
@@ -285,6 +381,27 @@ class TileMath {
   }
 
   template <Targets kTargets, bool kWeighted>
+  void kept_gradient_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, Coefficients c, const T* kept, T* g) const {
+    const Loss loss(parameters_);
+    for_blocks<LogisticNeed::kNothing>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
+      const T* const from = kept + begin;
+      T* const block = g + begin;
+#pragma omp simd
+      for (int j = 0; j < size; ++j) block[j] = kept_one<kTargets, kWeighted>(loss, x, j, from[j], c);
+    });
+  }
+
+  template <Targets kTargets, bool kWeighted>
+  void again_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, Coefficients c, T* g) const {
+    const Loss loss(parameters_);
+    for_blocks<LogisticNeed::kNothing>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
+      T* const block = g + begin;
+#pragma omp simd
+      for (int j = 0; j < size; ++j) block[j] = again_one<kTargets, kWeighted>(loss, x, j, c);
+    });
+  }
+
+  template <Targets kTargets, bool kWeighted>
   void column_gradient_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, const T* coefficients, int64_t stride,
                           T f, T* g) const {
     const Loss loss(parameters_);
@@ -300,11 +417,20 @@ class TileMath {
   // The bodies of the loops above. They are functions because GCC keeps a struct that is declared in
   // the body of an `omp simd` loop in memory, and then does not vectorise.
 
-  template <bool kValues, bool kGradient, Targets kTargets, bool kWeighted>
+  // q + x + q x is what (1 + q) (1 + x) is without its 1: nothing small is lost.
+  template <bool kGradient, Targets kTargets>
+  static MLLOSS_HD void separate_one(const Loss& loss, const Columns<T>& x, int j, T f, T* products, T* rests, T* g) {
+    const Separated<T> r = loss.separated(tail_element<kTargets, false, LogisticNeed::kTail>(x, j));
+    products[j] += r.x + products[j] * r.x;
+    rests[j] += r.rest;
+    if (kGradient) g[j] = r.gradient * f;
+  }
+
+  template <bool kValues, bool kGradient, int kVariant, Targets kTargets, bool kWeighted>
   static MLLOSS_HD void evaluate_one(const Loss& loss, const Columns<T>& x, int j, T f, T* values, T* g) {
-    auto e = element<kTargets, kWeighted, Loss::kLogistic>(x, j);
+    auto e = element<kTargets, kWeighted, need_of<kVariant, Loss>()>(x, j);
     if constexpr (Loss::kLabelParameter) e.parameter = x.parameters[j];
-    const ValueAndGradient<T> r = loss.evaluate(e);
+    const ValueAndGradient<T> r = evaluated<kVariant>(loss, e);
     if (kValues) values[j] = r.value * e.w;
     if (kGradient) g[j] = r.gradient * (e.w * f);
   }
@@ -312,6 +438,17 @@ class TileMath {
   template <Targets kTargets, bool kWeighted, class M>
   static MLLOSS_HD void add_one(const Loss& loss, const M& maxima, const Columns<T>& x, int j, T& a, T& b, T& c, T& d) {
     const auto v = loss.sums(element<kTargets, kWeighted, Loss::kLogistic>(x, j), maxima);
+    a += v[0];
+    if constexpr (Loss::kSums > 1) b += v[1];
+    if constexpr (Loss::kSums > 2) c += v[2];
+    if constexpr (Loss::kSums > 3) d += v[3];
+  }
+
+  template <Targets kTargets, bool kWeighted>
+  static MLLOSS_HD void add_first(const Loss& loss, const Columns<T>& x, int j, T* kept, T& a, T& b, T& c, T& d) {
+    T own;
+    const auto v = loss.first_sums(plain_element<kTargets, kWeighted>(x, j), own);
+    kept[j] = own;
     a += v[0];
     if constexpr (Loss::kSums > 1) b += v[1];
     if constexpr (Loss::kSums > 2) c += v[2];
@@ -337,6 +474,19 @@ class TileMath {
     Array<T, Loss::kCoefficients> c;
     for (int k = 0; k < Loss::kCoefficients; ++k) c[k] = coefficients[k * stride];
     return loss.gradient(element<kTargets, kWeighted, Loss::kLogistic>(x, j), c);
+  }
+
+  template <Targets kTargets, bool kWeighted>
+  static MLLOSS_HD T kept_one(const Loss& loss, const Columns<T>& x, int j, T kept, const Coefficients& c) {
+    return loss.kept_gradient(plain_element<kTargets, kWeighted>(x, j), kept, c);
+  }
+
+  template <Targets kTargets, bool kWeighted>
+  static MLLOSS_HD T again_one(const Loss& loss, const Columns<T>& x, int j, const Coefficients& c) {
+    const auto e = plain_element<kTargets, kWeighted>(x, j);
+    T kept;
+    loss.first_sums(e, kept);
+    return loss.kept_gradient(e, kept, c);
   }
 
   template <Targets kTargets, bool kWeighted>

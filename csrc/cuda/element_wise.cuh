@@ -11,14 +11,48 @@ namespace cuda {
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE void evaluate_chunk(Kind kind, const Loss& loss, const DeviceCall& call, const Chunk<T, V>& chunk,
                                   T factor, T* values, T* g) {
+  with_variant(loss, [&](auto variant) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      auto e = element(kind, chunk, i);
+      if constexpr (Loss::kLabelParameter && !Kind::kSimple) e.parameter = label_parameter(call, chunk, i);
+      const auto r = evaluated<variant>(loss, e);
+      values[i] = r.value * e.w;
+      g[i] = r.gradient * (e.w * factor);
+    }
+  });
+}
+
+// The sum of the values of a chunk without weights, by one logarithm of the product of all 1 + x, kept without its 1.
+template <class Kind, class Loss, class T, int V>
+MLLOSS_DEVICE T separate_chunk(Kind kind, const Loss& loss, const Chunk<T, V>& chunk, T factor, T* g) {
+  static_assert(V <= 16, "the product of as many 1 + x, x <= 1");
+  T rest = T(0), product = T(0);
 #pragma unroll
   for (int i = 0; i < V; ++i) {
-    auto e = element(kind, chunk, i);
-    if constexpr (Loss::kLabelParameter && !Kind::kSimple) e.parameter = label_parameter(call, chunk, i);
-    const auto r = loss.evaluate(e);
-    values[i] = r.value * e.w;
-    g[i] = r.gradient * (e.w * factor);
+    const auto r = loss.separated(element(kind, chunk, i));
+    product += r.x + product * r.x;
+    rest += r.rest;
+    g[i] = r.gradient * factor;
   }
+  return rest + logarithm_of_one_plus(product);
+}
+
+// `each`: values are wanted for each element.
+template <class Kind, class Loss, class T, int V>
+MLLOSS_DEVICE T sum_chunk(Kind kind, const Loss& loss, const DeviceCall& call, const Chunk<T, V>& chunk, T factor,
+                          bool zero, bool each, T* values, T* g) {
+  if constexpr (Loss::kSeparates && Kind::kSimple) {
+    const bool separates =
+        decltype(element(kind, chunk, 0))::kNegative || loss.separates(call.label_parameter != nullptr);
+    if (!each && separates) return separate_chunk(kind, loss, chunk, factor, g);
+  }
+  evaluate_chunk(kind, loss, call, chunk, factor, values, g);
+  clear_excluded(kind, chunk, zero, values);
+  T sum = T(0);
+#pragma unroll
+  for (int i = 0; i < V; ++i) sum += values[i];
+  return sum;
 }
 
 template <class In>
@@ -54,12 +88,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
     ring.run(row, [&](const Fetched& fetched) {
       visit(reader, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
         T values[kWidth<In>], g[kWidth<In>];
-        evaluate_chunk(kind, loss, call, chunk, factor * weight, values, g);
-        clear_excluded(kind, chunk, zero, values);
-        T chunk_sum = T(0);
-#pragma unroll
-        for (int j = 0; j < kWidth<In>; ++j) chunk_sum += values[j];
-        sum += chunk_sum;
+        sum += sum_chunk(kind, loss, call, chunk, factor * weight, zero, all_values != nullptr, values, g);
         if (all_values) store_values(all_values, row, chunk.label, values, weight);
         if (!out.gradient) return;
         clear_excluded(kind, chunk, zero, g);

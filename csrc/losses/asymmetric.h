@@ -1,11 +1,11 @@
 // Asymmetric loss, ASL: positives (1 - p)^g+ (-log p), negatives u^g- (-log(1 - u)), u = max(p - m, 0)
 // (Ridnik et al. 2021, arXiv:2009.14119)
 //
-// Powers are exponentials of what softplus gives exactly, and 1 - u = sigmoid(-s) + m: no eps, and no power
-// of 0. Whether u is above 0 is decided on the logit.
+// 1 - u = sigmoid(-s) + m: no eps. Whole powers are products, others exponentials of what softplus gives exactly.
+// The logit decides whether u is above 0.
 #pragma once
 
-#include "functor.h"
+#include "powers.h"
 
 namespace mlloss {
 inline namespace MLLOSS_ISA {
@@ -14,6 +14,8 @@ template <class T>
 class Asymmetric : public ElementWise {
  public:
   static constexpr LogisticNeed kLogistic = LogisticNeed::kLogarithm;
+  static constexpr int kVariants = 3;
+  static constexpr LogisticNeed kNeeds[] = {kLogistic, LogisticNeed::kPower, LogisticNeed::kPower};
   static constexpr int kDemanding = 1;
 
   // parameters: g-, g+, m; 1 for powers that are constants to the gradient; logit(m).
@@ -22,19 +24,38 @@ class Asymmetric : public ElementWise {
         gamma_positive_(static_cast<T>(parameters[1])),
         clip_(static_cast<T>(parameters[2])),
         attached_(parameters[3] == 0.0 ? T(1) : T(0)),
-        least_(static_cast<T>(parameters[4])) {}
+        least_(static_cast<T>(parameters[4])),
+        far_(parameters[2] > 0.0 ? T(INFINITY)
+             : sizeof(T) == 4    ? T(40)
+                                 : T(300)),
+        level_(parameters[2] > 0.0 ? sizeof(T) == 4 ? T(41) : T(345) : T(INFINITY)),
+        power_negative_(parameters[0]),
+        power_positive_(parameters[1]),
+        variant_(parameters[0] == 4.0 && parameters[1] == 1.0                     ? kDefaultPower
+                 : is_whole_power(parameters[0]) && is_whole_power(parameters[1]) ? kWholePower
+                                                                                  : kAnyPower) {}
 
-  template <class E>
+  MLLOSS_HD int variant() const { return variant_; }
+
+  template <int kVariant, class E>
   MLLOSS_HD ValueAndGradient<T> evaluate(E e) const {
-    const Logistic<T> l = logistic_of(e, false);
-    if constexpr (E::kSoft) {
-      return expectation(e.y, of_positive(l), of_negative(e.s, l));
-    } else if constexpr (E::kNegative) {
-      return of_negative(e.s, l);
+    if constexpr (kVariant == kAnyPower) {
+      const Logistic<T> l = logistic_of(e, false);
+      if constexpr (E::kSoft) {
+        return expectation(e.y, of_positive(l), of_negative(e.s, l));
+      } else if constexpr (E::kNegative) {
+        return of_negative(e.s, l);
+      } else {
+        const ValueAndGradient<T> positive = of_positive(l), negative = of_negative(e.s, l);
+        const bool up = e.y > T(0);
+        return {up ? positive.value : negative.value, up ? positive.gradient : negative.gradient};
+      }
     } else {
-      const ValueAndGradient<T> positive = of_positive(l), negative = of_negative(e.s, l);
-      const bool up = e.y > T(0);
-      return {up ? positive.value : negative.value, up ? positive.gradient : negative.gradient};
+      if constexpr (E::kSoft) {
+        return expectation(e.y, by_products<kVariant>(e, true), by_products<kVariant>(e, false));
+      } else {
+        return by_products<kVariant>(e, !E::kNegative && e.y > T(0));
+      }
     }
   }
 
@@ -42,9 +63,57 @@ class Asymmetric : public ElementWise {
   T gamma_negative_, gamma_positive_, clip_;
   T attached_;  // 1 or 0: a product where a branch would not vectorise
   T least_;
+  T far_;  // without a clip, the distance from which on softplus(s) is s
+  T least_tail_ = reciprocal(T(1) + logistic_power(T(INFINITY)));  // what 1 - p is where e^s has reached its cap
+  T level_;  // with one, the logit from which on the loss is level
+  WholePower<T> power_negative_, power_positive_;
+  int variant_;
 
   // Of a product's limit at an infinite logit the other factor decides.
   static MLLOSS_HD T finite(T x) { return at_most(x, T(1e30)); }
+
+  // v^g (-log(1 - v)), where v is 1 - p for a positive, and u for a negative.
+  template <int kVariant, class E>
+  MLLOSS_HD ValueAndGradient<T> by_products(const E& e, bool positive) const {
+    // Beyond e^s = kMost a negative's p is 1, and a clipped loss level. A positive's 1 - p is exact as far as it goes.
+    constexpr T kMost = sizeof(T) == 4 ? T(1e18) : T(1e150), kFar = sizeof(T) == 4 ? T(80) : T(700);
+    const T power = positive ? capped_power_of(e) : at_most(capped_power_of(e), kMost);
+    // q = 1 / (1 + power) and 1 / (q + clip) of one division.
+    const T whole = T(1) + power, clipped = positive ? T(1) : T(1) + clip_ * whole;
+    const T inverse = reciprocal(whole * clipped);
+    const T tail = positive ? inverse : inverse * clipped, q = positive ? tail - least_tail_ : tail;
+    const T p = rounded(power * tail);
+    const T u = p - clip_, v = positive ? q : u < T(0) ? T(0) : u;
+    const T logarithm = minus_log_of(v, positive ? p : q + clip_);
+    const T lost = positive ? -e.s : e.s;
+    const T cost = lost > (positive ? kFar : far_) ? lost : logarithm;
+    const Powers powers = powers_of<kVariant>(v, positive);
+    const T focus = attached_ * (positive ? gamma_positive_ : gamma_negative_);
+    const T slope = powers.raised * (positive ? q : power * inverse) + focus * powers.lower * (p * q * logarithm);
+    const T value = powers.raised * cost;
+    const T level = positive ? T(INFINITY) : level_;
+    // The default's powers make nothing of what is below the threshold, others need not. NaN is not below any.
+    const bool counts = kVariant == kDefaultPower || positive || !(e.s <= least_);
+    const T signed_slope = positive ? -slope : slope;
+    return {counts ? value : T(0), !counts || e.s > level ? T(0) : signed_slope};
+  }
+
+  // v^g and v^(g-1)
+  struct Powers {
+    T raised, lower;
+  };
+
+  template <int kVariant>
+  MLLOSS_HD Powers powers_of(T v, bool positive) const {
+    if constexpr (kVariant == kDefaultPower) {
+      const T lower = positive ? T(1) : v * v * v;
+      return {lower * v, lower};
+    } else {
+      const T for_positive = power_positive_.lower(v), for_negative = power_negative_.lower(v);
+      return {positive ? power_positive_.raised(v, for_positive) : power_negative_.raised(v, for_negative),
+              positive ? for_positive : for_negative};
+    }
+  }
 
   MLLOSS_HD ValueAndGradient<T> of_positive(Logistic<T> l) const {
     const T modulation = exponential(-gamma_positive_ * finite(l.softplus));

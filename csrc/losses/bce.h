@@ -11,6 +11,7 @@ class Bce : public ElementWise {
  public:
   static constexpr LogisticNeed kLogistic = LogisticNeed::kLogarithm;
   static constexpr bool kLabelParameter = true;  // q
+  static constexpr bool kSeparates = true;
 
   // parameters: a factor of every q.
   explicit MLLOSS_HD Bce(const double* parameters) : positive_(static_cast<T>(parameters[0])) {}
@@ -29,6 +30,22 @@ class Bce : public ElementWise {
       const T factor = positive ? q : T(1);
       return {factor * capped(l.softplus, cap_of(factor)), positive ? -q * l.sigmoid : l.sigmoid};
     }
+  }
+
+  MLLOSS_HD bool separates(bool label_parameters) const { return positive_ == T(1) && !label_parameters; }
+
+  // It serves negatives, and positives where q is 1.
+  template <class E>
+  MLLOSS_HD Separated<T> separated(E e) const {
+    const LogisticTails<T> l = tails_of(e);
+    const T up = e.s > T(0) ? e.s : T(0), down = e.s > T(0) ? T(0) : -e.s;
+    if constexpr (E::kNegative) return {up, l.tail, l.sigmoid};
+    if constexpr (E::kSoft) {
+      const ValueAndGradient<T> r = expectation(e.y, {down, -l.sigmoid_negated}, {up, l.sigmoid});
+      return {r.value, l.tail, r.gradient};
+    }
+    const bool positive = e.y > T(0);
+    return {positive ? down : up, l.tail, positive ? -l.sigmoid_negated : l.sigmoid};
   }
 
  private:

@@ -68,7 +68,7 @@ class Term {
   template <class E>
   MLLOSS_HD Array<T, kSums> sums(E e, Array<T, kMaxima> m) const {
     if constexpr (kElement) {
-      return {{e.w * loss_.evaluate(e).value}};
+      return {{e.w * evaluated(e).value}};
     } else {
       return loss_.sums(e, m);
     }
@@ -126,7 +126,7 @@ class Term {
   template <bool kUsual, class E>
   MLLOSS_HD T gradient(E e, Array<T, kCoefficients> c, T factor) const {
     if constexpr (kElement) {
-      return loss_.evaluate(e).gradient * (e.w * (coefficient_ * factor));
+      return evaluated(e).gradient * (e.w * (coefficient_ * factor));
     } else if constexpr (kUsual) {
       return loss_.usual_gradient(e, c);
     } else {
@@ -139,6 +139,13 @@ class Term {
  private:
   T coefficient_;
   Loss loss_;
+
+  template <class E>
+  MLLOSS_HD ValueAndGradient<T> evaluated(const E& e) const {
+    ValueAndGradient<T> r;
+    with_variant(loss_, [&](auto variant) { r = mlloss::evaluated<variant>(loss_, e); });
+    return r;
+  }
 };
 
 // What is behind the last term.

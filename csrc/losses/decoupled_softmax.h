@@ -11,7 +11,7 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class DecoupledSoftmax : public GroupWise {
  public:
-  static constexpr bool kCompeting = true;
+  static constexpr bool kCompeting = true, kKeeps = true;  // e^s
   static constexpr int kDemanding = 1;
   static constexpr int kMaxima = 1, kSums = 3;  // m and S of the negatives; sum y in two parts
   static constexpr int kLateSums = 2;           // of the positives: softplus(z), sigmoid(z), z = LSE_N - s
@@ -36,6 +36,12 @@ class DecoupledSoftmax : public GroupWise {
   template <class E>
   MLLOSS_HD Array<T, 3> first_sums(E e) const {
     return with_target(e, exponential(e.s));
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, 3> first_sums(E e, T& kept) const {
+    kept = exponential(e.s);
+    return with_target(e, kept);
   }
 
   MLLOSS_HD bool unsafe(Array<T, 3> sums) const {
@@ -85,6 +91,17 @@ class DecoupledSoftmax : public GroupWise {
     } else {
       return hard_gradient(e, distance, c);
     }
+  }
+
+  static MLLOSS_HD bool unshifted(Array<T, 4> c) { return c[0] == T(0); }
+
+  // A positive's e^(s - log S) is e^s times one number of the row.
+  template <class E>
+  MLLOSS_HD T kept_gradient(E e, T kept, Array<T, 4> c) const {
+    const T negative = of_negative(e, kept) * c[1];
+    if constexpr (E::kNegative) return negative;
+    const T positive = e.w * e.y * c[3] * reciprocal(T(1) + kept * exponential(-c[2]));
+    return negative - (e.y > T(0) ? positive : T(0));
   }
 
   // No infinite maximum: no inf - inf to look out for.

@@ -11,6 +11,7 @@ template <class T>
 class Dice : public Overlap<T> {
  public:
   static constexpr LogisticNeed kLogistic = LogisticNeed::kSigmoid;
+  static constexpr bool kKeeps = true;  // the smaller of p and 1 - p, the latter negated: both follow exactly
 
   using Overlap<T>::Overlap;
 
@@ -22,6 +23,19 @@ class Dice : public Overlap<T> {
   template <class E>
   MLLOSS_HD Array<T, 3> first_sums(E e) const {
     return sums(e, {});
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, 3> first_sums(E e, T& kept) const {
+    const T power = capped_power_of(e), q = reciprocal(T(1) + power), p = power * q;
+    kept = e.s >= T(0) ? least_ - q : p;
+    return this->sums_of(e, p);
+  }
+
+  template <class E>
+  MLLOSS_HD T kept_gradient(E e, T kept, Array<T, 2> c) const {
+    const T tail = absolute(kept), p = kept < T(0) ? T(1) + kept : kept;
+    return e.w * (tail - tail * tail) * this->slope_of(e, p, c);
   }
 
   template <class E>
@@ -39,6 +53,10 @@ class Dice : public Overlap<T> {
   MLLOSS_HD T usual_gradient(E e, Array<T, 2> c) const {
     return gradient(e, c);
   }
+
+ private:
+  // 1 - p where e^s has reached its cap: less that, nothing is left of it at large logits.
+  T least_ = reciprocal(T(1) + logistic_power(T(INFINITY)));
 };
 
 }  // namespace MLLOSS_ISA

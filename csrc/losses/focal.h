@@ -1,11 +1,11 @@
 // Sigmoid focal loss: alpha_t (1 - p_t)^gamma CE   (Lin et al. 2017, arXiv:1708.02002)
 //
-// gamma = 0 without alpha is binary cross-entropy. Hard labels, z = (2y-1)s: (1 - p_t)^gamma is
+// gamma = 0 without alpha is binary cross-entropy. Hard labels, z = (2y-1)s: (1 - p_t)^gamma is a product of tails or
 // e^(-gamma softplus(z)), so neither a power nor a division can spoil value or gradient at any z.
 // Probabilities follow torchvision: 1 - p_t = p(1-y) + (1-p)y.
 #pragma once
 
-#include "functor.h"
+#include "powers.h"
 
 namespace mlloss {
 inline namespace MLLOSS_ISA {
@@ -14,6 +14,8 @@ template <class T>
 class SigmoidFocal : public ElementWise {
  public:
   static constexpr LogisticNeed kLogistic = LogisticNeed::kLogarithm;
+  static constexpr int kVariants = 3;
+  static constexpr LogisticNeed kNeeds[] = {kLogistic, kLogistic, kLogistic};
 
   // parameters: gamma; the weights alpha_t of a negative and of a positive (1 and 1 without alpha).
   explicit MLLOSS_HD SigmoidFocal(const double* parameters)
@@ -21,15 +23,21 @@ class SigmoidFocal : public ElementWise {
         negative_(static_cast<T>(parameters[1])),
         positive_(static_cast<T>(parameters[2])),
         negative_cap_(cap_of(negative_)),
-        positive_cap_(cap_of(positive_)) {}
+        positive_cap_(cap_of(positive_)),
+        power_(parameters[0]),
+        variant_(parameters[0] == 2.0            ? kDefaultPower
+                 : is_whole_power(parameters[0]) ? kWholePower
+                                                 : kAnyPower) {}
 
-  template <class E>
+  MLLOSS_HD int variant() const { return variant_; }
+
+  template <int kVariant, class E>
   MLLOSS_HD ValueAndGradient<T> evaluate(E e) const {
-    if constexpr (E::kSoft) return soft(e);
+    if constexpr (E::kSoft) return soft<kVariant>(e);
     const bool positive = e.y > T(0);
     const T alpha = positive ? positive_ : negative_;
     const Logistic<T> l = logistic_of(e, !positive);
-    const T modulation = alpha * exponential(-gamma_ * finite(l.softplus));
+    const T modulation = alpha * power<kVariant>(l.sigmoid_negated, l.softplus);
     const T slope = modulation * (gamma_ * l.sigmoid * finite(l.softplus_negated) + l.sigmoid_negated);
     const T cost = capped(l.softplus_negated, positive ? positive_cap_ : negative_cap_);
     return {modulation * cost, positive ? -slope : slope};
@@ -37,11 +45,21 @@ class SigmoidFocal : public ElementWise {
 
  private:
   T gamma_, negative_, positive_, negative_cap_, positive_cap_;
+  WholePower<T> power_;
+  int variant_;
+
+  // x^gamma, from x or from -log(x).
+  template <int kVariant>
+  MLLOSS_HD T power(T x, T minus_log) const {
+    if constexpr (kVariant == kDefaultPower) return x * x;
+    if constexpr (kVariant == kWholePower) return power_.raised(x, power_.lower(x));
+    return exponential(-gamma_ * finite(minus_log));
+  }
 
   // Of a product's limit at an infinite logit the other factor decides: gamma = 0, or a sigmoid of 0.
   static MLLOSS_HD T finite(T x) { return at_most(x, T(1e30)); }
 
-  template <class E>
+  template <int kVariant, class E>
   MLLOSS_HD ValueAndGradient<T> soft(E e) const {
     const T y = e.y;
     const Logistic<T> l = logistic_of(e, false);
@@ -50,9 +68,9 @@ class SigmoidFocal : public ElementWise {
     // A label that is exactly 0 or 1 has one term; the other would be 0 * inf at an infinite logit.
     const T ce = (y < T(1) ? (T(1) - y) * l.softplus : T(0)) + (y > T(0) ? y * l.softplus_negated : T(0));
     const T miss = p * (T(1) - y) + q * y;
-    const T inner = logarithm(miss);
+    const T inner = kVariant == kAnyPower ? logarithm(miss) : T(0);
     const T log_miss = y > T(0) ? (y < T(1) ? inner : -l.softplus) : -l.softplus_negated;
-    const T modulation = alpha * exponential(-gamma_ * finite(-log_miss));
+    const T modulation = alpha * power<kVariant>(miss, -log_miss);
     // p q / miss, without the division's 0 / 0 at hard labels.
     const T between = p * q * reciprocal(miss);
     const T ratio = y > T(0) ? (y < T(1) ? between : p) : q;

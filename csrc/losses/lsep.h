@@ -29,8 +29,13 @@ class Lsep : public TwoSides<T> {
 
   template <class E>
   MLLOSS_HD Array<T, 3> first_sums(E e) const {
-    const Array<T, 2> x = this->first_exponentials(e);
-    return {{x[0], x[1], one_if(e.w > T(0) && e.y > T(0))}};
+    return with_count(e, this->first_exponentials(e));
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, 3> first_sums(E e, T& kept) const {
+    kept = this->own_power(e);
+    return with_count(e, this->first_exponentials(e, kept));
   }
 
   // Too small a sum is one that a maximum would mend; most tiles have no positives at all.
@@ -72,6 +77,11 @@ class Lsep : public TwoSides<T> {
   static MLLOSS_HD bool usual(Array<T, 4> c) { return absolute(c[0]) < T(INFINITY) && absolute(c[2]) < T(INFINITY); }
 
  private:
+  template <class E>
+  static MLLOSS_HD Array<T, 3> with_count(E e, Array<T, 2> x) {
+    return {{x[0], x[1], one_if(e.w > T(0) && e.y > T(0))}};
+  }
+
   static MLLOSS_HD T one_if(bool condition) { return condition ? T(1) : T(0); }
 
   // The maximum of a side without labels.

@@ -12,7 +12,7 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class MultiPositiveCrossEntropy : public GroupWise {
  public:
-  static constexpr bool kCompeting = true;
+  static constexpr bool kCompeting = true, kKeeps = true;  // e^s
   static constexpr int kDemanding = 1;
   static constexpr int kMaxima = 1, kCoefficients = 3;  // m, k / S, 1
   static constexpr int kSums = 4;                       // S, k's upper part, T, k's lower part
@@ -38,9 +38,16 @@ class MultiPositiveCrossEntropy : public GroupWise {
 
   template <class E>
   MLLOSS_HD Array<T, 4> first_sums(E e) const {
-    if constexpr (E::kNegative) return {{exponential(e.s), T(0), T(0), T(0)}};
+    T kept;
+    return first_sums(e, kept);
+  }
+
+  template <class E>
+  MLLOSS_HD Array<T, 4> first_sums(E e, T& kept) const {
+    kept = exponential(e.s);
+    if constexpr (E::kNegative) return {{kept, T(0), T(0), T(0)}};
     const TwoParts<T> k = share_of(e);
-    return {{exponential(e.s), k.upper, k.whole > T(0) ? -k.whole * e.s : T(0), k.lower}};
+    return {{kept, k.upper, k.whole > T(0) ? -k.whole * e.s : T(0), k.lower}};
   }
 
   // Where one target has nearly all of the sum, the maximum makes its probability exact: e^s / S misses 1 by a
@@ -77,13 +84,20 @@ class MultiPositiveCrossEntropy : public GroupWise {
     return exp_difference(e.s, c[0]) * c[1] - e.w * e.y * c[2];
   }
 
+  static MLLOSS_HD bool unshifted(Array<T, 3> c) { return c[0] == T(0); }
+
+  template <class E>
+  MLLOSS_HD T kept_gradient(E e, T kept, Array<T, 3> c) const {
+    const T share = kept * c[1];
+    if constexpr (E::kNegative) return share;
+    return share - e.w * e.y * c[2];
+  }
+
   static MLLOSS_HD bool usual(Array<T, 3> c) { return absolute(c[0]) < T(INFINITY); }
 
   template <class E>
   MLLOSS_HD T usual_gradient(E e, Array<T, 3> c) const {
-    const T share = exponential(e.s - c[0]) * c[1];
-    if constexpr (E::kNegative) return share;
-    return share - e.w * e.y * c[2];
+    return kept_gradient(e, exponential(e.s - c[0]), c);
   }
 
  private:

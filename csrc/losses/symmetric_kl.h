@@ -10,6 +10,7 @@ inline namespace MLLOSS_ISA {
 template <class T>
 class SymmetricKl : public ElementWise {
  public:
+  static constexpr LogisticNeed kLogistic = LogisticNeed::kTwoTails;
   static constexpr bool kRawTargets = true;
   static constexpr int kDemanding = 1;
 
@@ -19,27 +20,18 @@ class SymmetricKl : public ElementWise {
   template <class E>
   MLLOSS_HD ValueAndGradient<T> evaluate(E e) const {
     const T apart = e.s == e.y ? T(0) : absolute(e.s - e.y);  // no inf - inf
-    const Sides s = sides(e.s), t = sides(e.y);
+    const TwoTails<T> at = two_tails_of(e);
+    const LogisticTails<T> s = at.first, t = at.second;
     const bool up = e.s > e.y;
-    // Of the sigmoids, from their upper and lower tails: where both are 1 but for these, nothing cancels.
-    const T gap = (up ? s.low * t.high : t.low * s.high) * one_minus_exp(apart);
-    const T slope = s.low * s.high;
+    // The sigmoids' difference is upper (1 - e^-apart) = upper - lower: the former where the latter would cancel.
+    const T st = s.sigmoid * t.sigmoid_negated, ts = t.sigmoid * s.sigmoid_negated;
+    const T upper = up ? st : ts, lower = up ? ts : st;
+    const T gap = apart < kNear<T> ? upper * one_minus_exp_near(apart) : upper - lower;
+    const T slope = s.sigmoid * s.sigmoid_negated;
     // At infinity what vanishes does so faster than s - t grows. A NaN is in the gap, too.
     const T value = gap == T(0) ? T(0) : gap * apart;
     const T gradient = (slope > T(0) ? slope * apart : T(0)) + gap;
     return {value, up ? gradient : -gradient};
-  }
-
- private:
-  // sigmoid(x) and sigmoid(-x)
-  struct Sides {
-    T low, high;
-  };
-
-  static MLLOSS_HD Sides sides(T x) {
-    const T tail = exponential(-absolute(x));
-    const T r = reciprocal(T(1) + tail), rest = tail * r;
-    return {x >= T(0) ? r : rest, x >= T(0) ? rest : r};
   }
 };
 

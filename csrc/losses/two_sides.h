@@ -11,6 +11,7 @@ template <class T>
 class TwoSides : public GroupWise {
  public:
   static constexpr int kMaxima = 2, kCoefficients = 4;  // m and the gradient's factor, of each side
+  static constexpr bool kKeeps = true;                  // e^s, or a hard positive's e^-s
 
   template <class E>
   MLLOSS_HD void maxima(E e, Array<T, 2>& m) const {
@@ -33,12 +34,16 @@ class TwoSides : public GroupWise {
 
   template <class E>
   MLLOSS_HD T unshifted_gradient(E e, Array<T, 4> c) const {
+    return kept_gradient(e, own_power(e), c);
+  }
+
+  template <class E>
+  MLLOSS_HD T kept_gradient(E e, T kept, Array<T, 4> c) const {
     if constexpr (E::kSoft) {
-      const Array<T, 2> x = unshifted_exponentials(e);
+      const Array<T, 2> x = sides_from(e, kept);
       return e.w * (x[0] * c[1] - x[1] * c[3]);
     }
-    const bool positive = e.y > T(0);
-    return e.w * (power_of(e, positive) * (positive ? -c[3] : c[1]));
+    return e.w * (kept * (e.y > T(0) ? -c[3] : c[1]));
   }
 
   // No infinite maximum: no inf - inf to look out for.
@@ -73,23 +78,36 @@ class TwoSides : public GroupWise {
   // The same times the weight with both m at 0: nothing is subtracted, no inf - inf to look out for.
   template <class E>
   static MLLOSS_HD Array<T, 2> first_exponentials(E e) {
-    if constexpr (E::kSoft) {
-      const Array<T, 2> x = unshifted_exponentials(e);
+    if constexpr (E::kSoft && !E::kReady) {
+      const Array<T, 2> x = exponentials(e, {{T(0), T(0)}});
       return {{e.w * x[0], e.w * x[1]}};
     }
-    const bool positive = e.y > T(0);
-    const T x = e.w * power_of(e, positive);
-    return {{positive ? T(0) : x, positive ? x : T(0)}};
+    return first_exponentials(e, own_power(e));
   }
 
   template <class E>
-  static MLLOSS_HD Array<T, 2> unshifted_exponentials(E e) {
-    if constexpr (!E::kReady) return exponentials(e, {{T(0), T(0)}});
-    const T negative = (T(1) - e.y) * power_of(e, false), positive = e.y * power_of(e, true);
-    return {{e.y < T(1) ? negative : zero_unless_nan(e.s), e.y > T(0) ? positive : T(0)}};
+  static MLLOSS_HD Array<T, 2> first_exponentials(E e, T power) {
+    const Array<T, 2> x = sides_from(e, power);
+    return {{e.w * x[0], e.w * x[1]}};
+  }
+
+  template <class E>
+  static MLLOSS_HD T own_power(E e) {
+    return power_of(e, !E::kSoft && e.y > T(0));
   }
 
  private:
+  // Both sides from own_power(e).
+  template <class E>
+  static MLLOSS_HD Array<T, 2> sides_from(E e, T power) {
+    if constexpr (E::kSoft) {
+      const T negative = (T(1) - e.y) * power, positive = e.y * flushed(reciprocal(power));
+      return {{e.y < T(1) ? negative : zero_unless_nan(e.s), e.y > T(0) ? positive : T(0)}};
+    }
+    const bool positive = e.y > T(0);
+    return {{positive ? T(0) : power, positive ? power : T(0)}};
+  }
+
   static MLLOSS_HD T zero_unless_nan(T s) { return s == s ? T(0) : s; }
 };
 

@@ -29,6 +29,12 @@ class Zlpr : public TwoSides<T> {
     return this->first_exponentials(e);
   }
 
+  template <class E>
+  MLLOSS_HD Array<T, 2> first_sums(E e, T& kept) const {
+    kept = this->own_power(e);
+    return this->first_exponentials(e, kept);
+  }
+
   // NaN is not unsafe: no maximum would mend it.
   MLLOSS_HD bool unsafe(Array<T, 2> sums) const { return sums[0] > this->kLargest || sums[1] > this->kLargest; }
 

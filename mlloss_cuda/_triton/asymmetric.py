@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from .functor import ElementWise
-from .numerics import at_most, expectation, logistic, minus_log_over
+from .numerics import at_most, expectation, is_whole, logistic, minus_log_of, minus_log_over, raised, sigmoids
 
 __all__ = ["FUNCTOR"]
 
@@ -42,7 +42,32 @@ def _of_negative(s, parts, p):
 
 
 @triton.jit
-def _evaluate(s, y, parameter, p, SOFT: tl.constexpr):
+def _by_products(s, positive, p):
+    sigmoid, negated = sigmoids(s)
+    clip = p[2]
+    above = tl.where(sigmoid > clip, sigmoid - clip, tl.where(s == s, 0.0, s))
+    v = tl.where(positive, negated, above)
+    rest = tl.where(positive, sigmoid, negated + clip)
+    logarithm = minus_log_of(v, rest)
+    lost = tl.where(positive, -s, s)
+    # Without a clip the cost grows with the logit.
+    far = tl.where(positive, 80.0, tl.where(clip > 0.0, float("inf"), 80.0))
+    cost = tl.where(lost > far, lost, logarithm)
+    power_of_positive, lower_of_positive = raised(v, v, p[1])
+    power_of_negative, lower_of_negative = raised(v, v, p[0])
+    power = tl.where(positive, power_of_positive, power_of_negative)
+    focus = (1.0 - p[3]) * tl.where(positive, p[1] * lower_of_positive, p[0] * lower_of_negative)
+    both = sigmoid * negated
+    share = tl.where(positive, negated, tl.where(clip > 0.0, both / tl.where(rest > 0.0, rest, 1.0), sigmoid))
+    slope = power * share + focus * (both * logarithm)
+    # NaN is not below any threshold.
+    nothing = tl.where(s == s, 0.0, s)
+    counts = positive | (s > p[4])
+    return tl.where(counts, power * cost, nothing), tl.where(counts, tl.where(positive, -slope, slope), nothing)
+
+
+@triton.jit
+def _by_powers(s, y, p, SOFT: tl.constexpr):
     parts = logistic(s)
     positive = _of_positive(parts, p)
     negative = _of_negative(s, parts, p)
@@ -50,6 +75,20 @@ def _evaluate(s, y, parameter, p, SOFT: tl.constexpr):
         return expectation(y, positive, negative)
     else:
         return tl.where(y > 0.0, positive[0], negative[0]), tl.where(y > 0.0, positive[1], negative[1])
+
+
+@triton.jit
+def _evaluate(s, y, parameter, p, SOFT: tl.constexpr):
+    if is_whole(p[0]) & is_whole(p[1]):
+        if SOFT:
+            positive = _by_products(s, y >= 0.0, p)
+            negative = _by_products(s, y < 0.0, p)
+            value, gradient = expectation(y, positive, negative)
+        else:
+            value, gradient = _by_products(s, y > 0.0, p)
+    else:
+        value, gradient = _by_powers(s, y, p, SOFT)
+    return value, gradient
 
 
 FUNCTOR = ElementWise(evaluate=_evaluate)

@@ -8,12 +8,16 @@ __all__ = [
     "at_most",
     "exp_difference",
     "expectation",
+    "is_whole",
     "log1p",
     "logistic",
+    "minus_log_of",
     "minus_log_over",
     "nan_of",
     "one_minus_exp",
+    "raised",
     "sigmoid",
+    "sigmoids",
     "two_parts",
     "weighed",
 ]
@@ -39,20 +43,19 @@ def exp_difference(x, m):
 
 @triton.jit
 def one_minus_exp(d):
-    """1 - exp(-d) for d >= 0: near 0 a series, where the difference is lost."""
+    """1 - exp(-d) for d in [0, 0.35): a series, where the difference would cancel."""
     if d.dtype == tl.float64:
         # The error of e^-d is divided out.
         rest = tl.exp(-d)
         exact = (1.0 - rest) * (-d / tl.log(tl.where(rest == 1.0, 0.5, tl.where(rest == 0.0, 0.5, rest))))
-        near = tl.where(rest == 1.0, d, exact)
-        return tl.where(rest < 0.5, 1.0 - rest, near)
+        return tl.where(rest == 1.0, d, exact)
     else:
         p = 1.98412698413e-4 * d - 1.38888888889e-3
         p = p * d + 8.33333333333e-3
         p = p * d - 4.16666666667e-2
         p = p * d + 1.66666666667e-1
         p = p * d - 0.5
-        return tl.where(d < 0.35, d * (p * d + 1.0), 1.0 - tl.exp(-d))
+        return d * (p * d + 1.0)
 
 
 @triton.jit
@@ -88,6 +91,42 @@ def _two_atanh_over(u2):
 
 
 @triton.jit
+def minus_log_of(u, rest):
+    """-log(1 - u) for u in [0, 1], from u and ``rest`` = 1 - u; finite where the rest is 0."""
+    if u.dtype == tl.float64:
+        near = -log1p(-tl.where(u > 0.5, 0.5, u))
+        far = -tl.log(tl.where(rest < 2.3e-308, 2.3e-308, rest))
+    else:
+        u2 = u * u
+        low = (0.269612759 * u + 0.242805079) * u2 + (0.333700627 * u + 0.499992847)
+        high = (1.44110799 * u - 1.69581211) * u2 + (1.25766981 * u - 0.203538984)
+        near = (high * (u2 * u2) + low) * u2 + u
+        far = -tl.log(tl.where(rest < 1.2e-38, 1.2e-38, rest))
+    return tl.where(u > 0.5, far, near)
+
+
+@triton.jit
+def is_whole(n):
+    """Whether a power of n is a product."""
+    return (n == 0.0) | (n == 1.0) | (n == 2.0) | (n == 3.0) | (n == 4.0)
+
+
+@triton.jit
+def raised(x, minus_log, n):
+    """x^n and x^(n-1), for a number n of the call, from x or from -log(x): products where n is whole and 4 at most.
+
+    For n = 0 the latter is any number; for an n that is not whole it is 0, and of no use.
+    """
+    if is_whole(n):
+        lower = tl.where((n == 2.0) | (n == 4.0), x, 1.0) * tl.where(n > 2.0, x * x, 1.0)
+        power = tl.where(n == 0.0, 1.0, lower * x)
+    else:
+        lower = tl.zeros_like(x)
+        power = tl.exp(-n * at_most(minus_log, 1e30))
+    return power, lower
+
+
+@triton.jit
 def minus_log_over(u, rest):
     """-log(1 - u) / u for u in [0, 1), from u and ``rest`` = 1 - u: 1 at 0, where the quotient is lost."""
     v = u / (2.0 - u)
@@ -111,6 +150,16 @@ def expectation(y, positive, negative):
 def sigmoid(z):
     """1 / (1 + e^-z)."""
     return 1.0 / (1.0 + tl.exp(-z))
+
+
+@triton.jit
+def sigmoids(z):
+    """Of z and of -z."""
+    tail = tl.exp(-tl.abs(z))
+    r = 1.0 / (1.0 + tail)
+    rest = tail * r
+    up = z >= 0.0
+    return tl.where(up, r, rest), tl.where(up, rest, r)
 
 
 @triton.jit

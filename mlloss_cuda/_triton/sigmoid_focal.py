@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from .functor import ElementWise
-from .numerics import at_most, logistic, weighed
+from .numerics import at_most, logistic, raised, weighed
 
 __all__ = ["FUNCTOR"]
 
@@ -17,7 +17,8 @@ def _hard(s, y, p):
     positive = y > 0.0
     alpha = tl.where(positive, p[2], p[1])
     sigmoid, negated, softplus, softplus_negated = logistic(tl.where(positive, s, -s))
-    modulation = alpha * tl.exp(-p[0] * at_most(softplus, 1e30))
+    power, _ = raised(negated, softplus, p[0])
+    modulation = alpha * power
     slope = modulation * (p[0] * sigmoid * at_most(softplus_negated, 1e30) + negated)
     return weighed(modulation, softplus_negated), tl.where(positive, -slope, slope)
 
@@ -32,7 +33,8 @@ def _soft(s, y, p):
     miss = sigmoid * (1.0 - y) + negated * y
     inner = tl.log(tl.where(some & (y < 1.0), miss, 1.0))
     log_miss = tl.where(some, tl.where(whole, -softplus, inner), -softplus_negated)
-    modulation = alpha * tl.exp(-p[0] * at_most(-log_miss, 1e30))
+    power, _ = raised(miss, -log_miss, p[0])
+    modulation = alpha * power
     # p q / miss, without the division's 0 / 0 at hard labels.
     between = sigmoid * negated / tl.where(miss == 0.0, 1.0, miss)
     ratio = tl.where(some, tl.where(whole, sigmoid, between), negated)

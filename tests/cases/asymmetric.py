@@ -29,4 +29,4 @@ def case(gamma_neg: float, gamma_pos: float, clip: float, detached: bool = False
 
 CASES = [case(4.0, 1.0, 0.05), case(0.5, 0.0, 0.0), case(2.0, 0.5, 0.6, detached=True), case(0.0, 3.0, 0.2)]
 
-FLIP = ("asymmetric", "asymmetric.h", "-modulation * (focus", "modulation * (focus")
+FLIP = ("asymmetric", "asymmetric.h", "positive ? -slope : slope", "positive ? slope : slope")

@@ -6,6 +6,7 @@
 
 #include "core/numerics.h"
 #include "cpu/dtypes.h"
+#include "losses/powers.h"
 
 namespace {
 
@@ -50,15 +51,56 @@ void test_exponential() {
 }
 
 void test_one_minus_exp() {
-  const auto exact = [](double d) { return -std::expm1(-d); };
-  const double error = std::max(worst([](float d) { return mlloss::one_minus_exp(d); }, exact, 1e-6f, 1.0f),
-                                worst([](float d) { return mlloss::one_minus_exp(d); }, exact, 1.0f, 90.0f));
-  std::printf("one_minus_exp: %.2f ulp\n", error);
-  expect(error < 4.0, "one_minus_exp is within 4 ulp", error);
+  const double error = worst([](float d) { return mlloss::one_minus_exp_near(d); },
+                             [](double d) { return -std::expm1(-d); }, 1e-6f, mlloss::kNear<float>);
+  std::printf("one_minus_exp_near: %.2f ulp\n", error);
+  expect(error < 4.0, "one_minus_exp_near is within 4 ulp", error);
+  expect(mlloss::one_minus_exp_near(0.0f) == 0.0f, "1 - e^0 is 0", 0);
+}
+
+// Sums without their 1, from tiny ones to the largest that sixteen terms have.
+void test_logarithm_of_one_plus() {
+  const double error = std::max(worst([](float q) { return mlloss::logarithm_of_one_plus(q); },
+                                      [](double q) { return std::log1p(q); }, 1e-30f, 1.0f),
+                                worst([](float q) { return mlloss::logarithm_of_one_plus(q); },
+                                      [](double q) { return std::log1p(q); }, 1.0f, 65536.0f));
+  std::printf("logarithm_of_one_plus: %.2f ulp\n", error);
+  expect(error < 4.0, "logarithm_of_one_plus is within 4 ulp", error);
+  expect(mlloss::logarithm_of_one_plus(0.0f) == 0.0f, "log(1 + 0) is 0", 0);
+  expect(std::isnan(mlloss::logarithm_of_one_plus(NAN)), "log(1 + NaN) is NaN", 0);
+  const auto lost = [](double u) { return -std::log1p(-u); };
+  const double small = worst([](float u) { return mlloss::minus_log_of(u, 1.0f - u); }, lost, 1e-20f, 0.5f);
+  const double large = worst([](float u) { return mlloss::minus_log_of(u, 1.0f - u); }, lost, 0.5f, 0.9999f);
+  std::printf("minus_log_of: %.2f ulp\n", std::max(small, large));
+  expect(std::max(small, large) < 4.0, "minus_log_of is within 4 ulp", std::max(small, large));
+  expect(mlloss::minus_log_of(0.0f, 1.0f) == 0.0f, "-log(1 - 0) is 0", 0);
+}
+
+void test_tails() {
+  const auto sigmoid = [](double z) { return 1.0 / (1.0 + std::exp(-z)); };
+  const double alone = worst([](float z) { return mlloss::logistic_tails(z).sigmoid; }, sigmoid, -80.0f, 80.0f);
+  expect(alone < 4.0, "logistic_tails is within 4 ulp", alone);
+  const double beside = worst(
+      [](float z) {
+        return mlloss::two_tails_from(60.0f, mlloss::tail_power(60.0f), z, mlloss::tail_power(z)).second.sigmoid;
+      },
+      sigmoid, -80.0f, 80.0f);
+  expect(beside < 5.0, "logistic_tails of two is within 5 ulp", beside);
   constexpr float kInf = std::numeric_limits<float>::infinity();
-  expect(mlloss::one_minus_exp(0.0f) == 0.0f, "1 - e^0 is 0", 0);
-  expect(mlloss::one_minus_exp(kInf) == 1.0f, "1 - e^-inf is 1", 0);
-  expect(std::isnan(mlloss::one_minus_exp(NAN)), "1 - e^NaN is NaN", 0);
+  expect(mlloss::logistic_tails(kInf).sigmoid == 1.0f && mlloss::logistic_tails(kInf).sigmoid_negated == 0.0f,
+         "tails at infinity are 1 and 0", 0);
+  expect(std::isnan(mlloss::logistic_tails(NAN).sigmoid), "tails of NaN are NaN", 0);
+}
+
+void test_whole_powers() {
+  for (int n = 0; n <= 4; ++n) {
+    const mlloss::WholePower<float> power(n);
+    for (float x : {0.0f, 0.25f, 0.5f, 1.0f}) {
+      expect(power.raised(x, power.lower(x)) == std::pow(x, static_cast<float>(n)), "x^n by products", n);
+    }
+    expect(n == 0 || power.lower(0.5f) == std::pow(0.5f, static_cast<float>(n - 1)), "x^(n-1) by products", n);
+    expect(mlloss::is_whole_power(n) && !mlloss::is_whole_power(n + 0.5), "which powers are whole", n);
+  }
 }
 
 void test_logarithm() {
@@ -131,6 +173,9 @@ void test_bfloat16() {
 int main() {
   test_exponential();
   test_one_minus_exp();
+  test_logarithm_of_one_plus();
+  test_tails();
+  test_whole_powers();
   test_logarithm();
   test_logistic();
   test_half();
