@@ -137,8 +137,9 @@ AT_ONCE = {
 
 @pytest.mark.parametrize("name", AT_ONCE)
 @pytest.mark.parametrize("kind", ("hard", "soft", "sparse", "huge", "weighted", "in place"))
+@pytest.mark.parametrize("reduction", ("none", "sum"))
 def test_rounds_no_worse_than_its_terms(
-    backend: Backend, generator: torch.Generator, logits: Tensor, targets: Tensor, name: str, kind: str
+    backend: Backend, generator: torch.Generator, logits: Tensor, targets: Tensor, name: str, kind: str, reduction: str
 ) -> None:
     """Float32 beside the same in float64, which goes term by term: the error against that of plain PyTorch."""
     terms = AT_ONCE[name]
@@ -161,7 +162,7 @@ def test_rounds_no_worse_than_its_terms(
         in_place = kind == "in place" and len(loss.plan(backend.device)) == 1
         mine = CompoundLoss(
             terms,
-            reduction="none",
+            reduction=reduction,  # with a sum, the gradient is formed in the forward
             weight=None if weight is None else weight.to(dtype),
             inplace_backward=in_place,
         )

@@ -236,6 +236,42 @@ def test_focus_is_finite_for_every_gamma(backend: Backend, loss: Any, gamma: flo
     torch.testing.assert_close(got.gradient[small].double(), exact.gradient[small], rtol=2e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("clip", (0.01, 0.05, 0.22280849, 0.4713295))
+@pytest.mark.parametrize("gamma", (0.0, 1.0, 2.0, 0.5))
+def test_asymmetric_is_flat_at_its_clip(backend: Backend, clip: float, gamma: float) -> None:
+    """Some hundred neighbours of the logit where p is the clip, on both sides, and confident positives."""
+    edge = torch.tensor([math.log(clip / (1 - clip))])
+    s = (edge.view(torch.int32) + torch.arange(-400, 400, dtype=torch.int32)).view(torch.float32)
+    logits = torch.stack((s, torch.linspace(10.0, 88.0, 800))).to(backend.device)
+    targets = torch.tensor([[0], [1]], device=backend.device).expand_as(logits)
+    call = lambda x, t, **a: asymmetric_loss(x, t, gamma_neg=gamma, gamma_pos=gamma, clip=clip, **a)  # noqa: E731
+    got = evaluate(call, logits, targets, reduction="none")
+    assert bool((got.value >= 0).all())
+    assert float(got.value[0].max()) < 1e-4
+    with mlloss_cuda.use_backend("reference"):
+        exact = evaluate(call, logits.double(), targets, reduction="none")
+    torch.testing.assert_close(got.value.double(), exact.value, rtol=1e-4, atol=2e-6)
+    # A rounding of the logit decides whether a loss with a power of 0 or less than 1 has a slope there.
+    parts = slice(None) if gamma >= 1 else slice(1, None)
+    torch.testing.assert_close(got.gradient[parts].double(), exact.gradient[parts], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("gamma", (0.0, 1.0, 2.0, 0.5))
+@pytest.mark.parametrize("sign", (1.0, -1.0))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+def test_nan_is_nan_for_every_gamma(backend: Backend, gamma: float, sign: float, dtype: torch.dtype) -> None:
+    """Whatever its sign, which is set in what x86 makes of inf - inf."""
+    logits = torch.full((3, 64), 0.5, dtype=dtype, device=backend.device)
+    logits[:, 7] = math.copysign(math.nan, sign)
+    targets = torch.tensor([[0.0], [1.0], [0.25]], device=backend.device).expand_as(logits)
+    for loss in (focal, asymmetric(0.0), asymmetric(0.05)):
+        for rows in (slice(0, 1), slice(1, 2), slice(0, 2), slice(2, 3)):
+            got = evaluate(loss(gamma), logits[rows], targets[rows])
+            assert bool(got.value[:, 7].isnan().all())
+            assert bool(got.gradient[:, 7].isnan().all())
+            assert int(got.value.isnan().sum()) == got.value.shape[0]
+
+
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
 def test_focus_below_one_is_finite_in_half_precision(backend: Backend, dtype: torch.dtype) -> None:
     """Where 1 - p is 0 in the logits' dtype, and a power's gradient infinite there."""

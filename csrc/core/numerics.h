@@ -184,8 +184,8 @@ MLLOSS_HD double minus_log_of_rest(double u) { return -log1p(-u); }
 
 // The same for u in [0, 1], from u and `rest` = 1 - u, each to its own precision; finite where the rest is 0.
 MLLOSS_HD float minus_log_of(float u, float rest) {
-  const int32_t bits = bit_cast<int32_t>(rest) - 1;  // below 1 even where the sum has rounded to it
-  const int32_t halvings = 126 - (bits >> 23);
+  const int32_t bits = bit_cast<int32_t>(rest) - 1;                      // below 1 even where the sum has rounded to it
+  const int32_t all = 126 - (bits >> 23), halvings = all > 0 ? all : 0;  // or a little beyond
   const float mantissa = bit_cast<float>((bits & 0x007fffff) | 0x3f000000);  // rest 2^halvings, from 1/2 to 1
   return static_cast<float>(halvings) * 0.69314718056f + minus_log_of_rest(halvings > 0 ? 1.0f - mantissa : u);
 }

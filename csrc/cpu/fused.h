@@ -35,6 +35,7 @@ class FusedTerm {
   using Loss = LossTemplate<T>;
   static constexpr bool kElement = Loss::kScope == Scope::kElement;
   static constexpr int kSums = Loss::kSums, kValues = kElement ? 1 : 0;
+  static constexpr bool kTakesPower = takes_power<Loss>();
   static_assert(!Loss::kCompeting && Loss::kLateSums == 0, "terms see the same tile, in two visits");
 
   explicit FusedTerm(const TermPlace& place) : loss_(place.parameters) {}
@@ -101,6 +102,7 @@ class FusedTerm {
 template <class T, template <class> class... Losses>
 struct FusedTerms {
   static constexpr int kSums = 0, kValues = 0;
+  static constexpr bool kTakesPower = false;  // an element-wise term, beside what is ready of the logistic function
   static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
 
   template <class... Rest>
@@ -133,6 +135,8 @@ struct FusedTerms<T, FirstLoss, Others...> {
   static constexpr int kSums = First::kSums + Rest::kSums, kValues = First::kValues + Rest::kValues;
   static constexpr LogisticNeed kLogistic =
       First::Loss::kLogistic > Rest::kLogistic ? First::Loss::kLogistic : Rest::kLogistic;
+
+  static constexpr bool kTakesPower = First::kTakesPower || Rest::kTakesPower;
 
   First first;
   Rest rest;
@@ -269,7 +273,10 @@ class Fused {
     for (int begin = 0; begin < tile.size; begin += kBlock) {
       const int size = begin + kBlock < tile.size ? kBlock : tile.size - begin;
       if (!powers) make_powers(tile.s + begin, size, own);
-      const T* const power = powers ? powers + begin : own;
+      // The first of the two loops below may overwrite what was left, and the second still takes it.
+      constexpr bool kCopied = Terms::kTakesPower;
+      if (kCopied && powers) memcpy(own, powers + begin, sizeof(T) * static_cast<size_t>(size));
+      const T* const power = powers && !kCopied ? powers + begin : own;
       make_ready<Terms::kLogistic>(power, size, parts);
       const Columns<T> x(tile, begin, power, parts);
       T* const block = g + begin;

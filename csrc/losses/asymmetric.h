@@ -2,7 +2,7 @@
 // (Ridnik et al. 2021, arXiv:2009.14119)
 //
 // 1 - u = sigmoid(-s) + m: no eps. Whole powers are products, others exponentials of what softplus gives exactly.
-// The logit decides whether u is above 0.
+// The logit decides whether u is above 0, where a power of it would show a rounding.
 #pragma once
 
 #include "powers.h"
@@ -75,7 +75,7 @@ class Asymmetric : public ElementWise {
   // v^g (-log(1 - v)), where v is 1 - p for a positive, and u for a negative.
   template <int kVariant, class E>
   MLLOSS_HD ValueAndGradient<T> by_products(const E& e, bool positive) const {
-    // Beyond e^s = kMost a negative's p is 1, and a clipped loss level. A positive's 1 - p is exact as far as it goes.
+    // Beyond e^s = kMost a negative's p is 1, and a loss clipped by more than its inverse is level.
     constexpr T kMost = sizeof(T) == 4 ? T(1e18) : T(1e150), kFar = sizeof(T) == 4 ? T(80) : T(700);
     const T power = positive ? capped_power_of(e) : at_most(capped_power_of(e), kMost);
     // q = 1 / (1 + power) and 1 / (q + clip) of one division.

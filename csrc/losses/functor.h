@@ -229,6 +229,18 @@ MLLOSS_HD auto evaluated(const Loss& loss, const E& e) {
   }
 }
 
+// Whether some variant of an element-wise loss takes e^s.
+template <class Loss>
+constexpr bool takes_power() {
+  if constexpr (Loss::kScope == Scope::kGroup) {
+    return false;
+  } else if constexpr (Loss::kVariants == 1) {
+    return Loss::kLogistic == LogisticNeed::kPower;
+  } else {
+    return Loss::kNeeds[1] == LogisticNeed::kPower || Loss::kNeeds[2] == LogisticNeed::kPower;
+  }
+}
+
 template <int kVariant, class Loss>
 constexpr LogisticNeed need_of() {
   if constexpr (Loss::kVariants == 1) {

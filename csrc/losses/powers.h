@@ -21,8 +21,8 @@ class WholePower {
   // x^(n-1), for n = 0 any number.
   MLLOSS_HD T lower(T x) const { return (one_ * x + (T(1) - one_)) * (two_ * (x * x) + (T(1) - two_)); }
 
-  // x^n from it.
-  MLLOSS_HD T raised(T x, T lower) const { return none_ ? T(1) : lower * x; }
+  // x^n from it. A NaN stays one, for n = 0 too.
+  MLLOSS_HD T raised(T x, T lower) const { return none_ ? T(1) + (x - x) : lower * x; }
 
  private:
   T one_, two_;  // 1 where n - 1 has that bit, else 0

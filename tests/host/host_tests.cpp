@@ -74,6 +74,9 @@ void test_logarithm_of_one_plus() {
   std::printf("minus_log_of: %.2f ulp\n", std::max(small, large));
   expect(std::max(small, large) < 4.0, "minus_log_of is within 4 ulp", std::max(small, large));
   expect(mlloss::minus_log_of(0.0f, 1.0f) == 0.0f, "-log(1 - 0) is 0", 0);
+  for (const float rest : {1.0000001f, 1.0000002f, 1.01f, 1.06f}) {
+    expect(mlloss::minus_log_of(1e-8f, rest) == 1e-8f, "a rest beyond 1 is 1", rest);
+  }
 }
 
 void test_tails() {
@@ -98,6 +101,7 @@ void test_whole_powers() {
     for (float x : {0.0f, 0.25f, 0.5f, 1.0f}) {
       expect(power.raised(x, power.lower(x)) == std::pow(x, static_cast<float>(n)), "x^n by products", n);
     }
+    expect(std::isnan(power.raised(NAN, power.lower(NAN))), "NaN^n is NaN", n);
     expect(n == 0 || power.lower(0.5f) == std::pow(0.5f, static_cast<float>(n - 1)), "x^(n-1) by products", n);
     expect(mlloss::is_whole_power(n) && !mlloss::is_whole_power(n + 0.5), "which powers are whole", n);
   }
