@@ -39,14 +39,13 @@ MLLOSS_HD T absolute(T x) {
   return x < T(0) ? -x : x;
 }
 
-// A product that is rounded before it is added to anything. Compilers fuse the two or not, by the product's other
-// uses.
+// a b + c, rounded once where the processor can: compilers fuse the two or not, by the product's other uses.
 template <class T>
-MLLOSS_HD T rounded(T product) {
-#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDA_ARCH__) && __GNUC__ >= 12
-  return __builtin_assoc_barrier(product);
+MLLOSS_HD T multiply_add(T a, T b, T c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__CUDA_ARCH__)
+  return fma(a, b, c);
 #else
-  return product;
+  return a * b + c;
 #endif
 }
 

@@ -82,8 +82,7 @@ class Asymmetric : public ElementWise {
     const T whole = T(1) + power, clipped = positive ? T(1) : T(1) + clip_ * whole;
     const T inverse = reciprocal(whole * clipped);
     const T tail = positive ? inverse : inverse * clipped, q = positive ? tail - least_tail_ : tail;
-    const T p = rounded(power * tail);
-    const T u = p - clip_, v = positive ? q : u < T(0) ? T(0) : u;
+    const T p = power * tail, u = multiply_add(power, tail, -clip_), v = positive ? q : u < T(0) ? T(0) : u;
     const T logarithm = minus_log_of(v, positive ? p : q + clip_);
     const T lost = positive ? -e.s : e.s;
     const T cost = lost > (positive ? kFar : far_) ? lost : logarithm;
