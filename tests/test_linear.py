@@ -35,6 +35,7 @@ from mlloss_cuda import (
     linear_loss,
 )
 from mlloss_cuda.linear import plan as plans
+from mlloss_cuda.linear.sweep import Head
 from mlloss_cuda.linear.updates import store
 
 from .cases import Case
@@ -481,6 +482,23 @@ def test_leading_dimensions_are_multiples_of_64(monkeypatch: pytest.MonkeyPatch,
             t.fused(ZLPRLoss(), targets, chunk_size=size)
     assert seen
     assert all(stride % 64 == 0 for stride in seen)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_memory_beside_the_logits_is_not_read(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """Memory that is new may hold a NaN, and products of some libraries read a row's padding, times 0."""
+    new = Tensor.new_empty
+    monkeypatch.setattr(Tensor, "new_empty", lambda *size, **options: new(*size, **options).fill_(torch.nan))
+    seen = []
+    logits = Head.logits
+    monkeypatch.setattr(Head, "logits", lambda self, part: seen.append(logits(self, part)) or seen[-1])
+    head = LinearLoss(48, 100, ZLPRLoss(), dtype=dtype)
+    inputs = torch.randn(32, 48, dtype=dtype, requires_grad=True)
+    head(inputs, torch.rand(32, 100) < 0.1).backward()
+    assert seen[0].stride() == (128, 1)
+    padding = torch.as_strided(seen[0], (32, 28), (128, 1), seen[0].storage_offset() + 100)
+    assert int(padding.isnan().sum()) == 0
+    assert all(bool(x.grad.isfinite().all()) for x in (inputs, *head.parameters()))
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,11 @@ class Head:
         leading = self.plan.leading(columns)
         if self._buffer is None:  # no later chunk is larger
             self._buffer = self.inputs.new_empty(rows * leading)
-        logits = self._buffer[: rows * leading].view(rows, leading)[:, :columns]
+        whole = self._buffer[: rows * leading].view(rows, leading)
+        logits = whole[:, :columns]
+        if leading > columns and whole.device.type == "cpu":
+            # oneDNN's bfloat16 products on AMX read what lies beyond, times 0: a NaN there would be one everywhere.
+            whole[:, columns:].zero_()
         inputs = self.inputs[part.rows]
         for labels, own in self._blocks(part):
             bias = None if self.bias is None else self.bias[labels]
