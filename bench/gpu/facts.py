@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def _name(dry: bool) -> str:
 
 def facts(dry: bool, seconds: float) -> tuple[Part, dict[str, Any]]:
     """How the step went; and ``name``, ``header``, and ``unusable``: why the libraries do not serve, or nothing."""
-    path = processes.LOGS / "facts.json"
+    path = processes.LOGS / f"facts-{os.getpid()}.json"  # another command may run beside this one
     path.unlink(missing_ok=True)
     command = [sys.executable, "-m", "bench.gpu.facts", "--json", str(path), *(["--dry-run"] if dry else [])]
     ended = Started("step", command, seconds, {}).wait()
@@ -71,6 +72,7 @@ def facts(dry: bool, seconds: float) -> tuple[Part, dict[str, Any]]:
         reason = ended.tail(1) or "the process printed nothing"
         return Part("step", False, how(ended.status), ended.seconds), {"unusable": reason}
     found = json.loads(path.read_text())
+    path.unlink()
     wrong = found.get("step", "the step did not end")
     if wrong:
         print(ended.tail())
