@@ -72,6 +72,9 @@ class Asymmetric : public ElementWise {
   // Of a product's limit at an infinite logit the other factor decides.
   static MLLOSS_HD T finite(T x) { return at_most(x, T(1e30)); }
 
+  // A positive's loss falls where its logit grows.
+  static MLLOSS_HD T with_sign(bool positive, T slope) { return positive ? -slope : slope; }
+
   // v^g (-log(1 - v)), where v is 1 - p for a positive, and u for a negative.
   template <int kVariant, class E>
   MLLOSS_HD ValueAndGradient<T> by_products(const E& e, bool positive) const {
@@ -93,8 +96,8 @@ class Asymmetric : public ElementWise {
     const T level = positive ? T(INFINITY) : level_;
     // The default's powers make nothing of what is below the threshold, others need not. NaN is not below any.
     const bool counts = kVariant == kDefaultPower || positive || !(e.s <= least_);
-    const T signed_slope = positive ? -slope : slope;
-    return {counts ? value : T(0), !counts || e.s > level ? T(0) : signed_slope};
+    const T gradient = with_sign(positive, slope);
+    return {counts ? value : T(0), !counts || e.s > level ? T(0) : gradient};
   }
 
   // v^g and v^(g-1)
@@ -117,7 +120,7 @@ class Asymmetric : public ElementWise {
   MLLOSS_HD ValueAndGradient<T> of_positive(Logistic<T> l) const {
     const T modulation = exponential(-gamma_positive_ * finite(l.softplus));
     const T focus = attached_ * gamma_positive_ * l.sigmoid * finite(l.softplus_negated);
-    return {modulation * l.softplus_negated, -modulation * (focus + l.sigmoid_negated)};
+    return {modulation * l.softplus_negated, with_sign(true, modulation * (focus + l.sigmoid_negated))};
   }
 
   MLLOSS_HD ValueAndGradient<T> of_negative(T s, Logistic<T> l) const {
