@@ -86,7 +86,7 @@ def serve() -> None:
 
 
 def _warm(competitor: Competitor, problem: Problem) -> float:
-    """Milliseconds: the least of a tenth of a second, or of a second where memory that is new is what is measured.
+    """Run for a tenth of a second, or a second while most runs meet new memory, and return the least milliseconds.
 
     A core that has waited begins at half of its speed.
     """

@@ -260,7 +260,7 @@ def test_asymmetric_is_flat_at_its_clip(backend: Backend, clip: float, gamma: fl
 @pytest.mark.parametrize("sign", (1.0, -1.0))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 def test_nan_is_nan_for_every_gamma(backend: Backend, gamma: float, sign: float, dtype: torch.dtype) -> None:
-    """Whatever its sign, which is set in what x86 makes of inf - inf."""
+    """Either sign of a NaN counts: x86 sets it in the NaN that comes of inf - inf."""
     logits = torch.full((3, 64), 0.5, dtype=dtype, device=backend.device)
     logits[:, 7] = math.copysign(math.nan, sign)
     targets = torch.tensor([[0.0], [1.0], [0.25]], device=backend.device).expand_as(logits)

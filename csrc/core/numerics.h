@@ -162,7 +162,7 @@ MLLOSS_HD float logarithm(float x) {
 }
 MLLOSS_HD double logarithm(double x) { return log(x); }
 
-// log(1 + q) for q in [0, 2^100]: where q is small, the sum has lost it. A NaN stays one.
+// log(1 + q) for q in [0, 2^100]. A small q is used itself, since 1 + q has lost its digits. A NaN stays one.
 MLLOSS_HD float logarithm_of_one_plus(float q) {
   const int32_t bits = bit_cast<int32_t>(1.0f + q);
   const int32_t exponent = (bits - 0x3f3504f3) >> 23;
@@ -183,8 +183,9 @@ MLLOSS_HD double minus_log_of_rest(double u) { return -log1p(-u); }
 
 // The same for u in [0, 1], from u and `rest` = 1 - u, each to its own precision; finite where the rest is 0.
 MLLOSS_HD float minus_log_of(float u, float rest) {
-  const int32_t bits = bit_cast<int32_t>(rest) - 1;                      // below 1 even where the sum has rounded to it
-  const int32_t all = 126 - (bits >> 23), halvings = all > 0 ? all : 0;  // or a little beyond
+  // A rest that rounding has brought to 1, or a little beyond, is taken for one just below.
+  const int32_t bits = bit_cast<int32_t>(rest) - 1;
+  const int32_t all = 126 - (bits >> 23), halvings = all > 0 ? all : 0;
   const float mantissa = bit_cast<float>((bits & 0x007fffff) | 0x3f000000);  // rest 2^halvings, from 1/2 to 1
   return static_cast<float>(halvings) * 0.69314718056f + minus_log_of_rest(halvings > 0 ? 1.0f - mantissa : u);
 }

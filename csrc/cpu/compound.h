@@ -335,7 +335,7 @@ class CompoundEngine : Pass<T> {
   }
 
   // Formed beside the output, or in place later terms would read what earlier ones made of the logits.
-  // `powers`, unless null: what the first visit left of a row.
+  // `powers` is e^s of a whole row, as the first visit left it, or null.
   void gradients(int64_t begin, int64_t end, const T* powers, Tiles& tiles, double* values) const {
     alignas(64) T room[kTile];
     this->for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {

@@ -112,7 +112,7 @@ class Engine : Pass<T> {
     }
   }
 
-  // After `statistics` of the same call, which kept what the functor leaves; or alone.
+  // Runs alone, or after `statistics` of the same call, which then has left what the functor keeps of each element.
   static void gradient(const Work& work, int64_t begin, int64_t end) {
     const Engine engine(work);
     Tile<T> tile;

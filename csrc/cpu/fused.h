@@ -179,7 +179,7 @@ struct FusedTerms<T, FirstLoss, Others...> {
     }
   }
 
-  // By the first element-wise term's parameters: there is one at most that has several ways.
+  // The first element-wise term's parameters choose the variant: one term at most has several.
   template <class F>
   void with_variant(F f) const {
     if constexpr (First::kElement) {

@@ -69,16 +69,16 @@ class Asymmetric : public ElementWise {
   WholePower<T> power_negative_, power_positive_;
   int variant_;
 
-  // Of a product's limit at an infinite logit the other factor decides.
+  // A factor that is kept finite, so that at an infinite logit the other factor decides the product's limit.
   static MLLOSS_HD T finite(T x) { return at_most(x, T(1e30)); }
 
   // A positive's loss falls where its logit grows.
   static MLLOSS_HD T with_sign(bool positive, T slope) { return positive ? -slope : slope; }
 
-  // v^g (-log(1 - v)), where v is 1 - p for a positive, and u for a negative.
+  // The value v^g (-log(1 - v)) and its gradient, where v is 1 - p for a positive, and u for a negative.
   template <int kVariant, class E>
   MLLOSS_HD ValueAndGradient<T> by_products(const E& e, bool positive) const {
-    // Beyond e^s = kMost a negative's p is 1, and a loss clipped by more than its inverse is level.
+    // A negative's p is 1 beyond e^s = kMost, and its loss is level there if the clip exceeds 1 / kMost.
     constexpr T kMost = sizeof(T) == 4 ? T(1e18) : T(1e150), kFar = sizeof(T) == 4 ? T(80) : T(700);
     const T power = positive ? capped_power_of(e) : at_most(capped_power_of(e), kMost);
     // q = 1 / (1 + power) and 1 / (q + clip) of one division.
@@ -94,7 +94,7 @@ class Asymmetric : public ElementWise {
     const T slope = powers.raised * (positive ? q : power * inverse) + focus * powers.lower * (p * q * logarithm);
     const T value = powers.raised * cost;
     const T level = positive ? T(INFINITY) : level_;
-    // The default's powers make nothing of what is below the threshold, others need not. NaN is not below any.
+    // The default powers of u = 0 are 0, and need no threshold; others do. A NaN is below no threshold.
     const bool counts = kVariant == kDefaultPower || positive || !(e.s <= least_);
     const T gradient = with_sign(positive, slope);
     return {counts ? value : T(0), !counts || e.s > level ? T(0) : gradient};

@@ -55,7 +55,7 @@ class Dice : public Overlap<T> {
   }
 
  private:
-  // 1 - p where e^s has reached its cap: less that, nothing is left of it at large logits.
+  // The number that 1 - p comes to where e^s has reached its cap. It is taken off 1 - p, which is then exactly 0 there.
   T least_ = reciprocal(T(1) + logistic_power(T(INFINITY)));
 };
 

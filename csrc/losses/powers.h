@@ -6,7 +6,7 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-// The ways that a loss with such powers has: any exponent; whole ones; those that are its defaults.
+// The variants of a loss with such powers: for any exponent, for whole ones, and for those that are its defaults.
 enum PowerVariant { kAnyPower = 0, kWholePower = 1, kDefaultPower = 2 };
 
 MLLOSS_HD bool is_whole_power(double n) { return n == 0.0 || n == 1.0 || n == 2.0 || n == 3.0 || n == 4.0; }

@@ -50,7 +50,7 @@ def _by_products(s, positive, p):
     rest = tl.where(positive, sigmoid, negated + clip)
     logarithm = minus_log_of(v, rest)
     lost = tl.where(positive, -s, s)
-    # Without a clip the cost grows with the logit.
+    # The cost of a negative grows with the logit where there is no clip.
     far = tl.where(positive, 80.0, tl.where(clip > 0.0, float("inf"), 80.0))
     cost = tl.where(lost > far, lost, logarithm)
     power_of_positive, lower_of_positive = raised(v, v, p[1])

@@ -154,7 +154,7 @@ def sigmoid(z):
 
 @triton.jit
 def sigmoids(z):
-    """Of z and of -z."""
+    """Return sigmoid(z) and sigmoid(-z), the smaller to its own precision."""
     tail = tl.exp(-tl.abs(z))
     r = 1.0 / (1.0 + tail)
     rest = tail * r

@@ -40,7 +40,7 @@ def _faults(target: str, compiled: Iterable[Compiled]) -> list[str]:
 
 
 def _piece(target: str, folder: str, piece: int, pieces: int) -> dict[str, Any]:
-    """What a process with that Triton compiles; its errors go to this one's."""
+    """Compile one piece of a target in a new process, by the Triton in ``folder`` if there is one."""
     paths = {"PYTHONPATH": folder} if folder else {}
     cache = f"{folder}-cache" if folder else "build/triton"
     command = [sys.executable, "-m", "tests.ahead_of_time.compile", target, str(piece), str(pieces), folder]
