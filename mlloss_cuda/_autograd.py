@@ -7,77 +7,17 @@ are differentiated, and their dtype can hold a gradient that a later loss scale 
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from . import _ops
+from ._call import Options, Sides, shared_arguments
 from ._vmap import losses_of_samples
 
-__all__ = [
-    "Options",
-    "Sides",
-    "backward_from_logits",
-    "fused_loss",
-    "fused_pair",
-    "shared_arguments",
-    "unit_grad_output",
-]
-
-
-class Sides(NamedTuple):
-    """The tensors beside the logits, all in the compute dtype but the targets and their indices."""
-
-    targets: Tensor | None = None
-    crow_indices: Tensor | None = None
-    col_indices: Tensor | None = None
-    values: Tensor | None = None
-    weight: Tensor | None = None
-    sample_weight: Tensor | None = None
-    logit_scale: Tensor | None = None
-    label_offset: Tensor | None = None
-    row_offset: Tensor | None = None
-    normalizer: Tensor | None = None
-    label_parameter: Tensor | None = None
-
-
-class Options(NamedTuple):
-    """What is no tensor: the engine's namespace, then arguments of the ops, then what the Function decides by."""
-
-    namespace: str
-    loss: str
-    parameters: tuple[float, ...]
-    grouping: int
-    reduction: int
-    scale: float
-    offset: float
-    label_smoothing: float
-    ignore_index: int | None
-    in_place: bool
-    keep: bool  # coefficients come out, whether or not the backward needs them
-    # The logits are the columns from here on of so many labels; None: they are all there are.
-    first_label: int = 0
-    all_labels: int | None = None
-
-
-def shared_arguments(logits: Tensor, sides: Sides, options: Options) -> tuple[Any, ...]:
-    """The arguments that every op begins with after the logits, in the schemas' order."""
-    return (
-        *sides,
-        options.loss,
-        list(options.parameters),
-        options.grouping,
-        options.reduction,
-        options.scale,
-        options.offset,
-        options.label_smoothing,
-        options.ignore_index,
-        options.first_label,
-        logits.shape[1] if options.all_labels is None else options.all_labels,
-    )
+__all__ = ["backward_from_logits", "fused_loss", "fused_pair", "unit_grad_output"]
 
 
 class _Once(torch.autograd.Function):
@@ -164,13 +104,60 @@ def unit_grad_output(loss: Tensor) -> Tensor:
     return unit
 
 
-def _is_unit(grad_output: Tensor) -> bool:
-    """Whether this is the tensor of :func:`unit_grad_output`, unchanged: nothing on the device is looked at."""
-    return not torch.compiler.is_compiling() and id(grad_output) in _unit_ids and grad_output._version == 0
+def _passed_forward(logits: Tensor, sides: Sides, options: Options, form: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the forward op: the value, the coefficients, and the gradient if ``form`` and not ``in_place``."""
+    ops = getattr(torch.ops, options.namespace)
+    if form and options.in_place:
+        value, coefficients = ops.loss_forward_(logits, *shared_arguments(sides, options), options.keep)
+        torch.autograd.graph.increment_version(logits)
+        return value, coefficients, logits.new_empty(0)
+    results: tuple[Tensor, Tensor, Tensor] = ops.loss_forward(
+        logits, *shared_arguments(sides, options), options.keep or not form, form
+    )
+    return results
+
+
+class _EagerLoss(torch.autograd.Function):
+    """The loss of ``[B, L]`` logits; differentiable in them, logit_scale, label_offset and row_offset.
+
+    It serves ordinary eager calls, and costs the host as little as a Function can. ``learned`` holds logit_scale,
+    label_offset and row_offset where one of them requires a gradient. The outputs are those of ``_FusedLoss`` without
+    the gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, call: tuple[Sides, Options, bool], *learned: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        sides, options, form = call
+        value, coefficients, gradient = _passed_forward(logits, sides, options, form)
+        own = options.keep or not form
+        anchor = value.new_empty(0) if own else coefficients
+        ctx.set_materialize_grads(False)
+        ctx.options, ctx.form, ctx.spent = options, form, False
+        if form:
+            ctx.save_for_backward(anchor, logits if options.in_place else gradient)
+        else:
+            ctx.save_for_backward(anchor, logits, coefficients, *sides)
+        if own:
+            ctx.mark_non_differentiable(coefficients)
+            return value, coefficients, anchor
+        return value, coefficients
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
+        grad_output = grad_outputs[0]
+        if grad_output is None:
+            return (None,) * len(ctx.needs_input_grad)
+        if ctx.form:
+            return _scaled(ctx, grad_output), None
+        need_logits, _, *learned = ctx.needs_input_grad
+        gradient, *others = _from_logits(ctx, grad_output, (need_logits, *(learned or (False, False, False))))
+        return gradient, None, *(others if learned else ())
 
 
 class _FusedLoss(torch.autograd.Function):
-    """The loss of ``[B, L]`` logits; differentiable in them, logit_scale, label_ and row_offset.
+    """The same for ``torch.compile`` and functorch, which want every tensor as an argument or a result of its own.
 
     The last output is an anchor: an empty tensor that hangs on this node. It is kept in place of the
     loss, which is the user's to change (``loss /= n``). Where nobody keeps coefficients and the gradient is
@@ -180,17 +167,10 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, options, form = arguments
-        ops = getattr(torch.ops, options.namespace)
-        shared = shared_arguments(logits, Sides(*tensors), options)
-        if form and options.in_place:
-            value, coefficients = ops.loss_forward_(logits, *shared, options.keep)
-            torch.autograd.graph.increment_version(logits)
-            gradient = logits.new_empty(0)
-        else:
-            value, coefficients, gradient = ops.loss_forward(logits, *shared, options.keep or not form, form)
+        results = _passed_forward(logits, Sides(*tensors), options, form)
         if form and not options.keep:
-            return value, coefficients, gradient
-        return value, coefficients, gradient, value.new_empty(0)
+            return results
+        return *results, results[0].new_empty(0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -213,37 +193,12 @@ class _FusedLoss(torch.autograd.Function):
         none = (None,) * (len(Sides._fields) + 2)
         if grad_output is None:
             return None, *none
-        _spend(ctx)
         return _scaled(ctx, grad_output), *none
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], logits: Tensor, *arguments: Any) -> Any:
         *tensors, options, form = arguments
         return losses_of_samples(info.batch_size, in_dims, logits, Sides(*tensors), options, form, _each, _of_each)
-
-
-class _Bound(NamedTuple):
-    """Arguments that are complete."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def apply_defaults(self) -> None:
-        """There are none."""
-
-
-class _Positional(inspect.Signature):
-    """The signature of a function without defaults, whose arguments are all given by their places."""
-
-    def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """Take them as they are."""
-        return super().bind(*args, **kwargs) if kwargs else _Bound(args, {})
-
-
-# apply() asks for the signature on every call and binds the arguments to it; inspect takes 20 µs for that.
-_FusedLoss.forward.__signature__ = _Positional(  # type: ignore[attr-defined]
-    list(inspect.signature(_FusedLoss.forward).parameters.values())
-)
 
 
 def _each(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
@@ -253,25 +208,36 @@ def _each(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tenso
 
 def _of_each(logits: Tensor, sides: Sides, options: Options, coefficients: Tensor, grad_output: Tensor) -> Tensor:
     """The gradient of the logits from a ``grad_output`` for each row or element."""
-    ops, shared = getattr(torch.ops, options.namespace), shared_arguments(logits, sides, options)
+    ops, shared = getattr(torch.ops, options.namespace), shared_arguments(sides, options)
     return ops.loss_backward(logits, *shared, coefficients, grad_output, True, False, False, False)[0]
 
 
 def _scaled(ctx: Any, grad_output: Tensor) -> Tensor:
-    """The gradient that the forward left, times ``grad_output``."""
-    anchor, gradient = ctx.saved_tensors
-    ops = getattr(torch.ops, ctx.options.namespace)
-    unit = _is_unit(grad_output)
+    """Return the gradient that the forward formed, times ``grad_output``."""
+    if ctx.options.in_place:
+        _spend(ctx)
+    if not torch.is_grad_enabled():
+        return _product(ctx, grad_output)
     with torch.no_grad():
-        if torch._C._are_functorch_transforms_active():
-            scaled = gradient * grad_output  # which vmap knows
-        elif not ctx.options.in_place and keeps_graph():
-            scaled = gradient.clone() if unit else ops.scale_gradient(gradient, grad_output)
-        else:
-            if not unit:
-                ops.scale_gradient_(gradient, grad_output)
-            scaled = gradient.detach()
-    return once(scaled, anchor)
+        product = _product(ctx, grad_output)
+    return once(product, ctx.saved_tensors[0])
+
+
+def _product(ctx: Any, grad_output: Tensor) -> Tensor:
+    gradient: Tensor = ctx.saved_tensors[1]
+    compiling = torch.compiler.is_compiling()
+    ops = getattr(torch.ops, ctx.options.namespace)
+    if torch._C._are_functorch_transforms_active():
+        return gradient * grad_output  # vmap has a rule for it
+    # The tensor of unit_grad_output, unchanged: its value is known without a look at the device.
+    unit = not compiling and id(grad_output) in _unit_ids and grad_output._version == 0
+    # The graph may be walked again; under torch.compile that is unknown, so nothing is overwritten.
+    kept = compiling or torch._C._autograd._get_current_graph_task_keep_graph()
+    if kept and not ctx.options.in_place:
+        return gradient.clone() if unit else ops.scale_gradient(gradient, grad_output)
+    if not unit:
+        ops.scale_gradient_(gradient, grad_output)
+    return gradient.detach()
 
 
 def _spend(ctx: Any) -> None:
@@ -283,20 +249,26 @@ def _spend(ctx: Any) -> None:
 
 
 def backward_from_logits(ctx: Any, grad_output: Tensor | None) -> tuple[Any, ...]:
-    """Gradients from what a forward kept: an anchor, the logits, the coefficients, the sides.
-
-    Of a Function whose inputs are the logits, the sides and two that are no tensors.
-    """
+    """The backward of a Function of ``(logits, *sides, options, one more)``, which has saved what this reads."""
     if grad_output is None:
         return (None,) * (len(Sides._fields) + 3)
+    need = dict(zip(Sides._fields, ctx.needs_input_grad[1:], strict=False))
+    needs = ctx.needs_input_grad[0], need["logit_scale"], need["label_offset"], need["row_offset"]
+    gradient, scale, label, row = _from_logits(ctx, grad_output, needs)
+    return gradient, *Sides(logit_scale=scale, label_offset=label, row_offset=row), None, None
+
+
+def _from_logits(
+    ctx: Any, grad_output: Tensor, needs: tuple[bool, bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of logits, logit_scale, label_offset and row_offset, from coefficients and the logits."""
+    need_logits, need_scale, need_label, need_row = needs
     _spend(ctx)
     anchor, logits, coefficients, *tensors = ctx.saved_tensors
     options: Options = ctx.options
     sides = Sides(*tensors)
-    need_logits, needs = ctx.needs_input_grad[0], Sides(*ctx.needs_input_grad[1:-2])
-    wanted = (needs.row_offset, needs.logit_scale, needs.label_offset)
-    ops = getattr(torch.ops, options.namespace)
-    shared = shared_arguments(logits, sides, options)
+    wanted = need_row, need_scale, need_label
+    ops, shared = getattr(torch.ops, options.namespace), shared_arguments(sides, options)
     with torch.no_grad():
         if need_logits and options.in_place:
             row, scale, label = ops.loss_backward_(logits, *shared, coefficients, grad_output, *wanted)
@@ -306,15 +278,15 @@ def backward_from_logits(ctx: Any, grad_output: Tensor | None) -> tuple[Any, ...
             gradient, row, scale, label = ops.loss_backward(
                 logits, *shared, coefficients, grad_output, need_logits, *wanted
             )
-        if needs.row_offset and sides.row_offset is not None and sides.row_offset.dim() == 0:
+        if need_row and sides.row_offset is not None and sides.row_offset.dim() == 0:
             row = row.sum()
         scale = scale.sum()
-    grads = Sides(
-        logit_scale=once(scale, anchor) if needs.logit_scale else None,
-        label_offset=once(label, anchor) if needs.label_offset else None,
-        row_offset=once(row, anchor) if needs.row_offset else None,
+    return (
+        once(gradient, anchor) if need_logits else None,
+        once(scale, anchor) if need_scale else None,
+        once(label, anchor) if need_label else None,
+        once(row, anchor) if need_row else None,
     )
-    return once(gradient, anchor) if need_logits else None, *grads, None, None
 
 
 class _Same(torch.autograd.Function):
@@ -336,11 +308,14 @@ class _Same(torch.autograd.Function):
 
 
 def _differentiated(required: bool) -> bool:
-    if not torch.compiler.is_compiling() and (
+    return _transformed() or (required and torch.is_grad_enabled())
+
+
+def _transformed() -> bool:
+    """Whether forward-mode AD or functorch is active: autograd has to see such a call, to serve or to refuse it."""
+    return not torch.compiler.is_compiling() and (
         torch.autograd.forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
-    ):
-        return True  # so that autograd says that there is no forward mode, drops no tangent, and vmap has its rule
-    return required and torch.is_grad_enabled()
+    )
 
 
 def fused_pair(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
@@ -362,12 +337,19 @@ def fused_pair(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, 
 
 def fused_loss(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
     """The loss by the engine that ``options.namespace`` names, and coefficients if kept; every check has been made."""
-    auxiliary = any(
-        side is not None and side.requires_grad for side in (sides.logit_scale, sides.label_offset, sides.row_offset)
+    scale, label, row = sides.logit_scale, sides.label_offset, sides.row_offset
+    auxiliary = (
+        (scale is not None and scale.requires_grad)
+        or (label is not None and label.requires_grad)
+        or (row is not None and row.requires_grad)
     )
-    if not _differentiated(logits.requires_grad or auxiliary):
+    transformed = _transformed()
+    if not transformed and not ((auxiliary or logits.requires_grad) and torch.is_grad_enabled()):
         ops = getattr(torch.ops, options.namespace)
-        return ops.loss_forward(logits, *shared_arguments(logits, sides, options), options.keep, False)[:2]
+        return ops.loss_forward(logits, *shared_arguments(sides, options), options.keep, False)[:2]
     scalar = _ops.REDUCTIONS[options.reduction] != "none" or _ops.GROUPINGS[options.grouping] == "micro"
     form = scalar and not auxiliary and logits.dtype != torch.float16
-    return _FusedLoss.apply(logits, *sides, options, form)[:2]
+    if transformed or torch.compiler.is_compiling():
+        return _FusedLoss.apply(logits, *sides, options, form)[:2]
+    learned = (scale, label, row) if auxiliary else ()
+    return _EagerLoss.apply(logits, (sides, options, form), *learned)[:2]

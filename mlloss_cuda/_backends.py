@@ -28,9 +28,8 @@ __all__ = [
     "launch_plan",
     "library_path",
     "listed_compounds",
-    "most_labels",
-    "namespace_of",
     "one_pass",
+    "ops_of",
     "strategies",
     "takes_label_parameters",
     "takes_parts",
@@ -173,16 +172,13 @@ def add_engine(name: str, engine: Engine) -> None:
     _ops.define(engine.namespace)
     _engines[name] = engine
     _usable_cache.pop(name, None)
+    _chosen.clear()
 
 
-def namespace_of(backend: str) -> str:
-    """Where a fused backend registers its ops."""
-    return _engines[backend].namespace
-
-
-def most_labels(backend: str) -> int | None:
-    """How many labels a backend takes; None: any number."""
-    return _engines[backend].most_labels if backend in _engines else None
+def ops_of(backend: str) -> tuple[str, int | None]:
+    """Return the namespace of a backend's ops (empty: none) and the most labels that it takes (None: any number)."""
+    engine = _engines.get(backend)
+    return ("", None) if engine is None else (engine.namespace, engine.most_labels)
 
 
 def _status(name: str) -> BackendStatus:
@@ -242,8 +238,14 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = _requests[-1].name if _requests else None
 
 
+# The backend of each device type that a fused engine serves, when none is forced.
+_chosen: dict[str, str] = {}
+
+
 def choose(device_type: str, loss: str = "") -> str:
-    """The backend for tensors on a device of that type: of those that have ``loss``, the first."""
+    """Return the first backend that has ``loss`` for tensors on a device of that type."""
+    if _forced is None and device_type in _chosen and _ops.COMPOUND not in loss:
+        return _chosen[device_type]
     if _ops.COMPOUND in loss:
         found = one_pass(device_type, loss, _forced)
         assert found is not None, loss
@@ -256,6 +258,8 @@ def choose(device_type: str, loss: str = "") -> str:
         return _forced
     for name in _serving(device_type):
         if _usable(name):
+            if not torch.compiler.is_compiling():
+                _chosen[device_type] = name
             return name
     _warn(device_type)
     return "reference"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,114 +11,88 @@ from torch import Tensor
 
 from . import _backends, _ops
 from . import _validation as check
-from ._autograd import Options, Sides, fused_loss, fused_pair
-from ._graph_break import uncompiled
+from ._autograd import fused_loss, fused_pair
+from ._call import CheckedCall, Options, Sides
 from ._reference import reference_loss
 from ._registry import Term
-from ._sharded import described, local_call, local_targets, run_sharded, whole_call
-from ._shards import LabelShards, ShardedLogits
 from .targets import CSRTargets
 
-__all__ = ["Prepared", "evaluate", "evaluate_kept", "prepare", "shifted"]
+__all__ = [
+    "ShardedEngine",
+    "check_in_place",
+    "evaluate",
+    "evaluate_kept",
+    "local_logits",
+    "prepare",
+    "run",
+    "serve_sharded",
+    "shifted",
+    "without_nan",
+]
 
 
-class Prepared(NamedTuple):
-    """A call that has been checked, and what a backend needs to run it."""
+class ShardedEngine(NamedTuple):
+    """What ``mlloss_cuda.sharding`` serves: logits of which this rank has some columns."""
 
-    term: Term
-    backend: str
-    logits: Tensor  # [rows, labels]
-    targets: Tensor | CSRTargets
-    sides: Sides
-    options: Options
-    shards: LabelShards | None = None  # logits, targets and sides are a rank's own
+    as_sharded: Callable[[Any], Any]  # None for anything else
+    prepare: Callable[..., CheckedCall]
+    evaluate_kept: Callable[..., tuple[Tensor, Tensor]]
+
+
+_sharded_engine: ShardedEngine | None = None
+
+
+def serve_sharded(engine: ShardedEngine) -> None:
+    """Let ``engine`` serve calls whose logits are sharded."""
+    global _sharded_engine
+    _sharded_engine = engine
+
+
+def _as_sharded(logits: Any) -> Any:
+    """Return the logits as ``ShardedLogits`` if their labels lie on several ranks, else None."""
+    return None if _sharded_engine is None else _sharded_engine.as_sharded(logits)
+
+
+def local_logits(logits: Any) -> Any:
+    """Check logits that may be sharded, and return them: ``ShardedLogits`` if they are."""
+    sharded = None if type(logits) is Tensor else _as_sharded(logits)
+    if sharded is None:
+        return check.check_logits(logits)
+    check.check_logits(sharded.local)
+    return sharded
 
 
 def evaluate(term: Term, logits: Any, targets: Any, **common: Any) -> Tensor:
     """Check everything, then run the loss on the backend that serves the logits' device."""
-    return evaluate_kept(term, logits, targets, keep=False, **common)[0]
+    return evaluate_kept(term, logits, targets, **common, keep=False)[0]
 
 
 def evaluate_kept(term: Term, logits: Any, targets: Any, *, keep: bool = True, **common: Any) -> tuple[Tensor, Tensor]:
-    """The same, and the coefficients [C, groups] that engines leave (nothing, by the reference)."""
-    logits = check.check_logits(logits, sharded=True)
-    if isinstance(logits, ShardedLogits):
-        run = _uncompiled if torch.compiler.is_compiling() else _evaluate_sharded
-        return run(term, logits, targets, {**common, "keep": keep})
-    call = prepare(term, logits, targets, keep=keep, **common)
-    value, kept = _run(call)
-    if _ops.REDUCTIONS[call.options.reduction] == "none" and term.grouping not in ("macro", "micro"):
-        value = value.reshape(logits.shape if term.grouping == "element" else logits.shape[:-1])
+    """Evaluate, and also return the coefficients [C, groups] that engines leave (nothing, by the reference)."""
+    if type(logits) is not Tensor and (sharded := _as_sharded(logits)) is not None:
+        assert _sharded_engine is not None
+        return _sharded_engine.evaluate_kept(term, sharded, targets, **common, keep=keep)
+    call = _prepare(term, logits, targets, **common, keep=keep)
+    value, kept = run(call)
+    if value.dim() and logits.dim() != 2 and call.options.grouping < _ops.MACRO:
+        value = value.reshape(logits.shape if term.spec.element_wise else logits.shape[:-1])
     return value, kept
 
 
-def _evaluate_sharded(
-    term: Term, logits: ShardedLogits, targets: Any, arguments: dict[str, Any]
-) -> tuple[Tensor, Tensor]:
-    shards, local = logits.shards, logits.local
-    call = shards.agreed(lambda: prepare(term, logits, targets, **arguments), described, local.device)
-    none = _ops.REDUCTIONS[call.options.reduction] == "none"
-    if call.backend == "reference":
-        _, own, everything = local_targets(targets, logits)
-        own = _without_nan(own, check.check_ignore_index(arguments["ignore_index"]))[0]
-        value, kept = _run(whole_call(call, own, everything, logits))
-        if none and term.grouping in ("element", "macro"):
-            value = value[..., shards.own]
-    else:
-        value, kept = run_sharded(call)
-    if none and term.grouping not in ("macro", "micro"):
-        value = value.reshape(local.shape if term.grouping == "element" else local.shape[:-1])
-    return value, kept
-
-
-_uncompiled = uncompiled(
-    _evaluate_sharded,
-    "a mlloss_cuda loss of sharded labels runs collectives, which no graph holds; compile with fullgraph=False, or "
-    "compile what makes the logits and call the loss outside",
-)
-
-
-def _run(call: Prepared) -> tuple[Tensor, Tensor]:
+def run(call: CheckedCall) -> tuple[Tensor, Tensor]:
+    """Run a checked call on its backend."""
     term, sides, options = call.term, call.sides, call.options
     if call.backend != "reference":
         return (fused_pair if term.spec.raw_targets else fused_loss)(call.logits, sides, options)
-    value = reference_loss(
-        term.spec,
-        call.logits,
-        call.targets,
-        parameters=options.parameters,
-        grouping=term.grouping,
-        scale=options.scale if sides.logit_scale is None else sides.logit_scale,
-        label_offset=sides.label_offset,
-        row_offset=sides.row_offset,
-        offset=options.offset,
-        weight=sides.weight,
-        sample_weight=sides.sample_weight,
-        label_smoothing=options.label_smoothing,
-        ignore_index=options.ignore_index,
-        normalizer=sides.normalizer,
-        reduction=_ops.REDUCTIONS[options.reduction],
-        label_parameter=sides.label_parameter,
-    )
-    return value, call.logits.new_empty(0)
+    return reference_loss(term.spec, call.logits, call.targets, sides, options), call.logits.new_empty(0)
 
 
-def prepare(term: Term, logits: Any, targets: Any, **arguments: Any) -> Prepared:
-    """Every check, shapes, and the choice of backend. Of the logits no value is looked at."""
-    logits = check.check_logits(logits, sharded=True)
-    if not term.spec.raw_targets:
-        check.check_constant("targets", targets)
-    if not isinstance(logits, ShardedLogits):
-        return _prepare(term, logits, targets, **arguments)
-    # As if all labels were here; then what is this rank's of it.
-    in_place = _check_in_place(logits.local, arguments.pop("inplace_backward"))
-    looked_at, own, everything = local_targets(targets, logits)
-    call = _prepare(term, logits.stand_in(), looked_at, **arguments, inplace_backward=False)
-    if call.backend == "reference":
-        return call._replace(shards=logits.shards)
-    own = _without_nan(own, check.check_ignore_index(arguments["ignore_index"]))[0]
-    call = local_call(call, logits, own, everything)
-    return call._replace(options=call.options._replace(in_place=in_place))
+def prepare(term: Term, logits: Any, targets: Any, **arguments: Any) -> CheckedCall:
+    """Check every argument and shape, and choose the backend. No value of the logits is read."""
+    if type(logits) is not Tensor and (sharded := _as_sharded(logits)) is not None:
+        assert _sharded_engine is not None
+        return _sharded_engine.prepare(term, sharded, targets, **arguments)
+    return _prepare(term, logits, targets, **arguments)
 
 
 def _constant(name: str, side: Any, shape: tuple[int, ...], logits: Tensor) -> Tensor:
@@ -128,7 +103,7 @@ def _constant(name: str, side: Any, shape: tuple[int, ...], logits: Tensor) -> T
 
 def _prepare(
     term: Term,
-    logits: Tensor,
+    logits: Any,
     targets: Any,
     *,
     weight: Any,
@@ -141,66 +116,78 @@ def _prepare(
     reduction: Any,
     inplace_backward: Any,
     keep: bool,
-) -> Prepared:
-    targets = (check.check_other_logits if term.spec.raw_targets else check.check_targets)(targets, logits)
+) -> CheckedCall:
+    spec = term.spec
+    logits = check.check_logits(logits)
+    targets = (check.check_other_logits if spec.raw_targets else check.check_targets)(targets, logits)
     reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
-    ignore_index = check.check_ignore_index(ignore_index)
-    targets, ignore_index = _without_nan(targets, ignore_index)
+    if ignore_index is not None:
+        targets, ignore_index = without_nan(targets, check.check_ignore_index(ignore_index))
     smoothing = check.check_number("label_smoothing", label_smoothing, 0.0, 1.0, open_high=True)
-    in_place = _check_in_place(logits, inplace_backward)
+    in_place = inplace_backward is not False and check_in_place(logits, inplace_backward)
 
-    leading, labels = logits.shape[:-1], logits.shape[-1]
+    *leading, labels = logits.shape
     rows = math.prod(leading)
     if weight is not None:
         weight = _constant("weight", weight, (labels,), logits)
     if sample_weight is not None:
         sample_weight = _constant("sample_weight", sample_weight, tuple(leading), logits).reshape(rows)
-    of_labels = None
+    label_parameter = None
     if term.label_parameter is not None:
         name, value = term.label_parameter
-        of_labels = _constant(name, value, (labels,), logits)
-    normalizer = _check_normalizer(normalizer, reduction, logits)
+        label_parameter = _constant(name, value, (labels,), logits)
+    if normalizer is not None:
+        normalizer = _check_normalizer(normalizer, reduction, logits)
     scale, logit_scale = _split_scale(logit_scale, logits)
     if logit_bias is not None:
         logit_bias = check.check_side("logit_bias", logit_bias, (labels,), logits)
     offset, label_offset, row_offset = _offsets(term.threshold, logit_bias, logits)
 
-    backend = _backends.choose(logits.device.type, term.spec.name)
-    most = _backends.most_labels(backend)
-    if most is not None and labels > most:
-        raise ValueError(f"logits: the {backend} kernels take at most {most} labels, got {labels}")
-    flat = logits if logits.dim() == 2 else logits.reshape(rows, labels)
-    dense = None
-    if isinstance(targets, Tensor):
-        dense = targets = targets if targets.dim() == 2 else targets.reshape(rows, labels)
-    sides = Sides(
-        dense,
-        *_columns(targets, logits),
-        weight,
-        sample_weight,
-        logit_scale,
-        label_offset,
-        row_offset,
-        normalizer,
-        of_labels,
+    backend = _backends.choose(logits.device.type, spec.name)
+    namespace, most_labels = _backends.ops_of(backend)
+    if most_labels is not None and labels > most_labels:
+        raise ValueError(f"logits: the {backend} kernels take at most {most_labels} labels, got {labels}")
+    flat = logits if len(leading) == 1 else logits.reshape(rows, labels)
+    tensors: Any
+    if isinstance(targets, CSRTargets):
+        tensors = (None, *_columns(targets, logits))
+    else:
+        targets = targets if len(leading) == 1 else targets.reshape(rows, labels)
+        tensors = (targets, None, None, None)
+    return CheckedCall(
+        term,
+        backend,
+        flat,
+        targets,
+        Sides(
+            *tensors,
+            weight,
+            sample_weight,
+            logit_scale,
+            label_offset,
+            row_offset,
+            normalizer,
+            label_parameter,
+        ),
+        Options(
+            spec.name,
+            term.parameters,
+            _ops.GROUPINGS.index(term.average or spec.groupings[0]),
+            _ops.REDUCTIONS.index(reduction),
+            scale,
+            offset,
+            smoothing,
+            ignore_index,
+            0,
+            labels,
+            namespace,
+            in_place,
+            keep,
+        ),
     )
-    options = Options(
-        "" if backend == "reference" else _backends.namespace_of(backend),
-        term.spec.name,
-        term.parameters,
-        _ops.GROUPINGS.index(term.grouping),
-        _ops.REDUCTIONS.index(reduction),
-        scale,
-        offset,
-        smoothing,
-        ignore_index,
-        in_place,
-        keep,
-    )
-    return Prepared(term, backend, flat, targets, sides, options)
 
 
-def _without_nan(targets: Any, ignore_index: int | None) -> tuple[Any, int | None]:
+def without_nan(targets: Any, ignore_index: int | None) -> tuple[Any, int | None]:
     """NaN marks what is unknown in dense floating targets alone: in CSR a value below 0 does, as engines know it."""
     if ignore_index != _ops.IGNORE_NAN:
         return targets, ignore_index
@@ -229,7 +216,7 @@ def shifted(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: Any) -
     return s
 
 
-def _check_in_place(logits: Tensor, inplace_backward: Any) -> bool:
+def check_in_place(logits: Tensor, inplace_backward: Any) -> bool:
     if not check.check_bool("inplace_backward", inplace_backward):
         return False
     if not logits.is_contiguous():
@@ -249,18 +236,14 @@ def _leaf(logits: Tensor) -> bool:
     return base is not None and base.is_leaf and base.requires_grad
 
 
-def _columns(targets: Tensor | CSRTargets, logits: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    if isinstance(targets, Tensor):
-        return None, None, None
+def _columns(targets: CSRTargets, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     values = targets.values
     if values is not None:
         values = values.detach().to(_ops.compute_dtype(logits)).contiguous()
     return targets.crow_indices.contiguous(), targets.col_indices.contiguous(), values
 
 
-def _check_normalizer(normalizer: Any, reduction: str, logits: Tensor) -> Tensor | None:
-    if normalizer is None:
-        return None
+def _check_normalizer(normalizer: Any, reduction: str, logits: Tensor) -> Tensor:
     if reduction != "sum":
         raise ValueError(f"normalizer: expected reduction='sum' with it, got reduction={reduction!r}")
     if isinstance(normalizer, Tensor):

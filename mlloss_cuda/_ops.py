@@ -18,10 +18,13 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from ._call import SHARED_NAMES, shared_schema
+
 __all__ = [
     "COMPOUND",
     "GROUPINGS",
     "IGNORE_NAN",
+    "MACRO",
     "MOST_TERMS",
     "NAMESPACE",
     "REDUCTIONS",
@@ -37,6 +40,7 @@ NAMESPACE: Final = "mlloss_cuda"
 # Places in these tuples are the values of the C++ enums of csrc/core/params.h.
 GROUPINGS: Final = ("element", "samples", "macro", "micro")
 REDUCTIONS: Final = ("none", "sum", "mean", "batchmean")
+MACRO: Final = GROUPINGS.index("macro")  # groups from here on cross rows
 
 # The ignore_index of floating targets whose unknown labels are NaN: the number crosses to the engines in the place of
 # NaN, because no floating number equals it. As in csrc/core/params.h.
@@ -48,12 +52,7 @@ COMPOUND: Final = "+"
 TERM_PARAMETERS: Final = 8
 MOST_TERMS: Final = 8
 
-_SHARED = (
-    "Tensor? targets, Tensor? crow_indices, Tensor? col_indices, Tensor? values, Tensor? weight, "
-    "Tensor? sample_weight, Tensor? logit_scale, Tensor? label_offset, Tensor? row_offset, "
-    "Tensor? normalizer, Tensor? label_parameter, str loss, float[] parameters, int grouping, int reduction, "
-    "float scale, float offset, float label_smoothing, int? ignore_index, SymInt first_label, SymInt all_labels"
-)
+_SHARED = shared_schema()
 
 _SCHEMAS = (
     # value, coefficients [C, groups] or empty, gradient or empty
@@ -125,9 +124,8 @@ def _fake_value(logits: torch.Tensor, grouping: int, reduction: int) -> torch.Te
 
 
 # Places among a fake's arguments after the logits.
-_NAMES = tuple(part.split()[-1] for part in _SHARED.split(", "))
-_LOSS, _GROUPING, _REDUCTION = (_NAMES.index(name) for name in ("loss", "grouping", "reduction"))
-_OWN = len(_NAMES)  # where the op's own arguments begin
+_LOSS, _GROUPING, _REDUCTION = (SHARED_NAMES.index(name) for name in ("loss", "grouping", "reduction"))
+_OWN = len(SHARED_NAMES)  # the op's own arguments begin here
 
 
 def _fake_forward_(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:

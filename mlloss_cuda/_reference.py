@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _ops
+from ._call import Options, Sides
 from ._limits import scaled
 from ._registry import LossSpec
 from .targets import CSRTargets
@@ -44,32 +45,19 @@ def _nan_where(condition: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def reference_loss(
-    spec: LossSpec,
-    logits: Tensor,
-    targets: Tensor | CSRTargets,
-    *,
-    parameters: tuple[float, ...],
-    grouping: str,
-    scale: Tensor | float,
-    label_offset: Tensor | None,
-    row_offset: Tensor | None,
-    offset: float,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    label_smoothing: float,
-    ignore_index: int | None,
-    normalizer: Tensor | None,
-    reduction: str,
-    label_parameter: Tensor | None = None,
+    spec: LossSpec, logits: Tensor, targets: Tensor | CSRTargets, sides: Sides, options: Options
 ) -> Tensor:
-    """The loss of 2-D logits; arguments as the ops of ``_ops`` take them."""
+    """The loss of 2-D logits; ``sides`` and ``options`` as the ops take them."""
+    grouping, weight, sample_weight = _ops.GROUPINGS[options.grouping], sides.weight, sides.sample_weight
+    scale = options.scale if sides.logit_scale is None else sides.logit_scale
+    ignore_index, smoothing, parameters = options.ignore_index, options.label_smoothing, options.parameters
     dtype = _ops.compute_dtype(logits)
     rows, labels = logits.shape
-    s = scaled(logits.to(dtype), scale) + offset
-    if label_offset is not None:
-        s = s + label_offset
-    if row_offset is not None:
-        s = s + row_offset.reshape(-1, 1)
+    s = scaled(logits.to(dtype), scale) + options.offset
+    if sides.label_offset is not None:
+        s = s + sides.label_offset
+    if sides.row_offset is not None:
+        s = s + sides.row_offset.reshape(-1, 1)
     if spec.raw_targets:
         assert isinstance(targets, Tensor)
         y, excluded = scaled(targets.to(dtype), scale), None
@@ -78,14 +66,14 @@ def reference_loss(
         # A negative target, or one that is no number, makes its logit one that is none.
         spoiled = ~(y >= 0) if excluded is None else ~(y >= 0) & ~excluded
         s, y = s * _nan_where(spoiled, dtype), torch.where(spoiled, 0.0, y)
-    soft = y.is_floating_point() and (label_smoothing > 0 or _floating(targets))
+    soft = y.is_floating_point() and (smoothing > 0 or _floating(targets))
     w = weight
     if sample_weight is not None and grouping in ("macro", "micro"):
         w = sample_weight[:, None] if w is None else w * sample_weight[:, None]
     if excluded is not None:
         w = torch.where(excluded, 0.0, torch.ones_like(y) if w is None else w)
-    if label_smoothing > 0:
-        y = y * (1 - label_smoothing) + label_smoothing / labels
+    if smoothing > 0:
+        y = y * (1 - smoothing) + smoothing / labels
     out = excluded if spec.competing or w is None else w == 0
     if sample_weight is not None:
         weightless = (sample_weight == 0)[:, None].expand_as(s)
@@ -94,7 +82,7 @@ def reference_loss(
         s, y = torch.where(out, -torch.inf if spec.competing else 0.0, s), torch.where(out, 0.0, y)
 
     if spec.element_wise:
-        own = {"label_parameter": label_parameter} if spec.label_parameter else {}
+        own = {"label_parameter": sides.label_parameter} if spec.label_parameter else {}
         values = spec.reference(s, y, soft, parameters, **own)
         if w is not None:
             values = torch.where(w == 0, 0.0, values * w)
@@ -108,7 +96,7 @@ def reference_loss(
         values = values * lost.reshape(values.shape)
         if sample_weight is not None and grouping == "samples":
             values = torch.where(sample_weight == 0, 0.0, values * sample_weight)
-    return _reduced(values, reduction, rows, normalizer)
+    return _reduced(values, _ops.REDUCTIONS[options.reduction], rows, sides.normalizer)
 
 
 def _floating(targets: Tensor | CSRTargets) -> bool:

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from . import _ops
-from ._shards import ShardedLogits, as_sharded, is_dtensor
 from .targets import CSRTargets
 
 __all__ = [
@@ -54,17 +53,13 @@ def readable(tensor: Tensor) -> bool:
     return True
 
 
-def check_logits(logits: Any, *, sharded: bool = False) -> Tensor:
-    """A floating tensor; ``sharded``: or, of labels that lie on several ranks, :class:`ShardedLogits` of one."""
-    if sharded:
-        logits = as_sharded(logits)
-        if isinstance(logits, ShardedLogits):
-            check_logits(logits.local)
-            return logits  # type: ignore[return-value]
-    elif is_dtensor(logits) or isinstance(logits, ShardedLogits):
-        raise TypeError("logits: expected a tensor of all labels, got a DTensor: its full_tensor() is one")
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"logits: expected a tensor [..., L], got {came(logits)}")
+def check_logits(logits: Any) -> Tensor:
+    """Check for a floating, strided tensor that has a dimension of labels."""
+    if type(logits) is not Tensor:
+        if hasattr(logits, "full_tensor"):
+            raise TypeError("logits: expected a tensor of all labels, got a DTensor: its full_tensor() is one")
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"logits: expected a tensor [..., L], got {came(logits)}")
     if logits.layout != torch.strided:
         raise TypeError(f"logits: expected a dense (strided) tensor, got layout {logits.layout}")
     if logits.dtype not in LOGITS_DTYPES:
@@ -84,16 +79,16 @@ def check_number(
     open_high: bool = False,
 ) -> float:
     """A finite real number in the interval that ``low``, ``high`` and the open ends describe."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
         raise TypeError(f"{name}: expected a number, got {came(value)}")
     number = float(value)
-    left, right = ("(" if open_low else "["), (")" if open_high else "]")
     above = number > low if open_low else number >= low
     below = number < high if open_high else number <= high
     # Comparisons, for math.isfinite takes no number that torch.compile has made symbolic.
-    if not (-math.inf < number < math.inf and above and below):
-        raise ValueError(f"{name}: expected a finite number in {left}{low}, {high}{right}, got {value!r}")
-    return number
+    if -math.inf < number < math.inf and above and below:
+        return number
+    left, right = ("(" if open_low else "["), (")" if open_high else "]")
+    raise ValueError(f"{name}: expected a finite number in {left}{low}, {high}{right}, got {value!r}")
 
 
 def check_bool(name: str, value: Any) -> bool:
@@ -103,12 +98,12 @@ def check_bool(name: str, value: Any) -> bool:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    if isinstance(value, str) and value in choices:
+        return value
     listed = ", ".join(repr(choice) for choice in choices)
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected one of {listed}, got {came(value)}")
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
-    return value
+    raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
 
 
 def check_ignore_index(value: Any) -> int | None:
@@ -197,7 +192,9 @@ def check_dense(name: str, targets: Any) -> None:
 
 
 def check_targets(targets: Any, logits: Tensor) -> Tensor | CSRTargets:
-    """Dense targets of the logits' shape, or CSR targets of their rows and labels."""
+    """Constant targets: dense ones of the logits' shape, or CSR targets of their rows and labels."""
+    if not isinstance(targets, Tensor) or targets.requires_grad:
+        check_constant("targets", targets)
     labels, rows = logits.shape[-1], math.prod(logits.shape[:-1])
     if isinstance(targets, Tensor) and targets.layout == torch.sparse_csr:
         targets = CSRTargets.from_sparse(targets)

@@ -11,7 +11,7 @@ from torch import Tensor
 from . import _ops
 
 if TYPE_CHECKING:
-    from ._autograd import Options, Sides
+    from ._call import Options, Sides
 
 __all__ = ["losses_of_samples"]
 

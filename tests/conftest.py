@@ -55,7 +55,7 @@ class Backend:
 
     @property
     def namespace(self) -> str:
-        return _backends.namespace_of(self.name)
+        return _backends.ops_of(self.name)[0]
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mlloss_cuda import _autograd, _dispatch, _ops
-from mlloss_cuda._autograd import Options, Sides, shared_arguments
+from mlloss_cuda._call import Options, Sides, shared_arguments
 
 
 class _Parts:
@@ -29,7 +29,7 @@ class _Parts:
         for own in self.ranges:
             part = logits[:, own]
             here = options._replace(first_label=own.start, all_labels=labels)
-            self.arguments.append((part, *shared_arguments(part, _sides_of(sides, own), here)))
+            self.arguments.append((part, *shared_arguments(_sides_of(sides, own), here)))
 
     @property
     def grouping(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mlloss_cuda import CSRTargets, _ops, symmetric_kl_loss
-from mlloss_cuda._autograd import Options, Sides, shared_arguments
+from mlloss_cuda._call import Options, Sides, shared_arguments
 
 from .cases import Case
 from .conftest import Backend
@@ -169,11 +169,10 @@ def part_of(case: Case, logits: Tensor, targets: CSRTargets, own: slice, reducti
     sides = Sides(crow_indices=targets.crow_indices, col_indices=targets.col_indices)
     grouping, reduction_number = _ops.GROUPINGS.index(case.grouping), _ops.REDUCTIONS.index(reduction)
     options = Options(
-        "", case.spec, case.parameters, grouping, reduction_number, 1.0, 0.0, 0.0, None, False, True,
-        own.start, logits.shape[1],
+        case.spec, case.parameters, grouping, reduction_number, 1.0, 0.0, 0.0, None, own.start, logits.shape[1],
     )  # fmt: skip
     part = logits[:, own].contiguous()
-    return part, *shared_arguments(part, sides, options)
+    return part, *shared_arguments(sides, options)
 
 
 def test_in_place_is_the_same(served: Case, backend: Backend, generator: torch.Generator) -> None:

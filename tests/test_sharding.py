@@ -33,7 +33,7 @@ from mlloss_cuda import (
     linear_loss,
     shard_labels,
 )
-from mlloss_cuda._shards import LabelShards, chunk_sizes
+from mlloss_cuda.sharding.shards import LabelShards, chunk_sizes
 
 from .cases import all_cases
 from .inputs import random_logits, random_positives, random_probabilities

@@ -8,13 +8,15 @@ import importlib
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
 from .. import _ops
+from .._call import SHARED_NAMES
 from . import kernels
 from . import plan as plans
 from .call import Call, GradOutput, Numbers, Results, Tile
@@ -30,30 +32,11 @@ _MERGE_ELEMENTS = {tl.float32: 1024, tl.float64: 256}
 _SCALE_COLUMNS = 4096
 
 
-class Arguments(NamedTuple):
-    """What every pass is given after the logits, in the schemas' order."""
+class Arguments(SimpleNamespace):
+    """The arguments that every op takes after the logits, by the names that ``_call`` lists."""
 
-    targets: Tensor | None
-    crow_indices: Tensor | None
-    col_indices: Tensor | None
-    values: Tensor | None
-    weight: Tensor | None
-    sample_weight: Tensor | None
-    logit_scale: Tensor | None
-    label_offset: Tensor | None
-    row_offset: Tensor | None
-    normalizer: Tensor | None
-    label_parameter: Tensor | None
-    loss: str
-    parameters: Sequence[float]
-    grouping: int
-    reduction: int
-    scale: float
-    offset: float
-    label_smoothing: float
-    ignore_index: int | None
-    first_label: int
-    all_labels: int
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(**dict(zip(SHARED_NAMES, arguments, strict=True)))
 
     @property
     def group(self) -> str:
@@ -64,7 +47,7 @@ class Arguments(NamedTuple):
         return _ops.REDUCTIONS[self.reduction]
 
 
-_SHARED = len(Arguments._fields)
+_SHARED = len(SHARED_NAMES)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .._shards import chunk_sizes, is_dtensor
+from ..sharding.shards import chunk_sizes, is_dtensor
 from .placement import as_dtensor, local_of
 
 if TYPE_CHECKING:

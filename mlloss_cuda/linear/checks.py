@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import _validation as check
-from .._shards import LabelShards, is_dtensor
 from ..losses._common import LossModule
+from ..sharding.shards import LabelShards, is_dtensor
 from .updates import FusedUpdate
 
 __all__ = [

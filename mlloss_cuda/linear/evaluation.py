@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import _ops
-from .._autograd import Options, Sides, shared_arguments
-from .._sharded import finished
-from .._shards import LabelShards
+from .._call import Options, Sides, shared_arguments
+from ..sharding.evaluation import finished
+from ..sharding.shards import LabelShards
 from .plan import LinearPlan, Part
 
 __all__ = ["LEARNED", "Evaluation", "Outcome", "Progress", "of_groups", "zero_sums"]
@@ -78,7 +78,7 @@ class Evaluation(NamedTuple):
                 sides = sides._replace(crow_indices=sides.crow_indices[part.rows.start : part.rows.stop + 1])
             if sides.row_offset is not None and sides.row_offset.dim():
                 sides = sides._replace(row_offset=sides.row_offset[part.rows])
-        return (logits, *shared_arguments(logits, sides, options))
+        return (logits, *shared_arguments(sides, options))
 
 
 def _cut(sides: Sides, names: Sequence[str], own: slice) -> Sides:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._autograd import Options, Sides, keeps_graph, once
-from .._shards import LabelShards
+from .._autograd import keeps_graph, once
+from .._call import Options, Sides
+from ..sharding.shards import LabelShards
 from .evaluation import LEARNED, Evaluation, Outcome
 from .plan import LinearPlan
 from .sweep import Head, WeightGradients

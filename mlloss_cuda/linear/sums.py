@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .._shards import LabelShards
+from ..sharding.shards import LabelShards
 
 if TYPE_CHECKING:
     from torch.distributed import Work

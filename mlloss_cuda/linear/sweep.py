@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _ops
-from .._shards import LabelShards
+from ..sharding.shards import LabelShards
 from .evaluation import Evaluation, Outcome, Progress, of_groups, zero_sums
 from .plan import LinearPlan, Part
 from .sums import ProductSum, column_sums, linear_into

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._shards import LabelShards
+from ..sharding.shards import LabelShards
 from ..targets import CSRTargets
 from .plan import ALIGNMENT, default_budget
 from .sums import linear_into

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from .. import _ops
 from .. import _validation as check
-from .._dispatch import Prepared, prepare, shifted
+from .._call import CheckedCall
+from .._dispatch import prepare, shifted
 from .._registry import Term
 from ..targets import CSRTargets
 
@@ -149,7 +150,7 @@ class Pass(NamedTuple):
     """One of the evaluations that a module's loss is the sum of: checked, not run."""
 
     coefficient: float
-    call: Prepared
+    call: CheckedCall
     places: tuple[int, ...] = (0,)  # of a compound's terms: those it is of
     shares: tuple[float, ...] = ()  # and of each one's value, how much is in the pass; empty: a term by itself
 

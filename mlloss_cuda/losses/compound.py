@@ -13,9 +13,8 @@ from typing_extensions import Unpack
 
 from .. import _backends, _ops, _registry
 from .. import _validation as check
-from .._dispatch import evaluate_kept, prepare
+from .._dispatch import evaluate_kept, local_logits, prepare
 from .._registry import Term
-from .._shards import sum_over_labels
 from ..targets import CSRTargets
 from . import _common
 from ._common import CommonArguments, LossModule, documented
@@ -215,7 +214,9 @@ def _alone(item: _Prepared, loss: LossModule, call: _Arguments) -> tuple[Tensor,
     own = {name: getattr(loss, name) for name in loss.own}
     value = loss.function(call.logits, call.targets, **own, **item.common, **call.engine(call.reduction))
     if call.reduction == "none" and item.term.grouping == "element":
-        value = sum_over_labels(value, call.logits)
+        value = value.sum(-1)
+        if not isinstance(call.logits, Tensor):  # labels lie on several ranks
+            value = call.logits.total(value)
     return item.coefficient * value, [value.detach()]
 
 
@@ -223,7 +224,7 @@ def _compound(
     pairs: Sequence[tuple[float, LossModule]], common: dict[str, Any], call: _Arguments
 ) -> tuple[Tensor, Tensor]:
     """The sum, and its terms' values ``[K]`` or ``[..., K]``."""
-    call = call._replace(logits=check.check_logits(call.logits, sharded=True))
+    call = call._replace(logits=local_logits(call.logits))
     check.check_choice("reduction", call.reduction, _ops.REDUCTIONS)
     prepared = _prepare(pairs, common)
     if call.reduction == "none" and any(item.term.grouping in ("macro", "micro") for item in prepared):

@@ -99,8 +99,6 @@ def zlpr_loss(
         >>> zlpr_loss(logits, torch.tensor([[1, 0, 0]])).item()
         0.4759...
     """
-    if not isinstance(threshold, Tensor):
-        threshold = check.check_number("threshold", threshold)
     return evaluate(
         _term(threshold),
         logits,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlloss_cuda import CSRTargets, symmetric_kl_loss
-from mlloss_cuda._autograd import Sides
+from mlloss_cuda._call import Sides
 from mlloss_cuda._ops import GROUPINGS
 
 from ..cases import all_cases

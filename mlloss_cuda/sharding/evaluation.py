@@ -7,24 +7,70 @@ rule in the order of ranks, and every rank finishes alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from . import _ops
-from ._autograd import Options, Sides, backward_from_logits, fused_loss, fused_pair, shared_arguments
-from ._reference import equal_to
-from ._shards import LabelShards, ShardedLogits, is_dtensor, replicated, total_over
-from .targets import CSRTargets
+from .. import _dispatch, _ops
+from .. import _validation as check
+from .._autograd import backward_from_logits, fused_loss, fused_pair
+from .._call import CheckedCall, Options, Sides, shared_arguments
+from .._graph_break import uncompiled
+from .._reference import equal_to
+from .._registry import Term
+from ..targets import CSRTargets
+from .shards import LabelShards, ShardedLogits, as_sharded, is_dtensor, replicated, total_over
 
-if TYPE_CHECKING:
-    from ._dispatch import Prepared
-
-__all__ = ["described", "finished", "local_call", "local_targets", "run_sharded", "whole_call"]
+__all__ = ["described", "evaluate_kept", "finished", "prepare"]
 
 _OF_LABELS = ("weight", "label_offset", "label_parameter")
+
+
+def evaluate_kept(term: Term, logits: ShardedLogits, targets: Any, **arguments: Any) -> tuple[Tensor, Tensor]:
+    """Check the call, run it, and return the value and the coefficients. A compiled model breaks its graph here."""
+    run = _uncompiled if torch.compiler.is_compiling() else _evaluate
+    return run(term, logits, targets, arguments)
+
+
+def _evaluate(term: Term, logits: ShardedLogits, targets: Any, arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    shards, local = logits.shards, logits.local
+    call = shards.agreed(lambda: prepare(term, logits, targets, **arguments), described, local.device)
+    none = _ops.REDUCTIONS[call.options.reduction] == "none"
+    if call.backend == "reference":
+        _, own, everything = local_targets(targets, logits)
+        own = _dispatch.without_nan(own, check.check_ignore_index(arguments["ignore_index"]))[0]
+        value, kept = _dispatch.run(whole_call(call, own, everything, logits))
+        if none and term.grouping in ("element", "macro"):
+            value = value[..., shards.own]
+    else:
+        value, kept = run_sharded(call)
+    if none and term.grouping not in ("macro", "micro"):
+        value = value.reshape(local.shape if term.grouping == "element" else local.shape[:-1])
+    return value, kept
+
+
+_uncompiled = uncompiled(
+    _evaluate,
+    "a mlloss_cuda loss of sharded labels runs collectives, which no graph holds; compile with fullgraph=False, or "
+    "compile what makes the logits and call the loss outside",
+)
+
+
+def prepare(term: Term, logits: ShardedLogits, targets: Any, *, inplace_backward: Any, **arguments: Any) -> CheckedCall:
+    """Check the call as if all labels were here, then cut it to this rank's. No value of the logits is read."""
+    check.check_logits(logits.local)
+    if not term.spec.raw_targets:
+        check.check_constant("targets", targets)
+    in_place = _dispatch.check_in_place(logits.local, inplace_backward)
+    seen, own, everything = local_targets(targets, logits)
+    call = _dispatch.prepare(term, logits.stand_in(), seen, **arguments, inplace_backward=False)
+    if call.backend == "reference":
+        return call._replace(shards=logits.shards)
+    own = _dispatch.without_nan(own, check.check_ignore_index(arguments["ignore_index"]))[0]
+    call = local_call(call, logits, own, everything)
+    return call._replace(options=call.options._replace(in_place=in_place))
 
 
 def local_targets(targets: Any, logits: ShardedLogits) -> tuple[Any, Any, bool]:
@@ -54,7 +100,7 @@ def local_targets(targets: Any, logits: ShardedLogits) -> tuple[Any, Any, bool]:
     return logits.stand_in(targets), targets, False
 
 
-def local_call(call: Prepared, logits: ShardedLogits, targets: Any, everything: bool) -> Prepared:
+def local_call(call: CheckedCall, logits: ShardedLogits, targets: Any, everything: bool) -> CheckedCall:
     """From a call of all labels to this rank's: its columns of whatever is of labels. Views, and no copies."""
     shards, rows = logits.shards, call.logits.shape[0]
     width = logits.local.shape[-1]
@@ -77,7 +123,7 @@ def local_call(call: Prepared, logits: ShardedLogits, targets: Any, everything: 
     )
 
 
-def described(call: Prepared) -> str:
+def described(call: CheckedCall) -> str:
     """What ranks must agree about, in words."""
     options = call.options
     assert call.shards is not None
@@ -95,7 +141,7 @@ def _learned(sides: Sides) -> list[str]:
     return [name for name in names if (side := getattr(sides, name)) is not None and side.requires_grad]
 
 
-def run_sharded(call: Prepared) -> tuple[Tensor, Tensor]:
+def run_sharded(call: CheckedCall) -> tuple[Tensor, Tensor]:
     """The loss of all ranks (``reduction="none"`` of elements and labels: of this one's), and coefficients."""
     shards, options = call.shards, call.options
     assert shards is not None
@@ -116,7 +162,7 @@ class _Spanning(torch.autograd.Function):
     def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, options, shards = arguments
         ops, sides = getattr(torch.ops, options.namespace), Sides(*tensors)
-        shared = (logits, *shared_arguments(logits, sides, options))
+        shared = (logits, *shared_arguments(sides, options))
         statistics = shards.gather(ops.loss_statistics(*shared))
         late = statistics.new_empty(0)
         if _ops.counts_of(options.loss).late_sums:
@@ -176,7 +222,7 @@ def _columns_of_all(local: Tensor, shards: LabelShards) -> Tensor:
 _UNKNOWN = -12345  # in the place of whatever value says so
 
 
-def whole_call(call: Prepared, targets: Any, everything: bool, logits: ShardedLogits) -> Prepared:
+def whole_call(call: CheckedCall, targets: Any, everything: bool, logits: ShardedLogits) -> CheckedCall:
     """For a backend that knows no parts: the logits of all ranks, on each of them."""
     shards, rows = logits.shards, call.logits.shape[0]
     whole: Tensor = _Whole.apply(logits.local.reshape(rows, logits.local.shape[-1]), shards)
@@ -189,7 +235,7 @@ def whole_call(call: Prepared, targets: Any, everything: bool, logits: ShardedLo
     return call._replace(logits=whole, targets=targets, options=options, shards=None)
 
 
-def _as_one_dtype(targets: Any, call: Prepared) -> Tensor:
+def _as_one_dtype(targets: Any, call: CheckedCall) -> Tensor:
     """Dense, in the compute dtype, with one value for what is unknown."""
     ignored = call.options.ignore_index
     if isinstance(targets, CSRTargets):
@@ -199,3 +245,7 @@ def _as_one_dtype(targets: Any, call: Prepared) -> Tensor:
         dense = targets if targets.is_floating_point() or targets.dtype == torch.bool else targets.clamp(max=1)
         unknown = torch.zeros_like(targets, dtype=torch.bool) if ignored is None else equal_to(targets, ignored)
     return dense.to(_ops.compute_dtype(call.logits)).masked_fill(unknown, _UNKNOWN)
+
+
+# From here on dispatch hands over every call whose logits are sharded.
+_dispatch.serve_sharded(_dispatch.ShardedEngine(as_sharded, prepare, evaluate_kept))

@@ -27,7 +27,6 @@ __all__ = [
     "group_of_mesh",
     "is_dtensor",
     "replicated",
-    "sum_over_labels",
     "total_over",
 ]
 
@@ -192,6 +191,10 @@ class ShardedLogits:
         """Of the logits."""
         return self.local.dtype
 
+    def total(self, share: Tensor) -> Tensor:
+        """Return the sum of the ranks' shares; each share's gradient is that of the sum."""
+        return total_over(share, self.shards)
+
     def stand_in(self, like: Tensor | None = None) -> Tensor:
         """A tensor of their shape that has no memory: for what looks at shapes alone."""
         return (self.local if like is None else like).new_empty(()).expand(self.shape)
@@ -203,11 +206,11 @@ def is_dtensor(value: Any) -> bool:
     return module is not None and isinstance(value, module.DTensor)
 
 
-def as_sharded(logits: Any) -> Any:
-    """A DTensor whose last dimension is sharded, as what it is here; anything else as it is."""
-    if not is_dtensor(logits):
+def as_sharded(logits: Any) -> ShardedLogits | None:
+    """Return sharded logits, which a DTensor whose last dimension is sharded becomes; None for anything else."""
+    if isinstance(logits, ShardedLogits):
         return logits
-    return ShardedLogits(*from_dtensor("logits", logits, logits.dim() - 1))
+    return ShardedLogits(*from_dtensor("logits", logits, logits.dim() - 1)) if is_dtensor(logits) else None
 
 
 def group_of_mesh(name: str, mesh: Any, dim: int = 0) -> ProcessGroup:
@@ -276,12 +279,6 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         return grad_outputs[0], None
-
-
-def sum_over_labels(values: Tensor, logits: Any) -> Tensor:
-    """Of each row, over the labels of all ranks; ``values`` ``[..., L]`` are of these logits' own."""
-    total = values.sum(-1)
-    return total_over(total, logits.shards) if isinstance(logits, ShardedLogits) else total
 
 
 def total_over(share: Tensor, shards: LabelShards) -> Tensor:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import _validation as check
-from ._graph_break import uncompiled
-from ._shards import LabelShards, ShardedLogits
-from .losses._common import LossModule
-from .targets import CSRTargets
+from .. import _validation as check
+from .._graph_break import uncompiled
+from ..losses._common import LossModule
+from ..targets import CSRTargets
+from .shards import LabelShards, ShardedLogits
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

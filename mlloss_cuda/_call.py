@@ -1,0 +1,93 @@
+"""One call of a loss as the ops and the engines take it.
+
+``Sides`` and the first fields of ``Options`` are the only list of the arguments that every op shares: the ops' schemas
+(``_ops``), the fakes, the Triton engine and the reference read names, order and types here, and csrc/ops.h has the same
+list in C++. A test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ._registry import Term
+    from .sharding.shards import LabelShards
+    from .targets import CSRTargets
+
+__all__ = ["SHARED_NAMES", "CheckedCall", "Options", "Sides", "shared_arguments", "shared_schema"]
+
+SymInt = int  # an int that torch.compile may leave symbolic
+
+
+class Sides(NamedTuple):
+    """The tensors beside the logits: targets, their indices, and the rest in the compute dtype."""
+
+    targets: Tensor | None = None
+    crow_indices: Tensor | None = None
+    col_indices: Tensor | None = None
+    values: Tensor | None = None
+    weight: Tensor | None = None
+    sample_weight: Tensor | None = None
+    logit_scale: Tensor | None = None
+    label_offset: Tensor | None = None
+    row_offset: Tensor | None = None
+    normalizer: Tensor | None = None
+    label_parameter: Tensor | None = None
+
+
+class Options(NamedTuple):
+    """The ops' arguments that are not tensors, up to ``all_labels``; then what decides which op runs."""
+
+    loss: str
+    parameters: tuple[float, ...]
+    grouping: int
+    reduction: int
+    scale: float
+    offset: float
+    label_smoothing: float
+    ignore_index: int | None
+    first_label: SymInt  # the logits' first column, among all labels
+    all_labels: SymInt
+    namespace: str = ""  # of the engine's ops; empty for the reference
+    in_place: bool = False
+    keep: bool = False  # the call returns coefficients, whether or not the backward needs them
+
+
+class CheckedCall(NamedTuple):
+    """A call that passed every check, and what a backend needs to run it."""
+
+    term: Term
+    backend: str
+    logits: Tensor  # [rows, labels]
+    targets: Tensor | CSRTargets
+    sides: Sides
+    options: Options
+    shards: LabelShards | None = None  # if set, logits, targets and sides hold this rank's labels
+
+
+_OP_OPTIONS: Final = Options._fields[: Options._fields.index("namespace")]
+SHARED_NAMES: Final = Sides._fields + _OP_OPTIONS
+
+_SCHEMA_TYPES: Final = {
+    "Tensor | None": "Tensor?",
+    "str": "str",
+    "tuple[float, ...]": "float[]",
+    "int": "int",
+    "float": "float",
+    "int | None": "int?",
+    "SymInt": "SymInt",
+}
+
+
+def shared_schema() -> str:
+    """Return the shared arguments as an op's schema declares them."""
+    annotations = {**Sides.__annotations__, **Options.__annotations__}
+    written = {name: getattr(kind, "__forward_arg__", kind) for name, kind in annotations.items()}
+    return ", ".join(f"{_SCHEMA_TYPES[written[name]]} {name}" for name in SHARED_NAMES)
+
+
+def shared_arguments(sides: Sides, options: Options) -> tuple[Any, ...]:
+    """Return the arguments that every op takes after the logits, in the schemas' order."""
+    return sides + options[: len(_OP_OPTIONS)]
