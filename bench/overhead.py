@@ -1,7 +1,7 @@
 """``python -m bench.overhead``: the host's share of a small call, against torch's own functions in the same run.
 
-Each implementation runs on 2 x 16 float32 logits on one thread, where kernels take almost no time. The script prints the
-Python calls of one step and its least time as a ratio to the step that it stands beside.
+Each implementation runs on 2 x 16 float32 logits on one thread, where kernels take almost no time. The script prints
+the Python calls of one step, and its least time as a ratio to the step that it is compared with.
 """
 
 from __future__ import annotations

@@ -148,19 +148,21 @@ def _prepare(
     if most_labels is not None and labels > most_labels:
         raise ValueError(f"logits: the {backend} kernels take at most {most_labels} labels, got {labels}")
     flat = logits if len(leading) == 1 else logits.reshape(rows, labels)
-    tensors: Any
+    dense = crow_indices = col_indices = values = None
     if isinstance(targets, CSRTargets):
-        tensors = (None, *_columns(targets, logits))
+        crow_indices, col_indices, values = _columns(targets, logits)
     else:
-        targets = targets if len(leading) == 1 else targets.reshape(rows, labels)
-        tensors = (targets, None, None, None)
+        dense = targets = targets if len(leading) == 1 else targets.reshape(rows, labels)
     return CheckedCall(
         term,
         backend,
         flat,
         targets,
         Sides(
-            *tensors,
+            dense,
+            crow_indices,
+            col_indices,
+            values,
             weight,
             sample_weight,
             logit_scale,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -173,77 +174,95 @@ class _Arguments(NamedTuple):
         }
 
 
-def _joined(items: list[_Prepared], call: _Arguments) -> tuple[Term, list[float], str]:
-    """Terms that share a pass as one: the loss, what of each term's value is the compound's, the reduction."""
-    labels = call.logits.shape[-1]
+class _LastPlan(NamedTuple):
+    """The passes of a module's last call, and the objects that they depend on."""
+
+    key: tuple[Any, ...]
+    seen: list[Any]
+    passes: list[_Planned]
+
+
+class _Planned(NamedTuple):
+    """A pass that is ready to be called: of one term by itself, or of several that share it."""
+
+    places: tuple[int, ...]
+    loss: LossModule | None  # the term that runs by itself
+    coefficient: float
+    term: Term
+    common: dict[str, Any]
+    shares: tuple[float, ...]  # of each term's own value, how much is in the pass
+    reduction: str
+
+    def call(self, call: _Arguments) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return the pass's part of the sum, and each term's own value."""
+        if self.loss is None:
+            value, kept = evaluate_kept(
+                self.term, call.logits, call.targets, **self.common, **call.engine(self.reduction)
+            )
+            return value, _of_terms(kept, self.shares, call)
+        own = {name: getattr(self.loss, name) for name in self.loss.own}
+        value = self.loss.function(call.logits, call.targets, **own, **self.common, **call.engine(self.reduction))
+        if call.reduction == "none" and self.term.grouping == "element":
+            value = value.sum(-1)
+            if not isinstance(call.logits, Tensor):  # labels lie on several ranks
+                value = call.logits.total(value)
+        return self.coefficient * value, [value.detach()]
+
+
+def _planned(
+    pairs: Sequence[tuple[float, LossModule]], common: dict[str, Any], device_type: str, labels: int, reduction: str
+) -> list[_Planned]:
+    """Return the passes of a call: which terms run together, as which loss."""
+    prepared = _prepare(pairs, common)
+    if reduction == "none" and any(item.term.grouping in ("macro", "micro") for item in prepared):
+        raise ValueError("reduction: expected another than 'none', for a term's groups are not rows")
     # Under "mean" an element-wise term has the mean over elements, as it would have alone: of none, NaN.
     of_element = 1.0 / labels if labels else math.nan
-    shares = [of_element if call.reduction == "mean" and item.term.spec.element_wise else 1.0 for item in items]
-    term = _registry.compound(
-        [(item.coefficient * share, item.term) for item, share in zip(items, shares, strict=True)]
-    )
-    return term, shares, "batchmean" if call.reduction == "mean" else call.reduction
+    planned = []
+    for places, backend in _plan(prepared, device_type):
+        items = [prepared[i] for i in places]
+        coefficient, term, own = items[0]
+        if backend is None:
+            planned.append(_Planned(places, pairs[places[0]][1], coefficient, term, own, (), reduction))
+            continue
+        shares = tuple(of_element if reduction == "mean" and item.term.spec.element_wise else 1.0 for item in items)
+        joint = _registry.compound(
+            [(item.coefficient * share, item.term) for item, share in zip(items, shares, strict=True)]
+        )
+        of_rows = "batchmean" if reduction == "mean" else reduction
+        planned.append(_Planned(places, None, 1.0, joint, own, shares, of_rows))
+    return planned
 
 
-def _together(items: list[_Prepared], call: _Arguments) -> tuple[Tensor, list[Tensor]]:
-    """One pass: its value, and what each term's own is made of."""
-    term, shares, reduction = _joined(items, call)
-    value, kept = evaluate_kept(term, call.logits, call.targets, **items[0].common, **call.engine(reduction))
-    return value, _of_terms(kept, shares, call)
-
-
-def _of_terms(kept: Tensor, shares: Sequence[float], call: _Arguments) -> list[Tensor]:
-    """Each term's own value, from the coefficients of a pass."""
+def _of_terms(kept: Tensor, shares: Sequence[float], call: _Arguments) -> Sequence[Tensor]:
+    """Return each term's own value, from the coefficients of a pass."""
     rows = kept[-len(shares) :].detach()
     if call.sample_weight is not None:
         weight = call.sample_weight.to(rows.dtype).reshape(-1)
         rows = torch.where(weight == 0, 0.0, rows * weight)
-    return [_reduced(own, share, call) for own, share in zip(rows, shares, strict=True)]
-
-
-def _reduced(rows: Tensor, share: float, call: _Arguments) -> Tensor:
     if call.reduction == "none":
-        return rows.reshape(call.logits.shape[:-1])
-    total = rows.sum() * share
-    if call.reduction == "sum":
-        return total if call.normalizer is None else total / call.normalizer
-    return total / rows.numel() if rows.numel() else total * math.nan
+        return [own.reshape(call.logits.shape[:-1]) for own in rows]
+    totals = rows.sum(1)
+    if call.reduction != "sum":
+        totals = totals / rows.shape[1] if rows.shape[1] else totals * math.nan
+    elif call.normalizer is not None:
+        totals = totals / call.normalizer
+    return [own if share == 1.0 else own * share for own, share in zip(totals.unbind(), shares, strict=True)]
 
 
-def _alone(item: _Prepared, loss: LossModule, call: _Arguments) -> tuple[Tensor, list[Tensor]]:
-    own = {name: getattr(loss, name) for name in loss.own}
-    value = loss.function(call.logits, call.targets, **own, **item.common, **call.engine(call.reduction))
-    if call.reduction == "none" and item.term.grouping == "element":
-        value = value.sum(-1)
-        if not isinstance(call.logits, Tensor):  # labels lie on several ranks
-            value = call.logits.total(value)
-    return item.coefficient * value, [value.detach()]
-
-
-def _compound(
-    pairs: Sequence[tuple[float, LossModule]], common: dict[str, Any], call: _Arguments
-) -> tuple[Tensor, Tensor]:
-    """The sum, and its terms' values ``[K]`` or ``[..., K]``."""
-    call = call._replace(logits=local_logits(call.logits))
-    check.check_choice("reduction", call.reduction, _ops.REDUCTIONS)
-    prepared = _prepare(pairs, common)
-    if call.reduction == "none" and any(item.term.grouping in ("macro", "micro") for item in prepared):
-        raise ValueError("reduction: expected another than 'none', for a term's groups are not rows")
-    passes = _plan(prepared, call.logits.device.type)
+def _run(passes: Sequence[_Planned], terms: int, call: _Arguments) -> tuple[Tensor, Tensor]:
+    """Return the sum, and its terms' values ``[K]`` or ``[..., K]``."""
     if call.inplace_backward and len(passes) > 1:
         raise ValueError(f"inplace_backward: expected terms that share one pass, got {len(passes)} passes")
     value: Tensor | None = None
-    values: list[Tensor | None] = [None] * len(prepared)
-    for terms, backend in passes:
-        if backend is None:
-            part, own = _alone(prepared[terms[0]], pairs[terms[0]][1], call)
-        else:
-            part, own = _together([prepared[i] for i in terms], call)
+    values: list[Tensor | None] = [None] * terms
+    for planned in passes:
+        part, own = planned.call(call)
         value = part if value is None else value + part
-        for i, term_value in zip(terms, own, strict=True):
+        for i, term_value in zip(planned.places, own, strict=True):
             values[i] = term_value
     assert value is not None
-    return value, torch.stack([own for own in values if own is not None], -1)
+    return value, torch.stack(values, -1)  # type: ignore[arg-type]
 
 
 def scaled(loss: LossModule, factor: float) -> CompoundLoss:
@@ -330,8 +349,11 @@ def compound_loss(
     pairs = _check_terms(terms)
     for _, loss in pairs:
         _check_of_the_sum(loss, reduction)
+    logits = local_logits(logits)
+    check.check_choice("reduction", reduction, _ops.REDUCTIONS)
+    passes = _planned(pairs, common, logits.device.type, logits.shape[-1], reduction)
     call = _Arguments(logits, targets, sample_weight, normalizer, reduction, inplace_backward)
-    return _compound(pairs, common, call)[0]
+    return _run(passes, len(pairs), call)[0]
 
 
 class CompoundLoss(LossModule):
@@ -359,6 +381,7 @@ class CompoundLoss(LossModule):
         self.coefficients = tuple(coefficient for coefficient, _ in pairs)
         self.losses = nn.ModuleList([loss for _, loss in pairs])
         self.values: Tensor | None = None
+        self._last_plan: _LastPlan | None = None
 
     @property
     def terms(self) -> tuple[tuple[float, LossModule], ...]:
@@ -367,10 +390,35 @@ class CompoundLoss(LossModule):
 
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
         """The sum; shapes as in :func:`compound_loss`."""
-        reduction, in_place = str(self.reduction), bool(self.inplace_backward)
-        call = _Arguments(logits, targets, sample_weight, self.normalizer, reduction, in_place)
-        value, self.values = _compound(self.terms, self._sides(), call)
+        logits = local_logits(logits)
+        passes = self._passes_on(logits.device.type, logits.shape[-1])
+        call = _Arguments(
+            logits, targets, sample_weight, self.normalizer, str(self.reduction), bool(self.inplace_backward)
+        )
+        value, self.values = _run(passes, len(self.coefficients), call)
         return value
+
+    def _passes_on(self, device_type: str, labels: int) -> list[_Planned]:
+        """Return the passes of a call. The last call's serve again where nothing that they depend on was replaced."""
+        if torch.compiler.is_compiling():
+            return self._planned_on(device_type, labels)
+        key = (device_type, labels, _backends.forced())
+        seen: list[Any] = [*self._buffers.values(), *self._parameters.values()]
+        seen += [self.__dict__.get(name) for name in self._names]
+        for loss in self.losses._modules.values():
+            assert loss is not None
+            seen += [*loss.__dict__.values(), *loss._buffers.values(), *loss._parameters.values()]
+        last = self._last_plan
+        if last is None or last.key != key or len(last.seen) != len(seen) or not all(map(is_, last.seen, seen)):
+            last = self._last_plan = _LastPlan(key, seen, self._planned_on(device_type, labels))
+        return last.passes
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy plans for itself."""
+        return {**self.__dict__, "_last_plan": None}
+
+    def _planned_on(self, device_type: str, labels: int) -> list[_Planned]:
+        return _planned(self.terms, self._sides(), device_type, labels, str(self.reduction))
 
     def terms_on(self, device_type: str) -> list[Term]:
         """What each of :meth:`passes` will be of, on such a device."""
@@ -387,16 +435,11 @@ class CompoundLoss(LossModule):
     ) -> list[_common.Pass]:
         """The sum, checked as a call would check it, and not run: of ``logits`` no value is looked at."""
         call = _Arguments(logits, targets, sample_weight, self.normalizer, str(self.reduction), False)
-        prepared = _prepare(self.terms, self._sides())
         passes = []
-        for places, backend in _plan(prepared, logits.device.type):
-            items = [prepared[i] for i in places]
-            coefficient, term, reduction = items[0].coefficient, items[0].term, call.reduction
-            shares: list[float] = []
-            if backend is not None:
-                coefficient, (term, shares, reduction) = 1.0, _joined(items, call)
-            own = prepare(term, logits, targets, **items[0].common, **call.engine(reduction), keep=backend is not None)
-            passes.append(_common.Pass(coefficient, own, places, tuple(shares)))
+        for planned in self._planned_on(logits.device.type, logits.shape[-1]):
+            engine = {**planned.common, **call.engine(planned.reduction)}
+            own = prepare(planned.term, logits, targets, **engine, keep=planned.loss is None)
+            passes.append(_common.Pass(planned.coefficient, own, planned.places, planned.shares))
         return passes
 
     def note(self, passes: list[_common.Pass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
