@@ -21,7 +21,7 @@ FULL_BUILD := $(VENV)/.built-full
 BUILD := $(if $(filter-out 0,$(CUDA)),$(FULL_BUILD),$(VENV)/.built)
 
 # Succeeds where the build that is installed has the CUDA kernels.
-HAS_CUDA := $(BIN)/python -c "import sys; from mlloss_cuda import _backends; sys.exit(not _backends.build_information()['cuda'])"
+HAS_CUDA := $(BIN)/python -c "import sys; from mlloss_cuda import _extension; sys.exit(not _extension.build_information()['cuda'])"
 
 # What `make test` and `make check` run, in this order; each part is a target of its own.
 TEST_PARTS := test-host test-python

@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 
 import mlloss_cuda
 from demo.corpus import BUCKETS, Corpus, Ragged, Split
-from mlloss_cuda.losses._common import LossModule
+from mlloss_cuda.losses._module import LossModule
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -7,7 +7,7 @@ import platform
 
 import torch
 
-from . import _backends
+from . import _backends, _extension
 from ._version import __version__
 
 _CAPABILITIES = (80, 90, 100, 120)
@@ -22,7 +22,7 @@ def _shape(text: str) -> tuple[int, int]:
 
 def _print_versions() -> None:
     print(f"mlloss_cuda {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
-    built = _backends.build_information()
+    built = _extension.build_information()
     if built:
         cuda = f"nvcc {built['cuda']} for {built['cuda_architectures']}" if built["cuda"] else "no CUDA"
         print(f"built with {built['compiler']} for {built['cpu']}; {cuda}")
@@ -43,12 +43,12 @@ def _print_backends() -> None:
 
 
 def _print_compounds() -> None:
-    listed = ", ".join(_backends.listed_compounds()) or "none"
+    listed = ", ".join(_extension.listed_compounds()) or "none"
     print(f"sums of losses in one pass: cpu and triton any of element-wise and row losses; cuda {listed}")
 
 
 def _print_plans(rows: int, labels: int, dtype: str) -> None:
-    plans = _backends.launch_plan
+    plans = _extension.launch_plan
     if plans is None:
         print("launch plans: the compiled extension is not installed")
         return

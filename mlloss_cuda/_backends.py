@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import ModuleType
 from typing import Final, NamedTuple
 
 import torch
 
 from . import _ops
+from ._extension import compiled_compounds, cpu_missing, cuda_missing
 
 __all__ = [
     "BackendStatus",
     "Engine",
     "add_engine",
     "backends",
-    "build_information",
     "choose",
-    "compiled_compounds",
     "forced",
-    "launch_plan",
-    "library_path",
-    "listed_compounds",
     "one_pass",
     "ops_of",
-    "strategies",
     "takes_label_parameters",
     "takes_parts",
     "use_backend",
@@ -39,7 +31,6 @@ __all__ = [
 _LEAST_TRITON: Final = (3, 6)
 _MOST_CUDA_LABELS: Final = 2**31 - 1024  # kMaxLabels of csrc/core/launch_plan.h
 _MOST_TRITON_LABELS: Final = 2**31 - 2**16  # a tile's columns are counted in 32 bits
-_REBUILD: Final = "build the extension with `make build`, or `pip install --no-build-isolation .`"
 
 
 class BackendStatus(NamedTuple):
@@ -49,74 +40,9 @@ class BackendStatus(NamedTuple):
     reason: str  # empty when usable
 
 
-def _load_extension() -> tuple[ModuleType | None, str]:
-    try:
-        return importlib.import_module("mlloss_cuda._C"), ""
-    except ImportError as error:
-        return None, f"the compiled extension is not installed ({error}); {_REBUILD}"
-
-
-def library_path(name: str) -> Path:
-    """Of ``_cpu`` or ``_cuda``, as this interpreter's build names it; another one's may lie beside it."""
-    return Path(__file__).parent / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
-
-
-def _load_library(name: str) -> str:
-    """Load one kernel library's ops; the reason if it cannot be."""
-    library = library_path(name)
-    if not library.exists():
-        return f"the library {library.name} was not built; {_REBUILD}"
-    try:
-        torch.ops.load_library(str(library))
-    except OSError as error:
-        return f"the library {library.name} does not load: {error}"
-    return ""
-
-
-_extension, _extension_missing = _load_extension()
-_cpu_missing = _extension_missing or _load_library("_cpu")
-
-
-def build_information() -> dict[str, str]:
-    """What the extension was built with; empty when it is not there."""
-    return dict(_extension.build_information()) if _extension else {}
-
-
-# (rows, labels, dtype, grouping="samples", targets="bool", gradient=True, capability=90, strategy=0, held=True)
-# -> the plan's fields, and in words.
-launch_plan = _extension.launch_plan if _extension else None
-
-
-def strategies() -> dict[str, int]:
-    """The launch strategies' numbers, for tests and benchmarks that ask for one (``mlloss_cuda_strategy``)."""
-    return dict(_extension.strategies()) if _extension else {}
-
-
-def listed_compounds() -> list[str]:
-    """The losses of several terms that CUDA kernels are built for."""
-    return list(_extension.compounds()) if _extension else []
-
-
-def compiled_compounds(name: str) -> bool:
-    """Whether CUDA kernels are built for this loss of several terms."""
-    return name in listed_compounds()
-
-
-def _load_cuda() -> str:
-    if _extension_missing:
-        return _extension_missing
-    if not build_information()["cuda"]:
-        remedy = "install the CUDA toolkit (or pip's nvidia-cuda-nvcc 13.0) and rebuild"
-        return f"built without CUDA: no nvcc was found, or MLLOSS_CUDA was OFF; {remedy}"
-    return _load_library("_cuda")
-
-
-_cuda_missing = _load_cuda()
-
-
 def _cuda_status() -> BackendStatus:
-    if _cuda_missing:
-        return BackendStatus(False, _cuda_missing)
+    if cuda_missing:
+        return BackendStatus(False, cuda_missing)
     if torch.version.cuda is None:
         return BackendStatus(False, f"torch {torch.__version__} has no CUDA; the kernels are built and loaded")
     if not torch.cuda.is_available():
@@ -163,7 +89,7 @@ class Engine(NamedTuple):
 _engines: dict[str, Engine] = {
     "cuda": Engine(_cuda_status, ("cuda",), _ops.NAMESPACE, _MOST_CUDA_LABELS, compiled_compounds),
     "triton": Engine(_triton_status, ("cuda", "xpu"), "mlloss_cuda_triton", _MOST_TRITON_LABELS),
-    "cpu": Engine(lambda: BackendStatus(not _cpu_missing, _cpu_missing), ("cpu",), _ops.NAMESPACE),
+    "cpu": Engine(lambda: BackendStatus(not cpu_missing, cpu_missing), ("cpu",), _ops.NAMESPACE),
 }
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import mlloss_cuda
-from mlloss_cuda import BackendStatus, _backends
+from mlloss_cuda import BackendStatus, _backends, _extension
 
 from . import failures, instruction_sets, interpreter, selection
 from .cases import Case, all_cases
@@ -73,7 +73,7 @@ class Backend:
             yield
             return
         ask = ctypes.CDLL(str(self.library)).mlloss_cuda_strategy
-        ask(_backends.strategies()[self.strategy])
+        ask(_extension.strategies()[self.strategy])
         try:
             yield
         finally:
@@ -163,7 +163,7 @@ def _triton(device: str) -> list[Backend]:
 
 def _usable(name: str, device: str) -> list[Backend]:
     if name == "cuda":
-        return _by_strategy(name, device, _backends.library_path("_cuda"))
+        return _by_strategy(name, device, _extension.library_path("_cuda"))
     if name == "triton":
         return _triton(device)
     return [Backend(name, device)]
@@ -207,7 +207,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 lambda: BackendStatus(True, ""),
                 ("cpu",),
                 "mlloss_cuda_emulated",
-                compounds=_backends.compiled_compounds,
+                compounds=_extension.compiled_compounds,
             ),
         )
         torch.ops.load_library(str(library))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 
-from mlloss_cuda import _backends
+from mlloss_cuda import _extension
 
 NAMES = ("baseline", "x86_64_v3", "x86_64_v4")  # in the order of csrc/cpu/x86_level.h
 
 
 @cache
 def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(_backends.library_path("_cpu")))
+    return ctypes.CDLL(str(_extension.library_path("_cpu")))
 
 
 def active() -> str:

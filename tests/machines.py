@@ -24,8 +24,8 @@ PYTEST = ("-m", "pytest", "-q", *(f"tests/test_{name}.py" for name in FILES), "-
 WITHOUT_CUDA = ROOT / "build" / "without-cuda"
 WHICH = """
 from pathlib import Path
-from mlloss_cuda import _backends
-print(Path(_backends.__file__).parent, _backends.build_information()["cuda"] or "none")
+from mlloss_cuda import _backends, _extension
+print(Path(_backends.__file__).parent, _extension.build_information()["cuda"] or "none")
 """
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import mlloss_cuda
-from mlloss_cuda import _backends, _ops
+from mlloss_cuda import _extension, _ops
 
 from . import instruction_sets
 from .cases import Case
@@ -63,10 +63,10 @@ def test_info_refuses_a_bad_shape() -> None:
 
 def test_cuda_library_loads_without_a_gpu() -> None:
     """Its ops register on a CPU-only torch, and ``backends()`` says why they cannot run there."""
-    if not _backends.build_information()["cuda"]:
+    if not _extension.build_information()["cuda"]:
         assert "no nvcc" in mlloss_cuda.backends()["cuda"].reason
         return
-    assert not _backends._cuda_missing
+    assert not _extension.cuda_missing
     for schema in _ops._SCHEMAS:
         op = schema.partition("(")[0]
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mlloss_cuda::{op}", "CUDA")
@@ -109,7 +109,7 @@ def test_an_instruction_set_that_is_not_there_is_not_taken() -> None:
     missing = set(instruction_sets.NAMES) - set(instruction_sets.usable())
     assert not any(instruction_sets.choose(name) for name in missing)
     assert instruction_sets._library().mlloss_cpu_isa(7) == instruction_sets.NAMES.index(before)
-    assert set(instruction_sets.usable()) <= set(_backends.build_information()["cpu"].split())
+    assert set(instruction_sets.usable()) <= set(_extension.build_information()["cpu"].split())
 
 
 def test_instruction_sets_do_not_merge_at_link() -> None:

@@ -25,7 +25,7 @@ from mlloss_cuda import (
     ZLPRLoss,
     compound_loss,
 )
-from mlloss_cuda.losses._common import LossModule
+from mlloss_cuda.losses._module import LossModule
 
 from .conftest import Backend
 

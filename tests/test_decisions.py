@@ -29,7 +29,7 @@ from mlloss_cuda import (
     _counts,
     fit_thresholds,
 )
-from mlloss_cuda.losses._common import LossModule
+from mlloss_cuda.losses._module import LossModule
 
 from .cases import all_cases
 

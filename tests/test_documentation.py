@@ -13,7 +13,7 @@ import pytest
 
 import mlloss_cuda
 from mlloss_cuda import functional
-from mlloss_cuda.losses import _common
+from mlloss_cuda.losses import _arguments
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -52,7 +52,7 @@ def test_every_loss_has_its_section_and_picture(function: str) -> None:
 
 @pytest.mark.parametrize("function", functional.__all__)
 def test_defaults_are_the_functions(function: str) -> None:
-    common = {*_common.CommonArguments.__annotations__, "sample_weight"}
+    common = set(_arguments.COMMON_ARGUMENTS)
     own = [
         parameter
         for parameter in inspect.signature(getattr(functional, function)).parameters.values()

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from mlloss_cuda import _backends
+from mlloss_cuda import _extension
 
 ROWS = (1, 2, 64, 512, 4096)
 LABELS = (1, 31, 5_000, 8_192, 131_072, 131_073, 670_091, 3_000_000)
@@ -19,14 +19,14 @@ SHARED = {80: 166_912, 90: 232_448, 100: 232_448, 120: 101_376}
 PROCESSORS = {80: 108, 90: 132, 100: 148, 120: 170}
 L2 = {80: 40 << 20, 90: 50 << 20, 100: 126 << 20, 120: 96 << 20}
 TARGETS = ("bool", "int64", "float32", "csr")
-STRATEGIES = _backends.strategies()
+STRATEGIES = _extension.strategies()
 
 
 @pytest.fixture
 def plan():
-    if _backends.launch_plan is None:
+    if _extension.launch_plan is None:
         pytest.fail("the compiled extension is not installed")
-    return _backends.launch_plan
+    return _extension.launch_plan
 
 
 @pytest.mark.parametrize("dtype", WIDTH)

@@ -73,11 +73,18 @@ def test_function_and_module_take_the_same_arguments() -> None:
         own = [p for p in inspect.signature(case.module.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
         for parameter in own:
             assert parameters[parameter.name].default == parameter.default
-        common = losses._common.DEFAULTS
-        for name, default in common.items():
-            assert parameters[name].default == default
+        common = losses._arguments.DEFAULTS
+        described = losses._arguments.COMMON_ARGUMENTS
+        assert list(parameters)[-len(described) :] == list(described)
+        for name, argument in described.items():
+            assert parameters[name].default == argument.default
+            assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
         expected = set(common) | {p.name for p in own}
         assert set(list(parameters)[2:]) == expected | {"sample_weight"}
+
+
+def test_typed_arguments_are_those_of_the_table() -> None:
+    assert list(losses._arguments.CommonArguments.__annotations__) == list(losses._arguments.DEFAULTS)
 
 
 def modules() -> list[ModuleType]:

@@ -12,7 +12,14 @@ import pytest
 import torch
 from torch._C._profiler import _EventType
 
-from mlloss_cuda import CSRTargets, _backends, decoupled_softmax_loss, dice_loss, sigmoid_focal_loss, zlpr_loss
+from mlloss_cuda import (
+    CSRTargets,
+    _extension,
+    decoupled_softmax_loss,
+    dice_loss,
+    sigmoid_focal_loss,
+    zlpr_loss,
+)
 
 from .cases import Case, compound
 from .conftest import HELD_STRATEGIES, Backend
@@ -43,7 +50,7 @@ def test_strategy_is_the_one_asked_for(
     reference = Reference(served, logits, dense.to(backend.device))
     assert_within_budget(evaluate(served, logits, as_layout(dense, layout, backend.device)), reference)
     taken = library_of(backend).mlloss_cuda_last_strategy()
-    assert taken == _backends.strategies()[expected_strategy(served, backend)]
+    assert taken == _extension.strategies()[expected_strategy(served, backend)]
 
 
 def test_rows_of_one_chunk_and_of_many(served: Case, backend: Backend, generator: torch.Generator) -> None:
@@ -93,7 +100,7 @@ def test_sums_of_losses_are_not_held(backend: Backend, generator: torch.Generato
     whole = compound.CASES[0]
     assert_within_budget(evaluate(whole, logits, targets), Reference(whole, logits, targets))
     expected = "streaming" if backend.strategy in HELD_STRATEGIES else backend.strategy
-    assert library_of(backend).mlloss_cuda_last_strategy() == _backends.strategies()[expected]
+    assert library_of(backend).mlloss_cuda_last_strategy() == _extension.strategies()[expected]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +262,7 @@ def test_no_room_for_a_cluster(
     got = evaluate(zlpr_loss, logits, targets)
     assert_within_budget(got, Reference(zlpr_loss, logits, targets))
     if backend.strategy == "cluster":
-        assert library_of(backend).mlloss_cuda_last_strategy() == _backends.strategies()["streaming"]
+        assert library_of(backend).mlloss_cuda_last_strategy() == _extension.strategies()["streaming"]
 
 
 @pytest.mark.emulated

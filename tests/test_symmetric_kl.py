@@ -231,7 +231,7 @@ def test_function_and_module_take_the_same_arguments(generator: torch.Generator)
     own = inspect.signature(SymmetricKLLoss).parameters
     assert list(function) == ["logits", "other_logits", "weight", "sample_weight", *list(own)[1:]]
     assert list(own) == list(SymmetricKLLoss._common)
-    assert all(own[name].default == function[name].default == losses._common.DEFAULTS[name] for name in own)
+    assert all(own[name].default == function[name].default == losses._arguments.DEFAULTS[name] for name in own)
     module = SymmetricKLLoss(weight=torch.rand(3, generator=generator), logit_scale=0.5, reduction="sum")
     s, t = torch.randn(2, 2, 3, generator=generator)
     rows = torch.rand(2, generator=generator)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mlloss_cuda import BCEWithLogitsLoss, CSRTargets, MarginBCELoss, SigmoidFocalLoss
 from mlloss_cuda.data import MultiLabelData
-from mlloss_cuda.losses._common import LossModule
+from mlloss_cuda.losses._module import LossModule
 from mlloss_cuda.metrics import f1_score
 
 from .store import Store

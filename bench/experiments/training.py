@@ -19,7 +19,7 @@ from mlloss_cuda import (
     compound_loss,
     fit_thresholds,
 )
-from mlloss_cuda.losses._common import LossModule
+from mlloss_cuda.losses._module import LossModule
 
 __all__ = ["BATCH", "HIDDEN", "LOSSES", "RATES", "Objective", "Part", "Task", "Way", "logits_of", "predicted", "train"]
 

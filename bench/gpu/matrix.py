@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mlloss_cuda import _backends, use_backend
+from mlloss_cuda import _backends, _extension, use_backend
 
 from .device import Device
 
@@ -149,13 +149,13 @@ def strategies(
     ``targets``: a dtype or ``"csr"``; ``held``: whether the loss has kernels that hold a row, as no sum has;
     ``triton``: whether the Triton engine's plan is one of them.
     """
-    if _backends.launch_plan is None:
+    if _extension.launch_plan is None:
         raise RuntimeError("the compiled extension is not installed")
     forms = mode != "forward" and dtype != "float16"  # float16 recomputes its gradient in the backward
     found: dict[str, Strategy] = {}
     grouping = "element" if element_wise else "samples"
-    for number in _backends.strategies().values():
-        plan = _backends.launch_plan(
+    for number in _extension.strategies().values():
+        plan = _extension.launch_plan(
             rows, labels, dtype, grouping, targets, forms, capability=device.capability, strategy=number, held=held
         )
         reads = plan["reads"] + (mode != "forward" and not forms)
@@ -179,14 +179,14 @@ def _of_triton(labels: int, rows: int, dtype: str, element_wise: bool, mode: str
 
 def _library() -> ctypes.CDLL | None:
     """Loaded without a GPU too, so that a dry run takes this step."""
-    path = _backends.library_path("_cuda")
+    path = _extension.library_path("_cuda")
     return ctypes.CDLL(str(path)) if path.exists() else None
 
 
 def last_strategy() -> str:
     """What the CUDA engine's last forward pass took."""
     library = _library()
-    names = {number: name for name, number in _backends.strategies().items()}
+    names = {number: name for name, number in _extension.strategies().items()}
     return names.get(library.mlloss_cuda_last_strategy(), "") if library else ""
 
 

@@ -14,7 +14,7 @@ from ..losses import bce_with_logits_loss, compound_loss
 from ..losses import dice as our_dice
 from ..losses import focal as our_focal
 from ..losses import jaccard as our_jaccard
-from ..losses._common import LossModule
+from ..losses._module import LossModule
 from ..losses.bce import BCEWithLogitsLoss
 from ._monai_focal import FocalLoss
 from ._monai_inputs import Inputs

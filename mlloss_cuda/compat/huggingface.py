@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import _ops
-from ..losses._common import LossModule
+from ..losses._module import LossModule
 from ..targets import CSRTargets
 
 __all__ = ["hf_compute_loss"]

@@ -13,7 +13,7 @@ from .. import _backends, _ops
 from .. import _validation as check
 from .._graph_break import uncompiled
 from .._registry import Term
-from ..losses._common import LossModule, Pass
+from ..losses._module import LossModule, Pass
 from ..sharding.evaluation import described
 from ..sharding.shards import LabelShards, ShardedLogits, from_dtensor, is_dtensor, replicated
 from .checks import check_input, check_loss, check_optional_count, check_share, check_update, planned_as

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _validation as check
-from ..losses._common import LossModule
+from ..losses._module import LossModule
 from ..sharding.shards import LabelShards, is_dtensor
 from .updates import FusedUpdate
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import _validation as check
 from .._graph_break import uncompiled
-from ..losses._common import LossModule
+from ..losses._module import LossModule
 from ..targets import CSRTargets
 from .call import Settings, evaluate, plan_of
 from .checkpoint import HeadState

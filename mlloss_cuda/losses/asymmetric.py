@@ -13,8 +13,9 @@ from .._dispatch import evaluate
 from .._limits import saturated, softplus
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
-from ._common import CommonArguments, LossModule, documented
+from ._arguments import CommonArguments, documented
 from ._expectation import expectation
+from ._module import LossModule
 from ._posterior import focal_log_odds
 
 __all__ = ["AsymmetricLoss", "asymmetric_loss"]

@@ -17,12 +17,12 @@ from .. import _validation as check
 from .._dispatch import evaluate_kept, local_logits, prepare
 from .._registry import Term
 from ..targets import CSRTargets
-from . import _common
-from ._common import CommonArguments, LossModule, documented
+from . import _module
+from ._arguments import DEFAULTS, CommonArguments, documented
+from ._module import LossModule
 
 __all__ = ["CompoundLoss", "Pass", "compound_loss"]
 
-DEFAULTS: dict[str, Any] = dict(_common.DEFAULTS)
 # What belongs to the sum and not to a term of it.
 _OF_THE_SUM = ("normalizer", "reduction", "inplace_backward")
 
@@ -432,17 +432,17 @@ class CompoundLoss(LossModule):
 
     def passes(
         self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None
-    ) -> list[_common.Pass]:
+    ) -> list[_module.Pass]:
         """The sum, checked as a call would check it, and not run: of ``logits`` no value is looked at."""
         call = _Arguments(logits, targets, sample_weight, self.normalizer, str(self.reduction), False)
         passes = []
         for planned in self._planned_on(logits.device.type, logits.shape[-1]):
             engine = {**planned.common, **call.engine(planned.reduction)}
             own = prepare(planned.term, logits, targets, **engine, keep=planned.loss is None)
-            passes.append(_common.Pass(planned.coefficient, own, planned.places, planned.shares))
+            passes.append(_module.Pass(planned.coefficient, own, planned.places, planned.shares))
         return passes
 
-    def note(self, passes: list[_common.Pass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def note(self, passes: list[_module.Pass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Each term's value, for logging."""
         values: list[Tensor | None] = [None] * len(self.losses)
         reduction = str(self.reduction)
@@ -493,3 +493,6 @@ class CompoundLoss(LossModule):
     def extra_repr(self) -> str:
         """The coefficients and the reduction."""
         return f"coefficients={self.coefficients}, reduction={self.reduction!r}"
+
+
+LossModule._joined, LossModule._scaled = joined, scaled

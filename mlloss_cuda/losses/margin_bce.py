@@ -13,8 +13,9 @@ from .._dispatch import evaluate
 from .._limits import softplus
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
-from ._common import CommonArguments, LossModule, documented
+from ._arguments import CommonArguments, documented
 from ._expectation import expectation
+from ._module import LossModule
 
 __all__ = ["MarginBCELoss", "margin_bce_loss"]
 

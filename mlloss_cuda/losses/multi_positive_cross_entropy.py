@@ -10,7 +10,8 @@ from .._dispatch import evaluate
 from .._limits import above, exponential_sum
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
-from ._common import CommonArguments, LossModule, documented
+from ._arguments import CommonArguments, documented
+from ._module import LossModule
 
 __all__ = ["MultiPositiveCrossEntropyLoss", "multi_positive_cross_entropy_loss"]
 

@@ -9,8 +9,9 @@ from typing_extensions import Unpack
 from .._dispatch import evaluate
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
-from ._common import CommonArguments, LossModule, documented
+from ._arguments import CommonArguments, documented
 from ._expectation import expectation
+from ._module import LossModule
 
 __all__ = ["SquaredHingeLoss", "squared_hinge_loss"]
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from .._dispatch import evaluate
 from .._limits import saturated
 from .._registry import LossSpec, Term, register
-from ._common import LossModule, documented
+from ._arguments import documented
+from ._module import LossModule
 
 __all__ = ["SymmetricKLLoss", "symmetric_kl_loss"]
 

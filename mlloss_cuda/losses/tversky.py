@@ -9,7 +9,8 @@ from .. import _validation as check
 from .._dispatch import evaluate
 from .._registry import Term
 from ..targets import CSRTargets
-from ._common import CommonArguments, LossModule, documented
+from ._arguments import CommonArguments, documented
+from ._module import LossModule
 from ._overlap import AVERAGES, OVERLAP_SAYS, SPEC, coefficients
 
 __all__ = ["TverskyLoss", "tversky_loss"]

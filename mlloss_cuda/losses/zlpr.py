@@ -11,7 +11,8 @@ from .._dispatch import evaluate
 from .._limits import exponential_sum
 from .._registry import LossSpec, Term, register
 from ..targets import CSRTargets
-from ._common import CommonArguments, LossModule, documented
+from ._arguments import CommonArguments, documented
+from ._module import LossModule
 
 __all__ = ["ZLPRLoss", "zlpr_loss"]
 

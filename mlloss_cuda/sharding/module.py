@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import _validation as check
 from .._graph_break import uncompiled
-from ..losses._common import LossModule
+from ..losses._module import LossModule
 from ..targets import CSRTargets
 from .shards import LabelShards, ShardedLogits
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import mlloss_cuda as m
-from mlloss_cuda import _backends
+from mlloss_cuda import _extension
 
 ROWS, LABELS = 16, 5_003
 
@@ -38,10 +38,10 @@ def check_libraries() -> None:
     """All that was built loads; CUDA's library too, which registers its ops without a GPU."""
     backends = m.backends()
     assert backends["cpu"].usable, backends["cpu"].reason
-    built = bool(_backends.build_information()["cuda"])
-    assert built == _backends.library_path("_cuda").exists(), "the CUDA library and the build disagree"
+    built = bool(_extension.build_information()["cuda"])
+    assert built == _extension.library_path("_cuda").exists(), "the CUDA library and the build disagree"
     if built:
-        assert not _backends._cuda_missing, _backends._cuda_missing
+        assert not _extension.cuda_missing, _extension.cuda_missing
         assert torch._C._dispatch_has_kernel_for_dispatch_key("mlloss_cuda::loss_forward", "CUDA")
 
 

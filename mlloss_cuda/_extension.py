@@ -1,0 +1,90 @@
+"""The compiled libraries: loading them, and what they say of their build."""
+
+from __future__ import annotations
+
+import importlib
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import torch
+
+__all__ = [
+    "build_information",
+    "compiled_compounds",
+    "cpu_missing",
+    "cuda_missing",
+    "launch_plan",
+    "library_path",
+    "listed_compounds",
+    "strategies",
+]
+
+_REBUILD: Final = "build the extension with `make build`, or `pip install --no-build-isolation .`"
+
+
+def _load_extension() -> tuple[ModuleType | None, str]:
+    try:
+        return importlib.import_module("mlloss_cuda._C"), ""
+    except ImportError as error:
+        return None, f"the compiled extension is not installed ({error}); {_REBUILD}"
+
+
+def library_path(name: str) -> Path:
+    """Of ``_cpu`` or ``_cuda``, as this interpreter's build names it; another one's may lie beside it."""
+    return Path(__file__).parent / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def _load_library(name: str) -> str:
+    """Load one kernel library's ops; the reason if it cannot be."""
+    library = library_path(name)
+    if not library.exists():
+        return f"the library {library.name} was not built; {_REBUILD}"
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        return f"the library {library.name} does not load: {error}"
+    return ""
+
+
+_extension, _extension_missing = _load_extension()
+cpu_missing = _extension_missing or _load_library("_cpu")
+
+
+def build_information() -> dict[str, str]:
+    """What the extension was built with; empty when it is not there."""
+    return dict(_extension.build_information()) if _extension else {}
+
+
+# (rows, labels, dtype, grouping="samples", targets="bool", gradient=True, capability=90, strategy=0, held=True)
+# -> the plan's fields, and in words.
+launch_plan = _extension.launch_plan if _extension else None
+
+
+def strategies() -> dict[str, int]:
+    """The launch strategies' numbers, for tests and benchmarks that ask for one (``mlloss_cuda_strategy``)."""
+    return dict(_extension.strategies()) if _extension else {}
+
+
+def listed_compounds() -> list[str]:
+    """The losses of several terms that CUDA kernels are built for."""
+    return list(_extension.compounds()) if _extension else []
+
+
+def compiled_compounds(name: str) -> bool:
+    """Whether CUDA kernels are built for this loss of several terms."""
+    return name in listed_compounds()
+
+
+def _load_cuda() -> str:
+    if _extension_missing:
+        return _extension_missing
+    if not build_information()["cuda"]:
+        remedy = "install the CUDA toolkit (or pip's nvidia-cuda-nvcc 13.0) and rebuild"
+        return f"built without CUDA: no nvcc was found, or MLLOSS_CUDA was OFF; {remedy}"
+    return _load_library("_cuda")
+
+
+# Why a library cannot be used; empty where it can.
+cuda_missing = _load_cuda()

@@ -1,0 +1,93 @@
+"""Probabilities and predicted labels of a loss module."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from .._dispatch import shifted
+
+__all__ = ["Decisions"]
+
+
+class Decisions(nn.Module):
+    """The decisions of a loss module, from the rule that its class declares.
+
+    A class defines ``_log_odds``, or ``_probability`` and ``_predicted``; or none of them, and ``_undecided`` says why.
+    """
+
+    logit_scale: Any
+    logit_bias: Any
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The probability of each label that the loss estimates: where its expectation is least at these logits.
+
+        ``logit_scale``, ``logit_bias`` and a threshold are applied, ``pos_weight`` and ``alpha`` undone;
+        ``label_smoothing`` is not. The class says which formula it is.
+
+        Args:
+            logits: ``[..., L]``, as in the loss.
+
+        Returns:
+            ``[..., L]``, float32 (float64 for float64), differentiable.
+
+        Raises:
+            NotImplementedError: the loss estimates none; the message says why, and what to do.
+
+        Example:
+            >>> SigmoidFocalLoss(alpha=None).probabilities(torch.tensor([-2.0, 0.0, 2.0]))
+            tensor([0.0045, 0.5000, 0.9955])
+        """
+        return self._probability(self._scores(logits))
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """The labels that the loss's own rule takes: where there are probabilities, those above 1/2.
+
+        :func:`mlloss_cuda.fit_thresholds` finds better ones for a metric.
+
+        Args:
+            logits: ``[..., L]``, as in the loss.
+
+        Returns:
+            bool ``[..., L]``; a NaN is not predicted.
+
+        Raises:
+            NotImplementedError: the loss ranks labels and has no threshold of its own.
+
+        Example:
+            >>> ZLPRLoss(threshold=0.5).predict(torch.tensor([0.2, 0.7]))
+            tensor([False,  True])
+        """
+        return self._predicted(self._scores(logits))
+
+    _undecided: ClassVar[str] = "it does not say"
+
+    def _log_odds(self, s: Tensor) -> Tensor:
+        raise self._no_probabilities(self._undecided)
+
+    def _probability(self, s: Tensor) -> Tensor:
+        return self._log_odds(s).sigmoid()
+
+    def _predicted(self, s: Tensor) -> Tensor:
+        return self._log_odds(s) > 0
+
+    def _no_probabilities(self, why: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"{type(self).__name__} estimates no probabilities: {why}. mlloss_cuda.fit_thresholds finds thresholds "
+            "on held-out data; BCEWithLogitsLoss estimates probabilities."
+        )
+
+    def _no_threshold(self, why: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"{type(self).__name__} has no threshold of its own: {why}. Take the highest by rank, or thresholds "
+            "from mlloss_cuda.fit_thresholds on held-out data."
+        )
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        return shifted(
+            logits,
+            threshold=getattr(self, "threshold", 0.0),
+            logit_scale=self.logit_scale,
+            logit_bias=self.logit_bias,
+        )
