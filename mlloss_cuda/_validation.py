@@ -195,10 +195,10 @@ def check_targets(targets: Any, logits: Tensor) -> Tensor | CSRTargets:
     """Constant targets: dense ones of the logits' shape, or CSR targets of their rows and labels."""
     if not isinstance(targets, Tensor) or targets.requires_grad:
         check_constant("targets", targets)
-    labels, rows = logits.shape[-1], math.prod(logits.shape[:-1])
     if isinstance(targets, Tensor) and targets.layout == torch.sparse_csr:
         targets = CSRTargets.from_sparse(targets)
     if isinstance(targets, CSRTargets):
+        labels, rows = logits.shape[-1], math.prod(logits.shape[:-1])
         if targets.num_labels != labels:
             raise ValueError(f"targets: expected {labels} labels, as the logits have, got {targets.num_labels}")
         if len(targets) != rows:
