@@ -47,9 +47,9 @@ mlloss::Grouping grouping_named(const std::string& name) {
 // words. `targets` is a dtype, or "csr". `strategy` is a number of core/launch_plan.h; 0 leaves the choice
 // to the planner. `held`: of a loss that has kernels for resident and cluster; sums of losses have none.
 py::dict launch_plan(int64_t rows, int64_t labels, const std::string& dtype, const std::string& grouping,
-                     const std::string& targets, bool gradient, int capability, int strategy, bool held) {
+                     const std::string& targets, bool gradient, int capability, int strategy, bool row_resident) {
   mlloss::Problem problem{rows, labels, dtype_named(dtype), grouping_named(grouping), gradient};
-  problem.held = held;
+  problem.row_resident = row_resident;
   if (targets != "csr") problem.target_bytes = mlloss::staged_target_bytes(problem.dtype, dtype_named(targets));
   const mlloss::DeviceFacts facts = mlloss::known_device(capability);
   const mlloss::LaunchPlan forward = mlloss::plan_forward(problem, facts, static_cast<mlloss::Strategy>(strategy));

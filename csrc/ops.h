@@ -169,9 +169,9 @@ inline void set_grad_output(BackwardOutputs& out, const Call& call, const Tensor
 }
 
 // Whether a loss has statistics; of a group how many, how many late sums, and the coefficients for its gradient.
-struct LossShape {
+struct LossCounts {
   bool element_wise;
-  int statistics, late_sums, coefficients;
+  int statistics, second_pass_sums, coefficients;
 };
 
 // The ops of one device. An engine finds memory for coefficients itself where nobody keeps them. Engine has shape_of,
@@ -181,14 +181,14 @@ template <class Engine>
 struct Ops {
   static std::tuple<Tensor, Tensor> forward_into(const Tensor& logits, const Arguments& a, bool keep_coefficients,
                                                  void* gradient) {
-    const LossShape shape = Engine::shape_of(a.loss, logits);
+    const LossCounts counts = Engine::counts_of(a.loss, logits);
     const Call call = make_call(logits, a, gradient);
     const Reduction reduction = static_cast<Reduction>(a.reduction);
     const ScalarType dtype = compute_dtype(logits);
     Tensor value = new_value(logits, call, reduction, dtype);
-    const bool kept = keep_coefficients && !shape.element_wise;
-    Tensor coefficients = kept ? new_tensor(logits, {shape.coefficients, group_count(call)}, dtype)
-                               : new_tensor(logits, {keep_coefficients ? shape.coefficients : 0, 0}, dtype);
+    const bool kept = keep_coefficients && !counts.element_wise;
+    Tensor coefficients = kept ? new_tensor(logits, {counts.coefficients, group_count(call)}, dtype)
+                               : new_tensor(logits, {keep_coefficients ? counts.coefficients : 0, 0}, dtype);
     ForwardOutputs out{};
     (reduction == Reduction::kNone ? out.values : out.total) = value.mutable_data_ptr();
     out.coefficients = kept ? coefficients.mutable_data_ptr() : nullptr;
@@ -260,19 +260,19 @@ struct Ops {
 
   static Tensor loss_statistics(MLLOSS_SHARED) {
     const Call call = make_call(logits, MLLOSS_ARGUMENTS);
-    const LossShape shape = Engine::shape_of(loss, logits);
-    STD_TORCH_CHECK(!shape.element_wise && call.grouping != Grouping::kMacro,
+    const LossCounts counts = Engine::counts_of(loss, logits);
+    STD_TORCH_CHECK(!counts.element_wise && call.grouping != Grouping::kMacro,
                     "mlloss_cuda: groups within a part of the labels are loss_forward's");
-    Tensor out = new_of_groups(logits, shape.statistics, group_count(call));
+    Tensor out = new_of_groups(logits, counts.statistics, group_count(call));
     Engine::statistics(loss, call, static_cast<double*>(out.mutable_data_ptr()), logits);
     return out;
   }
 
   static Tensor loss_late(MLLOSS_SHARED, Tensor statistics) {
     const Call call = make_call(logits, MLLOSS_ARGUMENTS);
-    Tensor out = new_of_groups(logits, Engine::shape_of(loss, logits).late_sums, group_count(call));
+    Tensor out = new_of_groups(logits, Engine::counts_of(loss, logits).second_pass_sums, group_count(call));
     const double* known = static_cast<const double*>(statistics.const_data_ptr());
-    Engine::late(loss, call, known, static_cast<double*>(out.mutable_data_ptr()), logits);
+    Engine::second_pass(loss, call, known, static_cast<double*>(out.mutable_data_ptr()), logits);
     return out;
   }
 #undef MLLOSS_SHARED
@@ -288,8 +288,8 @@ struct Ops {
                                                 OptionalTensor normalizer, std::string loss,
                                                 std::vector<double> parameters, int64_t grouping, int64_t reduction,
                                                 int64_t rows, ScalarType dtype) {
-    Parts parts = parts_of(statistics);
-    if (late.numel() > 0) parts.late = static_cast<const double*>(late.const_data_ptr());
+    LabelParts parts = parts_of(statistics);
+    if (late.numel() > 0) parts.second_pass_sums = static_cast<const double*>(late.const_data_ptr());
     Call call{};
     call.rows = rows;
     call.grouping = static_cast<Grouping>(grouping);
@@ -299,12 +299,12 @@ struct Ops {
     call.factor = reduction_factor(call.grouping, static_cast<Reduction>(reduction), rows, 0);
     set_parameters(call, parameters);
     Tensor value = new_value(statistics, call, static_cast<Reduction>(reduction), dtype);
-    const int kept = Engine::shape_of(loss, statistics).coefficients;
+    const int kept = Engine::counts_of(loss, statistics).coefficients;
     Tensor coefficients = new_tensor(statistics, {kept, parts.groups}, dtype);
     ForwardOutputs out{};
     (static_cast<Reduction>(reduction) == Reduction::kNone ? out.values : out.total) = value.mutable_data_ptr();
     out.coefficients = coefficients.mutable_data_ptr();
-    Engine::finish(loss, call, parts, out, statistics);
+    Engine::finalize(loss, call, parts, out, statistics);
     return {value, coefficients};
   }
 
@@ -312,7 +312,7 @@ struct Ops {
     return new_tensor(like, {count, groups}, ScalarType::Double);
   }
 
-  static Parts parts_of(const Tensor& statistics) {
+  static LabelParts parts_of(const Tensor& statistics) {
     return {statistics.size(0), statistics.size(2), static_cast<const double*>(statistics.const_data_ptr()), nullptr};
   }
 

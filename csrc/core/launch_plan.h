@@ -60,7 +60,7 @@ struct Problem {
   bool gradient = true;      // formed in the forward
   bool dense_labels = true;  // a row's logits lie next to each other
   int target_bytes = 0;      // that are copied ahead with a chunk: staged_target_bytes()
-  bool held = true;          // the loss has kernels that hold a row
+  bool row_resident = true;  // the loss has kernels that hold a row
 };
 
 // A row is cut into chunks: what a thread moves with one 16-byte access. A tile is the chunks that a
@@ -83,7 +83,7 @@ constexpr int kMaxThreads = 256;   // a block that takes whole rows
 constexpr int kUnitThreads = 256;  // one that takes tiles
 constexpr int kLabelThreads = 128;
 // Blocks of kMaxThreads that a multiprocessor has registers for, at least.
-constexpr int kHeldBlocks = 2;
+constexpr int kResidentBlocks = 2;
 constexpr int streaming_blocks_of(int capability) { return capability >= 100 ? 2 : 3; }
 constexpr int64_t kMaxLabels = (int64_t{1} << 31) - 1024;  // labels within a row are counted in 32 bits
 constexpr int64_t kStaticShared = 2048;                    // of a kernel, at most, for reductions
@@ -155,7 +155,7 @@ inline LaunchPlan plan_units(const Problem& problem, const DeviceFacts& facts) {
 // ---- row-wise losses --------------------------------------------------------------------------------
 
 // A row held by `cluster` blocks.
-inline LaunchPlan plan_held(const Problem& problem, const DeviceFacts& facts, int cluster) {
+inline LaunchPlan plan_resident(const Problem& problem, const DeviceFacts& facts, int cluster) {
   const int64_t chunks = divide_up(most_chunks(problem.labels, problem.dtype), cluster);
   const Strategy strategy = cluster > 1 ? Strategy::kCluster : Strategy::kResident;
   LaunchPlan plan = common_plan(problem, strategy, threads_for(chunks, 8, kMaxThreads));
@@ -164,7 +164,7 @@ inline LaunchPlan plan_held(const Problem& problem, const DeviceFacts& facts, in
   plan.chunks_per_tile = chunks;
   // A persistent grid: a row's memory takes the next row as its gradient leaves.
   const int64_t by_memory = facts.shared_per_block / (plan.shared_bytes + kStaticShared);
-  const int64_t by_registers = kHeldBlocks * kMaxThreads / plan.threads;
+  const int64_t by_registers = kResidentBlocks * kMaxThreads / plan.threads;
   const int64_t a_processor = std::max<int64_t>(1, std::min(by_memory, by_registers));
   plan.blocks = cluster * std::min(problem.rows, std::max<int64_t>(1, a_processor * facts.sm_count / cluster));
   return plan;
@@ -174,14 +174,14 @@ inline bool fits(const LaunchPlan& plan, const DeviceFacts& facts) {
   return plan.shared_bytes + kStaticShared <= facts.shared_per_block;
 }
 
-// The smallest cluster that leaves room for kHeldBlocks blocks a multiprocessor, or the largest that is portable;
+// The smallest cluster that leaves room for kResidentBlocks blocks a multiprocessor, or the largest that is portable;
 // more only where no other holds a row.
 inline LaunchPlan plan_cluster(const Problem& problem, const DeviceFacts& facts) {
   int cluster = 2;
-  const auto shared = [&] { return plan_held(problem, facts, cluster).shared_bytes + kStaticShared; };
-  while (cluster < kPortableCluster && kHeldBlocks * shared() > facts.shared_per_block) cluster *= 2;
+  const auto shared = [&] { return plan_resident(problem, facts, cluster).shared_bytes + kStaticShared; };
+  while (cluster < kPortableCluster && kResidentBlocks * shared() > facts.shared_per_block) cluster *= 2;
   const bool wide = facts.capability < 120 && shared() > facts.shared_per_block;
-  return plan_held(problem, facts, wide ? kMaxCluster : cluster);
+  return plan_resident(problem, facts, wide ? kMaxCluster : cluster);
 }
 
 // As few rows in flight as keep the device busy, if that lets the second read come from L2.
@@ -230,9 +230,9 @@ inline LaunchPlan plan_forward(const Problem& problem, const DeviceFacts& facts,
                                Strategy wanted = Strategy::kAutomatic) {
   if (problem.grouping == Grouping::kElement) return plan_units(problem, facts);
   if (problem.grouping != Grouping::kSamples || wanted == Strategy::kSplit) return plan_split(problem, facts);
-  if (problem.held && (wanted == Strategy::kResident || wanted == Strategy::kCluster)) {
+  if (problem.row_resident && (wanted == Strategy::kResident || wanted == Strategy::kCluster)) {
     const bool one_block = wanted == Strategy::kResident || facts.capability < 90;
-    const LaunchPlan plan = one_block ? plan_held(problem, facts, 1) : plan_cluster(problem, facts);
+    const LaunchPlan plan = one_block ? plan_resident(problem, facts, 1) : plan_cluster(problem, facts);
     if (fits(plan, facts)) return plan;
   }
   if (wanted != Strategy::kStreaming && few_long_rows(problem, facts)) return plan_split(problem, facts);

@@ -127,10 +127,10 @@ struct BackwardOutputs {
 };
 
 // Statistics of the labels' parts, [parts, statistics, groups], with their late sums, [parts, late sums, groups].
-struct Parts {
+struct LabelParts {
   int64_t parts, groups;
   const double* statistics;
-  const double* late;  // null: none, or not yet
+  const double* second_pass_sums;  // null: none, or not yet
 };
 
 // In groups that cross rows a row's weight belongs to its elements, else to its loss.

@@ -18,7 +18,7 @@ struct TermPlace {
 // What a tile goes through at once. All refuse, and have done nothing, where terms have to go one by one: the others
 // do wherever the first has. `powers`, unless null, has room for e^s, from the first visit for the second.
 template <class T>
-struct FusedMath {
+struct FusedFunctions {
   // The groups' statistics with the maxima at 0, each term's at its place.
   bool (*statistics)(const TermPlace* places, const Tile<T>& tile, T* powers, double* out);
   // The sum of the gradients times f, from the coefficients of a row, `stride` apart. `values` grow by what
@@ -36,7 +36,7 @@ class FusedTerm {
   static constexpr bool kElement = Loss::kScope == Scope::kElement;
   static constexpr int kSums = Loss::kSums, kValues = kElement ? 1 : 0;
   static constexpr bool kTakesPower = takes_power<Loss>();
-  static_assert(!Loss::kCompeting && Loss::kLateSums == 0, "terms see the same tile, in two visits");
+  static_assert(!Loss::kSoftmaxOverLabels && Loss::kSecondPassSums == 0, "terms see the same tile, in two visits");
 
   explicit FusedTerm(const TermPlace& place) : loss_(place.parameters) {}
 
@@ -45,17 +45,17 @@ class FusedTerm {
       : loss_(place.parameters), factor_(f * static_cast<T>(place.coefficient)) {
     if constexpr (!kElement) {
       for (int k = 0; k < Loss::kCoefficients; ++k) c_[k] = coefficients[(place.coefficients + k) * stride];
-      usual_ = Loss::unshifted(c_);
+      zero_maxima_ = Loss::zero_maxima(c_);
       c_ = Loss::scaled(c_, factor_);
     }
   }
 
-  bool usual() const { return usual_; }
-  bool usual(const T* sums) const {
+  bool zero_maxima() const { return zero_maxima_; }
+  bool needs_max_shift(const T* sums) const {
     if constexpr (kElement) {
-      return true;
+      return false;
     } else {
-      return !loss_.unsafe(array(sums));
+      return loss_.needs_max_shift(array(sums));
     }
   }
 
@@ -75,7 +75,7 @@ class FusedTerm {
 
   template <class E>
   MLLOSS_HD T gradient(const E& e) const {
-    return loss_.unshifted_gradient(e, c_);
+    return loss_.gradient_at_zero_maxima(e, c_);
   }
 
   template <int kVariant, class E>
@@ -90,7 +90,7 @@ class FusedTerm {
   Loss loss_;
   Array<T, Loss::kCoefficients> c_{};
   T factor_ = T(0);
-  bool usual_ = true;
+  bool zero_maxima_ = true;
 
   static Array<T, kSums> array(const T* sums) {
     Array<T, kSums> all{};
@@ -107,8 +107,8 @@ struct FusedTerms {
 
   template <class... Rest>
   explicit FusedTerms(const TermPlace*, const Rest&...) {}
-  bool usual() const { return true; }
-  bool usual(const T*) const { return true; }
+  bool zero_maxima() const { return true; }
+  bool needs_max_shift(const T*) const { return false; }
   static void store(const TermPlace*, const T*, double*) {}
   template <class E>
   MLLOSS_HD Array<T, 0> sums(const E&) const {
@@ -145,8 +145,10 @@ struct FusedTerms<T, FirstLoss, Others...> {
   explicit FusedTerms(const TermPlace* places, const Given&... given)
       : first(places[0], given...), rest(places + 1, given...) {}
 
-  bool usual() const { return first.usual() && rest.usual(); }
-  bool usual(const T* sums) const { return first.usual(sums) && rest.usual(sums + First::kSums); }
+  bool zero_maxima() const { return first.zero_maxima() && rest.zero_maxima(); }
+  bool needs_max_shift(const T* sums) const {
+    return first.needs_max_shift(sums) || rest.needs_max_shift(sums + First::kSums);
+  }
 
   static void store(const TermPlace* places, const T* sums, double* out) {
     First::store(sums, out + places[0].statistics);
@@ -203,7 +205,7 @@ class Fused {
     const Terms terms(places);
     T sums[kMost];
     with_targets(tile, [&](auto kind) { sums_of(kind, terms, tile, powers, sums); });
-    if (!terms.usual(sums)) return false;
+    if (terms.needs_max_shift(sums)) return false;
     Terms::store(places, sums, out);
     return true;
   }
@@ -212,7 +214,7 @@ class Fused {
                    T f, double* values, T* g) {
     if (tile.weighted) return false;
     const Terms terms(places, coefficients, stride, f);
-    if (!terms.usual()) return false;
+    if (!terms.zero_maxima()) return false;
     T own[2];
     with_targets(tile, [&](auto kind) { form_as(kind, terms, tile, powers, own, g); });
     if (values) add_values(own, values);
@@ -223,7 +225,7 @@ class Fused {
                      double* values) {
     if (tile.weighted) return false;
     const Terms terms(places, coefficients, stride, T(1));
-    if (!terms.usual()) return false;
+    if (!terms.zero_maxima()) return false;
     T own[2];
     with_targets(tile, [&](auto kind) { values_of(kind, terms, tile, own); });
     add_values(own, values);

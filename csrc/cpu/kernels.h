@@ -24,15 +24,15 @@ struct Work {
 
 using Kernel = void (*)(const Work&, int64_t begin, int64_t end);
 
-struct Kernels {
+struct LossKernels {
   bool element_wise;
-  int statistics, coefficients, late_sums;  // the first with the last
-  Kernel elements;                          // units: value and gradient
+  int statistics, coefficients, second_pass_sums;  // the first with the last
+  Kernel elements;                                 // units: value and gradient
   Kernel rows;            // rows: statistics, coefficients, value and gradient while the row is in cache
   Kernel statistics_of;   // units
-  Kernel late;            // units of rows, after all of their statistics; null: no late sums
+  Kernel second_pass;     // units of rows, after all of their statistics; null: no late sums
   Kernel merge;           // groups: their units' statistics as one, late sums apart
-  Kernel finish;          // groups: the same, coefficients, value
+  Kernel finalize;        // groups: the same, coefficients, value
   Kernel gradient;        // units
   Kernel macro;           // tiles of labels, every row of each: statistics to gradient
   Kernel label_gradient;  // tiles of labels, every row of each
@@ -40,11 +40,11 @@ struct Kernels {
 
 // The kernels of each loss, by its place in the registry.
 struct Table {
-  const Kernels* float32;
-  const Kernels* float64;
+  const LossKernels* float32;
+  const LossKernels* float64;
   int losses;
   // Of compounds, whose counts are the sums of their terms'.
-  Kernels compound32, compound64;
+  LossKernels compound32, compound64;
   // memory[begin:end] *= factor, for a gradient of that dtype.
   void (*scale)(DType dtype, void* memory, double factor, int64_t begin, int64_t end);
 };

@@ -30,9 +30,9 @@ struct Tile {
 template <class T>
 class TileReader {
  public:
-  // `competing`, `raw_targets`: as functors have them.
-  TileReader(const Call& call, bool competing, bool raw_targets)
-      : call_(call), competing_(competing), raw_targets_(raw_targets) {
+  // `softmax_over_labels`, `second_logits`: as functors have them.
+  TileReader(const Call& call, bool softmax_over_labels, bool second_logits)
+      : call_(call), softmax_over_labels_(softmax_over_labels), second_logits_(second_logits) {
     scale_ = call.scale_tensor ? *static_cast<const T*>(call.scale_tensor) : static_cast<T>(call.scale);
   }
 
@@ -44,15 +44,15 @@ class TileReader {
     tile.parametrised = call_.label_parameter != nullptr;
     tile.weighted = tile.excluded = false;
     read_logits(row, begin, tile);
-    if (raw_targets_) {
-      read_other_logits(row, begin, tile);
+    if (second_logits_) {
+      read_second_logits(row, begin, tile);
     } else if (call_.targets) {
       read_dense(row, begin, tile);
     } else {
       read_sparse(row, begin, tile);
     }
     read_weights(row, begin, tile);
-    if (tile.excluded && !competing_) neutralise(tile);
+    if (tile.excluded && !softmax_over_labels_) neutralise(tile);
   }
 
   // The logits as they came: the gradient of logit_scale needs them.
@@ -71,7 +71,7 @@ class TileReader {
 
  private:
   const Call& call_;
-  const bool competing_, raw_targets_;
+  const bool softmax_over_labels_, second_logits_;
   T scale_;
 
   // Ones where there are none.
@@ -150,7 +150,7 @@ class TileReader {
     }
   }
 
-  void read_other_logits(int64_t row, int64_t begin, Tile<T>& tile) const {
+  void read_second_logits(int64_t row, int64_t begin, Tile<T>& tile) const {
     tile.y = tile.y_buffer;
     tile.targets = Targets::kSoft;
     const int64_t stride = call_.targets_label_stride;
@@ -192,7 +192,7 @@ class TileReader {
         if (call_.has_ignore_index && ignored(raw(y[j * stride]))) {
           exclude(tile, j);
         } else if (!(target[j] >= T(0))) {
-          spoil(tile, j);
+          invalidate(tile, j);
         }
       }
     }
@@ -216,13 +216,13 @@ class TileReader {
     tile.w_buffer[j] = T(0);
     tile.y_buffer[j] = T(0);
     tile.excluded = true;
-    if (!competing_) return;
+    if (!softmax_over_labels_) return;
     own_logits(tile);
     tile.s_buffer[j] = T(-INFINITY);
   }
 
   // A negative target that is not the ignore_index: -1/+1 labels must not pass for unknown ones.
-  void spoil(Tile<T>& tile, int j) const {
+  void invalidate(Tile<T>& tile, int j) const {
     own_logits(tile);
     tile.s_buffer[j] = static_cast<T>(NAN);
     tile.y_buffer[j] = T(0);
@@ -264,7 +264,7 @@ class TileReader {
       if (value < T(0)) {
         exclude(tile, static_cast<int>(j));
       } else if (value != value) {
-        spoil(tile, static_cast<int>(j));
+        invalidate(tile, static_cast<int>(j));
       } else {
         tile.y_buffer[j] = smooth ? smoothed(value) : value;
         if (!(value == T(0) || value == T(1))) tile.targets = Targets::kSoft;
@@ -293,7 +293,7 @@ class TileReader {
         tile.w_buffer[j] *= weight[begin + j];
         zeros |= tile.w_buffer[j] == T(0);
       }
-      tile.excluded |= zeros != 0 && !competing_;
+      tile.excluded |= zeros != 0 && !softmax_over_labels_;
     }
     if (sample_weight && sample_weight[row] != T(1)) {
       own_weights(tile);

@@ -225,12 +225,12 @@ class TileMath {
       } else {
         stats.sums = sums(kind, tile, stats.maxima);
       }
-      if (Loss(parameters_).unsafe(stats.sums)) {
+      if (Loss(parameters_).needs_max_shift(stats.sums)) {
         stats.maxima = identity<Loss, T>().maxima;
         maxima(kind, tile, stats.maxima);
         stats.sums = sums(kind, tile, stats.maxima);
       } else {
-        stats.maxima = Loss::template first_maxima<Loss, T>(stats.sums);
+        stats.maxima = Loss::first_maxima(stats.sums);
       }
     });
     WideStatistics wide;
@@ -240,12 +240,12 @@ class TileMath {
   }
 
   // Late sums, from the statistics of the tile's row. Tiles without positives have none.
-  void add_late(const Tile<T>& tile, const WideStatistics& stats, LateSums<Wide, double>& into) const {
+  void add_second_pass(const Tile<T>& tile, const WideStatistics& stats, SecondPassSums<Wide, double>& into) const {
     if (tile.targets == Targets::kNegative) return;
-    const auto wide = Wide::settle(stats);
-    decltype(Loss::settle(StatisticsOf<Loss, T>{})) settled;
-    for (size_t k = 0; k < sizeof(wide) / sizeof(double); ++k) settled.v[k] = static_cast<T>(wide.v[k]);
-    with_kind(tile, [&](auto kind) { add_late_of(kind, tile, settled, into); });
+    const auto wide = Wide::second_pass_input(stats);
+    decltype(Loss::second_pass_input(StatisticsOf<Loss, T>{})) input;
+    for (size_t k = 0; k < sizeof(wide) / sizeof(double); ++k) input.v[k] = static_cast<T>(wide.v[k]);
+    with_kind(tile, [&](auto kind) { add_second_pass_of(kind, tile, input, into); });
   }
 
   // Each element's sums, to those of its column.
@@ -258,7 +258,7 @@ class TileMath {
     with_kind(tile, [&](auto kind) {
       if constexpr (Loss::kKeeps) {
         // The same to the bit, whether there was room or not.
-        if (Loss::unshifted(c)) return kept ? kept_gradient_of(kind, tile, c, kept, g) : again_of(kind, tile, c, g);
+        if (Loss::zero_maxima(c)) return kept ? kept_gradient_of(kind, tile, c, kept, g) : again_of(kind, tile, c, g);
       }
       gradient_of(kind, tile, c, g);
     });
@@ -340,15 +340,16 @@ class TileMath {
   }
 
   template <Targets kTargets, bool kWeighted, class S>
-  void add_late_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, S settled, LateSums<Wide, double>& into) const {
-    static_assert(Loss::kLateSums <= 2, "a reduction variable for each sum");
+  void add_second_pass_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, S input,
+                          SecondPassSums<Wide, double>& into) const {
+    static_assert(Loss::kSecondPassSums <= 2, "a reduction variable for each sum");
     const Loss loss(parameters_);
     for_blocks<Loss::kLogistic>(tile, [&](Columns<T> x, int, int size) __attribute__((always_inline)) {
       T a = T(0), b = T(0);
 #pragma omp simd reduction(+ : a, b)
-      for (int j = 0; j < size; ++j) add_late_one<kTargets, kWeighted>(loss, settled, x, j, a, b);
+      for (int j = 0; j < size; ++j) add_second_pass_one<kTargets, kWeighted>(loss, input, x, j, a, b);
       const T run[2] = {a, b};
-      for (int k = 0; k < Loss::kLateSums; ++k) into[k] += static_cast<double>(run[k]);
+      for (int k = 0; k < Loss::kSecondPassSums; ++k) into[k] += static_cast<double>(run[k]);
     });
   }
 
@@ -456,10 +457,10 @@ class TileMath {
   }
 
   template <Targets kTargets, bool kWeighted, class S>
-  static MLLOSS_HD void add_late_one(const Loss& loss, const S& settled, const Columns<T>& x, int j, T& a, T& b) {
-    const auto v = loss.late(element<kTargets, kWeighted, Loss::kLogistic>(x, j), settled);
+  static MLLOSS_HD void add_second_pass_one(const Loss& loss, const S& input, const Columns<T>& x, int j, T& a, T& b) {
+    const auto v = loss.second_pass_sums(element<kTargets, kWeighted, Loss::kLogistic>(x, j), input);
     a += v[0];
-    if constexpr (Loss::kLateSums > 1) b += v[1];
+    if constexpr (Loss::kSecondPassSums > 1) b += v[1];
   }
 
   template <Targets kTargets, bool kWeighted, class M>

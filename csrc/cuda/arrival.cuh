@@ -24,16 +24,16 @@ MLLOSS_DEVICE bool last_to_arrive(unsigned* counter, unsigned count) {
 
 // Where the reduced loss goes, and what it is added up from; value is null where none is wanted.
 struct Total {
-  void* value;    // T []
-  double* parts;  // one a block, or one a row
+  void* value;           // T []
+  double* partial_sums;  // one a block, or one a row
   unsigned* counter;
 };
 
 // By one block, in a fixed order.
 template <class T>
-MLLOSS_DEVICE void sum_parts(const DeviceCall& call, const double* parts, int64_t count, void* total) {
+MLLOSS_DEVICE void sum_partial_sums(const DeviceCall& call, const double* partial_sums, int64_t count, void* total) {
   double sum = 0.0;
-  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += __ldcg(parts + i);
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += __ldcg(partial_sums + i);
   sum = block_sum(Array<double, 1>{{sum}})[0] * call.factor;
   if (threadIdx.x != 0) return;
   if (call.normalizer) sum /= static_cast<double>(*static_cast<const T*>(call.normalizer));
@@ -45,8 +45,8 @@ template <class T>
 MLLOSS_DEVICE void add_to_total(const DeviceCall& call, const Total& total, double mine, int64_t index,
                                 unsigned count) {
   if (!total.value) return;
-  if (threadIdx.x == 0) total.parts[index] = mine;
-  if (last_to_arrive(total.counter, count)) sum_parts<T>(call, total.parts, count, total.value);
+  if (threadIdx.x == 0) total.partial_sums[index] = mine;
+  if (last_to_arrive(total.counter, count)) sum_partial_sums<T>(call, total.partial_sums, count, total.value);
 }
 
 }  // namespace cuda

@@ -54,12 +54,12 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
     begin_tile(ring, units, row, tile);
     reader.start(r);
     output.start(r, reader.scale());
-    if (output.zero()) row.simple_starts = 0;
+    if (output.zero()) row.fast_path_starts = 0;
     const T factor = output.factor();
     Array<T, Loss::kCoefficients> c;
     if constexpr (!kByLabel) {
       c = Loss::scaled(load_coefficients<Loss, T>(call, out, r, 0), factor);
-      if (!Loss::usual(c)) row.simple_starts = 0;
+      if (!Loss::finite_maxima(c)) row.fast_path_starts = 0;
     }
     const GradientRow<In> memory(row, out.gradient, r);
     ring.run(row, [&](const Fetched& fetched) {
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
         output.put(kind, row, memory, chunk, fetched.logits, g);
       });
     });
-    output.finish(r * units.tiles + tile);
+    output.store_sums(r * units.tiles + tile);
   });
 }
 

@@ -27,7 +27,7 @@ struct Chunk {
 // The kinds of chunk that have a body of their own; kSoft serves all others.
 template <Targets kTargets, bool kWeighted>
 struct ChunkKind {
-  static constexpr bool kSimple = !kWeighted;
+  static constexpr bool kFastPath = !kWeighted;
 };
 
 template <class T, int V, class F>
@@ -64,7 +64,7 @@ MLLOSS_DEVICE Element<T, Targets::kSoft> general_element(const Chunk<T, V>& chun
 template <class Loss, class T, int V>
 class ChunkReader {
  public:
-  static constexpr bool kCompeting = Loss::kCompeting, kRawTargets = Loss::kRawTargets;
+  static constexpr bool kSoftmaxOverLabels = Loss::kSoftmaxOverLabels, kSecondLogits = Loss::kSecondLogits;
 
   MLLOSS_DEVICE explicit ChunkReader(const DeviceCall& call) : call_(call), targets_(call) {
     scale_ = call.scale_tensor ? *static_cast<const T*>(call.scale_tensor) : static_cast<T>(call.scale);
@@ -93,15 +93,15 @@ class ChunkReader {
     chunk.soft = targets.soft;
     if (!plain_) transform(chunk);
     if (!whole) exclude_outside(chunk);
-    if (targets.spoiled) {
+    if (targets.invalid) {
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        if (targets.spoiled >> i & 1u) chunk.s[i] = static_cast<T>(NAN);
+        if (targets.invalid >> i & 1u) chunk.s[i] = static_cast<T>(NAN);
       }
     }
     if (targets.soft) {
 #pragma unroll
-      for (int i = 0; i < V; ++i) chunk.y[i] = kRawTargets ? targets.y[i] * scale_ : targets.y[i];
+      for (int i = 0; i < V; ++i) chunk.y[i] = kSecondLogits ? targets.y[i] * scale_ : targets.y[i];
     }
     chunk.weights = call_.weight ? static_cast<const T*>(call_.weight) + label : nullptr;
     chunk.weighted = chunk.excluded || chunk.weights;
@@ -111,7 +111,7 @@ class ChunkReader {
 
  private:
   const DeviceCall& call_;
-  TargetReader<T, V, kRawTargets> targets_;
+  TargetReader<T, V, kSecondLogits> targets_;
   T scale_, offset_;
   bool plain_;  // the logits as they are
 
@@ -140,9 +140,9 @@ class ChunkReader {
   MLLOSS_DEVICE void neutralise(Chunk<T, V>& chunk) const {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      const bool out = kCompeting ? (chunk.excluded >> i & 1u) != 0 : chunk.weight(i) == T(0);
+      const bool out = kSoftmaxOverLabels ? (chunk.excluded >> i & 1u) != 0 : chunk.weight(i) == T(0);
       if (out) chunk.excluded |= 1u << i;
-      chunk.s[i] = out ? (kCompeting ? T(-INFINITY) : T(0)) : chunk.s[i];
+      chunk.s[i] = out ? (kSoftmaxOverLabels ? T(-INFINITY) : T(0)) : chunk.s[i];
       if (chunk.soft) chunk.y[i] = out ? T(0) : chunk.y[i];
     }
     chunk.positive &= ~chunk.excluded;
@@ -170,12 +170,12 @@ MLLOSS_DEVICE void visit(Reader& reader, const LogitsRow<In>& row, const Fetched
   const int label = row.label_of(fetched.index);
   RowChunk<In> chunk;
   unpack<In>(fetched.logits, chunk.s);
-  if (!Reader::kRawTargets && row.simple(label)) {
+  if (!Reader::kSecondLogits && row.on_fast_path(label)) {
     chunk.label = label;
     chunk.excluded = 0;
     chunk.positive = 0;
     chunk.weights = nullptr;
-    if (row.call.simple == Simple::kBools) {
+    if (row.call.fast_path == FastPath::kBools) {
       chunk.positive = bools<kWidth<In>>(fetched.targets);
       if (chunk.positive) return f(ChunkKind<Targets::kHard, false>(), chunk);
       return f(ChunkKind<Targets::kNegative, false>(), chunk);
@@ -202,7 +202,7 @@ MLLOSS_DEVICE T sample_weight(const DeviceCall& call, int64_t row) {
 // Exact zeros, whatever was computed there. Rows of weight 0 have no short way.
 template <class Kind, class T, int V>
 MLLOSS_DEVICE void clear_excluded(Kind, const Chunk<T, V>& chunk, bool zero_row, T* g) {
-  if constexpr (!Kind::kSimple) {
+  if constexpr (!Kind::kFastPath) {
     if (chunk.excluded == 0 && !zero_row) return;
 #pragma unroll
     for (int i = 0; i < V; ++i) {

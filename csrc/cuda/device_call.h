@@ -9,7 +9,7 @@ namespace mlloss {
 namespace cuda {
 
 // Logits as they are, hard targets, nothing weighted: chunks inside a row have a short way.
-enum class Simple : int { kNot, kSparse, kBools };
+enum class FastPath : int { kNone, kSparse, kBools };
 
 // Larger numbers are no labels, and which ones they were does not matter.
 MLLOSS_HD int saturated(int64_t y) {
@@ -28,7 +28,7 @@ struct DeviceCall : Call {
   uint32_t whole_starts;
   // Of dense targets: bytes of one, and of what is copied ahead with a chunk; 0: they are read where they are.
   int target_size, target_bytes;
-  Simple simple;
+  FastPath fast_path;
 
   explicit DeviceCall(const Call& call)
       : Call(call),
@@ -40,7 +40,7 @@ struct DeviceCall : Call {
         whole_starts(static_cast<uint32_t>(std::max<int64_t>(0, call.labels - chunk_width(call.logits_dtype) + 1))),
         target_size(static_cast<int>(bytes_of(call.targets_dtype))),
         target_bytes(target_bytes_of(call)),
-        simple(simple_kind(call)) {}
+        fast_path(fast_path_of(call)) {}
 
   static float ignored_among_floats(const Call& call) {
     const float rounded = static_cast<float>(call.ignore_index);
@@ -48,13 +48,13 @@ struct DeviceCall : Call {
     return call.has_ignore_index && call.ignore_index != kIgnoreNan && exact ? rounded : NAN;
   }
 
-  static Simple simple_kind(const Call& call) {
+  static FastPath fast_path_of(const Call& call) {
     const bool as_they_are = call.scale == 1.0 && call.offset == 0.0 && !call.scale_tensor && !call.label_offset &&
                              !call.row_offset && call.logits_label_stride == 1;
-    if (!as_they_are || call.weight || call.label_parameter || call.label_smoothing > 0.0) return Simple::kNot;
-    if (call.crow_indices) return Simple::kSparse;
+    if (!as_they_are || call.weight || call.label_parameter || call.label_smoothing > 0.0) return FastPath::kNone;
+    if (call.crow_indices) return FastPath::kSparse;
     const bool bools = call.targets_dtype == DType::kBool && !call.has_ignore_index;
-    return bools && call.targets_label_stride == 1 ? Simple::kBools : Simple::kNot;
+    return bools && call.targets_label_stride == 1 ? FastPath::kBools : FastPath::kNone;
   }
 
   static int target_bytes_of(const Call& call) {
@@ -63,7 +63,7 @@ struct DeviceCall : Call {
 };
 
 // What the planner asks of a call.
-inline Problem problem_of(const Call& call, bool gradient, bool held) {
+inline Problem problem_of(const Call& call, bool gradient, bool row_resident) {
   return {call.rows,
           call.labels,
           call.logits_dtype,
@@ -71,7 +71,7 @@ inline Problem problem_of(const Call& call, bool gradient, bool held) {
           gradient,
           call.logits_label_stride == 1,
           DeviceCall::target_bytes_of(call),
-          held};
+          row_resident};
 }
 
 }  // namespace cuda

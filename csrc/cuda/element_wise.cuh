@@ -15,7 +15,7 @@ MLLOSS_DEVICE void evaluate_chunk(Kind kind, const Loss& loss, const DeviceCall&
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       auto e = element(kind, chunk, i);
-      if constexpr (Loss::kLabelParameter && !Kind::kSimple) e.parameter = label_parameter(call, chunk, i);
+      if constexpr (Loss::kLabelParameter && !Kind::kFastPath) e.parameter = label_parameter(call, chunk, i);
       const auto r = evaluated<variant>(loss, e);
       values[i] = r.value * e.w;
       g[i] = r.gradient * (e.w * factor);
@@ -42,7 +42,7 @@ MLLOSS_DEVICE T separate_chunk(Kind kind, const Loss& loss, const Chunk<T, V>& c
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE T sum_chunk(Kind kind, const Loss& loss, const DeviceCall& call, const Chunk<T, V>& chunk, T factor,
                           bool zero, bool each, T* values, T* g) {
-  if constexpr (Loss::kSeparates && Kind::kSimple) {
+  if constexpr (Loss::kSeparates && Kind::kFastPath) {
     const bool separates =
         decltype(element(kind, chunk, 0))::kNegative || loss.separates(call.label_parameter != nullptr);
     if (!each && separates) return separate_chunk(kind, loss, chunk, factor, g);
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
     begin_tile(ring, units, row, tile);
     const T weight = sample_weight<T>(call, r);
     const bool zero = weight == T(0);
-    if (zero) row.simple_starts = 0;
+    if (zero) row.fast_path_starts = 0;
     T* all_values = out.values ? static_cast<T*>(out.values) + r * call.labels : nullptr;
     T sum = T(0);
     reader.start(r);
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
     begin_tile(ring, units, row, tile);
     reader.start(r);
     output.start(r, reader.scale());
-    if (output.zero()) row.simple_starts = 0;
+    if (output.zero()) row.fast_path_starts = 0;
     const GradientRow<In> memory(row, out.gradient, r);
     ring.run(row, [&](const Fetched& fetched) {
       visit(reader, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
         output.put(kind, row, memory, chunk, fetched.logits, g);
       });
     });
-    output.finish(r * units.tiles + tile);
+    output.store_sums(r * units.tiles + tile);
   });
 }
 

@@ -86,10 +86,10 @@ class Ring {
 // All of a thread's chunks of a row at once, kept until their gradient has left; then a slot takes its
 // chunk of the next row, so that reading and writing do not alternate.
 template <class In>
-class Hold {
+class ResidentChunks {
  public:
   // The block takes chunks `first` to `first + count - 1` of every row, as far as the row has them.
-  MLLOSS_DEVICE Hold(const DeviceCall& call, unsigned char* memory, int first, int count)
+  MLLOSS_DEVICE ResidentChunks(const DeviceCall& call, unsigned char* memory, int first, int count)
       : slot_count_((count + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x)),
         group_((slot_count_ + kGroups - 1) / kGroups),
         slots_(call, memory, count),
@@ -166,12 +166,12 @@ class Hold {
 // A held row's last visit as a feed.
 template <class In>
 struct Replacing {
-  const Hold<In>& hold;
+  const ResidentChunks<In>& chunks;
   const LogitsRow<In>& next;
 
   template <class F>
   MLLOSS_DEVICE void run(const LogitsRow<In>& row, F f) const {
-    hold.run_and_replace(row, next, f);
+    chunks.run_and_replace(row, next, f);
   }
 };
 

@@ -46,8 +46,8 @@ class GradientOutput {
   template <class Kind>
   MLLOSS_DEVICE void put(Kind kind, const LogitsRow<In>& row, const GradientRow<In>& memory, const RowChunk<In>& chunk,
                          uint4 raw, T* g) {
-    if (Kind::kSimple && plain_) return memory.store(kind, chunk.label, g);
-    if (special_) settle(row, chunk, g);
+    if (Kind::kFastPath && plain_) return memory.store(kind, chunk.label, g);
+    if (special_) apply_grad_output(row, chunk, g);
     clear_excluded(kind, chunk, zero_, g);
     if (wants_sums()) add(raw, g);
     if (!out_.gradient) return;
@@ -58,7 +58,7 @@ class GradientOutput {
     memory.store(kind, chunk.label, g);
   }
 
-  MLLOSS_DEVICE void finish(int64_t unit) {
+  MLLOSS_DEVICE void store_sums(int64_t unit) {
     if (!wants_sums()) return;
     const Array<T, 2> sums = block_sum(Array<T, 2>{{row_sum_, scale_sum_}});
     if (threadIdx.x != 0) return;
@@ -79,7 +79,7 @@ class GradientOutput {
 
   MLLOSS_DEVICE bool wants_sums() const { return sums_.row || sums_.scale; }
 
-  MLLOSS_DEVICE void settle(const LogitsRow<In>& row, const RowChunk<In>& chunk, T* g) const {
+  MLLOSS_DEVICE void apply_grad_output(const LogitsRow<In>& row, const RowChunk<In>& chunk, T* g) const {
     const int64_t stride = out_.grad_output_label_stride;
     if (stride != 0) {
 #pragma unroll

@@ -15,7 +15,7 @@ MLLOSS_DEVICE void chunk_gradient(Kind kind, const Loss& loss, const Chunk<T, V>
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     const auto e = element(kind, chunk, i);
-    g[i] = Kind::kSimple ? loss.usual_gradient(e, c) : loss.gradient(e, c);
+    g[i] = Kind::kFastPath ? loss.gradient_at_finite_maxima(e, c) : loss.gradient(e, c);
   }
 }
 
@@ -25,7 +25,7 @@ class GroupRow {
   using T = Compute<In>;
   using Loss = LossTemplate<T>;
   using Sums = Array<T, Loss::kSums>;
-  using Late = LateSums<Loss, T>;
+  using SecondSums = SecondPassSums<Loss, T>;
   using Coefficients = Array<T, Loss::kCoefficients>;
   static constexpr int V = kWidth<In>;
 
@@ -47,10 +47,10 @@ class GroupRow {
     stats.sums = block_sum(sums);
     // Rare, and the same for all threads: their sums are.
     if constexpr (Loss::kMaxima > 0) {
-      if (loss_.unsafe(stats.sums)) {
+      if (loss_.needs_max_shift(stats.sums)) {
         redo(row, feed, more, stats);
       } else {
-        stats.maxima = Loss::template first_maxima<Loss, T>(stats.sums);
+        stats.maxima = Loss::first_maxima(stats.sums);
       }
     }
     return stats;
@@ -74,17 +74,17 @@ class GroupRow {
   // Of the feed's chunks once more, the row's statistics being complete; `more` as above. Chunks without positives have
   // none.
   template <class Feed>
-  MLLOSS_DEVICE Late late_sums(const LogitsRow<In>& row, const Feed& feed, bool more,
-                               const StatisticsOf<Loss, T>& stats) {
-    Late total{};
-    const auto settled = Loss::settle(stats);
+  MLLOSS_DEVICE SecondSums second_pass_sums(const LogitsRow<In>& row, const Feed& feed, bool more,
+                                            const StatisticsOf<Loss, T>& stats) {
+    SecondSums total{};
+    const auto input = Loss::second_pass_input(stats);
     reader_.start(row_);
     feed.run(row, [&](const Fetched& fetched) {
       visit(reader_, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
         if constexpr (!decltype(element(kind, chunk, 0))::kNegative) {
-          Late sums{};
+          SecondSums sums{};
 #pragma unroll
-          for (int j = 0; j < V; ++j) add(sums, loss_.late(element(kind, chunk, j), settled));
+          for (int j = 0; j < V; ++j) add(sums, loss_.second_pass_sums(element(kind, chunk, j), input));
           add(total, sums);
         }
       });
@@ -94,9 +94,10 @@ class GroupRow {
   }
 
   // Thread 0 of the `writer` stores value and coefficients, and gets the value, for the total.
-  MLLOSS_DEVICE T conclude(const StatisticsOf<Loss, T>& stats, const Late& late, bool writer, Coefficients& c) const {
+  MLLOSS_DEVICE T finalize(const StatisticsOf<Loss, T>& stats, const SecondSums& second_sums, bool writer,
+                           Coefficients& c) const {
     T value;
-    c = finish<Loss, T>(loss_, stats, late, value);
+    c = mlloss::finalize<Loss, T>(loss_, stats, second_sums, value);
     if (threadIdx.x != 0 || !writer) return T(0);
     const T weight = sample_weight<T>(call_, row_);
     value = weight == T(0) ? T(0) : value * weight;
@@ -108,7 +109,7 @@ class GroupRow {
   }
 
   // The same where everything is one group, which no row's weight belongs to.
-  MLLOSS_DEVICE void conclude_all(const StatisticsOf<Loss, T>& stats) const {
+  MLLOSS_DEVICE void finalize_all(const StatisticsOf<Loss, T>& stats) const {
     T value;
     const Coefficients c = loss_.finalize(stats, value);
     if (threadIdx.x != 0) return;
@@ -122,7 +123,7 @@ class GroupRow {
   MLLOSS_DEVICE void gradient(LogitsRow<In> row, const Coefficients& c, const Feed& feed) {
     const T weight = sample_weight<T>(call_, row_);
     const bool zero = weight == T(0);
-    if (zero || !Loss::usual(c)) row.simple_starts = 0;
+    if (zero || !Loss::finite_maxima(c)) row.fast_path_starts = 0;
     const Coefficients scaled = Loss::scaled(c, factor_ * weight * reader_.scale());
     const GradientRow<In> memory(row, out_.gradient, row_);
     reader_.start(row_);

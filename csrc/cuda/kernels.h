@@ -20,19 +20,19 @@ struct Launch {
 
 // Memory that a forward pass leaves its results in on their way to another block; sizes from workspace_of.
 struct Workspace {
-  double* parts;       // of the total
-  void* statistics;    // of a split pass
-  unsigned* counters;  // zeros, and zeros again afterwards: the total's, then one a row of a split pass
+  double* partial_sums;  // of the total
+  void* statistics;      // of a split pass
+  unsigned* counters;    // zeros, and zeros again afterwards: the total's, then one a row of a split pass
 };
 
 struct WorkspaceSizes {
-  int64_t parts, statistics_bytes, counters;
+  int64_t partial_sums, statistics_bytes, counters;
 };
 
-struct Kernels {
+struct LossKernels {
   bool element_wise, across_rows;
-  bool held;  // has kernels that hold a row: resident, cluster
-  int statistics, late_sums, coefficients;
+  bool row_resident;  // has kernels that hold a row: resident, cluster
+  int statistics, second_pass_sums, coefficients;
   WorkspaceSizes (*workspace_of)(const Launch&, const Call&);
   // How many of a plan's clusters run at once on the current device; 0: none.
   cudaError_t (*clusters_of)(const LaunchPlan&, int* most);
@@ -44,27 +44,28 @@ struct Kernels {
 
   // Of a part of the labels, by a split plan. `spare`: coefficients that nobody reads.
   cudaError_t (*statistics_of)(const Launch&, const Call&, void* spare, const Workspace&, double* out);
-  cudaError_t (*late_of)(const Launch&, const Call&, const double* known, void* spare, const Workspace&, double* out);
+  cudaError_t (*second_pass_of)(const Launch&, const Call&, const double* known, void* spare, const Workspace&,
+                                double* out);
   // Of all parts. The one is null but for double, which statistics are in, the other but for float and double, which
   // results are in.
-  cudaError_t (*merge)(cudaStream_t, const Parts&, double* out);
-  cudaError_t (*finish)(cudaStream_t, const Call&, const Parts&, const ForwardOutputs&, const Workspace&);
+  cudaError_t (*merge)(cudaStream_t, const LabelParts&, double* out);
+  cudaError_t (*finalize)(cudaStream_t, const Call&, const LabelParts&, const ForwardOutputs&, const Workspace&);
 };
 
 struct Table {
-  const Kernels* losses;  // by place in the registry
+  const LossKernels* losses;  // by place in the registry
   int count;
   cudaError_t (*scale)(cudaStream_t, const DeviceFacts&, void* gradient, int64_t count, const void* grad_output);
   // *total = sum of parts * call.factor / *call.normalizer
-  cudaError_t (*sum_total)(cudaStream_t, const Call&, const double* parts, int64_t count, void* total);
+  cudaError_t (*sum_total)(cudaStream_t, const Call&, const double* partial_sums, int64_t count, void* total);
   // out[i] = sum over j < count of parts[i * stride + j * step]
-  cudaError_t (*sum_each)(cudaStream_t, const double* parts, int64_t results, int64_t stride, int64_t count,
+  cudaError_t (*sum_each)(cudaStream_t, const double* partial_sums, int64_t results, int64_t stride, int64_t count,
                           int64_t step, void* out);
 };
 
 // The plan of a forward pass that the current device runs. A persistent grid has no more clusters than run at once,
 // for its last ones would start when the first are done; where not one runs, no memory holds the rows.
-inline cudaError_t plan_that_runs(const Kernels& kernels, const Problem& problem, const DeviceFacts& facts,
+inline cudaError_t plan_that_runs(const LossKernels& kernels, const Problem& problem, const DeviceFacts& facts,
                                   Strategy wanted, LaunchPlan* plan) {
   *plan = plan_forward(problem, facts, wanted);
   if (plan->cluster == 1) return cudaSuccess;

@@ -29,7 +29,7 @@ MLLOSS_DEVICE T single_gradient(const Loss& loss, const DeviceCall& call, const 
 // Block (x, y): blockDim.x labels, every gridDim.y-th group of rows. sums: [gridDim.y, labels].
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kLabelThreads,
-                                  LossTemplate<Compute<In>>::kDemanding > 0 ? kLabelBlocks / 2 : kLabelBlocks)
+                                  kRegisterPressure<LossTemplate<Compute<In>>> > 0 ? kLabelBlocks / 2 : kLabelBlocks)
     label_gradient(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out, double* sums) {
   using T = Compute<In>;
   const LossTemplate<T> loss(call.parameters.values);

@@ -14,7 +14,7 @@ namespace mlloss {
 namespace cuda {
 
 // A launch without its kernel and arguments.
-struct Shape {
+struct LaunchShape {
   dim3 grid;
   int threads;
   int64_t shared_bytes;
@@ -25,7 +25,7 @@ struct Shape {
 inline dim3 grid_of(int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
 
 // The shape of a plan with a one-dimensional grid.
-inline Shape shape_of(const Launch& to) {
+inline LaunchShape launch_shape_of(const Launch& to) {
   return {grid_of(to.plan.blocks), to.plan.threads, to.plan.shared_bytes, to.stream, to.plan.cluster};
 }
 
@@ -72,7 +72,7 @@ cudaError_t allow_wide_clusters(void (*kernel)(P...)) {
 
 // Asks for what a launch needs beyond what every kernel may have: once for each kernel, device and need.
 template <class... P>
-cudaError_t allow(void (*kernel)(P...), const Shape& shape) {
+cudaError_t allow(void (*kernel)(P...), const LaunchShape& shape) {
   // The kernel's static shared memory counts too.
   const bool shared = shape.shared_bytes + kStaticShared > kSharedUnasked;
   const bool wide = shape.cluster > kPortableCluster;
@@ -94,7 +94,7 @@ struct Configuration {
   cudaLaunchConfig_t config{};
   cudaLaunchAttribute attribute{};
 
-  explicit Configuration(const Shape& shape) {
+  explicit Configuration(const LaunchShape& shape) {
     config.gridDim = shape.grid;
     config.blockDim = dim3(static_cast<unsigned>(shape.threads));
     config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
@@ -109,7 +109,7 @@ struct Configuration {
 };
 
 template <class... P, class... A>
-cudaError_t launch(void (*kernel)(P...), const Shape& shape, A... args) {
+cudaError_t launch(void (*kernel)(P...), const LaunchShape& shape, A... args) {
   if (shape.grid.x == 0 || shape.grid.y == 0) return cudaSuccess;
   const cudaError_t error = allow(kernel, shape);
   if (error != cudaSuccess) return error;
@@ -128,7 +128,7 @@ cudaError_t most_clusters(void (*kernel)(P...), const LaunchPlan& plan, int* mos
   if (error != cudaSuccess) return error;
   const KernelOnDevice here{reinterpret_cast<const void*>(kernel), device};
   return known.get(Key{here, plan.cluster, plan.threads, plan.shared_bytes}, most, [&](int* found) {
-    const Shape shape = shape_of(Launch{plan, nullptr});
+    const LaunchShape shape = launch_shape_of(Launch{plan, nullptr});
     const cudaError_t refused = allow(kernel, shape);
     if (refused != cudaSuccess) return refused;
     const Configuration configuration(shape);

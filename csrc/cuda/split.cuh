@@ -51,7 +51,7 @@ MLLOSS_DEVICE Array<T, N> join_sums(const Array<T, N>* parts, int count) {
 
 // What the units of a split pass leave behind.
 template <class Stats>
-struct SplitParts {
+struct UnitStatistics {
   Stats* units;        // [rows * tiles]; over everything: [blocks]
   unsigned* counters;  // [rows], zeros: of each row's units that are done; over everything: [1]
 };
@@ -61,7 +61,7 @@ template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     row_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                    const __grid_constant__ Units units,
-                   SplitParts<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> parts,
+                   UnitStatistics<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> per_unit,
                    const __grid_constant__ Total total) {
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
@@ -73,15 +73,15 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
     begin_tile(ring, units, row, tile);
     group.start(r);
     const auto stats = group.statistics(row, ring, false);
-    const auto own = parts.units + (r - units.first_row) * units.tiles;
+    const auto own = per_unit.units + (r - units.first_row) * units.tiles;
     if (threadIdx.x == 0) own[tile] = stats;
-    if (!last_to_arrive(parts.counters + r, static_cast<unsigned>(units.tiles))) return;
+    if (!last_to_arrive(per_unit.counters + r, static_cast<unsigned>(units.tiles))) return;
     const auto all = join<typename Group::Loss, T>(own, units.tiles);
-    if constexpr (Group::Loss::kLateSums > 0) {
+    if constexpr (Group::Loss::kSecondPassSums > 0) {
       if (threadIdx.x == 0) own[0] = all;
     } else {
       typename Group::Coefficients c;
-      const T value = group.conclude(all, {}, true, c);
+      const T value = group.finalize(all, {}, true, c);
       add_to_total<T>(call, total, static_cast<double>(value), r, static_cast<unsigned>(call.rows));
     }
   });
@@ -92,8 +92,9 @@ template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     row_late_sums(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                   const __grid_constant__ Units units,
-                  SplitParts<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> parts,
-                  LateSums<LossTemplate<Compute<In>>, Compute<In>>* late, const __grid_constant__ Total total) {
+                  UnitStatistics<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> per_unit,
+                  SecondPassSums<LossTemplate<Compute<In>>, Compute<In>>* second_sums,
+                  const __grid_constant__ Total total) {
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   using Group = GroupRow<LossTemplate, In>;
@@ -104,12 +105,12 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
     begin_tile(ring, units, row, tile);
     group.start(r);
     const int64_t first = (r - units.first_row) * units.tiles;
-    const auto stats = parts.units[first];
-    const auto own = group.late_sums(row, ring, false, stats);
-    if (threadIdx.x == 0) late[first + tile] = own;
-    if (!last_to_arrive(parts.counters + r, static_cast<unsigned>(units.tiles))) return;
+    const auto stats = per_unit.units[first];
+    const auto own = group.second_pass_sums(row, ring, false, stats);
+    if (threadIdx.x == 0) second_sums[first + tile] = own;
+    if (!last_to_arrive(per_unit.counters + r, static_cast<unsigned>(units.tiles))) return;
     typename Group::Coefficients c;
-    const T value = group.conclude(stats, join_sums(late + first, units.tiles), true, c);
+    const T value = group.finalize(stats, join_sums(second_sums + first, units.tiles), true, c);
     add_to_total<T>(call, total, static_cast<double>(value), r, static_cast<unsigned>(call.rows));
   });
 }
@@ -119,7 +120,7 @@ template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     all_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                    const __grid_constant__ Units units,
-                   SplitParts<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> parts) {
+                   UnitStatistics<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> per_unit) {
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   using Group = GroupRow<LossTemplate, In>;
@@ -137,9 +138,9 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
     for (int k = 0; k < Loss::kSums; ++k) stats.sums[k] += weight == T(0) ? T(0) : weight * sums[k];
   });
   stats.sums = block_sum(stats.sums);
-  if (threadIdx.x == 0) parts.units[blockIdx.x] = stats;
-  if (!last_to_arrive(parts.counters, gridDim.x)) return;
-  group.conclude_all(join<Loss, T>(parts.units, static_cast<int>(gridDim.x)));
+  if (threadIdx.x == 0) per_unit.units[blockIdx.x] = stats;
+  if (!last_to_arrive(per_unit.counters, gridDim.x)) return;
+  group.finalize_all(join<Loss, T>(per_unit.units, static_cast<int>(gridDim.x)));
 }
 
 }  // namespace cuda

@@ -3,6 +3,7 @@
 
 #include "arrival.cuh"
 #include "group_row.cuh"
+#include "loss_traits.h"
 
 namespace mlloss {
 namespace cuda {
@@ -10,13 +11,13 @@ namespace cuda {
 // More than fit do no harm: the planner counts on what most losses have. Sums of 16-bit logits spill at two blocks from
 // sm_100 on.
 template <class Loss, class In>
-constexpr bool kStreamsAlone =
-    sizeof(In) == 8 || Loss::kDemanding > 2 || (sizeof(In) == 2 && Loss::kDemanding == 2 && MLLOSS_CAPABILITY >= 100);
+constexpr bool kStreamsAlone = sizeof(In) == 8 || kRegisterPressure<Loss> > 2 ||
+                               (sizeof(In) == 2 && kRegisterPressure<Loss> == 2 && MLLOSS_CAPABILITY >= 100);
 
 template <class Loss, class In>
-constexpr int kStreamingBlocks = kStreamsAlone<Loss, In> ? 1
-                                 : Loss::kDemanding > 0  ? 2
-                                                         : streaming_blocks_of(MLLOSS_CAPABILITY);
+constexpr int kStreamingBlocks = kStreamsAlone<Loss, In>       ? 1
+                                 : kRegisterPressure<Loss> > 0 ? 2
+                                                               : streaming_blocks_of(MLLOSS_CAPABILITY);
 
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kMaxThreads, (kStreamingBlocks<LossTemplate<Compute<In>>, In>))
@@ -35,11 +36,11 @@ __global__ void __launch_bounds__(kMaxThreads, (kStreamingBlocks<LossTemplate<Co
     const LogitsRow<In> row(call, r);
     ring.begin(row, 0, row.chunks);
     group.start(r);
-    const auto stats = group.statistics(row, ring, gradient || Group::Loss::kLateSums > 0);
-    typename Group::Late late{};
-    if constexpr (Group::Loss::kLateSums > 0) late = group.late_sums(row, ring, gradient, stats);
+    const auto stats = group.statistics(row, ring, gradient || Group::Loss::kSecondPassSums > 0);
+    typename Group::SecondSums second_sums{};
+    if constexpr (Group::Loss::kSecondPassSums > 0) second_sums = group.second_pass_sums(row, ring, gradient, stats);
     typename Group::Coefficients c;
-    const T value = group.conclude(stats, late, true, c);
+    const T value = group.finalize(stats, second_sums, true, c);
     if (threadIdx.x == 0) sum[0] += static_cast<double>(value);
     if (gradient) group.gradient(row, c, ring);
   }

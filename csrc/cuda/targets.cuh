@@ -11,8 +11,8 @@ template <class T, int V>
 struct ChunkTargets {
   // Bit i is element i.
   uint32_t positive;
-  uint32_t excluded;  // takes no part
-  uint32_t spoiled;   // a negative target that is not the ignore_index: its logit becomes NaN
+  uint32_t excluded;  // takes no piece
+  uint32_t invalid;   // a negative target that is not the ignore_index: its logit becomes NaN
   bool soft;          // y holds probabilities, and `positive` does not count
   T y[V];
 };
@@ -32,8 +32,8 @@ MLLOSS_DEVICE uint32_t bools(SharedAddress targets) {
   return 0u;
 }
 
-// A row's targets, read from left to right. Every thread has its own. kRaw: what functors call raw targets.
-template <class T, int V, bool kRaw>
+// A row's targets, read from left to right. Every thread has its own. kSecondLogits: what functors call raw targets.
+template <class T, int V, bool kSecondLogits>
 class TargetReader {
  public:
   MLLOSS_DEVICE explicit TargetReader(const DeviceCall& call) : call_(call) {}
@@ -57,9 +57,9 @@ class TargetReader {
   // were copied to shared memory, or 0.
   MLLOSS_DEVICE ChunkTargets<T, V> read(int label, bool whole, SharedAddress staged) {
     ChunkTargets<T, V> t;
-    t.positive = t.excluded = t.spoiled = 0;
+    t.positive = t.excluded = t.invalid = 0;
     t.soft = false;
-    if constexpr (kRaw) {
+    if constexpr (kSecondLogits) {
       read_dense(label, whole, staged, t);
       return t;
     }
@@ -90,7 +90,7 @@ class TargetReader {
 
   MLLOSS_DEVICE void read_dense(int label, bool whole, SharedAddress staged, ChunkTargets<T, V>& t) const {
     if (!staged && !together(label, whole)) return read_one_by_one(label, t);
-    if (kRaw || is_float(call_.targets_dtype)) {
+    if (kSecondLogits || is_float(call_.targets_dtype)) {
       read_floats(label, staged, t);
     } else {
       read_integers(label, staged, t);
@@ -109,10 +109,10 @@ class TargetReader {
         load<float>(label, staged, t.y);
         break;
       default:
-        if constexpr (kLong) return read_parts(label, t);
+        if constexpr (kLong) return read_pieces(label, t);
         load<double>(label, staged, t.y);
     }
-    if constexpr (kRaw) {
+    if constexpr (kSecondLogits) {
       t.soft = true;
     } else {
 #pragma unroll
@@ -133,7 +133,7 @@ class TargetReader {
         load<int32_t>(label, staged, y);
         break;
       case DType::kInt64:
-        if constexpr (kLong) return read_parts(label, t);
+        if constexpr (kLong) return read_pieces(label, t);
         load<int64_t>(label, staged, y);
         break;
       default:
@@ -149,7 +149,7 @@ class TargetReader {
       const bool out = ignored(y[i]);
       t.excluded |= out ? bit : 0u;
       t.positive |= !out & (y[i] > 0) ? bit : 0u;
-      t.spoiled |= !out & (y[i] < 0) ? bit : 0u;
+      t.invalid |= !out & (y[i] < 0) ? bit : 0u;
     }
   }
 
@@ -157,17 +157,17 @@ class TargetReader {
   static constexpr bool kLong = V > 4;
 
   // Of 8 bytes, 16 at a time.
-  MLLOSS_DEVICE void read_parts(int label, ChunkTargets<T, V>& t) const {
+  MLLOSS_DEVICE void read_pieces(int label, ChunkTargets<T, V>& t) const {
     const bool floats = is_float(call_.targets_dtype);
     clear(t);
 #pragma unroll 1
-    for (int part = 0; part < V / 2; ++part) {
-      const Part<int64_t> loaded = load_part<int64_t>(label, part, SharedAddress());
-      if (!kRaw && (loaded.v[0] | loaded.v[1]) == 0) continue;
+    for (int piece = 0; piece < V / 2; ++piece) {
+      const Piece<int64_t> loaded = load_piece<int64_t>(label, piece, SharedAddress());
+      if (!kSecondLogits && (loaded.v[0] | loaded.v[1]) == 0) continue;
 #pragma unroll 1
       for (int i = 0; i < 2; ++i) {
         const int64_t y = i == 0 ? loaded.v[0] : loaded.v[1];
-        add_target(part * 2 + i, floats ? meaning_of(bit_cast<double>(y)) : meaning_of(y), t);
+        add_target(piece * 2 + i, floats ? meaning_of(bit_cast<double>(y)) : meaning_of(y), t);
       }
     }
   }
@@ -178,7 +178,7 @@ class TargetReader {
     const bool out = ignored(y), valid = !out & (y >= T(0));
     t.y[i] = valid ? y : T(0);
     t.excluded |= out ? bit : 0u;
-    t.spoiled |= out | valid ? 0u : bit;
+    t.invalid |= out | valid ? 0u : bit;
     t.positive |= t.y[i] > T(0) ? bit : 0u;
     t.soft |= (t.y[i] != T(0)) & (t.y[i] != T(1));
   }
@@ -197,11 +197,11 @@ class TargetReader {
   static MLLOSS_DEVICE void clear(ChunkTargets<T, V>& t) {
 #pragma unroll
     for (int i = 0; i < V; ++i) t.y[i] = T(0);
-    t.soft = kRaw;
+    t.soft = kSecondLogits;
   }
 
   static MLLOSS_DEVICE void add_target(int at, T value, ChunkTargets<T, V>& t) {
-    if constexpr (kRaw) {
+    if constexpr (kSecondLogits) {
       place(at, value, t);
     } else {
       add_entry(at, value, t);
@@ -237,7 +237,7 @@ class TargetReader {
     return meaning_of(*reinterpret_cast<const Y*>(address));
   }
 
-  // As in the values of a CSR: below 0 where the label takes no part, NaN where it is spoiled.
+  // As in the values of a CSR: below 0 where the label takes no piece, NaN where it is invalid.
   template <class Y>
   MLLOSS_DEVICE T meaning_of(Y y) const {
     if constexpr (std::is_integral_v<Y>) {
@@ -248,7 +248,7 @@ class TargetReader {
   }
 
   MLLOSS_DEVICE T meaning(T y) const {
-    if constexpr (kRaw) return y;
+    if constexpr (kSecondLogits) return y;
     if (ignored(y)) return T(-1);
     return y >= T(0) ? y : static_cast<T>(NAN);
   }
@@ -269,39 +269,39 @@ class TargetReader {
 
   // 16 bytes at most of what a chunk needs.
   template <class Y>
-  static constexpr int kPart = sizeof(Y) * V > 16 ? static_cast<int>(16 / sizeof(Y)) : V;
+  static constexpr int kPieceSize = sizeof(Y) * V > 16 ? static_cast<int>(16 / sizeof(Y)) : V;
 
   template <class Y>
-  struct alignas(sizeof(Y) * kPart<Y>) Part {
-    Y v[kPart<Y>];
+  struct alignas(sizeof(Y) * kPieceSize<Y>) Piece {
+    Y v[kPieceSize<Y>];
   };
 
   template <class Y>
-  MLLOSS_DEVICE Part<Y> load_part(int label, int part, SharedAddress staged) const {
-    constexpr int kBytes = static_cast<int>(sizeof(Part<Y>));
+  MLLOSS_DEVICE Piece<Y> load_piece(int label, int piece, SharedAddress staged) const {
+    constexpr int kBytes = static_cast<int>(sizeof(Piece<Y>));
     if constexpr (kBytes == 16) {
-      if (staged) return bit_cast<Part<Y>>(load_shared<uint4>(staged + part * kBytes));
+      if (staged) return bit_cast<Piece<Y>>(load_shared<uint4>(staged + piece * kBytes));
     } else if constexpr (kBytes == 8) {
-      if (staged) return bit_cast<Part<Y>>(load_shared<uint2>(staged));
+      if (staged) return bit_cast<Piece<Y>>(load_shared<uint2>(staged));
     } else if constexpr (kBytes == 4) {
-      if (staged) return bit_cast<Part<Y>>(load_shared<uint32_t>(staged));
+      if (staged) return bit_cast<Piece<Y>>(load_shared<uint32_t>(staged));
     }
-    return reinterpret_cast<const Part<Y>*>(reinterpret_cast<const Y*>(start_) + label)[part];
+    return reinterpret_cast<const Piece<Y>*>(reinterpret_cast<const Y*>(start_) + label)[piece];
   }
 
   // Targets that lie together.
   template <class Y, class To>
   MLLOSS_DEVICE void load(int label, SharedAddress staged, To* y) const {
-    constexpr int N = kPart<Y>;
+    constexpr int N = kPieceSize<Y>;
 #pragma unroll
-    for (int part = 0; part < V / N; ++part) {
-      const Part<Y> loaded = load_part<Y>(label, part, staged);
+    for (int piece = 0; piece < V / N; ++piece) {
+      const Piece<Y> loaded = load_piece<Y>(label, piece, staged);
 #pragma unroll
       for (int i = 0; i < N; ++i) {
         if constexpr (std::is_integral_v<Y>) {
-          y[part * N + i] = integer(loaded.v[i]);
+          y[piece * N + i] = integer(loaded.v[i]);
         } else {
-          y[part * N + i] = static_cast<To>(widen(loaded.v[i]));
+          y[piece * N + i] = static_cast<To>(widen(loaded.v[i]));
         }
       }
     }
@@ -369,7 +369,7 @@ class TargetReader {
     if (value < T(0)) {
       t.excluded |= bit;
     } else if (value != value) {
-      t.spoiled |= bit;
+      t.invalid |= bit;
     } else {
       if (value > T(0)) t.positive |= bit;
       t.soft |= !(value == T(0) || value == T(1));

@@ -3,6 +3,7 @@
 
 #include "block_reduce.cuh"
 #include "chunk.cuh"
+#include "loss_traits.h"
 
 namespace mlloss {
 namespace cuda {
@@ -11,10 +12,10 @@ namespace cuda {
 template <class In>
 constexpr int kUnitBlocks = sizeof(In) == 4 && MLLOSS_CAPABILITY < 100 ? 3 : 2;
 template <class Loss, class In>
-constexpr int kUnitBlocksOf = Loss::kDemanding > 0 ? kUnitBlocks<In> - 1 : kUnitBlocks<In>;
+constexpr int kUnitBlocksOf = kRegisterPressure<Loss> > 0 ? kUnitBlocks<In> - 1 : kUnitBlocks<In>;
 // Of group losses, whose statistics and gradients are kernels apart.
 template <class Loss, class In>
-constexpr int kGroupUnitBlocks = Loss::kDemanding > 1 ? kUnitBlocks<In> - 1 : kUnitBlocks<In>;
+constexpr int kGroupUnitBlocks = kRegisterPressure<Loss> > 1 ? kUnitBlocks<In> - 1 : kUnitBlocks<In>;
 
 struct Units {
   int64_t first_row, rows;

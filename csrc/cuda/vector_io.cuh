@@ -126,7 +126,7 @@ struct LogitsRow {
   int shift;                     // lanes of chunk 0 that lie before label 0
   int chunks;
   // Labels that a chunk with the short way may begin at: all that a whole one may, or none.
-  unsigned simple_starts;
+  unsigned fast_path_starts;
 
   MLLOSS_DEVICE LogitsRow(const DeviceCall& c, int64_t row)
       : call(c), x(static_cast<const In*>(c.logits) + row * c.logits_row_stride) {
@@ -135,8 +135,8 @@ struct LogitsRow {
     const unsigned lanes = static_cast<unsigned>(call.labels) + static_cast<unsigned>(shift);
     chunks = static_cast<int>((lanes + V - 1) / V);
     targets = staged_targets(row);
-    const bool simple = call.simple == Simple::kSparse || (call.simple == Simple::kBools && targets);
-    simple_starts = keep(simple ? call.whole_starts : 0u);
+    const bool fast = call.fast_path == FastPath::kSparse || (call.fast_path == FastPath::kBools && targets);
+    fast_path_starts = keep(fast ? call.whole_starts : 0u);
   }
 
   MLLOSS_DEVICE int label_of(int chunk) const { return chunk * V - shift; }
@@ -144,7 +144,7 @@ struct LogitsRow {
   MLLOSS_DEVICE bool inside(int label) const {
     return static_cast<unsigned>(label) < static_cast<unsigned>(call.labels);
   }
-  MLLOSS_DEVICE bool simple(int label) const { return static_cast<unsigned>(label) < simple_starts; }
+  MLLOSS_DEVICE bool on_fast_path(int label) const { return static_cast<unsigned>(label) < fast_path_starts; }
 
   // V labels that begin anywhere.
   MLLOSS_DEVICE uint4 load(int label) const {
@@ -156,10 +156,10 @@ struct LogitsRow {
   // Brings a chunk into shared memory; it is there when its group of copies is.
   MLLOSS_DEVICE void fetch(int chunk, SharedAddress logits_slot, SharedAddress targets_slot) const {
     const int label = label_of(chunk);
-    if (simple(label)) {
+    if (on_fast_path(label)) {
       copy_async<16>(logits_slot, x + static_cast<int64_t>(chunk) * V);
       if constexpr (V >= 4) {
-        if (call.simple == Simple::kBools) copy_async<V>(targets_slot, targets + static_cast<int64_t>(chunk) * V);
+        if (call.fast_path == FastPath::kBools) copy_async<V>(targets_slot, targets + static_cast<int64_t>(chunk) * V);
       }
       return;
     }
@@ -207,7 +207,7 @@ class GradientRow {
   // The lanes that lie in the row: all of them, of a chunk that had the short way.
   template <class Kind>
   MLLOSS_DEVICE void store(Kind, int label, const Compute<In>* g) const {
-    if (aligned_ && (Kind::kSimple || row_.whole(label))) {
+    if (aligned_ && (Kind::kFastPath || row_.whole(label))) {
       store_global(memory_ + label, pack<In>(g));
     } else {
       store_lanes(label, g);

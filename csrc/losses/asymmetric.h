@@ -16,7 +16,6 @@ class Asymmetric : public ElementWise {
   static constexpr LogisticNeed kLogistic = LogisticNeed::kLogarithm;
   static constexpr int kVariants = 3;
   static constexpr LogisticNeed kNeeds[] = {kLogistic, LogisticNeed::kPower, LogisticNeed::kPower};
-  static constexpr int kDemanding = 1;
 
   // parameters: g-, g+, m; 1 for powers that are constants to the gradient; logit(m).
   explicit MLLOSS_HD Asymmetric(const double* parameters)

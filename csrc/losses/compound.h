@@ -44,16 +44,16 @@ MLLOSS_HD Array<T, kFirst + kRest> joined(const Array<T, kFirst>& first, const A
 
 // A term, as a group functor. `factor`: of the gradient, for a loss without coefficients to hold it.
 template <class T, template <class> class LossTemplate>
-class Term {
+class TermFunctor {
   using Loss = LossTemplate<T>;
 
  public:
   static constexpr bool kElement = Loss::kScope == Scope::kElement;
   static constexpr int kMaxima = Loss::kMaxima, kSums = kElement ? 1 : Loss::kSums;
   static constexpr int kCoefficients = Loss::kCoefficients;
-  static_assert(!Loss::kCompeting, "labels that are out look different to losses whose labels compete");
+  static_assert(!Loss::kSoftmaxOverLabels, "labels that are out look different to losses whose labels compete");
 
-  explicit MLLOSS_HD Term(const double* block) : coefficient_(static_cast<T>(block[0])), loss_(block + 1) {}
+  explicit MLLOSS_HD TermFunctor(const double* block) : coefficient_(static_cast<T>(block[0])), loss_(block + 1) {}
 
   static MLLOSS_HD T initial_maximum() {
     if constexpr (kMaxima > 0) return Loss::initial_maximum();
@@ -83,11 +83,11 @@ class Term {
     }
   }
 
-  MLLOSS_HD bool unsafe(Array<T, kSums> sums) const {
+  MLLOSS_HD bool needs_max_shift(Array<T, kSums> sums) const {
     if constexpr (kElement) {
       return false;
     } else {
-      return loss_.unsafe(sums);
+      return loss_.needs_max_shift(sums);
     }
   }
 
@@ -115,20 +115,20 @@ class Term {
     }
   }
 
-  static MLLOSS_HD bool usual(Array<T, kCoefficients> c) {
+  static MLLOSS_HD bool finite_maxima(Array<T, kCoefficients> c) {
     if constexpr (kElement) {
       return true;
     } else {
-      return Loss::usual(c);
+      return Loss::finite_maxima(c);
     }
   }
 
-  template <bool kUsual, class E>
+  template <bool kFiniteMaxima, class E>
   MLLOSS_HD T gradient(E e, Array<T, kCoefficients> c, T factor) const {
     if constexpr (kElement) {
       return evaluated(e).gradient * (e.w * (coefficient_ * factor));
-    } else if constexpr (kUsual) {
-      return loss_.usual_gradient(e, c);
+    } else if constexpr (kFiniteMaxima) {
+      return loss_.gradient_at_finite_maxima(e, c);
     } else {
       return loss_.gradient(e, c);
     }
@@ -150,10 +150,10 @@ class Term {
 
 // What is behind the last term.
 template <class T>
-struct Nothing {
+struct NoTerms {
   static constexpr int kTerms = 0, kMaxima = 0, kSums = 0, kOwn = 0, kCoefficients = 0;
 
-  explicit MLLOSS_HD Nothing(const double*) {}
+  explicit MLLOSS_HD NoTerms(const double*) {}
   static MLLOSS_HD T initial_maximum() { return T(0); }
   template <class E>
   MLLOSS_HD void maxima(E, Array<T, 0>&) const {}
@@ -165,7 +165,7 @@ struct Nothing {
   MLLOSS_HD Array<T, 0> first_sums(E) const {
     return {};
   }
-  MLLOSS_HD bool unsafe(Array<T, 0>) const { return false; }
+  MLLOSS_HD bool needs_max_shift(Array<T, 0>) const { return false; }
   template <class A>
   static MLLOSS_HD void rescale(Array<A, 0>&, Array<A, 0>, Array<A, 0>) {}
   template <class A>
@@ -174,8 +174,8 @@ struct Nothing {
     return {};
   }
   static MLLOSS_HD Array<T, 0> scaled(Array<T, 0> c, T) { return c; }
-  static MLLOSS_HD bool usual(Array<T, 0>) { return true; }
-  template <bool kUsual, class E>
+  static MLLOSS_HD bool finite_maxima(Array<T, 0>) { return true; }
+  template <bool kFiniteMaxima, class E>
   MLLOSS_HD T sum_of_gradients(E, Array<T, 0>) const {
     return T(0);
   }
@@ -187,22 +187,20 @@ template <class T, template <class> class... Losses>
 class Compound;
 
 template <class T>
-class Compound<T> : public compound::Nothing<T> {
+class Compound<T> : public compound::NoTerms<T> {
  public:
-  using compound::Nothing<T>::Nothing;
+  using compound::NoTerms<T>::NoTerms;
 };
 
 // The first term, and the sum of the others. Terms that have maxima must begin them at the same number: engines know
 // one.
 template <class T, template <class> class FirstLoss, template <class> class... Others>
-class Compound<T, FirstLoss, Others...> : public GroupWise {
-  using First = compound::Term<T, FirstLoss>;
+class Compound<T, FirstLoss, Others...> : public GroupWise<Compound<T, FirstLoss, Others...>> {
+  using First = compound::TermFunctor<T, FirstLoss>;
   using Rest = Compound<T, Others...>;
 
  public:
   static constexpr int kTerms = 1 + Rest::kTerms;
-  static constexpr bool kHeld = false;
-  static constexpr int kDemanding = kTerms > 2 ? 3 : 2;
   static constexpr int kMaxima = First::kMaxima + Rest::kMaxima, kSums = First::kSums + Rest::kSums;
   // The terms' coefficients, then their values: of the first, of the others.
   static constexpr int kOwn = First::kCoefficients + Rest::kOwn, kCoefficients = kOwn + kTerms;
@@ -232,9 +230,9 @@ class Compound<T, FirstLoss, Others...> : public GroupWise {
     return compound::joined(first_.first_sums(e), rest_.first_sums(e));
   }
 
-  MLLOSS_HD bool unsafe(Array<T, kSums> sums) const {
-    return first_.unsafe(compound::part<0, First::kSums>(sums)) ||
-           rest_.unsafe(compound::part<First::kSums, Rest::kSums>(sums));
+  MLLOSS_HD bool needs_max_shift(Array<T, kSums> sums) const {
+    return first_.needs_max_shift(compound::part<0, First::kSums>(sums)) ||
+           rest_.needs_max_shift(compound::part<First::kSums, Rest::kSums>(sums));
   }
 
   template <class A>
@@ -266,8 +264,8 @@ class Compound<T, FirstLoss, Others...> : public GroupWise {
     return assembled(First::scaled(own_of(c), factor), factor, Rest::scaled(others_of(c), factor));
   }
 
-  static MLLOSS_HD bool usual(Array<T, kCoefficients> c) {
-    return First::usual(own_of(c)) && Rest::usual(others_of(c));
+  static MLLOSS_HD bool finite_maxima(Array<T, kCoefficients> c) {
+    return First::finite_maxima(own_of(c)) && Rest::finite_maxima(others_of(c));
   }
 
   template <class E>
@@ -276,14 +274,14 @@ class Compound<T, FirstLoss, Others...> : public GroupWise {
   }
 
   template <class E>
-  MLLOSS_HD T usual_gradient(E e, Array<T, kCoefficients> c) const {
+  MLLOSS_HD T gradient_at_finite_maxima(E e, Array<T, kCoefficients> c) const {
     return sum_of_gradients<true>(e, c);
   }
 
-  template <bool kUsual, class E>
+  template <bool kFiniteMaxima, class E>
   MLLOSS_HD T sum_of_gradients(E e, Array<T, kCoefficients> c) const {
-    return first_.template gradient<kUsual>(e, own_of(c), c[kOwn]) +
-           rest_.template sum_of_gradients<kUsual>(e, others_of(c));
+    return first_.template gradient<kFiniteMaxima>(e, own_of(c), c[kOwn]) +
+           rest_.template sum_of_gradients<kFiniteMaxima>(e, others_of(c));
   }
 
  private:

@@ -9,13 +9,12 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <class T>
-class DecoupledSoftmax : public GroupWise {
+class DecoupledSoftmax : public GroupWise<DecoupledSoftmax<T>> {
  public:
-  static constexpr bool kCompeting = true, kKeeps = true;  // e^s
-  static constexpr int kDemanding = 1;
-  static constexpr int kMaxima = 1, kSums = 3;  // m and S of the negatives; sum y in two parts
-  static constexpr int kLateSums = 2;           // of the positives: softplus(z), sigmoid(z), z = LSE_N - s
-  static constexpr int kCoefficients = 4;       // m, the negatives' factor, log S, the positives' factor
+  static constexpr bool kSoftmaxOverLabels = true, kKeeps = true;  // e^s
+  static constexpr int kMaxima = 1, kSums = 3;                     // m and S of the negatives; sum y in two parts
+  static constexpr int kSecondPassSums = 2;  // of the positives: softplus(z), sigmoid(z), z = LSE_N - s
+  static constexpr int kCoefficients = 4;    // m, the negatives' factor, log S, the positives' factor
 
   explicit MLLOSS_HD DecoupledSoftmax(const double*) {}
 
@@ -44,7 +43,7 @@ class DecoupledSoftmax : public GroupWise {
     return with_target(e, kept);
   }
 
-  MLLOSS_HD bool unsafe(Array<T, 3> sums) const {
+  MLLOSS_HD bool needs_max_shift(Array<T, 3> sums) const {
     return sums[0] > T(1.2676506e30) || sums[0] < T(7.8886091e-31);  // 2^100, 2^-100
   }
 
@@ -55,29 +54,29 @@ class DecoupledSoftmax : public GroupWise {
 
   // m and log S; -inf for the latter where there are no negatives.
   template <class A>
-  static MLLOSS_HD Array<A, 2> settle(Statistics<A, 1, 3> stats) {
+  static MLLOSS_HD Array<A, 2> second_pass_input(Statistics<A, 1, 3> stats) {
     return {{stats.maxima[0], stats.sums[0] == A(0) ? A(-INFINITY) : log_positive(stats.sums[0])}};
   }
 
   template <class E>
-  MLLOSS_HD Array<T, 2> late(E e, Array<T, 2> settled) const {
+  MLLOSS_HD Array<T, 2> second_pass_sums(E e, Array<T, 2> input) const {
     if constexpr (E::kNegative) return {{T(0), T(0)}};
-    const Logistic<T> l = logistic(settled[1] - above(e.s, settled[0]));
+    const Logistic<T> l = logistic(input[1] - above(e.s, input[0]));
     const T share = e.w * e.y, nothing = e.s == e.s ? T(0) : e.s;
     const bool counts = share > T(0);
     return {{counts ? share * l.softplus : nothing, counts ? share * l.sigmoid : nothing}};
   }
 
   template <class A>
-  MLLOSS_HD Array<A, 4> finalize(Statistics<A, 1, 3> stats, Array<A, 2> late, A& value) const {
+  MLLOSS_HD Array<A, 4> finalize(Statistics<A, 1, 3> stats, Array<A, 2> second_sums, A& value) const {
     const A m = stats.maxima[0], sum = stats.sums[0], targets = stats.sums[1] + stats.sums[2];
     if (sum == A(0) || targets == A(0)) {
-      value = A(0) * (sum + late[0]);  // of a NaN, NaN
+      value = A(0) * (sum + second_sums[0]);  // of a NaN, NaN
       return {{m > A(-INFINITY) ? m : A(0), value, A(0), value}};
     }
     const A share = A(1) / maximum(targets, A(1));
-    value = late[0] * share;
-    return {{m, late[1] * share / sum, log_positive(sum), value == value ? share : value}};
+    value = second_sums[0] * share;
+    return {{m, second_sums[1] * share / sum, log_positive(sum), value == value ? share : value}};
   }
 
   static MLLOSS_HD Array<T, 4> scaled(Array<T, 4> c, T factor) { return {{c[0], c[1] * factor, c[2], c[3] * factor}}; }
@@ -93,7 +92,7 @@ class DecoupledSoftmax : public GroupWise {
     }
   }
 
-  static MLLOSS_HD bool unshifted(Array<T, 4> c) { return c[0] == T(0); }
+  static MLLOSS_HD bool zero_maxima(Array<T, 4> c) { return c[0] == T(0); }
 
   // A positive's e^(s - log S) is e^s times one number of the row.
   template <class E>
@@ -105,10 +104,10 @@ class DecoupledSoftmax : public GroupWise {
   }
 
   // No infinite maximum: no inf - inf to look out for.
-  static MLLOSS_HD bool usual(Array<T, 4> c) { return absolute(c[0]) < T(INFINITY); }
+  static MLLOSS_HD bool finite_maxima(Array<T, 4> c) { return absolute(c[0]) < T(INFINITY); }
 
   template <class E>
-  MLLOSS_HD T usual_gradient(E e, Array<T, 4> c) const {
+  MLLOSS_HD T gradient_at_finite_maxima(E e, Array<T, 4> c) const {
     if constexpr (E::kSoft) return gradient(e, c);
     return hard_gradient(e, e.s - c[0], c);
   }

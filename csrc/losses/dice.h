@@ -8,21 +8,17 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <class T>
-class Dice : public Overlap<T> {
+class Dice : public Overlap<T, Dice<T>> {
  public:
   static constexpr LogisticNeed kLogistic = LogisticNeed::kSigmoid;
   static constexpr bool kKeeps = true;  // the smaller of p and 1 - p, the latter negated: both follow exactly
 
-  using Overlap<T>::Overlap;
+  using Overlap<T, Dice<T>>::Overlap;
+  using Overlap<T, Dice<T>>::first_sums;
 
   template <class E>
   MLLOSS_HD Array<T, 3> sums(E e, Array<T, 0>) const {
     return this->sums_of(e, sigmoid_of(e));
-  }
-
-  template <class E>
-  MLLOSS_HD Array<T, 3> first_sums(E e) const {
-    return sums(e, {});
   }
 
   template <class E>
@@ -42,16 +38,6 @@ class Dice : public Overlap<T> {
   MLLOSS_HD T gradient(E e, Array<T, 2> c) const {
     const SigmoidAndSlope<T> l = sigmoid_and_slope_of(e);
     return e.w * l.slope * this->slope_of(e, l.sigmoid, c);
-  }
-
-  template <class E>
-  MLLOSS_HD T unshifted_gradient(E e, Array<T, 2> c) const {
-    return gradient(e, c);
-  }
-
-  template <class E>
-  MLLOSS_HD T usual_gradient(E e, Array<T, 2> c) const {
-    return gradient(e, c);
   }
 
  private:

@@ -1,48 +1,82 @@
-// What a loss is to an engine: the vocabulary every functor in this folder is written in.
+// The contract between a loss and the engines; every loss of this folder is such a functor.
 //
-// A functor is a class template over the compute type T with
-//   Functor(const double* parameters)
-// and, derived from ElementWise,
-//   evaluate(e)            -> {value, d value / d s}
-//   kVariants              how many ways to evaluate it has, one of which, variant(), serves the parameters:
-//                          evaluate<kVariant>(e) is then in the place of evaluate(e), kNeeds[kVariant] of kLogistic
-//   kSeparates             whether a negative's value is rest + log(1 + x), 0 <= x <= 1: a sum then takes one logarithm
-//                          for many elements; separates(labels have their own numbers): a positive's is, too
-//     separated(e)         -> {rest, x, d value / d s}; kTail serves
-//   kLabelParameter        whether e.parameter is the label's own of the caller's numbers (1 where it gave none)
-//   kRawTargets            whether e.y is another logit, times logit_scale, and no target: any number, dense, the
-//                          logits' dtype; Element::kSoft always
-//   kLogistic              what it takes of the logistic function at s, or of e^s, by logistic_of() and its like,
-//                          so that an engine may have it at hand
-//   kDemanding             whether CUDA kernels of it take more registers than others, and so fewer blocks; sums of
-//                          losses: 2, and more than two 3
-//   kHeld                  whether there are CUDA kernels that hold a row (resident, cluster); of sums of losses
-//                          there are none, for every kernel costs seconds of compilation
-// or, derived from GroupWise (a row; for Dice also a label or everything),
-//   kMaxima, kSums, kCoefficients
-//   kAcrossRows    whether groups may be labels, or everything; then kMaxima and kLateSums are 0
-//   kCompeting     whether labels compete for one softmax, and a label of weight 0 with them
-//   maxima(e, m)           max-reduces e into m; each m starts at initial_maximum()
-//   sums(e, m)             what e adds to the group's sums, with the maxima fixed at m
-//   first_sums(e)          the same with every m at 0, where that saves work
-//   kKeeps                 whether a first visit leaves a number for each element that the gradient follows from, for
-//                          engines that have room for it:
-//     first_sums(e, kept)      as above, and `kept` is set
-//     kept_gradient(e, kept, c)  the gradient from it, if unshifted(c): if all maxima are 0
-//   first_maxima(sums)     the maxima of first sums that are safe: 0, or where nothing was summed initial_maximum()
-//   unsafe(sums)           the first sums overflowed or vanished: take them again with maxima
-//   rescale(sums, from, to)  the sums, when the maxima move
-//   finalize(stats, value) -> coefficients, and the group's loss
-//   kLateSums      sums that can be taken only once the statistics are complete, on one more visit; if there are any:
-//     settle(stats)                what they need of the statistics
-//     late(e, settled)             what e adds to them; nothing where E::kNegative
-//     finalize(stats, late, value) in place of finalize(stats, value)
-//   scaled(c, factor)      coefficients of the gradient times factor
-//   gradient(e, c)         -> d value / d s
-//   unshifted_gradient(e, c)  the same if unshifted(c); for sums of losses on the CPU
-//   usual(c)               whether usual_gradient(e, c) will do, where that saves work
-// An element's weight is 1 unless the caller gave weights. An excluded one comes as s = y = w = 0, and where labels
-// compete as s = -inf, w = 0; elsewhere a weight of 0 excludes too.
+// A functor is a class template over the compute type T (double for float64 logits, else float). Its constructor is
+// Functor(const double* parameters). It derives from ElementWise (each element has a loss of its own) or from
+// GroupWise<Functor<T>> (a group of elements has one loss: a row, and for Dice also a label or the whole batch). The
+// bases define the defaults, so a functor states only what differs from them.
+//
+// An element e has e.s, the logit after scale, bias and threshold; e.y, the target, which is 0 or 1 unless E::kSoft;
+// e.w, the weight, which is 1 unless the caller gave weights; and e.parameter (see kLabelParameter). An excluded
+// element comes as s = y = w = 0, or as s = -inf, w = 0 if kSoftmaxOverLabels. A weight of 0 also excludes an element,
+// unless kSoftmaxOverLabels.
+//
+// Members of every functor (all have a default)
+//   member              needed if                        meaning
+//   ------------------  -------------------------------
+//   ----------------------------------------------------------------- kLogistic           it calls logistic_of(e, ...),
+//   which values of the logistic function or of e^s it reads; an
+//                       sigmoid_of(e) or the like        engine may compute these for many elements in advance
+//   kSoftmaxOverLabels  the labels share one softmax     an excluded label has s = -inf; a label of weight 0 still
+//   takes
+//                                                        part in the softmax
+//
+// Members of an element-wise functor
+//   member              needed if                        meaning
+//   ------------------  -------------------------------
+//   ----------------------------------------------------------------- evaluate(e)         always {value, d value / d s}
+//   kVariants, kNeeds,  some parameters have a faster    kVariants versions of evaluate<kVariant>(e), called in place
+//   of variant()           formula                          evaluate(e); variant() names the version for these
+//   parameters,
+//                                                        and kNeeds[kVariant] replaces kLogistic
+//   kLabelParameter     each label has a parameter       e.parameter is the caller's number for this label (default 1)
+//   kSecondLogits       it compares two logits           e.y is a second logit times logit_scale, any number; the
+//   targets
+//                                                        are dense with the logits' dtype, and E::kSoft always holds
+//   kSeparates,         a sum of values can share one    a negative's value is rest + log(1 + x) with 0 <= x <= 1;
+//   separated(e),       logarithm                        separated(e) is {rest, x, d value / d s} and reads e^-|s|;
+//   separates(given)                                     separates(given) tells if the same holds for positives, where
+//                                                        `given` is true if the caller gave label parameters
+//
+// Members of a group functor. The statistics of a group are maxima and sums that depend on the maxima. An engine first
+// takes the sums with all maxima at 0, which saves work and is enough for ordinary logits.
+//   member              needed if                        meaning
+//   ------------------  -------------------------------
+//   ----------------------------------------------------------------- kMaxima, kSums,     always how many of each a
+//   group has kCoefficients sums(e, m)          always                           the element's share of the sums if the
+//   maxima are m finalize(stats, v)  always                           sets v to the group's loss and returns the
+//   coefficients that the
+//                                                        gradient needs
+//   scaled(c, factor)   always                           the coefficients of the gradient times factor
+//   gradient(e, c)      always                           d value / d s from the group's coefficients
+//   kAcrossRows         groups may be labels or batches  requires kMaxima == 0 and kSecondPassSums == 0
+//   maxima(e, m)        kMaxima > 0                      raises m to the element's maxima
+//   initial_maximum()   kMaxima > 0                      the value that every maximum starts from
+//   rescale(sums,       kMaxima > 0                      changes the sums from the maxima `from` to the maxima `to`
+//     from, to)
+//   needs_max_shift(    kMaxima > 0                      the sums with zero maxima overflowed or vanished, so the
+//   engine
+//     sums)                                              takes them again with maxima(e, m) and sums(e, m)
+//   first_maxima(sums)  initial_maximum() is not 0 and   the maxima that belong to sums with zero maxima: 0, or
+//                       a group may have no such sum     initial_maximum() for a sum that no element contributed to
+//   first_sums(e)       zero maxima save work            sums(e, m) with m = 0
+//   finite_maxima(c),   finite maxima save work          if finite_maxima(c), no maximum in c is infinite, and the
+//   cheaper gradient_at_finite                                   gradient_at_finite_maxima(e, c) may replace
+//   gradient(e, c)
+//     _maxima(e, c)
+//   zero_maxima(c),     kMaxima > 0 and it may be a      if zero_maxima(c), all maxima in c are 0, and the cheaper
+//   gradient_at_zero    term of a fused CPU loop         gradient_at_zero_maxima(e, c) may replace gradient(e, c)
+//     _maxima(e, c)
+//   kKeeps,             the gradient can reuse one       first_sums(e, kept) also stores a number in `kept`, from which
+//   first_sums(e, kept) number of an element             kept_gradient(e, kept, c) gets the gradient if zero_maxima(c);
+//   kept_gradient(e,                                     used by engines that have memory for these numbers
+//     kept, c)
+//   kSecondPassSums,    a sum needs the final            how many sums are taken in a second pass over the row;
+//   second_pass_input   statistics                       second_pass_input(stats) is what they need of the statistics,
+//   and
+//     (stats),                                           second_pass_sums(e, input) is the element's share, which is 0
+//     if
+//   second_pass_sums                                     E::kNegative; finalize(stats, second_sums, v) replaces
+//     (e, input)                                         finalize(stats, v)
 #pragma once
 
 #include <type_traits>
@@ -53,32 +87,77 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 enum class Scope { kElement, kGroup };
-// kSigmoid need not be formed ahead. kPower is e^s, kTail e^-|s|, and kTwoTails has e^-|y| too.
+
+// The values of the logistic function or of e^s that a functor reads: the sigmoid, which no engine computes in advance;
+// e^s; e^-|s|; e^-|s| and e^-|y|; both sigmoids and the logarithm log(1 + e^-|s|).
 enum class LogisticNeed { kNothing, kSigmoid, kPower, kTail, kTwoTails, kLogarithm };
 
-// The base of every element-wise functor.
-struct ElementWise {
-  static constexpr Scope kScope = Scope::kElement;
+// The defaults that all functors share.
+struct FunctorDefaults {
   static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
-  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kRawTargets = false;
-  static constexpr bool kHeld = false, kSeparates = false;
-  static constexpr int kDemanding = 0, kVariants = 1;
-  static constexpr int kMaxima = 0, kSums = 0, kLateSums = 0, kCoefficients = 0;
+  static constexpr bool kLabelParameter = false, kSecondLogits = false, kSoftmaxOverLabels = false, kAcrossRows = false;
+  static constexpr int kSecondPassSums = 0;
 };
 
-// The base of every functor with statistics.
-struct GroupWise {
-  static constexpr Scope kScope = Scope::kGroup;
-  static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
-  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kRawTargets = false;
-  static constexpr bool kHeld = true, kKeeps = false;
-  static constexpr int kDemanding = 0;
-  static constexpr int kLateSums = 0;
+// The base of every element-wise functor.
+struct ElementWise : FunctorDefaults {
+  static constexpr Scope kScope = Scope::kElement;
+  static constexpr bool kSeparates = false;
+  static constexpr int kVariants = 1;
+  static constexpr int kMaxima = 0, kSums = 0, kCoefficients = 0;
+};
 
-  // The default serves functors whose safe sums are never empty, or whose maxima start at 0.
-  template <class Loss, class T>
-  static MLLOSS_HD Array<T, Loss::kMaxima> first_maxima(const Array<T, Loss::kSums>&) {
-    return {};
+// The base of every functor with statistics; Loss is the functor itself.
+template <class Loss>
+struct GroupWise : FunctorDefaults {
+  static constexpr Scope kScope = Scope::kGroup;
+  static constexpr bool kKeeps = false;
+
+  template <class E>
+  MLLOSS_HD auto first_sums(const E& e) const {
+    return self().sums(e, {});
+  }
+
+  template <class A, int kCount>
+  static MLLOSS_HD auto first_maxima(const Array<A, kCount>&) {
+    return Array<A, Loss::kMaxima>{};
+  }
+
+  template <class E, class C>
+  MLLOSS_HD auto gradient_at_finite_maxima(const E& e, const C& c) const {
+    return self().gradient(e, c);
+  }
+
+  template <class E, class C>
+  MLLOSS_HD auto gradient_at_zero_maxima(const E& e, const C& c) const {
+    return self().gradient(e, c);
+  }
+
+ private:
+  MLLOSS_HD const Loss& self() const { return static_cast<const Loss&>(*this); }
+};
+
+// The base of every group functor without maxima.
+template <class Loss>
+struct GroupWiseWithoutMaxima : GroupWise<Loss> {
+  static constexpr int kMaxima = 0;
+
+  static MLLOSS_HD float initial_maximum() { return 0.0f; }
+  template <class E, class M>
+  MLLOSS_HD void maxima(const E&, M&) const {}
+  template <class S>
+  MLLOSS_HD bool needs_max_shift(const S&) const {
+    return false;
+  }
+  template <class S, class M>
+  static MLLOSS_HD void rescale(S&, const M&, const M&) {}
+  template <class C>
+  static MLLOSS_HD bool finite_maxima(const C&) {
+    return true;
+  }
+  template <class C>
+  static MLLOSS_HD bool zero_maxima(const C&) {
+    return true;
   }
 };
 
@@ -261,7 +340,7 @@ using StatisticsOf = Statistics<T, Loss::kMaxima, Loss::kSums>;
 
 // Merged by addition; empty for most losses.
 template <class Loss, class T>
-using LateSums = Array<T, Loss::kLateSums>;
+using SecondPassSums = Array<T, Loss::kSecondPassSums>;
 
 template <class Loss, class T>
 MLLOSS_HD StatisticsOf<Loss, T> identity() {
@@ -286,10 +365,10 @@ MLLOSS_HD void merge(StatisticsOf<Loss, T>& into, StatisticsOf<Loss, T> from) {
 
 // The group's coefficients and loss, from all that was summed.
 template <class Loss, class T>
-MLLOSS_HD Array<T, Loss::kCoefficients> finish(const Loss& loss, const StatisticsOf<Loss, T>& stats,
-                                               const LateSums<Loss, T>& late, T& value) {
-  if constexpr (Loss::kLateSums > 0) {
-    return loss.finalize(stats, late, value);
+MLLOSS_HD Array<T, Loss::kCoefficients> finalize(const Loss& loss, const StatisticsOf<Loss, T>& stats,
+                                                 const SecondPassSums<Loss, T>& second_sums, T& value) {
+  if constexpr (Loss::kSecondPassSums > 0) {
+    return loss.finalize(stats, second_sums, value);
   } else {
     return loss.finalize(stats, value);
   }

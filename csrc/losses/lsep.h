@@ -9,9 +9,8 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <class T>
-class Lsep : public TwoSides<T> {
+class Lsep : public TwoSides<T, Lsep<T>> {
  public:
-  static constexpr int kDemanding = 1;
   static constexpr int kSums = 3;  // beside the two sides': how many positives there are
 
   explicit MLLOSS_HD Lsep(const double*) {}
@@ -39,13 +38,13 @@ class Lsep : public TwoSides<T> {
   }
 
   // Too small a sum is one that a maximum would mend; most tiles have no positives at all.
-  MLLOSS_HD bool unsafe(Array<T, 3> sums) const {
+  MLLOSS_HD bool needs_max_shift(Array<T, 3> sums) const {
     return sums[0] > this->kLargest || sums[1] > this->kLargest || sums[0] < this->kSmallest ||
            (sums[1] < this->kSmallest && sums[2] > T(0));
   }
 
   // A maximum of 0 that no label has would hide another tile's positives, which may all lie far above 0.
-  template <class, class A>
+  template <class A>
   static MLLOSS_HD Array<A, 2> first_maxima(const Array<A, 3>& sums) {
     const A none = A(-INFINITY);
     return {{sums[0] == A(0) ? none : A(0), sums[1] == A(0) ? none : A(0)}};
@@ -74,7 +73,9 @@ class Lsep : public TwoSides<T> {
   }
 
   // Its maxima may be -inf, too.
-  static MLLOSS_HD bool usual(Array<T, 4> c) { return absolute(c[0]) < T(INFINITY) && absolute(c[2]) < T(INFINITY); }
+  static MLLOSS_HD bool finite_maxima(Array<T, 4> c) {
+    return absolute(c[0]) < T(INFINITY) && absolute(c[2]) < T(INFINITY);
+  }
 
  private:
   template <class E>

@@ -10,12 +10,11 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <class T>
-class MultiPositiveCrossEntropy : public GroupWise {
+class MultiPositiveCrossEntropy : public GroupWise<MultiPositiveCrossEntropy<T>> {
  public:
-  static constexpr bool kCompeting = true, kKeeps = true;  // e^s
-  static constexpr int kDemanding = 1;
-  static constexpr int kMaxima = 1, kCoefficients = 3;  // m, k / S, 1
-  static constexpr int kSums = 4;                       // S, k's upper part, T, k's lower part
+  static constexpr bool kSoftmaxOverLabels = true, kKeeps = true;  // e^s
+  static constexpr int kMaxima = 1, kCoefficients = 3;             // m, k / S, 1
+  static constexpr int kSums = 4;                                  // S, k's upper part, T, k's lower part
 
   explicit MLLOSS_HD MultiPositiveCrossEntropy(const double*) {}
 
@@ -52,7 +51,7 @@ class MultiPositiveCrossEntropy : public GroupWise {
 
   // Where one target has nearly all of the sum, the maximum makes its probability exact: e^s / S misses 1 by a
   // rounding.
-  MLLOSS_HD bool unsafe(Array<T, 4> sums) const {
+  MLLOSS_HD bool needs_max_shift(Array<T, 4> sums) const {
     const T k = sums[1] + sums[3];
     const bool decided = k > T(0) && sums[0] < T(1.00002) * exponential(-sums[2] / k);
     return decided || sums[0] > T(1.2676506e30) || sums[0] < T(7.8886091e-31);  // 2^100, 2^-100
@@ -84,7 +83,7 @@ class MultiPositiveCrossEntropy : public GroupWise {
     return exp_difference(e.s, c[0]) * c[1] - e.w * e.y * c[2];
   }
 
-  static MLLOSS_HD bool unshifted(Array<T, 3> c) { return c[0] == T(0); }
+  static MLLOSS_HD bool zero_maxima(Array<T, 3> c) { return c[0] == T(0); }
 
   template <class E>
   MLLOSS_HD T kept_gradient(E e, T kept, Array<T, 3> c) const {
@@ -93,10 +92,10 @@ class MultiPositiveCrossEntropy : public GroupWise {
     return share - e.w * e.y * c[2];
   }
 
-  static MLLOSS_HD bool usual(Array<T, 3> c) { return absolute(c[0]) < T(INFINITY); }
+  static MLLOSS_HD bool finite_maxima(Array<T, 3> c) { return absolute(c[0]) < T(INFINITY); }
 
   template <class E>
-  MLLOSS_HD T usual_gradient(E e, Array<T, 3> c) const {
+  MLLOSS_HD T gradient_at_finite_maxima(E e, Array<T, 3> c) const {
     return kept_gradient(e, exponential(e.s - c[0]), c);
   }
 

@@ -10,11 +10,11 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-template <class T>
-class Overlap : public GroupWise {
+template <class T, class Loss>
+class Overlap : public GroupWiseWithoutMaxima<Loss> {
  public:
   static constexpr bool kAcrossRows = true;
-  static constexpr int kMaxima = 0, kSums = 3, kCoefficients = 2;  // sums: I, P, Y
+  static constexpr int kSums = 3, kCoefficients = 2;  // sums: I, P, Y
 
   // parameters: c; 1 for q = 2, squares; a; b; g; 1 for log.
   explicit MLLOSS_HD Overlap(const double* parameters)
@@ -25,16 +25,6 @@ class Overlap : public GroupWise {
         true_(static_cast<T>(parameters[3])),
         gamma_(static_cast<T>(parameters[4])),
         log_(parameters[5] != 0.0) {}
-
-  static MLLOSS_HD T initial_maximum() { return T(0); }
-
-  template <class E>
-  MLLOSS_HD void maxima(E, Array<T, 0>&) const {}
-
-  MLLOSS_HD bool unsafe(Array<T, 3>) const { return false; }
-
-  template <class A>
-  static MLLOSS_HD void rescale(Array<A, 3>&, Array<A, 0>, Array<A, 0>) {}
 
   template <class A>
   MLLOSS_HD Array<A, 2> finalize(Statistics<A, 0, 3> stats, A& value) const {
@@ -53,9 +43,6 @@ class Overlap : public GroupWise {
   }
 
   static MLLOSS_HD Array<T, 2> scaled(Array<T, 2> c, T factor) { return {{c[0] * factor, c[1] * factor}}; }
-
-  static MLLOSS_HD bool usual(Array<T, 2>) { return true; }
-  static MLLOSS_HD bool unshifted(Array<T, 2>) { return true; }
 
  protected:
   T smooth_;

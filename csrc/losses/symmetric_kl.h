@@ -11,8 +11,7 @@ template <class T>
 class SymmetricKl : public ElementWise {
  public:
   static constexpr LogisticNeed kLogistic = LogisticNeed::kTwoTails;
-  static constexpr bool kRawTargets = true;
-  static constexpr int kDemanding = 1;
+  static constexpr bool kSecondLogits = true;
 
   explicit MLLOSS_HD SymmetricKl(const double*) {}
 

@@ -7,8 +7,8 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-template <class T>
-class TwoSides : public GroupWise {
+template <class T, class Loss>
+class TwoSides : public GroupWise<Loss> {
  public:
   static constexpr int kMaxima = 2, kCoefficients = 4;  // m and the gradient's factor, of each side
   static constexpr bool kKeeps = true;                  // e^s, or a hard positive's e^-s
@@ -30,10 +30,10 @@ class TwoSides : public GroupWise {
     return e.w * (e.y > T(0) ? x[1] * -c[3] : x[0] * c[1]);
   }
 
-  static MLLOSS_HD bool unshifted(Array<T, 4> c) { return c[0] == T(0) && c[2] == T(0); }
+  static MLLOSS_HD bool zero_maxima(Array<T, 4> c) { return c[0] == T(0) && c[2] == T(0); }
 
   template <class E>
-  MLLOSS_HD T unshifted_gradient(E e, Array<T, 4> c) const {
+  MLLOSS_HD T gradient_at_zero_maxima(E e, Array<T, 4> c) const {
     return kept_gradient(e, own_power(e), c);
   }
 
@@ -47,10 +47,10 @@ class TwoSides : public GroupWise {
   }
 
   // No infinite maximum: no inf - inf to look out for.
-  static MLLOSS_HD bool usual(Array<T, 4> c) { return c[0] < T(INFINITY) && c[2] < T(INFINITY); }
+  static MLLOSS_HD bool finite_maxima(Array<T, 4> c) { return c[0] < T(INFINITY) && c[2] < T(INFINITY); }
 
   template <class E>
-  MLLOSS_HD T usual_gradient(E e, Array<T, 4> c) const {
+  MLLOSS_HD T gradient_at_finite_maxima(E e, Array<T, 4> c) const {
     if constexpr (E::kSoft) return gradient(e, c);
     const bool positive = e.y > T(0);
     const T x = exponential(positive ? -e.s - c[2] : e.s - c[0]);

@@ -9,7 +9,7 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <class T>
-class Zlpr : public TwoSides<T> {
+class Zlpr : public TwoSides<T, Zlpr<T>> {
  public:
   static constexpr int kSums = 2;
 
@@ -36,7 +36,9 @@ class Zlpr : public TwoSides<T> {
   }
 
   // NaN is not unsafe: no maximum would mend it.
-  MLLOSS_HD bool unsafe(Array<T, 2> sums) const { return sums[0] > this->kLargest || sums[1] > this->kLargest; }
+  MLLOSS_HD bool needs_max_shift(Array<T, 2> sums) const {
+    return sums[0] > this->kLargest || sums[1] > this->kLargest;
+  }
 
   template <class A>
   static MLLOSS_HD void rescale(Array<A, 2>& sums, Array<A, 2> from, Array<A, 2> to) {

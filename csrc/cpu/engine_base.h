@@ -36,21 +36,21 @@ class KeptBuffer {
 };
 
 template <class T>
-class Pass {
+class EngineBase {
  protected:
   using Work = cpu::Work;
 
   const Work& work_;
   const Call& call_;
-  const bool competing_;  // as functors have it
+  const bool softmax_over_labels_;  // as functors have it
   const TileReader<T> reader_;
   const int64_t tiles_;
 
-  Pass(const Work& work, bool competing, bool raw_targets)
+  EngineBase(const Work& work, bool softmax_over_labels, bool second_logits)
       : work_(work),
         call_(*work.call),
-        competing_(competing),
-        reader_(*work.call, competing, raw_targets),
+        softmax_over_labels_(softmax_over_labels),
+        reader_(*work.call, softmax_over_labels, second_logits),
         tiles_((work.call->labels + kTile - 1) / kTile) {}
 
   int tile_size(int64_t t) const {
@@ -147,7 +147,7 @@ class Pass {
   }
 
   // A grad_output for each element, and the exact zeros of what is excluded.
-  void settle(const Tile<T>& tile, int64_t row, int64_t label, T* g) const {
+  void scale_and_mask(const Tile<T>& tile, int64_t row, int64_t label, T* g) const {
     if (!crosses_rows(call_) && sample_weight(row) == T(0)) {
       for (int j = 0; j < tile.size; ++j) g[j] = T(0);
       return;
@@ -160,14 +160,14 @@ class Pass {
     if (tile.excluded) {
       // Where labels compete, one of weight 0 is not out.
       for (int j = 0; j < tile.size; ++j) {
-        const bool out = tile.w[j] == T(0) && (!competing_ || tile.s[j] == T(-INFINITY));
+        const bool out = tile.w[j] == T(0) && (!softmax_over_labels_ || tile.s[j] == T(-INFINITY));
         g[j] = out ? T(0) : g[j];
       }
     }
   }
 
-  void finish_gradient(const Tile<T>& tile, int64_t unit, int64_t row, int64_t label, T* g) const {
-    settle(tile, row, label, g);
+  void write_gradient(const Tile<T>& tile, int64_t unit, int64_t row, int64_t label, T* g) const {
+    scale_and_mask(tile, row, label, g);
     if (work_.unit_row_gradients) {
       work_.unit_row_gradients[unit] = sum_of(g, tile.size);
     }

@@ -1,0 +1,35 @@
+// The facts about a loss that only the CUDA engine needs. Functors do not know the engines, so these are kept here.
+#pragma once
+
+#include "../losses/compound.h"
+#include "../losses/registry.h"
+
+namespace mlloss {
+namespace cuda {
+
+// The number of registers that the kernels of a loss need: 0 for most losses, 1 for those that need more, 2 for a sum
+// of two losses and 3 for a longer sum. Kernels under pressure are compiled for fewer blocks on a multiprocessor.
+template <class Loss>
+constexpr int kRegisterPressure = 0;
+template <class T>
+constexpr int kRegisterPressure<Asymmetric<T>> = 1;
+template <class T>
+constexpr int kRegisterPressure<DecoupledSoftmax<T>> = 1;
+template <class T>
+constexpr int kRegisterPressure<Lsep<T>> = 1;
+template <class T>
+constexpr int kRegisterPressure<MultiPositiveCrossEntropy<T>> = 1;
+template <class T>
+constexpr int kRegisterPressure<SymmetricKl<T>> = 1;
+template <class T, template <class> class... Losses>
+constexpr int kRegisterPressure<Compound<T, Losses...>> = sizeof...(Losses) > 2 ? 3 : 2;
+
+// True if a loss has kernels that hold a row in shared memory (the strategies resident and cluster). Sums of losses
+// have none, because every kernel costs seconds of compilation.
+template <class Loss>
+constexpr bool kRowResident = Loss::kScope == Scope::kGroup;
+template <class T, template <class> class... Losses>
+constexpr bool kRowResident<Compound<T, Losses...>> = false;
+
+}  // namespace cuda
+}  // namespace mlloss
