@@ -1,8 +1,9 @@
-// A sum of losses as one functor, for engines that are built for certain sums: statistics side by side, gradients
-// added. Of the parameters, each term has its coefficient, and then its own.
+// A sum of losses as one functor, for engines that are built for certain sums. The statistics of the terms are
+// adjacent, and their gradients are added. Each term has a block of parameters: its coefficient, then its own
+// parameters.
 //
-// An element-wise term's statistic is its value in the row. The coefficients end with the terms' values, for whoever
-// logs them; scaled for a gradient, with the factor that element-wise terms need.
+// The statistic of an element-wise term is its value in the row. The coefficients end with the values of the terms,
+// which callers may log; scaled() replaces these values by the factor that element-wise terms need for their gradient.
 #pragma once
 
 #include <utility>
@@ -19,8 +20,8 @@ inline namespace MLLOSS_ISA {
 
 namespace compound {
 
-// `kCount` places of an array, from `kFrom` on. Places are written out one by one, for loops over them cost compilers
-// minutes.
+// Returns kCount elements of an array from kFrom on. The elements are listed one by one, because compilers take minutes
+// for loops over them.
 template <int kFrom, class T, int kSize, size_t... I>
 MLLOSS_HD Array<T, static_cast<int>(sizeof...(I))> part_at(const Array<T, kSize>& all, std::index_sequence<I...>) {
   return {{all.v[kFrom + static_cast<int>(I)]...}};
@@ -42,7 +43,8 @@ MLLOSS_HD Array<T, kFirst + kRest> joined(const Array<T, kFirst>& first, const A
   return joined_at(first, rest, std::make_index_sequence<kFirst>(), std::make_index_sequence<kRest>());
 }
 
-// A term, as a group functor. `factor`: of the gradient, for a loss without coefficients to hold it.
+// A term as a group functor. The `factor` of gradient() is for an element-wise term, which has no coefficients to hold
+// it.
 template <class T, template <class> class LossTemplate>
 class TermFunctor {
   using Loss = LossTemplate<T>;
@@ -96,7 +98,7 @@ class TermFunctor {
     if constexpr (!kElement) Loss::rescale(sums, from, to);
   }
 
-  // Coefficients have the term's own in them.
+  // The coefficients include the term's coefficient in the sum.
   template <class A>
   MLLOSS_HD Array<A, kCoefficients> finalize(Statistics<A, kMaxima, kSums> stats, A& value) const {
     if constexpr (kElement) {
@@ -148,7 +150,7 @@ class TermFunctor {
   }
 };
 
-// What is behind the last term.
+// The empty sum, which follows the last term.
 template <class T>
 struct NoTerms {
   static constexpr int kTerms = 0, kMaxima = 0, kSums = 0, kOwn = 0, kCoefficients = 0;
@@ -192,8 +194,8 @@ class Compound<T> : public compound::NoTerms<T> {
   using compound::NoTerms<T>::NoTerms;
 };
 
-// The first term, and the sum of the others. Terms that have maxima must begin them at the same number: engines know
-// one.
+// The first term and the sum of the others. All terms with maxima must have the same initial_maximum(), because engines
+// know only one.
 template <class T, template <class> class FirstLoss, template <class> class... Others>
 class Compound<T, FirstLoss, Others...> : public GroupWise<Compound<T, FirstLoss, Others...>> {
   using First = compound::TermFunctor<T, FirstLoss>;
@@ -202,7 +204,7 @@ class Compound<T, FirstLoss, Others...> : public GroupWise<Compound<T, FirstLoss
  public:
   static constexpr int kTerms = 1 + Rest::kTerms;
   static constexpr int kMaxima = First::kMaxima + Rest::kMaxima, kSums = First::kSums + Rest::kSums;
-  // The terms' coefficients, then their values: of the first, of the others.
+  // The coefficients of all terms come first, then the values of all terms.
   static constexpr int kOwn = First::kCoefficients + Rest::kOwn, kCoefficients = kOwn + kTerms;
 
   explicit MLLOSS_HD Compound(const double* parameters) : first_(parameters), rest_(parameters + kTermParameters) {}
@@ -259,7 +261,7 @@ class Compound<T, FirstLoss, Others...> : public GroupWise<Compound<T, FirstLoss
     return assembled(first, first_value, rest);
   }
 
-  // In the place of the values comes the factor.
+  // Replaces the values of the terms by the factor.
   static MLLOSS_HD Array<T, kCoefficients> scaled(Array<T, kCoefficients> c, T factor) {
     return assembled(First::scaled(own_of(c), factor), factor, Rest::scaled(others_of(c), factor));
   }

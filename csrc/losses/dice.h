@@ -1,5 +1,5 @@
-// Soft Dice, linear (Sudre et al. 2017, arXiv:1707.03237) or with squares (Milletari et al. 2016, arXiv:1606.04797),
-// and Tversky (Salehi et al. 2017, arXiv:1706.05721) and Jaccard by other coefficients.
+// Soft Dice, linear (Sudre et al. 2017, arXiv:1707.03237) or with squares (Milletari et al. 2016, arXiv:1606.04797).
+// Other coefficients give Tversky (Salehi et al. 2017, arXiv:1706.05721) and Jaccard.
 #pragma once
 
 #include "overlap.h"
@@ -11,7 +11,7 @@ template <class T>
 class Dice : public Overlap<T, Dice<T>> {
  public:
   static constexpr LogisticNeed kLogistic = LogisticNeed::kSigmoid;
-  static constexpr bool kKeeps = true;  // the smaller of p and 1 - p, the latter negated: both follow exactly
+  static constexpr bool kKeeps = true;  // kept: p, or p - 1 if 1 - p is smaller; p and 1 - p both follow exactly
 
   using Overlap<T, Dice<T>>::Overlap;
   using Overlap<T, Dice<T>>::first_sums;
@@ -41,7 +41,7 @@ class Dice : public Overlap<T, Dice<T>> {
   }
 
  private:
-  // The number that 1 - p comes to where e^s has reached its cap. It is taken off 1 - p, which is then exactly 0 there.
+  // The value of 1 - p at the cap of e^s. Its subtraction makes 1 - p exactly 0 there.
   T least_ = reciprocal(T(1) + logistic_power(T(INFINITY)));
 };
 

@@ -1,82 +1,83 @@
-// The contract between a loss and the engines; every loss of this folder is such a functor.
+// The contract between a loss and the engines. Every loss in this folder is such a functor.
 //
 // A functor is a class template over the compute type T (double for float64 logits, else float). Its constructor is
-// Functor(const double* parameters). It derives from ElementWise (each element has a loss of its own) or from
-// GroupWise<Functor<T>> (a group of elements has one loss: a row, and for Dice also a label or the whole batch). The
-// bases define the defaults, so a functor states only what differs from them.
+// Functor(const double* parameters). It derives from one of these bases, which define the defaults; a functor states
+// only what differs from them:
+//   ElementWise                    each element has a loss of its own
+//   GroupWise<Functor<T>>          a group of elements has one loss: a row, or for Dice also a label or the whole batch
+//   GroupWiseWithoutMaxima<...>    the same for a loss whose sums need no maxima
 //
 // An element e has e.s, the logit after scale, bias and threshold; e.y, the target, which is 0 or 1 unless E::kSoft;
 // e.w, the weight, which is 1 unless the caller gave weights; and e.parameter (see kLabelParameter). An excluded
 // element comes as s = y = w = 0, or as s = -inf, w = 0 if kSoftmaxOverLabels. A weight of 0 also excludes an element,
 // unless kSoftmaxOverLabels.
 //
-// Members of every functor (all have a default)
-//   member              needed if                        meaning
-//   ------------------  -------------------------------
-//   ----------------------------------------------------------------- kLogistic           it calls logistic_of(e, ...),
-//   which values of the logistic function or of e^s it reads; an
-//                       sigmoid_of(e) or the like        engine may compute these for many elements in advance
-//   kSoftmaxOverLabels  the labels share one softmax     an excluded label has s = -inf; a label of weight 0 still
-//   takes
-//                                                        part in the softmax
+// Members of every functor
+//   member                           needed if                 meaning
+//   -------------------------------  ------------------------  --------------------------------------------------------
+//   kLogistic                        it calls logistic_of(e,   the values of the logistic function or of e^s that it
+//                                    ...) or a similar         reads, which an engine may compute in advance
+//                                    function below
+//   kSoftmaxOverLabels               the labels share one      an excluded label has s = -inf, and a label of weight 0
+//                                    softmax                   still takes part in the softmax
 //
 // Members of an element-wise functor
-//   member              needed if                        meaning
-//   ------------------  -------------------------------
-//   ----------------------------------------------------------------- evaluate(e)         always {value, d value / d s}
-//   kVariants, kNeeds,  some parameters have a faster    kVariants versions of evaluate<kVariant>(e), called in place
-//   of variant()           formula                          evaluate(e); variant() names the version for these
-//   parameters,
-//                                                        and kNeeds[kVariant] replaces kLogistic
-//   kLabelParameter     each label has a parameter       e.parameter is the caller's number for this label (default 1)
-//   kSecondLogits       it compares two logits           e.y is a second logit times logit_scale, any number; the
-//   targets
-//                                                        are dense with the logits' dtype, and E::kSoft always holds
-//   kSeparates,         a sum of values can share one    a negative's value is rest + log(1 + x) with 0 <= x <= 1;
-//   separated(e),       logarithm                        separated(e) is {rest, x, d value / d s} and reads e^-|s|;
-//   separates(given)                                     separates(given) tells if the same holds for positives, where
-//                                                        `given` is true if the caller gave label parameters
+//   member                           needed if                 meaning
+//   -------------------------------  ------------------------  --------------------------------------------------------
+//   evaluate(e)                      always                    returns {value, d value / d s}
+//   kVariants, kNeeds, variant()     some parameters have a    evaluate<kVariant>(e) exists in kVariants variants and
+//                                    faster formula            replaces evaluate(e). variant() is the one for these
+//                                                              parameters. kNeeds[kVariant] replaces kLogistic.
+//   kLabelParameter                  each label has a          e.parameter is the caller's number for the label, or 1
+//                                    parameter                 without one
+//   kSecondLogits                    it compares two logits    e.y is a second logit times logit_scale and may be any
+//                                                              number. These "targets" are dense and have the logits'
+//                                                              dtype, and E::kSoft is always true.
+//   kSeparates,                      many values can share     the value of a negative is rest + log(1 + x) with 0 <= x
+//   separated(e),                    one logarithm             <= 1. separated(e) returns {rest, x, d value / d s} and
+//   separates(given)                                           reads e^-|s|. separates(given) is true if this holds for
+//                                                              positives too; `given` tells if the caller gave label
+//                                                              parameters.
 //
-// Members of a group functor. The statistics of a group are maxima and sums that depend on the maxima. An engine first
-// takes the sums with all maxima at 0, which saves work and is enough for ordinary logits.
-//   member              needed if                        meaning
-//   ------------------  -------------------------------
-//   ----------------------------------------------------------------- kMaxima, kSums,     always how many of each a
-//   group has kCoefficients sums(e, m)          always                           the element's share of the sums if the
-//   maxima are m finalize(stats, v)  always                           sets v to the group's loss and returns the
-//   coefficients that the
-//                                                        gradient needs
-//   scaled(c, factor)   always                           the coefficients of the gradient times factor
-//   gradient(e, c)      always                           d value / d s from the group's coefficients
-//   kAcrossRows         groups may be labels or batches  requires kMaxima == 0 and kSecondPassSums == 0
-//   maxima(e, m)        kMaxima > 0                      raises m to the element's maxima
-//   initial_maximum()   kMaxima > 0                      the value that every maximum starts from
-//   rescale(sums,       kMaxima > 0                      changes the sums from the maxima `from` to the maxima `to`
-//     from, to)
-//   needs_max_shift(    kMaxima > 0                      the sums with zero maxima overflowed or vanished, so the
-//   engine
-//     sums)                                              takes them again with maxima(e, m) and sums(e, m)
-//   first_maxima(sums)  initial_maximum() is not 0 and   the maxima that belong to sums with zero maxima: 0, or
-//                       a group may have no such sum     initial_maximum() for a sum that no element contributed to
-//   first_sums(e)       zero maxima save work            sums(e, m) with m = 0
-//   finite_maxima(c),   finite maxima save work          if finite_maxima(c), no maximum in c is infinite, and the
-//   cheaper gradient_at_finite                                   gradient_at_finite_maxima(e, c) may replace
-//   gradient(e, c)
-//     _maxima(e, c)
-//   zero_maxima(c),     kMaxima > 0 and it may be a      if zero_maxima(c), all maxima in c are 0, and the cheaper
-//   gradient_at_zero    term of a fused CPU loop         gradient_at_zero_maxima(e, c) may replace gradient(e, c)
-//     _maxima(e, c)
-//   kKeeps,             the gradient can reuse one       first_sums(e, kept) also stores a number in `kept`, from which
-//   first_sums(e, kept) number of an element             kept_gradient(e, kept, c) gets the gradient if zero_maxima(c);
-//   kept_gradient(e,                                     used by engines that have memory for these numbers
-//     kept, c)
-//   kSecondPassSums,    a sum needs the final            how many sums are taken in a second pass over the row;
-//   second_pass_input   statistics                       second_pass_input(stats) is what they need of the statistics,
-//   and
-//     (stats),                                           second_pass_sums(e, input) is the element's share, which is 0
-//     if
-//   second_pass_sums                                     E::kNegative; finalize(stats, second_sums, v) replaces
-//     (e, input)                                         finalize(stats, v)
+// Members of a group functor. The statistics of a group are maxima, and sums of terms that are shifted by the maxima.
+// An engine first takes the sums with all maxima at 0: this is less work, and enough for ordinary logits.
+//   member                           needed if                 meaning
+//   -------------------------------  ------------------------  --------------------------------------------------------
+//   kMaxima, kSums, kCoefficients    always                    how many numbers of each kind a group has
+//   sums(e, m)                       always                    the element's share of the sums, if the maxima are m
+//   finalize(stats, value)           always                    returns the coefficients that the gradient needs, and
+//                                                              sets `value` to the group's loss
+//   scaled(c, factor)                always                    the coefficients of the gradient times factor
+//   gradient(e, c)                   always                    d value / d s, from the group's coefficients
+//   kAcrossRows                      a group may be a label    such a loss has no maxima and no sums of a second pass
+//                                    or the whole batch
+//   maxima(e, m)                     kMaxima > 0               raises the maxima m to those of the element
+//   initial_maximum()                kMaxima > 0               the number that each maximum starts from
+//   rescale(sums, from, to)          kMaxima > 0               shifts the sums from the maxima `from` to the maxima
+//                                                              `to`
+//   needs_max_shift(sums)            kMaxima > 0               true if the sums with all maxima at 0 overflowed or
+//                                                              vanished. The engine then takes them again with
+//                                                              maxima(e, m) and sums(e, m).
+//   first_sums(e)                    it is less work           sums(e, m) with all m at 0. Default: calls sums(e, m)
+//   first_maxima(sums)               a sum may be empty, and   the maxima that belong to sums with all maxima at 0: 0,
+//                                    initial_maximum() is not  or initial_maximum() for a sum without elements.
+//                                    0                         Default: 0
+//   finite_maxima(c),                kMaxima > 0               true if no maximum in the coefficients is infinite.
+//   gradient_at_finite_maxima(e, c)                            Engines may then call gradient_at_finite_maxima(e, c) in
+//                                                              place of gradient(e, c), which it equals by default: it
+//                                                              need not guard against inf - inf.
+//   zero_maxima(c),                  kMaxima > 0, and kKeeps   true if all maxima in the coefficients are 0. Engines
+//   gradient_at_zero_maxima(e, c)    or a fused loop of a sum  may then call gradient_at_zero_maxima(e, c) in place of
+//                                                              gradient(e, c), which it equals by default.
+//   kKeeps,                          the gradient can reuse a  first_sums(e, kept) also sets `kept`, a number for each
+//   first_sums(e, kept),             number from the first     element. If zero_maxima(c), then kept_gradient(e, kept,
+//   kept_gradient(e, kept, c)        visit                     c) is the gradient. Engines use it if they have memory
+//                                                              for these numbers.
+//   kSecondPassSums,                 a sum needs the complete  how many sums are taken in a second pass over the row.
+//   second_pass_input(stats),        statistics                second_pass_input(stats) is what they need of the
+//   second_pass_sums(e, input)                                 statistics. second_pass_sums(e, input) is the element's
+//                                                              share, which is 0 if E::kNegative. finalize(stats,
+//                                                              second_sums, value) replaces finalize(stats, value).
 #pragma once
 
 #include <type_traits>
@@ -88,8 +89,12 @@ inline namespace MLLOSS_ISA {
 
 enum class Scope { kElement, kGroup };
 
-// The values of the logistic function or of e^s that a functor reads: the sigmoid, which no engine computes in advance;
-// e^s; e^-|s|; e^-|s| and e^-|y|; both sigmoids and the logarithm log(1 + e^-|s|).
+// The values of the logistic function or of e^s that a functor reads:
+//   kSigmoid    the sigmoid at s, which no engine computes in advance
+//   kPower      e^s
+//   kTail       e^-|s|
+//   kTwoTails   e^-|s| and e^-|y|
+//   kLogarithm  the sigmoids at s and -s, and log(1 + e^-|s|)
 enum class LogisticNeed { kNothing, kSigmoid, kPower, kTail, kTwoTails, kLogarithm };
 
 // The defaults that all functors share.
@@ -161,30 +166,31 @@ struct GroupWiseWithoutMaxima : GroupWise<Loss> {
   }
 };
 
-// kNegative: every target of the tile is 0, and known at compile time to be.
-// kHard: targets are 0 or 1. kSoft: probabilities.
+// kNegative: every target of the tile is 0, which is known at compile time. kHard: targets are 0 or 1. kSoft: targets
+// are probabilities.
 enum class Targets { kNegative, kHard, kSoft };
 
 template <class T, Targets kTargets>
 struct Element {
   static constexpr bool kSoft = kTargets == Targets::kSoft;
-  static constexpr bool kNegative = kTargets == Targets::kNegative;  // compilers must not drop 0 * x by themselves
+  static constexpr bool kNegative =
+      kTargets == Targets::kNegative;  // functors omit terms with y = 0; compilers may not drop 0 * x
   static constexpr bool kReady = false, kTailReady = false;
-  T s;  // the logit, after scale, bias and threshold
+  T s;  // the logit after scale, bias and threshold
   T y;
   T w;
   T parameter = T(1);
 };
 
-// An element that comes with e^-|s|, and with e^-|y| where y is a logit.
+// An element with e^-|s| computed in advance, and with e^-|y| if y is a second logit.
 template <class T, Targets kTargets>
 struct TailElement : Element<T, kTargets> {
   static constexpr bool kTailReady = true;
   T tail, other_tail;
 };
 
-// With what functors take ready: e^s, as logistic_power() has it, and the logistic function's parts, as far as they are
-// taken.
+// An element with values computed in advance: e^s, as logistic_power() returns it, and those parts of the logistic
+// function that the functor reads.
 template <class T, Targets kTargets>
 struct ReadyElement : Element<T, kTargets> {
   static constexpr bool kReady = true;
@@ -192,7 +198,7 @@ struct ReadyElement : Element<T, kTargets> {
   T power;
 };
 
-// At s, or at -s.
+// Returns the logistic function at s, or at -s if `negated`.
 template <class E>
 MLLOSS_HD auto logistic_of(const E& e, bool negated) {
   if constexpr (E::kReady) {
@@ -220,7 +226,7 @@ MLLOSS_HD auto tails_of(const E& e) {
   }
 }
 
-// The tails at s and at y.
+// Returns the tails at s and at y.
 template <class E>
 MLLOSS_HD auto two_tails_of(const E& e) {
   if constexpr (E::kTailReady) {
@@ -240,7 +246,7 @@ MLLOSS_HD auto sigmoid_and_slope_of(const E& e) {
   }
 }
 
-// e^s, or e^-s. Ready, the former stays below e^87.
+// Returns e^s, or e^-s if `negated`. A value that was computed in advance is at most e^87 in float.
 template <class E>
 MLLOSS_HD auto power_of(const E& e, bool negated) {
   if constexpr (E::kReady) {
@@ -250,7 +256,7 @@ MLLOSS_HD auto power_of(const E& e, bool negated) {
   }
 }
 
-// e^s, below e^87 in float.
+// Returns e^s, at most e^87 in float.
 template <class E>
 MLLOSS_HD auto capped_power_of(const E& e) {
   if constexpr (E::kReady) {
@@ -266,14 +272,14 @@ struct ValueAndGradient {
   T gradient;
 };
 
-// The value is rest + log(1 + x).
+// A value in two parts, rest + log(1 + x), and its gradient.
 template <class T>
 struct Separated {
   T rest, x, gradient;
 };
 
-// Of a probability y, where a loss is defined for labels. Selected, not multiplied: a label that is certain has
-// one term, and the other may be 0 * inf.
+// Returns the expectation over a probability y of a loss that is defined for labels. Terms are selected and not
+// multiplied: if y is 0 or 1, the other term may be 0 * inf.
 template <class T>
 MLLOSS_HD ValueAndGradient<T> expectation(T y, ValueAndGradient<T> positive, ValueAndGradient<T> negative) {
   const T no = T(1) - y;
@@ -281,7 +287,8 @@ MLLOSS_HD ValueAndGradient<T> expectation(T y, ValueAndGradient<T> positive, Val
           (y > T(0) ? y * positive.gradient : T(0)) + (y < T(1) ? no * negative.gradient : T(0))};
 }
 
-// Calls f with the variant that serves the loss's parameters, once and outside a loop, for evaluated<variant>(loss, e).
+// Calls f with the variant that serves the loss's parameters. It is called once, outside a loop; f then calls
+// evaluated<variant>(loss, e).
 template <class Loss, class F>
 MLLOSS_HD void with_variant(const Loss& loss, F f) {
   if constexpr (Loss::kVariants == 1) {
@@ -308,7 +315,7 @@ MLLOSS_HD auto evaluated(const Loss& loss, const E& e) {
   }
 }
 
-// Whether some variant of an element-wise loss takes e^s.
+// True if some variant of an element-wise loss reads e^s.
 template <class Loss>
 constexpr bool takes_power() {
   if constexpr (Loss::kScope == Scope::kGroup) {
@@ -338,7 +345,7 @@ struct Statistics {
 template <class Loss, class T>
 using StatisticsOf = Statistics<T, Loss::kMaxima, Loss::kSums>;
 
-// Merged by addition; empty for most losses.
+// Sums of the second pass, which are merged by addition. Most losses have none.
 template <class Loss, class T>
 using SecondPassSums = Array<T, Loss::kSecondPassSums>;
 
@@ -350,7 +357,8 @@ MLLOSS_HD StatisticsOf<Loss, T> identity() {
   return stats;
 }
 
-// Associative and commutative, up to rounding: tiles, warps, blocks, clusters and ranks all merge so.
+// Merges two statistics. The operation is associative and commutative up to rounding, so tiles, warps, blocks, clusters
+// and ranks all use it.
 template <class Loss, class T>
 MLLOSS_HD void merge(StatisticsOf<Loss, T>& into, StatisticsOf<Loss, T> from) {
   if constexpr (Loss::kMaxima > 0) {
@@ -363,7 +371,7 @@ MLLOSS_HD void merge(StatisticsOf<Loss, T>& into, StatisticsOf<Loss, T> from) {
   for (int i = 0; i < Loss::kSums; ++i) into.sums[i] += from.sums[i];
 }
 
-// The group's coefficients and loss, from all that was summed.
+// Returns the coefficients of a group and sets `value` to its loss, with the second-pass sums if the loss has any.
 template <class Loss, class T>
 MLLOSS_HD Array<T, Loss::kCoefficients> finalize(const Loss& loss, const StatisticsOf<Loss, T>& stats,
                                                  const SecondPassSums<Loss, T>& second_sums, T& value) {

@@ -1,4 +1,4 @@
-// Self-adjusting Dice: (1 - p)^f p in the place of p, which turns easy positives down (Li et al. 2020,
+// Self-adjusting Dice: (1 - p)^f p replaces p, which reduces the influence of easy positives (Li et al. 2020,
 // arXiv:1911.02855)
 #pragma once
 

@@ -15,7 +15,7 @@ class Zlpr : public TwoSides<T, Zlpr<T>> {
 
   explicit MLLOSS_HD Zlpr(const double*) {}
 
-  // The 1 inside each log is e^0: a maximum never lies below 0.
+  // The 1 in each logarithm is e^0, so a maximum is never below 0.
   static MLLOSS_HD T initial_maximum() { return T(0); }
 
   template <class E>
@@ -35,7 +35,7 @@ class Zlpr : public TwoSides<T, Zlpr<T>> {
     return this->first_exponentials(e, kept);
   }
 
-  // NaN is not unsafe: no maximum would mend it.
+  // A sum of NaN needs no shift, because no maximum would repair it.
   MLLOSS_HD bool needs_max_shift(Array<T, 2> sums) const {
     return sums[0] > this->kLargest || sums[1] > this->kLargest;
   }
@@ -56,7 +56,7 @@ class Zlpr : public TwoSides<T, Zlpr<T>> {
       c[2 * i] = m;
       c[2 * i + 1] = A(1) / (sum + exponential(-m));
     }
-    // A NaN of one side makes the row NaN, the other side's gradient with it.
+    // A NaN on one side makes the row NaN, including the gradient of the other side.
     if (value != value) c[1] = c[3] = value;
     return c;
   }
