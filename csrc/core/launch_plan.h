@@ -16,12 +16,12 @@ namespace mlloss {
 
 // The numbers are fixed: tests and benchmarks force a strategy by its number.
 enum class Strategy : int8_t {
-  kAutomatic = 0,  // only in requests: the planner decides
+  kAutomatic = 0,    // only in requests: the planner decides
   kElementWise = 1,  // no statistics, so tiles are processed in any order
-  kStreaming = 2,  // one block per row; the logits are read twice
-  kResident = 3,  // one block per row, which keeps the row in its shared memory
-  kSplit = 4,  // statistics, then gradients, each by any number of blocks; the logits are read twice
-  kCluster = 5,  // one cluster of blocks per row, which keeps the row in their shared memories
+  kStreaming = 2,    // one block per row; the logits are read twice
+  kResident = 3,     // one block per row, which keeps the row in its shared memory
+  kSplit = 4,        // statistics, then gradients, each by any number of blocks; the logits are read twice
+  kCluster = 5,      // one cluster of blocks per row, which keeps the row in their shared memories
 };
 
 constexpr Strategy kStrategies[] = {Strategy::kAutomatic, Strategy::kElementWise, Strategy::kStreaming,
@@ -35,7 +35,7 @@ inline const char* name_of(Strategy strategy) {
 struct DeviceFacts {
   int capability;            // 10 * major + minor
   int sm_count;              // streaming multiprocessors
-  int threads_per_sm;  // resident threads, at most
+  int threads_per_sm;        // resident threads, at most
   int64_t shared_per_block;  // bytes, with opt-in
   int64_t l2_bytes;
 };
@@ -57,9 +57,9 @@ struct Problem {
   int64_t rows, labels;
   DType dtype;  // of the logits
   Grouping grouping;
-  bool gradient = true;  // the forward pass forms the gradient
+  bool gradient = true;      // the forward pass forms the gradient
   bool dense_labels = true;  // the logits of a row are adjacent in memory
-  int target_bytes = 0;  // bytes of targets that are copied ahead with a chunk: staged_target_bytes()
+  int target_bytes = 0;      // bytes of targets that are copied ahead with a chunk: staged_target_bytes()
   bool row_resident = true;  // the loss has resident and cluster kernels
 };
 
@@ -70,28 +70,28 @@ struct LaunchPlan {
   int threads;  // per block
   int64_t blocks;
   int64_t shared_bytes;  // dynamic shared memory
-  int vector_width;  // elements per access; 1 for strided labels
-  int64_t tiles;  // per row
+  int vector_width;      // elements per access; 1 for strided labels
+  int64_t tiles;         // per row
   int64_t chunks_per_tile;
-  int cluster;  // blocks that share the memory of a row
+  int cluster;            // blocks that share the memory of a row
   int64_t rows_per_wave;  // split: rows whose logits stay in L2 until their gradient is formed
-  int reads;  // how often this pass reads the logits
+  int reads;              // how often this pass reads the logits
 };
 
 // The maximum of threads per block that kernels are compiled for.
-constexpr int kMaxThreads = 256;  // blocks that process whole rows
+constexpr int kMaxThreads = 256;   // blocks that process whole rows
 constexpr int kUnitThreads = 256;  // blocks that process tiles
 constexpr int kLabelThreads = 128;
 // The minimum of blocks of kMaxThreads that a multiprocessor has registers for.
 constexpr int kResidentBlocks = 2;
 constexpr int streaming_blocks_of(int capability) { return capability >= 100 ? 2 : 3; }
 constexpr int64_t kMaxLabels = (int64_t{1} << 31) - 1024;  // labels within a row are counted in 32 bits
-constexpr int64_t kStaticShared = 2048;  // the maximum per kernel, for reductions
+constexpr int64_t kStaticShared = 2048;                    // the maximum per kernel, for reductions
 constexpr int64_t kSharedUnasked = 48 * 1024;  // static and dynamic bytes that a block may use without opting in
 constexpr int64_t kChunkBytes = 16;
-constexpr int kStages = 4;  // chunks of a thread that are in flight or in use
+constexpr int kStages = 4;           // chunks of a thread that are in flight or in use
 constexpr int kPortableCluster = 8;  // blocks in a cluster, on every device with clusters
-constexpr int kMaxCluster = 16;  // blocks in a cluster, on data-centre devices
+constexpr int kMaxCluster = 16;      // blocks in a cluster, on data-centre devices
 
 inline int64_t chunk_width(DType dtype) { return kChunkBytes / bytes_of(dtype); }
 

@@ -280,7 +280,7 @@ MLLOSS_HD double expm1_any(double x) { return expm1(x); }
 template <class T>
 struct Logistic {
   T sigmoid;           // 1 / (1 + e^-z)
-  T sigmoid_negated;  // 1 / (1 + e^z), exact even if 1 - sigmoid cancels
+  T sigmoid_negated;   // 1 / (1 + e^z), exact even if 1 - sigmoid cancels
   T softplus;          // log(1 + e^z)
   T softplus_negated;  // log(1 + e^-z)
 };

@@ -69,8 +69,8 @@ struct Call {
   const void* crow_indices;
   const void* col_indices;
   const void* values;  // T; a negative value excludes its label
-  int64_t nnz;  // the number of columns that may be read, even if crow_indices says more
-  bool wide_indices;  // int64 if true, else int32
+  int64_t nnz;         // the number of columns that may be read, even if crow_indices says more
+  bool wide_indices;   // int64 if true, else int32
 
   bool has_ignore_index;
   Grouping grouping;
@@ -114,13 +114,13 @@ struct ForwardOutputs {
   void* values;        // T: [rows, labels] for element-wise losses, else [groups]; with reduction "none"
   void* total;         // T []: the reduced loss
   void* coefficients;  // T [kCoefficients, groups], for the gradient before factor and sample_weight are applied
-  void* gradient;  // the logits' dtype, [rows, labels] with adjacent labels; may be the logits' own memory
+  void* gradient;      // the logits' dtype, [rows, labels] with adjacent labels; may be the logits' own memory
 };
 
 // The results of a pass over the logits with known coefficients.
 struct BackwardOutputs {
   const void* coefficients;                                  // T [kCoefficients, groups]; null for element-wise losses
-  const void* grad_output;  // T; null stands for 1
+  const void* grad_output;                                   // T; null stands for 1
   int64_t grad_output_row_stride, grad_output_label_stride;  // 0 and 0 for a scalar
   void* gradient;                                            // as above, or null
   void* row_gradient;                                        // T [rows] or null: sum over labels of d loss / d s

@@ -1,5 +1,5 @@
-// A sum of several losses in one pass: every term has its turn at a tile while that is in cache. Any terms, chosen at
-// run time. What a term is to it is a table of functions over a tile, made from the functor.
+// A sum of losses in one pass: each term processes a tile while it is in cache. The sum is chosen at run time and may
+// have any terms. A term is a table of functions over a tile, which is made from its functor.
 #pragma once
 
 #include <algorithm>
@@ -13,12 +13,12 @@ inline namespace MLLOSS_ISA {
 template <class T>
 struct TermFunctions {
   bool element_wise, softmax_over_labels;
-  int statistics, coefficients;  // an element-wise term's one statistic is its value
+  int statistics, coefficients;  // an element-wise term has one statistic, its value
   void (*initial)(double* statistics);
   void (*add)(const double* parameters, const Tile<T>& tile, double* statistics);
   void (*merge)(double* statistics, const double* from);
-  double (*finalize)(const double* parameters, const double* statistics, double* coefficients);  // the value
-  // Gradients times f, and the sum of the values if wanted.
+  double (*finalize)(const double* parameters, const double* statistics, double* coefficients);  // returns the value
+  // Gradients times f; returns the sum of the values if `value`.
   double (*evaluate)(const double* parameters, const Tile<T>& tile, T f, bool value, T* g);
   void (*gradient)(const double* parameters, const Tile<T>& tile, const T* coefficients, int64_t stride, T f, T* g);
 };
@@ -90,7 +90,7 @@ struct GroupTerm {
   }
 };
 
-// Nothing for losses that are no part of a sum's pass.
+// Empty for losses that cannot be part of a sum.
 template <template <class> class Loss, class T>
 constexpr TermFunctions<T> term_of() {
   if constexpr (Loss<T>::kSecondPassSums > 0 || Loss<T>::kSecondLogits) {
@@ -102,18 +102,18 @@ constexpr TermFunctions<T> term_of() {
   }
 }
 
-// A sum whose tiles go through at once: its terms' places in the registry, and how.
+// A sum that has one loop for all terms: the places of its terms in the registry, and the functions of that loop.
 template <class T>
 struct FusedSum {
   int terms[kMostTerms], count;
   FusedFunctions<T> math;
 };
 
-// `kTerms`: every loss, as the registry has them. `kFused`: the sums, ended by one of no terms.
+// `kTerms`: every loss, in the order of the registry. `kFused`: the fused sums, ended by an entry without terms.
 template <class T, const TermFunctions<T>* kTerms, const FusedSum<T>* kFused>
 class CompoundEngine : EngineBase<T> {
   using Work = cpu::Work;
-  static constexpr int kMostStatistics = 8;  // of a term
+  static constexpr int kMostStatistics = 8;  // per term
 
  public:
   static void rows(const Work& work, int64_t begin, int64_t end) {
@@ -125,7 +125,7 @@ class CompoundEngine : EngineBase<T> {
       const int64_t first = row * compound.tiles_, last = first + compound.tiles_;
       T* const powers = compound.fused_ && compound.any_groups_ ? compound.kept_of_row(row) : nullptr;
       compound.initial(statistics);
-      // Element-wise terms are evaluated once: for value and gradient, or where terms have one loop.
+      // Element-wise terms are evaluated once: here, or together with the gradient, or in the fused loop.
       const bool elements_too = !gradients && !compound.fused_;
       if (elements_too || compound.any_groups_) {
         compound.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
@@ -198,7 +198,7 @@ class CompoundEngine : EngineBase<T> {
   }
 
  private:
-  // Where some terms compete and others do not, labels that are out look different to them.
+  // An excluded label looks different to a loss with a softmax over labels, so a sum of both kinds needs two tiles.
   struct Tiles {
     Tile<T> own, plain;
   };
@@ -278,7 +278,7 @@ class CompoundEngine : EngineBase<T> {
     });
   }
 
-  // Each term's coefficients, and its value as far as the statistics have it.
+  // Stores each term's coefficients, and computes each term's value as far as the statistics contain it.
   void finalize_row(int64_t row, const double* statistics, double* values) const {
     T* out = static_cast<T*>(this->work_.forward->coefficients) + row;
     double own[kMostStatistics];
@@ -303,7 +303,7 @@ class CompoundEngine : EngineBase<T> {
     if (this->work_.forward->values) static_cast<T*>(this->work_.forward->values)[row] = static_cast<T>(value);
   }
 
-  // The sum of the terms' gradients times f; `values`, unless null, grow by what element-wise terms lose.
+  // Forms the sum of the terms' gradients times f. Unless null, `values` grow by the values of element-wise terms.
   void form(int64_t row, const Tiles& tiles, const T* powers, T f, double* values, T* g) const {
     const int64_t rows = this->call_.rows;
     if (fused_ && fused_->form(terms_, tiles.own, powers, this->coefficients() + row, rows, f, values, g)) return;
@@ -325,7 +325,7 @@ class CompoundEngine : EngineBase<T> {
     }
   }
 
-  // What element-wise terms lose, as `form` would say it.
+  // Adds the values of element-wise terms, equal to the last bit to what `form` adds.
   void element_values(int64_t row, Tiles& tiles, double* values) const {
     if (!any_elements_) return;
     const int64_t first = row * this->tiles_, rows = this->call_.rows;
@@ -339,8 +339,8 @@ class CompoundEngine : EngineBase<T> {
     });
   }
 
-  // Formed beside the output, or in place later terms would read what earlier ones made of the logits.
-  // `powers` is e^s of a whole row, as the first visit left it, or null.
+  // With an in-place gradient, the sum is formed in a buffer: later terms would otherwise read the gradients of earlier
+  // ones as logits. `powers` is e^s of a whole row, which the first visit stored, or null.
   void gradients(int64_t begin, int64_t end, const T* powers, Tiles& tiles, double* values) const {
     alignas(64) T buffer[kTile];
     this->for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {

@@ -1,4 +1,4 @@
-// The CPU engine: moves tiles of rows through any functor. It knows no loss.
+// The CPU engine, which passes tiles of rows to any functor. It knows no loss.
 #pragma once
 
 #include "engine_base.h"
@@ -76,7 +76,8 @@ class Engine : EngineBase<T> {
     }
   }
 
-  // Of rows, whose statistics lie there, or their units' do; late sums are put beside the units'.
+  // Second-pass sums, stored beside the statistics of the units. The statistics of a row are in group_statistics, or
+  // are merged from its units if that is null.
   static void second_pass(const Work& work, int64_t begin, int64_t end) {
     if constexpr (Loss::kSecondPassSums > 0) {
       const Engine engine(work);
@@ -112,7 +113,7 @@ class Engine : EngineBase<T> {
     }
   }
 
-  // Runs alone, or after `statistics` of the same call, which then has left what the functor keeps of each element.
+  // Runs alone, or after `statistics` of the same call, which then has stored the kept number of each element.
   static void gradient(const Work& work, int64_t begin, int64_t end) {
     const Engine engine(work);
     Tile<T> tile;
@@ -122,7 +123,7 @@ class Engine : EngineBase<T> {
     });
   }
 
-  // A label's group crosses the rows, so a tile of labels is taken down the whole batch.
+  // The group of a label crosses the rows, so each tile of labels is processed down the whole batch.
   static void macro(const Work& work, int64_t begin, int64_t end) {
     if constexpr (Loss::kMaxima == 0) {
       const Engine engine(work);
@@ -212,7 +213,7 @@ class Engine : EngineBase<T> {
     return stats;
   }
 
-  // A group's coefficients, [kCoefficients, groups], and its value.
+  // Stores a group's coefficients, [kCoefficients, groups], and its value.
   template <class S>
   void finalize_group(int64_t group, const S& stats, const SecondSums& second_sums) const {
     double value;

@@ -1,5 +1,5 @@
-// Sums of losses that are known when this is compiled: one loop over a block for all terms, which pay once for what
-// they need of the logistic function and e^s. Other sums, and tiles out of the usual, go term by term (compound.h).
+// Sums of losses that are known at compile time. One loop over a block serves all terms, which share the logistic
+// function and e^s. Other sums, and tiles with weights or large logits, are evaluated term by term (compound.h).
 #pragma once
 
 #include "../losses/compound.h"
@@ -8,24 +8,25 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-// A term of a sum, and where its own begin among all terms' numbers.
+// A term of a sum, and the places of its numbers among those of all terms.
 struct TermPlace {
   double coefficient;
   const double* parameters;
   int statistics, coefficients;
 };
 
-// What a tile goes through at once. All refuse, and have done nothing, where terms have to go one by one: the others
-// do wherever the first has. `powers`, unless null, has room for e^s, from the first visit for the second.
+// The functions of a fused sum over a tile. Each returns false, without side effects, if the tile must be evaluated
+// term by term. If `statistics` returns false for a tile, the others do too. `powers`, unless null, is memory that
+// carries e^s from the first visit to the second.
 template <class T>
 struct FusedFunctions {
-  // The groups' statistics with the maxima at 0, each term's at its place.
+  // Stores the groups' statistics with all maxima at 0, each term's at its place.
   bool (*statistics)(const TermPlace* places, const Tile<T>& tile, T* powers, double* out);
-  // The sum of the gradients times f, from the coefficients of a row, `stride` apart. `values` grow by what
-  // element-wise terms lose. `g` may be `powers`, but not the logits.
+  // Forms the sum of the gradients times f from the coefficients of a row, which are `stride` apart. `values` grow by
+  // the values of element-wise terms. `g` may be `powers`, but not the logits.
   bool (*form)(const TermPlace* places, const Tile<T>& tile, const T* powers, const T* coefficients, int64_t stride,
                T f, double* values, T* g);
-  // What `form` adds to `values`, to the bit, for who wants no gradient.
+  // Adds to `values` what `form` adds, equal to the last bit, for a call without a gradient.
   bool (*values)(const TermPlace* places, const Tile<T>& tile, const T* coefficients, int64_t stride, double* values);
 };
 
@@ -102,7 +103,7 @@ class FusedTerm {
 template <class T, template <class> class... Losses>
 struct FusedTerms {
   static constexpr int kSums = 0, kValues = 0;
-  static constexpr bool kTakesPower = false;  // an element-wise term, beside what is ready of the logistic function
+  static constexpr bool kTakesPower = false;  // an element-wise term reads e^s itself
   static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
 
   template <class... Rest>
@@ -169,7 +170,7 @@ struct FusedTerms<T, FirstLoss, Others...> {
     }
   }
 
-  // `values`: one for each element-wise term.
+  // `values` has one number for each element-wise term.
   template <int kVariant, class E>
   MLLOSS_HD T element_gradient(const E& e, T* values) const {
     if constexpr (First::kElement) {
@@ -181,7 +182,7 @@ struct FusedTerms<T, FirstLoss, Others...> {
     }
   }
 
-  // The first element-wise term's parameters choose the variant: one term at most has several.
+  // The first element-wise term chooses the variant; at most one term has several.
   template <class F>
   void with_variant(F f) const {
     if constexpr (First::kElement) {
@@ -275,14 +276,14 @@ class Fused {
     for (int begin = 0; begin < tile.size; begin += kBlock) {
       const int size = begin + kBlock < tile.size ? kBlock : tile.size - begin;
       if (!powers) make_powers(tile.s + begin, size, own);
-      // The first of the two loops below may overwrite what was left, and the second still takes it.
+      // The first loop below may overwrite the stored powers, which the second loop still reads.
       constexpr bool kCopied = Terms::kTakesPower;
       if (kCopied && powers) memcpy(own, powers + begin, sizeof(T) * static_cast<size_t>(size));
       const T* const power = powers && !kCopied ? powers + begin : own;
       make_ready<Terms::kLogistic>(power, size, parts);
       const Columns<T> x(tile, begin, power, parts);
       T* const block = g + begin;
-      // Two loops, or there are more constants than registers.
+      // One loop would need more constants than there are registers.
 #pragma omp simd
       for (int j = 0; j < size; ++j)
         block[j] = terms.group_gradient(ready_element<kTargets, false, Terms::kLogistic>(x, j));
@@ -313,11 +314,11 @@ class Fused {
     terms.with_variant([&](auto variant) { add_elements_as<kTargets, variant>(terms, x, size, g, total); });
   }
 
-  // Not inlined: with gradients and without, values are the same to the bit.
+  // Not inlined, so that values with and without gradients are equal to the last bit.
   template <Targets kTargets, int kVariant>
   static __attribute__((noinline)) void add_elements_as(const Terms& all, const Columns<T>& columns, int size, T* g,
                                                         T* total) {
-    // Copies, which nobody can think that g overlaps: else the loop is not vectorised.
+    // Copies, which cannot overlap g. Without them the loop is not vectorised.
     const Terms terms = all;
     const Columns<T> x = columns;
     T a = T(0), b = T(0);

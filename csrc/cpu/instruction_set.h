@@ -8,7 +8,7 @@
 namespace mlloss {
 namespace cpu {
 
-// The instruction sets that are built, each with its kernels.
+// The kernels of each instruction set that is built.
 using TableOf = Table (*)();
 constexpr TableOf kTables[kIsaCount] = {
 #if defined(MLLOSS_BUILT_baseline)
@@ -30,7 +30,7 @@ constexpr TableOf kTables[kIsaCount] = {
 
 inline bool can_run(int isa) { return isa >= 0 && isa <= machine_isa() && kTables[isa]; }
 
-// -1 where the library is built for other processors alone.
+// Returns -1 if the library is built for other processors only.
 inline int best_isa() {
   int isa = machine_isa();
   while (isa >= 0 && !kTables[isa]) --isa;

@@ -1,5 +1,5 @@
-// The CPU kernels at one instruction set. CMake compiles this file once for each, with
-// MLLOSS_ISA its name and MLLOSS_TABLE the function that hands the kernels out.
+// The CPU kernels for one instruction set. CMake compiles this file once for each. MLLOSS_ISA is the name of the set,
+// and MLLOSS_TABLE the function that returns the kernels.
 #include "../losses/registry.h"
 #include "compound.h"
 #include "engine.h"
@@ -41,7 +41,7 @@ static constexpr cpu::LossKernels kDouble[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_DOUBL
 static constexpr TermFunctions<float> kFloatTerms[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_FLOAT_TERM)};
 static constexpr TermFunctions<double> kDoubleTerms[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_DOUBLE_TERM)};
 
-// A loss's place in the registry.
+// Returns a loss's place in the registry.
 template <template <class> class Loss>
 constexpr int place_of() {
   int place = 0, i = 0;
@@ -58,7 +58,7 @@ constexpr FusedSum<T> fused_sum() {
   return {{place_of<Losses>()...}, sizeof...(Losses), {F::statistics, F::form, F::values}};
 }
 
-// Terms in the order of their names, as Python has them.
+// The terms are in the order of their names, as in Python.
 static constexpr FusedSum<float> kFusedFloat[] = {
     fused_sum<float, Bce, Dice>(),
     fused_sum<float, Dice, SigmoidFocal>(),
@@ -69,7 +69,7 @@ static constexpr FusedSum<float> kFusedFloat[] = {
     fused_sum<float, Asymmetric, Dice, Zlpr>(),
     {{}, 0, {}},
 };
-static constexpr FusedSum<double> kFusedDouble[] = {{{}, 0, {}}};  // double serves gradcheck, not speed
+static constexpr FusedSum<double> kFusedDouble[] = {{{}, 0, {}}};  // double serves gradcheck and not speed
 
 template <class T, const TermFunctions<T>* kTerms, const FusedSum<T>* kFused>
 constexpr cpu::LossKernels compound_kernels() {

@@ -15,7 +15,7 @@ inline void run_statistics(const Program& program, const Call& call, double* out
   program.kernels.merge(work, 0, group_count(call));
 }
 
-// From the merged statistics of all parts.
+// Takes second-pass sums of a part, from the merged statistics of all parts.
 inline void run_second_pass(const Program& program, const Call& call, const double* known, double* out) {
   const int count = program.kernels.second_pass_sums, all = program.kernels.statistics;
   const int64_t tiles = tiles_of(call.labels), units = call.rows * tiles;
@@ -34,7 +34,7 @@ inline void run_second_pass(const Program& program, const Call& call, const doub
   }
 }
 
-// Parts, as the kernels have units: groups are rows of as many tiles.
+// Presents parts as units to the kernels: a group becomes a row with one tile for each part.
 class PartsAsUnits {
  public:
   PartsAsUnits(const Program& program, const Call& call, const LabelParts& parts)
@@ -75,7 +75,7 @@ inline void run_merge(const Program& program, const LabelParts& parts, double* o
 }
 
 inline void run_finalize(const Program& program, Call call, const LabelParts& parts, const ForwardOutputs& out) {
-  if (crosses_rows(call)) call.sample_weight = nullptr;  // it is in the statistics
+  if (crosses_rows(call)) call.sample_weight = nullptr;  // already in the statistics
   PartsAsUnits units(program, call, parts);
   std::vector<double> values(static_cast<size_t>(parts.groups));
   Work work = units.work(&out, values.data(), nullptr);

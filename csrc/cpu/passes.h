@@ -12,13 +12,13 @@ inline int64_t tiles_of(int64_t labels) { return (labels + kLabelsPerUnit - 1) /
 
 constexpr int64_t kElementsWorthAThread = 16384;
 
-// `weight` elements are behind each of the n items.
+// Each of the n items stands for `weight` elements.
 inline void parallel(Kernel kernel, const Work& work, int64_t n, int64_t weight) {
   const int64_t grain = std::max<int64_t>(1, kElementsWorthAThread / std::max<int64_t>(1, weight));
   torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) { kernel(work, begin, end); });
 }
 
-// Whole rows a thread keep a row in cache between its two visits, when there are rows enough to share.
+// A thread that processes whole rows finds a row in cache at its second visit. This needs enough rows for all threads.
 inline bool by_rows(const Call& call) {
   return call.grouping == Grouping::kSamples &&
          (call.rows >= 4 * torch::stable::get_num_threads() || tiles_of(call.labels) < 2);
@@ -91,7 +91,7 @@ inline void run_backward(const Program& program, const Call& call, const Backwar
   std::vector<double> scales(out.scale_gradient ? static_cast<size_t>(units) : 0);
   Work work{&call, nullptr, &out, nullptr, nullptr, nullptr, nullptr};
   program.name_terms(work);
-  // First: in place, the next pass overwrites the logits.
+  // This pass comes first, because an in-place gradient overwrites the logits.
   if (out.label_gradient) parallel(kernels.label_gradient, work, tiles, unit_size * call.rows);
   if (out.row_gradient) work.unit_row_gradients = rows.data();
   if (out.scale_gradient) work.unit_scale_gradients = scales.data();

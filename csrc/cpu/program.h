@@ -13,10 +13,10 @@ namespace cpu {
 #define MLLOSS_NAME(name, Functor) #name,
 constexpr const char* kLossNames[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_NAME)};
 
-// A loss, or several of them in one pass.
+// The kernels for a loss, or for a sum of losses in one pass.
 struct Program {
   LossKernels kernels;
-  std::vector<int> terms;  // of a compound: places in the registry
+  std::vector<int> terms;  // a sum of losses: the places of its terms in the registry
 
   void name_terms(Work& work) const {
     work.terms = terms.data();
@@ -31,7 +31,7 @@ inline int place_of(const std::string& loss) {
   STD_TORCH_CHECK(false, "mlloss_cuda: this build has no loss named ", loss);
 }
 
-// `wide`: of logits in float64.
+// `wide`: the logits are float64.
 inline Program program_of(const std::string& loss, bool wide) {
   const Table t = table();
   const LossKernels* losses = wide ? t.float64 : t.float32;
@@ -42,7 +42,7 @@ inline Program program_of(const std::string& loss, bool wide) {
     const int place = place_of(loss.substr(begin, end == std::string::npos ? end : end - begin));
     program.terms.push_back(place);
     program.kernels.statistics += losses[place].element_wise ? 1 : losses[place].statistics;
-    program.kernels.coefficients += losses[place].coefficients + 1;  // and the term's value
+    program.kernels.coefficients += losses[place].coefficients + 1;  // one more for the term's value
   }
   STD_TORCH_CHECK(program.terms.size() <= kMostTerms, "mlloss_cuda: more terms than Python should have let through");
   return program;

@@ -1,5 +1,5 @@
-// A tile of one row, ready for the functors: logits after scale and offsets, targets as one number
-// each, weights where there are any. The only place on the CPU that knows layouts and dtypes.
+// A tile of one row in the form that functors read: logits after scale and offsets, targets as one number each, and
+// weights if there are any. No other file of the CPU engine knows layouts and dtypes.
 #pragma once
 
 #include "../losses/functor.h"
@@ -8,19 +8,19 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-// Labels a tile: its four buffers stay in a first-level cache.
+// Labels in a tile. Its four buffers fit a first-level cache.
 constexpr int kTile = 1024;
 
 template <class T>
 struct Tile {
   int size;
   Targets targets;
-  bool weighted;  // w holds weights; an excluded label's is 0
-  bool excluded;  // some label is
+  bool weighted;  // w contains weights, which are 0 for excluded labels
+  bool excluded;  // at least one label is excluded
   const T* s;
   const T* y;
   const T* w;
-  const T* parameters;  // of each label, for functors that take them; ones unless `parametrised`
+  const T* parameters;  // for functors with kLabelParameter; ones unless `parametrised`
   bool parametrised;
   alignas(64) T s_buffer[kTile];
   alignas(64) T y_buffer[kTile];
@@ -30,7 +30,7 @@ struct Tile {
 template <class T>
 class TileReader {
  public:
-  // `softmax_over_labels`, `second_logits`: as functors have them.
+  // `softmax_over_labels`, `second_logits`: as in functors.
   TileReader(const Call& call, bool softmax_over_labels, bool second_logits)
       : call_(call), softmax_over_labels_(softmax_over_labels), second_logits_(second_logits) {
     scale_ = call.scale_tensor ? *static_cast<const T*>(call.scale_tensor) : static_cast<T>(call.scale);
@@ -55,7 +55,7 @@ class TileReader {
     if (tile.excluded && !softmax_over_labels_) neutralise(tile);
   }
 
-  // The logits as they came: the gradient of logit_scale needs them.
+  // Reads the logits without scale and offsets, for the gradient of logit_scale.
   void read_raw(int64_t row, int64_t begin, int size, T* out) const {
     with_floating(call_.logits_dtype, [&](auto* type) {
       const auto* x = static_cast<decltype(type)>(const_cast<void*>(call_.logits)) + row * call_.logits_row_stride +
@@ -74,7 +74,7 @@ class TileReader {
   const bool softmax_over_labels_, second_logits_;
   T scale_;
 
-  // Ones where there are none.
+  // Returns ones if the caller gave none.
   const T* label_parameters(int64_t begin) const {
     struct Ones {
       T v[kTile];
@@ -177,7 +177,7 @@ class TileReader {
     }
   }
 
-  // Finds what kind of tile y_buffer is, and settles ignored, negative and smoothed targets.
+  // Finds the kind of the tile in y_buffer, and handles ignored, negative and smoothed targets.
   template <class Y, class Raw>
   void classify(Tile<T>& tile, const Y* y, int64_t stride, Raw raw) const {
     T* target = tile.y_buffer;
@@ -198,7 +198,7 @@ class TileReader {
     }
     if (call_.label_smoothing > 0.0) {
       for (int j = 0; j < tile.size; ++j) target[j] = smoothed(target[j]);
-      // Labels that are out have no share; of other weights nothing is known yet.
+      // Excluded labels get no share of the smoothing. Other weights are read later.
       for (int j = 0; tile.excluded && j < tile.size; ++j) target[j] = tile.w_buffer[j] == T(0) ? T(0) : target[j];
       tile.targets = Targets::kSoft;
     } else {
@@ -221,7 +221,7 @@ class TileReader {
     tile.s_buffer[j] = T(-INFINITY);
   }
 
-  // A negative target that is not the ignore_index: -1/+1 labels must not pass for unknown ones.
+  // A negative target other than ignore_index makes the logit NaN: -1/+1 labels must not count as unknown ones.
   void invalidate(Tile<T>& tile, int j) const {
     own_logits(tile);
     tile.s_buffer[j] = static_cast<T>(NAN);
@@ -302,7 +302,7 @@ class TileReader {
     }
   }
 
-  // What a weight of 0 excludes must not leak, were it NaN.
+  // An element of weight 0 must not influence results, even if its logit is NaN.
   void neutralise(Tile<T>& tile) const {
     own_logits(tile);
     if (tile.targets == Targets::kNegative) {

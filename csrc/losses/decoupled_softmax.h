@@ -13,7 +13,7 @@ template <class T>
 class DecoupledSoftmax : public GroupWise<DecoupledSoftmax<T>> {
  public:
   static constexpr bool kSoftmaxOverLabels = true, kKeeps = true;  // kept: e^s
-  static constexpr int kMaxima = 1, kSums = 3;  // m and S of the negatives; sum y in two parts
+  static constexpr int kMaxima = 1, kSums = 3;                     // m and S of the negatives; sum y in two parts
   static constexpr int kSecondPassSums = 2;  // over the positives: softplus(z) and sigmoid(z), z = LSE_N - s
   static constexpr int kCoefficients = 4;    // m, the negatives' factor, log S, the positives' factor
 

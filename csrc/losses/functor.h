@@ -173,8 +173,8 @@ enum class Targets { kNegative, kHard, kSoft };
 template <class T, Targets kTargets>
 struct Element {
   static constexpr bool kSoft = kTargets == Targets::kSoft;
-  static constexpr bool kNegative =
-      kTargets == Targets::kNegative;  // functors omit terms with y = 0; compilers may not drop 0 * x
+  // Functors test this to omit terms with y = 0, because compilers may not drop 0 * x.
+  static constexpr bool kNegative = kTargets == Targets::kNegative;
   static constexpr bool kReady = false, kTailReady = false;
   T s;  // the logit after scale, bias and threshold
   T y;

@@ -11,7 +11,7 @@ template <class T, class Loss>
 class TwoSides : public GroupWise<Loss> {
  public:
   static constexpr int kMaxima = 2, kCoefficients = 4;  // m and the gradient's factor, for each side
-  static constexpr bool kKeeps = true;  // kept: e^s, or e^-s for a hard positive
+  static constexpr bool kKeeps = true;                  // kept: e^s, or e^-s for a hard positive
 
   template <class E>
   MLLOSS_HD void maxima(E e, Array<T, 2>& m) const {
