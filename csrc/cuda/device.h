@@ -1,4 +1,4 @@
-// The current device, its stream and its facts, and errors of the CUDA runtime.
+// The current device, its stream and its properties, and the errors of the CUDA runtime.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,7 +11,7 @@
 #include "../ops.h"
 
 #ifndef CUEMU
-// Defined by libtorch_cuda; weak, so that this library loads on a torch without CUDA.
+// Defined by libtorch_cuda. The symbol is weak, so that this library loads with a torch without CUDA.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
 #endif
 
@@ -20,7 +20,7 @@ namespace cuda {
 
 inline void check(cudaError_t error) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // takes it away: whoever asks next would be told of it again
+  cudaGetLastError();  // clears the error, which a later caller would otherwise get
   STD_TORCH_CHECK(false, "mlloss_cuda: CUDA error: ", cudaGetErrorString(error));
 }
 

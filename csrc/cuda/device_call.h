@@ -1,4 +1,4 @@
-// The call as kernels take it: with what is derived from it once, on the host, and not by every thread.
+// The call in the form that kernels take: with numbers that the host derives once, instead of every thread.
 #pragma once
 
 #include <cmath>
@@ -8,25 +8,27 @@
 namespace mlloss {
 namespace cuda {
 
-// Logits as they are, hard targets, nothing weighted: chunks inside a row have a short way.
+// Chunks inside a row take the fast path if the logits need no scale and no offsets, the targets are CSR or bool and are
+// not smoothed, and the labels have neither weights nor parameters.
 enum class FastPath : int { kNone, kSparse, kBools };
 
-// Larger numbers are no labels, and which ones they were does not matter.
+// Clamps y to an int. Such large numbers are no valid targets, so it does not matter which ones they were.
 MLLOSS_HD int saturated(int64_t y) {
   constexpr int64_t kMost = 0x7fffffff, kLeast = -kMost - 1;
   return static_cast<int>(y < kLeast ? kLeast : y > kMost ? kMost : y);
 }
 
 struct DeviceCall : Call {
-  // The ignore_index among floats (NaN, which nothing equals, where there is no such number) and integers.
+  // The ignore_index among floats (NaN, which nothing equals, if no float has that value) and among integers.
   float ignored_float;
   int ignored_integer;
   bool ignores_nan;  // among floats
-  // Smoothed targets: y * smooth_slope + smooth_floor
+  // Smoothed targets are y * smooth_slope + smooth_floor.
   double smooth_slope, smooth_floor;
-  // Labels that a whole chunk may begin at.
+  // A whole chunk starts below this label.
   uint32_t whole_starts;
-  // Of dense targets: bytes of one, and of what is copied ahead with a chunk; 0: they are read where they are.
+  // Dense targets: the bytes of one target, and of the targets that are copied ahead with a chunk. 0 means that targets
+  // are read from global memory.
   int target_size, target_bytes;
   FastPath fast_path;
 
@@ -62,7 +64,7 @@ struct DeviceCall : Call {
   }
 };
 
-// What the planner asks of a call.
+// Returns what the planner needs to know about a call.
 inline Problem problem_of(const Call& call, bool gradient, bool row_resident) {
   return {call.rows,
           call.labels,

@@ -1,4 +1,4 @@
-// Element-wise losses: value and gradient in one visit, one read and one write.
+// Element-wise losses: value and gradient in one visit, with one read and one write.
 #pragma once
 
 #include "arrival.cuh"
@@ -7,7 +7,7 @@
 namespace mlloss {
 namespace cuda {
 
-// Values and gradients of a chunk, gradients times `factor`; values are dead code where unused.
+// Evaluates a chunk; gradients are multiplied by `factor`. The compiler removes values that the caller does not use.
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE void evaluate_chunk(Kind kind, const Loss& loss, const DeviceCall& call, const Chunk<T, V>& chunk,
                                   T factor, T* values, T* g) {
@@ -23,7 +23,8 @@ MLLOSS_DEVICE void evaluate_chunk(Kind kind, const Loss& loss, const DeviceCall&
   });
 }
 
-// The sum of the values of a chunk without weights, by one logarithm of the product of all 1 + x, kept without its 1.
+// Returns the sum of the values of a chunk without weights, with one logarithm: that of the product of all 1 + x, which
+// is stored without its 1.
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE T separate_chunk(Kind kind, const Loss& loss, const Chunk<T, V>& chunk, T factor, T* g) {
   static_assert(V <= 16, "the product of as many 1 + x, x <= 1");
@@ -38,7 +39,7 @@ MLLOSS_DEVICE T separate_chunk(Kind kind, const Loss& loss, const Chunk<T, V>& c
   return rest + logarithm_of_one_plus(product);
 }
 
-// `each`: values are wanted for each element.
+// Returns the sum of a chunk's values. `each`: the value of each element is needed too.
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE T sum_chunk(Kind kind, const Loss& loss, const DeviceCall& call, const Chunk<T, V>& chunk, T factor,
                           bool zero, bool each, T* values, T* g) {

@@ -1,5 +1,5 @@
-// A row of a group loss, or a block's part of one: statistics, value, coefficients, gradient. Which chunks
-// those are, and how they come, is the feed's part.
+// A row of a group loss, or a block's part of one: statistics, value, coefficients, gradient. A feed provides the
+// chunks.
 #pragma once
 
 #include "block_reduce.cuh"
@@ -8,7 +8,7 @@
 namespace mlloss {
 namespace cuda {
 
-// Chunks that have the short way are those of a row whose coefficients are the usual ones.
+// Chunks take the fast path only in rows with finite maxima.
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE void chunk_gradient(Kind kind, const Loss& loss, const Chunk<T, V>& chunk,
                                   const Array<T, Loss::kCoefficients>& c, T* g) {
@@ -37,15 +37,15 @@ class GroupRow {
     reader_.start(row);
   }
 
-  // Of the feed's chunks, which have begun to come; the same for all threads of the block. `more`: they
-  // will be visited again.
+  // Returns the statistics of the feed's chunks, whose copies have started, to all threads of the block. `more`: the
+  // chunks will be visited again.
   template <class Feed>
   MLLOSS_DEVICE StatisticsOf<Loss, T> statistics(const LogitsRow<In>& row, const Feed& feed, bool more) {
     StatisticsOf<Loss, T> stats{};
     const Sums sums = thread_sums(row, feed);
     if (more) feed.again(row);
     stats.sums = block_sum(sums);
-    // Rare, and the same for all threads: their sums are.
+    // This is rare. All threads take the same branch, because they have the same sums.
     if constexpr (Loss::kMaxima > 0) {
       if (loss_.needs_max_shift(stats.sums)) {
         redo(row, feed, more, stats);
@@ -56,7 +56,7 @@ class GroupRow {
     return stats;
   }
 
-  // This thread's, with the maxima at 0.
+  // Returns this thread's sums with the maxima at 0.
   template <class Feed>
   MLLOSS_DEVICE Sums thread_sums(const LogitsRow<In>& row, const Feed& feed) {
     Sums total = identity<Loss, T>().sums;
@@ -71,8 +71,8 @@ class GroupRow {
     return total;
   }
 
-  // Of the feed's chunks once more, the row's statistics being complete; `more` as above. Chunks without positives have
-  // none.
+  // Returns second-pass sums from another visit of the feed's chunks, with the row's complete statistics; `more` is as
+  // above. Chunks without positives contribute nothing.
   template <class Feed>
   MLLOSS_DEVICE SecondSums second_pass_sums(const LogitsRow<In>& row, const Feed& feed, bool more,
                                             const StatisticsOf<Loss, T>& stats) {
@@ -93,7 +93,7 @@ class GroupRow {
     return block_sum(total);
   }
 
-  // Thread 0 of the `writer` stores value and coefficients, and gets the value, for the total.
+  // Computes value and coefficients. Thread 0 of the `writer` stores them, and gets the value for the total.
   MLLOSS_DEVICE T finalize(const StatisticsOf<Loss, T>& stats, const SecondSums& second_sums, bool writer,
                            Coefficients& c) const {
     T value;
@@ -108,7 +108,7 @@ class GroupRow {
     return value;
   }
 
-  // The same where everything is one group, which no row's weight belongs to.
+  // The same if the group is the whole batch, to which no row's weight applies.
   MLLOSS_DEVICE void finalize_all(const StatisticsOf<Loss, T>& stats) const {
     T value;
     const Coefficients c = loss_.finalize(stats, value);
@@ -145,7 +145,7 @@ class GroupRow {
   const T factor_;
   int64_t row_;
 
-  // First the maxima, then the sums with the maxima fixed.
+  // Takes the maxima, then the sums with these maxima.
   template <class Feed>
   MLLOSS_DEVICE void redo(const LogitsRow<In>& row, const Feed& feed, bool more, StatisticsOf<Loss, T>& stats) {
     Sums total = identity<Loss, T>().sums;

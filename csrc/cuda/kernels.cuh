@@ -1,5 +1,5 @@
-// Launches of every kernel for one logits dtype. CUDA hides kernels from other translation units, so
-// a .cu that includes this both defines and launches them.
+// The launches of all kernels for one logits dtype. CUDA hides kernels from other translation units, so a .cu that
+// includes this file both defines and launches them.
 #pragma once
 
 #include "backward.cuh"
@@ -98,7 +98,7 @@ struct Launches {
     const cudaError_t error = rows ? row_units(to, call, out, work) : any_group(to, call, out, work);
     if (error != cudaSuccess) return error;
     const int stride = static_cast<int>(rows ? to.plan.tiles : to.plan.blocks);
-    // With late sums to come, the first unit's are the row's.
+    // With second-pass sums to come, the place of the first unit has the row's statistics.
     return launch(collect_statistics<Loss, In>, a_warp_each(group_count(call), to.stream), units, stride,
                   Functor::kSecondPassSums > 0 ? 1 : stride, result);
   }
@@ -182,10 +182,10 @@ struct Launches {
       return launch(resident<Loss, In>, launch_shape_of(to), DeviceCall(call), out,
                     static_cast<int>(to.plan.chunks_per_tile), total);
     }
-    return cudaErrorNotSupported;  // no plan asks for it
+    return cudaErrorNotSupported;  // the planner chooses no such plan
   }
 
-  // Statistics, then the gradient from the coefficients that they left.
+  // Takes statistics, then forms the gradient from the coefficients that they gave.
   static cudaError_t split(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work,
                            const Total& total) {
     if (call.grouping == Grouping::kSamples) return split_rows(to, call, out, work, total);
@@ -205,7 +205,7 @@ struct Launches {
     return backward;
   }
 
-  // In waves: a wave's gradient is formed while its logits are still in L2.
+  // Runs in waves, so that a wave's gradient is formed while its logits are still in L2.
   static cudaError_t split_rows(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work,
                                 const Total& total) {
     const UnitStatistics<Stats> per_unit{static_cast<Stats*>(work.statistics), work.counters + 1};
@@ -227,7 +227,7 @@ struct Launches {
     return cudaSuccess;
   }
 
-  // Of all rows, without a gradient to come.
+  // Takes the statistics of all rows, without a gradient to come.
   static cudaError_t row_units(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
     const UnitStatistics<Stats> per_unit{static_cast<Stats*>(work.statistics), work.counters + 1};
     return launch(row_statistics<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),

@@ -1,4 +1,4 @@
-// Groups that are labels: statistics down the rows, V labels a thread, then a label a thread joins them.
+// Groups that are labels. Each thread sums V labels down the rows; then one thread per label adds up the sums.
 #pragma once
 
 #include "arrival.cuh"
@@ -7,9 +7,9 @@
 namespace mlloss {
 namespace cuda {
 
-constexpr int kLabelGroupBlocks = 4;  // a multiprocessor, at least
+constexpr int kLabelGroupBlocks = 4;  // the minimum per multiprocessor
 
-// Rows whose sums are added up before they join the others: long sums lose less so.
+// The number of rows that are added before their sum joins the total, which keeps rounding errors small.
 constexpr int kRowsPerLabelSum = 32;
 
 template <class Loss, class T, int V>
@@ -27,7 +27,8 @@ MLLOSS_DEVICE void add_labels(const Loss& loss, const Chunk<T, V>& chunk, T weig
   });
 }
 
-// Block (x, y): blockDim.x * V labels, every gridDim.y-th stretch of rows. parts: [gridDim.y, kSums, labels].
+// Block (x, y) processes blockDim.x * V labels and every gridDim.y-th stretch of rows. parts: [gridDim.y, kSums,
+// labels].
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kLabelThreads, kLabelGroupBlocks)
     label_statistics(const __grid_constant__ DeviceCall call, Compute<In>* parts) {

@@ -6,7 +6,7 @@
 namespace mlloss {
 namespace cuda {
 
-// f(to, spare, work), with what a split pass over the part needs.
+// Calls f(to, spare, work) with the launch and the memory of a split pass over the part.
 template <class F>
 void launch_part(const LossKernels& kernels, const Call& call, const Tensor& logits, F f) {
   check_supported(call, kernels);
@@ -33,7 +33,7 @@ inline void run_finalize(const Table& table, const LossKernels& kernels, Call ca
   const int device = device_of(statistics);
   const DeviceScope scope(device);
   const cudaStream_t stream = current_stream(device);
-  if (crosses_rows(call)) call.sample_weight = nullptr;  // it is in the statistics
+  if (crosses_rows(call)) call.sample_weight = nullptr;  // already in the statistics
   if (parts.groups == 0) {
     if (out.total) check(table.sum_total(stream, call, nullptr, 0, out.total));
     return;

@@ -1,4 +1,4 @@
-// How a kernel is launched: what it may use is asked for once, and how many clusters run at once is asked once.
+// How a kernel is launched. Permissions and the number of clusters that run at once are requested from the driver once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,7 +13,7 @@
 namespace mlloss {
 namespace cuda {
 
-// A launch without its kernel and arguments.
+// The configuration of a launch, without kernel and arguments.
 struct LaunchShape {
   dim3 grid;
   int threads;
@@ -24,16 +24,16 @@ struct LaunchShape {
 
 inline dim3 grid_of(int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
 
-// The shape of a plan with a one-dimensional grid.
+// Returns the shape for a plan with a one-dimensional grid.
 inline LaunchShape launch_shape_of(const Launch& to) {
   return {grid_of(to.plan.blocks), to.plan.threads, to.plan.shared_bytes, to.stream, to.plan.cluster};
 }
 
-// Remembers answers of the driver by a key; any number of host threads may ask.
+// A cache of answers of the driver, safe for any number of host threads.
 template <class Key, class Value>
 class Answers {
  public:
-  // f(&value) finds what is not known yet; its errors are not remembered.
+  // f(&value) finds an answer that is not known yet. Errors are not cached.
   template <class F>
   cudaError_t get(const Key& key, Value* value, F f) {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -54,8 +54,8 @@ class Answers {
 
 using KernelOnDevice = std::pair<const void*, int>;
 
-// Allows as much shared memory as a block of the device may have. A kernel keeps the largest that any launch takes:
-// were it set to each launch's own, one host thread would lower what another one is about to launch with.
+// Allows the largest amount of shared memory that a block of the device may have. With each launch's own amount, one
+// host thread could lower the limit just before another one launches.
 template <class... P>
 cudaError_t allow_most_shared(void (*kernel)(P...), int device) {
   int most = 0;
@@ -70,7 +70,7 @@ cudaError_t allow_wide_clusters(void (*kernel)(P...)) {
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
 }
 
-// Asks for what a launch needs beyond what every kernel may have: once for each kernel, device and need.
+// Requests what a launch needs beyond the common limits, once for each kernel, device and need.
 template <class... P>
 cudaError_t allow(void (*kernel)(P...), const LaunchShape& shape) {
   // The kernel's static shared memory counts too.
@@ -89,7 +89,7 @@ cudaError_t allow(void (*kernel)(P...), const LaunchShape& shape) {
   return error;
 }
 
-// The runtime's own words for a launch; it points into itself.
+// A launch in the form of the CUDA runtime. It contains a pointer to itself.
 struct Configuration {
   cudaLaunchConfig_t config{};
   cudaLaunchAttribute attribute{};
@@ -114,11 +114,11 @@ cudaError_t launch(void (*kernel)(P...), const LaunchShape& shape, A... args) {
   const cudaError_t error = allow(kernel, shape);
   if (error != cudaSuccess) return error;
   const Configuration configuration(shape);
-  // It says all there is to say of this launch; cudaGetLastError would add what any earlier call has left.
+  // The returned error is about this launch only; cudaGetLastError would include errors of earlier calls.
   return cudaLaunchKernelEx(&configuration.config, kernel, static_cast<P>(args)...);
 }
 
-// How many of a plan's clusters run at once on the current device; 0: the device has no room for one.
+// Finds how many of a plan's clusters the current device runs at once; 0 if none fits.
 template <class... P>
 cudaError_t most_clusters(void (*kernel)(P...), const LaunchPlan& plan, int* most) {
   using Key = std::tuple<KernelOnDevice, int, int, int64_t>;

@@ -1,4 +1,4 @@
-// The facts about a loss that only the CUDA engine needs. Functors do not know the engines, so these are kept here.
+// Facts about a loss that only the CUDA engine needs. They are not in the functors, which know no engine.
 #pragma once
 
 #include "../losses/compound.h"
@@ -7,8 +7,8 @@
 namespace mlloss {
 namespace cuda {
 
-// The number of registers that the kernels of a loss need: 0 for most losses, 1 for those that need more, 2 for a sum
-// of two losses and 3 for a longer sum. Kernels under pressure are compiled for fewer blocks on a multiprocessor.
+// The register pressure of a loss: 0 for most, 1 for those that need more registers, 2 for a sum of two losses, 3 for
+// longer sums. Kernels under pressure are compiled for fewer blocks on a multiprocessor.
 template <class Loss>
 constexpr int kRegisterPressure = 0;
 template <class T>

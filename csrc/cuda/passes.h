@@ -10,7 +10,7 @@
 namespace mlloss {
 namespace cuda {
 
-// What tests and benchmarks have asked for.
+// The strategy that tests and benchmarks request.
 inline std::atomic<int>& wanted_strategy() {
   static std::atomic<int> wanted{static_cast<int>(Strategy::kAutomatic)};
   return wanted;
@@ -27,7 +27,7 @@ inline void check_supported(const Call& call, const LossKernels& kernels) {
   STD_TORCH_CHECK(rows || kernels.across_rows, "mlloss_cuda: a grouping that this loss has not");
 }
 
-// Group losses have a value even for a row without labels.
+// A row without labels still has a value.
 inline bool nothing_to_do(const Call& call) { return group_count(call) == 0; }
 
 inline void launch_forward(const LossKernels& kernels, const Launch& to, const Call& call, ForwardOutputs out,
@@ -65,7 +65,7 @@ inline void run_tiles(const Table& table, const LossKernels& kernels, const Call
   const Scratch scratch(logits, {out.row_gradient ? bytes : 0, out.scale_gradient ? bytes : 0});
   double* rows = static_cast<double*>(scratch.get(0));
   double* scales = static_cast<double*>(scratch.get(1));
-  // Without labels there is no grad_output to look at: sums of no tiles are zeros.
+  // Without labels there is no grad_output to read, and a sum of no tiles is 0.
   const int64_t tiles = call.labels > 0 ? plan.tiles : 0;
   if (tiles > 0) check(kernels.backward(Launch{plan, stream}, call, out, rows, scales));
   if (out.row_gradient) check(table.sum_each(stream, rows, call.rows, tiles, tiles, 1, out.row_gradient));
@@ -87,7 +87,7 @@ inline void run_backward(const Table& table, const LossKernels& kernels, const C
   const int device = device_of(logits);
   const DeviceScope scope(device);
   const cudaStream_t stream = current_stream(device);
-  // First: in place, the next pass overwrites the logits. Without rows it still writes zeros.
+  // This pass comes first, because an in-place gradient overwrites the logits. Without rows it still writes zeros.
   if (out.label_gradient) run_labels(table, kernels, call, out, logits, facts_of(device), stream);
   if (out.gradient || out.row_gradient || out.scale_gradient) {
     run_tiles(table, kernels, call, out, logits, facts_of(device), stream);

@@ -1,4 +1,4 @@
-// Registers the CUDA engine as torch ops. No function of it waits for the GPU, so every call can be captured in a CUDA
+// Registers the CUDA engine as torch ops. Nothing here waits for the GPU, so every call can be captured in a CUDA
 // graph.
 //
 // The emulator's build of this file registers the same ops for CPU tensors in a namespace of its own.
@@ -65,15 +65,15 @@ struct CudaEngine {
 }  // namespace cuda
 }  // namespace mlloss
 
-// For tests and benchmarks: group losses take this strategy (a number of core/launch_plan.h, 0 leaves
-// the choice to the planner) wherever it can run; sums of losses have no kernels for resident and cluster, and
-// take what they take unasked. Returns the one in use; -1 asks only.
+// For tests and benchmarks: from now on, group losses take this strategy (a number of core/launch_plan.h; 0 leaves the
+// choice to the planner) if it can run. Sums of losses have no resident and cluster kernels, and take their usual
+// strategy instead. Returns the strategy in use; -1 changes nothing.
 extern "C" __attribute__((visibility("default"))) int mlloss_cuda_strategy(int strategy) {
   if (strategy >= 0) mlloss::cuda::wanted_strategy() = strategy;
   return mlloss::cuda::wanted_strategy();
 }
 
-// The strategy that the last forward pass of this process took: what a test asserts.
+// Returns the strategy of this process's last forward pass, for tests.
 extern "C" __attribute__((visibility("default"))) int mlloss_cuda_last_strategy() {
   return mlloss::cuda::last_strategy();
 }

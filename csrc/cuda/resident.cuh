@@ -1,5 +1,5 @@
-// Resident: a row held in shared memory in its own dtype, by a block or a cluster of them, so that it is
-// read once. The grid persists, and a row's memory takes the next row as its gradient leaves.
+// Resident: a block or a cluster keeps a row in shared memory, in its own dtype, so that it is read once. The grid is
+// persistent, and the memory of a row receives the next row as the gradient is stored.
 #pragma once
 
 #include "arrival.cuh"
@@ -10,7 +10,7 @@
 namespace mlloss {
 namespace cuda {
 
-// chunks: of a row that each of the cluster's blocks takes.
+// chunks: the number of a row's chunks that each block of the cluster processes.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kMaxThreads, sizeof(In) == 8 || kRegisterPressure<LossTemplate<Compute<In>>> > 2
                                                    ? 1
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(In) == 8 || kRegisterPress
   const int64_t first = blockIdx.x / static_cast<unsigned>(size), step = gridDim.x / static_cast<unsigned>(size);
   Group group(call, out);
   const ResidentChunks<In> chunks_of_row(call, memory, rank * chunks, chunks);
-  // Thread 0's alone; a register would be everyone's.
+  // Only thread 0 uses this sum; in a register it would cost every thread one.
   MLLOSS_SHARED(double, sum, [1]);
   if (threadIdx.x == 0) sum[0] = 0.0;
   if (first < call.rows) chunks_of_row.begin(LogitsRow<In>(call, first));
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(In) == 8 || kRegisterPress
     }
   }
   wait_copies<0>();
-  if (size > 1) cluster_sync();  // nobody leaves while its statistics may be read
+  if (size > 1) cluster_sync();  // no block may exit while others can read its statistics
   add_to_total<T>(call, total, threadIdx.x == 0 ? sum[0] : 0.0, blockIdx.x, gridDim.x);
 }
 

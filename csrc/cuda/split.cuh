@@ -1,5 +1,5 @@
-// Split: statistics by any number of blocks, units of the logits in any order; the block that finishes a
-// group's last unit joins them. The gradient is the backward's kernel, from the coefficients left here.
+// Split: any number of blocks takes the statistics of units in any order, and the block that finishes the last unit of
+// a group merges them. The backward kernel forms the gradient from the coefficients that are stored here.
 #pragma once
 
 #include "arrival.cuh"
@@ -9,7 +9,7 @@
 namespace mlloss {
 namespace cuda {
 
-// The statistics of `count` parts, the same for all threads of the block. part_of(i): those of one.
+// Returns the merged statistics of `count` parts to all threads of the block. part_of(i) returns those of one part.
 template <class Loss, class T, class F>
 MLLOSS_DEVICE StatisticsOf<Loss, T> join_of(int count, F part_of) {
   StatisticsOf<Loss, T> own = identity<Loss, T>();
@@ -25,7 +25,7 @@ MLLOSS_DEVICE StatisticsOf<Loss, T> join_of(int count, F part_of) {
   return own;
 }
 
-// Of parts that other blocks of this launch have left.
+// The same for parts that other blocks of this launch have stored.
 template <class Loss, class T>
 MLLOSS_DEVICE StatisticsOf<Loss, T> join(const StatisticsOf<Loss, T>* parts, int count) {
   return join_of<Loss, T>(count, [&](int i) {
@@ -38,7 +38,7 @@ MLLOSS_DEVICE StatisticsOf<Loss, T> join(const StatisticsOf<Loss, T>* parts, int
   });
 }
 
-// The sum of `count` arrays of late sums, the same for all threads of the block.
+// Returns the sum of `count` arrays of second-pass sums to all threads of the block.
 template <class T, int N>
 MLLOSS_DEVICE Array<T, N> join_sums(const Array<T, N>* parts, int count) {
   Array<T, N> own{};
@@ -49,14 +49,14 @@ MLLOSS_DEVICE Array<T, N> join_sums(const Array<T, N>* parts, int count) {
   return block_sum(own);
 }
 
-// What the units of a split pass leave behind.
+// The results of the units of a split pass.
 template <class Stats>
 struct UnitStatistics {
-  Stats* units;        // [rows * tiles]; over everything: [blocks]
-  unsigned* counters;  // [rows], zeros: of each row's units that are done; over everything: [1]
+  Stats* units;        // [rows * tiles]; for the whole batch: [blocks]
+  unsigned* counters;  // [rows], zeros at the start: how many units of each row are done; for the whole batch: [1]
 };
 
-// Groups are rows. Where late sums are still to come, a row's statistics go to its first unit's place.
+// Groups are rows. With second-pass sums to come, the row's statistics replace those of its first unit.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     row_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
   });
 }
 
-// After row_statistics, the same units. late: [rows * tiles].
+// Runs after row_statistics over the same units. second_sums: [rows * tiles].
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     row_late_sums(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
   });
 }
 
-// The group is everything: its elements weigh what their row does.
+// The group is the whole batch; the weight of a row applies to its elements.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     all_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,

@@ -1,4 +1,4 @@
-// Streaming: a block a row, read once for its statistics and again for its gradient.
+// Streaming: one block per row reads it once for its statistics and again for its gradient.
 #pragma once
 
 #include "arrival.cuh"
@@ -8,8 +8,8 @@
 namespace mlloss {
 namespace cuda {
 
-// More than fit do no harm: the planner counts on what most losses have. Sums of 16-bit logits spill at two blocks from
-// sm_100 on.
+// The planner assumes the blocks that most losses have on a multiprocessor; launching more than fit does no harm. On
+// sm_100 and later, sums of 16-bit logits spill registers with two blocks.
 template <class Loss, class In>
 constexpr bool kStreamsAlone = sizeof(In) == 8 || kRegisterPressure<Loss> > 2 ||
                                (sizeof(In) == 2 && kRegisterPressure<Loss> == 2 && MLLOSS_CAPABILITY >= 100);
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kMaxThreads, (kStreamingBlocks<LossTemplate<Co
   using Group = GroupRow<LossTemplate, In>;
   Group group(call, out);
   Ring<In> ring(call, memory);
-  // Thread 0's alone; a register would be everyone's.
+  // Only thread 0 uses this sum; in a register it would cost every thread one.
   MLLOSS_SHARED(double, sum, [1]);
   if (threadIdx.x == 0) sum[0] = 0.0;
   const bool gradient = out.gradient != nullptr;

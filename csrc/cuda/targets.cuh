@@ -1,5 +1,5 @@
-// The targets of a chunk, from any layout and dtype. Hard ones arrive as bits: most chunks of a long
-// row hold no positive, and cost one comparison.
+// The targets of a chunk, from any layout and dtype. Hard targets are bits: most chunks of a long row have no positive,
+// and cost one comparison.
 #pragma once
 
 #include "vector_io.cuh"
@@ -11,16 +11,16 @@ template <class T, int V>
 struct ChunkTargets {
   // Bit i is element i.
   uint32_t positive;
-  uint32_t excluded;  // takes no piece
-  uint32_t invalid;   // a negative target that is not the ignore_index: its logit becomes NaN
-  bool soft;          // y holds probabilities, and `positive` does not count
+  uint32_t excluded;  // takes no part in the loss
+  uint32_t invalid;   // a negative target other than ignore_index, which makes the logit NaN
+  bool soft;          // y has probabilities, and `positive` is not used
   T y[V];
 };
 
-// Four bytes of 0 and 1 as bits, gathered by a product.
+// Returns four bytes of 0 and 1 as bits, which a product gathers.
 MLLOSS_DEVICE uint32_t nibble(uint32_t word) { return word * 0x01020408u >> 24 & 0xfu; }
 
-// A chunk's bool targets as bits.
+// Returns a chunk's bool targets as bits.
 template <int V>
 MLLOSS_DEVICE uint32_t bools(SharedAddress targets) {
   if constexpr (V == 8) {
@@ -32,7 +32,7 @@ MLLOSS_DEVICE uint32_t bools(SharedAddress targets) {
   return 0u;
 }
 
-// A row's targets, read from left to right. Every thread has its own. kSecondLogits: what functors call raw targets.
+// Reads a row's targets from left to right. Every thread has its own reader. kSecondLogits: as in functors.
 template <class T, int V, bool kSecondLogits>
 class TargetReader {
  public:
@@ -50,11 +50,11 @@ class TargetReader {
     column_ = column(0);
   }
 
-  // Sparse: whether none lie from `label` to `label` + V - 1, as far as is known without looking.
+  // CSR: true if there are surely no entries from `label` to `label` + V - 1. It reads no memory.
   MLLOSS_DEVICE bool no_entries(int label) const { return column_ - V >= label; }
 
-  // Elements label to label + V - 1; `whole` if all of them lie in the row. `staged`: dense targets that
-  // were copied to shared memory, or 0.
+  // Reads elements label to label + V - 1; `whole` if all of them lie in the row. `staged`: the address of dense
+  // targets that were copied to shared memory, or 0.
   MLLOSS_DEVICE ChunkTargets<T, V> read(int label, bool whole, SharedAddress staged) {
     ChunkTargets<T, V> t;
     t.positive = t.excluded = t.invalid = 0;
@@ -74,19 +74,19 @@ class TargetReader {
 
  private:
   const DeviceCall& call_;
-  // Dense: the row's address. CSR: the row's first entry in col_indices.
+  // Dense: the address of the row. CSR: the row's first entry in col_indices.
   int64_t start_ = 0;
-  // CSR, counted from there: the first entry not left of the next chunk, its column, the row's end.
+  // CSR, counted from start_: the first entry that is not left of the next chunk, its column, and the end of the row.
   int next_ = 0, column_ = 0, last_ = 0;
 
   static constexpr int kNoColumn = 0x7fffffff, kFarLeft = -(1 << 30);
 
-  // Not `targets == nullptr`: a tensor without elements has no memory either.
+  // `targets == nullptr` would be wrong, because a tensor without elements has no memory either.
   MLLOSS_DEVICE bool sparse() const { return call_.crow_indices != nullptr; }
 
   // ---- dense ---------------------------------------------------------------------------------------
-  // Every kernel has a copy of this for each of its loops, and compile time is mostly theirs: dtypes share all but
-  // their loads.
+  // Each loop of each kernel has a copy of this code, which is most of the compile time. Dtypes share all but their
+  // loads.
 
   MLLOSS_DEVICE void read_dense(int label, bool whole, SharedAddress staged, ChunkTargets<T, V>& t) const {
     if (!staged && !together(label, whole)) return read_one_by_one(label, t);
@@ -153,10 +153,10 @@ class TargetReader {
     }
   }
 
-  // Whether registers are too few for a chunk's targets of 8 bytes.
+  // True if a chunk's targets of 8 bytes would need too many registers.
   static constexpr bool kLong = V > 4;
 
-  // Of 8 bytes, 16 at a time.
+  // Reads targets of 8 bytes, 16 bytes at a time.
   MLLOSS_DEVICE void read_pieces(int label, ChunkTargets<T, V>& t) const {
     const bool floats = is_float(call_.targets_dtype);
     clear(t);
@@ -183,7 +183,8 @@ class TargetReader {
     t.soft |= (t.y[i] != T(0)) & (t.y[i] != T(1));
   }
 
-  // Where they do not lie together: at a row's ends, and strided. Rolled up, for it is rare.
+  // Reads targets that are not adjacent: at the ends of a row, and strided ones. The loop is not unrolled, because this
+  // is rare.
   MLLOSS_DEVICE void read_one_by_one(int label, ChunkTargets<T, V>& t) const {
     clear(t);
     const int64_t step = call_.targets_label_stride * call_.target_size;
@@ -237,7 +238,7 @@ class TargetReader {
     return meaning_of(*reinterpret_cast<const Y*>(address));
   }
 
-  // As in the values of a CSR: below 0 where the label takes no piece, NaN where it is invalid.
+  // Returns a target in the form of a CSR value: below 0 for an excluded label, NaN for an invalid target.
   template <class Y>
   MLLOSS_DEVICE T meaning_of(Y y) const {
     if constexpr (std::is_integral_v<Y>) {
@@ -267,7 +268,7 @@ class TargetReader {
   static MLLOSS_DEVICE int integer(int y) { return y; }
   static MLLOSS_DEVICE int integer(int64_t y) { return saturated(y); }
 
-  // 16 bytes at most of what a chunk needs.
+  // A chunk's targets are loaded in pieces of at most 16 bytes.
   template <class Y>
   static constexpr int kPieceSize = sizeof(Y) * V > 16 ? static_cast<int>(16 / sizeof(Y)) : V;
 
@@ -289,7 +290,7 @@ class TargetReader {
     return reinterpret_cast<const Piece<Y>*>(reinterpret_cast<const Y*>(start_) + label)[piece];
   }
 
-  // Targets that lie together.
+  // Loads adjacent targets.
   template <class Y, class To>
   MLLOSS_DEVICE void load(int label, SharedAddress staged, To* y) const {
     constexpr int N = kPieceSize<Y>;
@@ -307,7 +308,7 @@ class TargetReader {
     }
   }
 
-  // Whether the chunk's targets lie together, and on the boundary that wide loads need.
+  // True if the chunk's targets are adjacent, and aligned for wide loads.
   MLLOSS_DEVICE bool together(int label, bool whole) const {
     const int bytes = call_.target_size * V, unit = bytes < 16 ? bytes : 16;
     const int64_t first = start_ + int64_t{label} * call_.target_size;
@@ -319,8 +320,8 @@ class TargetReader {
   }
 
   // ---- CSR -----------------------------------------------------------------------------------------
-  // A thread's chunks go from left to right, so it keeps the next entry's column in a register; a
-  // chunk without entries costs one comparison, and no thread waits for another.
+  // The chunks of a thread go from left to right, so it keeps the column of the next entry in a register. A chunk
+  // without entries costs one comparison, and threads do not wait for each other.
 
   MLLOSS_DEVICE int64_t index(const void* indices, int64_t k) const {
     return call_.wide_indices ? static_cast<const int64_t*>(indices)[k]
@@ -355,7 +356,7 @@ class TargetReader {
 #pragma unroll
     for (int i = 0; i < V; ++i) t.y[i] = T(0);
     while (next_ < last_ && column_ - V < label) {
-      const int at = column_ - label;  // below 0 only if the columns are not sorted
+      const int at = column_ - label;  // negative only if the columns are not sorted
       if (at >= 0) add_entry(at, call_.values ? static_cast<const T*>(call_.values)[start_ + next_] : T(1), t);
       ++next_;
       column_ = column(next_);

@@ -13,10 +13,10 @@
 namespace mlloss {
 namespace cuda {
 
-// Memory for the launches of one pass, from one allocation; freed to torch's allocator in stream order.
+// The memory for the launches of one pass, from one allocation. torch's allocator reuses it in stream order.
 class Scratch {
  public:
-  // Bytes of each piece, none of which need be there.
+  // `pieces` are sizes in bytes, which may be 0.
   Scratch(const Tensor& like, std::initializer_list<int64_t> pieces) {
     int64_t units = 0;
     for (const int64_t bytes : pieces) {
@@ -29,19 +29,19 @@ class Scratch {
     memory_ = static_cast<double*>(tensor_->mutable_data_ptr());
   }
 
-  // Null for a piece of no bytes.
+  // Returns null for a piece of 0 bytes.
   void* get(size_t piece) const { return sizes_[piece] > 0 ? memory_ + starts_[piece] : nullptr; }
 
  private:
-  static constexpr int64_t kUnit = 16;  // pieces begin on as many bytes
+  static constexpr int64_t kUnit = 16;  // pieces start at multiples of this
   std::vector<int64_t> starts_, sizes_;
   OptionalTensor tensor_;
   double* memory_ = nullptr;
 };
 
-// A counter that no other work on the GPU uses at the same time: that of the stream, whose kernels run
-// one after another. Null while a graph is captured, which may be replayed on any stream, or if there are
-// too many streams.
+// Returns a counter that no other work on the GPU uses at the same time: the stream's own, because its kernels run one
+// after another. Returns null during graph capture, because a graph may be replayed on any stream, and if there are too
+// many streams.
 inline unsigned* counter_of(int device, cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   check(cudaStreamIsCapturing(stream, &status));
@@ -58,7 +58,8 @@ inline unsigned* counter_of(int device, cudaStream_t stream) {
   return known[{device, stream}] = first + used[device]++;
 }
 
-// A workspace for as long as its launches are being made, and coefficients that nobody keeps.
+// The workspace of a pass, kept while its launches are issued, and memory for coefficients that the caller does not
+// keep.
 class Memory {
  public:
   Memory(const WorkspaceSizes& sizes, int64_t coefficient_bytes, const Tensor& like, int device, cudaStream_t stream)
