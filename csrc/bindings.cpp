@@ -31,7 +31,7 @@ mlloss::DType dtype_named(const std::string& name) {
   for (const auto& [known, dtype] : kNames) {
     if (name == known) return dtype;
   }
-  throw py::value_error("dtype: " + name + " is not one that the kernels take");
+  throw py::value_error("dtype: " + name + " is not supported by the kernels");
 }
 
 mlloss::Grouping grouping_named(const std::string& name) {

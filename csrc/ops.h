@@ -46,7 +46,7 @@ inline DType dtype_of(const Tensor& tensor) {
     case ScalarType::Double:
       return DType::kDouble;
     default:
-      STD_TORCH_CHECK(false, "mlloss_cuda: a dtype that Python should have refused");
+      STD_TORCH_CHECK(false, "mlloss_cuda: unsupported dtype");
   }
 }
 
@@ -262,7 +262,7 @@ struct Ops {
     const Call call = make_call(logits, MLLOSS_ARGUMENTS);
     const LossCounts counts = Engine::counts_of(loss, logits);
     STD_TORCH_CHECK(!counts.element_wise && call.grouping != Grouping::kMacro,
-                    "mlloss_cuda: groups within a part of the labels are loss_forward's");
+                    "mlloss_cuda: groups that lie within a part of the labels need loss_forward");
     Tensor out = new_of_groups(logits, counts.statistics, group_count(call));
     Engine::statistics(loss, call, static_cast<double*>(out.mutable_data_ptr()), logits);
     return out;

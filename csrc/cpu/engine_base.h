@@ -9,7 +9,7 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-static_assert(kTile == cpu::kLabelsPerUnit, "register.cpp counts units by the tile");
+static_assert(kTile == cpu::kLabelsPerUnit, "a unit is one tile");
 
 // A buffer that grows and stays with its thread. It does not use std::vector, whose code would be shared between
 // instruction sets.

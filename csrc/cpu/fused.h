@@ -37,7 +37,8 @@ class FusedTerm {
   static constexpr bool kElement = Loss::kScope == Scope::kElement;
   static constexpr int kSums = Loss::kSums, kValues = kElement ? 1 : 0;
   static constexpr bool kTakesPower = takes_power<Loss>();
-  static_assert(!Loss::kSoftmaxOverLabels && Loss::kSecondPassSums == 0, "terms see the same tile, in two visits");
+  static_assert(!Loss::kSoftmaxOverLabels && Loss::kSecondPassSums == 0,
+                "all terms of a fused sum read the same tile, in two visits");
 
   explicit FusedTerm(const TermPlace& place) : loss_(place.parameters) {}
 
@@ -182,11 +183,11 @@ struct FusedTerms<T, FirstLoss, Others...> {
     }
   }
 
-  // The first element-wise term chooses the variant; at most one term has several.
+  // The element-wise term chooses the variant. A fused sum has at most one.
   template <class F>
   void with_variant(F f) const {
     if constexpr (First::kElement) {
-      static_assert(Rest::kValues == 0, "the others have no way of their own");
+      static_assert(Rest::kValues == 0, "a fused sum has at most one element-wise term");
       mlloss::with_variant(first.loss(), f);
     } else {
       rest.with_variant(f);
@@ -198,7 +199,8 @@ template <class T, template <class> class... Losses>
 class Fused {
   using Terms = FusedTerms<T, Losses...>;
   static constexpr int kMost = 6;
-  static_assert(Terms::kSums <= kMost && Terms::kValues <= 2, "a reduction variable for each");
+  static_assert(Terms::kSums <= kMost && Terms::kValues <= 2,
+                "the loops have one reduction variable for each sum and value");
 
  public:
   static bool statistics(const TermPlace* places, const Tile<T>& tile, T* powers, double* out) {

@@ -28,7 +28,7 @@ inline int place_of(const std::string& loss) {
   for (int i = 0; i < table().losses; ++i) {
     if (loss == kLossNames[i]) return i;
   }
-  STD_TORCH_CHECK(false, "mlloss_cuda: this build has no loss named ", loss);
+  STD_TORCH_CHECK(false, "mlloss_cuda: this build has no kernels for the loss ", loss);
 }
 
 // `wide`: the logits are float64.
@@ -44,7 +44,7 @@ inline Program program_of(const std::string& loss, bool wide) {
     program.kernels.statistics += losses[place].element_wise ? 1 : losses[place].statistics;
     program.kernels.coefficients += losses[place].coefficients + 1;  // one more for the term's value
   }
-  STD_TORCH_CHECK(program.terms.size() <= kMostTerms, "mlloss_cuda: more terms than Python should have let through");
+  STD_TORCH_CHECK(program.terms.size() <= kMostTerms, "mlloss_cuda: too many terms in a sum of losses");
   return program;
 }
 

@@ -170,7 +170,7 @@ MLLOSS_HD void for_blocks(const Tile<T>& tile, F f) {
 
 // kLanes lanes, each with a product of kShared terms 1 + x, which is at most 2^16, and one logarithm.
 constexpr int kLanes = 128, kShared = kTile / kLanes;
-static_assert(kShared <= 16, "x <= 1");
+static_assert(kShared <= 16, "a product of kShared terms 1 + x <= 2 must stay below 2^16");
 
 template <template <class> class LossTemplate, class T>
 class TileMath {
@@ -313,7 +313,7 @@ class TileMath {
 
   template <Targets kTargets, bool kWeighted, class M>
   auto sums(TileKind<kTargets, kWeighted>, const Tile<T>& tile, M maxima) const {
-    static_assert(Loss::kSums <= 4, "a reduction variable for each sum");
+    static_assert(Loss::kSums <= 4, "the loop has one reduction variable for each sum");
     const Loss loss(parameters_);
     Array<T, Loss::kSums> total{};
     for_blocks<Loss::kLogistic>(tile, [&](Columns<T> x, int, int size) __attribute__((always_inline)) {
@@ -344,7 +344,7 @@ class TileMath {
   template <Targets kTargets, bool kWeighted, class S>
   void add_second_pass_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, S input,
                           SecondPassSums<Wide, double>& into) const {
-    static_assert(Loss::kSecondPassSums <= 2, "a reduction variable for each sum");
+    static_assert(Loss::kSecondPassSums <= 2, "the loop has one reduction variable for each sum");
     const Loss loss(parameters_);
     for_blocks<Loss::kLogistic>(tile, [&](Columns<T> x, int, int size) __attribute__((always_inline)) {
       T a = T(0), b = T(0);

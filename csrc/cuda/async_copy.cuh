@@ -60,7 +60,7 @@ MLLOSS_DEVICE void store_shared(SharedAddress to, uint4 x) {
 // Copies of 16 bytes also bypass the first-level cache, because no data is read from it twice.
 template <int kBytes>
 MLLOSS_DEVICE void copy_async(SharedAddress shared, const void* global) {
-  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "what the hardware copies");
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "cp.async copies 4, 8 or 16 bytes");
   if constexpr (kBytes == 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
   } else {

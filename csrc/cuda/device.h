@@ -34,7 +34,7 @@ inline cudaStream_t current_stream(int) { return nullptr; }
 using DeviceScope = torch::stable::accelerator::DeviceGuard;
 inline int device_of(const Tensor& tensor) { return tensor.get_device_index(); }
 inline cudaStream_t current_stream(int device) {
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "mlloss_cuda: this torch has no CUDA");
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "mlloss_cuda: this torch was built without CUDA");
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   return static_cast<cudaStream_t>(stream);
@@ -62,7 +62,7 @@ inline const DeviceFacts& facts_of(int device) {
   constexpr int kMostDevices = 128;
   static std::array<DeviceFacts, kMostDevices> facts;
   static std::array<std::once_flag, kMostDevices> queried;
-  STD_TORCH_CHECK(device >= 0 && device < kMostDevices, "mlloss_cuda: no such device");
+  STD_TORCH_CHECK(device >= 0 && device < kMostDevices, "mlloss_cuda: the device index is out of range");
   const size_t i = static_cast<size_t>(device);
   std::call_once(queried[i], [&] { facts[i] = query_device(device); });
   return facts[i];

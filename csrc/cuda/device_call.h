@@ -8,8 +8,8 @@
 namespace mlloss {
 namespace cuda {
 
-// Chunks inside a row take the fast path if the logits need no scale and no offsets, the targets are CSR or bool and are
-// not smoothed, and the labels have neither weights nor parameters.
+// Chunks inside a row take the fast path if the logits need no scale and no offsets, the targets are CSR or bool and
+// are not smoothed, and the labels have neither weights nor parameters.
 enum class FastPath : int { kNone, kSparse, kBools };
 
 // Clamps y to an int. Such large numbers are no valid targets, so it does not matter which ones they were.

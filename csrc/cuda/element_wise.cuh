@@ -27,7 +27,7 @@ MLLOSS_DEVICE void evaluate_chunk(Kind kind, const Loss& loss, const DeviceCall&
 // is stored without its 1.
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE T separate_chunk(Kind kind, const Loss& loss, const Chunk<T, V>& chunk, T factor, T* g) {
-  static_assert(V <= 16, "the product of as many 1 + x, x <= 1");
+  static_assert(V <= 16, "a product of V terms 1 + x <= 2 must stay small");
   T rest = T(0), product = T(0);
 #pragma unroll
   for (int i = 0; i < V; ++i) {

@@ -35,7 +35,7 @@ struct Launches {
   using Stats = StatisticsOf<Functor, T>;
   static constexpr bool kElementWise = Functor::kScope == Scope::kElement;
   static constexpr bool kAcrossRows = Functor::kAcrossRows;
-  static_assert(!kAcrossRows || Functor::kSecondPassSums == 0, "late sums are of rows");
+  static_assert(!kAcrossRows || Functor::kSecondPassSums == 0, "only rows have second-pass sums");
 
   static WorkspaceSizes workspace_of(const Launch& to, const Call& call) {
     const LaunchPlan& plan = to.plan;
@@ -247,12 +247,12 @@ struct Launches {
 
   static cudaError_t label_groups(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work,
                                   const Total& total) {
-    T* parts = static_cast<T*>(work.statistics);
+    T* partial_sums = static_cast<T*>(work.statistics);
     const cudaError_t error =
-        launch(label_statistics<Loss, In>, down_rows(*to.down_rows, to.stream), DeviceCall(call), parts);
+        launch(label_statistics<Loss, In>, down_rows(*to.down_rows, to.stream), DeviceCall(call), partial_sums);
     if (error != cudaSuccess) return error;
     return launch(label_conclude<Loss, In>, LaunchShape{grid_of(label_blocks(call)), kLabelThreads, 0, to.stream},
-                  DeviceCall(call), out, parts, static_cast<int>(to.down_rows->tiles), total);
+                  DeviceCall(call), out, partial_sums, static_cast<int>(to.down_rows->tiles), total);
   }
 };
 

@@ -31,7 +31,7 @@ inline LaunchShape launch_shape_of(const Launch& to) {
 
 // A cache of answers of the driver, safe for any number of host threads.
 template <class Key, class Value>
-class Answers {
+class DriverCache {
  public:
   // f(&value) finds an answer that is not known yet. Errors are not cached.
   template <class F>
@@ -74,10 +74,10 @@ cudaError_t allow_wide_clusters(void (*kernel)(P...)) {
 template <class... P>
 cudaError_t allow(void (*kernel)(P...), const LaunchShape& shape) {
   // The kernel's static shared memory counts too.
-  const bool shared = shape.shared_bytes + kStaticShared > kSharedUnasked;
+  const bool shared = shape.shared_bytes + kStaticShared > kSharedWithoutOptIn;
   const bool wide = shape.cluster > kPortableCluster;
   if (!shared && !wide) return cudaSuccess;
-  static Answers<KernelOnDevice, bool> has_shared, has_wide;
+  static DriverCache<KernelOnDevice, bool> has_shared, has_wide;
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
@@ -122,7 +122,7 @@ cudaError_t launch(void (*kernel)(P...), const LaunchShape& shape, A... args) {
 template <class... P>
 cudaError_t most_clusters(void (*kernel)(P...), const LaunchPlan& plan, int* most) {
   using Key = std::tuple<KernelOnDevice, int, int, int64_t>;
-  static Answers<Key, int> known;
+  static DriverCache<Key, int> known;
   int device = 0;
   const cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;

@@ -34,7 +34,7 @@ inline const LossKernels& kernels_of(const std::string& loss, const Table& table
   for (int i = 0; i < table.count; ++i) {
     if (loss == kLossNames[i]) return table.losses[i];
   }
-  STD_TORCH_CHECK(false, "mlloss_cuda: this build has no loss named ", loss);
+  STD_TORCH_CHECK(false, "mlloss_cuda: this build has no kernels for the loss ", loss);
 }
 
 }  // namespace cuda

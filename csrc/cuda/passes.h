@@ -22,9 +22,9 @@ inline std::atomic<int>& last_strategy() {
 }
 
 inline void check_supported(const Call& call, const LossKernels& kernels) {
-  STD_TORCH_CHECK(call.labels <= kMaxLabels, "mlloss_cuda: more labels than the CUDA engine counts");
+  STD_TORCH_CHECK(call.labels <= kMaxLabels, "mlloss_cuda: the CUDA engine supports at most 2^31 - 1024 labels");
   const bool rows = call.grouping == (kernels.element_wise ? Grouping::kElement : Grouping::kSamples);
-  STD_TORCH_CHECK(rows || kernels.across_rows, "mlloss_cuda: a grouping that this loss has not");
+  STD_TORCH_CHECK(rows || kernels.across_rows, "mlloss_cuda: the loss does not support this grouping");
 }
 
 // A row without labels still has a value.

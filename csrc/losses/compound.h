@@ -53,7 +53,7 @@ class TermFunctor {
   static constexpr bool kElement = Loss::kScope == Scope::kElement;
   static constexpr int kMaxima = Loss::kMaxima, kSums = kElement ? 1 : Loss::kSums;
   static constexpr int kCoefficients = Loss::kCoefficients;
-  static_assert(!Loss::kSoftmaxOverLabels, "labels that are out look different to losses whose labels compete");
+  static_assert(!Loss::kSoftmaxOverLabels, "an excluded label looks different to a loss with a softmax over labels");
 
   explicit MLLOSS_HD TermFunctor(const double* block) : coefficient_(static_cast<T>(block[0])), loss_(block + 1) {}
 

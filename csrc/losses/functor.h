@@ -294,7 +294,7 @@ MLLOSS_HD void with_variant(const Loss& loss, F f) {
   if constexpr (Loss::kVariants == 1) {
     f(std::integral_constant<int, 0>());
   } else {
-    static_assert(Loss::kVariants == 3, "a case for each");
+    static_assert(Loss::kVariants == 3, "the branches below cover three variants");
     const int variant = loss.variant();
     if (variant == 2) {
       f(std::integral_constant<int, 2>());
