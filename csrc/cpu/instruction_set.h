@@ -43,8 +43,7 @@ inline int& active_isa() {
 }
 
 inline Table table() {
-  STD_TORCH_CHECK(active_isa() >= 0,
-                  "mlloss_cuda: the CPU kernels were built for another processor; build them on this machine");
+  STD_TORCH_CHECK(active_isa() >= 0, "mlloss_cuda: the CPU kernels are built for another processor; build them here");
   return kTables[active_isa()]();
 }
 
