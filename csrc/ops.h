@@ -1,5 +1,5 @@
-// From the arguments of the ops to the structs that kernels take. The schemas are in mlloss_cuda/_ops.py. Python checks
-// the arguments before it calls an op, so nothing is checked here again.
+// The ops of an engine, and the conversion of their arguments to the structs that kernels take. The schemas are in
+// mlloss_cuda/_ops.py. Python checks the arguments before it calls an op, so nothing is checked here again.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

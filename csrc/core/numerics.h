@@ -321,7 +321,7 @@ MLLOSS_HD Logistic<T> logistic_from(LogisticParts<T> parts, T z, bool negated) {
 
 #if defined(__CUDA_ARCH__) || defined(CUEMU)
 
-// The same functions as for other processors, below.
+// These functions are the CUDA variants of those below.
 MLLOSS_HD float logistic_power(float z) { return exponential(at_most(z, 87.0f)); }
 MLLOSS_HD double logistic_power(double z) { return exp(at_most(z, 709.0)); }
 MLLOSS_HD float tail_power(float z) { return exponential(-absolute(z)); }

@@ -42,7 +42,7 @@ class FusedTerm {
 
   explicit FusedTerm(const TermPlace& place) : loss_(place.parameters) {}
 
-  // For gradients.
+  // This constructor is for gradients.
   FusedTerm(const TermPlace& place, const T* coefficients, int64_t stride, T f)
       : loss_(place.parameters), factor_(f * static_cast<T>(place.coefficient)) {
     if constexpr (!kElement) {

@@ -49,8 +49,8 @@ struct CpuEngine {
 }  // namespace cpu
 }  // namespace mlloss
 
-// For tests and `info`: uses instruction set `isa` (0 baseline, 1 x86-64-v3, 2 x86-64-v4) from now on, if it is built
-// and this machine has it; -1 changes nothing. Returns the set in use.
+// Selects the instruction set `isa` (0 baseline, 1 x86-64-v3, 2 x86-64-v4) for tests and `info`, if it is built and
+// this machine has it; -1 changes nothing. Returns the set in use.
 extern "C" __attribute__((visibility("default"))) int mlloss_cpu_isa(int isa) {
   if (mlloss::cpu::can_run(isa)) mlloss::cpu::active_isa() = isa;
   return mlloss::cpu::active_isa();

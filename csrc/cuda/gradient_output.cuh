@@ -1,4 +1,4 @@
-// From a loss's gradient in s to the results of a backward pass: multiplied by grad_output, exactly 0 for excluded
+// The last steps of a backward pass: the gradient in s is multiplied by grad_output, set to exactly 0 for excluded
 // elements, summed for row_offset and logit_scale, and stored.
 #pragma once
 

@@ -108,7 +108,7 @@ class GroupRow {
     return value;
   }
 
-  // The same if the group is the whole batch, to which no row's weight applies.
+  // Does the same if the group is the whole batch, to which no row's weight applies.
   MLLOSS_DEVICE void finalize_all(const StatisticsOf<Loss, T>& stats) const {
     T value;
     const Coefficients c = loss_.finalize(stats, value);

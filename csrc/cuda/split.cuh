@@ -25,7 +25,7 @@ MLLOSS_DEVICE StatisticsOf<Loss, T> join_of(int count, F part_of) {
   return own;
 }
 
-// The same for parts that other blocks of this launch have stored.
+// Merges parts that other blocks of this launch have stored.
 template <class Loss, class T>
 MLLOSS_DEVICE StatisticsOf<Loss, T> join(const StatisticsOf<Loss, T>* parts, int count) {
   return join_of<Loss, T>(count, [&](int i) {

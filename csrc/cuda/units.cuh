@@ -14,7 +14,7 @@ template <class In>
 constexpr int kUnitBlocks = sizeof(In) == 4 && MLLOSS_CAPABILITY < 100 ? 3 : 2;
 template <class Loss, class In>
 constexpr int kUnitBlocksOf = kRegisterPressure<Loss> > 0 ? kUnitBlocks<In> - 1 : kUnitBlocks<In>;
-// For group losses, which have separate kernels for statistics and gradients.
+// The minimum for group losses, which have separate kernels for statistics and gradients.
 template <class Loss, class In>
 constexpr int kGroupUnitBlocks = kRegisterPressure<Loss> > 1 ? kUnitBlocks<In> - 1 : kUnitBlocks<In>;
 
