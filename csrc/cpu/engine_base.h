@@ -89,7 +89,7 @@ class EngineBase {
     return static_cast<T>(f);
   }
 
-  // Includes logit_scale, unless sums of the gradient without it are needed.
+  // Returns this factor times logit_scale, unless sums of the gradient without the scale are needed.
   T folded_factor(int64_t row, int64_t label) const {
     return wants_sums() ? factor_at(row, label) : factor_at(row, label) * reader_.scale();
   }
@@ -123,7 +123,7 @@ class EngineBase {
     return gradient_target(row, label, nullptr);
   }
 
-  // Returns other memory for this: a buffer of the thread, for rows of at most kMost labels (1 MiB in float32).
+  // Returns a buffer of the thread for the same numbers, for rows of at most kMost labels (1 MiB in float32).
   T* kept_in_buffer() const {
     constexpr int64_t kMost = 1 << 18;
     if (!gradient_memory() || call_.labels > kMost) return nullptr;
