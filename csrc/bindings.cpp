@@ -1,4 +1,4 @@
-// The pybind11 module _C: what the libraries were built with, and the launch planner. No torch in it.
+// The pybind11 module _C: build information and the launch planner. It does not use torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -17,7 +17,7 @@ py::dict build_information() {
   py::dict information;
   information["compiler"] = MLLOSS_COMPILER;
   information["cpu"] = MLLOSS_ISAS;
-  information["cuda"] = MLLOSS_CUDA_VERSION;  // nvcc's version, or empty
+  information["cuda"] = MLLOSS_CUDA_VERSION;  // the version of nvcc, or empty
   information["cuda_architectures"] = MLLOSS_CUDA_ARCHITECTURES;
   return information;
 }
@@ -31,7 +31,7 @@ mlloss::DType dtype_named(const std::string& name) {
   for (const auto& [known, dtype] : kNames) {
     if (name == known) return dtype;
   }
-  throw py::value_error("dtype: " + name + " is not one that the kernels take");
+  throw py::value_error("dtype: " + name + " is not supported by the kernels");
 }
 
 mlloss::Grouping grouping_named(const std::string& name) {
@@ -43,13 +43,14 @@ mlloss::Grouping grouping_named(const std::string& name) {
   throw py::value_error("grouping: " + name + " is not element, samples, macro or micro");
 }
 
-// The plans of a forward and a backward pass on a well-known device of that capability: fields, and in
-// words. `targets` is a dtype, or "csr". `strategy` is a number of core/launch_plan.h; 0 leaves the choice
-// to the planner. `held`: of a loss that has kernels for resident and cluster; sums of losses have none.
+// Returns the plans of a forward and a backward pass on a well-known device of that compute capability, as fields and
+// in words. `targets` is a dtype or "csr". `strategy` is a number of core/launch_plan.h; 0 leaves the choice to the
+// planner. `row_resident` (`held` in Python) is true for a loss with resident and cluster kernels; sums of losses have
+// none.
 py::dict launch_plan(int64_t rows, int64_t labels, const std::string& dtype, const std::string& grouping,
-                     const std::string& targets, bool gradient, int capability, int strategy, bool held) {
+                     const std::string& targets, bool gradient, int capability, int strategy, bool row_resident) {
   mlloss::Problem problem{rows, labels, dtype_named(dtype), grouping_named(grouping), gradient};
-  problem.held = held;
+  problem.row_resident = row_resident;
   if (targets != "csr") problem.target_bytes = mlloss::staged_target_bytes(problem.dtype, dtype_named(targets));
   const mlloss::DeviceFacts facts = mlloss::known_device(capability);
   const mlloss::LaunchPlan forward = mlloss::plan_forward(problem, facts, static_cast<mlloss::Strategy>(strategy));
@@ -68,14 +69,14 @@ py::dict launch_plan(int64_t rows, int64_t labels, const std::string& dtype, con
   return plan;
 }
 
-// The sums of losses that the CUDA library runs in one pass.
+// Returns the sums of losses that the CUDA library runs in one pass.
 std::vector<std::string> compounds() {
 #define MLLOSS_NAME(name, Functor) name,
   return {MLLOSS_FOR_EACH_COMPOUND(MLLOSS_NAME)};
 #undef MLLOSS_NAME
 }
 
-// By number: what may be asked for.
+// Returns the strategies that a caller may force, by their number.
 py::dict strategies() {
   py::dict names;
   for (const mlloss::Strategy strategy : mlloss::kStrategies) {

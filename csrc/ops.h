@@ -1,5 +1,5 @@
-// From the ops' arguments to the struct the kernels take. The schemas are in mlloss_cuda/_ops.py,
-// the checks in Python before it: nothing here is checked twice.
+// The ops of an engine, and the conversion of their arguments to the structs that kernels take. The schemas are in
+// mlloss_cuda/_ops.py. Python checks the arguments before it calls an op, so nothing is checked here again.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -46,7 +46,7 @@ inline DType dtype_of(const Tensor& tensor) {
     case ScalarType::Double:
       return DType::kDouble;
     default:
-      STD_TORCH_CHECK(false, "mlloss_cuda: a dtype that Python should have refused");
+      STD_TORCH_CHECK(false, "mlloss_cuda: unsupported dtype");
   }
 }
 
@@ -54,7 +54,7 @@ inline const void* pointer(const OptionalTensor& tensor) {
   return tensor.has_value() ? tensor->const_data_ptr() : nullptr;
 }
 
-// The arguments that every pass shares, in the schema's order.
+// The arguments that all passes share, in the order of the schema.
 struct Arguments {
   OptionalTensor targets, crow_indices, col_indices, values, weight, sample_weight, logit_scale, label_offset,
       row_offset, normalizer, label_parameter;
@@ -66,11 +66,11 @@ struct Arguments {
   int64_t first_label, all_labels;
 };
 
-// Of all labels, whichever are here: parts' totals add up to the whole's.
+// A mean is over all labels even if only a part of them is here, so that the totals of the parts add up to the whole's.
 inline double reduction_factor(Grouping grouping, Reduction reduction, int64_t rows, int64_t all_labels) {
   switch (reduction) {
     case Reduction::kMean:
-      return 1.0 / static_cast<double>(group_count(grouping, rows, all_labels));  // of nothing: 0 * inf, NaN
+      return 1.0 / static_cast<double>(group_count(grouping, rows, all_labels));  // empty: 0 * inf, NaN
     case Reduction::kBatchMean:
       return 1.0 / static_cast<double>(rows);
     default:
@@ -124,8 +124,8 @@ inline Call make_call(const Tensor& logits, const Arguments& a, const void* grad
   return call;
 }
 
-// Memory of torch's allocator that nothing was written to. The call goes past the dispatcher's boxed arguments, which
-// cost more than the allocation.
+// Returns uninitialised memory from torch's allocator. The call avoids the dispatcher's boxed arguments, which cost
+// more than the allocation.
 inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
   int64_t strides[2] = {1, 1};
   STD_TORCH_CHECK(sizes.size() <= 2, "mlloss_cuda: results have at most two dimensions");
@@ -148,7 +148,7 @@ inline Tensor new_gradient(const Tensor& logits, bool wanted) {
   return new_tensor(logits, {logits.size(0), logits.size(1)}, logits.scalar_type());
 }
 
-// The loss itself: [] when reduced, else as many values as there are elements or groups.
+// Returns memory for the loss: [] if it is reduced, else one value per element or group.
 inline Tensor new_value(const Tensor& like, const Call& call, Reduction reduction, ScalarType dtype) {
   if (reduction != Reduction::kNone || call.grouping == Grouping::kMicro) return new_tensor(like, {}, dtype);
   if (call.grouping == Grouping::kElement) return new_tensor(like, {call.rows, call.labels}, dtype);
@@ -168,27 +168,27 @@ inline void set_grad_output(BackwardOutputs& out, const Call& call, const Tensor
   }
 }
 
-// Whether a loss has statistics; of a group how many, how many late sums, and the coefficients for its gradient.
-struct LossShape {
+// The kind of a loss, and how many statistics, second-pass sums and coefficients a group of it has.
+struct LossCounts {
   bool element_wise;
-  int statistics, late_sums, coefficients;
+  int statistics, second_pass_sums, coefficients;
 };
 
-// The ops of one device. An engine finds memory for coefficients itself where nobody keeps them. Engine has shape_of,
-// forward, backward and scale, and for losses over parts of the labels statistics, late, merge and finish, as
-// csrc/cpu/register.cpp.
+// The ops of one device. An engine allocates coefficients itself if the caller does not keep them. Engine has
+// counts_of, forward, backward and scale, and for losses over parts of the labels statistics, second_pass, merge and
+// finalize; see csrc/cpu/register.cpp.
 template <class Engine>
 struct Ops {
   static std::tuple<Tensor, Tensor> forward_into(const Tensor& logits, const Arguments& a, bool keep_coefficients,
                                                  void* gradient) {
-    const LossShape shape = Engine::shape_of(a.loss, logits);
+    const LossCounts counts = Engine::counts_of(a.loss, logits);
     const Call call = make_call(logits, a, gradient);
     const Reduction reduction = static_cast<Reduction>(a.reduction);
     const ScalarType dtype = compute_dtype(logits);
     Tensor value = new_value(logits, call, reduction, dtype);
-    const bool kept = keep_coefficients && !shape.element_wise;
-    Tensor coefficients = kept ? new_tensor(logits, {shape.coefficients, group_count(call)}, dtype)
-                               : new_tensor(logits, {keep_coefficients ? shape.coefficients : 0, 0}, dtype);
+    const bool kept = keep_coefficients && !counts.element_wise;
+    Tensor coefficients = kept ? new_tensor(logits, {counts.coefficients, group_count(call)}, dtype)
+                               : new_tensor(logits, {keep_coefficients ? counts.coefficients : 0, 0}, dtype);
     ForwardOutputs out{};
     (reduction == Reduction::kNone ? out.values : out.total) = value.mutable_data_ptr();
     out.coefficients = kept ? coefficients.mutable_data_ptr() : nullptr;
@@ -217,7 +217,7 @@ struct Ops {
     return {row, scale, label};
   }
 
-  // The boxed entry points. What all schemas share comes first, in the schemas' order.
+  // The boxed entry points. The arguments that all schemas share come first, in the order of the schemas.
 #define MLLOSS_SHARED                                                                                               \
   Tensor logits, OptionalTensor targets, OptionalTensor crow, OptionalTensor col, OptionalTensor values,            \
       OptionalTensor weight, OptionalTensor sample_weight, OptionalTensor logit_scale, OptionalTensor label_offset, \
@@ -260,19 +260,19 @@ struct Ops {
 
   static Tensor loss_statistics(MLLOSS_SHARED) {
     const Call call = make_call(logits, MLLOSS_ARGUMENTS);
-    const LossShape shape = Engine::shape_of(loss, logits);
-    STD_TORCH_CHECK(!shape.element_wise && call.grouping != Grouping::kMacro,
-                    "mlloss_cuda: groups within a part of the labels are loss_forward's");
-    Tensor out = new_of_groups(logits, shape.statistics, group_count(call));
+    const LossCounts counts = Engine::counts_of(loss, logits);
+    STD_TORCH_CHECK(!counts.element_wise && call.grouping != Grouping::kMacro,
+                    "mlloss_cuda: groups that lie within a part of the labels need loss_forward");
+    Tensor out = new_of_groups(logits, counts.statistics, group_count(call));
     Engine::statistics(loss, call, static_cast<double*>(out.mutable_data_ptr()), logits);
     return out;
   }
 
   static Tensor loss_late(MLLOSS_SHARED, Tensor statistics) {
     const Call call = make_call(logits, MLLOSS_ARGUMENTS);
-    Tensor out = new_of_groups(logits, Engine::shape_of(loss, logits).late_sums, group_count(call));
+    Tensor out = new_of_groups(logits, Engine::counts_of(loss, logits).second_pass_sums, group_count(call));
     const double* known = static_cast<const double*>(statistics.const_data_ptr());
-    Engine::late(loss, call, known, static_cast<double*>(out.mutable_data_ptr()), logits);
+    Engine::second_pass(loss, call, known, static_cast<double*>(out.mutable_data_ptr()), logits);
     return out;
   }
 #undef MLLOSS_SHARED
@@ -288,8 +288,8 @@ struct Ops {
                                                 OptionalTensor normalizer, std::string loss,
                                                 std::vector<double> parameters, int64_t grouping, int64_t reduction,
                                                 int64_t rows, ScalarType dtype) {
-    Parts parts = parts_of(statistics);
-    if (late.numel() > 0) parts.late = static_cast<const double*>(late.const_data_ptr());
+    LabelParts parts = parts_of(statistics);
+    if (late.numel() > 0) parts.second_pass_sums = static_cast<const double*>(late.const_data_ptr());
     Call call{};
     call.rows = rows;
     call.grouping = static_cast<Grouping>(grouping);
@@ -299,12 +299,12 @@ struct Ops {
     call.factor = reduction_factor(call.grouping, static_cast<Reduction>(reduction), rows, 0);
     set_parameters(call, parameters);
     Tensor value = new_value(statistics, call, static_cast<Reduction>(reduction), dtype);
-    const int kept = Engine::shape_of(loss, statistics).coefficients;
+    const int kept = Engine::counts_of(loss, statistics).coefficients;
     Tensor coefficients = new_tensor(statistics, {kept, parts.groups}, dtype);
     ForwardOutputs out{};
     (static_cast<Reduction>(reduction) == Reduction::kNone ? out.values : out.total) = value.mutable_data_ptr();
     out.coefficients = coefficients.mutable_data_ptr();
-    Engine::finish(loss, call, parts, out, statistics);
+    Engine::finalize(loss, call, parts, out, statistics);
     return {value, coefficients};
   }
 
@@ -312,7 +312,7 @@ struct Ops {
     return new_tensor(like, {count, groups}, ScalarType::Double);
   }
 
-  static Parts parts_of(const Tensor& statistics) {
+  static LabelParts parts_of(const Tensor& statistics) {
     return {statistics.size(0), statistics.size(2), static_cast<const double*>(statistics.const_data_ptr()), nullptr};
   }
 

@@ -1,4 +1,4 @@
-// What host compilers, nvcc and the CUDA emulator spell differently.
+// Macros for the differences between host compilers, nvcc and the CUDA emulator.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -7,8 +7,8 @@
 #define MLLOSS_HD inline __attribute__((always_inline))
 #endif
 
-// One namespace for each instruction set a file is compiled for: templates of the same name from
-// two sets would merge at link, and an AVX2 machine would run AVX-512.
+// Each instruction set has its own namespace. Without it the linker would merge templates of the same name from two
+// sets, and an AVX2 machine would run AVX-512.
 #ifndef MLLOSS_ISA
 #define MLLOSS_ISA portable
 #endif

@@ -1,7 +1,7 @@
-// exp, log1p and the logistic function's parts, written so that compilers can vectorise them.
+// exp, log1p and the parts of the logistic function, written so that compilers can vectorise them.
 //
-// float: polynomials within 1 ulp or two (CUDA: the special-function unit for exp2 and 1/x).
-// double: the C library; it serves gradcheck, not speed.
+// float: polynomials within 1 or 2 ulp (CUDA: the special-function unit for exp2 and 1/x).
+// double: the C library, because double serves gradcheck and not speed.
 #pragma once
 
 #include <math.h>
@@ -31,7 +31,7 @@ MLLOSS_HD To bit_cast(From from) {
 
 template <class T>
 MLLOSS_HD T maximum(T a, T b) {
-  return a > b ? a : b;  // a NaN in `a` loses: sums carry NaN, maxima need not
+  return a > b ? a : b;  // returns b if `a` is NaN: sums carry NaN, maxima need not
 }
 
 template <class T>
@@ -39,7 +39,8 @@ MLLOSS_HD T absolute(T x) {
   return x < T(0) ? -x : x;
 }
 
-// a b + c, rounded once where the processor can: compilers fuse the two or not, by the product's other uses.
+// Returns a b + c, rounded once if the processor can. Compilers alone fuse the two or not, depending on other uses of
+// the product.
 template <class T>
 MLLOSS_HD T multiply_add(T a, T b, T c) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__CUDA_ARCH__)
@@ -49,7 +50,7 @@ MLLOSS_HD T multiply_add(T a, T b, T c) {
 #endif
 }
 
-// x, or `most` if that is less; what comes of NaN does not matter.
+// Returns x, or `most` if that is less. The result for NaN is unspecified.
 template <class T>
 MLLOSS_HD T at_most(T x, T most) {
 #ifdef __CUDA_ARCH__
@@ -60,8 +61,8 @@ MLLOSS_HD T at_most(T x, T most) {
 }
 
 #ifdef CUEMU
-// A float that an approximate instruction may give for the correctly rounded `exact`: within `most` units in the last
-// place, chosen by the argument's bits, so that a repeated call has the same result. Results below the smallest
+// Simulates an approximate instruction: returns a float within `most` units in the last place of the correctly rounded
+// `exact`. The argument's bits choose the error, so a repeated call has the same result. Results below the smallest
 // normal number are 0; 0, infinity and NaN are exact.
 MLLOSS_HD float approximated(float argument, float exact, int most) {
   if (!(absolute(exact) >= 1.17549435e-38f)) return exact == exact ? 0.0f * exact : exact;
@@ -74,7 +75,7 @@ MLLOSS_HD float approximated(float argument, float exact, int most) {
 }
 #endif
 
-// CUDA's rcp.approx.ftz: within 1 ulp, as the PTX manual says.
+// rcp.approx.ftz on CUDA, within 1 ulp according to the PTX manual.
 MLLOSS_HD float reciprocal(float x) {
 #ifdef __CUDA_ARCH__
   float y;
@@ -89,13 +90,13 @@ MLLOSS_HD float reciprocal(float x) {
 }
 MLLOSS_HD double reciprocal(double x) { return 1.0 / x; }
 
-// x >= 0, or 0 where it is about to fall below the smallest normal number, as exponentials are: e^-86.6.
+// Returns x >= 0, or 0 below e^-86.6, near the smallest normal number. exponential() returns 0 from the same limit on.
 template <class T>
 MLLOSS_HD T flushed(T x) {
   return sizeof(T) == 4 && x < T(2.445e-38) ? T(0) : x;
 }
 
-// ex2.approx.ftz: within 2 ulp, as the PTX manual says; 1 at 0.
+// ex2.approx.ftz: within 2 ulp according to the PTX manual; exactly 1 at 0.
 #ifdef __CUDA_ARCH__
 MLLOSS_HD float exp2_approximate(float x) {
   float y;
@@ -109,7 +110,7 @@ MLLOSS_HD float exp2_approximate(float x) {
 #endif
 
 #if !defined(__CUDA_ARCH__) && !defined(CUEMU)
-// e^x for x < 88.7. The polynomial by Estrin's scheme: short chains, of which a processor has several under way.
+// Returns e^x for x < 88.7. The polynomial uses Estrin's scheme, whose short chains of operations overlap.
 MLLOSS_HD float exponential_unless_large(float x) {
   constexpr float kLog2e = 1.44269504088896341f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
@@ -121,18 +122,18 @@ MLLOSS_HD float exponential_unless_large(float x) {
   const float high = (2.78822377916e-3f * r + 1.675026954924e-2f) * r + 8.33327055422e-2f;
   const float middle = 3.33328308280e-1f * r + 1.00000000943f;
   const float twice = ((high * r2 + middle) * r2 + (r + r)) + 2.0f;
-  // Times 2^(n-1): 2^128 has no float of its own.
+  // The factor is 2^(n-1) and not 2^n, because 2^128 is not a float.
   const uint32_t bits = (bit_cast<uint32_t>(shifted) + 126u) << 23;
   const float y = twice * bit_cast<float>(bits);
   return x < -86.6f ? 0.0f : y;
 }
 #endif
 
-// e^x. Results below the smallest normal number are 0.
+// Returns e^x. Results below the smallest normal number are 0.
 MLLOSS_HD float exponential(float x) {
 #if defined(__CUDA_ARCH__) || defined(CUEMU)
   constexpr float kLog2e = 1.44269504088896341f;
-  // The product's rounding costs |x| * 6e-8: what a softmax in float loses in x - log(sum).
+  // The rounding of the product costs |x| * 6e-8, as much as a softmax in float loses in x - log(sum).
   return exp2_approximate(x * kLog2e);
 #else
   const float y = exponential_unless_large(x);
@@ -141,7 +142,7 @@ MLLOSS_HD float exponential(float x) {
 }
 MLLOSS_HD double exponential(double x) { return exp(x); }
 
-// 2 atanh(u) / u for u^2 in [0, 1/9], relative error 4e-9.
+// Returns 2 atanh(u) / u for u^2 in [0, 1/9], with a relative error of 4e-9.
 MLLOSS_HD float two_atanh_over(float u2) {
   float p = 0.281577783632f;
   p = p * u2 + 0.279651577452f;
@@ -150,19 +151,20 @@ MLLOSS_HD float two_atanh_over(float u2) {
   return p * u2 + 2.00000000768f;
 }
 
-// log(x) for normal x > 0, -inf at 0.
+// Returns log(x) for normal x > 0, and -inf at 0.
 MLLOSS_HD float logarithm(float x) {
   const int32_t bits = bit_cast<int32_t>(x);
-  // The exponent that leaves a mantissa in [sqrt(1/2), sqrt(2)).
+  // This exponent leaves a mantissa in [sqrt(1/2), sqrt(2)).
   const int32_t exponent = (bits - 0x3f3504f3) >> 23;
-  const float m = bit_cast<float>(bits - exponent * (1 << 23));  // a shift of a negative is undefined
+  const float m = bit_cast<float>(bits - exponent * (1 << 23));  // shifting a negative number is undefined
   const float u = (m - 1.0f) * reciprocal(m + 1.0f);
   const float y = static_cast<float>(exponent) * 0.69314718056f + u * two_atanh_over(u * u);
   return x < 1.17549435e-38f ? -INFINITY : y;
 }
 MLLOSS_HD double logarithm(double x) { return log(x); }
 
-// log(1 + q) for q in [0, 2^100]. A small q is used itself, since 1 + q has lost its digits. A NaN stays one.
+// Returns log(1 + q) for q in [0, 2^100]. A small q is used directly, because 1 + q has lost its digits. A NaN stays
+// NaN.
 MLLOSS_HD float logarithm_of_one_plus(float q) {
   const int32_t bits = bit_cast<int32_t>(1.0f + q);
   const int32_t exponent = (bits - 0x3f3504f3) >> 23;
@@ -172,7 +174,7 @@ MLLOSS_HD float logarithm_of_one_plus(float q) {
 }
 MLLOSS_HD double logarithm_of_one_plus(double q) { return log1p(q); }
 
-// -log(1 - u) for u in [0, 1/2], within 1 ulp: a polynomial by Estrin's scheme, no division.
+// Returns -log(1 - u) for u in [0, 1/2], within 1 ulp: a polynomial by Estrin's scheme, without a division.
 MLLOSS_HD float minus_log_of_rest(float u) {
   const float u2 = u * u, u4 = u2 * u2;
   const float low = (0.269612759f * u + 0.242805079f) * u2 + (0.333700627f * u + 0.499992847f);
@@ -181,19 +183,20 @@ MLLOSS_HD float minus_log_of_rest(float u) {
 }
 MLLOSS_HD double minus_log_of_rest(double u) { return -log1p(-u); }
 
-// The same for u in [0, 1], from u and `rest` = 1 - u, each to its own precision; finite where the rest is 0.
+// Returns -log(1 - u) for u in [0, 1], from u and `rest` = 1 - u, each in its own precision. The result is finite at
+// rest = 0.
 MLLOSS_HD float minus_log_of(float u, float rest) {
-  // A rest that rounding has brought to 1, or a little beyond, is taken for one just below.
+  // A rest that was rounded to 1 or slightly above counts as the number just below 1.
   const int32_t bits = bit_cast<int32_t>(rest) - 1;
   const int32_t all = 126 - (bits >> 23), halvings = all > 0 ? all : 0;
-  const float mantissa = bit_cast<float>((bits & 0x007fffff) | 0x3f000000);  // rest 2^halvings, from 1/2 to 1
+  const float mantissa = bit_cast<float>((bits & 0x007fffff) | 0x3f000000);  // rest * 2^halvings, from 1/2 to 1
   return static_cast<float>(halvings) * 0.69314718056f + minus_log_of_rest(halvings > 0 ? 1.0f - mantissa : u);
 }
 MLLOSS_HD double minus_log_of(double u, double rest) {
   return rest > 0.5 ? -log1p(-u) : -log(maximum(rest, 2.2250738585072014e-308));
 }
 
-// -log(1 - u) / u for u in [0, 1), from u and `rest` = 1 - u: 1 at 0, where the quotient is lost.
+// Returns -log(1 - u) / u for u in [0, 1), from u and `rest` = 1 - u, and 1 at 0, where the quotient is undefined.
 MLLOSS_HD float minus_log_over(float u, float rest) {
   const float inverse = reciprocal(2.0f - u), v = u * inverse;
   const float near = inverse * two_atanh_over(v * v);
@@ -204,7 +207,7 @@ MLLOSS_HD double minus_log_over(double u, double rest) {
   return u > 0.5 ? -log(rest) / u : u > 0.0 ? -log1p(-u) / u : 1.0;
 }
 
-// 1 - e^-d for d in [0, kNear): a series, where the difference would cancel.
+// one_minus_exp_near(d) is 1 - e^-d for d in [0, kNear): a series, because the difference would cancel.
 template <class T>
 constexpr T kNear = T(0.35);
 
@@ -219,15 +222,16 @@ MLLOSS_HD float one_minus_exp_near(float d) {
 }
 MLLOSS_HD double one_minus_exp_near(double d) { return -expm1(-d); }
 
-// 1 for equal arguments, infinite ones included: the definition's limit, where exp(inf - inf) is NaN.
+// Returns e^(x - m), and 1 for equal arguments, infinite ones included: the limit of the definition, where exp(inf -
+// inf) is NaN.
 template <class T>
 MLLOSS_HD T exp_difference(T x, T m) {
   return x == m ? T(1) : exponential(x - m);
 }
 
-// A number and its two parts: `upper` is a multiple of 2^-12 in float (2^-41 in double), and sums of such numbers up to
-// 4096 are exact; `lower` is the rest, at most half as large as that step. Tiny terms beside large ones keep their
-// digits when the parts are summed apart. For 0 <= x < 1024.
+// A number 0 <= x < 1024 and its two parts. `upper` is a multiple of 2^-12 in float (2^-41 in double), so sums of it up
+// to 4096 are exact; `lower` is the rest, at most half of that step. If the parts are summed separately, tiny terms
+// keep their digits beside large ones.
 template <class T>
 struct TwoParts {
   T whole, upper, lower;
@@ -240,7 +244,7 @@ MLLOSS_HD TwoParts<T> two_parts(T x) {
   return {x, upper, x - upper};
 }
 
-// x, or `most` if that is less; a NaN stays one.
+// Returns x, or `most` if that is less. A NaN stays NaN.
 template <class T>
 MLLOSS_HD T capped(T x, T most) {
 #ifdef __CUDA_ARCH__
@@ -253,8 +257,8 @@ MLLOSS_HD T capped(T x, T most) {
   return x > most ? most : x;
 }
 
-// The cap of a cost that `factor` multiplies: the largest finite number where the factor is 0, so that what weighs
-// nothing costs nothing, were it infinite.
+// Returns the cap of a cost that is multiplied by `factor`: the largest finite number if the factor is 0, so that a
+// cost of weight 0 contributes 0 even if it is infinite.
 template <class T>
 MLLOSS_HD T cap_of(T factor) {
   if constexpr (sizeof(T) == 4) {
@@ -264,7 +268,7 @@ MLLOSS_HD T cap_of(T factor) {
   }
 }
 
-// log(x) and log1p(x) for x >= 0 in finalisations: once a row, so precision before speed.
+// log(x) and log1p(x) for x >= 0. They are used once per row, so precision matters more than speed.
 MLLOSS_HD float log_positive(float x) { return logf(x); }
 MLLOSS_HD double log_positive(double x) { return log(x); }
 MLLOSS_HD float log1p_positive(float x) { return log1pf(x); }
@@ -272,16 +276,16 @@ MLLOSS_HD double log1p_positive(double x) { return log1p(x); }
 MLLOSS_HD float expm1_any(float x) { return expm1f(x); }
 MLLOSS_HD double expm1_any(double x) { return expm1(x); }
 
-// What losses take from the logistic function at z, from one exp and one division.
+// Values of the logistic function at z, from one exp and one division.
 template <class T>
 struct Logistic {
   T sigmoid;           // 1 / (1 + e^-z)
-  T sigmoid_negated;   // 1 / (1 + e^z), exact where 1 - sigmoid cancels
+  T sigmoid_negated;   // 1 / (1 + e^z), exact even if 1 - sigmoid cancels
   T softplus;          // log(1 + e^z)
   T softplus_negated;  // log(1 + e^-z)
 };
 
-// The logistic function at z and at -z, and e^-|z|: the smaller is the larger times that.
+// The logistic function at z and at -z, and `tail` = e^-|z|. The smaller of the two is the larger one times the tail.
 template <class T>
 struct LogisticTails {
   T sigmoid, sigmoid_negated, tail;
@@ -294,20 +298,20 @@ MLLOSS_HD LogisticTails<T> tails_from(T z, T tail, T inverse) {
   return {up ? inverse : rest, up ? rest : inverse, tail};
 }
 
-// 1 / (1 + e^-z) alone, and its derivative: less work.
+// 1 / (1 + e^-z) and its derivative, which is less work than Logistic.
 template <class T>
 struct SigmoidAndSlope {
   T sigmoid, slope;
 };
 
-// What the logistic function's values at z and at -z are made of.
+// The parts that the logistic function's values at z and at -z are computed from.
 template <class T>
 struct LogisticParts {
   T sigmoid, sigmoid_negated;
   T l;  // log(1 + e^-|z|)
 };
 
-// At z, or at -z.
+// Returns the values at z, or at -z if `negated`.
 template <class T>
 MLLOSS_HD Logistic<T> logistic_from(LogisticParts<T> parts, T z, bool negated) {
   const T positive = z > T(0) ? z : T(0), negative = z > T(0) ? T(0) : -z;
@@ -317,7 +321,7 @@ MLLOSS_HD Logistic<T> logistic_from(LogisticParts<T> parts, T z, bool negated) {
 
 #if defined(__CUDA_ARCH__) || defined(CUEMU)
 
-// The same as for other processors, below.
+// These functions are the CUDA variants of those below.
 MLLOSS_HD float logistic_power(float z) { return exponential(at_most(z, 87.0f)); }
 MLLOSS_HD double logistic_power(double z) { return exp(at_most(z, 709.0)); }
 MLLOSS_HD float tail_power(float z) { return exponential(-absolute(z)); }
@@ -325,9 +329,9 @@ MLLOSS_HD double tail_power(double z) { return exp(-absolute(z)); }
 
 MLLOSS_HD float sigmoid(float z) { return reciprocal(1.0f + exponential(-z)); }
 
-// What comes of NaN in the slope does not matter.
+// The slope of NaN is unspecified.
 MLLOSS_HD SigmoidAndSlope<float> sigmoid_and_slope(float z) {
-  const float e = exponential(at_most(-z, 88.0f));  // no inf * 0
+  const float e = exponential(at_most(-z, 88.0f));  // the bound prevents inf * 0
   const float p = reciprocal(1.0f + e);
   return {p, e * p * p};
 }
@@ -360,15 +364,15 @@ MLLOSS_HD Logistic<double> logistic(double z) {
 
 #else
 
-// e^z, kept from overflow: what the others are made of.
+// Returns e^z without overflow; other functions are computed from it.
 MLLOSS_HD float logistic_power(float z) { return exponential_unless_large(at_most(z, 87.0f)); }
 MLLOSS_HD double logistic_power(double z) { return exp(at_most(z, 709.0)); }
 
-// e^-|z|
+// Returns e^-|z|.
 MLLOSS_HD float tail_power(float z) { return exponential_unless_large(-absolute(z)); }
 MLLOSS_HD double tail_power(double z) { return exp(-absolute(z)); }
 
-// sigmoid(z) and sigmoid(-z) from e^z.
+// Returns sigmoid(z) and sigmoid(-z) from e^z.
 template <class T>
 MLLOSS_HD LogisticParts<T> sigmoids_from(T power) {
   const T rest = reciprocal(T(1) + power);
@@ -407,7 +411,7 @@ struct TwoTails {
   LogisticTails<T> first, second;
 };
 
-// The same at two numbers, by one division.
+// Returns the tails at two numbers with one division.
 template <class T>
 MLLOSS_HD TwoTails<T> two_tails_from(T a, T tail_a, T b, T tail_b) {
   const T one_a = T(1) + tail_a, one_b = T(1) + tail_b, both = reciprocal(one_a * one_b);

@@ -1,4 +1,4 @@
-// The plain struct that crosses the wall between torch and the kernels.
+// The plain structs that torch's side hands to the kernels.
 //
 // `T` below is the compute type: double for float64 logits, else float. Sizes are in elements.
 #pragma once
@@ -30,18 +30,20 @@ MLLOSS_HD int64_t bytes_of(DType dtype) {
   }
 }
 
-// Over what a group loss forms its statistics; element-wise losses have none.
+// The elements that share the statistics of a group loss. Element-wise losses have no statistics.
 enum class Grouping : int8_t { kElement, kSamples, kMacro, kMicro };
 
 enum class Reduction : int8_t { kNone, kSum, kMean, kBatchMean };
 
-// A sum of several losses has for each of them: its coefficient, the functor's parameters, zeros. As in _ops.py.
+// The parameters of a sum of losses are one block for each term: its coefficient, the functor's own parameters, then
+// zeros. _ops.py has the same numbers.
 constexpr int kTermParameters = 8;
 constexpr int kMostTerms = 8;
-constexpr char kCompound = '+';  // between their names
+constexpr char kCompound = '+';  // separates the names of the terms
 constexpr int kMaxParameters = kMostTerms * kTermParameters;
 
-// The ignore_index of floating targets whose unknown labels are NaN: no floating number equals it. As in _ops.py.
+// The ignore_index of floating targets whose unknown labels are NaN. No floating number equals it. _ops.py has the same
+// number.
 constexpr int64_t kIgnoreNan = INT64_MAX;
 
 struct Parameters {
@@ -51,24 +53,24 @@ struct Parameters {
 struct Call {
   int64_t rows;    // B
   int64_t labels;  // L
-  // The logits' columns are the labels from first_label on, of all_labels: a part of the labels, or all of them. Sparse
-  // columns count from label 0; whatever else is of labels is of the part's.
+  // The logits' columns are the labels from first_label on, out of all_labels: a part of the labels or all of them.
+  // Sparse columns count from label 0; all other arrays over labels cover the part only.
   int64_t first_label, all_labels;
   const void* logits;  // [rows, labels]
   int64_t logits_row_stride, logits_label_stride;
-  int64_t gradient_row_stride;  // labels; or, of a gradient in the logits' place, theirs
+  int64_t gradient_row_stride;  // labels, or the stride of the logits if the gradient replaces them
   DType logits_dtype;
 
   // Dense targets [rows, labels], or null.
   DType targets_dtype;
   const void* targets;
   int64_t targets_row_stride, targets_label_stride;
-  // Sparse targets, or null: [rows + 1], [nnz], [nnz] or null for ones.
+  // Sparse targets, or null: [rows + 1], [nnz], and [nnz] or null if all values are 1.
   const void* crow_indices;
   const void* col_indices;
-  const void* values;  // T; a negative one excludes its label
-  int64_t nnz;         // columns that may be read, whatever crow_indices says
-  bool wide_indices;   // int64, else int32
+  const void* values;  // T; a negative value excludes its label
+  int64_t nnz;         // the number of columns that may be read, even if crow_indices says more
+  bool wide_indices;   // int64 if true, else int32
 
   bool has_ignore_index;
   Grouping grouping;
@@ -79,15 +81,15 @@ struct Call {
   const void* sample_weight;  // T [rows] or null
   // s = scale * x + label_offset[label] + row_offset[row] + offset
   double scale, offset;
-  const void* scale_tensor;  // T [], replaces `scale`
+  const void* scale_tensor;  // T []; replaces `scale` unless null
   const void* label_offset;  // T [labels] or null
   const void* row_offset;    // T [rows], or [] with stride 0, or null
   int64_t row_offset_stride;
-  const void* label_parameter;  // T [labels] or null for ones: of functors with kLabelParameter
+  const void* label_parameter;  // T [labels] or null for ones; for functors with kLabelParameter
 
-  // What a value is multiplied by on its way into the result and the gradient: the reduction's part.
+  // The reduction multiplies every value and gradient by this factor.
   double factor;
-  const void* normalizer;  // T [] or null: divides factor
+  const void* normalizer;  // T [] or null; divides factor
 
   Parameters parameters;
 };
@@ -107,33 +109,34 @@ MLLOSS_HD int64_t group_count(Grouping grouping, int64_t rows, int64_t labels) {
 
 MLLOSS_HD int64_t group_count(const Call& call) { return group_count(call.grouping, call.rows, call.labels); }
 
-// What a forward pass fills. Null: not wanted.
+// The results of a forward pass. A null pointer means that the result is not needed.
 struct ForwardOutputs {
   void* values;        // T: [rows, labels] for element-wise losses, else [groups]; with reduction "none"
   void* total;         // T []: the reduced loss
-  void* coefficients;  // T [kCoefficients, groups], of the gradient before factor and sample_weight
-  void* gradient;      // the logits' dtype, [rows, labels], labels side by side; may be the logits themselves
+  void* coefficients;  // T [kCoefficients, groups], for the gradient before factor and sample_weight are applied
+  void* gradient;      // the logits' dtype, [rows, labels] with adjacent labels; may be the logits' own memory
 };
 
-// A pass over the logits with the coefficients known.
+// The results of a pass over the logits with known coefficients.
 struct BackwardOutputs {
   const void* coefficients;                                  // T [kCoefficients, groups]; null for element-wise losses
-  const void* grad_output;                                   // T; null: 1
-  int64_t grad_output_row_stride, grad_output_label_stride;  // 0 and 0: a scalar
+  const void* grad_output;                                   // T; null stands for 1
+  int64_t grad_output_row_stride, grad_output_label_stride;  // 0 and 0 for a scalar
   void* gradient;                                            // as above, or null
   void* row_gradient;                                        // T [rows] or null: sum over labels of d loss / d s
   void* scale_gradient;                                      // T [rows] or null: sum over labels of x * d loss / d s
   void* label_gradient;                                      // T [labels] or null: sum over rows of d loss / d s
 };
 
-// Statistics of the labels' parts, [parts, statistics, groups], with their late sums, [parts, late sums, groups].
-struct Parts {
+// The statistics of several parts of the labels, [parts, statistics, groups], and their second-pass sums, [parts,
+// second-pass sums, groups].
+struct LabelParts {
   int64_t parts, groups;
   const double* statistics;
-  const double* late;  // null: none, or not yet
+  const double* second_pass_sums;  // null if there are none, or not yet
 };
 
-// In groups that cross rows a row's weight belongs to its elements, else to its loss.
+// True if groups cross rows. A row's weight then applies to its elements, else to its loss.
 MLLOSS_HD bool crosses_rows(const Call& call) {
   return call.grouping == Grouping::kMacro || call.grouping == Grouping::kMicro;
 }

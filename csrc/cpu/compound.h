@@ -1,24 +1,24 @@
-// A sum of several losses in one pass: every term has its turn at a tile while that is in cache. Any terms, chosen at
-// run time. What a term is to it is a table of functions over a tile, made from the functor.
+// A sum of losses in one pass: each term processes a tile while it is in cache. The sum is chosen at run time and may
+// have any terms. A term is a table of functions over a tile, which is made from its functor.
 #pragma once
 
 #include <algorithm>
 
+#include "engine_base.h"
 #include "fused.h"
-#include "pass.h"
 
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <class T>
-struct TermMath {
-  bool element_wise, competing;
-  int statistics, coefficients;  // an element-wise term's one statistic is its value
+struct TermFunctions {
+  bool element_wise, softmax_over_labels;
+  int statistics, coefficients;  // an element-wise term has one statistic, its value
   void (*initial)(double* statistics);
   void (*add)(const double* parameters, const Tile<T>& tile, double* statistics);
   void (*merge)(double* statistics, const double* from);
-  double (*conclude)(const double* parameters, const double* statistics, double* coefficients);  // the value
-  // Gradients times f, and the sum of the values if wanted.
+  double (*finalize)(const double* parameters, const double* statistics, double* coefficients);  // returns the value
+  // Gradients times f; returns the sum of the values if `value`.
   double (*evaluate)(const double* parameters, const Tile<T>& tile, T f, bool value, T* g);
   void (*gradient)(const double* parameters, const Tile<T>& tile, const T* coefficients, int64_t stride, T f, T* g);
 };
@@ -32,13 +32,15 @@ struct ElementTerm {
     statistics[0] += evaluate(parameters, tile, T(0), true, nullptr);
   }
   static void merge(double* statistics, const double* from) { statistics[0] += from[0]; }
-  static double conclude(const double*, const double* statistics, double*) { return statistics[0]; }
+  static double finalize(const double*, const double* statistics, double*) { return statistics[0]; }
   static double evaluate(const double* parameters, const Tile<T>& tile, T f, bool value, T* g) {
     if (value) return Math(parameters).sum_values(tile, f, g);
     Math(parameters).evaluate(tile, f, nullptr, g);
     return 0.0;
   }
-  static constexpr TermMath<T> table() { return {true, false, 1, 0, initial, add, merge, conclude, evaluate, nullptr}; }
+  static constexpr TermFunctions<T> table() {
+    return {true, false, 1, 0, initial, add, merge, finalize, evaluate, nullptr};
+  }
 };
 
 template <template <class> class LossTemplate, class T>
@@ -70,7 +72,7 @@ struct GroupTerm {
     join(statistics, Math(parameters).statistics(tile, nullptr));
   }
   static void merge(double* statistics, const double* from) { join(statistics, load(from)); }
-  static double conclude(const double* parameters, const double* statistics, double* coefficients) {
+  static double finalize(const double* parameters, const double* statistics, double* coefficients) {
     double value;
     const auto c = Wide(parameters).finalize(load(statistics), value);
     for (int k = 0; k < Loss::kCoefficients; ++k) coefficients[k] = c[k];
@@ -82,15 +84,16 @@ struct GroupTerm {
     for (int k = 0; k < Loss::kCoefficients; ++k) c[k] = coefficients[k * stride];
     Math(parameters).gradient(tile, Loss::scaled(c, f), nullptr, g);
   }
-  static constexpr TermMath<T> table() {
-    return {false, Loss::kCompeting, kCount, Loss::kCoefficients, initial, add, merge, conclude, nullptr, gradient};
+  static constexpr TermFunctions<T> table() {
+    return {false,   Loss::kSoftmaxOverLabels, kCount, Loss::kCoefficients, initial, add, merge, finalize, nullptr,
+            gradient};
   }
 };
 
-// Nothing for losses that are no part of a sum's pass.
+// Empty for losses that cannot be part of a sum.
 template <template <class> class Loss, class T>
-constexpr TermMath<T> term_of() {
-  if constexpr (Loss<T>::kLateSums > 0 || Loss<T>::kRawTargets) {
+constexpr TermFunctions<T> term_of() {
+  if constexpr (Loss<T>::kSecondPassSums > 0 || Loss<T>::kSecondLogits) {
     return {};
   } else if constexpr (Loss<T>::kScope == Scope::kElement) {
     return ElementTerm<Loss, T>::table();
@@ -99,18 +102,18 @@ constexpr TermMath<T> term_of() {
   }
 }
 
-// A sum whose tiles go through at once: its terms' places in the registry, and how.
+// A sum that has one loop for all terms: the places of its terms in the registry, and the functions of that loop.
 template <class T>
 struct FusedSum {
   int terms[kMostTerms], count;
-  FusedMath<T> math;
+  FusedFunctions<T> math;
 };
 
-// `kTerms`: every loss, as the registry has them. `kFused`: the sums, ended by one of no terms.
-template <class T, const TermMath<T>* kTerms, const FusedSum<T>* kFused>
-class CompoundEngine : Pass<T> {
+// `kTerms`: every loss, in the order of the registry. `kFused`: the fused sums, ended by an entry without terms.
+template <class T, const TermFunctions<T>* kTerms, const FusedSum<T>* kFused>
+class CompoundEngine : EngineBase<T> {
   using Work = cpu::Work;
-  static constexpr int kMostStatistics = 8;  // of a term
+  static constexpr int kMostStatistics = 8;  // per term
 
  public:
   static void rows(const Work& work, int64_t begin, int64_t end) {
@@ -122,7 +125,7 @@ class CompoundEngine : Pass<T> {
       const int64_t first = row * compound.tiles_, last = first + compound.tiles_;
       T* const powers = compound.fused_ && compound.any_groups_ ? compound.kept_of_row(row) : nullptr;
       compound.initial(statistics);
-      // Element-wise terms are evaluated once: for value and gradient, or where terms have one loop.
+      // Element-wise terms are evaluated once: here, or together with the gradient, or in the fused loop.
       const bool elements_too = !gradients && !compound.fused_;
       if (elements_too || compound.any_groups_) {
         compound.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
@@ -130,7 +133,7 @@ class CompoundEngine : Pass<T> {
           compound.add(tiles, elements_too, powers ? powers + label : nullptr, statistics);
         });
       }
-      compound.conclude(row, statistics, values);
+      compound.finalize_row(row, statistics, values);
       if (gradients) compound.gradients(first, last, powers, tiles, values);
       if (!gradients && compound.fused_) compound.element_values(row, tiles, values);
       compound.store_value(row, values);
@@ -158,12 +161,12 @@ class CompoundEngine : Pass<T> {
     }
   }
 
-  static void finish(const Work& work, int64_t begin, int64_t end) {
+  static void finalize(const Work& work, int64_t begin, int64_t end) {
     const CompoundEngine compound(work);
     double statistics[kMostTerms * kMostStatistics], values[kMostTerms];
     for (int64_t row = begin; row < end; ++row) {
       compound.merge_units(row, statistics);
-      compound.conclude(row, statistics, values);
+      compound.finalize_row(row, statistics, values);
       compound.store_value(row, values);
     }
   }
@@ -186,7 +189,7 @@ class CompoundEngine : Pass<T> {
       for (int64_t row = 0; row < work.call->rows; ++row) {
         compound.read(row, label, size, tiles);
         compound.form(row, tiles, nullptr, compound.factor_at(row, label), nullptr, g);
-        compound.settle(tiles.own, row, label, g);
+        compound.scale_and_mask(tiles.own, row, label, g);
         for (int j = 0; j < size; ++j) sum[j] += static_cast<double>(g[j]);
       }
       T* out = static_cast<T*>(work.backward->label_gradient) + label;
@@ -195,29 +198,31 @@ class CompoundEngine : Pass<T> {
   }
 
  private:
-  // Where some terms compete and others do not, labels that are out look different to them.
+  // An excluded label looks different to a loss with a softmax over labels, so a sum of both kinds needs two tiles.
   struct Tiles {
     Tile<T> own, plain;
   };
 
   const TileReader<T> plain_reader_;
-  const TermMath<T>* math_[kMostTerms];
+  const TermFunctions<T>* math_[kMostTerms];
   TermPlace terms_[kMostTerms];
-  const FusedMath<T>* fused_ = nullptr;
+  const FusedFunctions<T>* fused_ = nullptr;
   const int count_;
   int total_statistics_ = 0, total_coefficients_ = 0;
   bool any_groups_ = false, any_elements_ = false, mixed_ = false;
 
-  static bool any_competing(const Work& work) {
+  static bool any_softmax_over_labels(const Work& work) {
     bool any = false;
-    for (int i = 0; i < work.term_count; ++i) any |= kTerms[work.terms[i]].competing;
+    for (int i = 0; i < work.term_count; ++i) any |= kTerms[work.terms[i]].softmax_over_labels;
     return any;
   }
 
   explicit CompoundEngine(const Work& work)
-      : Pass<T>(work, any_competing(work), false), plain_reader_(*work.call, false, false), count_(work.term_count) {
+      : EngineBase<T>(work, any_softmax_over_labels(work), false),
+        plain_reader_(*work.call, false, false),
+        count_(work.term_count) {
     for (int i = 0; i < count_; ++i) {
-      const TermMath<T>* math = &kTerms[work.terms[i]];
+      const TermFunctions<T>* math = &kTerms[work.terms[i]];
       const double* block = work.call->parameters.values + i * kTermParameters;
       math_[i] = math;
       terms_[i] = {block[0], block + 1, total_statistics_, total_coefficients_};
@@ -225,7 +230,7 @@ class CompoundEngine : Pass<T> {
       total_coefficients_ += math->coefficients;
       any_groups_ |= !math->element_wise;
       any_elements_ |= math->element_wise;
-      mixed_ |= this->competing_ && !math->competing;
+      mixed_ |= this->softmax_over_labels_ && !math->softmax_over_labels;
     }
     for (const FusedSum<T>* sum = kFused; sum->count > 0; ++sum) {
       if (std::equal(sum->terms, sum->terms + sum->count, work.terms, work.terms + count_)) fused_ = &sum->math;
@@ -238,14 +243,14 @@ class CompoundEngine : Pass<T> {
   }
 
   void initial(double* statistics) const {
-    each([&](const TermMath<T>& math, const TermPlace& term) { math.initial(statistics + term.statistics); });
+    each([&](const TermFunctions<T>& math, const TermPlace& term) { math.initial(statistics + term.statistics); });
   }
 
   void merge_units(int64_t row, double* statistics) const {
     initial(statistics);
     for (int64_t unit = row * this->tiles_; unit < (row + 1) * this->tiles_; ++unit) {
       const double* from = this->work_.unit_statistics + unit * total_statistics_;
-      each([&](const TermMath<T>& math, const TermPlace& term) {
+      each([&](const TermFunctions<T>& math, const TermPlace& term) {
         math.merge(statistics + term.statistics, from + term.statistics);
       });
     }
@@ -256,14 +261,14 @@ class CompoundEngine : Pass<T> {
     if (mixed_) plain_reader_.read(row, label, size, tiles.plain);
   }
 
-  const Tile<T>& tile_for(const TermMath<T>& math, const Tiles& tiles) const {
-    return mixed_ && !math.competing ? tiles.plain : tiles.own;
+  const Tile<T>& tile_for(const TermFunctions<T>& math, const Tiles& tiles) const {
+    return mixed_ && !math.softmax_over_labels ? tiles.plain : tiles.own;
   }
 
   void add(const Tiles& tiles, bool elements_too, T* powers, double* statistics) const {
     double own[kMostTerms * kMostStatistics];
     const bool at_once = fused_ && !elements_too && fused_->statistics(terms_, tiles.own, powers, own);
-    each([&](const TermMath<T>& math, const TermPlace& term) {
+    each([&](const TermFunctions<T>& math, const TermPlace& term) {
       if (math.element_wise && !elements_too) return;
       if (at_once) {
         math.merge(statistics + term.statistics, own + term.statistics);
@@ -273,13 +278,13 @@ class CompoundEngine : Pass<T> {
     });
   }
 
-  // Each term's coefficients, and its value as far as the statistics have it.
-  void conclude(int64_t row, const double* statistics, double* values) const {
+  // Stores each term's coefficients, and computes each term's value as far as the statistics contain it.
+  void finalize_row(int64_t row, const double* statistics, double* values) const {
     T* out = static_cast<T*>(this->work_.forward->coefficients) + row;
     double own[kMostStatistics];
     for (int i = 0; i < count_; ++i) {
       const TermPlace& term = terms_[i];
-      values[i] = math_[i]->conclude(term.parameters, statistics + term.statistics, own);
+      values[i] = math_[i]->finalize(term.parameters, statistics + term.statistics, own);
       for (int k = 0; k < math_[i]->coefficients; ++k) {
         out[(term.coefficients + k) * this->call_.rows] = static_cast<T>(own[k]);
       }
@@ -298,14 +303,14 @@ class CompoundEngine : Pass<T> {
     if (this->work_.forward->values) static_cast<T*>(this->work_.forward->values)[row] = static_cast<T>(value);
   }
 
-  // The sum of the terms' gradients times f; `values`, unless null, grow by what element-wise terms lose.
+  // Forms the sum of the terms' gradients times f. Unless null, `values` grow by the values of element-wise terms.
   void form(int64_t row, const Tiles& tiles, const T* powers, T f, double* values, T* g) const {
     const int64_t rows = this->call_.rows;
     if (fused_ && fused_->form(terms_, tiles.own, powers, this->coefficients() + row, rows, f, values, g)) return;
     alignas(64) T part[kTile];
     for (int i = 0; i < count_; ++i) {
       const TermPlace& term = terms_[i];
-      const TermMath<T>& math = *math_[i];
+      const TermFunctions<T>& math = *math_[i];
       const Tile<T>& tile = tile_for(math, tiles);
       const T factor = f * static_cast<T>(term.coefficient);
       T* own = i == 0 ? g : part;
@@ -320,7 +325,7 @@ class CompoundEngine : Pass<T> {
     }
   }
 
-  // What element-wise terms lose, as `form` would say it.
+  // Adds the values of element-wise terms, equal to the last bit to what `form` adds.
   void element_values(int64_t row, Tiles& tiles, double* values) const {
     if (!any_elements_) return;
     const int64_t first = row * this->tiles_, rows = this->call_.rows;
@@ -334,16 +339,16 @@ class CompoundEngine : Pass<T> {
     });
   }
 
-  // Formed beside the output, or in place later terms would read what earlier ones made of the logits.
-  // `powers` is e^s of a whole row, as the first visit left it, or null.
+  // With an in-place gradient, the sum is formed in a buffer: later terms would otherwise read the gradients of earlier
+  // ones as logits. `powers` is e^s of a whole row, which the first visit stored, or null.
   void gradients(int64_t begin, int64_t end, const T* powers, Tiles& tiles, double* values) const {
-    alignas(64) T room[kTile];
+    alignas(64) T buffer[kTile];
     this->for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
       read(row, label, size, tiles);
       const bool beside = !fused_ || this->gradient_memory() == this->call_.logits;
-      T* const g = beside ? room : this->gradient_target(row, label, room);
+      T* const g = beside ? buffer : this->gradient_target(row, label, buffer);
       form(row, tiles, powers ? powers + label : nullptr, this->folded_factor(row, label), values, g);
-      this->finish_gradient(tiles.own, unit, row, label, g);
+      this->write_gradient(tiles.own, unit, row, label, g);
     });
   }
 };

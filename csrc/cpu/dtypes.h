@@ -1,5 +1,5 @@
-// Loads and stores of low-precision floats in integer arithmetic, so that every compiler vectorises
-// them at every instruction set.
+// Loads and stores of low-precision floats in integer arithmetic, so that every compiler vectorises them for every
+// instruction set.
 #pragma once
 
 #include <type_traits>
@@ -49,7 +49,7 @@ struct Narrow<Half> {
     const uint32_t bits = bit_cast<uint32_t>(x);
     const uint32_t sign = (bits >> 16) & 0x8000u;
     const uint32_t magnitude = bits & 0x7fffffffu;
-    // Below 2^-14: adding 0.5 leaves the subnormal's bits, rounded, at the end of the mantissa.
+    // Below 2^-14, adding 0.5 leaves the rounded bits of the subnormal at the end of the mantissa.
     const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
     const uint32_t normal = (magnitude - 0x38000000u + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
     const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
@@ -67,7 +67,7 @@ MLLOSS_HD Out narrow(T x) {
     return static_cast<Out>(x);
 }
 
-// Calls f with a null pointer of the C++ type that a floating dtype has in memory.
+// Calls f with a null pointer to the C++ type that stores a floating dtype.
 template <class F>
 MLLOSS_HD void with_floating(DType dtype, F f) {
   switch (dtype) {

@@ -1,17 +1,17 @@
-// The CPU engine: moves tiles of rows through any functor. It knows no loss.
+// The CPU engine, which passes tiles of rows to any functor. It knows no loss.
 #pragma once
 
-#include "pass.h"
+#include "engine_base.h"
 
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <template <class> class LossTemplate, class T>
-class Engine : Pass<T> {
+class Engine : EngineBase<T> {
   using Math = TileMath<LossTemplate, T>;
   using Loss = typename Math::Loss;
   using Wide = typename Math::Wide;
-  using Late = LateSums<Wide, double>;
+  using SecondSums = SecondPassSums<Wide, double>;
   using Work = cpu::Work;
 
  public:
@@ -23,7 +23,7 @@ class Engine : Pass<T> {
       engine.reader_.read(row, label, size, tile);
       T* g = engine.wants_gradient() ? engine.gradient_target(row, label, buffer) : nullptr;
       engine.evaluate(unit, row, label, tile, g);
-      if (g) engine.finish_gradient(tile, unit, row, label, g);
+      if (g) engine.write_gradient(tile, unit, row, label, g);
     });
   }
 
@@ -32,20 +32,20 @@ class Engine : Pass<T> {
     Tile<T> tile;
     for (int64_t row = begin; row < end; ++row) {
       auto stats = identity<Wide, double>();
-      Late late{};
+      SecondSums second_sums{};
       const int64_t first = row * engine.tiles_, last = first + engine.tiles_;
       T* const kept = Loss::kKeeps ? engine.kept_of_row(row) : nullptr;
       engine.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
         engine.reader_.read(row, label, size, tile);
         mlloss::merge<Wide, double>(stats, engine.math_.statistics(tile, kept ? kept + label : nullptr));
       });
-      if constexpr (Loss::kLateSums > 0) {
+      if constexpr (Loss::kSecondPassSums > 0) {
         engine.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
           engine.reader_.read(row, label, size, tile);
-          engine.math_.add_late(tile, stats, late);
+          engine.math_.add_second_pass(tile, stats, second_sums);
         });
       }
-      engine.conclude(row, stats, late);
+      engine.finalize_group(row, stats, second_sums);
       if (!engine.wants_gradient()) continue;
       engine.for_units(first, last, [&](int64_t unit, int64_t, int64_t label, int size) {
         engine.gradient_of_unit(unit, row, label, size, kept ? kept + label : nullptr, tile);
@@ -76,9 +76,10 @@ class Engine : Pass<T> {
     }
   }
 
-  // Of rows, whose statistics lie there, or their units' do; late sums are put beside the units'.
-  static void late(const Work& work, int64_t begin, int64_t end) {
-    if constexpr (Loss::kLateSums > 0) {
+  // Second-pass sums, stored beside the statistics of the units. The statistics of a row are in group_statistics, or
+  // are merged from its units if that is null.
+  static void second_pass(const Work& work, int64_t begin, int64_t end) {
+    if constexpr (Loss::kSecondPassSums > 0) {
       const Engine engine(work);
       Tile<T> tile;
       auto stats = identity<Wide, double>();
@@ -90,29 +91,29 @@ class Engine : Pass<T> {
         }
         merged = row;
         engine.reader_.read(row, label, size, tile);
-        Late sums{};
-        engine.math_.add_late(tile, stats, sums);
+        SecondSums sums{};
+        engine.math_.add_second_pass(tile, stats, sums);
         double* out = work.unit_statistics + unit * kStatistics + Loss::kMaxima + Loss::kSums;
-        for (int k = 0; k < Loss::kLateSums; ++k) out[k] = sums[k];
+        for (int k = 0; k < Loss::kSecondPassSums; ++k) out[k] = sums[k];
       });
     }
   }
 
-  static void finish(const Work& work, int64_t begin, int64_t end) {
+  static void finalize(const Work& work, int64_t begin, int64_t end) {
     const Engine engine(work);
     const int64_t units = engine.units_of_group();
     for (int64_t group = begin; group < end; ++group) {
       const int64_t first = group * units;
-      Late late{};
+      SecondSums second_sums{};
       for (int64_t unit = first; unit < first + units; ++unit) {
         const double* in = work.unit_statistics + unit * kStatistics + Loss::kMaxima + Loss::kSums;
-        for (int k = 0; k < Loss::kLateSums; ++k) late[k] += in[k];
+        for (int k = 0; k < Loss::kSecondPassSums; ++k) second_sums[k] += in[k];
       }
-      engine.conclude(group, engine.merged_statistics(first, units), late);
+      engine.finalize_group(group, engine.merged_statistics(first, units), second_sums);
     }
   }
 
-  // Runs alone, or after `statistics` of the same call, which then has left what the functor keeps of each element.
+  // Runs alone, or after `statistics` of the same call, which then has stored the kept number of each element.
   static void gradient(const Work& work, int64_t begin, int64_t end) {
     const Engine engine(work);
     Tile<T> tile;
@@ -122,7 +123,7 @@ class Engine : Pass<T> {
     });
   }
 
-  // A label's group crosses the rows, so a tile of labels is taken down the whole batch.
+  // The group of a label crosses the rows, so each tile of labels is processed down the whole batch.
   static void macro(const Work& work, int64_t begin, int64_t end) {
     if constexpr (Loss::kMaxima == 0) {
       const Engine engine(work);
@@ -139,7 +140,7 @@ class Engine : Pass<T> {
         for (int j = 0; j < size; ++j) {
           StatisticsOf<Wide, double> stats;
           for (int k = 0; k < Loss::kSums; ++k) stats.sums[k] = sums[k][j];
-          engine.conclude(label + j, stats, {});
+          engine.finalize_group(label + j, stats, {});
         }
         if (!engine.wants_gradient()) continue;
         for (int64_t row = 0; row < work.call->rows; ++row) {
@@ -163,7 +164,7 @@ class Engine : Pass<T> {
         const T f = engine.factor_at(row, label);
         engine.math_.evaluate(tile, f, nullptr, g);
         engine.group_gradient(tile, row, label, f, nullptr, g);
-        engine.settle(tile, row, label, g);
+        engine.scale_and_mask(tile, row, label, g);
         for (int j = 0; j < size; ++j) sum[j] += static_cast<double>(g[j]);
       }
       T* out = static_cast<T*>(work.backward->label_gradient) + label;
@@ -171,16 +172,16 @@ class Engine : Pass<T> {
     }
   }
 
-  static constexpr int kStatistics = Loss::kMaxima + Loss::kSums + Loss::kLateSums;
+  static constexpr int kStatistics = Loss::kMaxima + Loss::kSums + Loss::kSecondPassSums;
 
  private:
-  using Pass<T>::call_;
-  using Pass<T>::work_;
+  using EngineBase<T>::call_;
+  using EngineBase<T>::work_;
 
   const Math math_;
 
   explicit Engine(const Work& work)
-      : Pass<T>(work, Loss::kCompeting, Loss::kRawTargets), math_(work.call->parameters.values) {}
+      : EngineBase<T>(work, Loss::kSoftmaxOverLabels, Loss::kSecondLogits), math_(work.call->parameters.values) {}
 
   void evaluate(int64_t unit, int64_t row, int64_t label, const Tile<T>& tile, T* g) const {
     const T f = this->folded_factor(row, label);
@@ -212,12 +213,12 @@ class Engine : Pass<T> {
     return stats;
   }
 
-  // A group's coefficients, [kCoefficients, groups], and its value.
+  // Stores a group's coefficients, [kCoefficients, groups], and its value.
   template <class S>
-  void conclude(int64_t group, const S& stats, const Late& late) const {
+  void finalize_group(int64_t group, const S& stats, const SecondSums& second_sums) const {
     double value;
     const Wide wide(call_.parameters.values);
-    const auto c = mlloss::finish<Wide, double>(wide, stats, late, value);
+    const auto c = mlloss::finalize<Wide, double>(wide, stats, second_sums, value);
     T* out = static_cast<T*>(work_.forward->coefficients);
     for (int k = 0; k < Loss::kCoefficients; ++k) out[k * group_count(call_) + group] = static_cast<T>(c[k]);
     if (call_.grouping == Grouping::kSamples) value = this->weighted(group, value);
@@ -230,7 +231,7 @@ class Engine : Pass<T> {
     this->reader_.read(row, label, size, tile);
     T* g = this->gradient_target(row, label, buffer);
     group_gradient(tile, row, label, this->folded_factor(row, label), kept, g);
-    this->finish_gradient(tile, unit, row, label, g);
+    this->write_gradient(tile, unit, row, label, g);
   }
 
   void group_gradient(const Tile<T>& tile, int64_t row, int64_t label, T f, const T* kept, T* g) const {

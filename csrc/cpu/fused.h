@@ -1,5 +1,5 @@
-// Sums of losses that are known when this is compiled: one loop over a block for all terms, which pay once for what
-// they need of the logistic function and e^s. Other sums, and tiles out of the usual, go term by term (compound.h).
+// Sums of losses that are known at compile time. One loop over a block serves all terms, which share the logistic
+// function and e^s. Other sums, and tiles with weights or large logits, are evaluated term by term (compound.h).
 #pragma once
 
 #include "../losses/compound.h"
@@ -8,24 +8,25 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-// A term of a sum, and where its own begin among all terms' numbers.
+// A term of a sum, and the places of its numbers among those of all terms.
 struct TermPlace {
   double coefficient;
   const double* parameters;
   int statistics, coefficients;
 };
 
-// What a tile goes through at once. All refuse, and have done nothing, where terms have to go one by one: the others
-// do wherever the first has. `powers`, unless null, has room for e^s, from the first visit for the second.
+// The functions of a fused sum over a tile. Each returns false, without side effects, if the tile must be evaluated
+// term by term. If `statistics` returns false for a tile, the others do too. `powers`, unless null, is memory that
+// carries e^s from the first visit to the second.
 template <class T>
-struct FusedMath {
-  // The groups' statistics with the maxima at 0, each term's at its place.
+struct FusedFunctions {
+  // Stores the groups' statistics with all maxima at 0, each term's at its place.
   bool (*statistics)(const TermPlace* places, const Tile<T>& tile, T* powers, double* out);
-  // The sum of the gradients times f, from the coefficients of a row, `stride` apart. `values` grow by what
-  // element-wise terms lose. `g` may be `powers`, but not the logits.
+  // Forms the sum of the gradients times f from the coefficients of a row, which are `stride` apart. `values` grow by
+  // the values of element-wise terms. `g` may be `powers`, but not the logits.
   bool (*form)(const TermPlace* places, const Tile<T>& tile, const T* powers, const T* coefficients, int64_t stride,
                T f, double* values, T* g);
-  // What `form` adds to `values`, to the bit, for who wants no gradient.
+  // Adds to `values` what `form` adds, equal to the last bit, for a call without a gradient.
   bool (*values)(const TermPlace* places, const Tile<T>& tile, const T* coefficients, int64_t stride, double* values);
 };
 
@@ -36,26 +37,27 @@ class FusedTerm {
   static constexpr bool kElement = Loss::kScope == Scope::kElement;
   static constexpr int kSums = Loss::kSums, kValues = kElement ? 1 : 0;
   static constexpr bool kTakesPower = takes_power<Loss>();
-  static_assert(!Loss::kCompeting && Loss::kLateSums == 0, "terms see the same tile, in two visits");
+  static_assert(!Loss::kSoftmaxOverLabels && Loss::kSecondPassSums == 0,
+                "all terms of a fused sum read the same tile, in two visits");
 
   explicit FusedTerm(const TermPlace& place) : loss_(place.parameters) {}
 
-  // For gradients.
+  // This constructor is for gradients.
   FusedTerm(const TermPlace& place, const T* coefficients, int64_t stride, T f)
       : loss_(place.parameters), factor_(f * static_cast<T>(place.coefficient)) {
     if constexpr (!kElement) {
       for (int k = 0; k < Loss::kCoefficients; ++k) c_[k] = coefficients[(place.coefficients + k) * stride];
-      usual_ = Loss::unshifted(c_);
+      zero_maxima_ = Loss::zero_maxima(c_);
       c_ = Loss::scaled(c_, factor_);
     }
   }
 
-  bool usual() const { return usual_; }
-  bool usual(const T* sums) const {
+  bool zero_maxima() const { return zero_maxima_; }
+  bool needs_max_shift(const T* sums) const {
     if constexpr (kElement) {
-      return true;
+      return false;
     } else {
-      return !loss_.unsafe(array(sums));
+      return loss_.needs_max_shift(array(sums));
     }
   }
 
@@ -75,7 +77,7 @@ class FusedTerm {
 
   template <class E>
   MLLOSS_HD T gradient(const E& e) const {
-    return loss_.unshifted_gradient(e, c_);
+    return loss_.gradient_at_zero_maxima(e, c_);
   }
 
   template <int kVariant, class E>
@@ -90,7 +92,7 @@ class FusedTerm {
   Loss loss_;
   Array<T, Loss::kCoefficients> c_{};
   T factor_ = T(0);
-  bool usual_ = true;
+  bool zero_maxima_ = true;
 
   static Array<T, kSums> array(const T* sums) {
     Array<T, kSums> all{};
@@ -102,13 +104,13 @@ class FusedTerm {
 template <class T, template <class> class... Losses>
 struct FusedTerms {
   static constexpr int kSums = 0, kValues = 0;
-  static constexpr bool kTakesPower = false;  // an element-wise term, beside what is ready of the logistic function
+  static constexpr bool kTakesPower = false;  // an element-wise term reads e^s itself
   static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
 
   template <class... Rest>
   explicit FusedTerms(const TermPlace*, const Rest&...) {}
-  bool usual() const { return true; }
-  bool usual(const T*) const { return true; }
+  bool zero_maxima() const { return true; }
+  bool needs_max_shift(const T*) const { return false; }
   static void store(const TermPlace*, const T*, double*) {}
   template <class E>
   MLLOSS_HD Array<T, 0> sums(const E&) const {
@@ -145,8 +147,10 @@ struct FusedTerms<T, FirstLoss, Others...> {
   explicit FusedTerms(const TermPlace* places, const Given&... given)
       : first(places[0], given...), rest(places + 1, given...) {}
 
-  bool usual() const { return first.usual() && rest.usual(); }
-  bool usual(const T* sums) const { return first.usual(sums) && rest.usual(sums + First::kSums); }
+  bool zero_maxima() const { return first.zero_maxima() && rest.zero_maxima(); }
+  bool needs_max_shift(const T* sums) const {
+    return first.needs_max_shift(sums) || rest.needs_max_shift(sums + First::kSums);
+  }
 
   static void store(const TermPlace* places, const T* sums, double* out) {
     First::store(sums, out + places[0].statistics);
@@ -167,7 +171,7 @@ struct FusedTerms<T, FirstLoss, Others...> {
     }
   }
 
-  // `values`: one for each element-wise term.
+  // `values` has one number for each element-wise term.
   template <int kVariant, class E>
   MLLOSS_HD T element_gradient(const E& e, T* values) const {
     if constexpr (First::kElement) {
@@ -179,11 +183,11 @@ struct FusedTerms<T, FirstLoss, Others...> {
     }
   }
 
-  // The first element-wise term's parameters choose the variant: one term at most has several.
+  // The element-wise term chooses the variant. A fused sum has at most one.
   template <class F>
   void with_variant(F f) const {
     if constexpr (First::kElement) {
-      static_assert(Rest::kValues == 0, "the others have no way of their own");
+      static_assert(Rest::kValues == 0, "a fused sum has at most one element-wise term");
       mlloss::with_variant(first.loss(), f);
     } else {
       rest.with_variant(f);
@@ -195,7 +199,8 @@ template <class T, template <class> class... Losses>
 class Fused {
   using Terms = FusedTerms<T, Losses...>;
   static constexpr int kMost = 6;
-  static_assert(Terms::kSums <= kMost && Terms::kValues <= 2, "a reduction variable for each");
+  static_assert(Terms::kSums <= kMost && Terms::kValues <= 2,
+                "the loops have one reduction variable for each sum and value");
 
  public:
   static bool statistics(const TermPlace* places, const Tile<T>& tile, T* powers, double* out) {
@@ -203,7 +208,7 @@ class Fused {
     const Terms terms(places);
     T sums[kMost];
     with_targets(tile, [&](auto kind) { sums_of(kind, terms, tile, powers, sums); });
-    if (!terms.usual(sums)) return false;
+    if (terms.needs_max_shift(sums)) return false;
     Terms::store(places, sums, out);
     return true;
   }
@@ -212,7 +217,7 @@ class Fused {
                    T f, double* values, T* g) {
     if (tile.weighted) return false;
     const Terms terms(places, coefficients, stride, f);
-    if (!terms.usual()) return false;
+    if (!terms.zero_maxima()) return false;
     T own[2];
     with_targets(tile, [&](auto kind) { form_as(kind, terms, tile, powers, own, g); });
     if (values) add_values(own, values);
@@ -223,7 +228,7 @@ class Fused {
                      double* values) {
     if (tile.weighted) return false;
     const Terms terms(places, coefficients, stride, T(1));
-    if (!terms.usual()) return false;
+    if (!terms.zero_maxima()) return false;
     T own[2];
     with_targets(tile, [&](auto kind) { values_of(kind, terms, tile, own); });
     add_values(own, values);
@@ -273,14 +278,14 @@ class Fused {
     for (int begin = 0; begin < tile.size; begin += kBlock) {
       const int size = begin + kBlock < tile.size ? kBlock : tile.size - begin;
       if (!powers) make_powers(tile.s + begin, size, own);
-      // The first of the two loops below may overwrite what was left, and the second still takes it.
+      // The first loop below may overwrite the stored powers, which the second loop still reads.
       constexpr bool kCopied = Terms::kTakesPower;
       if (kCopied && powers) memcpy(own, powers + begin, sizeof(T) * static_cast<size_t>(size));
       const T* const power = powers && !kCopied ? powers + begin : own;
       make_ready<Terms::kLogistic>(power, size, parts);
       const Columns<T> x(tile, begin, power, parts);
       T* const block = g + begin;
-      // Two loops, or there are more constants than registers.
+      // One loop would need more constants than there are registers.
 #pragma omp simd
       for (int j = 0; j < size; ++j)
         block[j] = terms.group_gradient(ready_element<kTargets, false, Terms::kLogistic>(x, j));
@@ -311,11 +316,11 @@ class Fused {
     terms.with_variant([&](auto variant) { add_elements_as<kTargets, variant>(terms, x, size, g, total); });
   }
 
-  // Not inlined: with gradients and without, values are the same to the bit.
+  // Not inlined, so that values with and without gradients are equal to the last bit.
   template <Targets kTargets, int kVariant>
   static __attribute__((noinline)) void add_elements_as(const Terms& all, const Columns<T>& columns, int size, T* g,
                                                         T* total) {
-    // Copies, which nobody can think that g overlaps: else the loop is not vectorised.
+    // Copies, which cannot overlap g. Without them the loop is not vectorised.
     const Terms terms = all;
     const Columns<T> x = columns;
     T a = T(0), b = T(0);

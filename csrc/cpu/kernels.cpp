@@ -1,5 +1,5 @@
-// The CPU kernels at one instruction set. CMake compiles this file once for each, with
-// MLLOSS_ISA its name and MLLOSS_TABLE the function that hands the kernels out.
+// The CPU kernels for one instruction set. CMake compiles this file once for each. MLLOSS_ISA is the name of the set,
+// and MLLOSS_TABLE the function that returns the kernels.
 #include "../losses/registry.h"
 #include "compound.h"
 #include "engine.h"
@@ -8,23 +8,23 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <template <class> class Loss, class T>
-constexpr cpu::Kernels kernels_of() {
+constexpr cpu::LossKernels kernels_of() {
   using E = Engine<Loss, T>;
   if constexpr (Loss<T>::kScope == Scope::kElement) {
     return {true,    0,       0,       0,       E::elements, nullptr,          nullptr,
             nullptr, nullptr, nullptr, nullptr, nullptr,     E::label_gradient};
   } else {
-    constexpr cpu::Kernel late = Loss<T>::kLateSums > 0 ? E::late : nullptr;
+    constexpr cpu::Kernel second_pass = Loss<T>::kSecondPassSums > 0 ? E::second_pass : nullptr;
     return {false,
             E::kStatistics,
             Loss<T>::kCoefficients,
-            Loss<T>::kLateSums,
+            Loss<T>::kSecondPassSums,
             nullptr,
             E::rows,
             E::statistics,
-            late,
+            second_pass,
             E::merge,
-            E::finish,
+            E::finalize,
             E::gradient,
             E::macro,
             E::label_gradient};
@@ -33,15 +33,15 @@ constexpr cpu::Kernels kernels_of() {
 
 #define MLLOSS_FLOAT(name, Functor) kernels_of<Functor, float>(),
 #define MLLOSS_DOUBLE(name, Functor) kernels_of<Functor, double>(),
-static constexpr cpu::Kernels kFloat[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_FLOAT)};
-static constexpr cpu::Kernels kDouble[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_DOUBLE)};
+static constexpr cpu::LossKernels kFloat[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_FLOAT)};
+static constexpr cpu::LossKernels kDouble[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_DOUBLE)};
 
 #define MLLOSS_FLOAT_TERM(name, Functor) term_of<Functor, float>(),
 #define MLLOSS_DOUBLE_TERM(name, Functor) term_of<Functor, double>(),
-static constexpr TermMath<float> kFloatTerms[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_FLOAT_TERM)};
-static constexpr TermMath<double> kDoubleTerms[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_DOUBLE_TERM)};
+static constexpr TermFunctions<float> kFloatTerms[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_FLOAT_TERM)};
+static constexpr TermFunctions<double> kDoubleTerms[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_DOUBLE_TERM)};
 
-// A loss's place in the registry.
+// Returns a loss's place in the registry.
 template <template <class> class Loss>
 constexpr int place_of() {
   int place = 0, i = 0;
@@ -58,7 +58,7 @@ constexpr FusedSum<T> fused_sum() {
   return {{place_of<Losses>()...}, sizeof...(Losses), {F::statistics, F::form, F::values}};
 }
 
-// Terms in the order of their names, as Python has them.
+// The terms are in the order of their names, as in Python.
 static constexpr FusedSum<float> kFusedFloat[] = {
     fused_sum<float, Bce, Dice>(),
     fused_sum<float, Dice, SigmoidFocal>(),
@@ -69,13 +69,13 @@ static constexpr FusedSum<float> kFusedFloat[] = {
     fused_sum<float, Asymmetric, Dice, Zlpr>(),
     {{}, 0, {}},
 };
-static constexpr FusedSum<double> kFusedDouble[] = {{{}, 0, {}}};  // double serves gradcheck, not speed
+static constexpr FusedSum<double> kFusedDouble[] = {{{}, 0, {}}};  // double serves gradcheck and not speed
 
-template <class T, const TermMath<T>* kTerms, const FusedSum<T>* kFused>
-constexpr cpu::Kernels compound_kernels() {
+template <class T, const TermFunctions<T>* kTerms, const FusedSum<T>* kFused>
+constexpr cpu::LossKernels compound_kernels() {
   using C = CompoundEngine<T, kTerms, kFused>;
-  return {false,   0,        0,         0,           nullptr, C::rows,          C::statistics,
-          nullptr, C::merge, C::finish, C::gradient, nullptr, C::label_gradient};
+  return {false,   0,        0,           0,           nullptr, C::rows,          C::statistics,
+          nullptr, C::merge, C::finalize, C::gradient, nullptr, C::label_gradient};
 }
 
 static void scale(DType dtype, void* memory, double factor, int64_t begin, int64_t end) {

@@ -1,4 +1,4 @@
-// The table of CPU kernels: what register.cpp calls, once compiled for each instruction set.
+// The table of CPU kernels, which is compiled once for each instruction set and called by passes.h and label_parts.h.
 #pragma once
 
 #include "../core/params.h"
@@ -6,50 +6,51 @@
 namespace mlloss {
 namespace cpu {
 
-// A unit is one tile of one row; units are numbered row by row.
+// A unit is one tile of one row. Units are numbered row by row.
 constexpr int64_t kLabelsPerUnit = 1024;
 
 struct Work {
   const Call* call;
-  const ForwardOutputs* forward;  // one of these two is set
+  const ForwardOutputs* forward;  // one of forward and backward is set
   const BackwardOutputs* backward;
-  double* unit_values;                 // forward: [units] (element-wise) or [groups]; what the total sums up
-  double* unit_statistics;             // [units, statistics], late sums included
-  double* unit_row_gradients;          // [units] or null
-  double* unit_scale_gradients;        // [units] or null
-  double* group_statistics = nullptr;  // [statistics, groups], late sums apart; `late` merges units' where it is null
-  const int* terms = nullptr;          // of a compound: places in the registry
+  double* unit_values;           // forward: [units] (element-wise) or [groups]; the total is their sum
+  double* unit_statistics;       // [units, statistics], second-pass sums included
+  double* unit_row_gradients;    // [units] or null
+  double* unit_scale_gradients;  // [units] or null
+  // [statistics, groups] without second-pass sums. If null, second_pass merges the statistics of units.
+  double* group_statistics = nullptr;
+  const int* terms = nullptr;  // a sum of losses: the places of its terms in the registry
   int term_count = 0;
 };
 
 using Kernel = void (*)(const Work&, int64_t begin, int64_t end);
 
-struct Kernels {
+struct LossKernels {
   bool element_wise;
-  int statistics, coefficients, late_sums;  // the first with the last
-  Kernel elements;                          // units: value and gradient
-  Kernel rows;            // rows: statistics, coefficients, value and gradient while the row is in cache
-  Kernel statistics_of;   // units
-  Kernel late;            // units of rows, after all of their statistics; null: no late sums
-  Kernel merge;           // groups: their units' statistics as one, late sums apart
-  Kernel finish;          // groups: the same, coefficients, value
-  Kernel gradient;        // units
-  Kernel macro;           // tiles of labels, every row of each: statistics to gradient
-  Kernel label_gradient;  // tiles of labels, every row of each
+  int statistics, coefficients, second_pass_sums;  // statistics include second_pass_sums
+  Kernel elements;                                 // over units: value and gradient
+  Kernel rows;            // over rows: statistics, coefficients, value and gradient while a row is in cache
+  Kernel statistics_of;   // over units
+  Kernel second_pass;     // over units of rows with complete statistics; null without second-pass sums
+  Kernel merge;           // over groups: merges the units' statistics, without second-pass sums
+  Kernel finalize;        // over groups: merges the units' statistics, and stores coefficients and value
+  Kernel gradient;        // over units
+  Kernel macro;           // over tiles of labels, with all rows: from statistics to gradient
+  Kernel label_gradient;  // over tiles of labels, with all rows
 };
 
-// The kernels of each loss, by its place in the registry.
+// The kernels of each loss, in the order of the registry.
 struct Table {
-  const Kernels* float32;
-  const Kernels* float64;
+  const LossKernels* float32;
+  const LossKernels* float64;
   int losses;
-  // Of compounds, whose counts are the sums of their terms'.
-  Kernels compound32, compound64;
+  // The kernels of sums of losses; their counts are added up over the terms.
+  LossKernels compound32, compound64;
   // memory[begin:end] *= factor, for a gradient of that dtype.
   void (*scale)(DType dtype, void* memory, double factor, int64_t begin, int64_t end);
 };
 
-// One file each, where the machine the library is built for has such a set.
+// One table for each instruction set that the target processor has.
 Table table_baseline();
 Table table_x86_64_v3();
 Table table_x86_64_v4();

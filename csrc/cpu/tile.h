@@ -1,5 +1,5 @@
-// A tile of one row, ready for the functors: logits after scale and offsets, targets as one number
-// each, weights where there are any. The only place on the CPU that knows layouts and dtypes.
+// A tile of one row in the form that functors read: logits after scale and offsets, targets as one number each, and
+// weights if there are any. No other file of the CPU engine knows layouts and dtypes.
 #pragma once
 
 #include "../losses/functor.h"
@@ -8,19 +8,19 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-// Labels a tile: its four buffers stay in a first-level cache.
+// Labels in a tile. Its four buffers fit a first-level cache.
 constexpr int kTile = 1024;
 
 template <class T>
 struct Tile {
   int size;
   Targets targets;
-  bool weighted;  // w holds weights; an excluded label's is 0
-  bool excluded;  // some label is
+  bool weighted;  // w contains weights, which are 0 for excluded labels
+  bool excluded;  // at least one label is excluded
   const T* s;
   const T* y;
   const T* w;
-  const T* parameters;  // of each label, for functors that take them; ones unless `parametrised`
+  const T* parameters;  // for functors with kLabelParameter; ones unless `parametrised`
   bool parametrised;
   alignas(64) T s_buffer[kTile];
   alignas(64) T y_buffer[kTile];
@@ -30,9 +30,9 @@ struct Tile {
 template <class T>
 class TileReader {
  public:
-  // `competing`, `raw_targets`: as functors have them.
-  TileReader(const Call& call, bool competing, bool raw_targets)
-      : call_(call), competing_(competing), raw_targets_(raw_targets) {
+  // `softmax_over_labels`, `second_logits`: as in functors.
+  TileReader(const Call& call, bool softmax_over_labels, bool second_logits)
+      : call_(call), softmax_over_labels_(softmax_over_labels), second_logits_(second_logits) {
     scale_ = call.scale_tensor ? *static_cast<const T*>(call.scale_tensor) : static_cast<T>(call.scale);
   }
 
@@ -44,18 +44,18 @@ class TileReader {
     tile.parametrised = call_.label_parameter != nullptr;
     tile.weighted = tile.excluded = false;
     read_logits(row, begin, tile);
-    if (raw_targets_) {
-      read_other_logits(row, begin, tile);
+    if (second_logits_) {
+      read_second_logits(row, begin, tile);
     } else if (call_.targets) {
       read_dense(row, begin, tile);
     } else {
       read_sparse(row, begin, tile);
     }
     read_weights(row, begin, tile);
-    if (tile.excluded && !competing_) neutralise(tile);
+    if (tile.excluded && !softmax_over_labels_) neutralise(tile);
   }
 
-  // The logits as they came: the gradient of logit_scale needs them.
+  // Reads the logits without scale and offsets, for the gradient of logit_scale.
   void read_raw(int64_t row, int64_t begin, int size, T* out) const {
     with_floating(call_.logits_dtype, [&](auto* type) {
       const auto* x = static_cast<decltype(type)>(const_cast<void*>(call_.logits)) + row * call_.logits_row_stride +
@@ -71,10 +71,10 @@ class TileReader {
 
  private:
   const Call& call_;
-  const bool competing_, raw_targets_;
+  const bool softmax_over_labels_, second_logits_;
   T scale_;
 
-  // Ones where there are none.
+  // Returns ones if the caller gave none.
   const T* label_parameters(int64_t begin) const {
     struct Ones {
       T v[kTile];
@@ -150,7 +150,7 @@ class TileReader {
     }
   }
 
-  void read_other_logits(int64_t row, int64_t begin, Tile<T>& tile) const {
+  void read_second_logits(int64_t row, int64_t begin, Tile<T>& tile) const {
     tile.y = tile.y_buffer;
     tile.targets = Targets::kSoft;
     const int64_t stride = call_.targets_label_stride;
@@ -177,7 +177,7 @@ class TileReader {
     }
   }
 
-  // Finds what kind of tile y_buffer is, and settles ignored, negative and smoothed targets.
+  // Finds the kind of the tile in y_buffer, and handles ignored, negative and smoothed targets.
   template <class Y, class Raw>
   void classify(Tile<T>& tile, const Y* y, int64_t stride, Raw raw) const {
     T* target = tile.y_buffer;
@@ -192,13 +192,13 @@ class TileReader {
         if (call_.has_ignore_index && ignored(raw(y[j * stride]))) {
           exclude(tile, j);
         } else if (!(target[j] >= T(0))) {
-          spoil(tile, j);
+          invalidate(tile, j);
         }
       }
     }
     if (call_.label_smoothing > 0.0) {
       for (int j = 0; j < tile.size; ++j) target[j] = smoothed(target[j]);
-      // Labels that are out have no share; of other weights nothing is known yet.
+      // Excluded labels get no share of the smoothing. Other weights are read later.
       for (int j = 0; tile.excluded && j < tile.size; ++j) target[j] = tile.w_buffer[j] == T(0) ? T(0) : target[j];
       tile.targets = Targets::kSoft;
     } else {
@@ -216,13 +216,13 @@ class TileReader {
     tile.w_buffer[j] = T(0);
     tile.y_buffer[j] = T(0);
     tile.excluded = true;
-    if (!competing_) return;
+    if (!softmax_over_labels_) return;
     own_logits(tile);
     tile.s_buffer[j] = T(-INFINITY);
   }
 
-  // A negative target that is not the ignore_index: -1/+1 labels must not pass for unknown ones.
-  void spoil(Tile<T>& tile, int j) const {
+  // A negative target other than ignore_index makes the logit NaN: -1/+1 labels must not count as unknown ones.
+  void invalidate(Tile<T>& tile, int j) const {
     own_logits(tile);
     tile.s_buffer[j] = static_cast<T>(NAN);
     tile.y_buffer[j] = T(0);
@@ -264,7 +264,7 @@ class TileReader {
       if (value < T(0)) {
         exclude(tile, static_cast<int>(j));
       } else if (value != value) {
-        spoil(tile, static_cast<int>(j));
+        invalidate(tile, static_cast<int>(j));
       } else {
         tile.y_buffer[j] = smooth ? smoothed(value) : value;
         if (!(value == T(0) || value == T(1))) tile.targets = Targets::kSoft;
@@ -293,7 +293,7 @@ class TileReader {
         tile.w_buffer[j] *= weight[begin + j];
         zeros |= tile.w_buffer[j] == T(0);
       }
-      tile.excluded |= zeros != 0 && !competing_;
+      tile.excluded |= zeros != 0 && !softmax_over_labels_;
     }
     if (sample_weight && sample_weight[row] != T(1)) {
       own_weights(tile);
@@ -302,7 +302,7 @@ class TileReader {
     }
   }
 
-  // What a weight of 0 excludes must not leak, were it NaN.
+  // An element of weight 0 must not influence results, even if its logit is NaN.
   void neutralise(Tile<T>& tile) const {
     own_logits(tile);
     if (tile.targets == Targets::kNegative) {

@@ -1,4 +1,4 @@
-// One functor over one tile: every loop that must vectorise. It knows nothing of rows, calls and outputs.
+// One functor over one tile: all loops that must vectorise. This file knows no rows, calls and outputs.
 #pragma once
 
 #include "tile.h"
@@ -6,8 +6,8 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-// Elements that are added up before the sum goes a level up: short chains, for many equal terms round
-// to the same side.
+// The number of elements that are added in the compute type before the sum is added in double. Short sums matter,
+// because many equal terms round to the same side.
 constexpr int kRun = 512;
 
 template <class T>
@@ -26,7 +26,7 @@ double sum_of(const T* x, int size) {
 template <Targets kTargets, bool kWeighted>
 struct TileKind {};
 
-// Calls f with the tile's kind as a type, so that what is constant in a tile is constant to the compiler.
+// Calls f with the kind of the tile as a type, so that properties of a tile are constants for the compiler.
 template <class T, class F>
 MLLOSS_HD void with_kind(const Tile<T>& tile, F f) {
   if (tile.targets == Targets::kSoft) {
@@ -38,8 +38,9 @@ MLLOSS_HD void with_kind(const Tile<T>& tile, F f) {
   }
 }
 
-// Elements for which the parts of the logistic function are formed ahead of the loop that takes them: chains of
-// operations are then short enough for a processor to overlap several, and all is in a first-level cache.
+// The number of elements for which the parts of the logistic function are computed before the loop that reads them. The
+// chains of operations are then short enough for a processor to overlap several, and the block fits a first-level
+// cache.
 constexpr int kBlock = 512;
 
 template <class T>
@@ -49,7 +50,7 @@ struct ReadyParts {
   alignas(64) T l[kBlock];
 };
 
-// Functions, and not inlined: every loss has their loops otherwise, and compilers take minutes.
+// These functions are not inlined: otherwise every loss has a copy of their loops, and compilers take minutes.
 template <class T>
 __attribute__((noinline)) void make_powers(const T* s, int size, T* power) {
 #pragma omp simd
@@ -75,7 +76,7 @@ __attribute__((noinline)) void make_ready(const T* power, int size, ReadyParts<T
   }
 }
 
-// What a loop reads of a block of a tile: pointers that a compiler need not load again after each store.
+// The pointers that a loop over a block of a tile reads. A compiler need not load them again after each store.
 template <class T>
 struct Columns {
   const T *s, *y, *w, *parameters, *power, *sigmoid, *sigmoid_negated, *l;
@@ -103,7 +104,7 @@ MLLOSS_HD Element<T, kTargets> plain_element(const Columns<T>& x, int j) {
   return {x.s[j], kTargets == Targets::kNegative ? T(0) : x.y[j], kWeighted ? x.w[j] : T(1)};
 }
 
-// From e^s alone.
+// Returns an element that has e^s and the sigmoids computed from it.
 template <Targets kTargets, bool kWeighted, class T>
 MLLOSS_HD ReadyElement<T, kTargets> powered_element(const Columns<T>& x, int j, T power) {
   return {plain_element<kTargets, kWeighted>(x, j), sigmoids_from(power), power};
@@ -123,7 +124,7 @@ MLLOSS_HD TailElement<T, kTargets> tail_element(const Columns<T>& x, int j) {
   return {plain_element<kTargets, kWeighted>(x, j), x.tail[j], other};
 }
 
-// As a functor takes it that is alone.
+// Returns an element in the form that a single functor with this need reads.
 template <Targets kTargets, bool kWeighted, LogisticNeed kNeed, class T>
 MLLOSS_HD auto element(const Columns<T>& x, int j) {
   if constexpr (kNeed == LogisticNeed::kNothing) {
@@ -139,7 +140,7 @@ MLLOSS_HD auto element(const Columns<T>& x, int j) {
   }
 }
 
-// f(columns, begin, size) for each block of a tile; whole blocks have a size that is constant to the compiler.
+// Calls f(columns, begin, size) for each block of a tile. The size of a full block is a constant for the compiler.
 template <LogisticNeed kNeed, int kSize = kBlock, class T, class F>
 MLLOSS_HD void for_blocks(const Tile<T>& tile, F f) {
   constexpr bool kReady = kNeed == LogisticNeed::kLogarithm;
@@ -167,15 +168,15 @@ MLLOSS_HD void for_blocks(const Tile<T>& tile, F f) {
   }
 }
 
-// Elements that share a logarithm: a product of so many 1 + x stays below 2^16.
+// kLanes lanes, each with a product of kShared terms 1 + x, which is at most 2^16, and one logarithm.
 constexpr int kLanes = 128, kShared = kTile / kLanes;
-static_assert(kShared <= 16, "x <= 1");
+static_assert(kShared <= 16, "a product of kShared terms 1 + x <= 2 must stay below 2^16");
 
 template <template <class> class LossTemplate, class T>
 class TileMath {
  public:
   using Loss = LossTemplate<T>;
-  // Statistics of whole groups are kept in double: it costs nothing, a tile adds up in T.
+  // Statistics of whole groups are double. This costs little, because a tile is summed in T.
   using Wide = LossTemplate<double>;
   using WideStatistics = StatisticsOf<Wide, double>;
   using Coefficients = Array<T, Loss::kCoefficients>;
@@ -184,7 +185,8 @@ class TileMath {
 
   // ---- element-wise losses -------------------------------------------------------------------
 
-  // Values, and gradients times f; null: not wanted. The gradient may overwrite the logits it is formed from.
+  // Values, and gradients times f; a null pointer means that the result is not needed. A gradient may overwrite its
+  // logits.
   void evaluate(const Tile<T>& tile, T f, T* values, T* g) const {
     if constexpr (Loss::kScope == Scope::kElement) {
       with_kind(tile, [&](auto kind) {
@@ -201,7 +203,7 @@ class TileMath {
     }
   }
 
-  // The sum of the values, and gradients as above.
+  // Returns the sum of the values, and gradients as above.
   double sum_values(const Tile<T>& tile, T f, T* g) const {
     if constexpr (Loss::kSeparates) {
       const bool separates = tile.targets == Targets::kNegative || Loss(parameters_).separates(tile.parametrised);
@@ -214,8 +216,8 @@ class TileMath {
 
   // ---- group losses --------------------------------------------------------------------------
 
-  // Sums with the maxima at 0; only a tile that overflows pays for its maxima. `kept`, unless null, has room for what
-  // the functor leaves of each element for the gradient.
+  // Returns sums with the maxima at 0; only a tile whose sums overflow or vanish pays for its maxima. `kept`, unless
+  // null, receives the kept number of each element.
   WideStatistics statistics(const Tile<T>& tile, T* kept) const {
     StatisticsOf<Loss, T> stats{};
     alignas(64) T unused[Loss::kKeeps ? kTile : 1];
@@ -225,12 +227,12 @@ class TileMath {
       } else {
         stats.sums = sums(kind, tile, stats.maxima);
       }
-      if (Loss(parameters_).unsafe(stats.sums)) {
+      if (Loss(parameters_).needs_max_shift(stats.sums)) {
         stats.maxima = identity<Loss, T>().maxima;
         maxima(kind, tile, stats.maxima);
         stats.sums = sums(kind, tile, stats.maxima);
       } else {
-        stats.maxima = Loss::template first_maxima<Loss, T>(stats.sums);
+        stats.maxima = Loss::first_maxima(stats.sums);
       }
     });
     WideStatistics wide;
@@ -239,32 +241,32 @@ class TileMath {
     return wide;
   }
 
-  // Late sums, from the statistics of the tile's row. Tiles without positives have none.
-  void add_late(const Tile<T>& tile, const WideStatistics& stats, LateSums<Wide, double>& into) const {
+  // Adds second-pass sums, from the statistics of the tile's row. Tiles without positives have none.
+  void add_second_pass(const Tile<T>& tile, const WideStatistics& stats, SecondPassSums<Wide, double>& into) const {
     if (tile.targets == Targets::kNegative) return;
-    const auto wide = Wide::settle(stats);
-    decltype(Loss::settle(StatisticsOf<Loss, T>{})) settled;
-    for (size_t k = 0; k < sizeof(wide) / sizeof(double); ++k) settled.v[k] = static_cast<T>(wide.v[k]);
-    with_kind(tile, [&](auto kind) { add_late_of(kind, tile, settled, into); });
+    const auto wide = Wide::second_pass_input(stats);
+    decltype(Loss::second_pass_input(StatisticsOf<Loss, T>{})) input;
+    for (size_t k = 0; k < sizeof(wide) / sizeof(double); ++k) input.v[k] = static_cast<T>(wide.v[k]);
+    with_kind(tile, [&](auto kind) { add_second_pass_of(kind, tile, input, into); });
   }
 
-  // Each element's sums, to those of its column.
+  // Adds each element's sums to those of its column.
   void add_columns(const Tile<T>& tile, double (*sums)[kTile]) const {
     with_kind(tile, [&](auto kind) { add_columns_of(kind, tile, sums); });
   }
 
-  // From coefficients that are scaled, and what was kept, unless null. `g` may be `kept`.
+  // Forms gradients from scaled coefficients, and from kept numbers unless null. `g` may be `kept`.
   void gradient(const Tile<T>& tile, Coefficients c, const T* kept, T* g) const {
     with_kind(tile, [&](auto kind) {
       if constexpr (Loss::kKeeps) {
-        // The same to the bit, whether there was room or not.
-        if (Loss::unshifted(c)) return kept ? kept_gradient_of(kind, tile, c, kept, g) : again_of(kind, tile, c, g);
+        // The result is equal to the last bit, with or without kept numbers.
+        if (Loss::zero_maxima(c)) return kept ? kept_gradient_of(kind, tile, c, kept, g) : again_of(kind, tile, c, g);
       }
       gradient_of(kind, tile, c, g);
     });
   }
 
-  // Times f, from coefficients of each column, `stride` apart.
+  // Forms gradients times f, from the coefficients of each column, which are `stride` apart.
   void column_gradient(const Tile<T>& tile, const T* coefficients, int64_t stride, T f, T* g) const {
     with_kind(tile, [&](auto kind) { column_gradient_of(kind, tile, coefficients, stride, f, g); });
   }
@@ -292,7 +294,7 @@ class TileMath {
     return sum;
   }
 
-  // The logarithm of a product of 1 + x for each lane, and the rests' sums.
+  // Returns the logarithms of the lanes' products of 1 + x plus the sums of the rests.
   template <bool kGradient, Targets kTargets, bool kWeighted>
   double separated_sum_as(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T f, T* g) const {
     const Loss loss(parameters_);
@@ -311,7 +313,7 @@ class TileMath {
 
   template <Targets kTargets, bool kWeighted, class M>
   auto sums(TileKind<kTargets, kWeighted>, const Tile<T>& tile, M maxima) const {
-    static_assert(Loss::kSums <= 4, "a reduction variable for each sum");
+    static_assert(Loss::kSums <= 4, "the loop has one reduction variable for each sum");
     const Loss loss(parameters_);
     Array<T, Loss::kSums> total{};
     for_blocks<Loss::kLogistic>(tile, [&](Columns<T> x, int, int size) __attribute__((always_inline)) {
@@ -340,15 +342,16 @@ class TileMath {
   }
 
   template <Targets kTargets, bool kWeighted, class S>
-  void add_late_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, S settled, LateSums<Wide, double>& into) const {
-    static_assert(Loss::kLateSums <= 2, "a reduction variable for each sum");
+  void add_second_pass_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, S input,
+                          SecondPassSums<Wide, double>& into) const {
+    static_assert(Loss::kSecondPassSums <= 2, "the loop has one reduction variable for each sum");
     const Loss loss(parameters_);
     for_blocks<Loss::kLogistic>(tile, [&](Columns<T> x, int, int size) __attribute__((always_inline)) {
       T a = T(0), b = T(0);
 #pragma omp simd reduction(+ : a, b)
-      for (int j = 0; j < size; ++j) add_late_one<kTargets, kWeighted>(loss, settled, x, j, a, b);
+      for (int j = 0; j < size; ++j) add_second_pass_one<kTargets, kWeighted>(loss, input, x, j, a, b);
       const T run[2] = {a, b};
-      for (int k = 0; k < Loss::kLateSums; ++k) into[k] += static_cast<double>(run[k]);
+      for (int k = 0; k < Loss::kSecondPassSums; ++k) into[k] += static_cast<double>(run[k]);
     });
   }
 
@@ -414,10 +417,10 @@ class TileMath {
   }
 
   // ---- one element -----------------------------------------------------------------------------
-  // The bodies of the loops above. They are functions because GCC keeps a struct that is declared in
-  // the body of an `omp simd` loop in memory, and then does not vectorise.
+  // The bodies of the loops above. They are functions because GCC keeps a struct that is declared in the body of an
+  // `omp simd` loop in memory, and then does not vectorise.
 
-  // q + x + q x is what (1 + q) (1 + x) is without its 1: nothing small is lost.
+  // The products are stored without their 1: (1 + q) (1 + x) - 1 = q + x + q x loses no small numbers.
   template <bool kGradient, Targets kTargets>
   static MLLOSS_HD void separate_one(const Loss& loss, const Columns<T>& x, int j, T f, T* products, T* rests, T* g) {
     const Separated<T> r = loss.separated(tail_element<kTargets, false, LogisticNeed::kTail>(x, j));
@@ -456,10 +459,10 @@ class TileMath {
   }
 
   template <Targets kTargets, bool kWeighted, class S>
-  static MLLOSS_HD void add_late_one(const Loss& loss, const S& settled, const Columns<T>& x, int j, T& a, T& b) {
-    const auto v = loss.late(element<kTargets, kWeighted, Loss::kLogistic>(x, j), settled);
+  static MLLOSS_HD void add_second_pass_one(const Loss& loss, const S& input, const Columns<T>& x, int j, T& a, T& b) {
+    const auto v = loss.second_pass_sums(element<kTargets, kWeighted, Loss::kLogistic>(x, j), input);
     a += v[0];
-    if constexpr (Loss::kLateSums > 1) b += v[1];
+    if constexpr (Loss::kSecondPassSums > 1) b += v[1];
   }
 
   template <Targets kTargets, bool kWeighted, class M>

@@ -1,4 +1,4 @@
-// The highest level of x86-64 that this processor has and the kernels are compiled for. CMake runs it too.
+// The highest level of x86-64 that this processor has and the kernels are compiled for. CMake runs this code too.
 #pragma once
 
 namespace mlloss::cpu {

@@ -1,5 +1,5 @@
-// The last block to finish does what needs the others' results: no second launch, no floating-point
-// atomics, and sums in the same order whichever block it is.
+// The last block to finish does the work that needs the results of all blocks. This takes no second launch and no
+// floating-point atomics, and sums have the same order whichever block is last.
 #pragma once
 
 #include "block_reduce.cuh"
@@ -8,9 +8,9 @@
 namespace mlloss {
 namespace cuda {
 
-// Whether `count` blocks have been here, this one the last; what thread 0 of the others wrote before is
-// then to be read by __ldcg. `counter` is 0 before the first and after the last. A barrier of the block must
-// stand between two calls.
+// Returns true to the last of `count` blocks that call this. Memory that thread 0 of the other blocks wrote before must
+// then be read with __ldcg. `counter` is 0 before the first call and after the last one. Two calls need a barrier of
+// the block between them.
 MLLOSS_DEVICE bool last_to_arrive(unsigned* counter, unsigned count) {
   MLLOSS_SHARED(bool, last, [1]);
   if (threadIdx.x == 0) {
@@ -22,31 +22,31 @@ MLLOSS_DEVICE bool last_to_arrive(unsigned* counter, unsigned count) {
   return last[0];
 }
 
-// Where the reduced loss goes, and what it is added up from; value is null where none is wanted.
+// The memory of the reduced loss and of the partial sums that it is the sum of. `value` is null if it is not needed.
 struct Total {
-  void* value;    // T []
-  double* parts;  // one a block, or one a row
+  void* value;           // T []
+  double* partial_sums;  // one per block, or one per row
   unsigned* counter;
 };
 
-// By one block, in a fixed order.
+// Adds up partial sums in a fixed order; one block does this.
 template <class T>
-MLLOSS_DEVICE void sum_parts(const DeviceCall& call, const double* parts, int64_t count, void* total) {
+MLLOSS_DEVICE void sum_partial_sums(const DeviceCall& call, const double* partial_sums, int64_t count, void* total) {
   double sum = 0.0;
-  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += __ldcg(parts + i);
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += __ldcg(partial_sums + i);
   sum = block_sum(Array<double, 1>{{sum}})[0] * call.factor;
   if (threadIdx.x != 0) return;
   if (call.normalizer) sum /= static_cast<double>(*static_cast<const T*>(call.normalizer));
   *static_cast<T*>(total) = static_cast<T>(sum);
 }
 
-// `mine` is thread 0's: part `index` of `count`, of blocks that each come here once.
+// Stores partial sum `index` of `count`, and adds all of them up once they have arrived. `mine` is read from thread 0.
 template <class T>
 MLLOSS_DEVICE void add_to_total(const DeviceCall& call, const Total& total, double mine, int64_t index,
                                 unsigned count) {
   if (!total.value) return;
-  if (threadIdx.x == 0) total.parts[index] = mine;
-  if (last_to_arrive(total.counter, count)) sum_parts<T>(call, total.parts, count, total.value);
+  if (threadIdx.x == 0) total.partial_sums[index] = mine;
+  if (last_to_arrive(total.counter, count)) sum_partial_sums<T>(call, total.partial_sums, count, total.value);
 }
 
 }  // namespace cuda

@@ -1,5 +1,5 @@
-// Copies from global to shared memory that pass by the registers (cp.async, sm_80 and later): many can be
-// on their way at a thread, and no other thread knows of them until a barrier.
+// Copies from global to shared memory without registers (cp.async, sm_80 and later). A thread may have many of them in
+// flight, and other threads see the data only after a barrier.
 #pragma once
 
 #include "portability.cuh"
@@ -29,7 +29,7 @@ MLLOSS_DEVICE void wait_copies() {
 
 #else
 
-// 32 bits that the compiler keeps: from a pointer it would make them anew at every use.
+// A 32-bit address in a register. From a pointer the compiler would compute the address again at every use.
 using SharedAddress = uint32_t;
 MLLOSS_DEVICE SharedAddress shared_address(void* shared) {
   uint32_t address;
@@ -57,10 +57,10 @@ MLLOSS_DEVICE void store_shared(SharedAddress to, uint4 x) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
 }
 
-// 16 bytes pass by the first-level cache too: nobody reads them twice from there.
+// Copies of 16 bytes also bypass the first-level cache, because no data is read from it twice.
 template <int kBytes>
 MLLOSS_DEVICE void copy_async(SharedAddress shared, const void* global) {
-  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "what the hardware copies");
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "cp.async copies 4, 8 or 16 bytes");
   if constexpr (kBytes == 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
   } else {
@@ -68,10 +68,10 @@ MLLOSS_DEVICE void copy_async(SharedAddress shared, const void* global) {
   }
 }
 
-// What this thread has started since the last commit is a group.
+// Forms a group of the copies that this thread has started since the last commit.
 MLLOSS_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until at most kGroups of this thread's latest groups are on their way.
+// Waits until at most kGroups of this thread's latest groups are still in flight.
 template <int kGroups>
 MLLOSS_DEVICE void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");

@@ -1,4 +1,4 @@
-// The gradient of a group loss from coefficients that are known: the logits read once more.
+// The gradient of a group loss from known coefficients, with one more read of the logits.
 #pragma once
 
 #include "gradient_output.cuh"
@@ -7,7 +7,7 @@
 namespace mlloss {
 namespace cuda {
 
-// Of a label in a row, wherever its group is.
+// Returns the coefficients of the group that a label of a row belongs to.
 template <class Loss, class T>
 MLLOSS_DEVICE Array<T, Loss::kCoefficients> load_coefficients(const DeviceCall& call, const BackwardOutputs& out,
                                                               int64_t row, int label) {
@@ -37,7 +37,7 @@ MLLOSS_DEVICE void chunk_gradient_by_label(Kind kind, const Loss& loss, const De
   }
 }
 
-// kByLabel: every label is a group.
+// kByLabel: each label is a group.
 template <template <class> class LossTemplate, class In, bool kByLabel>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     group_backward(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out,
@@ -54,12 +54,12 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
     begin_tile(ring, units, row, tile);
     reader.start(r);
     output.start(r, reader.scale());
-    if (output.zero()) row.simple_starts = 0;
+    if (output.zero()) row.fast_path_starts = 0;
     const T factor = output.factor();
     Array<T, Loss::kCoefficients> c;
     if constexpr (!kByLabel) {
       c = Loss::scaled(load_coefficients<Loss, T>(call, out, r, 0), factor);
-      if (!Loss::usual(c)) row.simple_starts = 0;
+      if (!Loss::finite_maxima(c)) row.fast_path_starts = 0;
     }
     const GradientRow<In> memory(row, out.gradient, r);
     ring.run(row, [&](const Fetched& fetched) {
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
         output.put(kind, row, memory, chunk, fetched.logits, g);
       });
     });
-    output.finish(r * units.tiles + tile);
+    output.store_sums(r * units.tiles + tile);
   });
 }
 

@@ -1,4 +1,4 @@
-// Sums and maxima over a block, in a fixed order; every thread gets the result.
+// Sums and maxima over a block in a fixed order. Every thread gets the result.
 #pragma once
 
 #include "../core/numerics.h"
@@ -8,11 +8,11 @@ namespace mlloss {
 namespace cuda {
 
 constexpr int kWarpLanes = 32;
-constexpr int kMostWarps = 16;  // of the largest block that reduces; kMaxThreads is within
+constexpr int kMostWarps = 16;  // the maximum in a block that reduces; kMaxThreads is below it
 
 template <class T, int N, class Combine>
 MLLOSS_DEVICE Array<T, N> block_combine(Array<T, N> x, T neutral, Combine combine) {
-  MLLOSS_SHARED(T, parts, [kMostWarps][N]);
+  MLLOSS_SHARED(T, partial, [kMostWarps][N]);
   const int lane = static_cast<int>(threadIdx.x) % kWarpLanes, warp = static_cast<int>(threadIdx.x) / kWarpLanes;
   const int warps = static_cast<int>(blockDim.x) / kWarpLanes;
 #pragma unroll
@@ -22,10 +22,10 @@ MLLOSS_DEVICE Array<T, N> block_combine(Array<T, N> x, T neutral, Combine combin
       x[k] = combine(x[k], __shfl_xor_sync(0xffffffffu, x[k], distance));
     }
   }
-  __syncthreads();  // the last reduction's parts have been read
+  __syncthreads();  // all threads have read the partial results of the last reduction
   if (lane == 0) {
 #pragma unroll
-    for (int k = 0; k < N; ++k) parts[warp][k] = x[k];
+    for (int k = 0; k < N; ++k) partial[warp][k] = x[k];
   }
   __syncthreads();
   Array<T, N> all;
@@ -33,7 +33,7 @@ MLLOSS_DEVICE Array<T, N> block_combine(Array<T, N> x, T neutral, Combine combin
   for (int k = 0; k < N; ++k) all[k] = neutral;
   for (int w = 0; w < warps; ++w) {
 #pragma unroll
-    for (int k = 0; k < N; ++k) all[k] = combine(all[k], parts[w][k]);
+    for (int k = 0; k < N; ++k) all[k] = combine(all[k], partial[w][k]);
   }
   return all;
 }

@@ -1,4 +1,4 @@
-// A chunk, ready for the functors: logits after scale and offsets, targets, weights.
+// A chunk in the form that functors read: logits after scale and offsets, targets, weights.
 #pragma once
 
 #include "../losses/functor.h"
@@ -10,12 +10,12 @@ namespace cuda {
 
 template <class T, int V>
 struct Chunk {
-  int label;          // of lane 0; below 0 where the row begins inside the chunk
+  int label;          // label of lane 0; negative if the row starts inside the chunk
   uint32_t positive;  // bit i is lane i
-  uint32_t excluded;  // weight 0, unknown, or outside the row: gradient exactly 0
+  uint32_t excluded;  // weight 0, ignored, or outside the row: the gradient is exactly 0
   bool soft;
-  bool weighted;     // some weight is not 1
-  const T* weights;  // of lane 0, or null; loaded where they are used, to spare registers
+  bool weighted;     // at least one weight is not 1
+  const T* weights;  // weights from lane 0 on, or null; loaded at their use to save registers
   T s[V], y[V];
 
   MLLOSS_DEVICE T weight(int i) const {
@@ -24,10 +24,10 @@ struct Chunk {
   }
 };
 
-// The kinds of chunk that have a body of their own; kSoft serves all others.
+// The kinds of chunk that have a loop body of their own. kSoft serves all other chunks.
 template <Targets kTargets, bool kWeighted>
 struct ChunkKind {
-  static constexpr bool kSimple = !kWeighted;
+  static constexpr bool kFastPath = !kWeighted;
 };
 
 template <class T, int V, class F>
@@ -46,25 +46,25 @@ MLLOSS_DEVICE Element<T, kTargets> element(ChunkKind<kTargets, kWeighted>, const
   return {chunk.s[i], y, kWeighted ? chunk.weight(i) : T(1)};
 }
 
-// The label's own number, for functors that take one. Excluded lanes may lie outside the row.
+// Returns the label's parameter, for functors with kLabelParameter. Excluded lanes may lie outside the row.
 template <class T, int V>
 MLLOSS_DEVICE T label_parameter(const DeviceCall& call, const Chunk<T, V>& chunk, int i) {
   const T* all = static_cast<const T*>(call.label_parameter);
   return all && !(chunk.excluded >> i & 1u) ? all[chunk.label + i] : T(1);
 }
 
-// Every kind of chunk as the most general one.
+// Returns an element of any kind of chunk in the most general form.
 template <class T, int V>
 MLLOSS_DEVICE Element<T, Targets::kSoft> general_element(const Chunk<T, V>& chunk, int i) {
   const T hard = chunk.positive >> i & 1u ? T(1) : T(0);
   return {chunk.s[i], chunk.soft ? chunk.y[i] : hard, chunk.weight(i)};
 }
 
-// What a call does to logits and targets, for one row at a time.
+// Applies the options of a call to logits and targets, one row at a time.
 template <class Loss, class T, int V>
 class ChunkReader {
  public:
-  static constexpr bool kCompeting = Loss::kCompeting, kRawTargets = Loss::kRawTargets;
+  static constexpr bool kSoftmaxOverLabels = Loss::kSoftmaxOverLabels, kSecondLogits = Loss::kSecondLogits;
 
   MLLOSS_DEVICE explicit ChunkReader(const DeviceCall& call) : call_(call), targets_(call) {
     scale_ = call.scale_tensor ? *static_cast<const T*>(call.scale_tensor) : static_cast<T>(call.scale);
@@ -80,8 +80,8 @@ class ChunkReader {
     plain_ = scale_ == T(1) && offset_ == T(0) && !call_.label_offset;
   }
 
-  // `x`: the logits of lanes that lie in the row, all of them if `whole`; the others' are ignored. `staged`: as
-  // TargetReader has it. Labels must not go down.
+  // Reads the chunk at `label`. `x` has the logits of the lanes inside the row, which are all lanes if `whole`; the
+  // other lanes are ignored. `staged` is as in TargetReader. Calls must not go to smaller labels.
   MLLOSS_DEVICE Chunk<T, V> read(int label, bool whole, const T* x, SharedAddress staged) {
     Chunk<T, V> chunk;
     chunk.label = label;
@@ -93,15 +93,15 @@ class ChunkReader {
     chunk.soft = targets.soft;
     if (!plain_) transform(chunk);
     if (!whole) exclude_outside(chunk);
-    if (targets.spoiled) {
+    if (targets.invalid) {
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        if (targets.spoiled >> i & 1u) chunk.s[i] = static_cast<T>(NAN);
+        if (targets.invalid >> i & 1u) chunk.s[i] = static_cast<T>(NAN);
       }
     }
     if (targets.soft) {
 #pragma unroll
-      for (int i = 0; i < V; ++i) chunk.y[i] = kRawTargets ? targets.y[i] * scale_ : targets.y[i];
+      for (int i = 0; i < V; ++i) chunk.y[i] = kSecondLogits ? targets.y[i] * scale_ : targets.y[i];
     }
     chunk.weights = call_.weight ? static_cast<const T*>(call_.weight) + label : nullptr;
     chunk.weighted = chunk.excluded || chunk.weights;
@@ -111,9 +111,9 @@ class ChunkReader {
 
  private:
   const DeviceCall& call_;
-  TargetReader<T, V, kRawTargets> targets_;
+  TargetReader<T, V, kSecondLogits> targets_;
   T scale_, offset_;
-  bool plain_;  // the logits as they are
+  bool plain_;  // the logits need no scale and no offsets
 
   MLLOSS_DEVICE bool inside(int label) const {
     return static_cast<unsigned>(label) < static_cast<unsigned>(call_.labels);
@@ -136,13 +136,13 @@ class ChunkReader {
     }
   }
 
-  // What is excluded must not leak, were it NaN.
+  // An excluded element must not influence results, even if its logit is NaN.
   MLLOSS_DEVICE void neutralise(Chunk<T, V>& chunk) const {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      const bool out = kCompeting ? (chunk.excluded >> i & 1u) != 0 : chunk.weight(i) == T(0);
+      const bool out = kSoftmaxOverLabels ? (chunk.excluded >> i & 1u) != 0 : chunk.weight(i) == T(0);
       if (out) chunk.excluded |= 1u << i;
-      chunk.s[i] = out ? (kCompeting ? T(-INFINITY) : T(0)) : chunk.s[i];
+      chunk.s[i] = out ? (kSoftmaxOverLabels ? T(-INFINITY) : T(0)) : chunk.s[i];
       if (chunk.soft) chunk.y[i] = out ? T(0) : chunk.y[i];
     }
     chunk.positive &= ~chunk.excluded;
@@ -154,7 +154,7 @@ using RowReader = ChunkReader<Loss, Compute<In>, kWidth<In>>;
 template <class In>
 using RowChunk = Chunk<Compute<In>, kWidth<In>>;
 
-// The most general way: for what is done so rarely that it is compiled once.
+// Reads a chunk in the most general form. It is for rare work, whose code should exist only once.
 template <class In, class Reader>
 MLLOSS_DEVICE RowChunk<In> read_chunk(Reader& reader, const LogitsRow<In>& row, const Fetched& fetched) {
   Compute<In> x[kWidth<In>];
@@ -164,18 +164,18 @@ MLLOSS_DEVICE RowChunk<In> read_chunk(Reader& reader, const LogitsRow<In>& row, 
   return reader.read(label, whole, x, whole && row.targets ? fetched.targets : SharedAddress());
 }
 
-// f(kind, chunk). Chunks without options have a short way: that of most chunks of most calls.
+// Calls f(kind, chunk). Chunks of a call without options take the fast path, as most chunks of most calls do.
 template <class In, class Reader, class F>
 MLLOSS_DEVICE void visit(Reader& reader, const LogitsRow<In>& row, const Fetched& fetched, F f) {
   const int label = row.label_of(fetched.index);
   RowChunk<In> chunk;
   unpack<In>(fetched.logits, chunk.s);
-  if (!Reader::kRawTargets && row.simple(label)) {
+  if (!Reader::kSecondLogits && row.on_fast_path(label)) {
     chunk.label = label;
     chunk.excluded = 0;
     chunk.positive = 0;
     chunk.weights = nullptr;
-    if (row.call.simple == Simple::kBools) {
+    if (row.call.fast_path == FastPath::kBools) {
       chunk.positive = bools<kWidth<In>>(fetched.targets);
       if (chunk.positive) return f(ChunkKind<Targets::kHard, false>(), chunk);
       return f(ChunkKind<Targets::kNegative, false>(), chunk);
@@ -187,7 +187,7 @@ MLLOSS_DEVICE void visit(Reader& reader, const LogitsRow<In>& row, const Fetched
   with_kind(chunk, f);
 }
 
-// What the reduction multiplies every value and gradient by.
+// Returns the reduction's factor of every value and gradient.
 template <class T>
 MLLOSS_DEVICE T call_factor(const DeviceCall& call) {
   const T factor = static_cast<T>(call.factor);
@@ -199,10 +199,10 @@ MLLOSS_DEVICE T sample_weight(const DeviceCall& call, int64_t row) {
   return call.sample_weight ? static_cast<const T*>(call.sample_weight)[row] : T(1);
 }
 
-// Exact zeros, whatever was computed there. Rows of weight 0 have no short way.
+// Sets excluded numbers to exactly 0. Rows of weight 0 do not take the fast path.
 template <class Kind, class T, int V>
 MLLOSS_DEVICE void clear_excluded(Kind, const Chunk<T, V>& chunk, bool zero_row, T* g) {
-  if constexpr (!Kind::kSimple) {
+  if constexpr (!Kind::kFastPath) {
     if (chunk.excluded == 0 && !zero_row) return;
 #pragma unroll
     for (int i = 0; i < V; ++i) {

@@ -30,8 +30,8 @@ MLLOSS_DEVICE T* shared_of(T* mine, int) {
 
 #endif
 
-// Joins what a cluster's blocks have, in the order of their ranks; every thread gets the result.
-// Calls with even and odd `turn` alternate: then one barrier a call is enough.
+// Merges the results of a cluster's blocks in the order of their ranks; every thread gets the result. `turn` must
+// alternate between even and odd numbers, so that one barrier per call is enough.
 template <class Part, class Merge>
 MLLOSS_DEVICE Part join_cluster(const Part& block, int turn, Merge merge) {
   MLLOSS_SHARED(Part, published, [2]);

@@ -1,4 +1,4 @@
-// The call as kernels take it: with what is derived from it once, on the host, and not by every thread.
+// The call in the form that kernels take: with numbers that the host derives once, instead of every thread.
 #pragma once
 
 #include <cmath>
@@ -8,27 +8,29 @@
 namespace mlloss {
 namespace cuda {
 
-// Logits as they are, hard targets, nothing weighted: chunks inside a row have a short way.
-enum class Simple : int { kNot, kSparse, kBools };
+// Chunks inside a row take the fast path if the logits need no scale and no offsets, the targets are CSR or bool and
+// are not smoothed, and the labels have neither weights nor parameters.
+enum class FastPath : int { kNone, kSparse, kBools };
 
-// Larger numbers are no labels, and which ones they were does not matter.
+// Clamps y to an int. Such large numbers are no valid targets, so it does not matter which ones they were.
 MLLOSS_HD int saturated(int64_t y) {
   constexpr int64_t kMost = 0x7fffffff, kLeast = -kMost - 1;
   return static_cast<int>(y < kLeast ? kLeast : y > kMost ? kMost : y);
 }
 
 struct DeviceCall : Call {
-  // The ignore_index among floats (NaN, which nothing equals, where there is no such number) and integers.
+  // The ignore_index among floats (NaN, which nothing equals, if no float has that value) and among integers.
   float ignored_float;
   int ignored_integer;
   bool ignores_nan;  // among floats
-  // Smoothed targets: y * smooth_slope + smooth_floor
+  // Smoothed targets are y * smooth_slope + smooth_floor.
   double smooth_slope, smooth_floor;
-  // Labels that a whole chunk may begin at.
+  // A whole chunk starts below this label.
   uint32_t whole_starts;
-  // Of dense targets: bytes of one, and of what is copied ahead with a chunk; 0: they are read where they are.
+  // Dense targets: the bytes of one target, and of the targets that are copied ahead with a chunk. 0 means that targets
+  // are read from global memory.
   int target_size, target_bytes;
-  Simple simple;
+  FastPath fast_path;
 
   explicit DeviceCall(const Call& call)
       : Call(call),
@@ -40,7 +42,7 @@ struct DeviceCall : Call {
         whole_starts(static_cast<uint32_t>(std::max<int64_t>(0, call.labels - chunk_width(call.logits_dtype) + 1))),
         target_size(static_cast<int>(bytes_of(call.targets_dtype))),
         target_bytes(target_bytes_of(call)),
-        simple(simple_kind(call)) {}
+        fast_path(fast_path_of(call)) {}
 
   static float ignored_among_floats(const Call& call) {
     const float rounded = static_cast<float>(call.ignore_index);
@@ -48,13 +50,13 @@ struct DeviceCall : Call {
     return call.has_ignore_index && call.ignore_index != kIgnoreNan && exact ? rounded : NAN;
   }
 
-  static Simple simple_kind(const Call& call) {
+  static FastPath fast_path_of(const Call& call) {
     const bool as_they_are = call.scale == 1.0 && call.offset == 0.0 && !call.scale_tensor && !call.label_offset &&
                              !call.row_offset && call.logits_label_stride == 1;
-    if (!as_they_are || call.weight || call.label_parameter || call.label_smoothing > 0.0) return Simple::kNot;
-    if (call.crow_indices) return Simple::kSparse;
+    if (!as_they_are || call.weight || call.label_parameter || call.label_smoothing > 0.0) return FastPath::kNone;
+    if (call.crow_indices) return FastPath::kSparse;
     const bool bools = call.targets_dtype == DType::kBool && !call.has_ignore_index;
-    return bools && call.targets_label_stride == 1 ? Simple::kBools : Simple::kNot;
+    return bools && call.targets_label_stride == 1 ? FastPath::kBools : FastPath::kNone;
   }
 
   static int target_bytes_of(const Call& call) {
@@ -62,8 +64,8 @@ struct DeviceCall : Call {
   }
 };
 
-// What the planner asks of a call.
-inline Problem problem_of(const Call& call, bool gradient, bool held) {
+// Returns what the planner needs to know about a call.
+inline Problem problem_of(const Call& call, bool gradient, bool row_resident) {
   return {call.rows,
           call.labels,
           call.logits_dtype,
@@ -71,7 +73,7 @@ inline Problem problem_of(const Call& call, bool gradient, bool held) {
           gradient,
           call.logits_label_stride == 1,
           DeviceCall::target_bytes_of(call),
-          held};
+          row_resident};
 }
 
 }  // namespace cuda

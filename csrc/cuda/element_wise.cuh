@@ -1,4 +1,4 @@
-// Element-wise losses: value and gradient in one visit, one read and one write.
+// Element-wise losses: value and gradient in one visit, with one read and one write.
 #pragma once
 
 #include "arrival.cuh"
@@ -7,7 +7,7 @@
 namespace mlloss {
 namespace cuda {
 
-// Values and gradients of a chunk, gradients times `factor`; values are dead code where unused.
+// Evaluates a chunk; gradients are multiplied by `factor`. The compiler removes values that the caller does not use.
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE void evaluate_chunk(Kind kind, const Loss& loss, const DeviceCall& call, const Chunk<T, V>& chunk,
                                   T factor, T* values, T* g) {
@@ -15,7 +15,7 @@ MLLOSS_DEVICE void evaluate_chunk(Kind kind, const Loss& loss, const DeviceCall&
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       auto e = element(kind, chunk, i);
-      if constexpr (Loss::kLabelParameter && !Kind::kSimple) e.parameter = label_parameter(call, chunk, i);
+      if constexpr (Loss::kLabelParameter && !Kind::kFastPath) e.parameter = label_parameter(call, chunk, i);
       const auto r = evaluated<variant>(loss, e);
       values[i] = r.value * e.w;
       g[i] = r.gradient * (e.w * factor);
@@ -23,10 +23,11 @@ MLLOSS_DEVICE void evaluate_chunk(Kind kind, const Loss& loss, const DeviceCall&
   });
 }
 
-// The sum of the values of a chunk without weights, by one logarithm of the product of all 1 + x, kept without its 1.
+// Returns the sum of the values of a chunk without weights, with one logarithm: that of the product of all 1 + x, which
+// is stored without its 1.
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE T separate_chunk(Kind kind, const Loss& loss, const Chunk<T, V>& chunk, T factor, T* g) {
-  static_assert(V <= 16, "the product of as many 1 + x, x <= 1");
+  static_assert(V <= 16, "a product of V terms 1 + x <= 2 must stay small");
   T rest = T(0), product = T(0);
 #pragma unroll
   for (int i = 0; i < V; ++i) {
@@ -38,11 +39,11 @@ MLLOSS_DEVICE T separate_chunk(Kind kind, const Loss& loss, const Chunk<T, V>& c
   return rest + logarithm_of_one_plus(product);
 }
 
-// `each`: values are wanted for each element.
+// Returns the sum of a chunk's values. `each`: the value of each element is needed too.
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE T sum_chunk(Kind kind, const Loss& loss, const DeviceCall& call, const Chunk<T, V>& chunk, T factor,
                           bool zero, bool each, T* values, T* g) {
-  if constexpr (Loss::kSeparates && Kind::kSimple) {
+  if constexpr (Loss::kSeparates && Kind::kFastPath) {
     const bool separates =
         decltype(element(kind, chunk, 0))::kNegative || loss.separates(call.label_parameter != nullptr);
     if (!each && separates) return separate_chunk(kind, loss, chunk, factor, g);
@@ -80,7 +81,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
     begin_tile(ring, units, row, tile);
     const T weight = sample_weight<T>(call, r);
     const bool zero = weight == T(0);
-    if (zero) row.simple_starts = 0;
+    if (zero) row.fast_path_starts = 0;
     T* all_values = out.values ? static_cast<T*>(out.values) + r * call.labels : nullptr;
     T sum = T(0);
     reader.start(r);
@@ -117,7 +118,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
     begin_tile(ring, units, row, tile);
     reader.start(r);
     output.start(r, reader.scale());
-    if (output.zero()) row.simple_starts = 0;
+    if (output.zero()) row.fast_path_starts = 0;
     const GradientRow<In> memory(row, out.gradient, r);
     ring.run(row, [&](const Fetched& fetched) {
       visit(reader, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
@@ -126,7 +127,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
         output.put(kind, row, memory, chunk, fetched.logits, g);
       });
     });
-    output.finish(r * units.tiles + tile);
+    output.store_sums(r * units.tiles + tile);
   });
 }
 

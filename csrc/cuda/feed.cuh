@@ -1,5 +1,5 @@
-// A thread's chunks in shared memory, copied there ahead of their use. Slots are a thread's own: no
-// barrier stands between their copy, their use and the next copy.
+// The chunks of a thread in shared memory, copied ahead of their use. Each slot belongs to one thread, so no barrier is
+// needed between a copy, its use and the next copy.
 #pragma once
 
 #include "vector_io.cuh"
@@ -11,11 +11,11 @@ namespace cuda {
 struct Fetched {
   int index;
   uint4 logits;
-  SharedAddress targets;  // where they were copied, if they were
+  SharedAddress targets;  // valid if the targets were copied
 };
 
-// The block's memory: `chunks` of 16 bytes, then as many of target_bytes. A thread's slots are numbers
-// thread, thread + threads, ...
+// The memory of a block: `chunks` times 16 bytes, then `chunks` times target_bytes. A thread owns slots number thread,
+// thread + threads, ...
 class Slots {
  public:
   MLLOSS_DEVICE Slots(const DeviceCall& call, unsigned char* memory, int chunks)
@@ -36,28 +36,28 @@ class Slots {
   const SharedAddress logits_, targets_;
 };
 
-// Chunks of any number through kStages slots a thread: while one is in use the next ones are on their way.
+// Passes any number of chunks through kStages slots per thread. While one chunk is in use, the next ones are in flight.
 template <class In>
 class Ring {
  public:
   MLLOSS_DEVICE Ring(const DeviceCall& call, unsigned char* memory)
       : slots_(call, memory, kStages * static_cast<int>(blockDim.x)) {}
 
-  // The block takes chunks `first` to `last - 1`: the first copies leave.
+  // Starts the copies of chunks `first` to `last - 1`, which the block processes.
   MLLOSS_DEVICE void begin(const LogitsRow<In>& row, int first, int last) {
     first_ = first + static_cast<int>(threadIdx.x);
     last_ = last;
     again(row);
   }
 
-  // The same chunks once more.
+  // Starts to copy the same chunks again.
   MLLOSS_DEVICE void again(const LogitsRow<In>& row) const {
     const int step = static_cast<int>(blockDim.x);
 #pragma unroll 1
     for (int k = 0; k < kStages - 1; ++k) start(row, first_ + k * step, static_cast<int>(threadIdx.x) + k * step);
   }
 
-  // f(Fetched) for each of this thread's chunks.
+  // Calls f(Fetched) for each of this thread's chunks.
   template <class F>
   MLLOSS_DEVICE void run(const LogitsRow<In>& row, F f) const {
     const int step = static_cast<int>(blockDim.x);
@@ -65,7 +65,7 @@ class Ring {
     int slot = static_cast<int>(threadIdx.x);
 #pragma unroll 1
     for (int chunk = first_; chunk < last_; chunk += step) {
-      // Into the slot of the chunk before this one, which is done with.
+      // The slot of the previous chunk is free again.
       start(row, chunk + (kStages - 1) * step, (slot + (kStages - 1) * step) & mask);
       wait_copies<kStages - 1>();
       f(slots_.fetched(chunk, slot));
@@ -83,13 +83,13 @@ class Ring {
   }
 };
 
-// All of a thread's chunks of a row at once, kept until their gradient has left; then a slot takes its
-// chunk of the next row, so that reading and writing do not alternate.
+// Keeps all of a thread's chunks of a row until their gradient has been stored. Each slot then receives its chunk of
+// the next row, so that reads and writes overlap.
 template <class In>
-class Hold {
+class ResidentChunks {
  public:
-  // The block takes chunks `first` to `first + count - 1` of every row, as far as the row has them.
-  MLLOSS_DEVICE Hold(const DeviceCall& call, unsigned char* memory, int first, int count)
+  // The block processes chunks `first` to `first + count - 1` of every row, as far as the row has them.
+  MLLOSS_DEVICE ResidentChunks(const DeviceCall& call, unsigned char* memory, int first, int count)
       : slot_count_((count + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x)),
         group_((slot_count_ + kGroups - 1) / kGroups),
         slots_(call, memory, count),
@@ -101,7 +101,7 @@ class Hold {
     replace(row, [](int, int) {});
   }
 
-  // f(Fetched) for each of this thread's chunks, as they arrive.
+  // Calls f(Fetched) for each of this thread's chunks as they arrive.
   template <class F>
   MLLOSS_DEVICE void run(const LogitsRow<In>& row, F f) const {
     const int last = end_of(row);
@@ -117,10 +117,10 @@ class Hold {
     wait_copies<0>();
   }
 
-  // They are here.
+  // Does nothing, because the chunks are still in their slots.
   MLLOSS_DEVICE void again(const LogitsRow<In>&) const {}
 
-  // The last visit of a row: its chunks give way to those of `next`.
+  // The last visit of a row, in which the chunks of `next` replace its own.
   template <class F>
   MLLOSS_DEVICE void run_and_replace(const LogitsRow<In>& row, const LogitsRow<In>& next, F f) const {
     const int last = end_of(row);
@@ -130,14 +130,14 @@ class Hold {
   }
 
  private:
-  static constexpr int kGroups = 4;  // that a row arrives in: the first is worked on while the others are on their way
-  const int slot_count_, group_;     // slots a thread, slots a group
+  static constexpr int kGroups = 4;  // a row arrives in groups; the first is processed while the others are in flight
+  const int slot_count_, group_;     // slots per thread, slots per group
   const Slots slots_;
   const int begin_, first_, last_;
 
   MLLOSS_DEVICE int end_of(const LogitsRow<In>& row) const { return row.chunks < last_ ? row.chunks : last_; }
 
-  // before(chunk, slot), then the slot takes that chunk of `row`.
+  // Calls before(chunk, slot); then the slot receives that chunk of `row`.
   template <class F>
   MLLOSS_DEVICE void replace(const LogitsRow<In>& row, F before) const {
     const int last = end_of(row), step = static_cast<int>(blockDim.x);
@@ -163,15 +163,15 @@ class Hold {
   }
 };
 
-// A held row's last visit as a feed.
+// A feed for the last visit of a resident row.
 template <class In>
 struct Replacing {
-  const Hold<In>& hold;
+  const ResidentChunks<In>& chunks;
   const LogitsRow<In>& next;
 
   template <class F>
   MLLOSS_DEVICE void run(const LogitsRow<In>& row, F f) const {
-    hold.run_and_replace(row, next, f);
+    chunks.run_and_replace(row, next, f);
   }
 };
 

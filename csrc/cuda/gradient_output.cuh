@@ -1,5 +1,5 @@
-// From a loss's gradient in s to what a backward pass returns: times grad_output, with exact zeros,
-// summed for row_offset and logit_scale, and stored.
+// The last steps of a backward pass: the gradient in s is multiplied by grad_output, set to exactly 0 for excluded
+// elements, summed for row_offset and logit_scale, and stored.
 #pragma once
 
 #include "units.cuh"
@@ -7,7 +7,7 @@
 namespace mlloss {
 namespace cuda {
 
-// Sums of the gradient over the labels of each unit, [rows * tiles]; null: not wanted.
+// Sums of the gradient over the labels of each unit, [rows * tiles], or null.
 struct UnitSums {
   double* row;
   double* scale;
@@ -22,7 +22,7 @@ class GradientOutput {
   MLLOSS_DEVICE GradientOutput(const DeviceCall& call, const BackwardOutputs& out, const UnitSums& sums)
       : call_(call), out_(out), sums_(sums), call_factor_(call_factor<T>(call)) {}
 
-  // logit_scale joins the factor, unless sums without it are wanted.
+  // The factor includes logit_scale, unless sums of the gradient without it are needed.
   MLLOSS_DEVICE void start(int64_t row, T scale) {
     const T weight = sample_weight<T>(call_, row);
     zero_ = weight == T(0);
@@ -40,14 +40,14 @@ class GradientOutput {
   }
 
   MLLOSS_DEVICE T factor() const { return factor_; }
-  // Whether the row's weight is 0.
+  // True if the row's weight is 0.
   MLLOSS_DEVICE bool zero() const { return zero_; }
 
   template <class Kind>
   MLLOSS_DEVICE void put(Kind kind, const LogitsRow<In>& row, const GradientRow<In>& memory, const RowChunk<In>& chunk,
                          uint4 raw, T* g) {
-    if (Kind::kSimple && plain_) return memory.store(kind, chunk.label, g);
-    if (special_) settle(row, chunk, g);
+    if (Kind::kFastPath && plain_) return memory.store(kind, chunk.label, g);
+    if (special_) apply_grad_output(row, chunk, g);
     clear_excluded(kind, chunk, zero_, g);
     if (wants_sums()) add(raw, g);
     if (!out_.gradient) return;
@@ -58,7 +58,7 @@ class GradientOutput {
     memory.store(kind, chunk.label, g);
   }
 
-  MLLOSS_DEVICE void finish(int64_t unit) {
+  MLLOSS_DEVICE void store_sums(int64_t unit) {
     if (!wants_sums()) return;
     const Array<T, 2> sums = block_sum(Array<T, 2>{{row_sum_, scale_sum_}});
     if (threadIdx.x != 0) return;
@@ -74,12 +74,12 @@ class GradientOutput {
   const T* grad_output_;
   T factor_, scale_, row_sum_, scale_sum_;
   bool zero_;
-  bool special_;  // more than the factor multiplies the gradient
-  bool plain_;    // the gradient is all that is wanted, and nothing else multiplies it
+  bool special_;  // grad_output of each element, or a scale apart from the factor, multiplies the gradient
+  bool plain_;    // only the gradient is needed, and only the factor multiplies it
 
   MLLOSS_DEVICE bool wants_sums() const { return sums_.row || sums_.scale; }
 
-  MLLOSS_DEVICE void settle(const LogitsRow<In>& row, const RowChunk<In>& chunk, T* g) const {
+  MLLOSS_DEVICE void apply_grad_output(const LogitsRow<In>& row, const RowChunk<In>& chunk, T* g) const {
     const int64_t stride = out_.grad_output_label_stride;
     if (stride != 0) {
 #pragma unroll
@@ -96,7 +96,7 @@ class GradientOutput {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       sum += g[i];
-      // Where nothing flows, an infinite or unknown logit must not count.
+      // A logit with a gradient of 0 must not count, even if it is infinite or NaN.
       product += g[i] == T(0) ? T(0) : g[i] * x[i];
     }
     row_sum_ += sum;

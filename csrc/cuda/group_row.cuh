@@ -1,5 +1,5 @@
-// A row of a group loss, or a block's part of one: statistics, value, coefficients, gradient. Which chunks
-// those are, and how they come, is the feed's part.
+// A row of a group loss, or a block's part of one: statistics, value, coefficients, gradient. A feed provides the
+// chunks.
 #pragma once
 
 #include "block_reduce.cuh"
@@ -8,14 +8,14 @@
 namespace mlloss {
 namespace cuda {
 
-// Chunks that have the short way are those of a row whose coefficients are the usual ones.
+// Chunks take the fast path only in rows with finite maxima.
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE void chunk_gradient(Kind kind, const Loss& loss, const Chunk<T, V>& chunk,
                                   const Array<T, Loss::kCoefficients>& c, T* g) {
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     const auto e = element(kind, chunk, i);
-    g[i] = Kind::kSimple ? loss.usual_gradient(e, c) : loss.gradient(e, c);
+    g[i] = Kind::kFastPath ? loss.gradient_at_finite_maxima(e, c) : loss.gradient(e, c);
   }
 }
 
@@ -25,7 +25,7 @@ class GroupRow {
   using T = Compute<In>;
   using Loss = LossTemplate<T>;
   using Sums = Array<T, Loss::kSums>;
-  using Late = LateSums<Loss, T>;
+  using SecondSums = SecondPassSums<Loss, T>;
   using Coefficients = Array<T, Loss::kCoefficients>;
   static constexpr int V = kWidth<In>;
 
@@ -37,26 +37,26 @@ class GroupRow {
     reader_.start(row);
   }
 
-  // Of the feed's chunks, which have begun to come; the same for all threads of the block. `more`: they
-  // will be visited again.
+  // Returns the statistics of the feed's chunks, whose copies have started, to all threads of the block. `more`: the
+  // chunks will be visited again.
   template <class Feed>
   MLLOSS_DEVICE StatisticsOf<Loss, T> statistics(const LogitsRow<In>& row, const Feed& feed, bool more) {
     StatisticsOf<Loss, T> stats{};
     const Sums sums = thread_sums(row, feed);
     if (more) feed.again(row);
     stats.sums = block_sum(sums);
-    // Rare, and the same for all threads: their sums are.
+    // This is rare. All threads take the same branch, because they have the same sums.
     if constexpr (Loss::kMaxima > 0) {
-      if (loss_.unsafe(stats.sums)) {
+      if (loss_.needs_max_shift(stats.sums)) {
         redo(row, feed, more, stats);
       } else {
-        stats.maxima = Loss::template first_maxima<Loss, T>(stats.sums);
+        stats.maxima = Loss::first_maxima(stats.sums);
       }
     }
     return stats;
   }
 
-  // This thread's, with the maxima at 0.
+  // Returns this thread's sums with the maxima at 0.
   template <class Feed>
   MLLOSS_DEVICE Sums thread_sums(const LogitsRow<In>& row, const Feed& feed) {
     Sums total = identity<Loss, T>().sums;
@@ -71,20 +71,20 @@ class GroupRow {
     return total;
   }
 
-  // Of the feed's chunks once more, the row's statistics being complete; `more` as above. Chunks without positives have
-  // none.
+  // Returns second-pass sums from another visit of the feed's chunks, with the row's complete statistics; `more` is as
+  // above. Chunks without positives contribute nothing.
   template <class Feed>
-  MLLOSS_DEVICE Late late_sums(const LogitsRow<In>& row, const Feed& feed, bool more,
-                               const StatisticsOf<Loss, T>& stats) {
-    Late total{};
-    const auto settled = Loss::settle(stats);
+  MLLOSS_DEVICE SecondSums second_pass_sums(const LogitsRow<In>& row, const Feed& feed, bool more,
+                                            const StatisticsOf<Loss, T>& stats) {
+    SecondSums total{};
+    const auto input = Loss::second_pass_input(stats);
     reader_.start(row_);
     feed.run(row, [&](const Fetched& fetched) {
       visit(reader_, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
         if constexpr (!decltype(element(kind, chunk, 0))::kNegative) {
-          Late sums{};
+          SecondSums sums{};
 #pragma unroll
-          for (int j = 0; j < V; ++j) add(sums, loss_.late(element(kind, chunk, j), settled));
+          for (int j = 0; j < V; ++j) add(sums, loss_.second_pass_sums(element(kind, chunk, j), input));
           add(total, sums);
         }
       });
@@ -93,10 +93,11 @@ class GroupRow {
     return block_sum(total);
   }
 
-  // Thread 0 of the `writer` stores value and coefficients, and gets the value, for the total.
-  MLLOSS_DEVICE T conclude(const StatisticsOf<Loss, T>& stats, const Late& late, bool writer, Coefficients& c) const {
+  // Computes value and coefficients. Thread 0 of the `writer` stores them, and gets the value for the total.
+  MLLOSS_DEVICE T finalize(const StatisticsOf<Loss, T>& stats, const SecondSums& second_sums, bool writer,
+                           Coefficients& c) const {
     T value;
-    c = finish<Loss, T>(loss_, stats, late, value);
+    c = mlloss::finalize<Loss, T>(loss_, stats, second_sums, value);
     if (threadIdx.x != 0 || !writer) return T(0);
     const T weight = sample_weight<T>(call_, row_);
     value = weight == T(0) ? T(0) : value * weight;
@@ -107,8 +108,8 @@ class GroupRow {
     return value;
   }
 
-  // The same where everything is one group, which no row's weight belongs to.
-  MLLOSS_DEVICE void conclude_all(const StatisticsOf<Loss, T>& stats) const {
+  // Does the same if the group is the whole batch, to which no row's weight applies.
+  MLLOSS_DEVICE void finalize_all(const StatisticsOf<Loss, T>& stats) const {
     T value;
     const Coefficients c = loss_.finalize(stats, value);
     if (threadIdx.x != 0) return;
@@ -122,7 +123,7 @@ class GroupRow {
   MLLOSS_DEVICE void gradient(LogitsRow<In> row, const Coefficients& c, const Feed& feed) {
     const T weight = sample_weight<T>(call_, row_);
     const bool zero = weight == T(0);
-    if (zero || !Loss::usual(c)) row.simple_starts = 0;
+    if (zero || !Loss::finite_maxima(c)) row.fast_path_starts = 0;
     const Coefficients scaled = Loss::scaled(c, factor_ * weight * reader_.scale());
     const GradientRow<In> memory(row, out_.gradient, row_);
     reader_.start(row_);
@@ -144,7 +145,7 @@ class GroupRow {
   const T factor_;
   int64_t row_;
 
-  // First the maxima, then the sums with the maxima fixed.
+  // Takes the maxima, then the sums with these maxima.
   template <class Feed>
   MLLOSS_DEVICE void redo(const LogitsRow<In>& row, const Feed& feed, bool more, StatisticsOf<Loss, T>& stats) {
     Sums total = identity<Loss, T>().sums;

@@ -1,15 +1,14 @@
-// Launches of every kernel for one logits dtype. CUDA hides kernels from other translation units, so
-// a .cu that includes this both defines and launches them.
+// The launches of all kernels for one logits dtype. CUDA hides kernels from other translation units, so a .cu that
+// includes this file both defines and launches them.
 #pragma once
 
-#include "../losses/compound.h"
-#include "../losses/registry.h"
 #include "backward.cuh"
 #include "element_wise.cuh"
 #include "kernels.h"
 #include "label_gradient.cuh"
 #include "label_groups.cuh"
 #include "launch.cuh"
+#include "loss_traits.h"
 #include "parts.cuh"
 #include "reduce.cuh"
 #include "resident.cuh"
@@ -36,12 +35,12 @@ struct Launches {
   using Stats = StatisticsOf<Functor, T>;
   static constexpr bool kElementWise = Functor::kScope == Scope::kElement;
   static constexpr bool kAcrossRows = Functor::kAcrossRows;
-  static_assert(!kAcrossRows || Functor::kLateSums == 0, "late sums are of rows");
+  static_assert(!kAcrossRows || Functor::kSecondPassSums == 0, "only rows have second-pass sums");
 
   static WorkspaceSizes workspace_of(const Launch& to, const Call& call) {
     const LaunchPlan& plan = to.plan;
     if (plan.strategy != Strategy::kSplit) return {plan.blocks, 0, 1};
-    const int64_t bytes = static_cast<int64_t>(sizeof(Stats) + Functor::kLateSums * sizeof(T));
+    const int64_t bytes = static_cast<int64_t>(sizeof(Stats) + Functor::kSecondPassSums * sizeof(T));
     switch (call.grouping) {
       case Grouping::kSamples:
         return {call.rows, plan.rows_per_wave * plan.tiles * bytes, 1 + call.rows};
@@ -53,24 +52,24 @@ struct Launches {
   }
 
   static cudaError_t forward(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
-    const Total total{out.total, work.parts, work.counters};
+    const Total total{out.total, work.partial_sums, work.counters};
     if constexpr (kElementWise) {
-      return launch(element_wise<Loss, In>, shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
+      return launch(element_wise<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
                     total);
     } else {
       switch (to.plan.strategy) {
         case Strategy::kSplit:
           return split(to, call, out, work, total);
         case Strategy::kStreaming:
-          return launch(streaming<Loss, In>, shape_of(to), DeviceCall(call), out, total);
+          return launch(streaming<Loss, In>, launch_shape_of(to), DeviceCall(call), out, total);
         default:
-          return held(to, call, out, total);
+          return row_resident(to, call, out, total);
       }
     }
   }
 
   static cudaError_t clusters_of(const LaunchPlan& plan, int* most) {
-    if constexpr (!kElementWise && Functor::kHeld) return most_clusters(resident<Loss, In>, plan, most);
+    if constexpr (!kElementWise && kRowResident<Functor>) return most_clusters(resident<Loss, In>, plan, most);
     *most = 0;
     return cudaSuccess;
   }
@@ -80,7 +79,7 @@ struct Launches {
     const Units units = units_of(to.plan, 0, call.rows);
     const UnitSums sums{row_sums, scale_sums};
     if constexpr (kElementWise) {
-      return launch(element_wise_backward<Loss, In>, shape_of(to), DeviceCall(call), out, units, sums);
+      return launch(element_wise_backward<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units, sums);
     } else {
       return gradient(to, call, out, units, sums);
     }
@@ -99,57 +98,71 @@ struct Launches {
     const cudaError_t error = rows ? row_units(to, call, out, work) : any_group(to, call, out, work);
     if (error != cudaSuccess) return error;
     const int stride = static_cast<int>(rows ? to.plan.tiles : to.plan.blocks);
-    // With late sums to come, the first unit's are the row's.
+    // With second-pass sums to come, the place of the first unit has the row's statistics.
     return launch(collect_statistics<Loss, In>, a_warp_each(group_count(call), to.stream), units, stride,
-                  Functor::kLateSums > 0 ? 1 : stride, result);
+                  Functor::kSecondPassSums > 0 ? 1 : stride, result);
   }
 
-  static cudaError_t late(const Launch& to, const Call& call, const double* known, void* spare, const Workspace& work,
-                          double* result) {
+  static cudaError_t second_pass(const Launch& to, const Call& call, const double* known, void* spare,
+                                 const Workspace& work, double* result) {
     ForwardOutputs out{};
     out.coefficients = spare;
-    const SplitParts<Stats> parts{static_cast<Stats*>(work.statistics), work.counters + 1};
-    const Shape each = a_warp_each(call.rows, to.stream);
+    const UnitStatistics<Stats> per_unit{static_cast<Stats*>(work.statistics), work.counters + 1};
+    const LaunchShape each = a_warp_each(call.rows, to.stream);
     const int tiles = static_cast<int>(to.plan.tiles);
-    auto* late = reinterpret_cast<LateSums<Functor, T>*>(parts.units + call.rows * tiles);
-    cudaError_t error = launch(place_statistics<Loss, In>, each, known, tiles, parts.units);
+    auto* second_sums = reinterpret_cast<SecondPassSums<Functor, T>*>(per_unit.units + call.rows * tiles);
+    cudaError_t error = launch(place_statistics<Loss, In>, each, known, tiles, per_unit.units);
     if (error != cudaSuccess) return error;
-    error = launch(row_late_sums<Loss, In>, shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows), parts,
-                   late, Total{});
+    error = launch(row_late_sums<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
+                   per_unit, second_sums, Total{});
     if (error != cudaSuccess) return error;
-    return launch(collect_late_sums<Loss, In>, each, late, tiles, result);
+    return launch(collect_late_sums<Loss, In>, each, second_sums, tiles, result);
   }
 
-  static cudaError_t merge(cudaStream_t stream, const Parts& parts, double* out) {
+  static cudaError_t merge(cudaStream_t stream, const LabelParts& parts, double* out) {
     return launch(merge_parts<Loss, In>, a_warp_each(parts.groups, stream), parts, out);
   }
 
-  static cudaError_t finish(cudaStream_t stream, const Call& call, const Parts& parts, const ForwardOutputs& out,
-                            const Workspace& work) {
-    const Total total{out.total, work.parts, work.counters};
+  static cudaError_t finalize(cudaStream_t stream, const Call& call, const LabelParts& parts, const ForwardOutputs& out,
+                              const Workspace& work) {
+    const Total total{out.total, work.partial_sums, work.counters};
     return launch(finish_parts<Loss, In>, a_warp_each(parts.groups, stream), DeviceCall(call), parts, out, total);
   }
 
-  static constexpr Kernels table() {
+  static constexpr LossKernels table() {
     constexpr int kStatistics = Functor::kMaxima + Functor::kSums;
-    Kernels kernels{kElementWise, kAcrossRows, Functor::kHeld, kStatistics, Functor::kLateSums, Functor::kCoefficients,
-                    workspace_of, clusters_of, forward,        backward,    label_sums,         nullptr,
-                    nullptr,      nullptr,     nullptr};
+    LossKernels kernels{kElementWise,
+                        kAcrossRows,
+                        kRowResident<Functor>,
+                        kStatistics,
+                        Functor::kSecondPassSums,
+                        Functor::kCoefficients,
+                        workspace_of,
+                        clusters_of,
+                        forward,
+                        backward,
+                        label_sums,
+                        nullptr,
+                        nullptr,
+                        nullptr,
+                        nullptr};
     if constexpr (!kElementWise) {
       kernels.statistics_of = statistics;
-      if constexpr (Functor::kLateSums > 0) kernels.late_of = late;
+      if constexpr (Functor::kSecondPassSums > 0) kernels.second_pass_of = second_pass;
       if constexpr (std::is_same_v<In, double>) kernels.merge = merge;
-      if constexpr (std::is_same_v<In, T>) kernels.finish = finish;
+      if constexpr (std::is_same_v<In, T>) kernels.finalize = finalize;
     }
     return kernels;
   }
 
  private:
-  static Shape a_warp_each(int64_t groups, cudaStream_t stream) { return {grid_of(groups), kPartThreads, 0, stream}; }
+  static LaunchShape a_warp_each(int64_t groups, cudaStream_t stream) {
+    return {grid_of(groups), kPartThreads, 0, stream};
+  }
 
   static int64_t label_blocks(const Call& call) { return divide_up(call.labels, kLabelThreads); }
 
-  static Shape down_rows(const LaunchPlan& plan, cudaStream_t stream) {
+  static LaunchShape down_rows(const LaunchPlan& plan, cudaStream_t stream) {
     const dim3 grid(static_cast<unsigned>(plan.blocks / plan.tiles), static_cast<unsigned>(plan.tiles));
     return {grid, plan.threads, 0, stream};
   }
@@ -158,21 +171,21 @@ struct Launches {
                               const UnitSums& sums) {
     if constexpr (kAcrossRows) {
       if (call.grouping == Grouping::kMacro) {
-        return launch(group_backward<Loss, In, true>, shape_of(to), DeviceCall(call), out, units, sums);
+        return launch(group_backward<Loss, In, true>, launch_shape_of(to), DeviceCall(call), out, units, sums);
       }
     }
-    return launch(group_backward<Loss, In, false>, shape_of(to), DeviceCall(call), out, units, sums);
+    return launch(group_backward<Loss, In, false>, launch_shape_of(to), DeviceCall(call), out, units, sums);
   }
 
-  static cudaError_t held(const Launch& to, const Call& call, const ForwardOutputs& out, const Total& total) {
-    if constexpr (Functor::kHeld) {
-      return launch(resident<Loss, In>, shape_of(to), DeviceCall(call), out, static_cast<int>(to.plan.chunks_per_tile),
-                    total);
+  static cudaError_t row_resident(const Launch& to, const Call& call, const ForwardOutputs& out, const Total& total) {
+    if constexpr (kRowResident<Functor>) {
+      return launch(resident<Loss, In>, launch_shape_of(to), DeviceCall(call), out,
+                    static_cast<int>(to.plan.chunks_per_tile), total);
     }
-    return cudaErrorNotSupported;  // no plan asks for it
+    return cudaErrorNotSupported;  // the planner chooses no such plan
   }
 
-  // Statistics, then the gradient from the coefficients that they left.
+  // Takes statistics, then forms the gradient from the coefficients that they gave.
   static cudaError_t split(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work,
                            const Total& total) {
     if (call.grouping == Grouping::kSamples) return split_rows(to, call, out, work, total);
@@ -192,17 +205,20 @@ struct Launches {
     return backward;
   }
 
-  // In waves: a wave's gradient is formed while its logits are still in L2.
+  // Runs in waves, so that a wave's gradient is formed while its logits are still in L2.
   static cudaError_t split_rows(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work,
                                 const Total& total) {
-    const SplitParts<Stats> parts{static_cast<Stats*>(work.statistics), work.counters + 1};
+    const UnitStatistics<Stats> per_unit{static_cast<Stats*>(work.statistics), work.counters + 1};
     for (int64_t first = 0; first < call.rows; first += to.plan.rows_per_wave) {
       const Units units = units_of(to.plan, first, std::min(to.plan.rows_per_wave, call.rows - first));
-      cudaError_t error = launch(row_statistics<Loss, In>, shape_of(to), DeviceCall(call), out, units, parts, total);
-      if constexpr (Functor::kLateSums > 0) {
-        auto* late = reinterpret_cast<LateSums<Functor, T>*>(parts.units + to.plan.rows_per_wave * to.plan.tiles);
+      cudaError_t error =
+          launch(row_statistics<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units, per_unit, total);
+      if constexpr (Functor::kSecondPassSums > 0) {
+        auto* second_sums =
+            reinterpret_cast<SecondPassSums<Functor, T>*>(per_unit.units + to.plan.rows_per_wave * to.plan.tiles);
         if (error == cudaSuccess) {
-          error = launch(row_late_sums<Loss, In>, shape_of(to), DeviceCall(call), out, units, parts, late, total);
+          error = launch(row_late_sums<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units, per_unit,
+                         second_sums, total);
         }
       }
       if (error == cudaSuccess && out.gradient) error = gradient(to, call, gradient_of(out), units, UnitSums{});
@@ -211,11 +227,11 @@ struct Launches {
     return cudaSuccess;
   }
 
-  // Of all rows, without a gradient to come.
+  // Takes the statistics of all rows, without a gradient to come.
   static cudaError_t row_units(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
-    const SplitParts<Stats> parts{static_cast<Stats*>(work.statistics), work.counters + 1};
-    return launch(row_statistics<Loss, In>, shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows), parts,
-                  Total{});
+    const UnitStatistics<Stats> per_unit{static_cast<Stats*>(work.statistics), work.counters + 1};
+    return launch(row_statistics<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
+                  per_unit, Total{});
   }
 
   static cudaError_t any_group(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
@@ -224,19 +240,19 @@ struct Launches {
   }
 
   static cudaError_t one_group(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
-    const SplitParts<Stats> parts{static_cast<Stats*>(work.statistics), work.counters};
-    return launch(all_statistics<Loss, In>, shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
-                  parts);
+    const UnitStatistics<Stats> per_unit{static_cast<Stats*>(work.statistics), work.counters};
+    return launch(all_statistics<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
+                  per_unit);
   }
 
   static cudaError_t label_groups(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work,
                                   const Total& total) {
-    T* parts = static_cast<T*>(work.statistics);
+    T* partial_sums = static_cast<T*>(work.statistics);
     const cudaError_t error =
-        launch(label_statistics<Loss, In>, down_rows(*to.down_rows, to.stream), DeviceCall(call), parts);
+        launch(label_statistics<Loss, In>, down_rows(*to.down_rows, to.stream), DeviceCall(call), partial_sums);
     if (error != cudaSuccess) return error;
-    return launch(label_conclude<Loss, In>, Shape{grid_of(label_blocks(call)), kLabelThreads, 0, to.stream},
-                  DeviceCall(call), out, parts, static_cast<int>(to.down_rows->tiles), total);
+    return launch(label_conclude<Loss, In>, LaunchShape{grid_of(label_blocks(call)), kLabelThreads, 0, to.stream},
+                  DeviceCall(call), out, partial_sums, static_cast<int>(to.down_rows->tiles), total);
   }
 };
 
@@ -245,27 +261,28 @@ cudaError_t launch_scale(cudaStream_t stream, const DeviceFacts& device, void* g
                          const void* grad_output) {
   const int64_t chunks = (count + kWidth<In> - 1) / kWidth<In>;
   const int64_t blocks = std::min<int64_t>((chunks + 255) / 256, int64_t{16} * device.sm_count);
-  return launch(scale<In>, Shape{grid_of(blocks), 256, 0, stream}, static_cast<In*>(gradient), count,
+  return launch(scale<In>, LaunchShape{grid_of(blocks), 256, 0, stream}, static_cast<In*>(gradient), count,
                 static_cast<const Compute<In>*>(grad_output));
 }
 
 template <class T>
-cudaError_t launch_sum_total(cudaStream_t stream, const Call& call, const double* parts, int64_t count, void* total) {
-  return launch(sum_total<T>, Shape{dim3(1), 256, 0, stream}, DeviceCall(call), parts, count, total);
+cudaError_t launch_sum_total(cudaStream_t stream, const Call& call, const double* partial_sums, int64_t count,
+                             void* total) {
+  return launch(sum_total<T>, LaunchShape{dim3(1), 256, 0, stream}, DeviceCall(call), partial_sums, count, total);
 }
 
 template <class T>
-cudaError_t launch_sum_each(cudaStream_t stream, const double* parts, int64_t results, int64_t stride, int64_t count,
-                            int64_t step, void* out) {
-  return launch(sum_each<T>, Shape{grid_of((results + 127) / 128), 128, 0, stream}, parts, results, stride, count, step,
-                static_cast<T*>(out));
+cudaError_t launch_sum_each(cudaStream_t stream, const double* partial_sums, int64_t results, int64_t stride,
+                            int64_t count, int64_t step, void* out) {
+  return launch(sum_each<T>, LaunchShape{grid_of((results + 127) / 128), 128, 0, stream}, partial_sums, results, stride,
+                count, step, static_cast<T*>(out));
 }
 
 template <class In>
 Table table_of() {
 #define MLLOSS_LAUNCHES(name, Functor) Launches<Functor, In>::table(),
-  static constexpr Kernels kLosses[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_LAUNCHES)
-                                            MLLOSS_FOR_EACH_COMPOUND(MLLOSS_LAUNCHES)};
+  static constexpr LossKernels kLosses[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_LAUNCHES)
+                                                MLLOSS_FOR_EACH_COMPOUND(MLLOSS_LAUNCHES)};
 #undef MLLOSS_LAUNCHES
   using T = Compute<In>;
   return {kLosses, static_cast<int>(sizeof(kLosses) / sizeof(kLosses[0])), launch_scale<In>, launch_sum_total<T>,

@@ -1,4 +1,4 @@
-// The table of CUDA kernels: what register.cpp calls. One .cu a dtype defines and launches them.
+// The table of CUDA kernels, which passes.h and label_parts.h call. One .cu file per dtype defines and launches them.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,60 +11,61 @@
 namespace mlloss {
 namespace cuda {
 
-// Where a launch goes, and how. Groups that are labels have a plan of their own for their statistics.
+// The plan and the stream of a launch. A loss over labels has a plan of its own for its statistics, down_rows.
 struct Launch {
   const LaunchPlan& plan;
   cudaStream_t stream;
   const LaunchPlan* down_rows = nullptr;
 };
 
-// Memory that a forward pass leaves its results in on their way to another block; sizes from workspace_of.
+// Memory in which blocks of a forward pass leave results for other blocks. workspace_of returns its size.
 struct Workspace {
-  double* parts;       // of the total
-  void* statistics;    // of a split pass
-  unsigned* counters;  // zeros, and zeros again afterwards: the total's, then one a row of a split pass
+  double* partial_sums;  // of the total
+  void* statistics;      // of a split pass
+  unsigned* counters;    // zeros before and after a pass: one for the total, then one per row of a split pass
 };
 
 struct WorkspaceSizes {
-  int64_t parts, statistics_bytes, counters;
+  int64_t partial_sums, statistics_bytes, counters;
 };
 
-struct Kernels {
+struct LossKernels {
   bool element_wise, across_rows;
-  bool held;  // has kernels that hold a row: resident, cluster
-  int statistics, late_sums, coefficients;
+  bool row_resident;  // has resident and cluster kernels
+  int statistics, second_pass_sums, coefficients;
   WorkspaceSizes (*workspace_of)(const Launch&, const Call&);
-  // How many of a plan's clusters run at once on the current device; 0: none.
+  // Finds how many of a plan's clusters the current device runs at once; 0 if none.
   cudaError_t (*clusters_of)(const LaunchPlan&, int* most);
   cudaError_t (*forward)(const Launch&, const Call&, const ForwardOutputs&, const Workspace&);
-  // row_sums, scale_sums: [rows * plan.tiles], sums of the gradient over each tile; or null.
+  // row_sums, scale_sums: [rows * plan.tiles], sums of the gradient over each tile, or null.
   cudaError_t (*backward)(const Launch&, const Call&, const BackwardOutputs&, double* row_sums, double* scale_sums);
   // sums: [plan.tiles, labels]
   cudaError_t (*label_gradient)(const Launch&, const Call&, const BackwardOutputs&, double* sums);
 
-  // Of a part of the labels, by a split plan. `spare`: coefficients that nobody reads.
+  // Steps over a part of the labels, by a split plan. `spare` is memory for coefficients that are not used.
   cudaError_t (*statistics_of)(const Launch&, const Call&, void* spare, const Workspace&, double* out);
-  cudaError_t (*late_of)(const Launch&, const Call&, const double* known, void* spare, const Workspace&, double* out);
-  // Of all parts. The one is null but for double, which statistics are in, the other but for float and double, which
-  // results are in.
-  cudaError_t (*merge)(cudaStream_t, const Parts&, double* out);
-  cudaError_t (*finish)(cudaStream_t, const Call&, const Parts&, const ForwardOutputs&, const Workspace&);
+  cudaError_t (*second_pass_of)(const Launch&, const Call&, const double* known, void* spare, const Workspace&,
+                                double* out);
+  // Steps over all parts. `merge` exists only in the double table, because statistics are double; `finalize` exists
+  // only in the float and double tables, because results have the compute dtype.
+  cudaError_t (*merge)(cudaStream_t, const LabelParts&, double* out);
+  cudaError_t (*finalize)(cudaStream_t, const Call&, const LabelParts&, const ForwardOutputs&, const Workspace&);
 };
 
 struct Table {
-  const Kernels* losses;  // by place in the registry
+  const LossKernels* losses;  // in the order of the registry
   int count;
   cudaError_t (*scale)(cudaStream_t, const DeviceFacts&, void* gradient, int64_t count, const void* grad_output);
-  // *total = sum of parts * call.factor / *call.normalizer
-  cudaError_t (*sum_total)(cudaStream_t, const Call&, const double* parts, int64_t count, void* total);
-  // out[i] = sum over j < count of parts[i * stride + j * step]
-  cudaError_t (*sum_each)(cudaStream_t, const double* parts, int64_t results, int64_t stride, int64_t count,
+  // *total = sum of partial_sums * call.factor / *call.normalizer
+  cudaError_t (*sum_total)(cudaStream_t, const Call&, const double* partial_sums, int64_t count, void* total);
+  // out[i] = sum over j < count of partial_sums[i * stride + j * step]
+  cudaError_t (*sum_each)(cudaStream_t, const double* partial_sums, int64_t results, int64_t stride, int64_t count,
                           int64_t step, void* out);
 };
 
-// The plan of a forward pass that the current device runs. A persistent grid has no more clusters than run at once,
-// for its last ones would start when the first are done; where not one runs, no memory holds the rows.
-inline cudaError_t plan_that_runs(const Kernels& kernels, const Problem& problem, const DeviceFacts& facts,
+// Finds a forward plan that the current device can run. A persistent grid has at most as many clusters as run at once,
+// because further ones would start only when the first are done. If no cluster fits, rows are streamed or split.
+inline cudaError_t plan_that_runs(const LossKernels& kernels, const Problem& problem, const DeviceFacts& facts,
                                   Strategy wanted, LaunchPlan* plan) {
   *plan = plan_forward(problem, facts, wanted);
   if (plan->cluster == 1) return cudaSuccess;
@@ -84,7 +85,7 @@ Table table_double();
 Table table_half();
 Table table_bfloat16();
 
-// Zeros of the current device that last as long as the process: one for each stream that asks.
+// Counters of the current device that are 0 and last as long as the process: one for each stream that needs one.
 constexpr int kStreamCounters = 256;
 cudaError_t stream_counters(unsigned** first);
 

@@ -1,4 +1,4 @@
-// Sums of the gradient over rows, for logit_bias and thresholds of each label: a thread a label.
+// Sums of the gradient over rows, for logit_bias and thresholds of each label. Each thread processes one label.
 #pragma once
 
 #include "backward.cuh"
@@ -7,9 +7,9 @@
 namespace mlloss {
 namespace cuda {
 
-constexpr int kLabelBlocks = 8;  // a multiprocessor, at least
+constexpr int kLabelBlocks = 8;  // the minimum per multiprocessor
 
-// Rows are summed in T so many at a time, and those sums in double.
+// So many rows are summed in T, and these sums in double.
 constexpr int kRowsPerPartialSum = 16;
 
 template <class Loss, class T>
@@ -26,10 +26,10 @@ MLLOSS_DEVICE T single_gradient(const Loss& loss, const DeviceCall& call, const 
   return g[0];
 }
 
-// Block (x, y): blockDim.x labels, every gridDim.y-th group of rows. sums: [gridDim.y, labels].
+// Block (x, y) processes blockDim.x labels and every gridDim.y-th group of rows. sums: [gridDim.y, labels].
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kLabelThreads,
-                                  LossTemplate<Compute<In>>::kDemanding > 0 ? kLabelBlocks / 2 : kLabelBlocks)
+                                  kRegisterPressure<LossTemplate<Compute<In>>> > 0 ? kLabelBlocks / 2 : kLabelBlocks)
     label_gradient(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out, double* sums) {
   using T = Compute<In>;
   const LossTemplate<T> loss(call.parameters.values);

@@ -1,4 +1,4 @@
-// Groups that are labels: statistics down the rows, V labels a thread, then a label a thread joins them.
+// Groups that are labels. Each thread sums V labels down the rows; then one thread per label adds up the sums.
 #pragma once
 
 #include "arrival.cuh"
@@ -7,9 +7,9 @@
 namespace mlloss {
 namespace cuda {
 
-constexpr int kLabelGroupBlocks = 4;  // a multiprocessor, at least
+constexpr int kLabelGroupBlocks = 4;  // the minimum per multiprocessor
 
-// Rows whose sums are added up before they join the others: long sums lose less so.
+// The number of rows that are added before their sum joins the total, which keeps rounding errors small.
 constexpr int kRowsPerLabelSum = 32;
 
 template <class Loss, class T, int V>
@@ -27,10 +27,11 @@ MLLOSS_DEVICE void add_labels(const Loss& loss, const Chunk<T, V>& chunk, T weig
   });
 }
 
-// Block (x, y): blockDim.x * V labels, every gridDim.y-th stretch of rows. parts: [gridDim.y, kSums, labels].
+// Block (x, y) processes blockDim.x * V labels and every gridDim.y-th stretch of rows. partial_sums: [gridDim.y, kSums,
+// labels].
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kLabelThreads, kLabelGroupBlocks)
-    label_statistics(const __grid_constant__ DeviceCall call, Compute<In>* parts) {
+    label_statistics(const __grid_constant__ DeviceCall call, Compute<In>* partial_sums) {
   using T = Compute<In>;
   using Loss = LossTemplate<T>;
   constexpr int V = kWidth<In>;
@@ -60,12 +61,12 @@ __global__ void __launch_bounds__(kLabelThreads, kLabelGroupBlocks)
       for (int i = 0; i < V; ++i) total[k][i] += stretch[k][i];
     }
   }
-  T* part = parts + static_cast<int64_t>(blockIdx.y) * Loss::kSums * call.labels;
+  T* own = partial_sums + static_cast<int64_t>(blockIdx.y) * Loss::kSums * call.labels;
 #pragma unroll
   for (int k = 0; k < Loss::kSums; ++k) {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      if (begin + i < call.labels) part[k * call.labels + begin + i] = total[k][i];
+      if (begin + i < call.labels) own[k * call.labels + begin + i] = total[k][i];
     }
   }
 }
@@ -73,7 +74,7 @@ __global__ void __launch_bounds__(kLabelThreads, kLabelGroupBlocks)
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kLabelThreads)
     label_conclude(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
-                   const Compute<In>* parts, int splits, const __grid_constant__ Total total) {
+                   const Compute<In>* partial_sums, int splits, const __grid_constant__ Total total) {
   using T = Compute<In>;
   using Loss = LossTemplate<T>;
   const Loss loss(call.parameters.values);
@@ -85,7 +86,7 @@ __global__ void __launch_bounds__(kLabelThreads)
     for (int k = 0; k < Loss::kSums; ++k) {
       double sum = 0.0;
       for (int split = 0; split < splits; ++split) {
-        sum += static_cast<double>(parts[(static_cast<int64_t>(split) * Loss::kSums + k) * call.labels + label]);
+        sum += static_cast<double>(partial_sums[(static_cast<int64_t>(split) * Loss::kSums + k) * call.labels + label]);
       }
       stats.sums[k] = static_cast<T>(sum);
     }

@@ -1,4 +1,4 @@
-// How a kernel is launched: what it may use is asked for once, and how many clusters run at once is asked once.
+// How a kernel is launched. Permissions and the number of clusters that run at once are requested from the driver once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,8 +13,8 @@
 namespace mlloss {
 namespace cuda {
 
-// A launch without its kernel and arguments.
-struct Shape {
+// The configuration of a launch, without kernel and arguments.
+struct LaunchShape {
   dim3 grid;
   int threads;
   int64_t shared_bytes;
@@ -24,16 +24,16 @@ struct Shape {
 
 inline dim3 grid_of(int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
 
-// The shape of a plan with a one-dimensional grid.
-inline Shape shape_of(const Launch& to) {
+// Returns the shape for a plan with a one-dimensional grid.
+inline LaunchShape launch_shape_of(const Launch& to) {
   return {grid_of(to.plan.blocks), to.plan.threads, to.plan.shared_bytes, to.stream, to.plan.cluster};
 }
 
-// Remembers answers of the driver by a key; any number of host threads may ask.
+// A cache of answers of the driver, safe for any number of host threads.
 template <class Key, class Value>
-class Answers {
+class DriverCache {
  public:
-  // f(&value) finds what is not known yet; its errors are not remembered.
+  // f(&value) finds an answer that is not known yet. Errors are not cached.
   template <class F>
   cudaError_t get(const Key& key, Value* value, F f) {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -54,8 +54,8 @@ class Answers {
 
 using KernelOnDevice = std::pair<const void*, int>;
 
-// Allows as much shared memory as a block of the device may have. A kernel keeps the largest that any launch takes:
-// were it set to each launch's own, one host thread would lower what another one is about to launch with.
+// Allows the largest amount of shared memory that a block of the device may have. With each launch's own amount, one
+// host thread could lower the limit just before another one launches.
 template <class... P>
 cudaError_t allow_most_shared(void (*kernel)(P...), int device) {
   int most = 0;
@@ -70,14 +70,14 @@ cudaError_t allow_wide_clusters(void (*kernel)(P...)) {
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
 }
 
-// Asks for what a launch needs beyond what every kernel may have: once for each kernel, device and need.
+// Requests what a launch needs beyond the common limits, once for each kernel, device and need.
 template <class... P>
-cudaError_t allow(void (*kernel)(P...), const Shape& shape) {
+cudaError_t allow(void (*kernel)(P...), const LaunchShape& shape) {
   // The kernel's static shared memory counts too.
-  const bool shared = shape.shared_bytes + kStaticShared > kSharedUnasked;
+  const bool shared = shape.shared_bytes + kStaticShared > kSharedWithoutOptIn;
   const bool wide = shape.cluster > kPortableCluster;
   if (!shared && !wide) return cudaSuccess;
-  static Answers<KernelOnDevice, bool> has_shared, has_wide;
+  static DriverCache<KernelOnDevice, bool> has_shared, has_wide;
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
@@ -89,12 +89,12 @@ cudaError_t allow(void (*kernel)(P...), const Shape& shape) {
   return error;
 }
 
-// The runtime's own words for a launch; it points into itself.
+// A launch in the form of the CUDA runtime. It contains a pointer to itself.
 struct Configuration {
   cudaLaunchConfig_t config{};
   cudaLaunchAttribute attribute{};
 
-  explicit Configuration(const Shape& shape) {
+  explicit Configuration(const LaunchShape& shape) {
     config.gridDim = shape.grid;
     config.blockDim = dim3(static_cast<unsigned>(shape.threads));
     config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
@@ -109,26 +109,26 @@ struct Configuration {
 };
 
 template <class... P, class... A>
-cudaError_t launch(void (*kernel)(P...), const Shape& shape, A... args) {
+cudaError_t launch(void (*kernel)(P...), const LaunchShape& shape, A... args) {
   if (shape.grid.x == 0 || shape.grid.y == 0) return cudaSuccess;
   const cudaError_t error = allow(kernel, shape);
   if (error != cudaSuccess) return error;
   const Configuration configuration(shape);
-  // It says all there is to say of this launch; cudaGetLastError would add what any earlier call has left.
+  // The returned error is about this launch only; cudaGetLastError would include errors of earlier calls.
   return cudaLaunchKernelEx(&configuration.config, kernel, static_cast<P>(args)...);
 }
 
-// How many of a plan's clusters run at once on the current device; 0: the device has no room for one.
+// Finds how many of a plan's clusters the current device runs at once; 0 if none fits.
 template <class... P>
 cudaError_t most_clusters(void (*kernel)(P...), const LaunchPlan& plan, int* most) {
   using Key = std::tuple<KernelOnDevice, int, int, int64_t>;
-  static Answers<Key, int> known;
+  static DriverCache<Key, int> known;
   int device = 0;
   const cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
   const KernelOnDevice here{reinterpret_cast<const void*>(kernel), device};
   return known.get(Key{here, plan.cluster, plan.threads, plan.shared_bytes}, most, [&](int* found) {
-    const Shape shape = shape_of(Launch{plan, nullptr});
+    const LaunchShape shape = launch_shape_of(Launch{plan, nullptr});
     const cudaError_t refused = allow(kernel, shape);
     if (refused != cudaSuccess) return refused;
     const Configuration configuration(shape);

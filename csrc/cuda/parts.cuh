@@ -1,5 +1,5 @@
-// Over a part of the labels: its units' statistics as one, those of all parts as one, and what follows from them.
-// In double, by blocks of a warp, a group each.
+// Kernels over parts of the labels: they merge the statistics of a part's units, merge the statistics of all parts, and
+// finalize the result. They compute in double, with a block of one warp for each group.
 #pragma once
 
 #include "split.cuh"
@@ -9,7 +9,7 @@ namespace cuda {
 
 constexpr int kPartThreads = 32;
 
-// To [statistics, groups].
+// Stores to [statistics, groups].
 template <class Wide>
 MLLOSS_DEVICE void store_statistics(const StatisticsOf<Wide, double>& stats, double* out) {
   if (threadIdx.x != 0) return;
@@ -19,7 +19,7 @@ MLLOSS_DEVICE void store_statistics(const StatisticsOf<Wide, double>& stats, dou
   for (int k = 0; k < Wide::kSums; ++k) out[(Wide::kMaxima + k) * gridDim.x + blockIdx.x] = stats.sums[k];
 }
 
-// Of [statistics, groups].
+// Loads from [statistics, groups].
 template <class Wide>
 MLLOSS_DEVICE StatisticsOf<Wide, double> load_statistics(const double* from, int64_t groups, int64_t group) {
   StatisticsOf<Wide, double> stats;
@@ -30,16 +30,16 @@ MLLOSS_DEVICE StatisticsOf<Wide, double> load_statistics(const double* from, int
   return stats;
 }
 
-// Of the block's group, from all parts.
+// Returns the statistics of the block's group, from all parts.
 template <class Wide>
-MLLOSS_DEVICE StatisticsOf<Wide, double> join_parts(const Parts& parts) {
+MLLOSS_DEVICE StatisticsOf<Wide, double> join_parts(const LabelParts& parts) {
   constexpr int kCount = Wide::kMaxima + Wide::kSums;
   return join_of<Wide, double>(static_cast<int>(parts.parts), [&](int i) {
     return load_statistics<Wide>(parts.statistics + i * kCount * parts.groups, parts.groups, blockIdx.x);
   });
 }
 
-// units: [groups, stride], of which the first `count` count.
+// units: [groups, stride]; the first `count` of each group are used.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kPartThreads)
     collect_statistics(const StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>* units, int stride, int count,
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kPartThreads)
   store_statistics<Wide>(stats, out);
 }
 
-// Where row_late_sums looks for a row's merged statistics: at its first unit's place.
+// Stores a row's merged statistics at the place of its first unit, where row_late_sums reads them.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kPartThreads)
     place_statistics(const double* known, int tiles, StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>* units) {
@@ -73,12 +73,13 @@ __global__ void __launch_bounds__(kPartThreads)
   for (int k = 0; k < Wide::kSums; ++k) out.sums[k] = static_cast<T>(stats.sums[k]);
 }
 
-// late: [rows, tiles]; out: [late sums, rows].
+// second_sums: [rows, tiles]; out: [second-pass sums, rows].
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kPartThreads)
-    collect_late_sums(const LateSums<LossTemplate<Compute<In>>, Compute<In>>* late, int tiles, double* out) {
-  constexpr int kCount = LossTemplate<double>::kLateSums;
-  const auto own = late + static_cast<int64_t>(blockIdx.x) * tiles;
+    collect_late_sums(const SecondPassSums<LossTemplate<Compute<In>>, Compute<In>>* second_sums, int tiles,
+                      double* out) {
+  constexpr int kCount = LossTemplate<double>::kSecondPassSums;
+  const auto own = second_sums + static_cast<int64_t>(blockIdx.x) * tiles;
   Array<double, kCount> sums{};
   for (int i = static_cast<int>(threadIdx.x); i < tiles; i += static_cast<int>(blockDim.x)) {
 #pragma unroll
@@ -91,30 +92,30 @@ __global__ void __launch_bounds__(kPartThreads)
 }
 
 template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kPartThreads) merge_parts(const __grid_constant__ Parts parts, double* out) {
+__global__ void __launch_bounds__(kPartThreads) merge_parts(const __grid_constant__ LabelParts parts, double* out) {
   using Wide = LossTemplate<double>;
   store_statistics<Wide>(join_parts<Wide>(parts), out);
 }
 
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kPartThreads)
-    finish_parts(const __grid_constant__ DeviceCall call, const __grid_constant__ Parts parts,
+    finish_parts(const __grid_constant__ DeviceCall call, const __grid_constant__ LabelParts parts,
                  const __grid_constant__ ForwardOutputs out, const __grid_constant__ Total total) {
   using T = Compute<In>;
   using Wide = LossTemplate<double>;
   const auto stats = join_parts<Wide>(parts);
-  LateSums<Wide, double> late{};
-  if constexpr (Wide::kLateSums > 0) {
+  SecondPassSums<Wide, double> second_sums{};
+  if constexpr (Wide::kSecondPassSums > 0) {
     for (int64_t i = threadIdx.x; i < parts.parts; i += blockDim.x) {
 #pragma unroll
-      for (int k = 0; k < Wide::kLateSums; ++k) {
-        late[k] += parts.late[(i * Wide::kLateSums + k) * parts.groups + blockIdx.x];
+      for (int k = 0; k < Wide::kSecondPassSums; ++k) {
+        second_sums[k] += parts.second_pass_sums[(i * Wide::kSecondPassSums + k) * parts.groups + blockIdx.x];
       }
     }
-    late = block_sum(late);
+    second_sums = block_sum(second_sums);
   }
   double value;
-  const auto c = finish<Wide, double>(Wide(call.parameters.values), stats, late, value);
+  const auto c = finalize<Wide, double>(Wide(call.parameters.values), stats, second_sums, value);
   const double weight = static_cast<double>(sample_weight<T>(call, blockIdx.x));
   value = weight == 0.0 ? 0.0 : value * weight;
   if (threadIdx.x == 0) {

@@ -1,5 +1,4 @@
-// All that kernels see of the difference between CUDA and the emulator of tests/emulator, which runs
-// the same source on the CPU.
+// The differences between CUDA and the emulator of tests/emulator, which runs the same kernels on the CPU.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,7 +10,7 @@
 #ifdef CUEMU
 #define MLLOSS_SHARED(T, name, dims) CUEMU_SHARED(T, name, dims)
 #define MLLOSS_DYNAMIC_SHARED(T, name) CUEMU_DYN_SHARED(T, name)
-// A barrier in a wrapper is known by who calls it.
+// The emulator identifies a barrier in a wrapper by the wrapper's caller.
 #define MLLOSS_CALLER CUEMU_AT
 #define MLLOSS_PASS_CALLER file_, line_
 #else
@@ -23,7 +22,7 @@
 #define MLLOSS_PASS_CALLER
 #endif
 
-// That code is compiled for, 10 * major + minor.
+// The compute capability that the code is compiled for, 10 * major + minor.
 #ifdef __CUDA_ARCH__
 #define MLLOSS_CAPABILITY (__CUDA_ARCH__ / 10)
 #else
@@ -35,7 +34,7 @@
 namespace mlloss {
 namespace cuda {
 
-// The value in a register from here on: compilers like to compute addresses anew at every use.
+// Keeps a value in a register from here on. Otherwise compilers tend to compute addresses again at every use.
 template <class T>
 MLLOSS_DEVICE T keep(T x) {
 #ifdef __CUDA_ARCH__

@@ -1,4 +1,4 @@
-// Partial sums to results, in a fixed order.
+// Kernels that add up partial sums in a fixed order.
 #pragma once
 
 #include "arrival.cuh"
@@ -6,19 +6,21 @@
 namespace mlloss {
 namespace cuda {
 
-// One block: what no other kernel adds up.
+// Runs in one block, for partial sums that no other kernel adds up.
 template <class T>
-__global__ void sum_total(const __grid_constant__ DeviceCall call, const double* parts, int64_t count, void* total) {
-  sum_parts<T>(call, parts, count, total);
+__global__ void sum_total(const __grid_constant__ DeviceCall call, const double* partial_sums, int64_t count,
+                          void* total) {
+  sum_partial_sums<T>(call, partial_sums, count, total);
 }
 
-// A thread a result: out[i] = sum over j < count of parts[i * stride + j * step].
+// Each thread computes one result: out[i] = sum over j < count of partial_sums[i * stride + j * step].
 template <class T>
-__global__ void sum_each(const double* parts, int64_t results, int64_t stride, int64_t count, int64_t step, T* out) {
+__global__ void sum_each(const double* partial_sums, int64_t results, int64_t stride, int64_t count, int64_t step,
+                         T* out) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= results) return;
   double sum = 0.0;
-  for (int64_t j = 0; j < count; ++j) sum += parts[i * stride + j * step];
+  for (int64_t j = 0; j < count; ++j) sum += partial_sums[i * stride + j * step];
   out[i] = static_cast<T>(sum);
 }
 

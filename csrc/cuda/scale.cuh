@@ -1,4 +1,4 @@
-// A finished gradient times grad_output, in place. A grad_output of 1 costs a launch and no traffic.
+// Multiplies a gradient by grad_output, in place. A grad_output of 1 costs a launch but no traffic.
 #pragma once
 
 #include "vector_io.cuh"
@@ -14,7 +14,7 @@ __global__ void scale(In* gradient, int64_t count, const Compute<In>* grad_outpu
   if (factor == T(1)) return;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  // A tensor's memory may begin anywhere: what lies before the first 16 bytes is done one by one.
+  // The memory of a tensor may start anywhere. Elements before the first multiple of 16 bytes are processed one by one.
   const int64_t misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(gradient) % 16 / sizeof(In));
   const int64_t head = misplaced == 0 ? 0 : V - misplaced < count ? V - misplaced : count;
   const int64_t chunks = (count - head) / V;

@@ -1,5 +1,5 @@
-// Split: statistics by any number of blocks, units of the logits in any order; the block that finishes a
-// group's last unit joins them. The gradient is the backward's kernel, from the coefficients left here.
+// Split: any number of blocks takes the statistics of units in any order, and the block that finishes the last unit of
+// a group merges them. The backward kernel forms the gradient from the coefficients that are stored here.
 #pragma once
 
 #include "arrival.cuh"
@@ -9,7 +9,7 @@
 namespace mlloss {
 namespace cuda {
 
-// The statistics of `count` parts, the same for all threads of the block. part_of(i): those of one.
+// Returns the merged statistics of `count` parts to all threads of the block. part_of(i) returns those of one part.
 template <class Loss, class T, class F>
 MLLOSS_DEVICE StatisticsOf<Loss, T> join_of(int count, F part_of) {
   StatisticsOf<Loss, T> own = identity<Loss, T>();
@@ -25,7 +25,7 @@ MLLOSS_DEVICE StatisticsOf<Loss, T> join_of(int count, F part_of) {
   return own;
 }
 
-// Of parts that other blocks of this launch have left.
+// Merges parts that other blocks of this launch have stored.
 template <class Loss, class T>
 MLLOSS_DEVICE StatisticsOf<Loss, T> join(const StatisticsOf<Loss, T>* parts, int count) {
   return join_of<Loss, T>(count, [&](int i) {
@@ -38,7 +38,7 @@ MLLOSS_DEVICE StatisticsOf<Loss, T> join(const StatisticsOf<Loss, T>* parts, int
   });
 }
 
-// The sum of `count` arrays of late sums, the same for all threads of the block.
+// Returns the sum of `count` arrays of second-pass sums to all threads of the block.
 template <class T, int N>
 MLLOSS_DEVICE Array<T, N> join_sums(const Array<T, N>* parts, int count) {
   Array<T, N> own{};
@@ -49,19 +49,19 @@ MLLOSS_DEVICE Array<T, N> join_sums(const Array<T, N>* parts, int count) {
   return block_sum(own);
 }
 
-// What the units of a split pass leave behind.
+// The results of the units of a split pass.
 template <class Stats>
-struct SplitParts {
-  Stats* units;        // [rows * tiles]; over everything: [blocks]
-  unsigned* counters;  // [rows], zeros: of each row's units that are done; over everything: [1]
+struct UnitStatistics {
+  Stats* units;        // [rows * tiles]; for the whole batch: [blocks]
+  unsigned* counters;  // [rows], zeros at the start: how many units of each row are done; for the whole batch: [1]
 };
 
-// Groups are rows. Where late sums are still to come, a row's statistics go to its first unit's place.
+// Groups are rows. With second-pass sums to come, the row's statistics replace those of its first unit.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     row_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                    const __grid_constant__ Units units,
-                   SplitParts<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> parts,
+                   UnitStatistics<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> per_unit,
                    const __grid_constant__ Total total) {
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
@@ -73,27 +73,28 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
     begin_tile(ring, units, row, tile);
     group.start(r);
     const auto stats = group.statistics(row, ring, false);
-    const auto own = parts.units + (r - units.first_row) * units.tiles;
+    const auto own = per_unit.units + (r - units.first_row) * units.tiles;
     if (threadIdx.x == 0) own[tile] = stats;
-    if (!last_to_arrive(parts.counters + r, static_cast<unsigned>(units.tiles))) return;
+    if (!last_to_arrive(per_unit.counters + r, static_cast<unsigned>(units.tiles))) return;
     const auto all = join<typename Group::Loss, T>(own, units.tiles);
-    if constexpr (Group::Loss::kLateSums > 0) {
+    if constexpr (Group::Loss::kSecondPassSums > 0) {
       if (threadIdx.x == 0) own[0] = all;
     } else {
       typename Group::Coefficients c;
-      const T value = group.conclude(all, {}, true, c);
+      const T value = group.finalize(all, {}, true, c);
       add_to_total<T>(call, total, static_cast<double>(value), r, static_cast<unsigned>(call.rows));
     }
   });
 }
 
-// After row_statistics, the same units. late: [rows * tiles].
+// Runs after row_statistics over the same units. second_sums: [rows * tiles].
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     row_late_sums(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                   const __grid_constant__ Units units,
-                  SplitParts<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> parts,
-                  LateSums<LossTemplate<Compute<In>>, Compute<In>>* late, const __grid_constant__ Total total) {
+                  UnitStatistics<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> per_unit,
+                  SecondPassSums<LossTemplate<Compute<In>>, Compute<In>>* second_sums,
+                  const __grid_constant__ Total total) {
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   using Group = GroupRow<LossTemplate, In>;
@@ -104,22 +105,22 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
     begin_tile(ring, units, row, tile);
     group.start(r);
     const int64_t first = (r - units.first_row) * units.tiles;
-    const auto stats = parts.units[first];
-    const auto own = group.late_sums(row, ring, false, stats);
-    if (threadIdx.x == 0) late[first + tile] = own;
-    if (!last_to_arrive(parts.counters + r, static_cast<unsigned>(units.tiles))) return;
+    const auto stats = per_unit.units[first];
+    const auto own = group.second_pass_sums(row, ring, false, stats);
+    if (threadIdx.x == 0) second_sums[first + tile] = own;
+    if (!last_to_arrive(per_unit.counters + r, static_cast<unsigned>(units.tiles))) return;
     typename Group::Coefficients c;
-    const T value = group.conclude(stats, join_sums(late + first, units.tiles), true, c);
+    const T value = group.finalize(stats, join_sums(second_sums + first, units.tiles), true, c);
     add_to_total<T>(call, total, static_cast<double>(value), r, static_cast<unsigned>(call.rows));
   });
 }
 
-// The group is everything: its elements weigh what their row does.
+// The group is the whole batch; the weight of a row applies to its elements.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     all_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                    const __grid_constant__ Units units,
-                   SplitParts<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> parts) {
+                   UnitStatistics<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> per_unit) {
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   using Group = GroupRow<LossTemplate, In>;
@@ -137,9 +138,9 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
     for (int k = 0; k < Loss::kSums; ++k) stats.sums[k] += weight == T(0) ? T(0) : weight * sums[k];
   });
   stats.sums = block_sum(stats.sums);
-  if (threadIdx.x == 0) parts.units[blockIdx.x] = stats;
-  if (!last_to_arrive(parts.counters, gridDim.x)) return;
-  group.conclude_all(join<Loss, T>(parts.units, static_cast<int>(gridDim.x)));
+  if (threadIdx.x == 0) per_unit.units[blockIdx.x] = stats;
+  if (!last_to_arrive(per_unit.counters, gridDim.x)) return;
+  group.finalize_all(join<Loss, T>(per_unit.units, static_cast<int>(gridDim.x)));
 }
 
 }  // namespace cuda

@@ -1,22 +1,23 @@
-// Streaming: a block a row, read once for its statistics and again for its gradient.
+// Streaming: one block per row reads it once for its statistics and again for its gradient.
 #pragma once
 
 #include "arrival.cuh"
 #include "group_row.cuh"
+#include "loss_traits.h"
 
 namespace mlloss {
 namespace cuda {
 
-// More than fit do no harm: the planner counts on what most losses have. Sums of 16-bit logits spill at two blocks from
-// sm_100 on.
+// The planner assumes the blocks that most losses have on a multiprocessor; launching more than fit does no harm. On
+// sm_100 and later, sums of 16-bit logits spill registers with two blocks.
 template <class Loss, class In>
-constexpr bool kStreamsAlone =
-    sizeof(In) == 8 || Loss::kDemanding > 2 || (sizeof(In) == 2 && Loss::kDemanding == 2 && MLLOSS_CAPABILITY >= 100);
+constexpr bool kStreamsAlone = sizeof(In) == 8 || kRegisterPressure<Loss> > 2 ||
+                               (sizeof(In) == 2 && kRegisterPressure<Loss> == 2 && MLLOSS_CAPABILITY >= 100);
 
 template <class Loss, class In>
-constexpr int kStreamingBlocks = kStreamsAlone<Loss, In> ? 1
-                                 : Loss::kDemanding > 0  ? 2
-                                                         : streaming_blocks_of(MLLOSS_CAPABILITY);
+constexpr int kStreamingBlocks = kStreamsAlone<Loss, In>       ? 1
+                                 : kRegisterPressure<Loss> > 0 ? 2
+                                                               : streaming_blocks_of(MLLOSS_CAPABILITY);
 
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kMaxThreads, (kStreamingBlocks<LossTemplate<Compute<In>>, In>))
@@ -27,7 +28,7 @@ __global__ void __launch_bounds__(kMaxThreads, (kStreamingBlocks<LossTemplate<Co
   using Group = GroupRow<LossTemplate, In>;
   Group group(call, out);
   Ring<In> ring(call, memory);
-  // Thread 0's alone; a register would be everyone's.
+  // Only thread 0 uses this sum; in a register it would cost every thread one.
   MLLOSS_SHARED(double, sum, [1]);
   if (threadIdx.x == 0) sum[0] = 0.0;
   const bool gradient = out.gradient != nullptr;
@@ -35,11 +36,11 @@ __global__ void __launch_bounds__(kMaxThreads, (kStreamingBlocks<LossTemplate<Co
     const LogitsRow<In> row(call, r);
     ring.begin(row, 0, row.chunks);
     group.start(r);
-    const auto stats = group.statistics(row, ring, gradient || Group::Loss::kLateSums > 0);
-    typename Group::Late late{};
-    if constexpr (Group::Loss::kLateSums > 0) late = group.late_sums(row, ring, gradient, stats);
+    const auto stats = group.statistics(row, ring, gradient || Group::Loss::kSecondPassSums > 0);
+    typename Group::SecondSums second_sums{};
+    if constexpr (Group::Loss::kSecondPassSums > 0) second_sums = group.second_pass_sums(row, ring, gradient, stats);
     typename Group::Coefficients c;
-    const T value = group.conclude(stats, late, true, c);
+    const T value = group.finalize(stats, second_sums, true, c);
     if (threadIdx.x == 0) sum[0] += static_cast<double>(value);
     if (gradient) group.gradient(row, c, ring);
   }

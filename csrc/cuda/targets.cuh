@@ -1,5 +1,5 @@
-// The targets of a chunk, from any layout and dtype. Hard ones arrive as bits: most chunks of a long
-// row hold no positive, and cost one comparison.
+// The targets of a chunk, from any layout and dtype. Hard targets are bits: most chunks of a long row have no positive,
+// and cost one comparison.
 #pragma once
 
 #include "vector_io.cuh"
@@ -11,16 +11,16 @@ template <class T, int V>
 struct ChunkTargets {
   // Bit i is element i.
   uint32_t positive;
-  uint32_t excluded;  // takes no part
-  uint32_t spoiled;   // a negative target that is not the ignore_index: its logit becomes NaN
-  bool soft;          // y holds probabilities, and `positive` does not count
+  uint32_t excluded;  // takes no part in the loss
+  uint32_t invalid;   // a negative target other than ignore_index, which makes the logit NaN
+  bool soft;          // y has probabilities, and `positive` is not used
   T y[V];
 };
 
-// Four bytes of 0 and 1 as bits, gathered by a product.
+// Returns four bytes of 0 and 1 as bits, which a product gathers.
 MLLOSS_DEVICE uint32_t nibble(uint32_t word) { return word * 0x01020408u >> 24 & 0xfu; }
 
-// A chunk's bool targets as bits.
+// Returns a chunk's bool targets as bits.
 template <int V>
 MLLOSS_DEVICE uint32_t bools(SharedAddress targets) {
   if constexpr (V == 8) {
@@ -32,8 +32,8 @@ MLLOSS_DEVICE uint32_t bools(SharedAddress targets) {
   return 0u;
 }
 
-// A row's targets, read from left to right. Every thread has its own. kRaw: what functors call raw targets.
-template <class T, int V, bool kRaw>
+// Reads a row's targets from left to right. Every thread has its own reader. kSecondLogits: as in functors.
+template <class T, int V, bool kSecondLogits>
 class TargetReader {
  public:
   MLLOSS_DEVICE explicit TargetReader(const DeviceCall& call) : call_(call) {}
@@ -50,16 +50,16 @@ class TargetReader {
     column_ = column(0);
   }
 
-  // Sparse: whether none lie from `label` to `label` + V - 1, as far as is known without looking.
+  // CSR: true if there are surely no entries from `label` to `label` + V - 1. It reads no memory.
   MLLOSS_DEVICE bool no_entries(int label) const { return column_ - V >= label; }
 
-  // Elements label to label + V - 1; `whole` if all of them lie in the row. `staged`: dense targets that
-  // were copied to shared memory, or 0.
+  // Reads elements label to label + V - 1; `whole` if all of them lie in the row. `staged`: the address of dense
+  // targets that were copied to shared memory, or 0.
   MLLOSS_DEVICE ChunkTargets<T, V> read(int label, bool whole, SharedAddress staged) {
     ChunkTargets<T, V> t;
-    t.positive = t.excluded = t.spoiled = 0;
+    t.positive = t.excluded = t.invalid = 0;
     t.soft = false;
-    if constexpr (kRaw) {
+    if constexpr (kSecondLogits) {
       read_dense(label, whole, staged, t);
       return t;
     }
@@ -74,23 +74,23 @@ class TargetReader {
 
  private:
   const DeviceCall& call_;
-  // Dense: the row's address. CSR: the row's first entry in col_indices.
+  // Dense: the address of the row. CSR: the row's first entry in col_indices.
   int64_t start_ = 0;
-  // CSR, counted from there: the first entry not left of the next chunk, its column, the row's end.
+  // CSR, counted from start_: the first entry that is not left of the next chunk, its column, and the end of the row.
   int next_ = 0, column_ = 0, last_ = 0;
 
   static constexpr int kNoColumn = 0x7fffffff, kFarLeft = -(1 << 30);
 
-  // Not `targets == nullptr`: a tensor without elements has no memory either.
+  // `targets == nullptr` would be wrong, because a tensor without elements has no memory either.
   MLLOSS_DEVICE bool sparse() const { return call_.crow_indices != nullptr; }
 
   // ---- dense ---------------------------------------------------------------------------------------
-  // Every kernel has a copy of this for each of its loops, and compile time is mostly theirs: dtypes share all but
-  // their loads.
+  // Each loop of each kernel has a copy of this code, which is most of the compile time. Dtypes share all but their
+  // loads.
 
   MLLOSS_DEVICE void read_dense(int label, bool whole, SharedAddress staged, ChunkTargets<T, V>& t) const {
     if (!staged && !together(label, whole)) return read_one_by_one(label, t);
-    if (kRaw || is_float(call_.targets_dtype)) {
+    if (kSecondLogits || is_float(call_.targets_dtype)) {
       read_floats(label, staged, t);
     } else {
       read_integers(label, staged, t);
@@ -109,10 +109,10 @@ class TargetReader {
         load<float>(label, staged, t.y);
         break;
       default:
-        if constexpr (kLong) return read_parts(label, t);
+        if constexpr (kLong) return read_pieces(label, t);
         load<double>(label, staged, t.y);
     }
-    if constexpr (kRaw) {
+    if constexpr (kSecondLogits) {
       t.soft = true;
     } else {
 #pragma unroll
@@ -133,7 +133,7 @@ class TargetReader {
         load<int32_t>(label, staged, y);
         break;
       case DType::kInt64:
-        if constexpr (kLong) return read_parts(label, t);
+        if constexpr (kLong) return read_pieces(label, t);
         load<int64_t>(label, staged, y);
         break;
       default:
@@ -149,25 +149,25 @@ class TargetReader {
       const bool out = ignored(y[i]);
       t.excluded |= out ? bit : 0u;
       t.positive |= !out & (y[i] > 0) ? bit : 0u;
-      t.spoiled |= !out & (y[i] < 0) ? bit : 0u;
+      t.invalid |= !out & (y[i] < 0) ? bit : 0u;
     }
   }
 
-  // Whether registers are too few for a chunk's targets of 8 bytes.
+  // True if a chunk's targets of 8 bytes would need too many registers.
   static constexpr bool kLong = V > 4;
 
-  // Of 8 bytes, 16 at a time.
-  MLLOSS_DEVICE void read_parts(int label, ChunkTargets<T, V>& t) const {
+  // Reads targets of 8 bytes, 16 bytes at a time.
+  MLLOSS_DEVICE void read_pieces(int label, ChunkTargets<T, V>& t) const {
     const bool floats = is_float(call_.targets_dtype);
     clear(t);
 #pragma unroll 1
-    for (int part = 0; part < V / 2; ++part) {
-      const Part<int64_t> loaded = load_part<int64_t>(label, part, SharedAddress());
-      if (!kRaw && (loaded.v[0] | loaded.v[1]) == 0) continue;
+    for (int piece = 0; piece < V / 2; ++piece) {
+      const Piece<int64_t> loaded = load_piece<int64_t>(label, piece, SharedAddress());
+      if (!kSecondLogits && (loaded.v[0] | loaded.v[1]) == 0) continue;
 #pragma unroll 1
       for (int i = 0; i < 2; ++i) {
         const int64_t y = i == 0 ? loaded.v[0] : loaded.v[1];
-        add_target(part * 2 + i, floats ? meaning_of(bit_cast<double>(y)) : meaning_of(y), t);
+        add_target(piece * 2 + i, floats ? meaning_of(bit_cast<double>(y)) : meaning_of(y), t);
       }
     }
   }
@@ -178,12 +178,13 @@ class TargetReader {
     const bool out = ignored(y), valid = !out & (y >= T(0));
     t.y[i] = valid ? y : T(0);
     t.excluded |= out ? bit : 0u;
-    t.spoiled |= out | valid ? 0u : bit;
+    t.invalid |= out | valid ? 0u : bit;
     t.positive |= t.y[i] > T(0) ? bit : 0u;
     t.soft |= (t.y[i] != T(0)) & (t.y[i] != T(1));
   }
 
-  // Where they do not lie together: at a row's ends, and strided. Rolled up, for it is rare.
+  // Reads targets that are not adjacent: at the ends of a row, and strided ones. The loop is not unrolled, because this
+  // is rare.
   MLLOSS_DEVICE void read_one_by_one(int label, ChunkTargets<T, V>& t) const {
     clear(t);
     const int64_t step = call_.targets_label_stride * call_.target_size;
@@ -197,11 +198,11 @@ class TargetReader {
   static MLLOSS_DEVICE void clear(ChunkTargets<T, V>& t) {
 #pragma unroll
     for (int i = 0; i < V; ++i) t.y[i] = T(0);
-    t.soft = kRaw;
+    t.soft = kSecondLogits;
   }
 
   static MLLOSS_DEVICE void add_target(int at, T value, ChunkTargets<T, V>& t) {
-    if constexpr (kRaw) {
+    if constexpr (kSecondLogits) {
       place(at, value, t);
     } else {
       add_entry(at, value, t);
@@ -237,7 +238,7 @@ class TargetReader {
     return meaning_of(*reinterpret_cast<const Y*>(address));
   }
 
-  // As in the values of a CSR: below 0 where the label takes no part, NaN where it is spoiled.
+  // Returns a target in the form of a CSR value: below 0 for an excluded label, NaN for an invalid target.
   template <class Y>
   MLLOSS_DEVICE T meaning_of(Y y) const {
     if constexpr (std::is_integral_v<Y>) {
@@ -248,7 +249,7 @@ class TargetReader {
   }
 
   MLLOSS_DEVICE T meaning(T y) const {
-    if constexpr (kRaw) return y;
+    if constexpr (kSecondLogits) return y;
     if (ignored(y)) return T(-1);
     return y >= T(0) ? y : static_cast<T>(NAN);
   }
@@ -267,47 +268,47 @@ class TargetReader {
   static MLLOSS_DEVICE int integer(int y) { return y; }
   static MLLOSS_DEVICE int integer(int64_t y) { return saturated(y); }
 
-  // 16 bytes at most of what a chunk needs.
+  // A chunk's targets are loaded in pieces of at most 16 bytes.
   template <class Y>
-  static constexpr int kPart = sizeof(Y) * V > 16 ? static_cast<int>(16 / sizeof(Y)) : V;
+  static constexpr int kPieceSize = sizeof(Y) * V > 16 ? static_cast<int>(16 / sizeof(Y)) : V;
 
   template <class Y>
-  struct alignas(sizeof(Y) * kPart<Y>) Part {
-    Y v[kPart<Y>];
+  struct alignas(sizeof(Y) * kPieceSize<Y>) Piece {
+    Y v[kPieceSize<Y>];
   };
 
   template <class Y>
-  MLLOSS_DEVICE Part<Y> load_part(int label, int part, SharedAddress staged) const {
-    constexpr int kBytes = static_cast<int>(sizeof(Part<Y>));
+  MLLOSS_DEVICE Piece<Y> load_piece(int label, int piece, SharedAddress staged) const {
+    constexpr int kBytes = static_cast<int>(sizeof(Piece<Y>));
     if constexpr (kBytes == 16) {
-      if (staged) return bit_cast<Part<Y>>(load_shared<uint4>(staged + part * kBytes));
+      if (staged) return bit_cast<Piece<Y>>(load_shared<uint4>(staged + piece * kBytes));
     } else if constexpr (kBytes == 8) {
-      if (staged) return bit_cast<Part<Y>>(load_shared<uint2>(staged));
+      if (staged) return bit_cast<Piece<Y>>(load_shared<uint2>(staged));
     } else if constexpr (kBytes == 4) {
-      if (staged) return bit_cast<Part<Y>>(load_shared<uint32_t>(staged));
+      if (staged) return bit_cast<Piece<Y>>(load_shared<uint32_t>(staged));
     }
-    return reinterpret_cast<const Part<Y>*>(reinterpret_cast<const Y*>(start_) + label)[part];
+    return reinterpret_cast<const Piece<Y>*>(reinterpret_cast<const Y*>(start_) + label)[piece];
   }
 
-  // Targets that lie together.
+  // Loads adjacent targets.
   template <class Y, class To>
   MLLOSS_DEVICE void load(int label, SharedAddress staged, To* y) const {
-    constexpr int N = kPart<Y>;
+    constexpr int N = kPieceSize<Y>;
 #pragma unroll
-    for (int part = 0; part < V / N; ++part) {
-      const Part<Y> loaded = load_part<Y>(label, part, staged);
+    for (int piece = 0; piece < V / N; ++piece) {
+      const Piece<Y> loaded = load_piece<Y>(label, piece, staged);
 #pragma unroll
       for (int i = 0; i < N; ++i) {
         if constexpr (std::is_integral_v<Y>) {
-          y[part * N + i] = integer(loaded.v[i]);
+          y[piece * N + i] = integer(loaded.v[i]);
         } else {
-          y[part * N + i] = static_cast<To>(widen(loaded.v[i]));
+          y[piece * N + i] = static_cast<To>(widen(loaded.v[i]));
         }
       }
     }
   }
 
-  // Whether the chunk's targets lie together, and on the boundary that wide loads need.
+  // True if the chunk's targets are adjacent, and aligned for wide loads.
   MLLOSS_DEVICE bool together(int label, bool whole) const {
     const int bytes = call_.target_size * V, unit = bytes < 16 ? bytes : 16;
     const int64_t first = start_ + int64_t{label} * call_.target_size;
@@ -319,8 +320,8 @@ class TargetReader {
   }
 
   // ---- CSR -----------------------------------------------------------------------------------------
-  // A thread's chunks go from left to right, so it keeps the next entry's column in a register; a
-  // chunk without entries costs one comparison, and no thread waits for another.
+  // The chunks of a thread go from left to right, so it keeps the column of the next entry in a register. A chunk
+  // without entries costs one comparison, and threads do not wait for each other.
 
   MLLOSS_DEVICE int64_t index(const void* indices, int64_t k) const {
     return call_.wide_indices ? static_cast<const int64_t*>(indices)[k]
@@ -355,7 +356,7 @@ class TargetReader {
 #pragma unroll
     for (int i = 0; i < V; ++i) t.y[i] = T(0);
     while (next_ < last_ && column_ - V < label) {
-      const int at = column_ - label;  // below 0 only if the columns are not sorted
+      const int at = column_ - label;  // negative only if the columns are not sorted
       if (at >= 0) add_entry(at, call_.values ? static_cast<const T*>(call_.values)[start_ + next_] : T(1), t);
       ++next_;
       column_ = column(next_);
@@ -369,7 +370,7 @@ class TargetReader {
     if (value < T(0)) {
       t.excluded |= bit;
     } else if (value != value) {
-      t.spoiled |= bit;
+      t.invalid |= bit;
     } else {
       if (value > T(0)) t.positive |= bit;
       t.soft |= !(value == T(0) || value == T(1));

@@ -1,30 +1,32 @@
-// Units (a tile of chunks of one row) in any order, shared out by a grid that strides over them.
+// A grid that strides over units (a tile of chunks of one row) in any order.
 #pragma once
 
 #include "block_reduce.cuh"
 #include "chunk.cuh"
+#include "loss_traits.h"
 
 namespace mlloss {
 namespace cuda {
 
-// Blocks a multiprocessor, at least: so few registers a thread that what runs suffices to hide loads.
+// The minimum of blocks per multiprocessor. It limits the registers per thread, so that enough threads run to hide
+// loads.
 template <class In>
 constexpr int kUnitBlocks = sizeof(In) == 4 && MLLOSS_CAPABILITY < 100 ? 3 : 2;
 template <class Loss, class In>
-constexpr int kUnitBlocksOf = Loss::kDemanding > 0 ? kUnitBlocks<In> - 1 : kUnitBlocks<In>;
-// Of group losses, whose statistics and gradients are kernels apart.
+constexpr int kUnitBlocksOf = kRegisterPressure<Loss> > 0 ? kUnitBlocks<In> - 1 : kUnitBlocks<In>;
+// The minimum for group losses, which have separate kernels for statistics and gradients.
 template <class Loss, class In>
-constexpr int kGroupUnitBlocks = Loss::kDemanding > 1 ? kUnitBlocks<In> - 1 : kUnitBlocks<In>;
+constexpr int kGroupUnitBlocks = kRegisterPressure<Loss> > 1 ? kUnitBlocks<In> - 1 : kUnitBlocks<In>;
 
 struct Units {
   int64_t first_row, rows;
-  int tiles;  // a row
+  int tiles;  // per row
   int chunks_per_tile;
-  int64_t step_rows;  // the grid's size is step_rows * tiles + step_tiles: no division a unit
+  int64_t step_rows;  // the grid has step_rows * tiles + step_tiles blocks, which saves a division per unit
   int step_tiles;
 };
 
-// f(row, tile)
+// Calls f(row, tile) for each unit of this block.
 template <class F>
 MLLOSS_DEVICE void for_units(const Units& units, F f) {
   int64_t row = blockIdx.x / static_cast<unsigned>(units.tiles);
@@ -40,7 +42,7 @@ MLLOSS_DEVICE void for_units(const Units& units, F f) {
   }
 }
 
-// The tile's chunks begin to come.
+// Starts to copy the chunks of a tile.
 template <class In>
 MLLOSS_DEVICE void begin_tile(Ring<In>& ring, const Units& units, const LogitsRow<In>& row, int tile) {
   const int first = tile * units.chunks_per_tile;

@@ -1,7 +1,7 @@
-// 16 bytes at a time: conversions, and a row's cut into chunks.
+// Accesses of 16 bytes: conversions, and how a row is cut into chunks.
 //
-// Chunks begin on 16 bytes. With an odd number of labels every row begins elsewhere, so a row's first
-// and last chunk may be partial: lanes outside the row exist, but are neither loaded nor stored.
+// Chunks start at multiples of 16 bytes. With an odd number of labels, every row starts at another offset, so the first
+// and the last chunk of a row may be partial: their lanes outside the row are neither loaded nor stored.
 #pragma once
 
 #include <type_traits>
@@ -48,7 +48,7 @@ MLLOSS_DEVICE Out narrow(Compute<Out> x) {
   }
 }
 
-// Two 16-bit floats are converted by one instruction.
+// One instruction converts two 16-bit floats.
 template <class In>
 struct PairOf;
 template <>
@@ -80,7 +80,7 @@ MLLOSS_DEVICE uint4 pack(const Compute<In>* x) {
 template <class In>
 MLLOSS_DEVICE void unpack(uint4 raw, Compute<In>* x) {
   if constexpr (std::is_same_v<In, __nv_bfloat16>) {
-    // The upper half of a float's bits.
+    // A bfloat16 is the upper half of a float's bits.
     const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -94,7 +94,7 @@ MLLOSS_DEVICE void unpack(uint4 raw, Compute<In>* x) {
   for (int i = 0; i < kWidth<In>; ++i) x[i] = widen(lanes.v[i]);
 }
 
-// In one piece: from an assignment the compiler makes four.
+// Stores 16 bytes with one instruction; from an assignment the compiler makes four.
 MLLOSS_DEVICE void store_global(void* to, uint4 x) {
 #ifdef __CUDA_ARCH__
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
@@ -107,7 +107,7 @@ MLLOSS_DEVICE bool aligned(const void* p, uintptr_t bytes) {
   return (reinterpret_cast<uintptr_t>(p) & (bytes - 1)) == 0;
 }
 
-// A chunk's targets, copied as they are: `bytes` is a launch's constant, 4, 8, 16 or 32.
+// Copies a chunk's targets without conversion. `bytes` is constant in a launch: 4, 8, 16 or 32.
 MLLOSS_DEVICE void copy_targets(SharedAddress to, const unsigned char* from, int bytes) {
   if (bytes == 8) return copy_async<8>(to, from);
   if (bytes == 4) return copy_async<4>(to, from);
@@ -115,18 +115,18 @@ MLLOSS_DEVICE void copy_targets(SharedAddress to, const unsigned char* from, int
   if (bytes > 16) copy_async<16>(to + 16, from + 16);
 }
 
-// One row's logits and dense targets, and where its chunks lie.
+// The logits and dense targets of one row, and the positions of its chunks.
 template <class In>
 struct LogitsRow {
   static constexpr int V = kWidth<In>;
 
   const DeviceCall& call;
-  const In* x;                   // of chunk 0
-  const unsigned char* targets;  // of chunk 0, if they are copied ahead, else null
+  const In* x;                   // the logits from chunk 0 on
+  const unsigned char* targets;  // from chunk 0 on, or null if they are not copied ahead
   int shift;                     // lanes of chunk 0 that lie before label 0
   int chunks;
-  // Labels that a chunk with the short way may begin at: all that a whole one may, or none.
-  unsigned simple_starts;
+  // Chunks that start below this label take the fast path; 0 disables it for the row.
+  unsigned fast_path_starts;
 
   MLLOSS_DEVICE LogitsRow(const DeviceCall& c, int64_t row)
       : call(c), x(static_cast<const In*>(c.logits) + row * c.logits_row_stride) {
@@ -135,8 +135,8 @@ struct LogitsRow {
     const unsigned lanes = static_cast<unsigned>(call.labels) + static_cast<unsigned>(shift);
     chunks = static_cast<int>((lanes + V - 1) / V);
     targets = staged_targets(row);
-    const bool simple = call.simple == Simple::kSparse || (call.simple == Simple::kBools && targets);
-    simple_starts = keep(simple ? call.whole_starts : 0u);
+    const bool fast = call.fast_path == FastPath::kSparse || (call.fast_path == FastPath::kBools && targets);
+    fast_path_starts = keep(fast ? call.whole_starts : 0u);
   }
 
   MLLOSS_DEVICE int label_of(int chunk) const { return chunk * V - shift; }
@@ -144,22 +144,22 @@ struct LogitsRow {
   MLLOSS_DEVICE bool inside(int label) const {
     return static_cast<unsigned>(label) < static_cast<unsigned>(call.labels);
   }
-  MLLOSS_DEVICE bool simple(int label) const { return static_cast<unsigned>(label) < simple_starts; }
+  MLLOSS_DEVICE bool on_fast_path(int label) const { return static_cast<unsigned>(label) < fast_path_starts; }
 
-  // V labels that begin anywhere.
+  // Loads V labels that start anywhere.
   MLLOSS_DEVICE uint4 load(int label) const {
     const In* first = x + shift + label;
     const bool together = call.logits_label_stride == 1 && whole(label) && aligned(first, 16);
     return together ? *reinterpret_cast<const uint4*>(first) : gather(label);
   }
 
-  // Brings a chunk into shared memory; it is there when its group of copies is.
+  // Starts to copy a chunk into shared memory. It has arrived when its group of copies has.
   MLLOSS_DEVICE void fetch(int chunk, SharedAddress logits_slot, SharedAddress targets_slot) const {
     const int label = label_of(chunk);
-    if (simple(label)) {
+    if (on_fast_path(label)) {
       copy_async<16>(logits_slot, x + static_cast<int64_t>(chunk) * V);
       if constexpr (V >= 4) {
-        if (call.simple == Simple::kBools) copy_async<V>(targets_slot, targets + static_cast<int64_t>(chunk) * V);
+        if (call.fast_path == FastPath::kBools) copy_async<V>(targets_slot, targets + static_cast<int64_t>(chunk) * V);
       }
       return;
     }
@@ -179,12 +179,12 @@ struct LogitsRow {
     if (call.target_bytes == 0 || call.targets_label_stride != 1) return nullptr;
     const unsigned char* first =
         static_cast<const unsigned char*>(call.targets) + (row * call.targets_row_stride - shift) * call.target_size;
-    // Widths of 4, 8 and 16: what a copy's address must be a multiple of.
+    // The address of a copy of 4, 8 or 16 bytes must be a multiple of its size.
     const int unit = call.target_bytes < 16 ? call.target_bytes : 16;
     return reinterpret_cast<uintptr_t>(first) % static_cast<unsigned>(unit) == 0 ? first : nullptr;
   }
 
-  // Lane by lane: a row's ends, and labels that lie apart.
+  // Loads lane by lane, for the ends of a row and for strided labels.
   MLLOSS_DEVICE uint4 gather(int label) const {
     Lanes<In> lanes = bit_cast<Lanes<In>>(uint4{0, 0, 0, 0});
 #pragma unroll
@@ -195,7 +195,7 @@ struct LogitsRow {
   }
 };
 
-// A row's gradient: labels side by side, whatever the logits are.
+// The gradient of a row. Its labels are adjacent, whatever the strides of the logits.
 template <class In>
 class GradientRow {
  public:
@@ -204,10 +204,10 @@ class GradientRow {
         memory_(keep(static_cast<In*>(gradient) + r * row.call.gradient_row_stride)),
         aligned_(aligned(memory_ - row.shift, 16)) {}
 
-  // The lanes that lie in the row: all of them, of a chunk that had the short way.
+  // Stores the lanes that lie in the row. A chunk on the fast path has all of its lanes there.
   template <class Kind>
   MLLOSS_DEVICE void store(Kind, int label, const Compute<In>* g) const {
-    if (aligned_ && (Kind::kSimple || row_.whole(label))) {
+    if (aligned_ && (Kind::kFastPath || row_.whole(label))) {
       store_global(memory_ + label, pack<In>(g));
     } else {
       store_lanes(label, g);

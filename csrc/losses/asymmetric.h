@@ -1,8 +1,8 @@
 // Asymmetric loss, ASL: positives (1 - p)^g+ (-log p), negatives u^g- (-log(1 - u)), u = max(p - m, 0)
 // (Ridnik et al. 2021, arXiv:2009.14119)
 //
-// 1 - u = sigmoid(-s) + m: no eps. Whole powers are products, others exponentials of what softplus gives exactly.
-// The logit decides whether u is above 0, where a power of it would show a rounding.
+// 1 - u = sigmoid(-s) + m needs no eps. Whole powers are products; other powers are exponentials of softplus, which is
+// exact. The logit decides if u is above 0, because a power of u would amplify a rounding.
 #pragma once
 
 #include "powers.h"
@@ -16,9 +16,8 @@ class Asymmetric : public ElementWise {
   static constexpr LogisticNeed kLogistic = LogisticNeed::kLogarithm;
   static constexpr int kVariants = 3;
   static constexpr LogisticNeed kNeeds[] = {kLogistic, LogisticNeed::kPower, LogisticNeed::kPower};
-  static constexpr int kDemanding = 1;
 
-  // parameters: g-, g+, m; 1 for powers that are constants to the gradient; logit(m).
+  // parameters: g-, g+, m; 1 to treat the powers as constants in the gradient; logit(m).
   explicit MLLOSS_HD Asymmetric(const double* parameters)
       : gamma_negative_(static_cast<T>(parameters[0])),
         gamma_positive_(static_cast<T>(parameters[1])),
@@ -61,27 +60,27 @@ class Asymmetric : public ElementWise {
 
  private:
   T gamma_negative_, gamma_positive_, clip_;
-  T attached_;  // 1 or 0: a product where a branch would not vectorise
+  T attached_;  // 1 or 0; a product, because a branch would not vectorise
   T least_;
-  T far_;  // without a clip, the distance from which on softplus(s) is s
-  T least_tail_ = reciprocal(T(1) + logistic_power(T(INFINITY)));  // what 1 - p is where e^s has reached its cap
-  T level_;  // with one, the logit from which on the loss is level
+  T far_;  // without a clip: softplus(s) equals s beyond this distance
+  T least_tail_ = reciprocal(T(1) + logistic_power(T(INFINITY)));  // the value of 1 - p at the cap of e^s
+  T level_;  // with a clip: the loss is constant beyond this logit
   WholePower<T> power_negative_, power_positive_;
   int variant_;
 
-  // A factor that is kept finite, so that at an infinite logit the other factor decides the product's limit.
+  // Returns a finite factor. At an infinite logit the other factor then decides the limit of the product.
   static MLLOSS_HD T finite(T x) { return at_most(x, T(1e30)); }
 
-  // A positive's loss falls where its logit grows.
+  // The loss of a positive falls as its logit grows.
   static MLLOSS_HD T with_sign(bool positive, T slope) { return positive ? -slope : slope; }
 
-  // The value v^g (-log(1 - v)) and its gradient, where v is 1 - p for a positive, and u for a negative.
+  // Returns the value v^g (-log(1 - v)) and its gradient; v is 1 - p for a positive and u for a negative.
   template <int kVariant, class E>
   MLLOSS_HD ValueAndGradient<T> by_products(const E& e, bool positive) const {
-    // A negative's p is 1 beyond e^s = kMost, and its loss is level there if the clip exceeds 1 / kMost.
+    // For a negative, p is 1 beyond e^s = kMost, and the loss is constant there if the clip exceeds 1 / kMost.
     constexpr T kMost = sizeof(T) == 4 ? T(1e18) : T(1e150), kFar = sizeof(T) == 4 ? T(80) : T(700);
     const T power = positive ? capped_power_of(e) : at_most(capped_power_of(e), kMost);
-    // q = 1 / (1 + power) and 1 / (q + clip) of one division.
+    // One division yields both q = 1 / (1 + power) and 1 / (q + clip).
     const T whole = T(1) + power, clipped = positive ? T(1) : T(1) + clip_ * whole;
     const T inverse = reciprocal(whole * clipped);
     const T tail = positive ? inverse : inverse * clipped, q = positive ? tail - least_tail_ : tail;
@@ -94,7 +93,7 @@ class Asymmetric : public ElementWise {
     const T slope = powers.raised * (positive ? q : power * inverse) + focus * powers.lower * (p * q * logarithm);
     const T value = powers.raised * cost;
     const T level = positive ? T(INFINITY) : level_;
-    // The default powers of u = 0 are 0, and need no threshold; others do. A NaN is below no threshold.
+    // The default powers of u = 0 are 0 and need no threshold; other powers do. A NaN is below no threshold.
     const bool counts = kVariant == kDefaultPower || positive || !(e.s <= least_);
     const T gradient = with_sign(positive, slope);
     return {counts ? value : T(0), !counts || e.s > level ? T(0) : gradient};
@@ -129,13 +128,13 @@ class Asymmetric : public ElementWise {
     const T u = p > clip_ ? p - clip_ : T(0);
     const T ratio = minus_log_over(u, rest);  // -log(1 - u) / u
     const T cost = clipped ? u * ratio : l.softplus;
-    // Without a clip u is p, whose logarithm is exact where p itself is 0.
+    // Without a clip u equals p, and this logarithm is exact even if p rounds to 0.
     const T minus_log = clipped ? -logarithm(u) : l.softplus_negated;
     const T modulation = exponential(-gamma_negative_ * finite(minus_log));
     const T share = clipped ? p * q * reciprocal(rest) : p;
     const T focus = clipped ? p * q * ratio : q * finite(l.softplus);
     const T slope = share + attached_ * gamma_negative_ * focus;
-    // NaN is not below any threshold.
+    // A NaN logit gives NaN.
     const T nothing = s == s ? T(0) : s;
     return s > least_ ? ValueAndGradient<T>{modulation * cost, modulation * slope}
                       : ValueAndGradient<T>{nothing, nothing};

@@ -1,4 +1,4 @@
-// Binary cross-entropy: w [q y log(1 + e^-s) + (1 - y) log(1 + e^s)], with q for each label
+// Binary cross-entropy: w [q y log(1 + e^-s) + (1 - y) log(1 + e^s)], with a q for each label
 #pragma once
 
 #include "functor.h"
@@ -34,7 +34,7 @@ class Bce : public ElementWise {
 
   MLLOSS_HD bool separates(bool label_parameters) const { return positive_ == T(1) && !label_parameters; }
 
-  // It serves negatives, and positives where q is 1.
+  // Valid for negatives, and for positives with q = 1.
   template <class E>
   MLLOSS_HD Separated<T> separated(E e) const {
     const LogisticTails<T> l = tails_of(e);

@@ -1,8 +1,9 @@
-// A sum of losses as one functor, for engines that are built for certain sums: statistics side by side, gradients
-// added. Of the parameters, each term has its coefficient, and then its own.
+// A sum of losses as one functor, for engines that are built for certain sums. The statistics of the terms are
+// adjacent, and their gradients are added. Each term has a block of parameters: its coefficient, then its own
+// parameters.
 //
-// An element-wise term's statistic is its value in the row. The coefficients end with the terms' values, for whoever
-// logs them; scaled for a gradient, with the factor that element-wise terms need.
+// The statistic of an element-wise term is its value in the row. The coefficients end with the values of the terms,
+// which callers may log; scaled() replaces these values by the factor that element-wise terms need for their gradient.
 #pragma once
 
 #include <utility>
@@ -19,8 +20,8 @@ inline namespace MLLOSS_ISA {
 
 namespace compound {
 
-// `kCount` places of an array, from `kFrom` on. Places are written out one by one, for loops over them cost compilers
-// minutes.
+// Returns kCount elements of an array from kFrom on. The elements are listed one by one, because compilers take minutes
+// for loops over them.
 template <int kFrom, class T, int kSize, size_t... I>
 MLLOSS_HD Array<T, static_cast<int>(sizeof...(I))> part_at(const Array<T, kSize>& all, std::index_sequence<I...>) {
   return {{all.v[kFrom + static_cast<int>(I)]...}};
@@ -42,18 +43,19 @@ MLLOSS_HD Array<T, kFirst + kRest> joined(const Array<T, kFirst>& first, const A
   return joined_at(first, rest, std::make_index_sequence<kFirst>(), std::make_index_sequence<kRest>());
 }
 
-// A term, as a group functor. `factor`: of the gradient, for a loss without coefficients to hold it.
+// A term as a group functor. The `factor` of gradient() is for an element-wise term, which has no coefficients to hold
+// it.
 template <class T, template <class> class LossTemplate>
-class Term {
+class TermFunctor {
   using Loss = LossTemplate<T>;
 
  public:
   static constexpr bool kElement = Loss::kScope == Scope::kElement;
   static constexpr int kMaxima = Loss::kMaxima, kSums = kElement ? 1 : Loss::kSums;
   static constexpr int kCoefficients = Loss::kCoefficients;
-  static_assert(!Loss::kCompeting, "labels that are out look different to losses whose labels compete");
+  static_assert(!Loss::kSoftmaxOverLabels, "an excluded label looks different to a loss with a softmax over labels");
 
-  explicit MLLOSS_HD Term(const double* block) : coefficient_(static_cast<T>(block[0])), loss_(block + 1) {}
+  explicit MLLOSS_HD TermFunctor(const double* block) : coefficient_(static_cast<T>(block[0])), loss_(block + 1) {}
 
   static MLLOSS_HD T initial_maximum() {
     if constexpr (kMaxima > 0) return Loss::initial_maximum();
@@ -83,11 +85,11 @@ class Term {
     }
   }
 
-  MLLOSS_HD bool unsafe(Array<T, kSums> sums) const {
+  MLLOSS_HD bool needs_max_shift(Array<T, kSums> sums) const {
     if constexpr (kElement) {
       return false;
     } else {
-      return loss_.unsafe(sums);
+      return loss_.needs_max_shift(sums);
     }
   }
 
@@ -96,7 +98,7 @@ class Term {
     if constexpr (!kElement) Loss::rescale(sums, from, to);
   }
 
-  // Coefficients have the term's own in them.
+  // The coefficients include the term's coefficient in the sum.
   template <class A>
   MLLOSS_HD Array<A, kCoefficients> finalize(Statistics<A, kMaxima, kSums> stats, A& value) const {
     if constexpr (kElement) {
@@ -115,20 +117,20 @@ class Term {
     }
   }
 
-  static MLLOSS_HD bool usual(Array<T, kCoefficients> c) {
+  static MLLOSS_HD bool finite_maxima(Array<T, kCoefficients> c) {
     if constexpr (kElement) {
       return true;
     } else {
-      return Loss::usual(c);
+      return Loss::finite_maxima(c);
     }
   }
 
-  template <bool kUsual, class E>
+  template <bool kFiniteMaxima, class E>
   MLLOSS_HD T gradient(E e, Array<T, kCoefficients> c, T factor) const {
     if constexpr (kElement) {
       return evaluated(e).gradient * (e.w * (coefficient_ * factor));
-    } else if constexpr (kUsual) {
-      return loss_.usual_gradient(e, c);
+    } else if constexpr (kFiniteMaxima) {
+      return loss_.gradient_at_finite_maxima(e, c);
     } else {
       return loss_.gradient(e, c);
     }
@@ -148,12 +150,12 @@ class Term {
   }
 };
 
-// What is behind the last term.
+// The empty sum, which follows the last term.
 template <class T>
-struct Nothing {
+struct NoTerms {
   static constexpr int kTerms = 0, kMaxima = 0, kSums = 0, kOwn = 0, kCoefficients = 0;
 
-  explicit MLLOSS_HD Nothing(const double*) {}
+  explicit MLLOSS_HD NoTerms(const double*) {}
   static MLLOSS_HD T initial_maximum() { return T(0); }
   template <class E>
   MLLOSS_HD void maxima(E, Array<T, 0>&) const {}
@@ -165,7 +167,7 @@ struct Nothing {
   MLLOSS_HD Array<T, 0> first_sums(E) const {
     return {};
   }
-  MLLOSS_HD bool unsafe(Array<T, 0>) const { return false; }
+  MLLOSS_HD bool needs_max_shift(Array<T, 0>) const { return false; }
   template <class A>
   static MLLOSS_HD void rescale(Array<A, 0>&, Array<A, 0>, Array<A, 0>) {}
   template <class A>
@@ -174,8 +176,8 @@ struct Nothing {
     return {};
   }
   static MLLOSS_HD Array<T, 0> scaled(Array<T, 0> c, T) { return c; }
-  static MLLOSS_HD bool usual(Array<T, 0>) { return true; }
-  template <bool kUsual, class E>
+  static MLLOSS_HD bool finite_maxima(Array<T, 0>) { return true; }
+  template <bool kFiniteMaxima, class E>
   MLLOSS_HD T sum_of_gradients(E, Array<T, 0>) const {
     return T(0);
   }
@@ -187,24 +189,22 @@ template <class T, template <class> class... Losses>
 class Compound;
 
 template <class T>
-class Compound<T> : public compound::Nothing<T> {
+class Compound<T> : public compound::NoTerms<T> {
  public:
-  using compound::Nothing<T>::Nothing;
+  using compound::NoTerms<T>::NoTerms;
 };
 
-// The first term, and the sum of the others. Terms that have maxima must begin them at the same number: engines know
-// one.
+// The first term and the sum of the others. All terms with maxima must have the same initial_maximum(), because engines
+// know only one.
 template <class T, template <class> class FirstLoss, template <class> class... Others>
-class Compound<T, FirstLoss, Others...> : public GroupWise {
-  using First = compound::Term<T, FirstLoss>;
+class Compound<T, FirstLoss, Others...> : public GroupWise<Compound<T, FirstLoss, Others...>> {
+  using First = compound::TermFunctor<T, FirstLoss>;
   using Rest = Compound<T, Others...>;
 
  public:
   static constexpr int kTerms = 1 + Rest::kTerms;
-  static constexpr bool kHeld = false;
-  static constexpr int kDemanding = kTerms > 2 ? 3 : 2;
   static constexpr int kMaxima = First::kMaxima + Rest::kMaxima, kSums = First::kSums + Rest::kSums;
-  // The terms' coefficients, then their values: of the first, of the others.
+  // The coefficients of all terms come first, then the values of all terms.
   static constexpr int kOwn = First::kCoefficients + Rest::kOwn, kCoefficients = kOwn + kTerms;
 
   explicit MLLOSS_HD Compound(const double* parameters) : first_(parameters), rest_(parameters + kTermParameters) {}
@@ -232,9 +232,9 @@ class Compound<T, FirstLoss, Others...> : public GroupWise {
     return compound::joined(first_.first_sums(e), rest_.first_sums(e));
   }
 
-  MLLOSS_HD bool unsafe(Array<T, kSums> sums) const {
-    return first_.unsafe(compound::part<0, First::kSums>(sums)) ||
-           rest_.unsafe(compound::part<First::kSums, Rest::kSums>(sums));
+  MLLOSS_HD bool needs_max_shift(Array<T, kSums> sums) const {
+    return first_.needs_max_shift(compound::part<0, First::kSums>(sums)) ||
+           rest_.needs_max_shift(compound::part<First::kSums, Rest::kSums>(sums));
   }
 
   template <class A>
@@ -261,13 +261,13 @@ class Compound<T, FirstLoss, Others...> : public GroupWise {
     return assembled(first, first_value, rest);
   }
 
-  // In the place of the values comes the factor.
+  // Replaces the values of the terms by the factor.
   static MLLOSS_HD Array<T, kCoefficients> scaled(Array<T, kCoefficients> c, T factor) {
     return assembled(First::scaled(own_of(c), factor), factor, Rest::scaled(others_of(c), factor));
   }
 
-  static MLLOSS_HD bool usual(Array<T, kCoefficients> c) {
-    return First::usual(own_of(c)) && Rest::usual(others_of(c));
+  static MLLOSS_HD bool finite_maxima(Array<T, kCoefficients> c) {
+    return First::finite_maxima(own_of(c)) && Rest::finite_maxima(others_of(c));
   }
 
   template <class E>
@@ -276,14 +276,14 @@ class Compound<T, FirstLoss, Others...> : public GroupWise {
   }
 
   template <class E>
-  MLLOSS_HD T usual_gradient(E e, Array<T, kCoefficients> c) const {
+  MLLOSS_HD T gradient_at_finite_maxima(E e, Array<T, kCoefficients> c) const {
     return sum_of_gradients<true>(e, c);
   }
 
-  template <bool kUsual, class E>
+  template <bool kFiniteMaxima, class E>
   MLLOSS_HD T sum_of_gradients(E e, Array<T, kCoefficients> c) const {
-    return first_.template gradient<kUsual>(e, own_of(c), c[kOwn]) +
-           rest_.template sum_of_gradients<kUsual>(e, others_of(c));
+    return first_.template gradient<kFiniteMaxima>(e, own_of(c), c[kOwn]) +
+           rest_.template sum_of_gradients<kFiniteMaxima>(e, others_of(c));
   }
 
  private:

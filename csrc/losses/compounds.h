@@ -1,5 +1,5 @@
-// Every sum of losses that CUDA kernels are built for: X(its losses' names, sorted; class template). On the CPU any
-// sum runs in one pass (cpu/compound.h), and so it does by Triton.
+// Every sum of losses that has CUDA kernels: X(the sorted names of its losses, class template). On the CPU
+// (cpu/compound.h) and with Triton, any sum runs in one pass.
 #pragma once
 
 #define MLLOSS_FOR_EACH_COMPOUND(X)                 \

@@ -1,6 +1,7 @@
 // Decoupled softmax: mean_P softplus(LSE_N - s_i)   (DEXML, Gupta et al. 2024, arXiv:2310.10636)
 //
-// Every positive against the negatives alone. Probabilities: sum w y softplus(log sum (1-y) e^s - s) / max(1, sum y).
+// Each positive competes with the negatives alone. For probabilities the loss is
+//   sum w y softplus(log sum (1-y) e^s - s) / max(1, sum y).
 #pragma once
 
 #include "functor.h"
@@ -9,13 +10,12 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <class T>
-class DecoupledSoftmax : public GroupWise {
+class DecoupledSoftmax : public GroupWise<DecoupledSoftmax<T>> {
  public:
-  static constexpr bool kCompeting = true, kKeeps = true;  // e^s
-  static constexpr int kDemanding = 1;
-  static constexpr int kMaxima = 1, kSums = 3;  // m and S of the negatives; sum y in two parts
-  static constexpr int kLateSums = 2;           // of the positives: softplus(z), sigmoid(z), z = LSE_N - s
-  static constexpr int kCoefficients = 4;       // m, the negatives' factor, log S, the positives' factor
+  static constexpr bool kSoftmaxOverLabels = true, kKeeps = true;  // kept: e^s
+  static constexpr int kMaxima = 1, kSums = 3;                     // m and S of the negatives; sum y in two parts
+  static constexpr int kSecondPassSums = 2;  // over the positives: softplus(z) and sigmoid(z), z = LSE_N - s
+  static constexpr int kCoefficients = 4;    // m, the negatives' factor, log S, the positives' factor
 
   explicit MLLOSS_HD DecoupledSoftmax(const double*) {}
 
@@ -28,7 +28,7 @@ class DecoupledSoftmax : public GroupWise {
 
   template <class E>
   MLLOSS_HD Array<T, 3> sums(E e, Array<T, 1> m) const {
-    // Not exp_difference alone: -inf is nothing, even where it is the maximum.
+    // A logit of -inf contributes 0 even if the maximum is -inf, where exp_difference alone gives 1.
     const T x = e.s == T(-INFINITY) ? T(0) : exp_difference(e.s, m[0]);
     return with_target(e, x);
   }
@@ -44,7 +44,7 @@ class DecoupledSoftmax : public GroupWise {
     return with_target(e, kept);
   }
 
-  MLLOSS_HD bool unsafe(Array<T, 3> sums) const {
+  MLLOSS_HD bool needs_max_shift(Array<T, 3> sums) const {
     return sums[0] > T(1.2676506e30) || sums[0] < T(7.8886091e-31);  // 2^100, 2^-100
   }
 
@@ -53,31 +53,31 @@ class DecoupledSoftmax : public GroupWise {
     sums[0] *= exp_difference(from[0], to[0]);
   }
 
-  // m and log S; -inf for the latter where there are no negatives.
+  // Returns m and log S; log S is -inf without negatives.
   template <class A>
-  static MLLOSS_HD Array<A, 2> settle(Statistics<A, 1, 3> stats) {
+  static MLLOSS_HD Array<A, 2> second_pass_input(Statistics<A, 1, 3> stats) {
     return {{stats.maxima[0], stats.sums[0] == A(0) ? A(-INFINITY) : log_positive(stats.sums[0])}};
   }
 
   template <class E>
-  MLLOSS_HD Array<T, 2> late(E e, Array<T, 2> settled) const {
+  MLLOSS_HD Array<T, 2> second_pass_sums(E e, Array<T, 2> input) const {
     if constexpr (E::kNegative) return {{T(0), T(0)}};
-    const Logistic<T> l = logistic(settled[1] - above(e.s, settled[0]));
+    const Logistic<T> l = logistic(input[1] - above(e.s, input[0]));
     const T share = e.w * e.y, nothing = e.s == e.s ? T(0) : e.s;
     const bool counts = share > T(0);
     return {{counts ? share * l.softplus : nothing, counts ? share * l.sigmoid : nothing}};
   }
 
   template <class A>
-  MLLOSS_HD Array<A, 4> finalize(Statistics<A, 1, 3> stats, Array<A, 2> late, A& value) const {
+  MLLOSS_HD Array<A, 4> finalize(Statistics<A, 1, 3> stats, Array<A, 2> second_sums, A& value) const {
     const A m = stats.maxima[0], sum = stats.sums[0], targets = stats.sums[1] + stats.sums[2];
     if (sum == A(0) || targets == A(0)) {
-      value = A(0) * (sum + late[0]);  // of a NaN, NaN
+      value = A(0) * (sum + second_sums[0]);  // NaN if a sum is NaN
       return {{m > A(-INFINITY) ? m : A(0), value, A(0), value}};
     }
     const A share = A(1) / maximum(targets, A(1));
-    value = late[0] * share;
-    return {{m, late[1] * share / sum, log_positive(sum), value == value ? share : value}};
+    value = second_sums[0] * share;
+    return {{m, second_sums[1] * share / sum, log_positive(sum), value == value ? share : value}};
   }
 
   static MLLOSS_HD Array<T, 4> scaled(Array<T, 4> c, T factor) { return {{c[0], c[1] * factor, c[2], c[3] * factor}}; }
@@ -93,9 +93,9 @@ class DecoupledSoftmax : public GroupWise {
     }
   }
 
-  static MLLOSS_HD bool unshifted(Array<T, 4> c) { return c[0] == T(0); }
+  static MLLOSS_HD bool zero_maxima(Array<T, 4> c) { return c[0] == T(0); }
 
-  // A positive's e^(s - log S) is e^s times one number of the row.
+  // For a positive, e^(s - log S) is e^s times a number that the whole row shares.
   template <class E>
   MLLOSS_HD T kept_gradient(E e, T kept, Array<T, 4> c) const {
     const T negative = of_negative(e, kept) * c[1];
@@ -104,20 +104,20 @@ class DecoupledSoftmax : public GroupWise {
     return negative - (e.y > T(0) ? positive : T(0));
   }
 
-  // No infinite maximum: no inf - inf to look out for.
-  static MLLOSS_HD bool usual(Array<T, 4> c) { return absolute(c[0]) < T(INFINITY); }
+  // With a finite maximum, inf - inf cannot occur.
+  static MLLOSS_HD bool finite_maxima(Array<T, 4> c) { return absolute(c[0]) < T(INFINITY); }
 
   template <class E>
-  MLLOSS_HD T usual_gradient(E e, Array<T, 4> c) const {
+  MLLOSS_HD T gradient_at_finite_maxima(E e, Array<T, 4> c) const {
     if constexpr (E::kSoft) return gradient(e, c);
     return hard_gradient(e, e.s - c[0], c);
   }
 
  private:
-  // s - m; 0 for equal arguments, infinite ones included.
+  // Returns s - m, and 0 for equal arguments, infinite ones included.
   static MLLOSS_HD T above(T s, T m) { return s == m ? T(0) : s - m; }
 
-  // The sums of one label, with x its exponential.
+  // Returns the shares of one label in the sums; x is its exponential.
   template <class E>
   static MLLOSS_HD Array<T, 3> with_target(E e, T x) {
     if constexpr (!E::kSoft) return {{of_negative(e, x), e.y, T(0)}};
@@ -125,7 +125,7 @@ class DecoupledSoftmax : public GroupWise {
     return {{of_negative(e, x), y.upper, y.lower}};
   }
 
-  // Selected, not multiplied: 0 * inf is NaN for a confident logit.
+  // Terms are selected and not multiplied, because 0 * inf is NaN for a confident logit.
   template <class E>
   static MLLOSS_HD T of_negative(E e, T x) {
     if constexpr (E::kNegative) return x;
@@ -133,7 +133,7 @@ class DecoupledSoftmax : public GroupWise {
     return e.y > T(0) ? T(0) : x;
   }
 
-  // A hard label belongs to one side: one exponential.
+  // A hard label belongs to one side and needs one exponential.
   template <class E>
   static MLLOSS_HD T hard_gradient(E e, T distance, Array<T, 4> c) {
     if constexpr (E::kNegative) return exponential(distance) * c[1];

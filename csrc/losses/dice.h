@@ -1,5 +1,5 @@
-// Soft Dice, linear (Sudre et al. 2017, arXiv:1707.03237) or with squares (Milletari et al. 2016, arXiv:1606.04797),
-// and Tversky (Salehi et al. 2017, arXiv:1706.05721) and Jaccard by other coefficients.
+// Soft Dice, linear (Sudre et al. 2017, arXiv:1707.03237) or with squares (Milletari et al. 2016, arXiv:1606.04797).
+// Other coefficients give Tversky (Salehi et al. 2017, arXiv:1706.05721) and Jaccard.
 #pragma once
 
 #include "overlap.h"
@@ -8,21 +8,17 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <class T>
-class Dice : public Overlap<T> {
+class Dice : public Overlap<T, Dice<T>> {
  public:
   static constexpr LogisticNeed kLogistic = LogisticNeed::kSigmoid;
-  static constexpr bool kKeeps = true;  // the smaller of p and 1 - p, the latter negated: both follow exactly
+  static constexpr bool kKeeps = true;  // kept: p, or p - 1 if 1 - p is smaller; p and 1 - p both follow exactly
 
-  using Overlap<T>::Overlap;
+  using Overlap<T, Dice<T>>::Overlap;
+  using Overlap<T, Dice<T>>::first_sums;
 
   template <class E>
   MLLOSS_HD Array<T, 3> sums(E e, Array<T, 0>) const {
     return this->sums_of(e, sigmoid_of(e));
-  }
-
-  template <class E>
-  MLLOSS_HD Array<T, 3> first_sums(E e) const {
-    return sums(e, {});
   }
 
   template <class E>
@@ -44,18 +40,8 @@ class Dice : public Overlap<T> {
     return e.w * l.slope * this->slope_of(e, l.sigmoid, c);
   }
 
-  template <class E>
-  MLLOSS_HD T unshifted_gradient(E e, Array<T, 2> c) const {
-    return gradient(e, c);
-  }
-
-  template <class E>
-  MLLOSS_HD T usual_gradient(E e, Array<T, 2> c) const {
-    return gradient(e, c);
-  }
-
  private:
-  // The number that 1 - p comes to where e^s has reached its cap. It is taken off 1 - p, which is then exactly 0 there.
+  // The value of 1 - p at the cap of e^s. Its subtraction makes 1 - p exactly 0 there.
   T least_ = reciprocal(T(1) + logistic_power(T(INFINITY)));
 };
 

@@ -1,7 +1,7 @@
 // Sigmoid focal loss: alpha_t (1 - p_t)^gamma CE   (Lin et al. 2017, arXiv:1708.02002)
 //
-// gamma = 0 without alpha is binary cross-entropy. Hard labels, z = (2y-1)s: (1 - p_t)^gamma is a product of tails or
-// e^(-gamma softplus(z)), so neither a power nor a division can spoil value or gradient at any z.
+// gamma = 0 without alpha is binary cross-entropy. For hard labels, with z = (2y-1)s, (1 - p_t)^gamma is a product of
+// tails or e^(-gamma softplus(z)), so neither a power nor a division can spoil value or gradient at any z.
 // Probabilities follow torchvision: 1 - p_t = p(1-y) + (1-p)y.
 #pragma once
 
@@ -48,7 +48,7 @@ class SigmoidFocal : public ElementWise {
   WholePower<T> power_;
   int variant_;
 
-  // x^gamma, from x or from -log(x).
+  // Returns x^gamma, from x or from -log(x).
   template <int kVariant>
   MLLOSS_HD T power(T x, T minus_log) const {
     if constexpr (kVariant == kDefaultPower) return x * x;
@@ -56,7 +56,8 @@ class SigmoidFocal : public ElementWise {
     return exponential(-gamma_ * finite(minus_log));
   }
 
-  // Of a product's limit at an infinite logit the other factor decides: gamma = 0, or a sigmoid of 0.
+  // Returns a finite factor. At an infinite logit the other factor, a sigmoid of 0 or gamma = 0, then decides the limit
+  // of the product.
   static MLLOSS_HD T finite(T x) { return at_most(x, T(1e30)); }
 
   template <int kVariant, class E>
@@ -71,7 +72,7 @@ class SigmoidFocal : public ElementWise {
     const T inner = kVariant == kAnyPower ? logarithm(miss) : T(0);
     const T log_miss = y > T(0) ? (y < T(1) ? inner : -l.softplus) : -l.softplus_negated;
     const T modulation = alpha * power<kVariant>(miss, -log_miss);
-    // p q / miss, without the division's 0 / 0 at hard labels.
+    // p q / miss, except for hard labels, where the division is 0 / 0.
     const T between = p * q * reciprocal(miss);
     const T ratio = y > T(0) ? (y < T(1) ? between : p) : q;
     const T slope = (p - y) + gamma_ * (T(1) - T(2) * y) * ratio * finite(ce);

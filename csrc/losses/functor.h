@@ -1,48 +1,83 @@
-// What a loss is to an engine: the vocabulary every functor in this folder is written in.
+// The contract between a loss and the engines. Every loss in this folder is such a functor.
 //
-// A functor is a class template over the compute type T with
-//   Functor(const double* parameters)
-// and, derived from ElementWise,
-//   evaluate(e)            -> {value, d value / d s}
-//   kVariants              how many ways to evaluate it has, one of which, variant(), serves the parameters:
-//                          evaluate<kVariant>(e) is then in the place of evaluate(e), kNeeds[kVariant] of kLogistic
-//   kSeparates             whether a negative's value is rest + log(1 + x), 0 <= x <= 1: a sum then takes one logarithm
-//                          for many elements; separates(labels have their own numbers): a positive's is, too
-//     separated(e)         -> {rest, x, d value / d s}; kTail serves
-//   kLabelParameter        whether e.parameter is the label's own of the caller's numbers (1 where it gave none)
-//   kRawTargets            whether e.y is another logit, times logit_scale, and no target: any number, dense, the
-//                          logits' dtype; Element::kSoft always
-//   kLogistic              what it takes of the logistic function at s, or of e^s, by logistic_of() and its like,
-//                          so that an engine may have it at hand
-//   kDemanding             whether CUDA kernels of it take more registers than others, and so fewer blocks; sums of
-//                          losses: 2, and more than two 3
-//   kHeld                  whether there are CUDA kernels that hold a row (resident, cluster); of sums of losses
-//                          there are none, for every kernel costs seconds of compilation
-// or, derived from GroupWise (a row; for Dice also a label or everything),
-//   kMaxima, kSums, kCoefficients
-//   kAcrossRows    whether groups may be labels, or everything; then kMaxima and kLateSums are 0
-//   kCompeting     whether labels compete for one softmax, and a label of weight 0 with them
-//   maxima(e, m)           max-reduces e into m; each m starts at initial_maximum()
-//   sums(e, m)             what e adds to the group's sums, with the maxima fixed at m
-//   first_sums(e)          the same with every m at 0, where that saves work
-//   kKeeps                 whether a first visit leaves a number for each element that the gradient follows from, for
-//                          engines that have room for it:
-//     first_sums(e, kept)      as above, and `kept` is set
-//     kept_gradient(e, kept, c)  the gradient from it, if unshifted(c): if all maxima are 0
-//   first_maxima(sums)     the maxima of first sums that are safe: 0, or where nothing was summed initial_maximum()
-//   unsafe(sums)           the first sums overflowed or vanished: take them again with maxima
-//   rescale(sums, from, to)  the sums, when the maxima move
-//   finalize(stats, value) -> coefficients, and the group's loss
-//   kLateSums      sums that can be taken only once the statistics are complete, on one more visit; if there are any:
-//     settle(stats)                what they need of the statistics
-//     late(e, settled)             what e adds to them; nothing where E::kNegative
-//     finalize(stats, late, value) in place of finalize(stats, value)
-//   scaled(c, factor)      coefficients of the gradient times factor
-//   gradient(e, c)         -> d value / d s
-//   unshifted_gradient(e, c)  the same if unshifted(c); for sums of losses on the CPU
-//   usual(c)               whether usual_gradient(e, c) will do, where that saves work
-// An element's weight is 1 unless the caller gave weights. An excluded one comes as s = y = w = 0, and where labels
-// compete as s = -inf, w = 0; elsewhere a weight of 0 excludes too.
+// A functor is a class template over the compute type T (double for float64 logits, else float). Its constructor is
+// Functor(const double* parameters). It derives from one of these bases, which define the defaults; a functor states
+// only what differs from them:
+//   ElementWise                    each element has a loss of its own
+//   GroupWise<Functor<T>>          a group of elements has one loss: a row, or for Dice also a label or the whole batch
+//   GroupWiseWithoutMaxima<...>    the same for a loss whose sums need no maxima
+//
+// An element e has e.s, the logit after scale, bias and threshold; e.y, the target, which is 0 or 1 unless E::kSoft;
+// e.w, the weight, which is 1 unless the caller gave weights; and e.parameter (see kLabelParameter). An excluded
+// element comes as s = y = w = 0, or as s = -inf, w = 0 if kSoftmaxOverLabels. A weight of 0 also excludes an element,
+// unless kSoftmaxOverLabels.
+//
+// Members of every functor
+//   member                           needed if                 meaning
+//   -------------------------------  ------------------------  --------------------------------------------------------
+//   kLogistic                        it calls logistic_of(e,   the values of the logistic function or of e^s that it
+//                                    ...) or a similar         reads, which an engine may compute in advance
+//                                    function below
+//   kSoftmaxOverLabels               the labels share one      an excluded label has s = -inf, and a label of weight 0
+//                                    softmax                   still takes part in the softmax
+//
+// Members of an element-wise functor
+//   member                           needed if                 meaning
+//   -------------------------------  ------------------------  --------------------------------------------------------
+//   evaluate(e)                      always                    returns {value, d value / d s}
+//   kVariants, kNeeds, variant()     some parameters have a    evaluate<kVariant>(e) exists in kVariants variants and
+//                                    faster formula            replaces evaluate(e). variant() is the one for these
+//                                                              parameters. kNeeds[kVariant] replaces kLogistic.
+//   kLabelParameter                  each label has a          e.parameter is the caller's number for the label, or 1
+//                                    parameter                 without one
+//   kSecondLogits                    it compares two logits    e.y is a second logit times logit_scale and may be any
+//                                                              number. These "targets" are dense and have the logits'
+//                                                              dtype, and E::kSoft is always true.
+//   kSeparates,                      many values can share     the value of a negative is rest + log(1 + x) with 0 <= x
+//   separated(e),                    one logarithm             <= 1. separated(e) returns {rest, x, d value / d s} and
+//   separates(given)                                           reads e^-|s|. separates(given) is true if this holds for
+//                                                              positives too; `given` tells if the caller gave label
+//                                                              parameters.
+//
+// Members of a group functor. The statistics of a group are maxima, and sums of terms that are shifted by the maxima.
+// An engine first takes the sums with all maxima at 0: this is less work, and enough for ordinary logits.
+//   member                           needed if                 meaning
+//   -------------------------------  ------------------------  --------------------------------------------------------
+//   kMaxima, kSums, kCoefficients    always                    how many numbers of each kind a group has
+//   sums(e, m)                       always                    the element's share of the sums, if the maxima are m
+//   finalize(stats, value)           always                    returns the coefficients that the gradient needs, and
+//                                                              sets `value` to the group's loss
+//   scaled(c, factor)                always                    the coefficients of the gradient times factor
+//   gradient(e, c)                   always                    d value / d s, from the group's coefficients
+//   kAcrossRows                      a group may be a label    such a loss has no maxima and no sums of a second pass
+//                                    or the whole batch
+//   maxima(e, m)                     kMaxima > 0               raises the maxima m to those of the element
+//   initial_maximum()                kMaxima > 0               the number that each maximum starts from
+//   rescale(sums, from, to)          kMaxima > 0               shifts the sums from the maxima `from` to the maxima
+//                                                              `to`
+//   needs_max_shift(sums)            kMaxima > 0               true if the sums with all maxima at 0 overflowed or
+//                                                              vanished. The engine then takes them again with
+//                                                              maxima(e, m) and sums(e, m).
+//   first_sums(e)                    it is less work           sums(e, m) with all m at 0. Default: calls sums(e, m)
+//   first_maxima(sums)               a sum may be empty, and   the maxima that belong to sums with all maxima at 0: 0,
+//                                    initial_maximum() is not  or initial_maximum() for a sum without elements.
+//                                    0                         Default: 0
+//   finite_maxima(c),                kMaxima > 0               true if no maximum in the coefficients is infinite.
+//   gradient_at_finite_maxima(e, c)                            Engines may then call gradient_at_finite_maxima(e, c) in
+//                                                              place of gradient(e, c), which it equals by default: it
+//                                                              need not guard against inf - inf.
+//   zero_maxima(c),                  kMaxima > 0, and kKeeps   true if all maxima in the coefficients are 0. Engines
+//   gradient_at_zero_maxima(e, c)    or a fused loop of a sum  may then call gradient_at_zero_maxima(e, c) in place of
+//                                                              gradient(e, c), which it equals by default.
+//   kKeeps,                          the gradient can reuse a  first_sums(e, kept) also sets `kept`, a number for each
+//   first_sums(e, kept),             number from the first     element. If zero_maxima(c), then kept_gradient(e, kept,
+//   kept_gradient(e, kept, c)        visit                     c) is the gradient. Engines use it if they have memory
+//                                                              for these numbers.
+//   kSecondPassSums,                 a sum needs the complete  how many sums are taken in a second pass over the row.
+//   second_pass_input(stats),        statistics                second_pass_input(stats) is what they need of the
+//   second_pass_sums(e, input)                                 statistics. second_pass_sums(e, input) is the element's
+//                                                              share, which is 0 if E::kNegative. finalize(stats,
+//                                                              second_sums, value) replaces finalize(stats, value).
 #pragma once
 
 #include <type_traits>
@@ -53,59 +88,109 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 enum class Scope { kElement, kGroup };
-// kSigmoid need not be formed ahead. kPower is e^s, kTail e^-|s|, and kTwoTails has e^-|y| too.
+
+// The values of the logistic function or of e^s that a functor reads:
+//   kSigmoid    the sigmoid at s, which no engine computes in advance
+//   kPower      e^s
+//   kTail       e^-|s|
+//   kTwoTails   e^-|s| and e^-|y|
+//   kLogarithm  the sigmoids at s and -s, and log(1 + e^-|s|)
 enum class LogisticNeed { kNothing, kSigmoid, kPower, kTail, kTwoTails, kLogarithm };
 
-// The base of every element-wise functor.
-struct ElementWise {
-  static constexpr Scope kScope = Scope::kElement;
+// The defaults that all functors share.
+struct FunctorDefaults {
   static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
-  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kRawTargets = false;
-  static constexpr bool kHeld = false, kSeparates = false;
-  static constexpr int kDemanding = 0, kVariants = 1;
-  static constexpr int kMaxima = 0, kSums = 0, kLateSums = 0, kCoefficients = 0;
+  static constexpr bool kLabelParameter = false, kSecondLogits = false, kSoftmaxOverLabels = false, kAcrossRows = false;
+  static constexpr int kSecondPassSums = 0;
 };
 
-// The base of every functor with statistics.
-struct GroupWise {
-  static constexpr Scope kScope = Scope::kGroup;
-  static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
-  static constexpr bool kLabelParameter = false, kAcrossRows = false, kCompeting = false, kRawTargets = false;
-  static constexpr bool kHeld = true, kKeeps = false;
-  static constexpr int kDemanding = 0;
-  static constexpr int kLateSums = 0;
+// The base of every element-wise functor.
+struct ElementWise : FunctorDefaults {
+  static constexpr Scope kScope = Scope::kElement;
+  static constexpr bool kSeparates = false;
+  static constexpr int kVariants = 1;
+  static constexpr int kMaxima = 0, kSums = 0, kCoefficients = 0;
+};
 
-  // The default serves functors whose safe sums are never empty, or whose maxima start at 0.
-  template <class Loss, class T>
-  static MLLOSS_HD Array<T, Loss::kMaxima> first_maxima(const Array<T, Loss::kSums>&) {
-    return {};
+// The base of every functor with statistics; Loss is the functor itself.
+template <class Loss>
+struct GroupWise : FunctorDefaults {
+  static constexpr Scope kScope = Scope::kGroup;
+  static constexpr bool kKeeps = false;
+
+  template <class E>
+  MLLOSS_HD auto first_sums(const E& e) const {
+    return self().sums(e, {});
+  }
+
+  template <class A, int kCount>
+  static MLLOSS_HD auto first_maxima(const Array<A, kCount>&) {
+    return Array<A, Loss::kMaxima>{};
+  }
+
+  template <class E, class C>
+  MLLOSS_HD auto gradient_at_finite_maxima(const E& e, const C& c) const {
+    return self().gradient(e, c);
+  }
+
+  template <class E, class C>
+  MLLOSS_HD auto gradient_at_zero_maxima(const E& e, const C& c) const {
+    return self().gradient(e, c);
+  }
+
+ private:
+  MLLOSS_HD const Loss& self() const { return static_cast<const Loss&>(*this); }
+};
+
+// The base of every group functor without maxima.
+template <class Loss>
+struct GroupWiseWithoutMaxima : GroupWise<Loss> {
+  static constexpr int kMaxima = 0;
+
+  static MLLOSS_HD float initial_maximum() { return 0.0f; }
+  template <class E, class M>
+  MLLOSS_HD void maxima(const E&, M&) const {}
+  template <class S>
+  MLLOSS_HD bool needs_max_shift(const S&) const {
+    return false;
+  }
+  template <class S, class M>
+  static MLLOSS_HD void rescale(S&, const M&, const M&) {}
+  template <class C>
+  static MLLOSS_HD bool finite_maxima(const C&) {
+    return true;
+  }
+  template <class C>
+  static MLLOSS_HD bool zero_maxima(const C&) {
+    return true;
   }
 };
 
-// kNegative: every target of the tile is 0, and known at compile time to be.
-// kHard: targets are 0 or 1. kSoft: probabilities.
+// kNegative: every target of the tile is 0, which is known at compile time. kHard: targets are 0 or 1. kSoft: targets
+// are probabilities.
 enum class Targets { kNegative, kHard, kSoft };
 
 template <class T, Targets kTargets>
 struct Element {
   static constexpr bool kSoft = kTargets == Targets::kSoft;
-  static constexpr bool kNegative = kTargets == Targets::kNegative;  // compilers must not drop 0 * x by themselves
+  // Functors test this to omit terms with y = 0, because compilers may not drop 0 * x.
+  static constexpr bool kNegative = kTargets == Targets::kNegative;
   static constexpr bool kReady = false, kTailReady = false;
-  T s;  // the logit, after scale, bias and threshold
+  T s;  // the logit after scale, bias and threshold
   T y;
   T w;
   T parameter = T(1);
 };
 
-// An element that comes with e^-|s|, and with e^-|y| where y is a logit.
+// An element with e^-|s| computed in advance, and with e^-|y| if y is a second logit.
 template <class T, Targets kTargets>
 struct TailElement : Element<T, kTargets> {
   static constexpr bool kTailReady = true;
   T tail, other_tail;
 };
 
-// With what functors take ready: e^s, as logistic_power() has it, and the logistic function's parts, as far as they are
-// taken.
+// An element with values computed in advance: e^s, as logistic_power() returns it, and those parts of the logistic
+// function that the functor reads.
 template <class T, Targets kTargets>
 struct ReadyElement : Element<T, kTargets> {
   static constexpr bool kReady = true;
@@ -113,7 +198,7 @@ struct ReadyElement : Element<T, kTargets> {
   T power;
 };
 
-// At s, or at -s.
+// Returns the logistic function at s, or at -s if `negated`.
 template <class E>
 MLLOSS_HD auto logistic_of(const E& e, bool negated) {
   if constexpr (E::kReady) {
@@ -141,7 +226,7 @@ MLLOSS_HD auto tails_of(const E& e) {
   }
 }
 
-// The tails at s and at y.
+// Returns the tails at s and at y.
 template <class E>
 MLLOSS_HD auto two_tails_of(const E& e) {
   if constexpr (E::kTailReady) {
@@ -161,7 +246,7 @@ MLLOSS_HD auto sigmoid_and_slope_of(const E& e) {
   }
 }
 
-// e^s, or e^-s. Ready, the former stays below e^87.
+// Returns e^s, or e^-s if `negated`. A value that was computed in advance is at most e^87 in float.
 template <class E>
 MLLOSS_HD auto power_of(const E& e, bool negated) {
   if constexpr (E::kReady) {
@@ -171,7 +256,7 @@ MLLOSS_HD auto power_of(const E& e, bool negated) {
   }
 }
 
-// e^s, below e^87 in float.
+// Returns e^s, at most e^87 in float.
 template <class E>
 MLLOSS_HD auto capped_power_of(const E& e) {
   if constexpr (E::kReady) {
@@ -187,14 +272,14 @@ struct ValueAndGradient {
   T gradient;
 };
 
-// The value is rest + log(1 + x).
+// A value in two parts, rest + log(1 + x), and its gradient.
 template <class T>
 struct Separated {
   T rest, x, gradient;
 };
 
-// Of a probability y, where a loss is defined for labels. Selected, not multiplied: a label that is certain has
-// one term, and the other may be 0 * inf.
+// Returns the expectation over a probability y of a loss that is defined for labels. Terms are selected and not
+// multiplied: if y is 0 or 1, the other term may be 0 * inf.
 template <class T>
 MLLOSS_HD ValueAndGradient<T> expectation(T y, ValueAndGradient<T> positive, ValueAndGradient<T> negative) {
   const T no = T(1) - y;
@@ -202,13 +287,14 @@ MLLOSS_HD ValueAndGradient<T> expectation(T y, ValueAndGradient<T> positive, Val
           (y > T(0) ? y * positive.gradient : T(0)) + (y < T(1) ? no * negative.gradient : T(0))};
 }
 
-// Calls f with the variant that serves the loss's parameters, once and outside a loop, for evaluated<variant>(loss, e).
+// Calls f with the variant that serves the loss's parameters. It is called once, outside a loop; f then calls
+// evaluated<variant>(loss, e).
 template <class Loss, class F>
 MLLOSS_HD void with_variant(const Loss& loss, F f) {
   if constexpr (Loss::kVariants == 1) {
     f(std::integral_constant<int, 0>());
   } else {
-    static_assert(Loss::kVariants == 3, "a case for each");
+    static_assert(Loss::kVariants == 3, "the branches below cover three variants");
     const int variant = loss.variant();
     if (variant == 2) {
       f(std::integral_constant<int, 2>());
@@ -229,7 +315,7 @@ MLLOSS_HD auto evaluated(const Loss& loss, const E& e) {
   }
 }
 
-// Whether some variant of an element-wise loss takes e^s.
+// True if some variant of an element-wise loss reads e^s.
 template <class Loss>
 constexpr bool takes_power() {
   if constexpr (Loss::kScope == Scope::kGroup) {
@@ -259,9 +345,9 @@ struct Statistics {
 template <class Loss, class T>
 using StatisticsOf = Statistics<T, Loss::kMaxima, Loss::kSums>;
 
-// Merged by addition; empty for most losses.
+// Sums of the second pass, which are merged by addition. Most losses have none.
 template <class Loss, class T>
-using LateSums = Array<T, Loss::kLateSums>;
+using SecondPassSums = Array<T, Loss::kSecondPassSums>;
 
 template <class Loss, class T>
 MLLOSS_HD StatisticsOf<Loss, T> identity() {
@@ -271,7 +357,8 @@ MLLOSS_HD StatisticsOf<Loss, T> identity() {
   return stats;
 }
 
-// Associative and commutative, up to rounding: tiles, warps, blocks, clusters and ranks all merge so.
+// Merges two statistics. The operation is associative and commutative up to rounding, so tiles, warps, blocks, clusters
+// and ranks all use it.
 template <class Loss, class T>
 MLLOSS_HD void merge(StatisticsOf<Loss, T>& into, StatisticsOf<Loss, T> from) {
   if constexpr (Loss::kMaxima > 0) {
@@ -284,12 +371,12 @@ MLLOSS_HD void merge(StatisticsOf<Loss, T>& into, StatisticsOf<Loss, T> from) {
   for (int i = 0; i < Loss::kSums; ++i) into.sums[i] += from.sums[i];
 }
 
-// The group's coefficients and loss, from all that was summed.
+// Returns the coefficients of a group and sets `value` to its loss, with the second-pass sums if the loss has any.
 template <class Loss, class T>
-MLLOSS_HD Array<T, Loss::kCoefficients> finish(const Loss& loss, const StatisticsOf<Loss, T>& stats,
-                                               const LateSums<Loss, T>& late, T& value) {
-  if constexpr (Loss::kLateSums > 0) {
-    return loss.finalize(stats, late, value);
+MLLOSS_HD Array<T, Loss::kCoefficients> finalize(const Loss& loss, const StatisticsOf<Loss, T>& stats,
+                                                 const SecondPassSums<Loss, T>& second_sums, T& value) {
+  if constexpr (Loss::kSecondPassSums > 0) {
+    return loss.finalize(stats, second_sums, value);
   } else {
     return loss.finalize(stats, value);
   }

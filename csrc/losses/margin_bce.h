@@ -1,6 +1,6 @@
 // Margin-truncated binary cross-entropy: theta(margin - p_t) CE   (Su 2017, kexue.fm/archives/4733)
 //
-// Decided on the logit, z = (2y-1)s against logit(margin): p rounds to the margin long before z does.
+// The logit z = (2y-1)s is compared with logit(margin), because p rounds to the margin long before z does.
 #pragma once
 
 #include "functor.h"
@@ -31,7 +31,7 @@ class MarginBce : public ElementWise {
  private:
   T most_;
 
-  // In z. A NaN is not decided, and goes through the products.
+  // Returns the value and its gradient in z. A NaN is not decided and propagates through the products.
   template <class E>
   MLLOSS_HD ValueAndGradient<T> undecided(E e, bool negated) const {
     const T z = negated ? -e.s : e.s;

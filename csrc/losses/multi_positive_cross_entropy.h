@@ -1,7 +1,7 @@
 // Multi-positive softmax cross-entropy: sum y (LSE(s) - s)
 //
-// With k = sum y and T = sum y (m - s), moved along with the maximum, it is T + k log S: nothing cancels. k is summed
-// in two parts, because label smoothing gives many tiny targets beside a few that are nearly 1.
+// With k = sum y and T = sum y (m - s), which moves with the maximum, the loss is T + k log S, and nothing cancels. k
+// is summed in two parts, because label smoothing gives many tiny targets beside a few that are nearly 1.
 #pragma once
 
 #include "functor.h"
@@ -10,12 +10,11 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <class T>
-class MultiPositiveCrossEntropy : public GroupWise {
+class MultiPositiveCrossEntropy : public GroupWise<MultiPositiveCrossEntropy<T>> {
  public:
-  static constexpr bool kCompeting = true, kKeeps = true;  // e^s
-  static constexpr int kDemanding = 1;
-  static constexpr int kMaxima = 1, kCoefficients = 3;  // m, k / S, 1
-  static constexpr int kSums = 4;                       // S, k's upper part, T, k's lower part
+  static constexpr bool kSoftmaxOverLabels = true, kKeeps = true;  // kept: e^s
+  static constexpr int kMaxima = 1, kCoefficients = 3;             // m, k / S, 1
+  static constexpr int kSums = 4;                                  // S, k's upper part, T, k's lower part
 
   explicit MLLOSS_HD MultiPositiveCrossEntropy(const double*) {}
 
@@ -29,9 +28,9 @@ class MultiPositiveCrossEntropy : public GroupWise {
   template <class E>
   MLLOSS_HD Array<T, 4> sums(E e, Array<T, 1> m) const {
     const TwoParts<T> k = share_of(e);
-    // A label that is no target may be infinitely far away.
+    // A label that is no target may be infinitely far from the maximum.
     const bool target = k.whole > T(0) && e.s != m[0];
-    // A label that is out does not compete, though all others lie at -inf too.
+    // An excluded label takes no part in the softmax, even if all others are at -inf too.
     const bool out = e.s == T(-INFINITY) && e.w == T(0);
     return {{out ? T(0) : exp_difference(e.s, m[0]), k.upper, target ? k.whole * (m[0] - e.s) : T(0), k.lower}};
   }
@@ -50,9 +49,9 @@ class MultiPositiveCrossEntropy : public GroupWise {
     return {{kept, k.upper, k.whole > T(0) ? -k.whole * e.s : T(0), k.lower}};
   }
 
-  // Where one target has nearly all of the sum, the maximum makes its probability exact: e^s / S misses 1 by a
+  // If one target has nearly all of the sum, only the maximum makes its probability exact: e^s / S misses 1 by a
   // rounding.
-  MLLOSS_HD bool unsafe(Array<T, 4> sums) const {
+  MLLOSS_HD bool needs_max_shift(Array<T, 4> sums) const {
     const T k = sums[1] + sums[3];
     const bool decided = k > T(0) && sums[0] < T(1.00002) * exponential(-sums[2] / k);
     return decided || sums[0] > T(1.2676506e30) || sums[0] < T(7.8886091e-31);  // 2^100, 2^-100
@@ -70,7 +69,7 @@ class MultiPositiveCrossEntropy : public GroupWise {
   MLLOSS_HD Array<A, 3> finalize(Statistics<A, 1, 4> stats, A& value) const {
     const A m = stats.maxima[0], sum = stats.sums[0], k = stats.sums[1] + stats.sums[3];
     if (k == A(0)) {
-      value = A(0) * sum;  // of a NaN, NaN
+      value = A(0) * sum;  // NaN if the sum is NaN
       return {{m, value, A(1)}};
     }
     value = stats.sums[2] + k * log_positive(sum);
@@ -84,7 +83,7 @@ class MultiPositiveCrossEntropy : public GroupWise {
     return exp_difference(e.s, c[0]) * c[1] - e.w * e.y * c[2];
   }
 
-  static MLLOSS_HD bool unshifted(Array<T, 3> c) { return c[0] == T(0); }
+  static MLLOSS_HD bool zero_maxima(Array<T, 3> c) { return c[0] == T(0); }
 
   template <class E>
   MLLOSS_HD T kept_gradient(E e, T kept, Array<T, 3> c) const {
@@ -93,10 +92,10 @@ class MultiPositiveCrossEntropy : public GroupWise {
     return share - e.w * e.y * c[2];
   }
 
-  static MLLOSS_HD bool usual(Array<T, 3> c) { return absolute(c[0]) < T(INFINITY); }
+  static MLLOSS_HD bool finite_maxima(Array<T, 3> c) { return absolute(c[0]) < T(INFINITY); }
 
   template <class E>
-  MLLOSS_HD T usual_gradient(E e, Array<T, 3> c) const {
+  MLLOSS_HD T gradient_at_finite_maxima(E e, Array<T, 3> c) const {
     return kept_gradient(e, exponential(e.s - c[0]), c);
   }
 

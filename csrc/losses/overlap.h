@@ -1,8 +1,8 @@
-// Losses of an overlap, relative to the sizes of what is predicted and what is true, over a group (a row, a label, or
-// everything). With P = sum p^q, Y = sum y^q, I = sum p y:
+// The base of losses that compare an overlap with the sizes of the prediction and of the truth, over a group (a row, a
+// label or the whole batch). With P = sum p^q, Y = sum y^q, I = sum p y:
 //   score = (2 I + c) / ((2 - a - b) I + a P + b Y + c)
-// is Dice's for a = b = 1, and Tversky's (alpha, beta) for a = 2 alpha, b = 2 beta, with c twice its smoothing. The
-// loss is (1 - score)^g or, log, -log(score).
+// is Dice's for a = b = 1, and Tversky's (alpha, beta) for a = 2 alpha, b = 2 beta, where c is twice its smoothing. The
+// loss is (1 - score)^g, or -log(score) with log.
 #pragma once
 
 #include "functor.h"
@@ -10,13 +10,13 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-template <class T>
-class Overlap : public GroupWise {
+template <class T, class Loss>
+class Overlap : public GroupWiseWithoutMaxima<Loss> {
  public:
   static constexpr bool kAcrossRows = true;
-  static constexpr int kMaxima = 0, kSums = 3, kCoefficients = 2;  // sums: I, P, Y
+  static constexpr int kSums = 3, kCoefficients = 2;  // the sums are I, P and Y
 
-  // parameters: c; 1 for q = 2, squares; a; b; g; 1 for log.
+  // parameters: c; 1 for squares (q = 2); a; b; g; 1 for log.
   explicit MLLOSS_HD Overlap(const double* parameters)
       : smooth_(static_cast<T>(parameters[0])),
         linear_(parameters[1] == 0.0 ? T(1) : T(0)),
@@ -26,23 +26,13 @@ class Overlap : public GroupWise {
         gamma_(static_cast<T>(parameters[4])),
         log_(parameters[5] != 0.0) {}
 
-  static MLLOSS_HD T initial_maximum() { return T(0); }
-
-  template <class E>
-  MLLOSS_HD void maxima(E, Array<T, 0>&) const {}
-
-  MLLOSS_HD bool unsafe(Array<T, 3>) const { return false; }
-
-  template <class A>
-  static MLLOSS_HD void rescale(Array<A, 3>&, Array<A, 0>, Array<A, 0>) {}
-
   template <class A>
   MLLOSS_HD Array<A, 2> finalize(Statistics<A, 0, 3> stats, A& value) const {
     const A smooth = static_cast<A>(smooth_), q = A(1) + static_cast<A>(squared_);
     const A a = static_cast<A>(predicted_), b = static_cast<A>(true_), rest = A(2) - a - b;
     const A numerator = A(2) * stats.sums[0] + smooth;
     const A denominator = rest * stats.sums[0] + a * stats.sums[1] + b * stats.sums[2] + smooth;
-    // An empty group without smoothing: nothing to find, nothing found.
+    // An empty group without smoothing has a loss of 0.
     if (denominator == A(0)) {
       value = A(0);
       return {{A(0), A(0)}};
@@ -54,16 +44,13 @@ class Overlap : public GroupWise {
 
   static MLLOSS_HD Array<T, 2> scaled(Array<T, 2> c, T factor) { return {{c[0] * factor, c[1] * factor}}; }
 
-  static MLLOSS_HD bool usual(Array<T, 2>) { return true; }
-  static MLLOSS_HD bool unshifted(Array<T, 2>) { return true; }
-
  protected:
   T smooth_;
-  T linear_, squared_;  // 1 and 0, or 0 and 1: a product where a branch would not vectorise
+  T linear_, squared_;  // 1 and 0, or 0 and 1; products, because a branch would not vectorise
   T predicted_, true_, gamma_;
   bool log_;
 
-  // x^q, exactly
+  // Returns x^q exactly.
   MLLOSS_HD T power(T x) const { return x * (linear_ + squared_ * x); }
 
   template <class E>
@@ -72,7 +59,7 @@ class Overlap : public GroupWise {
     return {{e.w * (p * e.y), e.w * power(p), e.w * power(e.y)}};
   }
 
-  // d value / d p, apart from the weight.
+  // Returns d value / d p without the weight.
   template <class E>
   MLLOSS_HD T slope_of(E e, T p, Array<T, 2> c) const {
     const T slope = (linear_ + squared_ * p) * c[1];
@@ -81,7 +68,7 @@ class Overlap : public GroupWise {
   }
 
  private:
-  // Of the loss in -I and in a P, times the denominator.
+  // The derivatives of the loss in -I and in a P, times the denominator.
   template <class A>
   struct Slopes {
     A overlap, size;
@@ -90,7 +77,7 @@ class Overlap : public GroupWise {
   template <class A>
   static MLLOSS_HD Slopes<A> logarithmic(A score, A rest, A& value) {
     value = -log_positive(score);
-    // Without any overlap the loss is infinite, and no label's gradient could mend it.
+    // Without any overlap the loss is infinite, and no label's gradient could reduce it.
     return {score == A(0) ? A(0) : A(2) / score - rest, A(1)};
   }
 
@@ -100,7 +87,7 @@ class Overlap : public GroupWise {
     A slope = A(1);
     value = lost;
     if (gamma != A(1)) {
-      // At a loss of 0 the limit: p (1 - p) vanishes faster than any power of it grows.
+      // At a loss of 0 the gradient has its limit, 0: p (1 - p) vanishes faster than any power of it grows.
       const A log_lost = log_positive(lost);
       value = lost <= A(0) ? A(0) : exponential(gamma * log_lost);
       slope = lost <= A(0) ? A(0) : gamma * exponential((gamma - A(1)) * log_lost);

@@ -1,4 +1,4 @@
-// Every loss that has a functor: X(name in Python, class template).
+// All losses that have a functor: X(name in Python, class template).
 #pragma once
 
 #include "asymmetric.h"

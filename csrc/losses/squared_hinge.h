@@ -24,7 +24,7 @@ class SquaredHinge : public ElementWise {
   }
 
  private:
-  // Of z to a margin of 1; NaN lacks NaN.
+  // Returns how much z lacks to a margin of 1; NaN for NaN.
   static MLLOSS_HD T lack(T z) { return z > T(1) ? T(0) : T(1) - z; }
 };
 

@@ -1,5 +1,5 @@
-// What losses with a log-sum-exp over the negatives' s and one over the positives' -s have in common. Of each pair,
-// [0] is the negatives', [1] the positives'.
+// The base of losses with a log-sum-exp of s over the negatives and one of -s over the positives. In each pair, [0]
+// belongs to the negatives and [1] to the positives.
 #pragma once
 
 #include "functor.h"
@@ -7,11 +7,11 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-template <class T>
-class TwoSides : public GroupWise {
+template <class T, class Loss>
+class TwoSides : public GroupWise<Loss> {
  public:
-  static constexpr int kMaxima = 2, kCoefficients = 4;  // m and the gradient's factor, of each side
-  static constexpr bool kKeeps = true;                  // e^s, or a hard positive's e^-s
+  static constexpr int kMaxima = 2, kCoefficients = 4;  // m and the gradient's factor, for each side
+  static constexpr bool kKeeps = true;                  // kept: e^s, or e^-s for a hard positive
 
   template <class E>
   MLLOSS_HD void maxima(E e, Array<T, 2>& m) const {
@@ -22,7 +22,7 @@ class TwoSides : public GroupWise {
 
   static MLLOSS_HD Array<T, 4> scaled(Array<T, 4> c, T factor) { return {{c[0], c[1] * factor, c[2], c[3] * factor}}; }
 
-  // (m, 1/S) and not the log: e^(s-m)/S errs by 6e-8 where e^(s - log S) errs by 3e-4 at s = 9000.
+  // The coefficients are (m, 1/S) and not log S: e^(s-m)/S errs by 6e-8 where e^(s - log S) errs by 3e-4 at s = 9000.
   template <class E>
   MLLOSS_HD T gradient(E e, Array<T, 4> c) const {
     const Array<T, 2> x = exponentials(e, {{c[0], c[2]}});
@@ -30,10 +30,10 @@ class TwoSides : public GroupWise {
     return e.w * (e.y > T(0) ? x[1] * -c[3] : x[0] * c[1]);
   }
 
-  static MLLOSS_HD bool unshifted(Array<T, 4> c) { return c[0] == T(0) && c[2] == T(0); }
+  static MLLOSS_HD bool zero_maxima(Array<T, 4> c) { return c[0] == T(0) && c[2] == T(0); }
 
   template <class E>
-  MLLOSS_HD T unshifted_gradient(E e, Array<T, 4> c) const {
+  MLLOSS_HD T gradient_at_zero_maxima(E e, Array<T, 4> c) const {
     return kept_gradient(e, own_power(e), c);
   }
 
@@ -46,11 +46,11 @@ class TwoSides : public GroupWise {
     return e.w * (kept * (e.y > T(0) ? -c[3] : c[1]));
   }
 
-  // No infinite maximum: no inf - inf to look out for.
-  static MLLOSS_HD bool usual(Array<T, 4> c) { return c[0] < T(INFINITY) && c[2] < T(INFINITY); }
+  // With finite maxima, inf - inf cannot occur.
+  static MLLOSS_HD bool finite_maxima(Array<T, 4> c) { return c[0] < T(INFINITY) && c[2] < T(INFINITY); }
 
   template <class E>
-  MLLOSS_HD T usual_gradient(E e, Array<T, 4> c) const {
+  MLLOSS_HD T gradient_at_finite_maxima(E e, Array<T, 4> c) const {
     if constexpr (E::kSoft) return gradient(e, c);
     const bool positive = e.y > T(0);
     const T x = exponential(positive ? -e.s - c[2] : e.s - c[0]);
@@ -60,13 +60,13 @@ class TwoSides : public GroupWise {
  protected:
   static constexpr T kLargest = T(1.2676506e30), kSmallest = T(7.8886091e-31);  // 2^100, 2^-100
 
-  // (1-y) e^(s-m0) and y e^(-s-m1). A hard label belongs to one side: one exponential.
+  // Returns (1-y) e^(s-m0) and y e^(-s-m1). A hard label belongs to one side and needs one exponential.
   template <class E>
   static MLLOSS_HD Array<T, 2> exponentials(E e, Array<T, 2> m) {
     if constexpr (E::kSoft) {
       const T negative = (T(1) - e.y) * exp_difference(e.s, m[0]);
       const T positive = e.y * exp_difference(-e.s, m[1]);
-      // Selected, not multiplied: 0 * inf is NaN for a confident logit.
+      // Terms are selected and not multiplied, because 0 * inf is NaN for a confident logit.
       return {{e.y < T(1) ? negative : zero_unless_nan(e.s), e.y > T(0) ? positive : T(0)}};
     } else {
       const bool positive = e.y > T(0);
@@ -75,7 +75,7 @@ class TwoSides : public GroupWise {
     }
   }
 
-  // The same times the weight with both m at 0: nothing is subtracted, no inf - inf to look out for.
+  // Returns the same times the weight with both m at 0. Nothing is subtracted, so inf - inf cannot occur.
   template <class E>
   static MLLOSS_HD Array<T, 2> first_exponentials(E e) {
     if constexpr (E::kSoft && !E::kReady) {
@@ -97,7 +97,7 @@ class TwoSides : public GroupWise {
   }
 
  private:
-  // Both sides from own_power(e).
+  // Returns both sides from own_power(e).
   template <class E>
   static MLLOSS_HD Array<T, 2> sides_from(E e, T power) {
     if constexpr (E::kSoft) {

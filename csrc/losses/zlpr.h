@@ -9,13 +9,13 @@ namespace mlloss {
 inline namespace MLLOSS_ISA {
 
 template <class T>
-class Zlpr : public TwoSides<T> {
+class Zlpr : public TwoSides<T, Zlpr<T>> {
  public:
   static constexpr int kSums = 2;
 
   explicit MLLOSS_HD Zlpr(const double*) {}
 
-  // The 1 inside each log is e^0: a maximum never lies below 0.
+  // The 1 in each logarithm is e^0, so a maximum is never below 0.
   static MLLOSS_HD T initial_maximum() { return T(0); }
 
   template <class E>
@@ -35,8 +35,10 @@ class Zlpr : public TwoSides<T> {
     return this->first_exponentials(e, kept);
   }
 
-  // NaN is not unsafe: no maximum would mend it.
-  MLLOSS_HD bool unsafe(Array<T, 2> sums) const { return sums[0] > this->kLargest || sums[1] > this->kLargest; }
+  // A sum of NaN needs no shift, because no maximum would repair it.
+  MLLOSS_HD bool needs_max_shift(Array<T, 2> sums) const {
+    return sums[0] > this->kLargest || sums[1] > this->kLargest;
+  }
 
   template <class A>
   static MLLOSS_HD void rescale(Array<A, 2>& sums, Array<A, 2> from, Array<A, 2> to) {
@@ -54,7 +56,7 @@ class Zlpr : public TwoSides<T> {
       c[2 * i] = m;
       c[2 * i + 1] = A(1) / (sum + exponential(-m));
     }
-    // A NaN of one side makes the row NaN, the other side's gradient with it.
+    // A NaN on one side makes the row NaN, including the gradient of the other side.
     if (value != value) c[1] = c[3] = value;
     return c;
   }

@@ -39,7 +39,7 @@ constexpr Shape kShapes[] = {
     {70, 10},   // rows in several groups for the sums over rows
 };
 
-enum class Layout { kDense, kSparse, kRaw };
+enum class Layout { kDense, kSparse, kSecondLogits };
 
 // How a call is made: layout and place have nothing to do with each other, so two runs cover both. Where other logits
 // stand in the targets' place, these are dense.
@@ -48,8 +48,9 @@ struct Variant {
   bool in_place;
   const char* name;
 };
-constexpr Variant kVariants[] = {
-    {Layout::kDense, false, "dense"}, {Layout::kSparse, true, "sparse in-place"}, {Layout::kRaw, false, "raw"}};
+constexpr Variant kVariants[] = {{Layout::kDense, false, "dense"},
+                                 {Layout::kSparse, true, "sparse in-place"},
+                                 {Layout::kSecondLogits, false, "raw"}};
 
 constexpr const char* kGroupings[] = {"element", "samples", "macro", "micro"};
 
@@ -337,7 +338,7 @@ class Driver {
         const std::string label = std::string(logits.name) + " " + loss.name + " " +
                                   kGroupings[static_cast<int>(in.grouping)] + " " + name_of(strategy) + " " + shape +
                                   " " + variant.name;
-        if ((variant.layout == Layout::kRaw) != loss.raw_targets) continue;
+        if ((variant.layout == Layout::kSecondLogits) != loss.second_logits) continue;
         if (!wanted(label) || !engine.gets_wanted(Arguments<In, T>(in, logits.dtype, variant.layout).call)) continue;
         if (exact.values.empty()) exact = loss.results(in);
         run_case(label, strategy, logits.tolerance, [&](Findings& found) {

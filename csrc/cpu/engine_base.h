@@ -1,4 +1,4 @@
-// What every pass over the logits has to know and do, whatever the loss: units, factors, where a gradient goes.
+// The common part of the engines for one loss and for sums of losses: units, factors, and the place of a gradient.
 #pragma once
 
 #include <cstdlib>
@@ -9,9 +9,10 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-static_assert(kTile == cpu::kLabelsPerUnit, "register.cpp counts units by the tile");
+static_assert(kTile == cpu::kLabelsPerUnit, "a unit is one tile");
 
-// Memory that grows, and stays with its thread. The code of a std::vector would be one instruction set's for all.
+// A buffer that grows and stays with its thread. It does not use std::vector, whose code would be shared between
+// instruction sets.
 template <class T>
 class KeptBuffer {
  public:
@@ -20,7 +21,7 @@ class KeptBuffer {
   KeptBuffer& operator=(const KeptBuffer&) = delete;
   ~KeptBuffer() { free(memory_); }
 
-  // The memory for so many numbers, null if there is none.
+  // Returns memory for `size` numbers, or null without any.
   T* of(int64_t size) {
     if (size > size_) {
       free(memory_);
@@ -36,21 +37,21 @@ class KeptBuffer {
 };
 
 template <class T>
-class Pass {
+class EngineBase {
  protected:
   using Work = cpu::Work;
 
   const Work& work_;
   const Call& call_;
-  const bool competing_;  // as functors have it
+  const bool softmax_over_labels_;  // as in functors
   const TileReader<T> reader_;
   const int64_t tiles_;
 
-  Pass(const Work& work, bool competing, bool raw_targets)
+  EngineBase(const Work& work, bool softmax_over_labels, bool second_logits)
       : work_(work),
         call_(*work.call),
-        competing_(competing),
-        reader_(*work.call, competing, raw_targets),
+        softmax_over_labels_(softmax_over_labels),
+        reader_(*work.call, softmax_over_labels, second_logits),
         tiles_((work.call->labels + kTile - 1) / kTile) {}
 
   int tile_size(int64_t t) const {
@@ -77,7 +78,7 @@ class Pass {
     return call_.sample_weight ? static_cast<const T*>(call_.sample_weight)[row] : T(1);
   }
 
-  // What the gradient of a tile is multiplied by, a grad_output for each element apart.
+  // Returns the factor of a tile's gradient, without a grad_output of each element.
   T factor_at(int64_t row, int64_t label) const {
     double f = call_.factor;
     if (call_.normalizer) f /= static_cast<double>(*static_cast<const T*>(call_.normalizer));
@@ -88,7 +89,7 @@ class Pass {
     return static_cast<T>(f);
   }
 
-  // With logit_scale, unless sums of the gradient without it are wanted.
+  // Returns this factor times logit_scale, unless sums of the gradient without the scale are needed.
   T folded_factor(int64_t row, int64_t label) const {
     return wants_sums() ? factor_at(row, label) : factor_at(row, label) * reader_.scale();
   }
@@ -105,24 +106,24 @@ class Pass {
 
   bool wants_gradient() const { return gradient_memory() || wants_sums(); }
 
-  // Where a tile's gradient is formed: in the output itself when no conversion stands between.
+  // Returns the memory that a tile's gradient is formed in: the output itself if it needs no conversion.
   T* gradient_target(int64_t row, int64_t label, T* buffer) const {
     constexpr DType own = sizeof(T) == 8 ? DType::kDouble : DType::kFloat;
     void* memory = gradient_memory();
     if (!memory || call_.logits_dtype != own) return buffer;
-    // In place, the raw logits are still to be read for the gradient of logit_scale.
+    // An in-place gradient must not yet replace the raw logits, which the gradient of logit_scale reads.
     if (work_.unit_scale_gradients) return buffer;
     return static_cast<T*>(memory) + row * call_.gradient_row_stride + label;
   }
 
-  // The place where the first visit of a row leaves something for the second: that of its gradient, unless the logits
-  // are there, or it has another dtype.
+  // Returns the memory in which the first visit of a row stores numbers for the second one: that of its gradient,
+  // unless it has another dtype or contains the logits.
   T* kept_in_gradient(int64_t row, int64_t label) const {
     if (!work_.forward || gradient_memory() == call_.logits) return nullptr;
     return gradient_target(row, label, nullptr);
   }
 
-  // Another place: a buffer that stays with the thread, for rows of at most so many labels (1 MiB in float32).
+  // Returns a buffer of the thread for the same numbers, for rows of at most kMost labels (1 MiB in float32).
   T* kept_in_buffer() const {
     constexpr int64_t kMost = 1 << 18;
     if (!gradient_memory() || call_.labels > kMost) return nullptr;
@@ -130,13 +131,13 @@ class Pass {
     return buffer.of(call_.labels);
   }
 
-  // The one or the other, for a thread that has a row to itself; null where neither will do.
+  // Returns one of the two for a thread that processes a whole row, or null.
   T* kept_of_row(int64_t row) const {
     T* memory = kept_in_gradient(row, 0);
     return memory ? memory : kept_in_buffer();
   }
 
-  // What a row's value weighs; of a weight of 0 nothing is left.
+  // Returns a row's value times its weight. A weight of 0 gives 0, even if the value is NaN.
   double weighted(int64_t row, double value) const {
     const T weight = sample_weight(row);
     return weight == T(0) ? 0.0 : value * static_cast<double>(weight);
@@ -146,8 +147,8 @@ class Pass {
     return static_cast<const T*>(work_.forward ? work_.forward->coefficients : work_.backward->coefficients);
   }
 
-  // A grad_output for each element, and the exact zeros of what is excluded.
-  void settle(const Tile<T>& tile, int64_t row, int64_t label, T* g) const {
+  // Multiplies by the grad_output of each element, and sets the gradients of excluded elements to exactly 0.
+  void scale_and_mask(const Tile<T>& tile, int64_t row, int64_t label, T* g) const {
     if (!crosses_rows(call_) && sample_weight(row) == T(0)) {
       for (int j = 0; j < tile.size; ++j) g[j] = T(0);
       return;
@@ -158,16 +159,16 @@ class Pass {
       for (int j = 0; j < tile.size; ++j) g[j] *= grad_output[j * stride];
     }
     if (tile.excluded) {
-      // Where labels compete, one of weight 0 is not out.
+      // In a softmax over labels, a label of weight 0 keeps its gradient.
       for (int j = 0; j < tile.size; ++j) {
-        const bool out = tile.w[j] == T(0) && (!competing_ || tile.s[j] == T(-INFINITY));
+        const bool out = tile.w[j] == T(0) && (!softmax_over_labels_ || tile.s[j] == T(-INFINITY));
         g[j] = out ? T(0) : g[j];
       }
     }
   }
 
-  void finish_gradient(const Tile<T>& tile, int64_t unit, int64_t row, int64_t label, T* g) const {
-    settle(tile, row, label, g);
+  void write_gradient(const Tile<T>& tile, int64_t unit, int64_t row, int64_t label, T* g) const {
+    scale_and_mask(tile, row, label, g);
     if (work_.unit_row_gradients) {
       work_.unit_row_gradients[unit] = sum_of(g, tile.size);
     }
@@ -175,7 +176,7 @@ class Pass {
       alignas(64) T x[kTile];
       reader_.read_raw(row, label, tile.size, x);
       double sum = 0.0;
-      // Where nothing flows, an infinite or unknown logit must not count.
+      // A logit with a gradient of 0 must not count, even if it is infinite or NaN.
       for (int j = 0; j < tile.size; ++j)
         sum += g[j] == T(0) ? 0.0 : static_cast<double>(g[j]) * static_cast<double>(x[j]);
       work_.unit_scale_gradients[unit] = sum;

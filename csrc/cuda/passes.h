@@ -1,0 +1,98 @@
+// A forward and a backward pass on the current stream: plan, workspace, launches.
+#pragma once
+
+#include <atomic>
+
+#include "device_call.h"
+#include "lookup.h"
+#include "workspace.h"
+
+namespace mlloss {
+namespace cuda {
+
+// The strategy that tests and benchmarks request.
+inline std::atomic<int>& wanted_strategy() {
+  static std::atomic<int> wanted{static_cast<int>(Strategy::kAutomatic)};
+  return wanted;
+}
+
+inline std::atomic<int>& last_strategy() {
+  static std::atomic<int> last{static_cast<int>(Strategy::kAutomatic)};
+  return last;
+}
+
+inline void check_supported(const Call& call, const LossKernels& kernels) {
+  STD_TORCH_CHECK(call.labels <= kMaxLabels, "mlloss_cuda: the CUDA engine supports at most 2^31 - 1024 labels");
+  const bool rows = call.grouping == (kernels.element_wise ? Grouping::kElement : Grouping::kSamples);
+  STD_TORCH_CHECK(rows || kernels.across_rows, "mlloss_cuda: the loss does not support this grouping");
+}
+
+// A row without labels still has a value.
+inline bool nothing_to_do(const Call& call) { return group_count(call) == 0; }
+
+inline void launch_forward(const LossKernels& kernels, const Launch& to, const Call& call, ForwardOutputs out,
+                           const Tensor& logits, int device) {
+  WorkspaceSizes sizes = kernels.workspace_of(to, call);
+  if (!out.total) sizes.partial_sums = 0;
+  const Memory memory(sizes, out.coefficients ? 0 : coefficient_bytes(kernels, call), logits, device, to.stream);
+  if (!out.coefficients) out.coefficients = memory.coefficients();
+  check(kernels.forward(to, call, out, memory.work()));
+}
+
+inline void run_forward(const Table& table, const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
+                        const Tensor& logits) {
+  check_supported(call, kernels);
+  const int device = device_of(logits);
+  const DeviceScope scope(device);
+  const cudaStream_t stream = current_stream(device);
+  if (nothing_to_do(call)) {
+    if (out.total) check(table.sum_total(stream, call, nullptr, 0, out.total));
+    return;
+  }
+  const DeviceFacts& facts = facts_of(device);
+  const Problem problem = problem_of(call, out.gradient != nullptr, kernels.row_resident);
+  LaunchPlan plan{};
+  check(plan_that_runs(kernels, problem, facts, static_cast<Strategy>(wanted_strategy().load()), &plan));
+  last_strategy() = static_cast<int>(plan.strategy);
+  const LaunchPlan down_rows = plan_down_rows(problem, facts, static_cast<int>(chunk_width(call.logits_dtype)));
+  launch_forward(kernels, Launch{plan, stream, &down_rows}, call, out, logits, device);
+}
+
+inline void run_tiles(const Table& table, const LossKernels& kernels, const Call& call, const BackwardOutputs& out,
+                      const Tensor& logits, const DeviceFacts& facts, cudaStream_t stream) {
+  const LaunchPlan plan = plan_backward(problem_of(call, true, kernels.row_resident), facts);
+  const int64_t bytes = call.rows * plan.tiles * 8;
+  const Scratch scratch(logits, {out.row_gradient ? bytes : 0, out.scale_gradient ? bytes : 0});
+  double* rows = static_cast<double*>(scratch.get(0));
+  double* scales = static_cast<double*>(scratch.get(1));
+  // Without labels there is no grad_output to read, and a sum of no tiles is 0.
+  const int64_t tiles = call.labels > 0 ? plan.tiles : 0;
+  if (tiles > 0) check(kernels.backward(Launch{plan, stream}, call, out, rows, scales));
+  if (out.row_gradient) check(table.sum_each(stream, rows, call.rows, tiles, tiles, 1, out.row_gradient));
+  if (out.scale_gradient) check(table.sum_each(stream, scales, call.rows, tiles, tiles, 1, out.scale_gradient));
+}
+
+inline void run_labels(const Table& table, const LossKernels& kernels, const Call& call, const BackwardOutputs& out,
+                       const Tensor& logits, const DeviceFacts& facts, cudaStream_t stream) {
+  const LaunchPlan plan = plan_down_rows(problem_of(call, true, kernels.row_resident), facts, 1);
+  const Scratch scratch(logits, {plan.tiles * call.labels * 8});
+  double* sums = static_cast<double*>(scratch.get(0));
+  check(kernels.label_gradient(Launch{plan, stream}, call, out, sums));
+  check(table.sum_each(stream, sums, call.labels, 1, plan.tiles, call.labels, out.label_gradient));
+}
+
+inline void run_backward(const Table& table, const LossKernels& kernels, const Call& call, const BackwardOutputs& out,
+                         const Tensor& logits) {
+  check_supported(call, kernels);
+  const int device = device_of(logits);
+  const DeviceScope scope(device);
+  const cudaStream_t stream = current_stream(device);
+  // This pass comes first, because an in-place gradient overwrites the logits. Without rows it still writes zeros.
+  if (out.label_gradient) run_labels(table, kernels, call, out, logits, facts_of(device), stream);
+  if (out.gradient || out.row_gradient || out.scale_gradient) {
+    run_tiles(table, kernels, call, out, logits, facts_of(device), stream);
+  }
+}
+
+}  // namespace cuda
+}  // namespace mlloss
