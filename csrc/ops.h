@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "core/params.h"
@@ -54,16 +55,35 @@ inline const void* pointer(const OptionalTensor& tensor) {
   return tensor.has_value() ? tensor->const_data_ptr() : nullptr;
 }
 
-// The arguments that all passes share, in the order of the schema.
+// The arguments that every op takes after the logits, in the order of the schemas: X(type, name). mlloss_cuda/_call.py
+// has the same list, and a test compares the two.
+#define MLLOSS_CALL(X)                    \
+  X(OptionalTensor, targets)              \
+  X(OptionalTensor, crow_indices)         \
+  X(OptionalTensor, col_indices)          \
+  X(OptionalTensor, values)               \
+  X(OptionalTensor, weight)               \
+  X(OptionalTensor, sample_weight)        \
+  X(OptionalTensor, logit_scale)          \
+  X(OptionalTensor, label_offset)         \
+  X(OptionalTensor, row_offset)           \
+  X(OptionalTensor, normalizer)           \
+  X(OptionalTensor, label_parameter)      \
+  X(std::string, loss)                    \
+  X(std::vector<double>, parameters)      \
+  X(int64_t, grouping)                    \
+  X(int64_t, reduction)                   \
+  X(double, scale)                        \
+  X(double, offset)                       \
+  X(double, label_smoothing)              \
+  X(std::optional<int64_t>, ignore_index) \
+  X(int64_t, first_label)                 \
+  X(int64_t, all_labels)
+
 struct Arguments {
-  OptionalTensor targets, crow_indices, col_indices, values, weight, sample_weight, logit_scale, label_offset,
-      row_offset, normalizer, label_parameter;
-  std::string loss;
-  std::vector<double> parameters;
-  int64_t grouping, reduction;
-  double scale, offset, label_smoothing;
-  std::optional<int64_t> ignore_index;
-  int64_t first_label, all_labels;
+#define MLLOSS_FIELD(type, name) type name;
+  MLLOSS_CALL(MLLOSS_FIELD)
+#undef MLLOSS_FIELD
 };
 
 // A mean is over all labels even if only a part of them is here, so that the totals of the parts add up to the whole's.
@@ -217,19 +237,12 @@ struct Ops {
     return {row, scale, label};
   }
 
-  // The boxed entry points. The arguments that all schemas share come first, in the order of the schemas.
-#define MLLOSS_SHARED                                                                                               \
-  Tensor logits, OptionalTensor targets, OptionalTensor crow, OptionalTensor col, OptionalTensor values,            \
-      OptionalTensor weight, OptionalTensor sample_weight, OptionalTensor logit_scale, OptionalTensor label_offset, \
-      OptionalTensor row_offset, OptionalTensor normalizer, OptionalTensor label_parameter, std::string loss,       \
-      std::vector<double> parameters, int64_t grouping, int64_t reduction, double scale, double offset,             \
-      double smoothing, std::optional<int64_t> ignore, int64_t first_label, int64_t all_labels
-#define MLLOSS_ARGUMENTS                                                                                       \
-  Arguments {                                                                                                  \
-    targets, crow, col, values, weight, sample_weight, logit_scale, label_offset, row_offset, normalizer,      \
-        label_parameter, loss, parameters, grouping, reduction, scale, offset, smoothing, ignore, first_label, \
-        all_labels                                                                                             \
-  }
+  // The boxed entry points take the logits, the shared arguments, and what is their own.
+#define MLLOSS_PARAMETER(type, name) , type name
+#define MLLOSS_MOVED(type, name) std::move(name),
+#define MLLOSS_SHARED Tensor logits MLLOSS_CALL(MLLOSS_PARAMETER)
+#define MLLOSS_ARGUMENTS \
+  Arguments { MLLOSS_CALL(MLLOSS_MOVED) }
 
   static std::tuple<Tensor, Tensor, Tensor> loss_forward(MLLOSS_SHARED, bool keep_coefficients, bool form_gradient) {
     Tensor gradient = new_gradient(logits, form_gradient);
@@ -259,22 +272,26 @@ struct Ops {
   }
 
   static Tensor loss_statistics(MLLOSS_SHARED) {
-    const Call call = make_call(logits, MLLOSS_ARGUMENTS);
-    const LossCounts counts = Engine::counts_of(loss, logits);
+    const Arguments a = MLLOSS_ARGUMENTS;
+    const Call call = make_call(logits, a);
+    const LossCounts counts = Engine::counts_of(a.loss, logits);
     STD_TORCH_CHECK(!counts.element_wise && call.grouping != Grouping::kMacro,
                     "mlloss_cuda: groups that lie within a part of the labels need loss_forward");
     Tensor out = new_of_groups(logits, counts.statistics, group_count(call));
-    Engine::statistics(loss, call, static_cast<double*>(out.mutable_data_ptr()), logits);
+    Engine::statistics(a.loss, call, static_cast<double*>(out.mutable_data_ptr()), logits);
     return out;
   }
 
   static Tensor loss_late(MLLOSS_SHARED, Tensor statistics) {
-    const Call call = make_call(logits, MLLOSS_ARGUMENTS);
-    Tensor out = new_of_groups(logits, Engine::counts_of(loss, logits).second_pass_sums, group_count(call));
+    const Arguments a = MLLOSS_ARGUMENTS;
+    const Call call = make_call(logits, a);
+    Tensor out = new_of_groups(logits, Engine::counts_of(a.loss, logits).second_pass_sums, group_count(call));
     const double* known = static_cast<const double*>(statistics.const_data_ptr());
-    Engine::second_pass(loss, call, known, static_cast<double*>(out.mutable_data_ptr()), logits);
+    Engine::second_pass(a.loss, call, known, static_cast<double*>(out.mutable_data_ptr()), logits);
     return out;
   }
+#undef MLLOSS_PARAMETER
+#undef MLLOSS_MOVED
 #undef MLLOSS_SHARED
 #undef MLLOSS_ARGUMENTS
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mlloss_cuda
 from mlloss_cuda import CSRTargets, _ops, unit_grad_output
-from mlloss_cuda._autograd import Sides
+from mlloss_cuda._call import Sides, shared_schema
 
 from .cases import Case
 from .conftest import Backend
@@ -222,3 +224,19 @@ def test_learnable_arguments_are_parameters() -> None:
     module(torch.randn(2, 7), torch.ones(2, 7)).backward()
     assert threshold.grad is not None
     assert scale.grad is not None
+
+
+def test_shared_arguments_are_the_same_in_cpp() -> None:
+    """The list in csrc/ops.h has the names, the order and the types of the Python list."""
+    source = (Path(__file__).parents[1] / "csrc" / "ops.h").read_text()
+    listed = re.findall(r"X\(([^()]+), (\w+)\)", source.partition("#define MLLOSS_CALL(X)")[2].partition("\n\n")[0])
+    types = {
+        "OptionalTensor": "Tensor?",
+        "std::string": "str",
+        "std::vector<double>": "float[]",
+        "int64_t": "int",
+        "double": "float",
+        "std::optional<int64_t>": "int?",
+    }
+    written = ", ".join(f"{types[kind]} {name}" for kind, name in listed)
+    assert written == shared_schema().replace("SymInt", "int")
