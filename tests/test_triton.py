@@ -13,7 +13,7 @@ from torch import Tensor
 import mlloss_cuda
 from bench.gpu import tune
 from mlloss_cuda import CSRTargets, _backends, _ops, _registry
-from mlloss_cuda._autograd import Sides
+from mlloss_cuda._call import Sides
 
 from .cases import Case
 from .conftest import Backend, planned

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mlloss_cuda import CSRTargets, _ops
-from mlloss_cuda._autograd import Sides
+from mlloss_cuda._call import Sides
 
 from .cases import Case, all_cases
 from .conftest import TRITON_STRATEGIES, Backend, planned
