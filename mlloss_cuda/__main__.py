@@ -16,7 +16,7 @@ _CAPABILITIES = (80, 90, 100, 120)
 def _shape(text: str) -> tuple[int, int]:
     rows, _, labels = text.partition("x")
     if not (rows.isdecimal() and labels.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected ROWSxLABELS, as 512x131072, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected ROWSxLABELS, such as 512x131072, got {text!r}")
     return int(rows), int(labels)
 
 
@@ -44,7 +44,7 @@ def _print_backends() -> None:
 
 def _print_compounds() -> None:
     listed = ", ".join(_extension.listed_compounds()) or "none"
-    print(f"sums of losses in one pass: cpu and triton any of element-wise and row losses; cuda {listed}")
+    print(f"sums of losses in one pass: cpu and triton any sum of element-wise and row losses; cuda {listed}")
 
 
 def _print_plans(rows: int, labels: int, dtype: str) -> None:

@@ -1,4 +1,4 @@
-"""Dense and sparse targets, read a part at a time: for what is counted, and not differentiated."""
+"""Dense and sparse targets, read chunk by chunk, for statistics that are not differentiated."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .targets import CSRTargets
 
 __all__ = ["CHUNK", "check_alone", "count_labels", "entries", "rows_at_once", "unknown_in"]
 
-# Elements of a chunk: what is held beside the inputs is a few of these.
+# The elements of a chunk; memory beside the inputs is a few chunks.
 CHUNK = 1 << 22
 
 
 def check_alone(targets: Any, name: str = "targets") -> Tensor | CSRTargets:
-    """Targets without logits to compare them with; dense ones as ``[rows, L]``."""
+    """Check targets that come without logits, and flatten dense ones to ``[rows, L]``."""
     if isinstance(targets, Tensor) and targets.layout == torch.sparse_csr:
         targets = CSRTargets.from_sparse(targets)
     if isinstance(targets, CSRTargets):
@@ -33,44 +33,44 @@ def check_alone(targets: Any, name: str = "targets") -> Tensor | CSRTargets:
 
 
 def entries(targets: CSRTargets, ignore_index: int | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Row, label and value (None: all 1) of every entry; a value below 0 is unknown.
+    """Return row, label and value (None: all 1) of every entry; a value below 0 is unknown.
 
     Raises:
-        ValueError: a value is NaN, and that is not ``ignore_index``.
+        ValueError: a value is NaN, and ``ignore_index`` is not.
     """
     used = int(targets.crow_indices[-1])
     row = torch.arange(len(targets), device=targets.device).repeat_interleave(targets.crow_indices.diff().long())
     value = None if targets.values is None else targets.values[:used]
     if value is not None and bool(value.isnan().any()):
         if ignore_index != _ops.IGNORE_NAN:
-            raise ValueError("targets: expected values that are numbers, got NaN that are not ignore_index")
+            raise ValueError("targets: expected values that are not NaN, got NaN that are not ignore_index")
         value = value.masked_fill(value.isnan(), -1.0)
     return row, targets.col_indices[:used].long(), value
 
 
 def unknown_in(part: Tensor, ignore_index: int | None, name: str = "targets") -> Tensor | None:
-    """Which of a part of dense targets are unknown (None: none are).
+    """Return which of a chunk of dense targets are unknown, or None without an ``ignore_index``.
 
     Raises:
-        ValueError: a target is negative, or no number, and not ``ignore_index``.
+        ValueError: a target is negative or NaN, and not ``ignore_index``.
     """
     unknown = None if ignore_index is None else equal_to(part, ignore_index)
     wrong = ~(part >= 0)
     if unknown is not None:
         wrong &= ~unknown
     if bool(wrong.any()):
-        raise ValueError(f"{name}: expected 0, 1 or probabilities, got negative ones or NaN that are not ignore_index")
+        raise ValueError(f"{name}: expected 0, 1 or probabilities, got negative or NaN that are not ignore_index")
     return unknown
 
 
 def rows_at_once(rows: int, labels: int) -> Iterator[slice]:
-    """Slices of rows, of about ``CHUNK`` elements each."""
+    """Iterate over slices of rows with about ``CHUNK`` elements each."""
     step = max(1, CHUNK // max(labels, 1))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def count_labels(targets: Tensor | CSRTargets, ignore_index: int | None) -> tuple[Tensor, Tensor]:
-    """How often each label is positive (probabilities add up), and in how many rows it is known: float64 ``[L]``."""
+    """Count each label's positives (probabilities add up) and the rows where it is known, both float64 ``[L]``."""
     if isinstance(targets, CSRTargets):
         _, label, value = entries(targets, ignore_index)
         known = torch.full((targets.num_labels,), float(len(targets)), dtype=torch.float64, device=targets.device)

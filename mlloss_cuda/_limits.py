@@ -1,7 +1,7 @@
-"""The functions that definitions are written in: their values and gradients take their limits at infinite logits.
+"""Functions for the reference definitions whose values and gradients have their limits at infinite logits.
 
-Plain PyTorch has ``inf - inf`` and ``0 * inf`` there, in the value or on the way back. Each of these may be
-differentiated twice.
+Plain PyTorch would compute ``inf - inf`` or ``0 * inf`` there, in the forward or the backward. All of these functions
+can be differentiated twice.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ __all__ = ["above", "exponential_sum", "saturated", "scaled", "softplus", "weigh
 
 
 def softplus(x: Tensor) -> Tensor:
-    """``log(1 + e^x)``: 0 at -inf, inf at inf, with slopes of 0 and 1."""
+    """Return ``log(1 + e^x)``: 0 at -inf, inf at inf, with slopes of 0 and 1."""
     return -F.logsigmoid(-x)
 
 
 def saturated(x: Tensor) -> Tensor:
-    """``x``, with no gradient at infinities: for functions that are bounded, such as the sigmoid and its powers.
+    """Return ``x`` without a gradient at infinities, for bounded functions such as the sigmoid and its powers.
 
-    Their slope vanishes there, and faster than whatever they are multiplied by grows.
+    Their slope vanishes there, faster than any factor of a loss grows.
     """
     return torch.where(x.isinf(), x.detach(), x)
 
 
 def weighed(factor: Tensor | float, cost: Tensor) -> Tensor:
-    """``factor * cost`` for a constant factor and a cost >= 0: what weighs nothing costs nothing, were it infinite."""
+    """Return ``factor * cost`` for a constant factor and a cost >= 0; it is 0 for a factor of 0 and infinite cost."""
     factor = torch.as_tensor(factor, dtype=cost.dtype, device=cost.device)
     return factor * torch.where((factor == 0) & cost.isinf(), 0.0, cost)
 
@@ -52,21 +52,21 @@ class _Above(torch.autograd.Function):
 
 
 def above(x: Tensor, m: Tensor) -> Tensor:
-    """``x - m`` for a constant m that broadcasts to x: 0 for equal infinities, and a slope of 1 there too."""
+    """Return ``x - m`` for a constant m that broadcasts to x: 0 for equal infinities, where the slope is 1 too."""
     result: Tensor = _Above.apply(x, m.detach())
     return result
 
 
 def exponential_sum(x: Tensor, weight: Tensor, dim: tuple[int, ...], least: float = -math.inf) -> tuple[Tensor, Tensor]:
-    """m and S with ``e^m S = sum weight e^x``; m is the largest term's logarithm, or ``least`` if that is more.
+    """Return m and S with ``e^m S = sum weight e^x``; m is the largest term's logarithm, or ``least`` if larger.
 
-    Equal infinities share the sum, and its gradient. Both are ``keepdim``; m is a constant.
+    Equal infinities contribute equally to the sum and to its gradient. Both results are ``keepdim``; m is a constant.
     """
-    there = weight > 0
-    logs = torch.where(there, weight, 1.0).log()
-    m = torch.where(there, x.detach() + logs, -math.inf)
+    present = weight > 0
+    logs = torch.where(present, weight, 1.0).log()
+    m = torch.where(present, x.detach() + logs, -math.inf)
     m = m.amax(dim, keepdim=True).clamp(min=least) if x.numel() else x.new_full((), least)
-    terms = torch.where(there, (above(torch.where(there, x, -math.inf), m) + logs).exp(), 0.0)
+    terms = torch.where(present, (above(torch.where(present, x, -math.inf), m) + logs).exp(), 0.0)
     return m, terms.sum(dim, keepdim=True)
 
 
@@ -88,7 +88,7 @@ class _Scaled(torch.autograd.Function):
 
 
 def scaled(x: Tensor, scale: Tensor | float) -> Tensor:
-    """``scale * x`` for a number or a 0-d tensor, whose gradient has nothing of an infinite x where none flows."""
+    """Return ``scale * x`` for a number or 0-d tensor; an infinite x with gradient 0 adds nothing to its gradient."""
     if not isinstance(scale, Tensor):
         return x * scale
     result: Tensor = _Scaled.apply(x, scale)

@@ -1,4 +1,4 @@
-"""Weights and biases from how often each label occurs."""
+"""Label weights and biases from label frequencies."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ def label_weights(
     normalize: bool = True,
     ignore_index: float | None = None,
 ) -> Tensor:
-    r"""A weight for each label, larger for rarer ones: for the ``weight`` of any loss.
+    r"""Compute a weight for each label, larger for rarer ones, for the ``weight`` of any loss.
 
     .. math:: \text{inverse: } \frac1n, \qquad \text{effective: } \frac{1 - \beta}{1 - \beta^n}, \qquad
         \text{propensity: } 1 + C e^{-a \log (n + b)}, \quad C = (\log N - 1)(b + 1)^a
 
     for a label with n positives in N rows. ``"effective"`` lies between 1 (beta = 0) and inverse frequency
-    (beta to 1). ``"propensity"`` is for labels that are missing from the data the more often the rarer they
-    are: one over the probability that a true label was recorded.
+    (beta to 1). ``"propensity"`` is for data in which rarer labels are missing more often: it is the inverse of the
+    probability that a true label was recorded.
 
     Args:
-        targets: of the training data: dense ``[..., L]`` (read a part at a time), ``CSRTargets`` or
+        targets: the targets of the training data: dense ``[..., L]`` (read chunk by chunk), ``CSRTargets`` or
             ``torch.sparse_csr``. Probabilities add up to n.
         method: ``"inverse"``, ``"effective"`` (default) or ``"propensity"``.
-        beta: in [0, 1), of ``"effective"``; 0.9 to 0.9999 in the paper. Default 0.999.
-        a, b: > 0, of ``"propensity"``. Defaults 0.55 and 1.5, the paper's for most data sets (Wikipedia 0.5
+        beta: in [0, 1), for ``"effective"``; 0.9 to 0.9999 in the paper. Default 0.999.
+        a, b: > 0, for ``"propensity"``. Defaults 0.55 and 1.5, the paper's values for most data sets (Wikipedia 0.5
             and 0.4, Amazon 0.6 and 2.6).
-        normalize: divide by the weights' mean, so that it is 1 over all L labels and the loss keeps its size.
-            False gives the formulas' own values. Default True.
+        normalize: divide by the weights' mean, so that the mean over all L labels is 1 and the loss keeps its
+            magnitude. False gives the values of the formulas. Default True.
         ignore_index: dense targets equal to it are unknown and not counted. Default None.
 
     Returns:
         float32 ``[L]`` on the targets' device, positive and finite. A label without positives is weighted
-        as if it had one, in propensity (finite at 0) as it is.
+        as if it had one; in ``"propensity"``, which is finite at 0, it is not.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument is out of range, or a target is negative and not ``ignore_index``.
 
     Source:
         Effective number: Cui, Jia, Lin, Song, Belongie, "Class-Balanced Loss Based on Effective Number of
         Samples", 2019, arXiv:1901.05555. Propensity: Jain, Prabhu, Varma, "Extreme Multi-label Loss Functions
-        for Recommendation, Tagging, Ranking & Other Missing Label Applications", 2016. For fewer than 3 rows,
-        where C would be negative, it is 0.
+        for Recommendation, Tagging, Ranking & Other Missing Label Applications", 2016. For fewer than 3 rows, C would
+        be negative and is set to 0.
 
     Example:
         >>> targets = CSRTargets.from_lists([[0], [0, 1], [0]], num_labels=3)
@@ -85,21 +85,21 @@ def label_weights(
 
 
 def prior_bias(targets: Tensor | CSRTargets, *, smoothing: float = 0.5, ignore_index: float | None = None) -> Tensor:
-    r"""The log-odds of each label before anything is seen: for the last layer's bias, or ``logit_bias``.
+    r"""Compute the prior log-odds of each label, for the last layer's bias or for ``logit_bias``.
 
     .. math:: \log \frac{n + c}{N - n + c}
 
-    for a label that is positive in n of the N rows where it is known. A classifier that starts there does not
-    spend its first steps, nor its first large gradients, on learning that most labels are rare. As a fixed
+    for a label that is positive in n of the N rows where it is known. A classifier that starts with this bias does
+    not spend its first steps, nor its first large gradients, on learning that most labels are rare. As a fixed
     ``logit_bias`` it is logit adjustment: the model learns what a row adds to the prior. ``loss.predict`` adds
     the prior again; ``logits > 0`` leaves it out, and finds more of the rare labels.
 
-    It is the optimum of BCE for constant logits. For ZLPR begin with ``-log L`` for every label: a row's
+    The log-odds are the optimum of BCE for constant logits. For ZLPR start with ``-log L`` for every label: a row's
     negatives together then weigh as much as its threshold.
 
     Args:
         targets: as for :func:`label_weights`.
-        smoothing: c > 0, what is added to both counts: finite for labels that never or always occur.
+        smoothing: c > 0, added to both counts, so that labels that never or always occur have a finite bias.
             Default 0.5.
         ignore_index: dense targets equal to it are unknown, and their rows do not count. Default None.
 
@@ -107,7 +107,7 @@ def prior_bias(targets: Tensor | CSRTargets, *, smoothing: float = 0.5, ignore_i
         float32 ``[L]`` on the targets' device, finite.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument is out of range, or a target is negative and not ``ignore_index``.
 
     Source:

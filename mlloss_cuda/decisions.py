@@ -1,4 +1,4 @@
-"""Thresholds on logits that are best for a metric on held-out data."""
+"""Decision thresholds on logits that maximise a metric on held-out data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["fit_thresholds"]
 METRICS = ("f1", "fbeta", "accuracy")
 AVERAGES = ("macro", "micro", "samples")
 
-# From true positives, predicted, positive and known labels to a value.
+# A function of the counts of true positives, predicted, positive and known labels.
 Metric = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -30,45 +30,45 @@ def fit_thresholds(
     beta: float = 1.0,
     ignore_index: float | None = None,
 ) -> Tensor:
-    """The thresholds for which ``logits > thresholds`` does best, found exactly, by sorting.
+    """Find the thresholds for which ``logits > thresholds`` maximises a metric, exactly, by sorting.
 
-    For losses that rank labels and have no threshold of their own, and for any loss where a metric counts.
-    Use held-out data: on its training data a model is surer than it should be. With few positives a
-    threshold of a label's own overfits, and ``average="micro"`` generalises better. No ``[B, L]`` targets
-    are made; what is held beside the inputs is some chunks of 4 million elements, or of one row or column
-    where that is more.
+    They are useful for losses that rank labels without a threshold, and for any loss if a certain metric matters.
+    Use held-out data, because a model is overconfident on its training data. With few positives a
+    separate threshold for each label overfits, and ``average="micro"`` generalises better. No ``[B, L]`` targets
+    are formed; memory beside the inputs is a few chunks of 4 million elements, or of one row or column if that is
+    larger.
 
     Args:
-        logits: ``[..., L]``, float32, bfloat16, float16 or float64, without NaN or +inf. The raw ones: a
+        logits: ``[..., L]``, float32, bfloat16, float16 or float64, without NaN or +inf. They are the raw logits: a
             loss's ``logit_scale`` and ``logit_bias`` are not applied.
         targets: dense bool, integer or floating ``[..., L]``, ``CSRTargets`` or ``torch.sparse_csr``.
             Integers >= 1 and probabilities above 1/2 are positive; a negative value in ``CSRTargets`` is an
-            unknown label, which does not count.
-        metric: ``"f1"`` (default), ``"fbeta"`` (``beta`` above 1 asks for recall), or ``"accuracy"`` (of single
+            unknown label, which is not counted.
+        metric: ``"f1"`` (default), ``"fbeta"`` (a ``beta`` above 1 favours recall), or ``"accuracy"`` (of single
             labels).
-        average: named as in scikit-learn. ``"macro"`` (default): a threshold for each label, the best for
-            it, and so for the mean over labels. ``"micro"``: one for all, the best for all labels of all
-            rows counted together. ``"samples"``: one for all, the best for the mean over rows, of which
-            those without positives take no part (under accuracy, those without known labels).
-        beta: > 0, of ``"fbeta"``. Default 1.0.
+        average: named as in scikit-learn. ``"macro"`` (default): a threshold for each label, the best one for
+            the label and so for the mean over labels. ``"micro"``: one threshold, the best for all labels of all
+            rows counted together. ``"samples"``: one threshold, the best for the mean over rows, which
+            excludes rows without positives (under accuracy, rows without known labels).
+        beta: > 0, for ``"fbeta"``. Default 1.0.
         ignore_index: dense targets equal to it are unknown. Default None.
 
     Returns:
-        float32 (float64 for float64): ``[L]`` for ``"macro"``, else 0-d. Halfway between the lowest logit that is
-        taken and the highest that is not, as the logits' dtype can tell them apart, or just below the lowest
-        of all; of equal results the highest. +inf where there is no positive: nothing is predicted. They
-        serve as ``ZLPRLoss``'s ``threshold``; for training with them, not for ``predict``, they must be
-        finite.
+        float32 (float64 for float64): ``[L]`` for ``"macro"``, else 0-d. A threshold is halfway between the lowest
+        logit above it and the highest logit below it, if the logits' dtype has a value between them, or just below the
+        lowest logit of all; among equally good thresholds it is the highest. Without positives it is +inf, so that
+        nothing is predicted. The thresholds can be used as ``ZLPRLoss``'s ``threshold``; for training, unlike for
+        ``predict``, they must be finite.
 
     Raises:
-        TypeError: an argument has another type or dtype.
+        TypeError: an argument has a wrong type or dtype.
         ValueError: shapes or devices do not fit, a value is out of range, the logits have NaN or +inf, or a
             target is negative and not ``ignore_index``.
 
     Source:
         Threshold search by rank: Lipton, Elkan, Naryanaswamy, "Optimal Thresholding of Classifiers to Maximize F1
-        Measure", 2014, arXiv:1402.1892. The best lies just below a positive's logit, so one threshold for
-        all needs the positives sorted, and the others counted between them.
+        Measure", 2014, arXiv:1402.1892. The best threshold lies just below a positive's logit, so a common threshold
+        needs only the positives sorted, and the other logits counted between them.
 
     Example:
         >>> logits = torch.tensor([[0.5, 2.0], [1.5, 0.0], [-1.0, 1.0]])
@@ -97,7 +97,7 @@ def _metric(metric: str, beta: float) -> Metric:
     square = 1.0 if metric == "f1" else beta * beta
 
     def f(true: Tensor, predicted: Tensor, positive: Tensor, known: Tensor) -> Tensor:
-        # 0 where nothing is positive, nor predicted.
+        # The score is 0 if nothing is positive or predicted.
         return (1 + square) * true / (square * positive + predicted).clamp(min=1e-300)
 
     def accuracy(true: Tensor, predicted: Tensor, positive: Tensor, known: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def _metric(metric: str, beta: float) -> Metric:
 
 
 class _Targets:
-    """Which labels are positive and which unknown, by parts of rows, or by parts of labels."""
+    """The positive and the unknown labels, read by chunks of rows or of labels."""
 
     def __init__(self, targets: Tensor | CSRTargets, ignore_index: int | None, by_label: bool = False) -> None:
         self.ignore_index, self.by_label = ignore_index, by_label
@@ -122,7 +122,7 @@ class _Targets:
         self.along, self.across, self.value = along, across, value
 
     def part(self, chosen: slice, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Of the logits' part ``chosen``: bool masks of its shape, of positives and of unknown labels."""
+        """Return bool masks of positives and of unknown labels for the chunk ``chosen`` of the logits."""
         if self.dense is not None:
             y = self.dense[:, chosen] if self.by_label else self.dense[chosen]
             return y > 0.5, _counts.unknown_in(y, self.ignore_index)
@@ -148,10 +148,10 @@ def _checked(part: Tensor) -> Tensor:
 
 
 def _between(upper: Tensor, lower: Tensor, dtype: torch.dtype) -> Tensor:
-    """A value at or above ``lower`` and below ``upper``, in the middle where ``dtype`` has one."""
+    """Return a value at or above ``lower`` and below ``upper``, in the middle if ``dtype`` has such a value."""
     middle = (lower + (upper - lower) / 2).to(dtype).to(upper.dtype)
-    facts = torch.finfo(dtype)
-    below = (upper - (upper.abs() * facts.eps).clamp(min=facts.tiny)).to(dtype).to(upper.dtype)
+    limits = torch.finfo(dtype)
+    below = (upper - (upper.abs() * limits.eps).clamp(min=limits.tiny)).to(dtype).to(upper.dtype)
     found = torch.where((middle >= lower) & (middle < upper), middle, lower)
     return torch.where(lower == -torch.inf, below, found)
 
@@ -180,11 +180,11 @@ def _best_of_columns(logits: Tensor, positive: Tensor, unknown: Tensor | None, m
     predicted = torch.arange(1, len(x) + 1, dtype=torch.float64, device=x.device)[:, None]
     all_positive = positive.sum(0, keepdim=True).double()
     value = measure(true, predicted, all_positive, known)
-    # Equal logits are taken together; -inf, which no threshold is below, never.
+    # Equal logits are predicted together; -inf never is, because no threshold is below it.
     next_ = torch.cat([x[1:], torch.full_like(x[:1], -torch.inf)])
     value = torch.where((x > next_), value, -torch.inf)
-    nothing = measure(torch.zeros_like(known), torch.zeros_like(known), all_positive, known)
-    best = torch.cat([nothing, value]).argmax(0, keepdim=True)
+    none_predicted = measure(torch.zeros_like(known), torch.zeros_like(known), all_positive, known)
+    best = torch.cat([none_predicted, value]).argmax(0, keepdim=True)
     taken = (best - 1).clamp(min=0)
     found = _between(x.gather(0, taken), next_.gather(0, taken), logits.dtype)
     found = torch.where(best > 0, found, x[:1])
@@ -200,13 +200,13 @@ def _for_all(logits: Tensor, targets: _Targets, measure: Metric, by_row: bool) -
 
     none = torch.full((), torch.inf, dtype=_ops.compute_dtype(logits), device=logits.device)
     positives = [part[positive] for part, positive, _ in parts()]
-    # Where a threshold may lie just below; beyond them, where nothing is taken.
+    # The threshold is just below one of these logits, or infinite, so that nothing is predicted.
     candidates = torch.cat(positives).unique() if positives else none[None][:0]
     candidates = candidates[candidates > -torch.inf]
     if candidates.numel() == 0:
         return none
     gain = _row_gains(parts(), candidates, measure) if by_row else _gains(parts(), candidates, measure)
-    # Of equal values the highest candidate.
+    # Among equal gains, take the highest candidate.
     best = len(candidates) - int(gain.flip(0).argmax())
     upper = candidates[best] if best < len(candidates) else none
     lower = none.neg()
@@ -220,7 +220,7 @@ Parts = Iterator[tuple[Tensor, Tensor, Tensor | None]]
 
 
 def _above(counts: Tensor) -> Tensor:
-    """From what lies in each bin to what lies in all from each candidate on, and 0 beyond the last."""
+    """Sum the counts of each bin and all higher ones."""
     return counts.flip(0).cumsum(0).flip(0)
 
 
@@ -229,7 +229,7 @@ def _bins(part: Tensor, candidates: Tensor) -> Tensor:
 
 
 def _gains(parts: Parts, candidates: Tensor, measure: Metric) -> Tensor:
-    """The metric of everything with each candidate for the lowest logit taken, and last with none taken."""
+    """Return the metric over all rows with each candidate as the lowest predicted logit, and last with none."""
     size = len(candidates) + 1
     taken = torch.zeros(2, size, dtype=torch.float64, device=candidates.device)
     known = torch.zeros((), dtype=torch.float64, device=candidates.device)
@@ -244,7 +244,10 @@ def _gains(parts: Parts, candidates: Tensor, measure: Metric) -> Tensor:
 
 
 def _row_gains(parts: Parts, candidates: Tensor, measure: Metric) -> Tensor:
-    """The same for the sum over rows, less a constant: each logit adds what it changes of its row's metric."""
+    """Return the sum over rows of the metric of each row, up to a constant, for the same candidates.
+
+    Each logit adds the change of its row's metric when it becomes predicted.
+    """
     size = len(candidates) + 1
     changes = torch.zeros(size, dtype=torch.float64, device=candidates.device)
     for part, positive, unknown in parts:
@@ -257,9 +260,9 @@ def _row_gains(parts: Parts, candidates: Tensor, measure: Metric) -> Tensor:
         predicted = torch.arange(1, x.shape[1] + 1, dtype=torch.float64, device=x.device)
         all_positive = positive.sum(1, keepdim=True).double()
         value = measure(true, predicted, all_positive, known)
-        nothing = measure(torch.zeros_like(known), torch.zeros_like(known), all_positive, known)
-        # Unknown labels, sorted last at -inf, are in the bin that no candidate reaches.
+        none_predicted = measure(torch.zeros_like(known), torch.zeros_like(known), all_positive, known)
+        # Unknown labels, sorted last at -inf, are in the bin below all candidates.
         changes += torch.bincount(
-            _bins(x, candidates).flatten(), torch.diff(value, dim=1, prepend=nothing).flatten(), size
+            _bins(x, candidates).flatten(), torch.diff(value, dim=1, prepend=none_predicted).flatten(), size
         )
     return torch.cat([_above(changes)[1:], changes.new_zeros(1)])

@@ -20,23 +20,22 @@ class CSRTargets:
     """The positive labels of each row, as compressed sparse rows.
 
     Row ``i`` holds the labels ``col_indices[crow_indices[i]:crow_indices[i + 1]]``; every other
-    label is a negative. A batch of 128 rows over 2.8 million labels is 19 kB here, 360 MB as a bool
-    tensor. It may be passed through ``torch.compile(fullgraph=True)``.
+    label is a negative. A batch of 128 rows over 2.8 million labels takes 19 kB, but 360 MB as a bool
+    tensor. It can be passed through ``torch.compile(fullgraph=True)``.
 
     Args:
         crow_indices: int32 or int64 ``[rows + 1]``, non-decreasing from 0.
-        col_indices: of the same dtype, ``[nnz]`` or longer (what lies past ``crow_indices[-1]`` is
-            not read): in each row sorted, unique, and within ``[0, num_labels)``.
+        col_indices: ``[nnz]`` or longer (entries past ``crow_indices[-1]`` are not read), of the same dtype:
+            sorted and unique in each row, and within ``[0, num_labels)``.
         num_labels: L, the number of labels.
-        values: floating, as long as ``col_indices``, or None for ones: probabilities in [0, 1].
+        values: floating, of ``col_indices``' length, or None for ones: probabilities in [0, 1].
             0 makes a negative; a value below 0 excludes that label in that row (unknown labels,
-            items already seen).
-        validate: None checks the values of CPU tensors and not of GPU tensors (there it would
-            synchronise); True checks always, False never. Kernels stay within their buffers in any
-            case.
+            items already seen). Default None.
+        validate: None (default) checks the values of CPU tensors but not of GPU tensors, where the check would
+            synchronise; True always checks, False never does. Kernels never access memory outside their buffers.
 
     Raises:
-        TypeError: an argument is not a tensor, or has another dtype.
+        TypeError: an argument is not a tensor, or has a wrong dtype.
         ValueError: shapes, devices or values do not fit.
 
     Example:
@@ -45,7 +44,7 @@ class CSRTargets:
         [[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0]]
     """
 
-    # A dataclass would be taken apart by Lightning, which writes to its fields and reads batch sizes off them.
+    # Not a dataclass: Lightning writes to the fields of dataclasses and infers batch sizes from them.
     crow_indices: Tensor
     col_indices: Tensor
     num_labels: int
@@ -73,10 +72,10 @@ class CSRTargets:
 
     @classmethod
     def from_lists(cls, rows: Iterable[Iterable[int]], num_labels: int) -> CSRTargets:
-        """From the labels of each row, in any order; duplicates are dropped.
+        """Make targets from the labels of each row, in any order; duplicates are dropped.
 
         Raises:
-            TypeError: a label is no int, or is a bool: a mask's rows are for ``from_dense``.
+            TypeError: a label is not an int, or is a bool: use ``from_dense`` for the rows of a mask.
             ValueError: a label lies outside ``[0, num_labels)``.
         """
         crow, columns = [0], []
@@ -87,28 +86,29 @@ class CSRTargets:
 
     @classmethod
     def from_padded(cls, indices: Tensor, num_labels: int, padding: int = -1) -> CSRTargets:
-        """From ``[rows, width]`` label indices where ``padding`` fills the shorter rows; duplicates are dropped.
+        """Make targets from ``[rows, width]`` label indices, padded by ``padding``; duplicates are dropped.
 
-        Shapes depend on no value: the targets have room for ``rows * width`` entries. A GPU is not waited for,
-        and ``torch.compile(fullgraph=True)`` takes the call.
+        Shapes do not depend on values: the targets have a capacity of ``rows * width`` entries. The call does not wait
+        for the GPU, and works under ``torch.compile(fullgraph=True)``.
 
         Raises:
-            TypeError: ``indices`` has another dtype or shape.
-            ValueError: a label lies outside ``[0, num_labels)``. It is looked for where ``validate`` would look.
+            TypeError: ``indices`` has a wrong dtype or shape.
+            ValueError: a label lies outside ``[0, num_labels)``. Only indices on the CPU are checked.
         """
         if not isinstance(indices, Tensor) or indices.dim() != 2 or indices.dtype not in _INDEX_DTYPES:
             raise TypeError("indices: expected an int32 or int64 tensor of shape [rows, width]")
         present = indices != padding
-        looked_at = indices.device.type == "cpu" and not torch.compiler.is_compiling()
-        if looked_at and bool((present & ((indices < 0) | (indices >= num_labels))).any()):
+        validate = indices.device.type == "cpu" and not torch.compiler.is_compiling()
+        if validate and bool((present & ((indices < 0) | (indices >= num_labels))).any()):
             raise ValueError(f"indices: expected labels in [0, {num_labels}), got some outside")
         crow, columns = _compacted(indices.long(), present)
         return cls(crow, columns, num_labels, validate=False)
 
     @classmethod
     def from_dense(cls, dense: Tensor) -> CSRTargets:
-        """From ``[..., L]`` dense targets: integers >= 1 are positive, a negative excludes its label,
-        floating values are probabilities.
+        """Make targets from dense ones, ``[..., L]``.
+
+        Integers >= 1 are positive, floating values are probabilities, and a negative value excludes its label.
         """
         if not isinstance(dense, Tensor) or dense.dim() == 0 or dense.layout != torch.strided:
             raise TypeError("dense: expected a dense tensor of shape [..., L]")
@@ -123,12 +123,12 @@ class CSRTargets:
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> CSRTargets:
-        """From a ``scipy.sparse`` matrix ``[rows, L]`` of any format; counts above 1 are positives."""
+        """Make targets from a ``scipy.sparse`` matrix ``[rows, L]`` of any format; counts above 1 are positives."""
         if not hasattr(matrix, "tocsr"):
             raise TypeError(f"matrix: expected a scipy.sparse matrix, got {type(matrix).__name__}")
         csr = matrix.tocsr().copy()
         csr.sum_duplicates()
-        # A duplicate, or a count, is one positive.
+        # Duplicates and counts above 1 make one positive.
         values = torch.from_numpy(csr.data.astype("float32")).clamp(max=1)
         return cls(
             torch.from_numpy(csr.indptr.astype("int64")),
@@ -139,7 +139,7 @@ class CSRTargets:
 
     @classmethod
     def from_sparse(cls, tensor: Tensor) -> CSRTargets:
-        """From a 2-D ``torch.sparse_csr`` tensor ``[rows, L]``, without a copy of its indices."""
+        """Make targets from a 2-D ``torch.sparse_csr`` tensor ``[rows, L]``, without a copy of its indices."""
         if tensor.layout != torch.sparse_csr or tensor.dim() != 2:
             raise TypeError("tensor: expected a 2-D torch.sparse_csr tensor")
         values = tensor.values().detach()
@@ -150,17 +150,17 @@ class CSRTargets:
     # ---- as a container --------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
-        raise AttributeError(f"{name}: CSRTargets do not change; make others of their parts")
+        raise AttributeError(f"{name}: CSRTargets are immutable; construct new ones from their parts")
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"{name}: CSRTargets do not change; make others of their parts")
+        raise AttributeError(f"{name}: CSRTargets are immutable; construct new ones from their parts")
 
     def __len__(self) -> int:
         return self.crow_indices.shape[0] - 1
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return self.crow_indices.device
 
     def __repr__(self) -> str:
@@ -171,7 +171,7 @@ class CSRTargets:
         )
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> CSRTargets:
-        """The chosen rows: an int (one row), a slice, or indices or a mask as for a tensor."""
+        """Select rows by an int (one row), a slice, or indices or a mask as for a tensor."""
         if isinstance(rows, (int, Tensor)) or hasattr(rows, "__index__"):
             rows = _one_row(rows, len(self))
         index = torch.arange(len(self), device=self.device)[rows]
@@ -181,7 +181,7 @@ class CSRTargets:
         counts = self.crow_indices[1:][index].long() - starts
         crow = torch.zeros(len(index) + 1, dtype=torch.int64, device=self.device)
         torch.cumsum(counts, 0, out=crow[1:])
-        # The place of every kept entry: its row's start, plus its number within the row.
+        # The position of every kept entry is its row's start plus its number within the row.
         within = torch.arange(int(crow[-1]), device=self.device) - crow[:-1].repeat_interleave(counts)
         place = starts.repeat_interleave(counts) + within
         return self._replace(
@@ -191,7 +191,7 @@ class CSRTargets:
         )
 
     def label_range(self, start: int, stop: int) -> CSRTargets:
-        """The labels ``start .. stop - 1`` of every row, numbered from 0: one shard's targets."""
+        """Return the labels ``start .. stop - 1`` of every row, numbered from 0: the targets of one shard."""
         if not 0 <= start <= stop <= self.num_labels:
             raise ValueError(f"start, stop: expected 0 <= start <= stop <= {self.num_labels}, got {start}, {stop}")
         used = int(self.crow_indices[-1])
@@ -208,15 +208,15 @@ class CSRTargets:
     # ---- conversions -----------------------------------------------------------------------------
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> CSRTargets:
-        """These targets on ``device``."""
+        """Return these targets on ``device``."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> CSRTargets:
-        """These targets in page-locked memory, for copies to a GPU that do not block."""
+        """Return these targets in page-locked memory, for non-blocking copies to a GPU."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def to_dense(self) -> Tensor:
-        """``[rows, L]``: bool, or ``values``' dtype where there are values."""
+        """Return ``[rows, L]`` dense targets: bool, or the dtype of ``values``."""
         used = int(self.crow_indices[-1])
         row = torch.arange(len(self), device=self.device).repeat_interleave(self.crow_indices.diff().long())
         dtype = torch.bool if self.values is None else self.values.dtype
@@ -226,7 +226,7 @@ class CSRTargets:
         return dense
 
     def pad_to(self, capacity: int) -> CSRTargets:
-        """The same targets with room for ``capacity`` entries: static shapes for CUDA graphs."""
+        """Return the same targets with a capacity of ``capacity`` entries: static shapes for CUDA graphs."""
         extra = capacity - self.col_indices.shape[0]
         if extra < 0:
             raise ValueError(f"capacity: expected at least {self.col_indices.shape[0]}, got {capacity}")
@@ -236,7 +236,7 @@ class CSRTargets:
         )
 
     def ne(self, value: float) -> Unequal:
-        """The places where the ``[rows, L]`` targets differ from ``value``; :meth:`Unequal.sum` counts them.
+        """Return the places where the ``[rows, L]`` targets differ from ``value``; :meth:`Unequal.sum` counts them.
 
         Hugging Face's ``Trainer`` counts the labels of a batch by ``labels.ne(-100).sum()``.
 
@@ -247,7 +247,7 @@ class CSRTargets:
         return Unequal(self, value)
 
     def _replace(self, **changes: Any) -> CSRTargets:
-        """These targets with other parts, which have been checked."""
+        """Return these targets with other parts, which are not checked."""
         parts = {name: changes.get(name, getattr(self, name)) for name in _PARTS}
         return CSRTargets(**parts, validate=False)
 
@@ -257,23 +257,23 @@ class CSRTargets:
 
 
 class Unequal:
-    """The places where targets differ from a number: a ``[rows, L]`` mask that is counted and never formed."""
+    """The places where targets differ from a number: a ``[rows, L]`` mask that can be counted and is never formed."""
 
     def __init__(self, targets: CSRTargets, value: float) -> None:
         self._targets, self._value = targets, value
 
     def sum(self) -> Tensor:
-        """The number of places, a 0-d int64 tensor on the targets' device, without a synchronisation."""
+        """Count the places without a synchronisation, as a 0-d int64 tensor on the targets' device."""
         targets, value = self._targets, self._value
         used = targets.crow_indices[-1].long()
         stored = torch.ones_like(targets.col_indices) if targets.values is None else targets.values
-        there = torch.arange(stored.shape[0], device=targets.device) < used
-        count = ((stored != value) & there).sum()
+        in_use = torch.arange(stored.shape[0], device=targets.device) < used
+        count = ((stored != value) & in_use).sum()
         return count if value == 0 else count + (len(targets) * targets.num_labels - used)
 
 
 def _one_row(rows: Any, count: int) -> Any:
-    """A list of one for what is an index by itself, an int, a NumPy one or a 0-d tensor; else ``rows``."""
+    """Return a single index (an int, NumPy integer or 0-d tensor) as a list, and other ``rows`` unchanged."""
     if isinstance(rows, bool) or getattr(rows, "ndim", 0) > 0:
         return rows
     row = operator.index(rows)
@@ -285,8 +285,8 @@ def _one_row(rows: Any, count: int) -> Any:
 def _label_number(label: Any) -> int:
     if isinstance(label, bool) or "bool" in str(getattr(label, "dtype", "")):
         raise TypeError(
-            f"rows: expected the numbers of each row's labels, got {bool(label)}; rows with True or False for every "
-            "label are taken by CSRTargets.from_dense(torch.tensor(rows))"
+            f"rows: expected the numbers of each row's labels, got {bool(label)}; for rows with True or False for "
+            "every label, use CSRTargets.from_dense(torch.tensor(rows))"
         )
     return operator.index(label)
 
@@ -298,7 +298,7 @@ def _crow_of(row: Tensor, rows: int) -> Tensor:
 
 
 def _from_pairs(row: Tensor, column: Tensor, rows: int, num_labels: int) -> CSRTargets:
-    """Targets of pairs of a row and a label in any order; duplicates are dropped."""
+    """Make targets from pairs of a row and a label in any order; duplicates are dropped."""
     if column.numel() and not (int(column.min()) >= 0 and int(column.max()) < num_labels):
         raise ValueError(f"indices: expected labels in [0, {num_labels}), got some outside")
     pairs = torch.unique(row * max(num_labels, 1) + column)
@@ -307,7 +307,7 @@ def _from_pairs(row: Tensor, column: Tensor, rows: int, num_labels: int) -> CSRT
 
 
 def _compacted(indices: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """``crow_indices`` and ``col_indices`` of ``[rows, width]`` labels: sorted in each row, each once."""
+    """Return ``crow_indices`` and ``col_indices`` for ``[rows, width]`` labels, sorted and unique in each row."""
     rows, width = indices.shape
     last = torch.iinfo(indices.dtype).max
     columns = indices.masked_fill(~present, last).sort(dim=1).values
@@ -315,7 +315,7 @@ def _compacted(indices: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     kept[:, 1:] &= columns[:, 1:] != columns[:, :-1]
     crow = torch.zeros(rows + 1, dtype=torch.int64, device=indices.device)
     crow[1:] = kept.sum(1).cumsum(0)
-    # Each kept entry goes to its place in the order of rows, each other one to a place past the end.
+    # Each kept entry goes to its position in the order of rows, all other entries go past the end.
     kept, columns = kept.reshape(-1), columns.reshape(-1)
     place = torch.where(kept, kept.cumsum(0) - 1, rows * width)
     return crow, columns.new_zeros(rows * width + 1).scatter(0, place, columns)[:-1]
@@ -343,8 +343,8 @@ def _check_structure(targets: CSRTargets) -> None:
     if values is None:
         return
     if not isinstance(values, Tensor) or not values.is_floating_point():
-        came = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise TypeError(f"values: expected a floating tensor or None, got {came}")
+        got = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"values: expected a floating tensor or None, got {got}")
     if values.shape != columns.shape:
         raise ValueError(f"values: expected col_indices' shape {tuple(columns.shape)}, got {tuple(values.shape)}")
     if values.device != crow.device:
@@ -355,7 +355,7 @@ def _check_values(targets: CSRTargets) -> None:
     crow, columns = targets.crow_indices, targets.col_indices
     used = int(crow[-1])
     if int(crow[0]) != 0 or bool((crow.diff() < 0).any()):
-        raise ValueError("crow_indices: expected to start at 0 and never to fall")
+        raise ValueError("crow_indices: expected non-decreasing values from 0")
     if used > columns.shape[0]:
         raise ValueError(f"crow_indices: the last entry is {used}, but col_indices has {columns.shape[0]}")
     if used == 0:
@@ -370,5 +370,5 @@ def _check_values(targets: CSRTargets) -> None:
         raise ValueError("col_indices: expected sorted and unique labels in each row")
 
 
-# So that torch.load takes what torch.save wrote, without weights_only=False.
+# This lets torch.load read saved targets without weights_only=False.
 torch.serialization.add_safe_globals([CSRTargets])

@@ -136,7 +136,7 @@ class TestXmc:
             ("1 0:inf", "finite numbers"),
             ("1 0:1e39", "beyond float32"),
             ("1 0:1e999", "beyond float32"),
-            ("1 0:1 0:2", "a feature comes twice"),
+            ("1 0:1 0:2", "a feature occurs twice"),
             ("1 0:", "expected features"),
             ("1 :1", "expected features"),
             ("1 0", "expected features"),
@@ -280,7 +280,7 @@ class TestArff:
         data = read_arff(written(tmp_path, text), NAMES)
         x = torch.tensor([[1.5, 0, 0, 2], [0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
         assert_is(data, x, torch.tensor([[1, 0], [0, 0], [0, 1], [0, 0]]).int())
-        with pytest.raises(ValueError, match=r"line 11: label \"it's\": expected \{0,1\}; of \{1,0\}"):
+        with pytest.raises(ValueError, match=r"line 11: label \"it's\": expected \{0,1\}; with \{1,0\}"):
             read_arff(written(tmp_path, HEADER + "{}"), NAMES)
 
     def test_first_or_last_attributes(self, tmp_path: Path, dense: Any) -> None:
@@ -353,7 +353,7 @@ class TestArff:
         path = written(tmp_path, "@attribute a {0,1}\n@attribute b numeric\n@data\n1,0\n", "set.arff")
         with pytest.raises(FileNotFoundError, match=r"set\.xml"):
             read_arff(path)
-        with pytest.raises(ValueError, match="labels: 'c' is no attribute of "):
+        with pytest.raises(ValueError, match="labels: 'c' is not an attribute of "):
             read_arff(path, ["c"])
         with pytest.raises(ValueError, match="labels: expected each label once"):
             read_arff(path, ["a", "a"])
@@ -364,7 +364,7 @@ class TestArff:
             with pytest.raises(TypeError, match="labels: expected a path, names, an int or None, got (bool|float)"):
                 read_arff(path, wrong)  # type: ignore[arg-type]
         listed = written(tmp_path, "<labels>\n<label name='a'>\n", "set.xml")
-        with pytest.raises(ValueError, match=r"set\.xml, line 3: no XML"):
+        with pytest.raises(ValueError, match=r"set\.xml, line 3: expected XML"):
             read_arff(path)
         listed.write_text("<labels/>")
         with pytest.raises(ValueError, match=r"set\.xml: expected labels, got none"):
@@ -431,11 +431,11 @@ FOREIGN: dict[str, bytes] = {
     "compressed by zstandard": b"\x28\xb5\x2f\xfd\x04\x58",
     "a tar archive": b"set.txt".ljust(257, b"\0") + b"ustar\x0000",
     "a Parquet file": b"PAR1\x15\4",
-    "an array of NumPy": b"\x93NUMPY\1\0",
+    "a NumPy array": b"\x93NUMPY\1\0",
     "an HDF5 file": b"\x89HDF\r\n\x1a\n",
     "text in UTF-16": "1 2 2\n".encode("utf-16"),
-    "a pickle": b"\x80\x04\x95\x10\0",
-    "a page of HTML": b"\n<!DOCTYPE html>\n<html><head><title>Google Drive - Virus scan warning",
+    "a Python pickle": b"\x80\x04\x95\x10\0",
+    "an HTML page": b"\n<!DOCTYPE html>\n<html><head><title>Google Drive - Virus scan warning",
     "binary data": bytes(range(1, 9)) + bytes(8),
 }
 
@@ -469,9 +469,9 @@ class TestKindsOfFiles:
                 "label 0: .*; one_based_labels=False reads labels",
             ),
             ("1.5 1:1\n", read_libsvm, "expected labels as 'l1,l2', got '1.5'"),
-            (PAIR, read_xmc, "got '3 5'; read_sparse_matrix takes a header of 2 counts"),
-            ("3 5 2\n", read_sparse_matrix, "got '3 5 2'; read_xmc takes a header of 3 counts"),
-            ("1,2 0:1\n", read_xmc, "read_libsvm takes a file without a header"),
+            (PAIR, read_xmc, "got '3 5'; read_sparse_matrix reads files with a header of 2 counts"),
+            ("3 5 2\n", read_sparse_matrix, "got '3 5 2'; read_xmc reads files with a header of 3 counts"),
+            ("1,2 0:1\n", read_xmc, "read_libsvm reads files without a header"),
         ):
             with pytest.raises(ValueError, match=told):
                 read(written(tmp_path, text))
@@ -517,7 +517,7 @@ class TestMatrices:
             ("3 5\n0:1\n", "line 2: expected 3 rows, as the header says, got 1"),
             ("1 5\n0:1\n1:1\n", "line 3: expected 1 rows, as the header says, got more"),
             ("1 5\n5:1\n", "line 2: feature 5: expected at least 0 and at most 4"),
-            ("1 5\n1:1 1:1\n", "line 2: a feature comes twice"),
+            ("1 5\n1:1 1:1\n", "line 2: a feature occurs twice"),
             ("1 5\n3,4\n", "line 2: expected 'column:value column:value', got '3,4'"),
             ("1 5\n3 4:1\n", "line 2: expected features"),
         ),

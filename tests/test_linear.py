@@ -870,7 +870,7 @@ def test_bad_arguments_of_modules(error: type[Exception], argument: str, make: A
 def test_updates_that_cannot_be_served() -> None:
     update = FusedSGD(0.1)
     head = LinearLoss(4, 3, ZLPRLoss(), fused_update=update)
-    with pytest.raises(ValueError, match="^fused_update: expected an update of its own for each head"):
+    with pytest.raises(ValueError, match="^fused_update: expected a separate update for each head"):
         LinearLoss(4, 3, ZLPRLoss(), fused_update=update)
     with torch.autocast("cpu", torch.float16), pytest.raises(TypeError, match="^fused_update: expected products in"):
         head(X, Y)

@@ -145,7 +145,7 @@ class TestAtK:
             ValueError, match=f"indices: expected {ROWS} rows and {LABELS} labels, as targets, got 2 and 3"
         ):
             recall_at_k(scipy.sparse.csr_array((2, 3)), targets, 1)
-        with pytest.raises(ValueError, match="indices: expected scores that are no NaN"):
+        with pytest.raises(ValueError, match="indices: expected scores without NaN"):
             recall_at_k(matrix * math.nan, targets, 1)
 
     def test_exclude(self, targets: Tensor, indices: Tensor, generator: torch.Generator) -> None:
@@ -341,7 +341,7 @@ class TestSets:
         y = torch.tensor([[1, 0]])
         for logits in (torch.tensor([[2.0, -1.0]]), torch.tensor([[2.0, 1.0]]), torch.tensor([[torch.nan, 0.0]])):
             for metric in (subset_accuracy, hamming_loss, f1_score, lambda p, y: fbeta_score(p, y, 2.0)):
-                with pytest.raises(ValueError, match=r"predicted: expected 0, 1 .* decisions of logits are logits > 0"):
+                with pytest.raises(ValueError, match=r"predicted: expected 0, 1 .* for logits pass logits > 0"):
                     metric(logits, y)
 
     def test_parts_of_dense_targets(self, targets: Tensor, generator: torch.Generator, monkeypatch: Any) -> None:

@@ -822,7 +822,7 @@ def _arguments(rank: int) -> None:
         LinearLoss(3, 7, ZLPRLoss(), local_labels=7)
     uneven = LinearLoss(3, 7, ZLPRLoss(), process_group=group, local_labels=7)
     uneven.shards = LabelShards(group, (3, 4), 0)
-    with pytest.raises(ValueError, match="local_labels: expected torch's own chunks for a checkpoint"):
+    with pytest.raises(ValueError, match="local_labels: expected the sizes of torch.chunk for a checkpoint"):
         uneven.checkpoint()
     with pytest.raises(TypeError, match="local_labels: expected an int"):
         LinearLoss(3, 7, ZLPRLoss(), process_group=group, local_labels=7.0)  # type: ignore[arg-type]

@@ -1,11 +1,11 @@
-"""Other libraries' names, signatures, defaults and reductions: one import changes, and the loss is fused.
+"""Fused losses with the names, signatures, defaults and reductions of other libraries: only the import changes.
 
-``torchvision``, ``asl``, ``timm``, ``monai`` and ``bert4torch`` take the place of the library's own module;
-:func:`hf_compute_loss` is for Hugging Face's ``Trainer``. None of them is imported, nor need be installed.
+``torchvision``, ``asl``, ``timm``, ``monai`` and ``bert4torch`` replace the library's own module;
+:func:`hf_compute_loss` is for Hugging Face's ``Trainer``. These libraries are not imported and need not be installed.
 
 In all of them the result is float32 (float64 for float64) whatever the logits' dtype, targets may be bool,
 integer or, with labels in the last dimension, ``CSRTargets``, and the loss is differentiable once. An option
-that the fused losses do not have is a ValueError that says what is served.
+that the fused losses do not have raises a ValueError that names the supported ones.
 """
 
 from . import asl, bert4torch, monai, timm, torchvision

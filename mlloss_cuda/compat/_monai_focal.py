@@ -1,4 +1,4 @@
-"""MONAI's focal loss of sigmoids or of a softmax, fused."""
+"""MONAI's focal loss, with sigmoids or a softmax, fused."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ from .. import _validation as check
 from ..losses import sigmoid_focal_loss
 from ._monai_inputs import ChannelLoss, Inputs, softmax_log_odds
 
-__all__ = ["FocalLoss"]
+__all__ = ["SOFT_TARGETS", "FocalLoss"]
+
+# The original's definition for targets between 0 and 1.
+SOFT_TARGETS = "which takes sigmoid(-x (2 y - 1)) as the probability of an error"
 
 
 class FocalLoss(ChannelLoss):
-    """MONAI's focal loss of logits, of independent sigmoids or of a softmax over the channels.
+    """MONAI's focal loss of logits, with independent sigmoids or a softmax over the channels.
 
-    For 0/1 targets it is MONAI's definition. Targets between 0 and 1 follow
-    :func:`mlloss_cuda.sigmoid_focal_loss`, where MONAI takes ``sigmoid(-x (2 y - 1))`` for the chance of a miss:
-    they give a warning, on the CPU, once.
+    For 0/1 targets it has MONAI's definition. Targets between 0 and 1 have the definition of
+    :func:`mlloss_cuda.sigmoid_focal_loss`, while MONAI takes ``sigmoid(-x (2 y - 1))`` as the probability of an error;
+    such targets give a warning, on the CPU, once.
 
     Args:
-        include_background: False leaves channel 0 out, before the softmax. Default True.
+        include_background: False drops channel 0, before the softmax. Default True.
         to_onehot_y: the target is class numbers ``[B, 1, *spatial]``. Default False.
         gamma: >= 0. Default 2.0.
-        alpha: in [0, 1], or None. A number: the positives' weight, ``1 - alpha`` the negatives'; with
-            ``use_softmax`` the weight of every class but the background, which has ``1 - alpha``. A sequence:
-            >= 0, the weight of each class's positives, their negatives having 1; without ``use_softmax`` this
-            takes two passes. Default None.
-        weight: a number, or one for each class that is left, >= 0. Default None.
-        reduction: ``"mean"`` over all elements (default), ``"none"``, or ``"sum"``: as in the original, over items
-            and channels of the *mean* over spatial dimensions (over everything where there are none).
+        alpha: in [0, 1], or None. A number is the weight of positives, and ``1 - alpha`` that of negatives; with
+            ``use_softmax`` it is the weight of every class but the background, which has ``1 - alpha``. A sequence
+            of numbers >= 0 gives the weight of each class's positives, and negatives have weight 1; without
+            ``use_softmax`` this takes two passes. Default None.
+        weight: a number, or one for each class that remains, >= 0. Default None.
+        reduction: ``"mean"`` over all elements (default), ``"none"``, or ``"sum"``: as in the original, the sum over
+            items and channels of the *mean* over spatial dimensions (over all elements if there are none).
         use_softmax: the probabilities are a softmax over the channels. Default False.
-        ignore_index: voxels of this class take no part; of a one-hot target, where it is no class, those of no class
-            at all. ``"mean"`` then divides by the number of voxels that are left and not, as it does otherwise, by
-            that of their channels too: as the original does. Default None.
+        ignore_index: voxels of this class are ignored; with a one-hot target that has no such class, voxels of no
+            class are. As in the original, ``"mean"`` then divides by the number of voxels that remain, and not by
+            the number of their elements in all channels. Default None.
 
     Raises:
-        TypeError: an argument has another type.
-        ValueError: shapes do not fit, or a class is out of range (on the CPU; elsewhere the loss is NaN then).
+        TypeError: an argument has a wrong type.
+        ValueError: shapes do not fit, or a class is out of range (on the CPU; on other devices the loss is NaN).
 
     Source:
         Project-MONAI/MONAI 1.6.1, ``monai/losses/focal_loss.py``.
@@ -73,35 +76,35 @@ class FocalLoss(ChannelLoss):
             self.alpha = torch.as_tensor(alpha)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits and targets ``[B, C, *spatial]``."""
+        """Compute the loss of logits and targets ``[B, C, *spatial]``."""
         inputs = self._inputs(input, target, 2)
-        self._tell_of_soft(inputs.targets, "which takes sigmoid(-x (2 y - 1)) for the chance of a miss")
+        self._warn_of_soft_targets(inputs.targets, SOFT_TARGETS)
         if self.use_softmax:
-            # Only the positives' side of a softmax counts.
+            # With a softmax only positives have a loss.
             value = self._pass(inputs, 1.0, self._softmax_alpha(inputs.logits.shape[1]))
         elif isinstance(self.alpha, Tensor) and self.alpha.dim() > 0:
-            alpha = self._alpha_of_classes(self.alpha, inputs.logits.shape[1])
+            alpha = self._checked_alpha(self.alpha, inputs.logits.shape[1])
             value = self._pass(inputs, 1.0, alpha) + self._pass(inputs, 0.0, None)
         else:
             value = self._pass(inputs, self._number(), None)
         return value.reshape(inputs.logits.shape) if self.reduction == "none" else value
 
     def _number(self) -> float | None:
-        """``alpha`` where it is none of the classes' own."""
+        """Return an ``alpha`` that is one number for all classes, or None."""
         return float(self.alpha) if isinstance(self.alpha, Tensor) else self.alpha
 
-    def _pass(self, inputs: Inputs, alpha: float | None, of_classes: Tensor | None) -> Tensor:
-        """The fused loss with a row for each item and channel, whose weight has ``of_classes`` ``[C]`` in it."""
+    def _pass(self, inputs: Inputs, alpha: float | None, channel_alpha: Tensor | None) -> Tensor:
+        """Run the fused loss with a row for each item and channel, whose weight includes ``channel_alpha`` ``[C]``."""
         batch, channels = inputs.logits.shape[:2]
-        weight, own = of_classes, self._weight_of_classes(channels)
-        if own is not None:
-            own = own.to(inputs.logits.device)
-            weight = own if weight is None else weight.to(own.device) * own
+        weight, class_weight = channel_alpha, self._channel_weights(channels)
+        if class_weight is not None:
+            class_weight = class_weight.to(inputs.logits.device)
+            weight = class_weight if weight is None else weight.to(class_weight.device) * class_weight
         rows = None if weight is None else weight.to(inputs.logits.device).repeat(batch)
-        reduction, normalizer, of_items = self._reduced(inputs)
-        if of_items is not None:
-            of_items = of_items.repeat_interleave(channels)
-            rows = of_items if rows is None else rows * of_items
+        reduction, normalizer, item_weights = self._reduced(inputs)
+        if item_weights is not None:
+            item_weights = item_weights.repeat_interleave(channels)
+            rows = item_weights if rows is None else rows * item_weights
         logits = softmax_log_odds(inputs.logits) if self.use_softmax else inputs.logits
         return sigmoid_focal_loss(
             logits.reshape(batch * channels, -1),
@@ -115,7 +118,7 @@ class FocalLoss(ChannelLoss):
         )
 
     def _reduced(self, inputs: Inputs) -> tuple[str, float | Tensor | None, Tensor | None]:
-        """The reduction of our loss, what divides it, and the items' weights ``[B]``."""
+        """Return the fused loss's reduction, its normalizer, and the items' weights ``[B]``."""
         shape, mask = inputs.logits.shape, inputs.mask
         if self.reduction == "none" or (self.reduction == "mean" and mask is None):
             return self.reduction, None, None
@@ -126,12 +129,12 @@ class FocalLoss(ChannelLoss):
             return "sum", mask.sum().float().clamp(min=least), None
         return "sum", None, 1 / mask.flatten(1).sum(1).float().clamp(min=least)
 
-    def _weight_of_classes(self, channels: int) -> Tensor | None:
+    def _channel_weights(self, channels: int) -> Tensor | None:
         if channels == 1 and self.class_weight is not None and self.class_weight.dim() > 0:
             raise ValueError("weight: expected a number for a single channel, got one for each class")
-        return super()._weight_of_classes(channels)
+        return super()._channel_weights(channels)
 
-    def _alpha_of_classes(self, alpha: Tensor, channels: int) -> Tensor:
+    def _checked_alpha(self, alpha: Tensor, channels: int) -> Tensor:
         if tuple(alpha.shape) != (channels,):
             raise ValueError(
                 f"alpha: expected a number or one for each of {channels} classes, got {tuple(alpha.shape)}"
@@ -140,7 +143,7 @@ class FocalLoss(ChannelLoss):
 
     def _softmax_alpha(self, channels: int) -> Tensor | None:
         if isinstance(self.alpha, Tensor) and self.alpha.dim() > 0:
-            return self._alpha_of_classes(self.alpha, channels)
+            return self._checked_alpha(self.alpha, channels)
         alpha = self._number()
         if alpha is None:
             return None

@@ -1,4 +1,4 @@
-"""How MONAI's losses prepare their inputs: activations, one-hot targets, channels and ignored voxels."""
+"""The inputs of MONAI's losses: activations, one-hot targets, channels and ignored voxels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ._soft import SoftTargets
 __all__ = ["IGNORED", "REDUCTIONS", "ChannelLoss", "Inputs", "softmax_log_odds"]
 
 REDUCTIONS = ("mean", "sum", "none")
-# A target that takes no part, and one that makes the loss NaN.
+# The value of an ignored target, and a value that makes the loss NaN.
 IGNORED, _WRONG = -1, -2
 
 
 class Inputs(NamedTuple):
-    """Logits and targets of one shape ``[B, C, *spatial]``, and a mask of the voxels that take part.
+    """Logits and targets of one shape ``[B, C, *spatial]``, and a mask of the voxels that are not ignored.
 
     The mask is ``[B, 1, *spatial]``, or None for all voxels. Targets are ``IGNORED`` where it is False.
     """
@@ -31,15 +31,15 @@ class Inputs(NamedTuple):
 
     @property
     def ignore_index(self) -> int | None:
-        """The labels that the losses leave out."""
+        """The ``ignore_index`` of the fused loss."""
         return None if self.mask is None else IGNORED
 
 
 def softmax_log_odds(logits: Tensor) -> Tensor:
-    """The logits whose sigmoids are the softmax over dimension 1: ``log p - log(1 - p)``, without cancellation.
+    """Return the logits whose sigmoids are the softmax over dimension 1: ``log p - log(1 - p)``, without cancellation.
 
-    It is each logit minus the log-sum-exp of all others. Subtracting a channel's exponential from the sum of all is
-    accurate unless the channel is the largest, for then the rest may be lost: that one's rest is summed by itself.
+    Each is a logit minus the log-sum-exp of all others. Subtracting a channel's exponential from the sum over all
+    channels is accurate unless that channel is the largest; the others are then summed separately.
     """
     if logits.shape[1] == 1:
         return logits * 0 + math.inf
@@ -48,13 +48,13 @@ def softmax_log_odds(logits: Tensor) -> Tensor:
     is_largest = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, place, True)
     shifted = logits - largest.detach()
     exponential = shifted.exp()
-    rest = torch.where(is_largest, 1.0, exponential.sum(1, keepdim=True) - exponential)
-    beside = shifted.masked_fill(is_largest, -math.inf).logsumexp(1, keepdim=True)
-    return shifted - torch.where(is_largest, beside, rest.log())
+    others = torch.where(is_largest, 1.0, exponential.sum(1, keepdim=True) - exponential)
+    others_of_largest = shifted.masked_fill(is_largest, -math.inf).logsumexp(1, keepdim=True)
+    return shifted - torch.where(is_largest, others_of_largest, others.log())
 
 
 class ChannelLoss(SoftTargets):
-    """The losses' common part: background, one-hot targets, ignored voxels, class weights, the reduction."""
+    """The common base of the losses: background, one-hot targets, ignored voxels, class weights, reduction."""
 
     class_weight: Tensor | None
 
@@ -64,7 +64,7 @@ class ChannelLoss(SoftTargets):
         super().__init__()
         self.include_background = include_background
         self.to_onehot_y = to_onehot_y
-        # A str, or a member of MONAI's enum of them.
+        # A str or a member of MONAI's enum.
         self.reduction = check.check_choice("reduction", getattr(reduction, "value", reduction), REDUCTIONS)
         if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
             raise TypeError(f"ignore_index: expected an int or None, got {check.came(ignore_index)}")
@@ -72,7 +72,10 @@ class ChannelLoss(SoftTargets):
         self.register_buffer("class_weight", None if weight is None else torch.as_tensor(weight))
 
     def _inputs(self, input: Tensor, target: Tensor, least: int) -> Inputs:
-        """Checked, one-hot and without background as asked. ``input`` has at least ``least`` dimensions."""
+        """Check the inputs, form one-hot targets and drop the background, as the options say.
+
+        ``input`` has at least ``least`` dimensions.
+        """
         input = check.check_logits(input)
         if input.dim() < least:
             raise ValueError(
@@ -81,11 +84,11 @@ class ChannelLoss(SoftTargets):
         if not isinstance(target, Tensor):
             raise TypeError(f"target: expected a tensor, got {check.came(target)}")
         channels = input.shape[1]
-        for name, asked in (
+        for name, given in (
             ("to_onehot_y=True", self.to_onehot_y),
             ("include_background=False", not self.include_background),
         ):
-            if asked and channels == 1:
+            if given and channels == 1:
                 warnings.warn(f"single channel prediction, `{name}` ignored.", stacklevel=3)
         mask = self._mask(target)
         if self.to_onehot_y and channels > 1:
@@ -93,13 +96,11 @@ class ChannelLoss(SoftTargets):
         if not self.include_background and channels > 1:
             input, target = input[:, 1:], target[:, 1:]
         if target.shape != input.shape:
-            raise ValueError(
-                f"target: expected shape {tuple(input.shape)}, as the input has, got {tuple(target.shape)}"
-            )
+            raise ValueError(f"target: expected shape {tuple(input.shape)} like the input, got {tuple(target.shape)}")
         return Inputs(input, target if mask is None else _without(target, mask), mask)
 
     def _mask(self, target: Tensor) -> Tensor | None:
-        """By the target as it is given: class numbers, or one channel for each class."""
+        """Return the mask for the given target, which is class numbers or has one channel for each class."""
         ignored = self.ignore_index
         if ignored is None:
             return None
@@ -109,8 +110,8 @@ class ChannelLoss(SoftTargets):
             return target[:, ignored : ignored + 1] < 0.5
         return target.sum(1, keepdim=True) > 0
 
-    def _weight_of_classes(self, channels: int) -> Tensor | None:
-        """A weight for each channel ``[C]``, or None."""
+    def _channel_weights(self, channels: int) -> Tensor | None:
+        """Return a weight for each channel, ``[C]``, or None."""
         weight = self.class_weight
         if weight is None:
             return None
@@ -123,14 +124,14 @@ class ChannelLoss(SoftTargets):
 
 
 def _one_hot(target: Tensor, input: Tensor, ignore_index: int | None) -> Tensor:
-    """Class numbers ``[B, 1, *spatial]`` as ``[B, C, *spatial]``.
+    """Expand class numbers ``[B, 1, *spatial]`` to ``[B, C, *spatial]``.
 
-    A class that is none of the input's is an error where values may be looked at, elsewhere a loss of NaN.
+    A class number out of range is an error where values can be read without waiting, and otherwise a loss of NaN.
     """
-    channels, wanted = input.shape[1], (input.shape[0], 1, *input.shape[2:])
-    if tuple(target.shape) != wanted:
+    channels, expected = input.shape[1], (input.shape[0], 1, *input.shape[2:])
+    if tuple(target.shape) != expected:
         raise ValueError(
-            f"target: expected class numbers of shape {wanted} with to_onehot_y=True, got shape {tuple(target.shape)}"
+            f"target: expected class numbers of shape {expected} with to_onehot_y=True, got shape {tuple(target.shape)}"
             + (", which has channels already" if target.shape == input.shape else "")
         )
     classes = target.long()
@@ -143,7 +144,7 @@ def _one_hot(target: Tensor, input: Tensor, ignore_index: int | None) -> Tensor:
     if bool(outside.any()):
         raise ValueError(
             f"target: expected classes 0 to {channels - 1} with to_onehot_y=True, got {int(classes[outside][0])}; "
-            "ignore_index leaves one out"
+            "ignore_index can exclude a class"
         )
     return hot
 

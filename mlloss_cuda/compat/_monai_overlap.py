@@ -19,12 +19,12 @@ from ._monai_inputs import ChannelLoss, Inputs, softmax_log_odds
 
 __all__ = ["DiceLoss", "GeneralizedDiceLoss", "TverskyLoss"]
 
-# A logit whose sigmoid is exactly 1, and its slope 0.
-_CERTAIN = 1000.0
+# A logit whose sigmoid is exactly 1 with slope 0.
+_SATURATED_LOGIT = 1000.0
 
 
 class OverlapLoss(ChannelLoss):
-    """A group is a channel of an item, or with ``batch`` a channel of the whole batch."""
+    """The base of the overlap losses; a group is a channel of an item, or with ``batch`` of the whole batch."""
 
     def __init__(
         self,
@@ -42,13 +42,13 @@ class OverlapLoss(ChannelLoss):
     ) -> None:
         super().__init__(include_background, to_onehot_y, reduction, weight, ignore_index)
         if other_act is not None:
-            raise ValueError("other_act: expected None, for the loss is of logits: sigmoid=True or softmax=True")
+            raise ValueError("other_act: expected None, because the loss takes logits: sigmoid=True or softmax=True")
         if sigmoid and softmax:
             raise ValueError("softmax: expected False with sigmoid=True, got both")
         if not (sigmoid or softmax):
             raise ValueError(
-                "sigmoid: expected True, or softmax=True, for the loss is of logits; leave the activation out of the "
-                "model. (The original then takes the input for probabilities.)"
+                "sigmoid: expected True, or softmax=True, because the loss takes logits; leave the activation out of "
+                "the model. (The original would take the input as probabilities.)"
             )
         self.sigmoid, self.softmax, self.other_act = sigmoid, softmax, other_act
         self.smooth_nr = check.check_number("smooth_nr", smooth_nr, 0.0)
@@ -56,38 +56,36 @@ class OverlapLoss(ChannelLoss):
         self.batch = batch
 
     def _prepared(self, input: Tensor, target: Tensor) -> Inputs:
-        """The inputs, as logits of sigmoids."""
+        """Check the inputs, and convert logits of a softmax to logits of sigmoids."""
         if not self.softmax:
             return self._inputs(input, target, 3)
         input = check.check_logits(input)
         if input.dim() >= 3 and input.shape[1] == 1:
-            raise ValueError(
-                "softmax: expected False for a single channel (which the original takes for probabilities)"
-            )
+            raise ValueError("softmax: expected False for a single channel (which the original takes as probabilities)")
         return self._inputs(softmax_log_odds(input) if input.dim() >= 3 else input, target, 3)
 
     def _groups(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Logits and targets ``[groups, elements]``."""
+        """Return logits and targets as ``[groups, elements]``."""
         batch, channels = inputs.logits.shape[:2]
         x, y = (t.transpose(0, 1) if self.batch else t for t in (inputs.logits, inputs.targets))
         groups = channels if self.batch else batch * channels
         return x.reshape(groups, -1), y.reshape(groups, -1)
 
     def _group_weights(self, inputs: Inputs) -> Tensor | None:
-        """A weight for each group. A single class has none, as in the original."""
+        """Return a weight for each group; a single class has none, as in the original."""
         batch, channels = inputs.logits.shape[:2]
-        weight = None if channels == 1 else self._weight_of_classes(channels)
+        weight = None if channels == 1 else self._channel_weights(channels)
         return None if weight is None else weight.to(inputs.logits.device).repeat(1 if self.batch else batch)
 
     def _smoothed(self, x: Tensor, y: Tensor, false_positive: float) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits, targets and elements' weights with ``smooth_dr`` as the denominator's constant.
+        """Return logits, targets and elements' weights that give ``smooth_dr`` in the denominator.
 
-        The fused loss smooths numerator and denominator alike. What the denominator is to have more is one more
-        element, a false positive, of which a whole one adds ``false_positive`` there.
+        The fused loss adds one constant to both numerator and denominator. The rest of the denominator comes from an
+        additional element, a false positive, which with weight 1 adds ``false_positive`` to it.
         """
         if self.smooth_dr == self.smooth_nr:
             return x, y, None
-        x, y = F.pad(x, (0, 1), value=_CERTAIN), F.pad(y, (0, 1))
+        x, y = F.pad(x, (0, 1), value=_SATURATED_LOGIT), F.pad(y, (0, 1))
         weight = torch.ones(x.shape[1], dtype=_ops.compute_dtype(x), device=x.device)
         weight[-1] = (self.smooth_dr - self.smooth_nr) / false_positive
         return x, y, weight
@@ -97,28 +95,28 @@ class DiceLoss(OverlapLoss):
     """MONAI's Dice loss of logits: the mean over items and channels of ``1 - (2 I + c) / (sum p + sum y + c)``.
 
     Args:
-        include_background: False leaves channel 0 out, after the softmax. Default True.
+        include_background: False drops channel 0, after the softmax. Default True.
         to_onehot_y: the target is class numbers ``[B, 1, *spatial]``. Default False.
-        sigmoid: the probabilities are sigmoids of the input. One of this and ``softmax`` must be True.
-        softmax: they are a softmax over its channels; that takes some passes of PyTorch's own. Default False.
+        sigmoid: the probabilities are sigmoids of the input. Either ``sigmoid`` or ``softmax`` must be True.
+        softmax: the probabilities are a softmax over the channels; this adds a few passes of PyTorch. Default False.
         other_act: must be None.
-        squared_pred: squares in the denominator. Default False.
-        jaccard: intersection over union in the place of Dice. Default False.
+        squared_pred: use squares in the denominator. Default False.
+        jaccard: use intersection over union instead of Dice. Default False.
         reduction: ``"mean"`` (default), ``"sum"`` or ``"none"``: ``[B, C, 1, ...]``, ``[C, 1, ...]`` with ``batch``.
         smooth_nr: >= 0. Default 1e-5.
         smooth_dr: >= ``smooth_nr``; above it, the logits are copied once. Default 1e-5.
         batch: sum over the batch before dividing. Default False.
-        weight: a number, or one for each class that is left, >= 0; without effect for a single class, as in the
+        weight: a number, or one for each class that remains, >= 0; without effect for a single class, as in the
             original. Default None.
-        soft_label: only together with ``squared_pred``, where it makes no difference; with 0/1 targets it
-            never makes one. Default False.
-        ignore_index: voxels of this class take no part; of a one-hot target, where it is no class, those of no class
-            at all. Default None.
+        soft_label: may be True only with ``squared_pred``, where it has no effect; with 0/1 targets it never has
+            one. Default False.
+        ignore_index: voxels of this class are ignored; with a one-hot target that has no such class, voxels of no
+            class are. Default None.
 
     Raises:
-        TypeError: an argument has another type.
-        ValueError: an option is not served, shapes do not fit (an AssertionError in the original), or a class is out
-            of range (on the CPU; elsewhere the loss is NaN then).
+        TypeError: an argument has a wrong type.
+        ValueError: an option is not supported, shapes do not fit (an AssertionError in the original), or a class is
+            out of range (on the CPU; on other devices the loss is NaN).
 
     Source:
         Project-MONAI/MONAI 1.6.1, ``monai/losses/dice.py``.
@@ -164,9 +162,9 @@ class DiceLoss(OverlapLoss):
         self.squared_pred, self.jaccard, self.soft_label = squared_pred, jaccard, soft_label
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits and targets ``[B, C, *spatial]``."""
+        """Compute the loss of logits and targets ``[B, C, *spatial]``."""
         inputs = self._prepared(input, target)
-        # MONAI's constants stand beside twice the overlap.
+        # MONAI adds its constants to twice the intersection.
         x, y, weight = self._smoothed(*self._groups(inputs), 2.0 if self.jaccard else 1.0)
         given: dict[str, Any] = {
             "weight": weight,
@@ -187,7 +185,7 @@ class DiceLoss(OverlapLoss):
 
 
 def _squared_jaccard(x: Tensor, y: Tensor, smooth: float, given: dict[str, Any]) -> Tensor:
-    """Intersection over union with squares, which has no function of its own."""
+    """Compute intersection over union with squares, for which there is no public function."""
     term = Term(SPEC, coefficients(smooth, squared=True, alpha=1.0, beta=1.0), "samples")
     return evaluate(
         term,
@@ -208,13 +206,13 @@ class TverskyLoss(OverlapLoss):
     Args:
         include_background, to_onehot_y, sigmoid, softmax, other_act, smooth_nr, smooth_dr, batch, ignore_index: as in
             :class:`DiceLoss`.
-        alpha: >= 0, the weight of false positives; above 0 where ``smooth_dr`` is not ``smooth_nr``. Default 0.5.
+        alpha: >= 0, the weight of false positives; above 0 if ``smooth_dr`` differs from ``smooth_nr``. Default 0.5.
         beta: >= 0, the weight of false negatives. Default 0.5.
         reduction: ``"mean"`` (default), ``"sum"`` or ``"none"``: ``[B, C]``, ``[C]`` with ``batch``.
-        soft_label: must be False; with 0/1 targets it makes no difference.
+        soft_label: must be False; with 0/1 targets it has no effect.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: as in :class:`DiceLoss`.
 
     Source:
@@ -261,7 +259,7 @@ class TverskyLoss(OverlapLoss):
         self.alpha, self.beta = alpha, check.check_number("beta", beta, 0.0)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits and targets ``[B, C, *spatial]``."""
+        """Compute the loss of logits and targets ``[B, C, *spatial]``."""
         inputs = self._prepared(input, target)
         x, y, weight = self._smoothed(*self._groups(inputs), self.alpha)
         value = tversky_loss(
@@ -278,22 +276,22 @@ class TverskyLoss(OverlapLoss):
 
 
 class GeneralizedDiceLoss(OverlapLoss):
-    r"""MONAI's generalised Dice loss of logits: all channels in one fraction, each weighted by its size.
+    r"""MONAI's generalised Dice loss of logits: one fraction for all channels, each weighted by its inverse size.
 
     .. math:: 1 - \frac{2 \sum_c w_c I_c + c}{\sum_c w_c (\sum p_c + \sum y_c) + c}, \qquad w_c = (\sum y_c)^{-2}
 
-    A channel without positives takes the largest weight of the others. With ``batch``, or ``w_type="uniform"``, it is
-    one pass; else one for each item, whose weights are its own.
+    A channel without positives has the largest weight of the others. With ``batch`` or ``w_type="uniform"`` the loss
+    takes one pass; otherwise it takes one for each item, because weights differ between items.
 
     Args:
         include_background, to_onehot_y, sigmoid, softmax, other_act, smooth_nr, smooth_dr, batch: as in
             :class:`DiceLoss`.
-        w_type: ``"square"`` (default), ``"simple"``, the inverse of the size, or ``"uniform"``, 1.
+        w_type: ``"square"`` (default), ``"simple"`` (the inverse of the size) or ``"uniform"`` (1).
         reduction: ``"mean"`` (default), ``"sum"`` or ``"none"``: ``[B, 1, ...]``, ``[1, ...]`` with ``batch``.
-        soft_label: must be False; with 0/1 targets it makes no difference.
+        soft_label: must be False; with 0/1 targets it has no effect.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: as in :class:`DiceLoss`.
 
     Source:
@@ -329,7 +327,7 @@ class GeneralizedDiceLoss(OverlapLoss):
         self.w_type = check.check_choice("w_type", getattr(w_type, "value", w_type), ("square", "simple", "uniform"))
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits and targets ``[B, C, *spatial]``."""
+        """Compute the loss of logits and targets ``[B, C, *spatial]``."""
         inputs = self._prepared(input, target)
         x, y = inputs.logits.flatten(2), inputs.targets.flatten(2)
         if self.batch:
@@ -348,22 +346,22 @@ class GeneralizedDiceLoss(OverlapLoss):
         return values.reshape(*([1] if self.batch else [len(values), 1]), *[1] * (input.dim() - 2))
 
     def _weights_by_size(self, y: Tensor) -> Tensor:
-        """For targets ``[groups, C, elements]``: ``[groups, C]``."""
+        """Return weights ``[groups, C]`` for targets ``[groups, C, elements]``."""
         size = y.sum(2).to(torch.float64)
         weight = 1 / (size * size if self.w_type == "square" else size)
-        none = weight.isinf()
-        weight = weight.masked_fill(none, 0.0)
-        return torch.where(none, weight.amax(1, keepdim=True), weight)
+        empty = weight.isinf()
+        weight = weight.masked_fill(empty, 0.0)
+        return torch.where(empty, weight.amax(1, keepdim=True), weight)
 
     def _fractions(self, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
-        """The losses of groups ``[groups, elements]``."""
-        x, y, own = self._smoothed(x, y, 1.0)
+        """Return the loss of each group of ``[groups, elements]``."""
+        x, y, smoothing = self._smoothed(x, y, 1.0)
         if weight is not None:
             weight = weight.to(_ops.compute_dtype(x))
-            own = weight if own is None else torch.cat([weight, own[-1:]])
-        return dice_loss(x, y, smooth=self.smooth_nr, weight=own, reduction="none")
+            weight = weight if smoothing is None else torch.cat([weight, smoothing[-1:]])
+        return dice_loss(x, y, smooth=self.smooth_nr, weight=smoothing if weight is None else weight, reduction="none")
 
 
 def _check_soft(soft_label: bool) -> None:
     if soft_label:
-        raise ValueError("soft_label: expected False, which is the same for 0/1 targets; probabilities are not served")
+        raise ValueError("soft_label: expected False, which gives the same for 0/1 targets, the only ones supported")

@@ -1,4 +1,4 @@
-"""MONAI's sums of Dice and another loss, fused where both read the same logits."""
+"""MONAI's sums of Dice and another loss, fused if both read the same logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..losses import focal as our_focal
 from ..losses import jaccard as our_jaccard
 from ..losses._module import LossModule
 from ..losses.bce import BCEWithLogitsLoss
-from ._monai_focal import FocalLoss
+from ._monai_focal import SOFT_TARGETS, FocalLoss
 from ._monai_inputs import Inputs
 from ._monai_overlap import DiceLoss
 
@@ -24,7 +24,7 @@ __all__ = ["DiceCELoss", "DiceFocalLoss"]
 
 
 def _fused_dice(dice: DiceLoss) -> LossModule | None:
-    """Our module of the same loss, if it smooths as ours do; its groups are rows."""
+    """Return the fused module of the same loss, whose groups are rows; None if it has no equivalent."""
     if dice.softmax or dice.smooth_dr != dice.smooth_nr or (dice.jaccard and dice.squared_pred):
         return None
     if dice.jaccard:
@@ -35,28 +35,28 @@ def _fused_dice(dice: DiceLoss) -> LossModule | None:
 def _check_channels(input: Tensor, target: Tensor) -> None:
     if input.dim() != target.dim() or target.shape[1] not in (1, input.shape[1]):
         raise ValueError(
-            f"target: expected as many dimensions as the input {tuple(input.shape)} has, and one channel or as many, "
-            f"got shape {tuple(target.shape)}"
+            f"target: expected the number of dimensions of the input {tuple(input.shape)}, and one channel or the same "
+            f"number, got shape {tuple(target.shape)}"
         )
 
 
 class DiceCELoss(nn.Module):
     """MONAI's weighted sum of Dice and cross-entropy.
 
-    For a single channel the cross-entropy is that of a sigmoid, and the sum is one pass over the logits. For more it
-    is that of a softmax over the channels, as in the original whatever ``sigmoid`` says, and PyTorch's own.
+    For a single channel the cross-entropy uses a sigmoid, and the sum takes one pass over the logits. For several
+    channels it uses a softmax over them, whatever ``sigmoid`` is, as in the original, and PyTorch computes it.
 
     Args:
         include_background, to_onehot_y, sigmoid, softmax, other_act: as in :class:`DiceLoss`.
-        squared_pred, jaccard, smooth_nr, smooth_dr, batch: of the Dice loss, as in :class:`DiceLoss`.
+        squared_pred, jaccard, smooth_nr, smooth_dr, batch: options of the Dice loss, as in :class:`DiceLoss`.
         reduction: ``"mean"`` (default) or ``"sum"``.
-        weight: ``[C]`` or None, the classes' weights in both losses; of a single channel, the positives' weight in the
-            cross-entropy.
+        weight: ``[C]`` or None, the classes' weights in both losses; for a single channel, the positives' weight in
+            the cross-entropy.
         lambda_dice, lambda_ce: >= 0, the two losses' weights in the sum. Default 1.0.
-        label_smoothing: in [0, 1], of the cross-entropy of a softmax alone. Default 0.0.
+        label_smoothing: in [0, 1], applied to the cross-entropy of a softmax only. Default 0.0.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: as in :class:`DiceLoss`.
 
     Source:
@@ -114,10 +114,10 @@ class DiceCELoss(nn.Module):
         self._term = _fused_dice(self.dice)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits ``[B, C, *spatial]`` and targets of the same shape, or class numbers."""
+        """Compute the loss of logits ``[B, C, *spatial]`` and targets of the same shape, or class numbers."""
         _check_channels(input, target)
         if input.shape[1] == 1:
-            return self._of_one_channel(input, target)
+            return self._single_channel(input, target)
         classes = target
         if target.shape[1] == 1:
             classes = target.squeeze(1).long()
@@ -128,7 +128,7 @@ class DiceCELoss(nn.Module):
         )
         return self.lambda_dice * self.dice(input, target) + self.lambda_ce * ce
 
-    def _of_one_channel(self, input: Tensor, target: Tensor) -> Tensor:
+    def _single_channel(self, input: Tensor, target: Tensor) -> Tensor:
         inputs = self.dice._prepared(input, target)
         x, y = self.dice._groups(inputs)
         positive = self.weight
@@ -146,20 +146,20 @@ class DiceCELoss(nn.Module):
 class DiceFocalLoss(nn.Module):
     """MONAI's weighted sum of Dice and focal loss, in one pass over the logits.
 
-    It takes a pass for each loss with ``softmax`` (the focal loss is that of sigmoids all the same, as in the
-    original), a sequence for ``alpha``, ``smooth_dr`` above ``smooth_nr``, ``jaccard`` with ``squared_pred``, or
+    It takes one pass for each loss with ``softmax`` (where the focal loss still uses sigmoids, as in the original), a
+    sequence for ``alpha``, ``smooth_dr`` above ``smooth_nr``, ``jaccard`` with ``squared_pred``, or
     ``reduction="none"``.
 
     Args:
         include_background, to_onehot_y, sigmoid, softmax, other_act: as in :class:`DiceLoss`.
-        squared_pred, jaccard, smooth_nr, smooth_dr, batch: of the Dice loss, as in :class:`DiceLoss`.
-        reduction: ``"mean"`` (default), ``"sum"`` or ``"none"``, as the two losses have it.
-        gamma, alpha: of the focal loss, as in :class:`FocalLoss`. Defaults 2.0 and None.
-        weight: of both, a number, or one for each class that is left, >= 0. Default None.
+        squared_pred, jaccard, smooth_nr, smooth_dr, batch: options of the Dice loss, as in :class:`DiceLoss`.
+        reduction: ``"mean"`` (default), ``"sum"`` or ``"none"``, as in the two losses.
+        gamma, alpha: options of the focal loss, as in :class:`FocalLoss`. Defaults 2.0 and None.
+        weight: the weight in both losses: a number, or one for each class that remains, >= 0. Default None.
         lambda_dice, lambda_focal: >= 0, the two losses' weights in the sum. Default 1.0.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: as in :class:`DiceLoss`.
 
     Source:
@@ -218,18 +218,18 @@ class DiceFocalLoss(nn.Module):
         self.lambda_focal = check.check_number("lambda_focal", lambda_focal, 0.0)
         self.to_onehot_y = to_onehot_y
         self._terms: tuple[LossModule, LossModule] | None = None
-        dice, of_both = _fused_dice(self.dice), self.focal.alpha
-        if dice is not None and not isinstance(of_both, Tensor) and self.dice.reduction != "none":
-            self._terms = dice, our_focal.SigmoidFocalLoss(alpha=of_both, gamma=gamma)
+        dice, one_alpha = _fused_dice(self.dice), self.focal.alpha
+        if dice is not None and not isinstance(one_alpha, Tensor) and self.dice.reduction != "none":
+            self._terms = dice, our_focal.SigmoidFocalLoss(alpha=one_alpha, gamma=gamma)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits ``[B, C, *spatial]`` and targets of the same shape, or class numbers."""
+        """Compute the loss of logits ``[B, C, *spatial]`` and targets of the same shape, or class numbers."""
         _check_channels(input, target)
         inputs = self.dice._inputs(input, target, 3)
-        # For a single class the original's Dice leaves the weight out, and its focal loss does not.
+        # For a single class the original applies the weight in the focal loss, but not in Dice.
         if self._terms is None or (inputs.logits.shape[1] == 1 and self.focal.class_weight is not None):
             return self.lambda_dice * self.dice(input, target) + self.lambda_focal * self.focal(input, target)
-        self.focal._tell_of_soft(inputs.targets, "which takes sigmoid(-x (2 y - 1)) for the chance of a miss")
+        self.focal._warn_of_soft_targets(inputs.targets, SOFT_TARGETS)
         return self._in_one_pass(inputs, self._terms)
 
     def _in_one_pass(self, inputs: Inputs, terms: tuple[LossModule, LossModule]) -> Tensor:

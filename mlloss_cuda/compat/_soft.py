@@ -14,19 +14,19 @@ __all__ = ["SoftTargets"]
 
 
 class SoftTargets(nn.Module):
-    """Warns once of dense targets between 0 and 1. Their values are looked at on the CPU only."""
+    """A module that warns once about dense targets between 0 and 1; it reads only targets on the CPU."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._soft_targets_told = False
+        self._warned_of_soft_targets = False
 
-    def _tell_of_soft(self, targets: Any, theirs: str) -> None:
-        """Warn if a target is neither 0, 1 nor negative; ``theirs`` says what the other package computes."""
-        if self._soft_targets_told or not isinstance(targets, Tensor) or targets.layout != torch.strided:
+    def _warn_of_soft_targets(self, targets: Any, theirs: str) -> None:
+        """Warn if a target is neither 0, 1 nor negative; ``theirs`` describes what the other package computes."""
+        if self._warned_of_soft_targets or not isinstance(targets, Tensor) or targets.layout != torch.strided:
             return
         if not (targets.is_floating_point() and check.readable(targets)):
             return
         if bool(((targets > 0) & (targets < 1)).any()):
-            self._soft_targets_told = True
+            self._warned_of_soft_targets = True
             text = f"targets between 0 and 1 give another value than the original, {theirs}: see the class's docstring"
             warnings.warn(text, UserWarning, stacklevel=3)

@@ -15,20 +15,20 @@ INTERPOLATES = "which interpolates the powers"
 
 
 class AsymmetricLoss(SoftTargets):
-    """ASL with the powers detached by default, summed over everything.
+    """ASL with the powers detached by default, summed over all elements.
 
-    For 0/1 targets the same definition, without ``eps``: the original cuts logarithms off at ``log eps``, so
-    that positives below a logit of about -18 (at 1e-8) have no gradient; here they keep it. Elsewhere the
-    two agree within roundings. Between 0 and 1 a target gives the expected loss, where the original
-    interpolates the powers: that gives a warning, on the CPU, once.
+    For 0/1 targets it has the original's definition, without ``eps``: the original clamps logarithms at ``log eps``,
+    so that positives below a logit of about -18 (at 1e-8) have no gradient; here they keep it. Elsewhere the
+    two agree within rounding. A target between 0 and 1 gives the expected loss, while the original
+    interpolates the powers; such targets give a warning, on the CPU, once.
 
     Args:
         gamma_neg, gamma_pos: >= 0. Defaults 4 and 1.
         clip: in [0, 1), or None for 0. Default 0.05.
-        eps: taken, and without effect: no logarithm here needs it.
-        disable_torch_grad_focal_loss: take the powers for constants in the gradient. Default True, as in
-            the original ``AsymmetricLoss``; ``AsymmetricLossOptimized`` has False. Gradients stay
-            off where they are off (the original switches them on).
+        eps: accepted without effect, because no logarithm here needs it.
+        disable_torch_grad_focal_loss: treat the powers as constants in the gradient. Default True, as in
+            the original ``AsymmetricLoss``; ``AsymmetricLossOptimized`` has False. Disabled gradients stay
+            disabled (the original enables them).
 
     Example:
         >>> from mlloss_cuda.compat.asl import AsymmetricLoss
@@ -52,8 +52,8 @@ class AsymmetricLoss(SoftTargets):
         self.eps = eps
 
     def forward(self, x: Tensor, y: Tensor | CSRTargets) -> Tensor:
-        """The sum over all elements of logits ``x`` and 0/1 targets ``y`` of one shape."""
-        self._tell_of_soft(y, INTERPOLATES)
+        """Return the sum of the loss over all elements of logits ``x`` and 0/1 targets ``y`` of one shape."""
+        self._warn_of_soft_targets(y, INTERPOLATES)
         return asymmetric_loss(
             x,
             y,

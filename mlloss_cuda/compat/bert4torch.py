@@ -18,9 +18,9 @@ __all__ = ["MultilabelCategoricalCrossentropy", "SparseMultilabelCategoricalCros
 class MultilabelCategoricalCrossentropy(SoftTargets):
     """ZLPR, the mean over rows; predict ``y_pred > 0``.
 
-    For 0/1 targets the same definition; in float16, where the original's 1e12 is infinite, this one works.
-    Between 0 and 1 a target gives soft ZLPR, where the original scales the logits: that gives a warning, on the CPU,
-    once.
+    For 0/1 targets it has the original's definition, and also works in float16, where the original's 1e12 is
+    infinite. A target between 0 and 1 gives soft ZLPR, while the original scales the logits; such targets give a
+    warning, on the CPU, once.
 
     Example:
         >>> from mlloss_cuda.compat.bert4torch import MultilabelCategoricalCrossentropy
@@ -32,21 +32,21 @@ class MultilabelCategoricalCrossentropy(SoftTargets):
         super().__init__(**kwargs)
 
     def forward(self, y_pred: Tensor, y_true: Tensor | CSRTargets) -> Tensor:
-        """The mean loss of logits and 0/1 targets ``[..., L]``."""
-        self._tell_of_soft(y_true, "which scales the logits")
+        """Return the mean loss of logits and 0/1 targets ``[..., L]``."""
+        self._warn_of_soft_targets(y_true, "which scales the logits")
         return zlpr_loss(y_pred, y_true)
 
 
 class SparseMultilabelCategoricalCrossentropy(nn.Module):
     """ZLPR of the positives' indices: the losses of the rows, not reduced.
 
-    The original subtracts the positives from the sum over all labels, and keeps ``epsilon`` where that cancels;
-    here they are left out of it, so the two agree only as far as the original is exact. Indices that occur
-    twice count once. A GPU is not waited for, and ``torch.compile(fullgraph=True)`` takes the module.
+    The original subtracts the positives from the sum over all labels, and keeps ``epsilon`` if that cancels;
+    here positives are not part of that sum, so the two agree only as far as the original is exact. Indices that occur
+    twice count once. The call does not wait for the GPU, and works under ``torch.compile(fullgraph=True)``.
 
     Args:
-        mask_zero: label 0 is padding, and takes no part. Default False: every index is a positive.
-        epsilon: taken, and without effect.
+        mask_zero: label 0 is padding, and is excluded. Default False: every index is a positive.
+        epsilon: accepted without effect.
 
     Example:
         >>> from mlloss_cuda.compat.bert4torch import SparseMultilabelCategoricalCrossentropy
@@ -60,18 +60,17 @@ class SparseMultilabelCategoricalCrossentropy(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        """The losses ``[...]`` of logits ``[..., L]`` and the positives' indices ``[..., k]``."""
+        """Return the losses ``[...]`` of logits ``[..., L]`` and the positives' indices ``[..., k]``."""
         if not isinstance(y_true, Tensor) or y_true.shape[:-1] != y_pred.shape[:-1]:
-            raise ValueError(f"y_true: expected indices {(*y_pred.shape[:-1], 'k')}, as many rows as the logits have")
+            raise ValueError(f"y_true: expected indices of shape {(*y_pred.shape[:-1], 'k')}, with the logits' rows")
         labels = y_pred.shape[-1]
         padding = 0 if self.mask_zero else -1
-        rows = y_true.reshape(
-            math.prod(y_true.shape[:-1]), y_true.shape[-1]
-        )  # -1 is ambiguous where there are no indices
+        # A size of -1 would be ambiguous without indices.
+        rows = y_true.reshape(math.prod(y_true.shape[:-1]), y_true.shape[-1])
         targets = CSRTargets.from_padded(rows, labels, padding)
         weight = None
         if self.mask_zero:
-            # A label of weight 0 takes no part.
+            # A label of weight 0 is excluded.
             weight = torch.ones(labels, device=y_pred.device)
             weight[0] = 0
         return zlpr_loss(y_pred, targets, weight=weight, reduction="none")

@@ -1,4 +1,4 @@
-"""A loss for Hugging Face's ``Trainer``. After huggingface/transformers, ``src/transformers/trainer.py`` (5.24)."""
+"""A loss for Hugging Face's ``Trainer``, as in huggingface/transformers, ``src/transformers/trainer.py`` (5.24)."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ from ..targets import CSRTargets
 
 __all__ = ["hf_compute_loss"]
 
-_UNCOUNTED = -100  # the label that the Trainer does not count
+_UNCOUNTED = -100  # the Trainer does not count labels with this value
 
 
 def hf_compute_loss(loss: Callable[..., Tensor], *, logits: str = "logits") -> Callable[..., Tensor]:
-    """The ``compute_loss_func`` of ``transformers.Trainer`` for a loss of this package, right under accumulation.
+    """Return a ``compute_loss_func`` of ``transformers.Trainer`` that is correct under gradient accumulation.
 
     The Trainer adds up the gradients of the batches of a step and, given a ``compute_loss_func``, does not divide:
-    it hands over ``num_items_in_batch``, the number of labels other than -100 in all batches of the step, on all
-    devices. With ``reduction="mean"`` or ``"batchmean"`` a batch's loss is weighted by its own share of that number,
-    folded in before the gradient is rounded. The weights of a step add up to 1. So a step of one batch is the
-    loss of that batch, whatever marks its unknown labels, and k batches give what one batch of k times the size would,
-    unequal ones too. ``reduction="sum"`` is left alone.
+    it passes ``num_items_in_batch``, the number of labels other than -100 in all batches of the step, on all
+    devices. With ``reduction="mean"`` or ``"batchmean"`` the loss of a batch is weighted by the batch's share of that
+    number, before the gradient is rounded. The weights of a step add up to 1. So a step of one batch has the loss of
+    that batch, however unknown labels are marked, and k batches, of equal size or not, give the result of one batch
+    with all their rows. ``reduction="sum"`` is unchanged.
 
-    Two things make the second an approximation: groups that cross rows (``average="macro"`` or ``"micro"``), whose
-    losses are averaged over the batches; and labels of -100, for batches of a step that know more labels weigh more.
-    Mark unknown labels by another number (``ignore_index=-1``) and every row weighs the same.
+    Several batches are only an approximation for groups that cross rows (``average="macro"`` or ``"micro"``), whose
+    losses are averaged over the batches, and for labels of -100, because a batch with more known labels has more
+    weight. If unknown labels are marked by another number (``ignore_index=-1``), every row has the same weight.
 
     Labels may be dense or :class:`CSRTargets`, which the Trainer counts too. It cannot join ``CSRTargets`` of several
     batches for ``compute_metrics``: set ``prediction_loss_only=True`` with them.
 
     Args:
-        loss: a loss module, or any callable of logits and targets that gives a mean.
-        logits: where a model's output has the logits, if it has names; of a tuple the first is taken.
+        loss: a loss module, or any callable of logits and targets that returns a mean.
+        logits: the name of the logits in the model's output, if it has names; of a tuple, the first element is used.
+            Default ``"logits"``.
 
     Returns:
-        ``compute_loss_func(outputs, labels, num_items_in_batch=None)``. Where ``num_items_in_batch`` is None it
+        ``compute_loss_func(outputs, labels, num_items_in_batch=None)``. If ``num_items_in_batch`` is None, it
         returns the loss of the batch.
 
     Raises:
-        TypeError: ``loss`` cannot be called.
-        ValueError: its reduction is ``"none"``. On a call: the outputs have no such logits.
+        TypeError: ``loss`` is not callable.
+        ValueError: the reduction is ``"none"``, or, on a call, the outputs have no such logits.
 
     Example:
         >>> compute_loss = hf_compute_loss(ZLPRLoss())  # Trainer(..., compute_loss_func=compute_loss)
@@ -54,7 +55,7 @@ def hf_compute_loss(loss: Callable[..., Tensor], *, logits: str = "logits") -> C
     if not callable(loss):
         raise TypeError(f"loss: expected a loss module, got {type(loss).__name__}")
     if getattr(loss, "reduction", None) == "none":
-        raise ValueError("loss: expected a reduction other than 'none', for the Trainer needs a scalar")
+        raise ValueError("loss: expected a reduction other than 'none', because the Trainer needs a scalar")
 
     def compute_loss(
         outputs: Any, labels: Tensor | CSRTargets, num_items_in_batch: Tensor | float | None = None
@@ -64,7 +65,7 @@ def hf_compute_loss(loss: Callable[..., Tensor], *, logits: str = "logits") -> C
             labels = labels.to(scores.device, non_blocking=True)
         if getattr(loss, "reduction", None) == "sum" or num_items_in_batch is None:
             return loss(scores, labels)
-        # The batch is counted as the Trainer counts it, so that the shares of a step add up to 1.
+        # The count is the Trainer's, so that the shares of a step add up to 1.
         counted = labels.ne(_UNCOUNTED).sum().to(scores.device, _ops.compute_dtype(scores), non_blocking=True)
         inverse_share = _as_number(num_items_in_batch, scores) / counted.clamp(min=1)
         if isinstance(loss, LossModule):
@@ -86,7 +87,7 @@ def _logits_of(outputs: Any, name: str) -> Tensor:
 
 
 def _as_number(items: Tensor | float, logits: Tensor) -> Tensor | float:
-    """A 0-d tensor or a number, at least 1. (Under DataParallel it comes once for each GPU.)"""
+    """Return a 0-d tensor or a number >= 1. (DataParallel passes one number for each GPU; all are equal.)"""
     if not isinstance(items, Tensor):
         return max(float(items), 1.0)
     one = items.reshape(-1)[0].to(logits.device, _ops.compute_dtype(logits), non_blocking=True)

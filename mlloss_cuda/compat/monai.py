@@ -1,8 +1,8 @@
-"""The losses of Project-MONAI/MONAI 1.6.1, ``monai/losses``, of several labels a voxel, fused.
+"""The losses of Project-MONAI/MONAI 1.6.1, ``monai/losses``, for several labels per voxel, fused.
 
-They serve logits, ``sigmoid=True`` or ``softmax=True``, and 0/1 targets ``[B, C, *spatial]`` or class numbers
-``[B, 1, *spatial]``. Another activation, and inputs that are probabilities already, are a ValueError: of a probability
-of exactly 0 or 1, which has no finite logit, the gradient would be another.
+They take logits, with ``sigmoid=True`` or ``softmax=True``, and 0/1 targets ``[B, C, *spatial]`` or class numbers
+``[B, 1, *spatial]``. Other activations and inputs that are probabilities raise a ValueError: a probability of exactly
+0 or 1 has no finite logit, so its gradient would differ from the original's.
 """
 
 from ._monai_focal import FocalLoss

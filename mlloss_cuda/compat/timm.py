@@ -23,17 +23,20 @@ def _as_weight(value: Tensor | float | None) -> Tensor | None:
     return torch.tensor(check.check_number("pos_weight", value, 0.0))
 
 
-def _moved_to_half(target: Tensor | CSRTargets, x: Tensor, smoothing: float) -> Tensor:
-    """Dense targets of the logits' shape, each moved towards 1/2."""
+def _smoothed_to_half(target: Tensor | CSRTargets, x: Tensor, smoothing: float) -> Tensor:
+    """Smooth dense targets of the logits' shape towards 1/2."""
     if not isinstance(target, Tensor) or target.layout != torch.strided:
-        raise TypeError("target: expected a dense tensor with smoothing, for it leaves no target 0, got a sparse one")
+        raise TypeError("target: expected a dense tensor with smoothing, which leaves no target 0, got a sparse one")
     if target.shape != x.shape:
         raise ValueError(f"target: expected the logits' shape {tuple(x.shape)}, got {tuple(target.shape)}")
     return target.to(_ops.compute_dtype(x)) * (1 - smoothing) + 0.5 * smoothing
 
 
 def _above(target: Tensor | CSRTargets, threshold: float) -> Tensor | CSRTargets:
-    """Which targets are above ``threshold``, in [0, 1) for sparse ones; unknown labels of these stay unknown."""
+    """Return which targets are above ``threshold``; unknown labels of sparse targets stay unknown.
+
+    The threshold of sparse targets must be in [0, 1).
+    """
     if isinstance(target, Tensor) and target.layout == torch.strided:
         return target if target.dtype == torch.bool and 0 <= threshold < 1 else target > threshold
     sparse = CSRTargets.from_sparse(target) if isinstance(target, Tensor) else target
@@ -46,27 +49,27 @@ def _above(target: Tensor | CSRTargets, threshold: float) -> Tensor | CSRTargets
 
 
 class AsymmetricLossMultiLabel(SoftTargets):
-    """timm's ASL: the sum over labels, the mean over rows, the powers differentiated.
+    """timm's ASL: the sum over labels and mean over rows, with differentiated powers.
 
-    For 0/1 targets it is the original's definition without ``eps``, as :class:`mlloss_cuda.compat.asl.AsymmetricLoss`
-    explains. Targets between 0 and 1 give the expected loss, where the original interpolates the powers: that gives a
-    warning, on the CPU, once. With ``smoothing`` every target is such a one; then the original's definition is
-    computed, by PyTorch's own operations, for dense targets alone.
+    For 0/1 targets it has the original's definition without ``eps``, see
+    :class:`mlloss_cuda.compat.asl.AsymmetricLoss`. Targets between 0 and 1 give the expected loss, while the original
+    interpolates the powers; such targets give a warning, on the CPU, once. ``smoothing`` makes every target such a
+    target; then PyTorch computes the original's definition, for dense targets only.
 
     Args:
         gamma_neg, gamma_pos: >= 0. Defaults 4 and 1.
         clip: in [0, 1), or None for 0. Default 0.05.
-        eps: the least probability whose logarithm is taken under ``smoothing``; elsewhere without effect.
-        disable_torch_grad_focal_loss: take the powers for constants in the gradient. Default False.
+        eps: the lower bound of probabilities under ``smoothing``; otherwise without effect. Default 1e-8.
+        disable_torch_grad_focal_loss: treat the powers as constants in the gradient. Default False.
         smoothing: e in [0, 1): targets become ``(1 - e) y + e / 2``. Default 0.0.
         reduction: ``"batchmean"``: the sum over x.shape[0] (default since timm 1.0.31; ``"sum"`` until 1.0.30).
             ``"sum"``, ``"mean"`` or ``"none"``.
         weight: ``[L]``, >= 0, or None.
-        pos_weight: a number, a 0-d tensor or ``[L]``, >= 0, the weight of the positives' terms, or None. The elements'
-            losses are then held in memory.
+        pos_weight: the weight of the positives' terms: a number, a 0-d tensor or ``[L]``, >= 0, or None. With it the
+            losses of all elements are stored.
 
     Raises:
-        TypeError: an argument has another type, or CSR targets come with ``smoothing``.
+        TypeError: an argument has a wrong type, or CSR targets are given with ``smoothing``.
         ValueError: a value is out of range, or shapes do not fit.
 
     Example:
@@ -99,11 +102,11 @@ class AsymmetricLossMultiLabel(SoftTargets):
         self.register_buffer("pos_weight", _as_weight(pos_weight))
 
     def forward(self, x: Tensor, y: Tensor | CSRTargets) -> Tensor:
-        """The loss of logits ``x`` ``[B, L]`` and 0/1 targets ``y`` of one shape."""
+        """Compute the loss of logits ``x`` ``[B, L]`` and 0/1 targets ``y`` of one shape."""
         x = check.check_logits(x)
         if self.smoothing:
             return self._reduced(self._smoothed(x, y), x)
-        self._tell_of_soft(y, INTERPOLATES)
+        self._warn_of_soft_targets(y, INTERPOLATES)
         if self.pos_weight is None:
             return self._fused(x, y, "sum" if self.reduction == "batchmean" else self.reduction, x.shape[0])
         positive = y.to_dense() if isinstance(y, CSRTargets) or y.layout == torch.sparse_csr else y
@@ -128,18 +131,19 @@ class AsymmetricLossMultiLabel(SoftTargets):
         return 0.0 if self.clip is None else max(self.clip, 0.0)
 
     def _smoothed(self, x: Tensor, y: Tensor | CSRTargets) -> Tensor:
-        """The elements' losses of smoothed targets, as the original defines them."""
+        """Return the elements' losses for smoothed targets by the original's definition."""
         x = x.to(_ops.compute_dtype(x))
-        y = _moved_to_half(y, x, self.smoothing)
+        y = _smoothed_to_half(y, x, self.smoothing)
         p = x.sigmoid()
         q = (1 - p + self._clip).clamp(max=1)
         positive = y * p.clamp(min=self.eps).log()
         if self.pos_weight is not None:
             positive = positive * self.pos_weight
         cost = positive + (1 - y) * q.clamp(min=self.eps).log()
-        miss = 1 - p * y - q * (1 - y)
-        focus = miss.detach() if self.disable_torch_grad_focal_loss else miss
-        loss = -cost * focus ** (self.gamma_pos * y + self.gamma_neg * (1 - y))
+        base = 1 - p * y - q * (1 - y)
+        if self.disable_torch_grad_focal_loss:
+            base = base.detach()
+        loss = -cost * base ** (self.gamma_pos * y + self.gamma_neg * (1 - y))
         return loss if self.weight is None else loss * self.weight
 
     def _reduced(self, values: Tensor, x: Tensor) -> Tensor:
@@ -160,15 +164,15 @@ class ZlprLoss(nn.Module):
     """
 
     def forward(self, x: Tensor, target: Tensor | CSRTargets) -> Tensor:
-        """The mean loss of logits and targets ``[..., L]``."""
+        """Return the mean loss of logits and targets ``[..., L]``."""
         return zlpr_loss(x, _above(target, 0.5))
 
 
 class BinaryCrossEntropy(nn.Module):
-    """timm's BCE: class indices become smoothed one-hot targets, dense targets may be cut at a threshold.
+    """timm's BCE: class indices become smoothed one-hot targets, and a threshold may make dense targets 0 or 1.
 
-    As in the original, ``smoothing`` is for class indices ``[B]`` alone, unless ``smooth_dense``; dense targets are
-    taken to be smoothed already. The one-hot targets are never made.
+    As in the original, ``smoothing`` applies only to class indices ``[B]``, unless ``smooth_dense``; dense targets are
+    assumed to be smoothed already. The one-hot targets are never stored.
 
     Args:
         smoothing: e in [0, 1): ``1 - e + e / L`` and ``e / L``. Default 0.1.
@@ -181,8 +185,8 @@ class BinaryCrossEntropy(nn.Module):
         smooth_dense: dense targets become ``(1 - e) y + e / 2``, before the threshold. Default False.
 
     Raises:
-        TypeError: an argument has another type, or targets are sparse with ``smooth_dense``.
-        ValueError: a value is out of range, or a shape is not one of these.
+        TypeError: an argument has a wrong type, or targets are sparse with ``smooth_dense``.
+        ValueError: a value is out of range, or a shape does not fit.
 
     Example:
         >>> from mlloss_cuda.compat.timm import BinaryCrossEntropy
@@ -213,14 +217,14 @@ class BinaryCrossEntropy(nn.Module):
         self.register_buffer("pos_weight", _as_weight(pos_weight))
 
     def forward(self, x: Tensor, target: Tensor | CSRTargets) -> Tensor:
-        """The loss of logits ``x`` ``[B, L]`` and class indices ``[B]``, or targets of the logits' shape."""
+        """Compute the loss of logits ``x`` ``[B, L]`` and class indices ``[B]``, or targets of the logits' shape."""
         x = check.check_logits(x)
         smoothing = 0.0
         if isinstance(target, Tensor) and target.layout == torch.strided and target.shape != x.shape:
             target, smoothing = self._one_hot(x, target)
         else:
             if self.smooth_dense and self.smoothing:
-                target = _moved_to_half(target, x, self.smoothing)
+                target = _smoothed_to_half(target, x, self.smoothing)
             if self.target_threshold is not None:
                 target = _above(target, self.target_threshold)
         pos_weight = self.pos_weight
@@ -236,7 +240,7 @@ class BinaryCrossEntropy(nn.Module):
         )
 
     def _one_hot(self, x: Tensor, target: Tensor) -> tuple[CSRTargets, float]:
-        """Class indices as sparse targets, and how far they are smoothed."""
+        """Return class indices as sparse targets, and their label smoothing."""
         rows, labels = x.shape[0], x.shape[-1]
         if x.dim() != 2 or target.numel() != rows:
             raise ValueError(

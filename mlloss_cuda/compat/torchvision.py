@@ -1,4 +1,4 @@
-"""``torchvision.ops.sigmoid_focal_loss``, fused. After pytorch/vision, ``torchvision/ops/focal_loss.py`` (0.28)."""
+"""``torchvision.ops.sigmoid_focal_loss``, fused, as in pytorch/vision, ``torchvision/ops/focal_loss.py`` (0.28)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ REDUCTIONS = ("none", "mean", "sum")
 def sigmoid_focal_loss(
     inputs: Tensor, targets: Tensor | CSRTargets, alpha: float = 0.25, gamma: float = 2, reduction: str = "none"
 ) -> Tensor:
-    """torchvision's focal loss, with its defaults: no reduction, and a negative ``alpha`` for none.
+    """torchvision's focal loss with its defaults: no reduction, and no class weights for a negative ``alpha``.
 
-    The same definition, for probabilistic targets too. Unlike the original it is finite for
+    It has the original's definition, for probabilistic targets too. Unlike the original it is finite for
     ``0 < gamma < 1``, takes targets of any dtype, and gives float32 for float16 and bfloat16.
 
     Args:
         inputs: logits of any shape.
-        targets: of the same shape, in [0, 1].
+        targets: values in [0, 1], of the same shape.
         alpha: in [0, 1], the positives' weight; negative for no weights. Default 0.25.
         gamma: >= 0. Default 2.
         reduction: ``"none"`` (default), ``"mean"`` or ``"sum"``.
 
     Returns:
-        of the inputs' shape, or 0-d.
+        A tensor of the inputs' shape, or 0-d.
 
     Raises:
-        TypeError: an argument has another type or dtype.
+        TypeError: an argument has a wrong type or dtype.
         ValueError: shapes do not fit, or a value is out of range.
 
     Example:

@@ -1,6 +1,6 @@
-"""Multi-label data: files, batches for a ``DataLoader``, and what labels say about each other.
+"""Multi-label data: readers of files, batches for a ``DataLoader``, and co-occurrence of labels.
 
-Needs NumPy and SciPy: ``pip install "mlloss-cuda[data]"``. Not imported by ``import mlloss_cuda``.
+It needs NumPy and SciPy: ``pip install "mlloss-cuda[data]"``. ``import mlloss_cuda`` does not import it.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""ARFF's declarations, and how its lines are taken apart."""
+"""ARFF's declarations, and the splitting of its lines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 __all__ = ["Attribute", "Header", "MalformedError", "cells", "check_weight", "sparse_pairs", "without_comment"]
 
-_LARGEST = 3.4028234663852886e38  # of float32
+_LARGEST = 3.4028234663852886e38  # the largest float32
 _QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _NAME_AND_TYPE = re.compile(rf"({_QUOTED}|[^\s{{]+)(?:\s+|(?={{))(.+)", re.DOTALL)
 _CELL = re.compile(rf"\s*({_QUOTED}|[^,'\"]*?)\s*(,|$)")
@@ -15,20 +15,20 @@ _PAIR = re.compile(rf"\s*(\d+)\s+({_QUOTED}|[^\s,'\"]+)\s*(,|$)")
 _NUMERIC = ("numeric", "real", "integer")
 _BEFORE_COMMENT = re.compile(rf"(?:{_QUOTED}|[^%])*")
 _WEIGHT = re.compile(r"(?:,|\s)\s*(\{[^{}]*\})$")
-# MEKA's count of labels, among options of its own: at the beginning or, negative, at the end.
+# MEKA's option with the number of labels; labels are the first attributes or, if it is negative, the last.
 _LABEL_COUNT = re.compile(r"(?:^|[\s:])-[cC]\s+(-?\d+)(?=\s|$)")
 
 
 class MalformedError(Exception):
-    """What is wrong with a line; who knows its number tells it."""
+    """An error in a line; the caller adds the line's number."""
 
 
 class Attribute:
-    """A column: numeric, or of values that stand for numbers."""
+    """A column: numeric, or nominal with values that stand for numbers."""
 
     def __init__(self, name: str, kind: str) -> None:
         self.name = name
-        self.left_out = 0.0  # what it is where a sparse row does not name it
+        self.default = 0.0  # the value if a sparse row does not name the attribute
         self.codes: dict[str, float] | None = None
         self.values: list[str] = []
         if kind.lower() in _NUMERIC:
@@ -44,31 +44,31 @@ class Attribute:
             raise MalformedError(f"attribute {name!r}: expected each value once, got {kind!r}")
 
     def check_label(self) -> None:
-        """Make the values 0 and 1 of a label, in whichever order they are declared."""
+        """Check that a label's values are 0 and 1, in either order, and map each to its number."""
         if self.codes is None:
             return
         if not set(self.values) <= {"0", "1"}:
             raise MalformedError(f"label {self.name!r}: expected values {{0,1}}, got {{{','.join(self.values)}}}")
-        self.left_out = float(self.values[0])
+        self.default = float(self.values[0])
         self.codes = {value: float(value) for value in self.values}
 
     def value(self, cell: str) -> float:
-        """As a number."""
+        """Convert a cell to a number."""
         if self.codes is not None:
             number = self.codes.get(cell)
             if number is None:
-                wanted = ", ".join(self.values[:8]) + (", ..." if len(self.values) > 8 else "")
-                raise MalformedError(_unlike(self.name, f"one of {wanted}", cell))
+                expected = ", ".join(self.values[:8]) + (", ..." if len(self.values) > 8 else "")
+                raise MalformedError(_unexpected(self.name, f"one of {expected}", cell))
             return number
         number = _number(cell)
         if number is None:
-            raise MalformedError(_unlike(self.name, "a finite number of float32", cell))
+            raise MalformedError(_unexpected(self.name, "a finite number in the range of float32", cell))
         return number
 
 
-def _unlike(name: str, wanted: str, cell: str) -> str:
+def _unexpected(name: str, expected: str, cell: str) -> str:
     missing = " (a missing value)" if cell == "?" else ""
-    return f"attribute {name!r}: expected {wanted}, got {cell!r}{missing}"
+    return f"attribute {name!r}: expected {expected}, got {cell!r}{missing}"
 
 
 def _number(text: str) -> float | None:
@@ -80,14 +80,14 @@ def _number(text: str) -> float | None:
 
 
 class Header:
-    """The declarations, a line at a time."""
+    """The declarations of a file, read line by line."""
 
     def __init__(self) -> None:
         self.attributes: dict[str, Attribute] = {}
-        self.labels: int | None = None  # as the relation's name counts them
+        self.labels: int | None = None  # MEKA's number of labels in the relation's name
 
-    def take(self, line: str) -> bool:
-        """Whether the data begin after this line."""
+    def add(self, line: str) -> bool:
+        """Read a line, and return whether the data begin after it."""
         word, _, rest = line.replace("\t", " ").partition(" ")
         word = word.lower()
         if word == "@data":
@@ -111,14 +111,14 @@ class Header:
 
 
 def _plain(text: str) -> str:
-    """Without quotes."""
+    """Remove quotes and escapes."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return re.sub(r"\\(.)", r"\1", text[1:-1])
     return text
 
 
 def without_comment(line: str) -> str:
-    """The text before a ``%`` that is not in quotes."""
+    """Return the text before a ``%`` that is not in quotes."""
     if "%" not in line:
         return line
     match = _BEFORE_COMMENT.match(line)
@@ -126,21 +126,21 @@ def without_comment(line: str) -> str:
 
 
 def check_weight(line: str) -> None:
-    """A row may end in its weight, ``{5}``, which has no place in the data."""
+    """Raise an error if a row ends in its weight, such as ``{5}``, which is not supported."""
     match = _WEIGHT.search(line)
     if match is not None:
-        raise MalformedError(f"an instance's weight, {match[1]}, which is not read: take the weights out of the file")
+        raise MalformedError(f"an instance's weight, {match[1]}, which is not read: remove the weights from the file")
 
 
 def cells(line: str) -> list[str]:
-    """What stands between the commas."""
+    """Split a line at its commas."""
     if "'" not in line and '"' not in line:
         return [cell.strip() for cell in line.split(",")]
     found, place = [], 0
     while True:
         match = _CELL.match(line, place)
         if match is None:
-            raise MalformedError(f"a quote that does not end, or text beside one: {line[place : place + 60]!r}")
+            raise MalformedError(f"a quote that does not end, or text next to one: {line[place : place + 60]!r}")
         found.append(_plain(match[1]))
         place = match.end()
         if not match[2]:
@@ -148,7 +148,7 @@ def cells(line: str) -> list[str]:
 
 
 def sparse_pairs(line: str, attributes: int) -> Iterator[tuple[int, str]]:
-    """Numbers and values of ``{number value, number value}``."""
+    """Iterate over the numbers and values of ``{number value, number value}``."""
     if not line.endswith("}"):
         raise MalformedError(f"expected '{{number value, ...}}', got a line that ends in {line[-20:]!r}")
     body, seen = line[1:-1].strip(), set[int]()

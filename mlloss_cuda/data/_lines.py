@@ -11,34 +11,34 @@ from . import _kinds
 
 __all__ = ["BLOCK", "Block", "Path", "blocks", "fail"]
 
-BLOCK = 1 << 22  # bytes that are read at once
+BLOCK = 1 << 22  # bytes of one read
 
 Path = str | os.PathLike[str]
 
 
 class Block(NamedTuple):
-    """Whole lines, without their ends; the first is line ``number`` of its file, counted from 1."""
+    """Whole lines without line ends; the first is line ``number`` of its file, counted from 1."""
 
     number: int
     lines: list[bytes]
 
 
 def fail(path: Path, number: int, message: str) -> NoReturn:
-    """Say where a file is wrong."""
+    """Raise an error that names file and line."""
     raise ValueError(f"{os.fspath(path)}, line {number}: {message}")
 
 
 def blocks(path: Path, warns: bool = False) -> Iterator[Block]:
-    """The file's lines, some megabytes at a time. A newline at the very end begins no line.
+    """Iterate over the file's lines in blocks of a few megabytes. A newline at the very end begins no line.
 
     Args:
-        path: of the file.
-        warns: of a last line without an end. For formats whose lines do not tell that they are whole.
+        path: the path of the file.
+        warns: warn about a last line without an end; for formats in which a truncated line can look complete.
 
-    A byte-order mark of UTF-8 is passed over.
+    A byte-order mark of UTF-8 is skipped.
 
     Raises:
-        ValueError: compressed data are damaged or cut off, or the file is no text.
+        ValueError: compressed data are damaged or cut off, or the file is not text.
     """
     number, rest = 1, b""
     file, compression = _kinds.open_file(path)
@@ -62,9 +62,9 @@ def blocks(path: Path, warns: bool = False) -> Iterator[Block]:
                 yield Block(number, lines)
                 number += len(lines)
         if rest:
-            if warns and compression is None:  # compressed data know where they end
-                told = "the last line has no newline; if the file was cut off, part of a row is missing"
-                warnings.warn(f"{os.fspath(path)}, line {number}: {told}", UserWarning, stacklevel=2)
+            if warns and compression is None:  # truncated compressed data raise an error
+                message = "the last line has no newline; if the file was cut off, part of a row is missing"
+                warnings.warn(f"{os.fspath(path)}, line {number}: {message}", UserWarning, stacklevel=2)
             yield Block(number, _split(rest))
 
 
@@ -77,7 +77,7 @@ def _split(text: bytes) -> list[bytes]:
 
 
 def _checked(path: Path, start: bytes) -> bytes:
-    """A file's beginning, if it is text."""
+    """Check that a file begins as text, and remove its byte-order mark."""
     start = start.removeprefix(_kinds.BOM)
     kind = _kinds.foreign(start[:512])
     if kind is not None:

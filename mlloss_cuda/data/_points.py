@@ -1,4 +1,4 @@
-"""Lines of labels and features, ``l1,l2 f:v f:v``, as arrays: what the XMC and libsvm formats share."""
+"""Lines of labels and features, ``l1,l2 f:v f:v``, as arrays: the common part of the XMC and libsvm formats."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Integers = NDArray[np.int64]
 
 
 class Points(NamedTuple):
-    """Some rows: how many labels and features each has, and these one after another, sorted and unique in a row."""
+    """Some rows: their counts of labels and features, and these concatenated, sorted and unique in each row."""
 
     label_counts: Integers
     labels: Integers
@@ -32,9 +32,9 @@ class Points(NamedTuple):
 
 
 class Format(NamedTuple):
-    """The number of the first feature and label, and how many there are (None: as many as the file names).
+    """The number of the first feature and label, and the numbers of features and labels (None: those in the file).
 
-    ``hint_feature`` and ``hint_label`` say in an error how numbers from 0 are read, where they begin with 1.
+    If numbering begins with 1, errors about a number 0 end with ``hint_feature`` or ``hint_label``.
     """
 
     first_feature: int = 0
@@ -46,7 +46,7 @@ class Format(NamedTuple):
 
 
 def parse(path: _lines.Path, block: _lines.Block, form: Format) -> Points:
-    """The block's points.
+    """Parse the lines of a block.
 
     Raises:
         ValueError: a line is malformed. The error names it.
@@ -54,7 +54,7 @@ def parse(path: _lines.Path, block: _lines.Block, form: Format) -> Points:
     try:
         return _parse(block.lines, form)
     except (ValueError, OverflowError):
-        # Alone, the first line that fails says what is wrong with it.
+        # Parse line by line to find the first malformed one.
         for number, line in enumerate(block.lines, block.number):
             try:
                 _parse([line], form)
@@ -67,7 +67,7 @@ def _parse(lines: list[bytes], form: Format) -> Points:
     heads, rests = [], []
     for line in lines:
         head, _, rest = line.partition(b" ")
-        if b":" in head:  # no labels, and no space in front
+        if b":" in head:  # no labels and no leading space
             head, rest = b"", line
         heads.append(head)
         rests.append(rest)
@@ -82,7 +82,7 @@ def _parse(lines: list[bytes], form: Format) -> Points:
     feature_counts, columns, ordered = _in_order(feature_counts, columns, values)
     assert ordered is not None
     if len(columns) != before:
-        raise ValueError("a feature comes twice")
+        raise ValueError("a feature occurs twice")
     return Points(label_counts, labels, feature_counts, columns, ordered)
 
 
@@ -90,7 +90,7 @@ def _labels(heads: list[bytes]) -> tuple[Integers, Integers]:
     counts = np.fromiter((head.count(b",") + 1 if head else 0 for head in heads), np.int64, len(heads))
     text = b",".join(head for head in heads if head)
     if b"." in text:
-        text = _WHOLE.sub(rb"\1", text)  # 3.0, as some programs write a label
+        text = _WHOLE.sub(rb"\1", text)  # some programs write labels as 3.0
     if text.translate(None, _INTEGERS) != b"," * max(int(counts.sum()) - 1, 0):
         raise ValueError(f"expected labels as 'l1,l2', got {shown(text)}")
     tokens = text.split(b",") if text else []
@@ -105,7 +105,7 @@ def _features(rests: list[bytes]) -> tuple[Integers, Integers, NDArray[np.float3
     pairs = b" ".join(rests).split()
     text = b" ".join(pairs)
     wrong = f"expected features as 'index:value index:value', finite numbers, got {shown(text)}"
-    # What is left without the numbers are the signs between them; a NaN leaves letters.
+    # Without the numbers only separators remain; a NaN leaves letters.
     if text.translate(None, _NUMBERS) != (b": " * len(pairs))[:-1]:
         raise ValueError(wrong)
     tokens = text.replace(b":", b" ").split(b" ") if pairs else []
@@ -120,7 +120,7 @@ def _features(rests: list[bytes]) -> tuple[Integers, Integers, NDArray[np.float3
 
 
 def shown(text: bytes) -> str:
-    """Text as errors show it."""
+    """Abbreviate text for an error message."""
     return repr(text[:60].decode("ascii", "backslashreplace")) + ("..." if len(text) > 60 else "")
 
 
@@ -130,15 +130,15 @@ def _check_range(what: str, numbers: Integers, first: int, count: int | None, hi
         wrong |= numbers >= count
     if wrong.any():
         end = "" if count is None else f" and at most {first + count - 1}"
-        came = int(numbers[wrong][0]) + first
-        told = hint if came == 0 and first == 1 else ""
-        raise ValueError(f"{what} {came}: expected at least {first}{end}{told}")
+        number = int(numbers[wrong][0]) + first
+        advice = hint if number == 0 and first == 1 else ""
+        raise ValueError(f"{what} {number}: expected at least {first}{end}{advice}")
 
 
 def _in_order(
     counts: Integers, columns: Integers, values: NDArray[np.float32] | None
 ) -> tuple[Integers, Integers, NDArray[np.float32] | None]:
-    """Sorted in each row, duplicates dropped."""
+    """Sort each row and drop duplicates."""
     row = np.repeat(np.arange(len(counts)), counts)
     if bool(((np.diff(columns) > 0) | (np.diff(row) > 0)).all()):
         return counts, columns, values
@@ -150,7 +150,7 @@ def _in_order(
 
 
 def assemble(parts: Sequence[Points], num_features: int, num_labels: int, **names: Any) -> MultiLabelData:
-    """All parts, one after another."""
+    """Concatenate all parts into a data set."""
     sparse = _scipy.sparse()
     joined = Points._make(np.concatenate(arrays) for arrays in zip(_EMPTY, *parts, strict=True))
     indptr = _offsets(joined.feature_counts)
@@ -167,15 +167,15 @@ _EMPTY = Points(_NONE, _NONE, _NONE, _NONE, np.zeros(0, np.float32))
 
 
 def _offsets(counts: Integers) -> Integers:
-    """64 bits: an extreme data set has more entries than 32 can count."""
+    """Return row offsets in 64 bits, because extreme data sets have more entries than 32 bits can count."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
 def counted_lines(path: _lines.Path, counts: tuple[str, ...], rows: str) -> tuple[list[int], Iterator[_lines.Block]]:
-    """The header's counts, of which the first is that of the lines, and these lines.
+    """Return the header's counts, the first of which is the number of lines, and the lines.
 
     Raises:
-        ValueError: the header is another; or as they are read, there are more lines or fewer.
+        ValueError: the header is malformed, or, during iteration, the number of lines differs from it.
     """
     blocks = _lines.blocks(path, warns=True)
     first = next(blocks, _lines.Block(1, [b""]))
@@ -189,30 +189,30 @@ def counted_lines(path: _lines.Path, counts: tuple[str, ...], rows: str) -> tupl
 
 
 def _hint(tokens: list[bytes]) -> str:
-    """Which reader takes a file that begins so."""
+    """Return advice about the reader for a file with this first line."""
     if len(tokens) in (2, 3) and all(token.isdigit() for token in tokens):
         reader = "read_sparse_matrix" if len(tokens) == 2 else "read_xmc"
-        return f"; {reader} takes a header of {len(tokens)} counts"
+        return f"; {reader} reads files with a header of {len(tokens)} counts"
     if any(b":" in token for token in tokens):
-        return "; read_libsvm takes a file without a header"
+        return "; read_libsvm reads files without a header"
     return ""
 
 
 def _counted(
-    path: _lines.Path, first: _lines.Block, rest: Iterator[_lines.Block], wanted: int, rows: str
+    path: _lines.Path, first: _lines.Block, rest: Iterator[_lines.Block], count: int, rows: str
 ) -> Iterator[_lines.Block]:
-    """The lines, as many as the header says; more or fewer are an error, and blank ones at the end do not count."""
-    left, last = wanted, 1
+    """Iterate over the header's number of lines; more or fewer are an error, except blank lines at the end."""
+    remaining, last = count, 1
     block: _lines.Block | None = _lines.Block(2, first.lines[1:])
     while block is not None:
-        for number, line in enumerate(block.lines[left:], block.number + left):
+        for number, line in enumerate(block.lines[remaining:], block.number + remaining):
             if line.strip():
-                _lines.fail(path, number, f"expected {wanted} {rows}, as the header says, got more")
-        taken = block.lines[:left]
-        left -= len(taken)
+                _lines.fail(path, number, f"expected {count} {rows}, as the header says, got more")
+        taken = block.lines[:remaining]
+        remaining -= len(taken)
         last = block.number + len(taken) - 1 if taken else last
         if taken:
             yield _lines.Block(block.number, taken)
         block = next(rest, None)
-    if left:
-        _lines.fail(path, last, f"expected {wanted} {rows}, as the header says, got {wanted - left}")
+    if remaining:
+        _lines.fail(path, last, f"expected {count} {rows}, as the header says, got {count - remaining}")

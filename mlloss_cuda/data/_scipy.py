@@ -1,4 +1,4 @@
-"""SciPy, where it is needed and not before."""
+"""Deferred imports of SciPy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MISSING = 'mlloss_cuda.data needs SciPy: pip install "mlloss-cuda[data]"'
 
 
 def sparse() -> Any:
-    """``scipy.sparse``."""
+    """Import ``scipy.sparse``."""
     try:
         import scipy.sparse
     except ImportError as error:
@@ -19,7 +19,7 @@ def sparse() -> Any:
 
 
 def linalg() -> Any:
-    """``scipy.sparse.linalg``."""
+    """Import ``scipy.sparse.linalg``."""
     sparse()
     import scipy.sparse.linalg
 

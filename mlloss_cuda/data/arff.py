@@ -1,4 +1,4 @@
-"""Multi-label ARFF: WEKA's format, and a list of which attributes are labels, as Mulan and MEKA have it."""
+"""Multi-label ARFF: WEKA's format, with a list of the labels as in Mulan or MEKA."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ __all__ = ["read_arff"]
 def read_arff(path: _lines.Path, labels: _lines.Path | Sequence[str] | int | None = None) -> MultiLabelData:
     """Read a multi-label ARFF file, dense or sparse.
 
-    A nominal feature is the number of its value in the declared list, from 0, as in WEKA; where all values are numbers
-    and the first is 0, it is that number.
+    A nominal feature becomes the number of its value in the declared list, from 0, as in WEKA; if all values are
+    numbers and the first is 0, it becomes the value itself.
 
     Args:
-        path: of the ARFF file, plain or compressed by gzip, bzip2 or xz. Text that is not UTF-8 is taken for Latin-1.
-        labels: which attributes are labels. A path: Mulan's XML list of their names. A sequence: their names. An int,
-            as MEKA has it: so many attributes at the beginning, or, negative, at the end. None (default): the XML file
-            beside ``path`` that differs in its suffix, or if there is none, the count in the relation's name, as MEKA
-            writes it (``@relation 'set: -C -6'``). Labels are numbered as they are listed.
+        path: the path of the ARFF file, plain or compressed by gzip, bzip2 or xz. Text that is not UTF-8 is read as
+            Latin-1.
+        labels: the attributes that are labels. A path: Mulan's XML list of their names. A sequence: their names. An
+            int, as in MEKA: this number of attributes at the beginning, or, if negative, at the end. None (default):
+            the XML file next to ``path`` that differs only in its suffix, or else MEKA's count in the relation's name
+            (``@relation 'set: -C -6'``). Labels are numbered in the order of the list.
 
     Returns:
-        Features float32 ``[rows, F]``, sparse whatever the file is, targets, and the names of both.
+        Features float32 ``[rows, F]``, always sparse, targets, and the names of both.
 
     Raises:
         ImportError: SciPy is missing.
         OSError: a file cannot be opened.
-        ValueError: a file is malformed: an attribute that is neither numeric nor nominal, a label that is no attribute
-            or has values other than 0 and 1, a missing value (``?``), NaN or infinity, a row too short or too long, or
-            with a weight of its own. The error names file and line.
+        ValueError: a file is malformed: an attribute is neither numeric nor nominal, a label is not an attribute or
+            has values other than 0 and 1, a value is missing (``?``), NaN or infinite, or a row has a wrong length or
+            a weight. The error names file and line.
 
     Source:
         https://waikato.github.io/weka-wiki/formats_and_processing/arff_stable/
@@ -64,7 +65,7 @@ def read_arff(path: _lines.Path, labels: _lines.Path | Sequence[str] | int | Non
             try:
                 if rows is not None:
                     rows.add(line)
-                elif declared.take(line):
+                elif declared.add(line):
                     rows = _Rows(declared, _label_names(path, labels, declared))
             except header.MalformedError as error:
                 _lines.fail(path, number, str(error))
@@ -80,8 +81,8 @@ def _text(raw: bytes) -> str:
         return raw.decode("latin-1")
 
 
-def _beside(path: _lines.Path) -> FilePath:
-    """The list of labels that goes with a file."""
+def _default_list(path: _lines.Path) -> FilePath:
+    """Return the path of the list of labels that belongs to a file."""
     bare = FilePath(path)
     return (bare.with_suffix("") if bare.suffix in (".gz", ".bz2", ".xz") else bare).with_suffix(".xml")
 
@@ -91,11 +92,13 @@ def _label_names(
 ) -> list[str]:
     names = list(declared.attributes)
     if labels is None:
-        labels = _beside(path)
+        labels = _default_list(path)
         if not labels.exists():
             if declared.labels is None:
-                told = "no list of labels beside the file, and no count of them in the relation's name; pass labels="
-                raise FileNotFoundError(errno.ENOENT, told, str(labels))
+                message = (
+                    "no list of labels next to the file, and no count of them in the relation's name; pass labels="
+                )
+                raise FileNotFoundError(errno.ENOENT, message, str(labels))
             labels = declared.labels
     if isinstance(labels, bool):
         raise TypeError("labels: expected a path, names, an int or None, got bool")
@@ -111,7 +114,7 @@ def _label_names(
         raise TypeError(f"labels: expected a path, names, an int or None, got {type(labels).__name__}")
     for name in listed:
         if name not in declared.attributes:
-            raise ValueError(f"{source}: {name!r} is no attribute of {os.fspath(path)}")
+            raise ValueError(f"{source}: {name!r} is not an attribute of {os.fspath(path)}")
     if len(set(listed)) != len(listed):
         raise ValueError(f"{source}: expected each label once, got some twice")
     if not listed:
@@ -121,17 +124,17 @@ def _label_names(
 
 def _listed(path: _lines.Path) -> list[str]:
     content = FilePath(path).read_bytes()
-    # XML that declares no encoding should be UTF-8; some files are Latin-1 all the same.
+    # XML that declares no encoding should be UTF-8, but some files are Latin-1.
     latin = b"encoding" not in content[:100] and _text(content) != content.decode("utf-8", "replace")
     try:
         root = ElementTree.fromstring(content, ElementTree.XMLParser(encoding="latin-1" if latin else None))
     except ElementTree.ParseError as error:
-        _lines.fail(path, error.position[0], f"no XML ({error})")
+        _lines.fail(path, error.position[0], f"expected XML ({error})")
     return [each.get("name", "") for each in root.iter() if each.tag.rpartition("}")[2] == "label"]
 
 
 class _Rows:
-    """Rows as they are read, in arrays that grow."""
+    """The rows read so far, in growing arrays."""
 
     def __init__(self, declared: header.Header, labels: Sequence[str]) -> None:
         self.attributes = list(declared.attributes.values())
@@ -139,11 +142,11 @@ class _Rows:
         label_number = {name: number for number, name in enumerate(labels)}
         self.feature_names = tuple(name for name in declared.attributes if name not in label_number)
         feature_number = {name: number for number, name in enumerate(self.feature_names)}
-        # Where an attribute goes: label l is -1 - l.
+        # The feature's number for each attribute, or -1 - l for label l.
         self.places = [-1 - label_number[n] if n in label_number else feature_number[n] for n in declared.attributes]
         for name in labels:
             declared.attributes[name].check_label()
-        self.inverted = [name for name in labels if declared.attributes[name].left_out]
+        self.inverted = [name for name in labels if declared.attributes[name].default]
         self.label_counts, self.labels = array("q"), array("q")
         self.feature_counts, self.columns, self.values = array("q"), array("q"), array("d")
 
@@ -153,7 +156,7 @@ class _Rows:
             header.check_weight(line)
         if sparse and self.inverted:
             raise header.MalformedError(
-                f"label {self.inverted[0]!r}: expected {{0,1}}; of {{1,0}} this row leaves out ones"
+                f"label {self.inverted[0]!r}: expected {{0,1}}; with {{1,0}} a sparse row omits the ones"
             )
         pairs = header.sparse_pairs(line, len(self.attributes)) if sparse else enumerate(self._cells(line))
         labels, columns, values = [], [], []

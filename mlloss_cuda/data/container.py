@@ -1,4 +1,4 @@
-"""What the readers return, and batches of it."""
+"""The data set that the readers return, and its batches."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ Rows = int | slice | Sequence[int] | Tensor
 
 @dataclass(frozen=True, eq=False)
 class MultiLabelData:
-    """Rows of features with their labels; a map-style dataset for ``DataLoader``, with :func:`csr_collate`.
+    """Rows of features with their labels; a map-style data set for ``DataLoader`` with :func:`csr_collate`.
 
     Args:
         features: ``scipy.sparse.csr_array`` ``[rows, F]``, float32, columns sorted and unique in each row.
-        targets: ``CSRTargets`` of as many rows.
-        feature_names: F names, where the file has some.
-        label_names: L names, where the file has some.
+        targets: ``CSRTargets`` of the same number of rows.
+        feature_names: F names, or None if the file has none. Default None.
+        label_names: L names, or None if the file has none. Default None.
 
-    ``len(data)`` counts rows; ``data[rows]``, for an int (one row), a slice, indices or a mask, is data again.
+    ``len(data)`` is the number of rows; ``data[rows]``, for an int (one row), a slice, indices or a mask, is the
+    ``MultiLabelData`` of these rows.
 
     Raises:
         ValueError: features and targets differ in their number of rows.
@@ -60,12 +61,12 @@ class MultiLabelData:
         return replace(self, features=self.features[chosen.numpy()], targets=self.targets[chosen])
 
     def __getitems__(self, rows: Sequence[int]) -> list[MultiLabelData]:
-        """A whole batch at once: what ``DataLoader`` asks for."""
+        """Return a whole batch; ``DataLoader`` calls this method if it exists."""
         return [self[rows]]
 
 
 def _numbers(rows: Rows, count: int) -> Tensor:
-    """Of the rows that are chosen, ``[n]``; a single one costs nothing that grows with the file."""
+    """Return the numbers of the chosen rows, ``[n]``; the cost of a single row does not grow with the file."""
     if isinstance(rows, int) and not isinstance(rows, bool):
         if not -count <= rows < count:
             raise IndexError(f"rows: expected at least {-count} and below {count}, got {rows}")
@@ -80,27 +81,28 @@ def csr_collate(
     labels: str = "labels",
     collate: Callable[[list[Any]], Any] | None = None,
 ) -> Any:
-    """A batch for a ``DataLoader``: features, and targets that stay sparse.
+    """Make a batch for a ``DataLoader``: features, and targets that stay sparse.
 
     Args:
-        samples: a list of :class:`MultiLabelData`, of pairs (features, labels), or of dicts, as Hugging Face's data
-            sets have them. Labels are a sequence of ints, in any order, or ``CSRTargets``; no masks.
-        num_labels: L, where labels are sequences of ints; ``functools.partial(csr_collate, num_labels=L)``.
-        labels: the key of a dict's labels. Default ``"labels"``, where Hugging Face's ``Trainer`` looks for them.
-        collate: puts a list of features together, or of dicts without their labels: a tokenizer's
-            ``DataCollatorWithPadding``, say. Default: PyTorch's ``default_collate``, and SciPy's rows as below.
+        samples: a list of :class:`MultiLabelData`, of pairs (features, labels), or of dicts as in Hugging Face's data
+            sets. Labels are a sequence of ints, in any order, or ``CSRTargets``; masks are not supported.
+        num_labels: L, required if labels are sequences of ints: ``functools.partial(csr_collate, num_labels=L)``.
+            Default None.
+        labels: the key of a dict's labels. Default ``"labels"``, the key of Hugging Face's ``Trainer``.
+        collate: a function that joins a list of features, or of dicts without their labels, such as a tokenizer's
+            ``DataCollatorWithPadding``. Default None: PyTorch's ``default_collate``, and SciPy's rows as below.
 
     Returns:
         Features and ``CSRTargets``; from dicts, a dict in which ``labels`` are ``CSRTargets``.
         SciPy's sparse rows become one ``torch.sparse_csr`` tensor ``[B, F]``, for
         ``x @ weight``, or, without a product, ``EmbeddingBag`` of ``(x.col_indices(), x.crow_indices()[:-1])`` with
-        ``per_sample_weights=x.values()``. Other features are put together as PyTorch's ``default_collate`` does.
+        ``per_sample_weights=x.values()``. PyTorch's ``default_collate`` joins other features.
 
     Raises:
-        TypeError: ``num_labels`` is None, and labels are sequences of ints; labels of two kinds, or bool; samples of
-            another kind.
-        ValueError: no samples, dicts without labels, a label outside ``[0, num_labels)``, or samples that differ
-            in F or L.
+        TypeError: ``num_labels`` is None and labels are sequences of ints; labels have different kinds or are bool;
+            or samples have an unsupported kind.
+        ValueError: there are no samples, dicts have no labels, a label is outside ``[0, num_labels)``, or samples
+            differ in F or L.
 
     Example:
         >>> x, targets = csr_collate([(torch.zeros(2), [4, 1]), (torch.ones(2), [])], num_labels=5)
@@ -109,19 +111,19 @@ def csr_collate(
     """
     if not samples:
         raise ValueError("samples: expected at least one, got none")
-    put = _put_features if collate is None else collate
+    join = _join_features if collate is None else collate
     if isinstance(samples[0], Mapping):
-        return _put_dicts(samples, num_labels, labels, put)
+        return _join_dicts(samples, num_labels, labels, join)
     pairs = [(s.features, s.targets) if isinstance(s, MultiLabelData) else s for s in samples]
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"samples: expected MultiLabelData, pairs or dicts, got {type(pair).__name__}")
-    features, own = zip(*pairs, strict=True)
-    return put(list(features)), _put_targets(own, num_labels)
+    features, targets = zip(*pairs, strict=True)
+    return join(list(features)), _join_targets(targets, num_labels)
 
 
-def _put_dicts(
-    samples: Sequence[Any], num_labels: int | None, labels: str, put: Callable[[list[Any]], Any]
+def _join_dicts(
+    samples: Sequence[Any], num_labels: int | None, labels: str, join: Callable[[list[Any]], Any]
 ) -> MutableMapping[str, Any]:
     for sample in samples:
         if not isinstance(sample, Mapping):
@@ -129,16 +131,16 @@ def _put_dicts(
         if labels not in sample:
             raise ValueError(f"samples: expected labels under {labels!r}, got keys {sorted(map(str, sample))}")
     others = [{key: value for key, value in sample.items() if key != labels} for sample in samples]
-    batch: MutableMapping[str, Any] = put(others) if others[0] else {}
-    batch[labels] = _put_targets([sample[labels] for sample in samples], num_labels)
+    batch: MutableMapping[str, Any] = join(others) if others[0] else {}
+    batch[labels] = _join_targets([sample[labels] for sample in samples], num_labels)
     return batch
 
 
-def _put_features(features: Sequence[Any]) -> Any:
+def _join_features(features: Sequence[Any]) -> Any:
     if not hasattr(features[0], "tocsr"):
         return default_collate(list(features))
     sparse = _scipy.sparse()
-    # Of one row SciPy's arrays may have a single dimension.
+    # SciPy's array of one row may have a single dimension.
     rows = [sparse.csr_array(each.reshape(1, -1) if each.ndim == 1 else each) for each in features]
     widths = sorted({each.shape[1] for each in rows})
     if len(widths) > 1:
@@ -148,7 +150,7 @@ def _put_features(features: Sequence[Any]) -> Any:
     return torch.sparse_csr_tensor(crow, columns, torch.from_numpy(matrix.data), matrix.shape, check_invariants=False)
 
 
-def _put_targets(labels: Sequence[Any], num_labels: int | None) -> CSRTargets:
+def _join_targets(labels: Sequence[Any], num_labels: int | None) -> CSRTargets:
     sparse = [isinstance(each, CSRTargets) for each in labels]
     if any(sparse):
         if not all(sparse):
@@ -157,11 +159,11 @@ def _put_targets(labels: Sequence[Any], num_labels: int | None) -> CSRTargets:
             raise ValueError(f"num_labels: expected {labels[0].num_labels}, as the samples have, got {num_labels}")
         return _concatenate(labels)
     if num_labels is None:
-        raise TypeError("num_labels: expected an int, for labels are given as sequences, got None")
+        raise TypeError("num_labels: expected an int, because labels are given as sequences, got None")
     if any(isinstance(each, Tensor) and each.dtype == torch.bool for each in labels):
         raise TypeError(
-            "samples: expected labels as numbers, got a bool tensor; CSRTargets.from_dense(mask[None]) is a sample's "
-            "targets of a mask"
+            "samples: expected labels as numbers, got a bool tensor; convert a sample's mask by "
+            "CSRTargets.from_dense(mask[None])"
         )
     rows: Iterable[Iterable[int]] = (each.tolist() if isinstance(each, Tensor) else each for each in labels)
     return CSRTargets.from_lists(rows, num_labels)
@@ -174,10 +176,10 @@ def _concatenate(parts: Sequence[CSRTargets]) -> CSRTargets:
     if len(widths) > 1:
         raise ValueError(f"samples: expected targets of one number of labels, got {widths}")
     crow, columns, values = [torch.zeros(1, dtype=torch.int64)], [], []
-    weighed = any(each.values is not None for each in parts)
+    has_values = any(each.values is not None for each in parts)
     for each in parts:
         used = int(each.crow_indices[-1])
         crow.append(each.crow_indices[1:].long() + crow[-1][-1])
         columns.append(each.col_indices[:used].long())
         values.append(torch.ones(used) if each.values is None else each.values[:used])
-    return CSRTargets(torch.cat(crow), torch.cat(columns), widths[0], torch.cat(values) if weighed else None)
+    return CSRTargets(torch.cat(crow), torch.cat(columns), widths[0], torch.cat(values) if has_values else None)

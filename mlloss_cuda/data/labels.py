@@ -1,4 +1,4 @@
-"""Which labels come together, and vectors of labels from that."""
+"""Co-occurrence of labels, and label embeddings from it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["cooccurrence", "label_embeddings"]
 
 
 def cooccurrence(targets: CSRTargets) -> Any:
-    r"""How often each two labels are positive in one row: :math:`Y^\top Y`, sparse.
+    r"""Count the rows in which two labels are both positive: :math:`Y^\top Y`, sparse.
 
     Args:
         targets: ``CSRTargets`` (or ``torch.sparse_csr``) ``[rows, L]``. Probabilities above 1/2 are positive.
 
     Returns:
-        ``scipy.sparse.csr_array`` ``[L, L]``, int64, symmetric; its diagonal is how often each label is positive. It
-        has as many entries as there are pairs that occur: at most the sum of squares of the rows' numbers of labels.
+        ``scipy.sparse.csr_array`` ``[L, L]``, int64, symmetric; its diagonal counts the positives of each label. It
+        has one entry for each pair that occurs: at most the sum of the squared numbers of labels of the rows.
 
     Raises:
         ImportError: SciPy is missing.
@@ -50,27 +50,28 @@ def cooccurrence(targets: CSRTargets) -> Any:
 
 
 def label_embeddings(targets: Any, dim: int, *, seed: int = 0) -> Tensor:
-    r"""A vector for each label, near those of labels that come in the same company: a beginning for ``LinearLoss``.
+    r"""Compute a vector for each label, similar for labels that co-occur with the same others.
 
-    The truncated SVD :math:`U_d \sqrt{S_d}` of the positive pointwise mutual information of labels,
+    The vectors can initialise the weight of ``LinearLoss``. They are the truncated SVD :math:`U_d \sqrt{S_d}` of the
+    positive pointwise mutual information of labels,
 
     .. math:: \max\Big(0, \log \frac{n_{ij} N}{n_i n_j}\Big), \qquad n_i = \sum_j n_{ij}, \quad N = \sum_i n_i
 
-    over :math:`i \ne j`, scaled so that the root of the mean square is that of ``nn.Linear``'s first weight,
-    :math:`1 / \sqrt{3d}`. Labels that share no row with another have a vector of 0.
+    over :math:`i \ne j`, scaled so that the root of the mean square is that of ``nn.Linear``'s initial weight,
+    :math:`1 / \sqrt{3d}`. Labels that share no row with another label have a vector of 0.
 
     Args:
-        targets: of the training data, ``CSRTargets``; or their :func:`cooccurrence`.
+        targets: ``CSRTargets`` of the training data, or their :func:`cooccurrence`.
         dim: d, in ``[1, L - 1]``.
-        seed: of the SVD's first vector. The same seed gives the same embeddings; the columns' signs are chosen so that
-            the entry of the largest size is positive.
+        seed: the seed of the SVD's initial vector. The same seed gives the same embeddings; the columns' signs are
+            chosen so that the entry of largest absolute value is positive. Default 0.
 
     Returns:
-        float32 ``[L, dim]``, columns by falling singular value.
+        float32 ``[L, dim]``, columns ordered by falling singular value.
 
     Raises:
         ImportError: SciPy is missing.
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: ``dim`` is out of range, or a matrix is not square.
 
     Source:
@@ -106,11 +107,11 @@ def label_embeddings(targets: Any, dim: int, *, seed: int = 0) -> Tensor:
 
 
 def _information(counts: Any) -> Any:
-    """Positive pointwise mutual information, without the diagonal."""
+    """Return the positive pointwise mutual information, without the diagonal."""
     sparse = _scipy.sparse()
     pairs = sparse.coo_array(counts)
     apart = (pairs.row != pairs.col) & (pairs.data > 0)
     row, column, n = pairs.row[apart], pairs.col[apart], pairs.data[apart].astype(np.float64)
-    of_label = np.bincount(row, n, minlength=counts.shape[0])
-    value = np.maximum(np.log(n * n.sum() / (of_label[row] * of_label[column])), 0)
+    marginal = np.bincount(row, n, minlength=counts.shape[0])
+    value = np.maximum(np.log(n * n.sum() / (marginal[row] * marginal[column])), 0)
     return sparse.csr_array((value[value > 0], (row[value > 0], column[value > 0])), shape=counts.shape)

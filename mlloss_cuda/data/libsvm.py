@@ -22,16 +22,16 @@ def read_libsvm(
 ) -> MultiLabelData:
     """Read a multi-label file in LIBSVM's format, ``l1,l2 f1:v1 f2:v2`` on each line.
 
-    Blank lines, what follows a ``#``, and the numbers of queries (``qid:3``) are passed over. A line of pairs alone is
-    a point without labels. ``sklearn.datasets.dump_svmlight_file`` numbers features from 0 unless told otherwise: its
-    files are read with ``one_based=False``. A label may be written as ``3.0``.
+    Blank lines, comments after a ``#``, and query numbers (``qid:3``) are ignored. A line of pairs only is a point
+    without labels. ``sklearn.datasets.dump_svmlight_file`` numbers features from 0 by default; read its files with
+    ``one_based=False``. A label may be written as ``3.0``.
 
     Args:
-        path: of the file, plain or compressed by gzip, bzip2 or xz.
-        num_features, num_labels: F and L. None (default): as many as the file names. Give both for a test file, which
-            need not name what the training file does.
-        one_based: features are numbered from 1 (default), or from 0.
-        one_based_labels: labels are numbered from 1, or from 0 (default).
+        path: the path of the file, plain or compressed by gzip, bzip2 or xz.
+        num_features, num_labels: F and L. None (default): the highest number in the file determines them. Pass both
+            for a test file, in which the highest number of the training file may not occur.
+        one_based: whether features are numbered from 1, else from 0. Default True.
+        one_based_labels: whether labels are numbered from 1, else from 0. Default False.
 
     Returns:
         Features float32 ``[rows, F]`` and targets, both numbered from 0.
@@ -39,11 +39,12 @@ def read_libsvm(
     Raises:
         ImportError: SciPy is missing.
         OSError: the file cannot be opened.
-        TypeError: ``num_features`` or ``num_labels`` is no int.
-        ValueError: one of these is negative; a line is malformed, or a number out of range. These name file and line.
+        TypeError: ``num_features`` or ``num_labels`` is not an int.
+        ValueError: one of these is negative, a line is malformed, or a number is out of range. The latter errors name
+            file and line.
 
     Warns:
-        UserWarning: the last line has no newline, as where a file was cut off within its last row.
+        UserWarning: the last line has no newline, so the file may have been cut off within its last row.
 
     Example:
         >>> import pathlib, tempfile
@@ -75,7 +76,7 @@ def read_libsvm(
         if all(line.strip() for line in lines):
             parts.append(_points.parse(path, _lines.Block(block.number, lines), form))
             continue
-        # Blank lines are no points: what lies between them keeps its numbers.
+        # Blank lines are not points; the other lines keep their numbers.
         for number, line in enumerate(lines, block.number):
             if line.strip():
                 parts.append(_points.parse(path, _lines.Block(number, [line]), form))

@@ -1,4 +1,4 @@
-"""Sparse matrices in text, and pairs of rows and labels: the files of data sets whose labels have text of their own."""
+"""Sparse matrices and pairs of rows and labels in text: the files of data sets whose labels have descriptions."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ __all__ = ["read_label_pairs", "read_sparse_matrix", "read_xmc_matrices"]
 def read_sparse_matrix(path: _lines.Path) -> Any:
     """Read a sparse matrix of the Extreme Classification Repository, such as ``trn_X_Xf.txt`` or ``trn_X_Y.txt``.
 
-    The first line is ``num_rows num_columns``; each other line is a row, ``column:value column:value``, columns
+    The first line is ``num_rows num_columns``; each other line is a row, ``column:value column:value``, with columns
     numbered from 0. A blank line is a row without entries.
 
     Args:
-        path: of the file, plain or compressed by gzip, bzip2 or xz.
+        path: the path of the file, plain or compressed by gzip, bzip2 or xz.
 
     Returns:
         ``scipy.sparse.csr_array`` ``[num_rows, num_columns]``, float32, columns sorted and unique in each row.
-        ``CSRTargets.from_scipy`` makes targets of it.
+        ``CSRTargets.from_scipy`` converts it to targets.
 
     Raises:
         ImportError: SciPy is missing.
         OSError: the file cannot be opened.
-        ValueError: the file is malformed: a header of anything but two counts, more or fewer rows than it says, a
-            column out of range or twice in a row, NaN or infinity. The error names file and line.
+        ValueError: the file is malformed: the header is not two counts, the number of rows differs from it, a column
+            is out of range or occurs twice in a row, or a value is NaN or infinite. The error names file and line.
 
     Warns:
-        UserWarning: the last line has no newline, as where a file was cut off within its last row.
+        UserWarning: the last line has no newline, so the file may have been cut off within its last row.
 
     Source:
-        http://manikvarma.org/downloads/XC/XMLRepository.html, the sets whose names begin with LF.
+        http://manikvarma.org/downloads/XC/XMLRepository.html, the data sets whose names begin with LF.
 
     Example:
         >>> import pathlib, tempfile
@@ -56,7 +56,7 @@ def read_sparse_matrix(path: _lines.Path) -> Any:
 
 
 def _as_features(path: _lines.Path, block: _lines.Block) -> _lines.Block:
-    """Rows without labels; whatever stands before the first pair is not one."""
+    """Mark all lines as points without labels; text before the first pair is an error."""
     for number, line in enumerate(block.lines, block.number):
         if b":" not in line and line.strip():
             _lines.fail(path, number, f"expected 'column:value column:value', got {_points.shown(line)}")
@@ -67,12 +67,15 @@ def read_xmc_matrices(features: _lines.Path, labels: _lines.Path) -> MultiLabelD
     """Read the two matrices of a data set, such as ``trn_X_Xf.txt`` and ``trn_X_Y.txt``.
 
     Args:
-        features: the path of the features' matrix, as of :func:`read_sparse_matrix`.
-        labels: that of the labels' matrix, of as many rows. A value in [0, 1) is a probability.
+        features: the path of the features' matrix, as for :func:`read_sparse_matrix`.
+        labels: the path of the labels' matrix, with the same number of rows. A value in [0, 1) is a probability.
+
+    Returns:
+        :class:`MultiLabelData` of both matrices.
 
     Raises:
-        ImportError, OSError: as :func:`read_sparse_matrix`.
-        ValueError: likewise, a label's value is negative, or the two have different numbers of rows.
+        ImportError, OSError: as in :func:`read_sparse_matrix`.
+        ValueError: as in :func:`read_sparse_matrix`, or a label's value is negative, or the numbers of rows differ.
 
     Example:
         >>> import pathlib, tempfile
@@ -90,23 +93,23 @@ def read_xmc_matrices(features: _lines.Path, labels: _lines.Path) -> MultiLabelD
 
 
 def read_label_pairs(path: _lines.Path, num_rows: int, num_labels: int) -> CSRTargets:
-    """Read pairs of a row and a label, such as ``filter_labels_test.txt``: labels that a row is not to be judged by.
+    """Read pairs of a row and a label, such as ``filter_labels_test.txt``: labels that evaluation excludes for a row.
 
-    Each line is ``row label``, both numbered from 0; blank lines are passed over. The result is what ``exclude=`` of
-    ``LinearLoss.topk`` and of the metrics at k takes.
+    Each line is ``row label``, both numbered from 0; blank lines are ignored. Pass the result as ``exclude=`` to
+    ``LinearLoss.topk`` and to the metrics at k.
 
     Args:
-        path: of the file, plain or compressed by gzip, bzip2 or xz.
-        num_rows, num_labels: of the data set that the pairs are of.
+        path: the path of the file, plain or compressed by gzip, bzip2 or xz.
+        num_rows, num_labels: the numbers of rows and labels of the pairs' data set.
 
     Returns:
         ``CSRTargets`` of ``num_rows`` rows, with each pair once.
 
     Raises:
         OSError: the file cannot be opened.
-        TypeError: a number is no int.
-        ValueError: one of these is negative; a line is malformed, or a row or label out of range. These name file and
-            line.
+        TypeError: ``num_rows`` or ``num_labels`` is not an int.
+        ValueError: one of these is negative, a line is malformed, or a row or label is out of range. The latter errors
+            name file and line.
 
     Example:
         >>> import pathlib, tempfile

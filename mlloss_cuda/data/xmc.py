@@ -14,25 +14,25 @@ def read_xmc(path: _lines.Path) -> MultiLabelData:
     """Read a data file of the Extreme Classification Repository.
 
     The first line is ``num_points num_features num_labels``; each other line is a point, ``l1,l2 f1:v1 f2:v2``, all
-    numbered from 0. A line that begins with a space has no labels, one without pairs no features. The text is parsed
-    some megabytes at a time; what is held is the arrays, in the end twice.
+    numbered from 0. A line that begins with a space has no labels, and a line without pairs has no features. The text
+    is parsed a few megabytes at a time; memory holds the arrays, and two copies of them at the end.
 
     Args:
-        path: of the file, plain or compressed by gzip, bzip2 or xz (by its content, whatever its name).
+        path: the path of the file, plain or compressed by gzip, bzip2 or xz (recognised by its content).
 
     Returns:
-        Features float32 ``[num_points, num_features]`` and targets, sorted in each row. A label that comes twice in a
-        row is there once. Indices have 64 bits.
+        Features float32 ``[num_points, num_features]`` and targets, sorted in each row. Repeated labels of a row count
+        once. Indices have 64 bits.
 
     Raises:
         ImportError: SciPy is missing.
         OSError: the file cannot be opened.
-        ValueError: the file is malformed: a header of anything but three counts, more or fewer points than it says, a
-            number out of range, a feature that comes twice, NaN or infinity, compressed data that end too soon. The
-            error names file and line, and nothing is returned.
+        ValueError: the file is malformed: the header is not three counts, the number of points differs from it, a
+            number is out of range, a feature occurs twice in a row, a value is NaN or infinite, or compressed data end
+            too soon. The error names file and line, and nothing is returned.
 
     Warns:
-        UserWarning: the last line has no newline, as where a file was cut off within its last row.
+        UserWarning: the last line has no newline, so the file may have been cut off within its last row.
 
     Source:
         http://manikvarma.org/downloads/XC/XMLRepository.html
@@ -53,19 +53,19 @@ def read_xmc(path: _lines.Path) -> MultiLabelData:
 
 
 def iter_xmc(path: _lines.Path, batch_size: int) -> Iterator[MultiLabelData]:
-    """The same file, ``batch_size`` rows at a time (the last batch may have fewer), of which one is held.
+    """Iterate over a file of :func:`read_xmc` with one batch of ``batch_size`` rows in memory at a time.
 
     Args:
-        path: as of :func:`read_xmc`.
-        batch_size: >= 1.
+        path: the path of the file, as for :func:`read_xmc`.
+        batch_size: >= 1; the last batch may have fewer rows.
 
     Returns:
-        An iterator. The header is read at once, the rest on the way.
+        An iterator over :class:`MultiLabelData`. The header is read at once, the rest during iteration.
 
     Raises:
         TypeError: ``batch_size`` is not an int.
-        ValueError: ``batch_size`` is below 1; or as :func:`read_xmc`, a malformed line when it is reached, a wrong
-            number of points at the end.
+        ValueError: ``batch_size`` is below 1, or the errors of :func:`read_xmc`: a malformed line when it is reached,
+            a wrong number of points at the end.
 
     Example:
         >>> import pathlib, tempfile
@@ -90,7 +90,7 @@ def _open(path: _lines.Path, batch_size: int | None) -> tuple[list[int], Iterato
 
 
 def _grouped(blocks: Iterator[_lines.Block], size: int | None) -> Iterator[_lines.Block]:
-    """So many lines at a time; None: as they come."""
+    """Regroup blocks to ``size`` lines each; None leaves them unchanged."""
     if size is None:
         yield from blocks
         return

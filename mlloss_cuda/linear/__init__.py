@@ -1,4 +1,4 @@
-"""The linear layer and its loss together, without the logits ever standing in memory."""
+"""A linear layer fused with its loss: the whole matrix of logits is not stored."""
 
 from .module import LinearLoss, linear_loss
 from .plan import LinearPlan

@@ -1,4 +1,4 @@
-"""From a user's call to its plan, and on."""
+"""A call of the linear loss: its checks, its plan, and the choice of what runs it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Settings", "evaluate", "plan_of"]
 
 
 class Settings(NamedTuple):
-    """What a head has besides its parameters and its loss."""
+    """The options of a head besides its parameters and its loss."""
 
     chunk_size: int | None = None
     memory_budget: int | None = None
@@ -34,29 +34,29 @@ class Settings(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """What is multiplied, and what is added."""
+    """The tensors of the linear layer."""
 
     inputs: Tensor
     weight: Tensor
     bias: Tensor | None
 
     def empty_for(self, shards: LabelShards | None) -> bool:
-        """Whether there is nothing to compute; of several ranks, on none of them."""
+        """Return whether there is nothing to compute, on any rank."""
         return self.inputs.numel() == 0 or (self.weight.shape[0] if shards is None else shards.labels) == 0
 
     def needs(self) -> tuple[bool, bool, bool]:
-        """Which of them want a gradient."""
-        return _wants(self.inputs), _wants(self.weight), _wants(self.bias)
+        """Return which of the three tensors need a gradient."""
+        return _needs_gradient(self.inputs), _needs_gradient(self.weight), _needs_gradient(self.bias)
 
 
-def _wants(tensor: Tensor | None) -> bool:
+def _needs_gradient(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
 
 
 def evaluate(
     inputs: Any, weight: Any, bias: Any, targets: Any, loss: Any, sample_weight: Any, settings: Settings
 ) -> Tensor:
-    """Check everything, then run the loss of the linear layer. A compiled model breaks its graph here."""
+    """Check everything, then run the loss of the linear layer. A compiled model has a graph break here."""
     arguments = inputs, weight, bias, targets, loss, sample_weight, settings
     return _uncompiled(*arguments) if torch.compiler.is_compiling() else _evaluate(*arguments)
 
@@ -73,10 +73,10 @@ def _evaluate(
     else:
         layer, passes = shards.agreed(lambda: _checked(*arguments), _described, weight.device)
     leading = layer.inputs.shape[:-1]
-    if settings.update is not None and not _wants(weight):
+    if settings.update is not None and not _needs_gradient(weight):
         settings = settings._replace(update=None)
     if any(own.call.backend == "reference" for own in passes) or layer.empty_for(shards):
-        return _plainly(layer, loss, targets, sample_weight, settings)
+        return _evaluate_unfused(layer, loss, targets, sample_weight, settings)
 
     flat = layer.inputs.reshape(math.prod(leading), layer.inputs.shape[-1])
     value = _run(layer._replace(inputs=flat), loss, passes, settings)
@@ -92,7 +92,7 @@ def _checked(
     check_optional_count("chunk_size", settings.chunk_size)
     check_optional_count("memory_budget", settings.memory_budget)
     check_share(weight, settings.shards)
-    # Of the logits' shape, dtype and device, and without their memory.
+    # A tensor with the shape, dtype and device of the logits that takes no memory.
     stand_in: Any = inputs.new_empty(()).expand(*inputs.shape[:-1], weight.shape[0])
     logits = stand_in if settings.shards is None else ShardedLogits(stand_in, settings.shards)
     passes = loss.passes(logits, targets, sample_weight)
@@ -104,14 +104,14 @@ def _checked(
 
 def _described(checked: tuple[Layer, list[Pass]]) -> str:
     layer, passes = checked
-    wanted = "a gradient" if _wants(layer.inputs) else "no gradient"
+    wanted = "a gradient" if _needs_gradient(layer.inputs) else "no gradient"
     return "; ".join(described(own.call) for own in passes) + f"; {wanted} of the input"
 
 
-def _plainly(layer: Layer, loss: LossModule, targets: Any, sample_weight: Any, settings: Settings) -> Tensor:
-    """The layer, then the loss: for the reference, and where there is nothing."""
+def _evaluate_unfused(layer: Layer, loss: LossModule, targets: Any, sample_weight: Any, settings: Settings) -> Tensor:
+    """Run the layer, then the loss: for the reference backend, and for calls without elements."""
     inputs, weight, bias = layer
-    if settings.update is not None:  # that has nothing to step by
+    if settings.update is not None:  # a call without elements updates nothing
         weight, bias = weight.detach(), None if bias is None else bias.detach()
     if settings.shards is None:
         return loss(F.linear(inputs, weight, bias), targets, sample_weight)
@@ -124,14 +124,14 @@ def _plainly(layer: Layer, loss: LossModule, targets: Any, sample_weight: Any, s
 def _local_weight(weight: Any) -> tuple[Tensor, LabelShards]:
     if weight.device_mesh.ndim != 1:
         raise ValueError(
-            f"linear_weight: expected a DTensor on a mesh of one dimension, got {weight.device_mesh.ndim}: rows that "
-            "differ over another one are data parallelism's, which sums what is a plain tensor"
+            f"linear_weight: expected a DTensor on a mesh of one dimension, got {weight.device_mesh.ndim}; for data "
+            "parallelism over another dimension, pass plain tensors, whose gradients it sums"
         )
     return from_dtensor("linear_weight", weight, 0)
 
 
 def _local_bias(weight: Any, bias: Any) -> Any:
-    """A bias's share of the labels, cut as the weight is."""
+    """Return this rank's slice of the bias; the bias must be sharded like the weight."""
     if bias is None:
         return None
     if not is_dtensor(bias) or bias.placements != weight.placements or bias.device_mesh != weight.device_mesh:
@@ -142,8 +142,8 @@ def _local_bias(weight: Any, bias: Any) -> Any:
 
 _uncompiled = uncompiled(
     _evaluate,
-    "LinearLoss and linear_loss plan their chunks for each call, which no graph holds; compile with fullgraph=False, "
-    "or compile the encoder and call the head outside",
+    "LinearLoss and linear_loss plan their chunks for each call, which a compiled graph cannot contain; compile with "
+    "fullgraph=False, or compile the encoder and call the head outside",
 )
 
 
@@ -152,7 +152,10 @@ def _run(layer: Layer, loss: LossModule, passes: list[Pass], settings: Settings)
     calls = [own.call for own in passes]
     needs = layer.needs()
     sides = [call.sides for call in calls]
-    learned = tuple((_wants(own.row_offset), _wants(own.logit_scale), _wants(own.label_offset)) for own in sides)
+    learned = tuple(
+        (_needs_gradient(own.row_offset), _needs_gradient(own.logit_scale), _needs_gradient(own.label_offset))
+        for own in sides
+    )
     training = any(needs) or any(map(any, learned))
     parts = all(_backends.takes_parts(call.backend) for call in calls)
     shape = layer.inputs.shape[0], layer.inputs.dtype
@@ -162,7 +165,7 @@ def _run(layer: Layer, loss: LossModule, passes: list[Pass], settings: Settings)
         tuple(call.options for call in calls),
         needs,
         learned,
-        training and _is_late(loss, terms, layer.inputs.dtype, settings.update),
+        training and _in_backward(loss, terms, layer.inputs.dtype, settings.update),
         settings.update,
         settings.shards,
     )
@@ -174,15 +177,15 @@ def _run(layer: Layer, loss: LossModule, passes: list[Pass], settings: Settings)
 def plan_of(
     rows: int, dtype: torch.dtype, weight: Tensor, bias: bool, loss: LossModule, training: bool, settings: Settings
 ) -> LinearPlan:
-    """What a call with so many rows, multiplied in that dtype, would run by."""
+    """Return the plan of a call with this many rows, multiplied in this dtype."""
     kind = planned_as(weight)
     terms = loss.terms_on(kind)
     parts = all(_backends.takes_parts(_backends.choose(kind, term.spec.name)) for term in terms)
     return make_plan(_demand(rows, dtype, weight, bias, loss, terms, parts, training, settings))
 
 
-def _is_late(loss: LossModule, terms: list[Term], dtype: torch.dtype, update: FusedUpdate | None) -> bool:
-    """Whether the gradient is not simply what the forward could make of it, times grad_output."""
+def _in_backward(loss: LossModule, terms: list[Term], dtype: torch.dtype, update: FusedUpdate | None) -> bool:
+    """Return whether the gradient is more than a gradient from the forward times ``grad_output``."""
     several = loss.reduction == "none" and any(term.grouping != "micro" for term in terms)
     return several or dtype == torch.float16 or update is not None
 
@@ -215,10 +218,10 @@ def _demand(
         within_labels=all(term.grouping in ("element", "macro") for term in terms),
         sharded=sharded,
         parts=parts,
-        late_sums=any(count.late_sums for count in counts),
+        second_pass_sums=any(count.late_sums for count in counts),
         statistics=sum(count.statistics for count in counts),
         training=training,
-        late=_is_late(loss, terms, dtype, update),
+        in_backward=_in_backward(loss, terms, dtype, update),
         scratch=0 if update is None else update.scratch(weight),
         strip=0 if update is None else update.strip(weight),
         memory_budget=settings.memory_budget,

@@ -1,35 +1,44 @@
-"""The head's state for ``torch.distributed.checkpoint``: of all labels, whichever ranks have them."""
+"""The head's state for ``torch.distributed.checkpoint``, as tensors of all labels over all ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..sharding.shards import chunk_sizes, is_dtensor
+from ..sharding.shards import LabelShards, chunk_sizes, is_dtensor
 from .placement import as_dtensor, local_of
-
-if TYPE_CHECKING:
-    from .module import LinearLoss
+from .updates import FusedUpdate
 
 __all__ = ["HeadState"]
 
 
-class HeadState:
-    """What ``torch.distributed.checkpoint`` calls a ``Stateful``: see :meth:`LinearLoss.checkpoint`."""
+class Checkpointed(Protocol):
+    """The members of ``LinearLoss`` that a checkpoint reads."""
 
-    def __init__(self, head: LinearLoss) -> None:
+    loss: Any  # a LossModule
+    shards: LabelShards | None
+    fused_update: FusedUpdate | None
+
+    def named_parameters(self, *, recurse: bool) -> Iterator[tuple[str, nn.Parameter]]:
+        """Iterate over weight and bias."""
+
+
+class HeadState:
+    """A ``Stateful`` of ``torch.distributed.checkpoint``; see ``LinearLoss.checkpoint``."""
+
+    def __init__(self, head: Checkpointed) -> None:
         shards = head.shards
         if shards is not None and shards.sizes != chunk_sizes(shards.labels, shards.ranks):
             raise ValueError(
-                f"local_labels: expected torch's own chunks for a checkpoint of all ranks, got slices {shards.sizes}"
+                f"local_labels: expected the sizes of torch.chunk for a checkpoint of all ranks, got {shards.sizes}"
             )
         self._head = head
 
     def state_dict(self) -> dict[str, Any]:
-        """Weight, bias and the update's moments as DTensors that share their memory; numbers; the loss's own."""
+        """Return parameters and moments as DTensors that share their memory, numbers, and the loss's state."""
         head, update = self._head, self._head.fused_update
         state: dict[str, Any] = {name: self._of_all(own) for name, own in self._tensors()}
         state["loss"] = head.loss.state_dict()
@@ -40,7 +49,7 @@ class HeadState:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it; what has been loaded in place is there already."""
+        """Load the state; copying a tensor that was loaded in place has no effect."""
         head, update = self._head, self._head.fused_update
         for name, own in self._tensors():
             local_of(own).copy_(local_of(state[name]))
@@ -57,8 +66,8 @@ class HeadState:
         update = self._head.fused_update
         for name, own in self._parameters():
             yield name, own.detach()
-            for moment in () if update is None else update.kept_of(own):
-                yield f"{name}.{moment}", update.kept(moment, own)  # type: ignore[union-attr]
+            for moment in () if update is None else update.state_names(own):
+                yield f"{name}.{moment}", update.state_tensor(moment, own)  # type: ignore[union-attr]
 
     def _of_all(self, tensor: Tensor) -> Tensor:
         shards = self._head.shards

@@ -1,4 +1,4 @@
-"""Checks of what users pass to the head, before anything runs."""
+"""Checks of the head's arguments, before anything runs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ __all__ = [
 ]
 
 
-_NODES = 32  # of the input's graph that are looked at, nearest first: a normalisation, a pooling and the cast
+# The nodes of the input's graph that are searched for float16, nearest first: enough for a normalisation, a pooling
+# and the cast.
+_SEARCHED_NODES = 32
 
 
 def check_count(name: str, value: Any) -> int:
-    """An int from 1 on."""
+    """Check for an int >= 1."""
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"{name}: expected an int, got {value!r} ({type(value).__name__})")
     if value < 1:
@@ -38,51 +40,51 @@ def check_count(name: str, value: Any) -> int:
 
 
 def check_optional_count(name: str, value: Any) -> int | None:
-    """The same, or None."""
+    """Check for an int >= 1 or None."""
     return None if value is None else check_count(name, value)
 
 
 def check_loss(loss: Any) -> None:
-    """A module whose passes can be cut into chunks."""
+    """Check for a loss module whose passes can be split into chunks."""
     if not isinstance(loss, LossModule):
         raise TypeError(f"loss: expected a loss module of mlloss_cuda, got {loss!r}")
     for term in loss.terms_on("cpu"):
         if term.spec.raw_targets:
-            raise TypeError(f"loss: expected one of logits and targets, got {loss!r}, which takes two logits")
+            raise TypeError(f"loss: expected a loss of logits and targets, got {loss!r}, which takes two logits")
         if term.alone:
-            raise ValueError(f"loss: expected one that a single pass evaluates, got {loss!r}; leave rescale out")
+            raise ValueError(f"loss: expected a loss that one pass evaluates, got {loss!r}; leave out rescale")
         if loss.reduction == "none" and term.grouping == "element":
-            raise ValueError("loss: expected a reduction other than 'none' of an element-wise loss, one for each logit")
+            raise ValueError("loss: expected a reduction other than 'none' for an element-wise loss, got 'none'")
 
 
 def check_steppable(weight: Tensor) -> None:
-    """Of a dtype that updates round to."""
+    """Check for a dtype that fused updates support."""
     if weight.dtype not in (torch.float32, torch.bfloat16, torch.float64):
         raise TypeError(f"fused_update: expected float32, bfloat16 or float64 weights, got {weight.dtype}")
 
 
 def check_update(update: FusedUpdate, inputs: Tensor, parameters: list[Tensor], reference: bool) -> None:
-    """Whether a call can step these parameters."""
+    """Check that a call can step these parameters."""
     if inputs.dtype == torch.float16:
         raise TypeError(
-            "fused_update: expected products in bfloat16 or float32, got float16, whose loss scale it would step by"
+            "fused_update: expected products in bfloat16 or float32, got float16, whose loss scale would enter the step"
         )
     if reference:
-        raise ValueError("fused_update: expected a backend that has kernels, got the reference")
-    if update.grad_scaler is None and _comes_through_half(inputs):
+        raise ValueError("fused_update: expected a backend with kernels, got the reference")
+    if update.grad_scaler is None and _computed_in_half(inputs):
         raise ValueError(
-            "fused_update: expected a grad_scaler for an input that comes through float16, got None. Give it the "
-            "loss's scaler, fused_update.grad_scaler = scaler; GradScaler(enabled=False) says that nothing is scaled"
+            "fused_update: expected a grad_scaler for an input that was computed in float16, got None. Set the "
+            "loss's scaler, fused_update.grad_scaler = scaler; use GradScaler(enabled=False) if nothing is scaled"
         )
     for parameter in parameters:
         update.check_parameter(parameter)
 
 
-def _comes_through_half(inputs: Tensor) -> bool:
-    """Whether one of the last operations before this input was in float16, whose gradients need a loss scale."""
+def _computed_in_half(inputs: Tensor) -> bool:
+    """Return whether one of the last operations before the input was in float16, whose gradients need a loss scale."""
     found: list[Any] = [] if inputs.grad_fn is None else [inputs.grad_fn]
     seen: set[Any] = set()
-    while found and len(seen) < _NODES:
+    while found and len(seen) < _SEARCHED_NODES:
         node = found.pop(0)
         if node in seen:
             continue
@@ -94,12 +96,12 @@ def _comes_through_half(inputs: Tensor) -> bool:
 
 
 def planned_as(tensor: Tensor) -> str:
-    """The device type that a plan is for: of a tensor that has no memory, a CPU."""
+    """Return the device type that a plan is for; a meta tensor is planned as on a CPU."""
     return "cpu" if tensor.is_meta else tensor.device.type
 
 
 def product_dtype(tensor: Tensor) -> torch.dtype:
-    """What F.linear would multiply it as."""
+    """Return the dtype that ``F.linear`` would use for this tensor."""
     kind = planned_as(tensor)
     if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
         return tensor.dtype
@@ -107,16 +109,16 @@ def product_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def check_share(weight: Tensor, shards: LabelShards | None) -> None:
-    """Whether this rank's labels are here, all of them."""
+    """Check that the weight holds all labels of this rank."""
     if shards is not None and weight.shape[0] != shards.sizes[shards.rank]:
         raise ValueError(
             f"linear_weight: expected this rank's {shards.sizes[shards.rank]} labels, got {weight.shape[0]}; under "
-            "FSDP what is called besides forward is registered by register_fsdp_forward_method"
+            "FSDP, register methods other than forward with register_fsdp_forward_method"
         )
 
 
 def check_input(inputs: Any, weight: Any, bias: Any) -> Tensor:
-    """Shapes, dtypes and devices; the input, of the dtype that is multiplied."""
+    """Check shapes, dtypes and devices, and return the input in the dtype of the products."""
     if is_dtensor(inputs):
         if not all(own.is_replicate() for own in inputs.placements):
             raise ValueError(f"input: expected a tensor, or a DTensor with Replicate(), got {tuple(inputs.placements)}")

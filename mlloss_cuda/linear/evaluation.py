@@ -1,4 +1,4 @@
-"""A loss over chunks of its logits: what each chunk is told, and what the chunks come to together."""
+"""A loss over chunks of its logits: the ops' arguments for each chunk, and the results of all chunks together."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..sharding.evaluation import finished
 from ..sharding.shards import LabelShards
 from .plan import LinearPlan, Part
 
-__all__ = ["LEARNED", "Evaluation", "Outcome", "Progress", "of_groups", "zero_sums"]
+__all__ = ["LEARNED", "Evaluation", "Outcome", "Progress", "group_columns", "zero_sums"]
 
-# Of Sides, what may have a gradient: in the order of loss_backward's results.
+# Fields of Sides that may have a gradient, in the order of loss_backward's results.
 LEARNED: Final = ("row_offset", "logit_scale", "label_offset")
 _OF_LABELS: Final = ("weight", "label_offset", "label_parameter")
 _OF_ROWS: Final = ("targets", "sample_weight")
@@ -28,20 +28,20 @@ class Evaluation(NamedTuple):
     coefficient: float
     sides: Sides
     options: Options
-    learned: tuple[bool, bool, bool] = (False, False, False)  # of LEARNED, what wants a gradient
+    learned: tuple[bool, bool, bool] = (False, False, False)  # which of LEARNED need a gradient
 
     @property
     def grouping(self) -> str:
-        """Of ``_ops.GROUPINGS``."""
+        """The grouping's name in ``_ops.GROUPINGS``."""
         return _ops.GROUPINGS[self.options.grouping]
 
     @property
     def ops(self) -> Any:
-        """The engine's."""
+        """The namespace of the engine's ops."""
         return getattr(torch.ops, self.options.namespace)
 
     def within(self, plan: LinearPlan) -> bool:
-        """Whether none of its groups leaves a chunk."""
+        """Return whether every group lies within one chunk."""
         if plan.chunks == 1 and not plan.sharded:
             return True
         if plan.by == "rows" and plan.chunks > 1:
@@ -49,7 +49,7 @@ class Evaluation(NamedTuple):
         return self.grouping in ("element", "macro")
 
     def adapted(self, plan: LinearPlan, like: Tensor) -> Evaluation:
-        """For chunks of rows a mean is a sum, divided by how much there is in all."""
+        """Return the evaluation with a mean over chunks of rows replaced by a sum and a normalizer."""
         reduction = _ops.REDUCTIONS[self.options.reduction]
         if plan.by == "labels" or plan.chunks == 1 or reduction in ("none", "sum"):
             return self
@@ -59,11 +59,11 @@ class Evaluation(NamedTuple):
         return self._replace(sides=self.sides._replace(normalizer=count), options=total)
 
     def all_labels(self, plan: LinearPlan) -> int:
-        """Of all ranks, where the plan's are one's."""
+        """Return the number of labels over all ranks; the plan counts those of this rank."""
         return plan.labels if self.options.all_labels is None else self.options.all_labels
 
     def arguments(self, logits: Tensor, part: Part, plan: LinearPlan) -> tuple[Any, ...]:
-        """What the ops begin with, of a chunk: views, and no copies."""
+        """Return the first arguments of the ops for a chunk, as views without copies."""
         sides, options = self.sides, self.options
         if plan.chunks > 1 and plan.by == "labels":
             sides = _cut(sides, _OF_LABELS, part.labels)
@@ -74,7 +74,7 @@ class Evaluation(NamedTuple):
         elif plan.chunks > 1:
             sides = _cut(sides, _OF_ROWS, part.rows)
             if sides.crow_indices is not None:
-                # Its entries are places in col_indices still.
+                # The entries remain positions in the whole col_indices.
                 sides = sides._replace(crow_indices=sides.crow_indices[part.rows.start : part.rows.stop + 1])
             if sides.row_offset is not None and sides.row_offset.dim():
                 sides = sides._replace(row_offset=sides.row_offset[part.rows])
@@ -85,31 +85,31 @@ def _cut(sides: Sides, names: Sequence[str], own: slice) -> Sides:
     return sides._replace(**{name: side[own] for name in names if (side := getattr(sides, name)) is not None})
 
 
-def of_groups(tensor: Tensor, grouping: str, part: Part) -> Tensor:
-    """The chunk's share of what has one column a group: coefficients, the gradient of the loss."""
+def group_columns(tensor: Tensor, grouping: str, part: Part) -> Tensor:
+    """Return the chunk's part of a tensor with one column for each group: coefficients or ``grad_output``."""
     if tensor.dim() == 0 or grouping in ("element", "micro"):
         return tensor
     return tensor[..., part.rows if grouping == "samples" else part.labels].contiguous()
 
 
 def zero_sums(own: Evaluation, plan: LinearPlan, like: Tensor) -> list[Tensor | None]:
-    """Room for the gradients of what a pass has beside the logits."""
+    """Return zeros for the gradients of LEARNED, or None for those that are not needed."""
     sizes = ((plan.rows,), (), (plan.labels,))
     return [
-        like.new_zeros(size, dtype=_ops.compute_dtype(like)) if wanted else None
-        for wanted, size in zip(own.learned, sizes, strict=True)
+        like.new_zeros(size, dtype=_ops.compute_dtype(like)) if needed else None
+        for needed, size in zip(own.learned, sizes, strict=True)
     ]
 
 
 class Outcome(NamedTuple):
-    """What a pass comes to over all chunks."""
+    """The result of a pass over all chunks."""
 
     value: Tensor
     coefficients: Tensor  # [C, groups]
 
 
 class Progress:
-    """A pass's values, coefficients or statistics, as chunk after chunk adds its own."""
+    """The values, coefficients or statistics of a pass, collected chunk by chunk."""
 
     def __init__(self, own: Evaluation, plan: LinearPlan, shards: LabelShards | None = None) -> None:
         self.own, self.plan, self.shards = own, plan, shards
@@ -117,45 +117,45 @@ class Progress:
         self.values: list[Tensor] = []
         self.coefficients: list[Tensor] = []
         self.statistics: list[Tensor] = []
-        self.late: list[Tensor] = []
+        self.second_pass_sums: list[Tensor] = []
         self._gathered: Tensor | None = None
         self._merged: Tensor | None = None
 
-    def look(self, logits: Tensor, part: Part) -> Tensor:
-        """Value and coefficients of a chunk, or its statistics; the coefficients."""
+    def evaluate(self, logits: Tensor, part: Part) -> Tensor:
+        """Collect value and coefficients of a chunk, or its statistics; return the coefficients."""
         arguments = self.own.arguments(logits, part, self.plan)
         if not self.within:
             self.statistics.append(self.own.ops.loss_statistics(*arguments))
             return logits.new_empty(0)
         value, coefficients, _ = self.own.ops.loss_forward(*arguments, True, False)
-        return self._took(value, coefficients)
+        return self._collect(value, coefficients)
 
-    def take(self, logits: Tensor, part: Part) -> None:
-        """The same, and the gradient in the logits' place."""
+    def evaluate_in_place(self, logits: Tensor, part: Part) -> None:
+        """Collect value and coefficients of a chunk, and overwrite its logits by their gradient."""
         keep = self.own.options.keep
-        self._took(*self.own.ops.loss_forward_(*self.own.arguments(logits, part, self.plan), keep))
+        self._collect(*self.own.ops.loss_forward_(*self.own.arguments(logits, part, self.plan), keep))
 
-    def _took(self, value: Tensor, coefficients: Tensor) -> Tensor:
+    def _collect(self, value: Tensor, coefficients: Tensor) -> Tensor:
         self.values.append(value)
         self.coefficients.append(coefficients)
         return coefficients
 
     @property
-    def wants_another_look(self) -> bool:
-        """Whether late sums are to be taken, once the statistics are complete."""
+    def needs_second_pass(self) -> bool:
+        """Whether second-pass sums are needed once the statistics are complete."""
         return not self.within and _ops.counts_of(self.own.options.loss).late_sums > 0
 
-    def look_again(self, logits: Tensor, part: Part) -> None:
-        """Late sums of a chunk."""
+    def add_second_pass(self, logits: Tensor, part: Part) -> None:
+        """Collect the second-pass sums of a chunk."""
         if self._merged is None:
             self._merged = self._merge(self._all_statistics())
         arguments = self.own.arguments(logits, part, self.plan)
-        self.late.append(self.own.ops.loss_late(*arguments, self._merged))
+        self.second_pass_sums.append(self.own.ops.loss_late(*arguments, self._merged))
 
     def outcome(self, dtype: torch.dtype) -> Outcome:
-        """Of all chunks together."""
+        """Return the result over all chunks."""
         if not self.within:
-            return self._finished(dtype)
+            return self._finalized(dtype)
         value, several = self.values[0], len(self.values) > 1
         if several and value.dim():
             value = torch.cat(self.values)
@@ -170,7 +170,7 @@ class Progress:
         return merged
 
     def _all_statistics(self) -> Tensor:
-        """``[parts, statistics, groups]``: parts are chunks, or ranks that have merged their own."""
+        """Return ``[parts, statistics, groups]``: a part is a chunk, or a rank with its chunks merged."""
         if self._gathered is None:
             self._gathered = torch.stack(self.statistics)
             if self.shards is not None:
@@ -178,14 +178,16 @@ class Progress:
                 self._gathered = self.shards.gather(own)
         return self._gathered
 
-    def _all_late(self) -> Tensor:
-        if not self.late:
+    def _all_second_pass_sums(self) -> Tensor:
+        if not self.second_pass_sums:
             return self.statistics[0].new_empty(0)
-        late = torch.stack(self.late)
-        return late if self.shards is None else self.shards.gather(late.sum(0))
+        sums = torch.stack(self.second_pass_sums)
+        return sums if self.shards is None else self.shards.gather(sums.sum(0))
 
-    def _finished(self, dtype: torch.dtype) -> Outcome:
+    def _finalized(self, dtype: torch.dtype) -> Outcome:
         own = self.own
         return Outcome(
-            *finished(self._all_statistics(), self._all_late(), own.sides, own.options, self.plan.rows, dtype)
+            *finished(
+                self._all_statistics(), self._all_second_pass_sums(), own.sides, own.options, self.plan.rows, dtype
+            )
         )

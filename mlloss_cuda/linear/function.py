@@ -1,8 +1,8 @@
 """The autograd Function of the head.
 
-Gradients are formed in the forward, as the losses do, and multiplied in the backward: each chunk of logits is
-there once, and an element-wise loss needs three matrix products. They are formed in the backward where they
-depend on ``grad_output`` in another way: a loss for each row or label, float16, and weights that step.
+Gradients are formed in the forward, as in the losses, and multiplied by ``grad_output`` in the backward: each chunk
+of logits is formed once, and an element-wise loss needs three matrix products. They are formed in the backward if a
+multiplication is not enough: a loss for each row or label, float16, and weights that backward itself updates.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _SIDES = len(Sides._fields)
 
 
 class Job(NamedTuple):
-    """What is no tensor."""
+    """The arguments of the Function that are not tensors."""
 
     plan: LinearPlan
     coefficients: tuple[float, ...]
     options: tuple[Options, ...]
-    needs: tuple[bool, bool, bool]  # gradients of input, weight, bias
-    learned: tuple[tuple[bool, bool, bool], ...]  # of each pass
-    late: bool  # in the backward
+    needs: tuple[bool, bool, bool]  # which of input, weight and bias need a gradient
+    learned: tuple[tuple[bool, bool, bool], ...]  # which of LEARNED need a gradient, for each pass
+    in_backward: bool  # gradients are formed in the backward
     update: FusedUpdate | None
-    shards: LabelShards | None = None  # labels are one rank's
+    shards: LabelShards | None = None  # not None: this rank holds a part of the labels
 
     def head(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, sides: Sequence[Tensor | None]) -> Head:
-        """Of one call; ``sides`` of all passes, one after another."""
+        """Return the head of one call; ``sides`` are those of all passes, concatenated."""
         evaluations = [
             Evaluation(coefficient, Sides(*sides[i * _SIDES : (i + 1) * _SIDES]), options, learned)
             for i, (coefficient, options, learned) in enumerate(
@@ -49,17 +49,17 @@ class Job(NamedTuple):
         return Head(inputs, weight, bias, evaluations, self.plan, self.needs[0], self.shards)
 
     @property
-    def anything(self) -> bool:
-        """Whether anything wants a gradient."""
+    def needs_any(self) -> bool:
+        """Whether any tensor needs a gradient."""
         return any(self.needs) or any(map(any, self.learned))
 
 
 def run(
     inputs: Tensor, weight: Tensor, bias: Tensor | None, sides: Sequence[Tensor | None], job: Job
 ) -> tuple[Tensor, list[Outcome]]:
-    """The loss, differentiable once; and each pass's own outcome, detached."""
-    if not job.anything:
-        with _plainly(inputs):
+    """Return the loss, differentiable once, and the detached outcome of each pass."""
+    if not job.needs_any:
+        with _autocast_disabled(inputs):
             outcomes, _ = job.head(inputs, weight, bias, sides).values()
         return _total(outcomes, job), outcomes
     value, _, *rest = _LinearLoss.apply(inputs, weight, bias, *sides, job)
@@ -67,8 +67,8 @@ def run(
     return value, [Outcome(*pair) for pair in zip(rest[:passes], rest[passes : 2 * passes], strict=True)]
 
 
-def _plainly(inputs: Tensor) -> torch.autocast:
-    """Dtypes have been settled: autocast is to leave them."""
+def _autocast_disabled(inputs: Tensor) -> torch.autocast:
+    """Disable autocast, whose dtypes have already been applied."""
     return torch.autocast(inputs.device.type, enabled=False)
 
 
@@ -78,24 +78,27 @@ def _total(outcomes: Sequence[Outcome], job: Job) -> Tensor:
 
 
 class _LinearLoss(torch.autograd.Function):
-    """The value, an anchor for :func:`once`; then, for no gradient, outcomes, and what the backward needs of them."""
+    """The outputs are the value, an anchor for :func:`once`, the outcomes, and tensors that the backward reads.
+
+    Only the value is differentiable.
+    """
 
     @staticmethod
     def forward(inputs: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
         *sides, job = arguments
         head: Head = job.head(inputs, weight, bias, sides)
         kept: list[Tensor | None]
-        with _plainly(inputs):
-            if job.late:
+        with _autocast_disabled(inputs):
+            if job.in_backward:
                 outcomes, logits = head.values()
-                kept = [logits, _finite(inputs, _total(outcomes, job), job)]
+                kept = [logits, _all_finite(inputs, _total(outcomes, job), job)]
             else:
                 sink = WeightGradients(head, *job.needs[1:])
-                outcomes, of_input, learned = head.everything(sink)
+                outcomes, of_input, learned = head.values_and_gradients(sink)
                 kept = [of_input, *sink.results(), *(sum_ for sums in learned for sum_ in sums)]
         value = _total(outcomes, job)
         own = [outcome.value.clone() for outcome in outcomes]
-        return value, value.new_empty(0), *own, *(outcome.coefficients for outcome in outcomes), *_there(kept)
+        return value, value.new_empty(0), *own, *(outcome.coefficients for outcome in outcomes), *_present(kept)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -105,12 +108,12 @@ class _LinearLoss(torch.autograd.Function):
         ctx.mark_non_differentiable(*rest)
         ctx.set_materialize_grads(False)
         ctx.job = job
-        if not job.late:
+        if not job.in_backward:
             ctx.save_for_backward(anchor, *rest[2 * passes :])
             return
         if job.update is not None:
-            # Not saved: they are to be written, and say themselves whether someone has been before.
-            ctx.stepped = (weight, bias, weight._version)
+            # Not saved for backward, which writes to them; their version tells whether they have changed.
+            ctx.parameters = (weight, bias, weight._version)
             weight = bias = None
         ctx.save_for_backward(anchor, features, weight, bias, *sides, *rest[passes:])
 
@@ -120,17 +123,17 @@ class _LinearLoss(torch.autograd.Function):
         nothing = (None,) * (3 + _SIDES * len(job.options) + 1)
         if grad_outputs[0] is None:
             return nothing
-        if job.late:
-            return _formed(ctx, grad_outputs[0])
-        return _scaled(ctx, grad_outputs[0])
+        if job.in_backward:
+            return _form_gradients(ctx, grad_outputs[0])
+        return _scale_gradients(ctx, grad_outputs[0])
 
 
-def _there(tensors: Sequence[Tensor | None]) -> list[Tensor]:
+def _present(tensors: Sequence[Tensor | None]) -> list[Tensor]:
     return [tensor for tensor in tensors if tensor is not None]
 
 
-def _arranged(job: Job, gradients: Sequence[Tensor | None], anchor: Tensor) -> tuple[Any, ...]:
-    """As the Function's inputs: those of input, weight, bias, then of what each pass learns."""
+def _as_function_inputs(job: Job, gradients: Sequence[Tensor | None], anchor: Tensor) -> tuple[Any, ...]:
+    """Arrange gradients (input, weight, bias, then LEARNED of each pass) like the Function's inputs."""
     tied = [None if gradient is None else once(gradient, anchor) for gradient in gradients]
     result: list[Any] = tied[:3]
     for i in range(len(job.options)):
@@ -139,30 +142,30 @@ def _arranged(job: Job, gradients: Sequence[Tensor | None], anchor: Tensor) -> t
     return *result, None
 
 
-def _scaled(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
-    """What the forward left, times ``grad_output``; in place, unless this backward may come again."""
+def _scale_gradients(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+    """Multiply the forward's gradients by ``grad_output``, in place unless the graph is kept."""
     job: Job = ctx.job
     anchor, *saved = ctx.saved_tensors
     ops = getattr(torch.ops, job.options[0].namespace)
-    wanted = [*job.needs, *(own for learned in job.learned for own in learned)]
-    left = iter(saved)
+    needed = [*job.needs, *(needs for learned in job.learned for needs in learned)]
+    remaining = iter(saved)
     gradients: list[Tensor | None] = []
     with torch.no_grad():
-        for want in wanted:
-            if not want:
+        for needs in needed:
+            if not needs:
                 gradients.append(None)
                 continue
-            gradient = next(left)
+            gradient = next(remaining)
             if keeps_graph():
                 gradients.append(ops.scale_gradient(gradient, grad_output))
             else:
                 ops.scale_gradient_(gradient, grad_output)
                 gradients.append(gradient.detach())
-    return _arranged(job, gradients, anchor)
+    return _as_function_inputs(job, gradients, anchor)
 
 
-def _formed(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
-    """Gradients from logits that are kept or formed again; or steps in place of those of weight and bias."""
+def _form_gradients(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+    """Form gradients from logits that are kept or formed again; a fused update steps weight and bias instead."""
     job: Job = ctx.job
     passes = len(job.options)
     anchor, inputs, weight, bias, *rest = ctx.saved_tensors
@@ -171,43 +174,43 @@ def _formed(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
     logits = rest[passes] if job.plan.keeps_logits else None
     scale = None
     if job.update is not None:
-        weight, bias = _to_be_stepped(ctx)
+        weight, bias = _parameters_to_step(ctx)
         scale = job.update.loss_scale(grad_output.device)
     if scale is not None:
         grad_output = grad_output / scale
     head = job.head(inputs, weight, bias, sides)
     if job.update is None:
         sink: Any = WeightGradients(head, *job.needs[1:])
-    elif scale is not None and not bool(_looked_at(rest, job) & grad_output.isfinite().all()):
+    elif scale is not None and not bool(_was_finite(rest, job) & grad_output.isfinite().all()):
         sink = NoStep()
     else:
         sink = job.update.begin()
-    with torch.no_grad(), _plainly(inputs):
+    with torch.no_grad(), _autocast_disabled(inputs):
         of_input, learned = head.gradients(outcomes, grad_output, sink, logits, keeps_graph())
         of_weight, of_bias = sink.results() if isinstance(sink, WeightGradients) else (None, None)
         gradients = [of_input, of_weight, of_bias, *(sum_ for sums in learned for sum_ in sums)]
-        if scale is not None:  # other optimizers unscale theirs
+        if scale is not None:  # other optimizers unscale their gradients
             gradients = [None if each is None else each * scale for each in gradients]
-    return _arranged(job, gradients, anchor)
+    return _as_function_inputs(job, gradients, anchor)
 
 
-def _looked_at(kept: Sequence[Tensor], job: Job) -> Tensor | bool:
-    """What :func:`_finite` came to in the forward; True where there was no scaler then."""
+def _was_finite(kept: Sequence[Tensor], job: Job) -> Tensor | bool:
+    """Return the forward's result of :func:`_all_finite`; True if it had no scaler."""
     return kept[-1] if len(kept) > len(job.options) + int(job.plan.keeps_logits) else True
 
 
-def _finite(inputs: Tensor, value: Tensor, job: Job) -> Tensor | None:
-    """Whether a step by a scaled loss may be taken, a 0-d bool tensor; None where no loss is scaled."""
+def _all_finite(inputs: Tensor, value: Tensor, job: Job) -> Tensor | None:
+    """Return whether a scaled loss may be stepped by, a 0-d bool tensor; None without a scaler."""
     if job.update is None or job.update.grad_scaler is None:
         return None
     return inputs.isfinite().all() & value.isfinite().all()
 
 
-def _to_be_stepped(ctx: Any) -> tuple[Tensor, Tensor | None]:
-    weight, bias, version = ctx.stepped
+def _parameters_to_step(ctx: Any) -> tuple[Tensor, Tensor | None]:
+    weight, bias, version = ctx.parameters
     if weight._version != version:
         raise RuntimeError(
-            "fused_update: the weights have changed since this forward. Each forward has one backward, which steps "
-            "them, and it comes before the next; add up losses of one forward, or put more rows into it."
+            "fused_update: the weights have changed since this forward. Each forward has one backward, which updates "
+            "them and must run before the next forward; sum the losses of one forward, or put more rows into it."
         )
     return weight, bias

@@ -1,4 +1,4 @@
-"""What users call: ``linear_loss`` and ``LinearLoss``."""
+"""The public interface of the fused linear layer: ``linear_loss`` and ``LinearLoss``."""
 
 from __future__ import annotations
 
@@ -46,35 +46,35 @@ def linear_loss(
     chunk_size: int | None = None,
     memory_budget: int | None = None,
 ) -> Tensor:
-    """``loss(input @ linear_weight.T + linear_bias, targets)``, and the logits never stand in memory.
+    """Compute ``loss(input @ linear_weight.T + linear_bias, targets)`` without storing all logits.
 
-    Unless they are little beside the gradients, or the ``memory_budget`` has room for them. They are formed a chunk
-    at a time, of rows or of labels as the plan has it (:class:`LinearPlan`), turned into their gradient in place,
-    and multiplied on: three matrix products in all for element-wise losses, three or four for others. Gradients of
-    weight and bias are accumulated in float32.
+    The logits are formed one chunk at a time, of rows or of labels as the plan decides (:class:`LinearPlan`), and
+    each chunk is overwritten by its gradient, which enters the next products: three matrix products in all for
+    element-wise losses, three or four for others. The logits are stored as a whole only if they are small beside
+    the gradients or fit the ``memory_budget``. Gradients of weight and bias are accumulated in float32.
 
     Args:
         input: ``[..., D]``, float32, bfloat16, float16 or float64.
-        linear_weight: ``[L, D]``, of the same dtype (under autocast, of any but float64) and device.
-        targets: as of the loss, for logits ``[..., L]``.
-        loss: a loss module of this package, sums of them included; not :class:`SymmetricKLLoss`, nor a focal loss
-            with ``rescale``. An element-wise one needs a reduction other than ``"none"``. What it learns
-            (thresholds, scale, bias) gets its gradient too. ``inplace_backward`` says nothing here.
+        linear_weight: ``[L, D]``, of the same dtype (under autocast, any but float64) and device.
+        targets: the same as for the loss, for logits ``[..., L]``.
+        loss: a loss module of this package or a sum of them; not :class:`SymmetricKLLoss`, nor a focal loss
+            with ``rescale``. An element-wise loss needs a reduction other than ``"none"``. Learned thresholds,
+            scale and bias of the loss get their gradients too. ``inplace_backward`` has no effect here.
         linear_bias: ``[L]`` or None.
-        sample_weight: as of the loss.
-        chunk_size: rows or labels in a chunk, whichever the plan cuts (labels, where the logits fit the budget
-            as they are), in place of what the budget makes it. Default None.
-        memory_budget: bytes for a chunk of logits; as much again for weights that are converted or
-            stepped. Default: a sixteenth of the weights' bytes, never under 64 MiB.
+        sample_weight: the same as for the loss.
+        chunk_size: the number of rows or labels in a chunk, whichever the plan cuts (labels, if all logits fit the
+            budget); overrides the size that follows from the budget. Default None.
+        memory_budget: bytes for a chunk of logits; the same number again may be used for weights that are converted
+            or updated. Default: a sixteenth of the weights' bytes, at least 64 MiB.
 
     Returns:
-        As of the loss. Differentiable once, in input, weight, bias and what the loss learns; any ``grad_output``
-        is honoured, and so is a second backward with ``retain_graph``.
+        The loss's own result. It is differentiable once, in input, weight, bias and the loss's learned parameters;
+        any ``grad_output`` is supported, and so is a second backward with ``retain_graph``.
 
     Raises:
-        TypeError: an argument has another type or dtype.
+        TypeError: an argument has a wrong type or dtype.
         ValueError: shapes or devices do not fit, or a value is out of range. The message names the
-            argument, what it got and what it takes.
+            argument, the value it got and the values it takes.
 
     Source:
         Chunks of logits whose gradient is formed in the forward: Hsu et al., "Liger Kernel", 2024,
@@ -95,31 +95,32 @@ def linear_loss(
 class LinearLoss(nn.Module):
     """A linear layer and the loss of its logits: the module of :func:`linear_loss`.
 
-    ``weight`` ``[L, D]`` and ``bias`` ``[L]`` are named as in ``nn.Linear``, whose state it loads. The weight begins as
-    there, uniform within ``1 / sqrt(D)``; the bias at what the loss does well to begin with: ``-log L`` (in a
-    row the negatives of ZLPR together weigh as much as its threshold, and a sigmoid expects one label to be true),
-    0 for losses of differences of logits, -1 for the squared hinge. :func:`mlloss_cuda.prior_bias` knows more.
+    ``weight`` ``[L, D]`` and ``bias`` ``[L]`` are named as in ``nn.Linear``, and its state dict loads here. The weight
+    is initialised as in ``nn.Linear``, uniform within ``1 / sqrt(D)``; the bias gets a good initial value for the
+    loss: ``-log L`` (the negatives of a row of ZLPR together then weigh as much as its threshold, and a sigmoid
+    expects one true label), 0 for losses of differences of logits, -1 for the squared hinge.
+    :func:`mlloss_cuda.prior_bias` computes a better one from label frequencies.
 
     Args:
         in_features: D.
         num_labels: L.
         loss: a loss module of this package; see :func:`linear_loss`.
-        bias: whether there is one. Default True.
-        memory_budget, chunk_size: as of :func:`linear_loss`.
-        fused_update: a :class:`FusedSGD` or :class:`FusedAdam` that steps weight and bias inside backward, so that
-            no ``[L, D]`` gradient stands. Default None: gradients, for any optimizer.
-        process_group: the ranks that the labels lie on, each with a slice of them, ``[L_rank, D]``. A
-            ``torch.distributed`` group (Gloo, NCCL): parameters are plain tensors, the rank's own. A ``DeviceMesh``
-            of one dimension: they are DTensors, and checkpoints of ``torch.distributed.checkpoint`` load on any
-            number of ranks; not with ``fused_update``. Input, targets and loss are those of one device, the same on
-            every rank (:func:`shard_labels` says what else they may be); the input's gradient is the whole one,
-            summed over ranks once, while the weight's is formed. Default None.
-        local_labels: how many of the labels are this rank's, of a process group; ranks are asked once. Default: as
-            ``torch.chunk`` cuts them.
-        device, dtype: of the parameters.
+        bias: whether the layer has a bias. Default True.
+        memory_budget, chunk_size: as in :func:`linear_loss`.
+        fused_update: a :class:`FusedSGD` or :class:`FusedAdam` that updates weight and bias inside backward, so that
+            no ``[L, D]`` gradient is stored. Default None: backward leaves gradients for any optimizer.
+        process_group: the ranks that share the labels, each with a slice of them, ``[L_rank, D]``. With a
+            ``torch.distributed`` group (Gloo, NCCL), parameters are plain tensors that hold the rank's slice. With a
+            ``DeviceMesh`` of one dimension, they are DTensors, and checkpoints of ``torch.distributed.checkpoint``
+            load on any number of ranks; a mesh excludes ``fused_update``. Input, targets and loss are the same on
+            every rank, as on a single device (:func:`shard_labels` lists the alternatives); the input's gradient is
+            the complete one, summed over ranks once while the weight's gradient is formed. Default None.
+        local_labels: the number of labels on this rank of a process group; it is exchanged between ranks once.
+            Default: the split of ``torch.chunk``.
+        device, dtype: device and dtype of the parameters.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument is out of range.
 
     Example:
@@ -157,10 +158,10 @@ class LinearLoss(nn.Module):
             raise TypeError(f"fused_update: expected a FusedSGD, a FusedAdam or None, got {fused_update!r}")
         placement = place(process_group, num_labels, local_labels, fused_update is not None)
         self.shards = placement.shards
-        own = num_labels if self.shards is None else self.shards.sizes[self.shards.rank]
-        self.weight = nn.Parameter(torch.empty(own, in_features, device=device, dtype=dtype))
+        local = num_labels if self.shards is None else self.shards.sizes[self.shards.rank]
+        self.weight = nn.Parameter(torch.empty(local, in_features, device=device, dtype=dtype))
         if bias:
-            self.bias = nn.Parameter(torch.empty(own, device=device, dtype=dtype))
+            self.bias = nn.Parameter(torch.empty(local, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
         self.loss = loss
@@ -172,13 +173,13 @@ class LinearLoss(nn.Module):
         if fused_update is not None:
             check_steppable(self.weight)
             first = 0 if self.shards is None else self.shards.own.start
-            fused_update.bind([own for own in (self.weight, self.bias) if own is not None], first)
+            fused_update.bind([each for each in (self.weight, self.bias) if each is not None], first)
 
     def reset_parameters(self) -> None:
-        """As they begin."""
+        """Set weight and bias to their initial values."""
         bound = 1 / math.sqrt(self.in_features)
         weight = local_of(self.weight.detach())
-        # Ranks that have one seed begin with weights of their own all the same.
+        # Ranks with the same seed still draw different weights.
         generator = None if self.shards is None or weight.is_meta else generator_of(self.shards.rank, weight.device)
         nn.init.uniform_(weight, -bound, bound, generator)
         if self.bias is not None:
@@ -190,7 +191,7 @@ class LinearLoss(nn.Module):
         targets: Tensor | CSRTargets,
         sample_weight: Tensor | None = None,
     ) -> Tensor:
-        """The loss; shapes as in :func:`linear_loss`."""
+        """Compute the loss; shapes are as in :func:`linear_loss`."""
         return evaluate(input, self.weight, self.bias, targets, self.loss, sample_weight, self._settings)
 
     @property
@@ -198,10 +199,10 @@ class LinearLoss(nn.Module):
         return Settings(self.chunk_size, self.memory_budget, self.fused_update, self.shards)
 
     def plan(self, rows: int, *, training: bool = True) -> LinearPlan:
-        """How a call with so many rows runs: chunks, matrix products, memory, traffic. Nothing is run.
+        """Return how a call with this many rows would run: chunks, matrix products, memory, traffic.
 
-        Of the dtypes that hold now, under autocast those that it makes of them. A head on the ``"meta"`` device,
-        which has no memory, is planned as on a CPU.
+        Nothing is run. The plan is for the current dtypes, after autocast where it is enabled. A head on the
+        ``"meta"`` device is planned as on a CPU.
 
         Example:
             >>> print(LinearLoss(768, 131073, ZLPRLoss(), device="meta", dtype=torch.bfloat16).plan(1024))
@@ -215,21 +216,21 @@ class LinearLoss(nn.Module):
 
     @torch.no_grad()
     def topk(self, input: Tensor, k: int, exclude: CSRTargets | None = None) -> TopK:  # noqa: A002
-        """The k labels of each row with the highest logits, found chunk by chunk.
+        """Find the k labels of each row with the highest logits, chunk by chunk.
 
         Args:
             input: ``[..., D]``.
             k: from 1 to L.
-            exclude: labels that are not to appear, of as many rows: items already seen, say. All of a row's
-                entries are, whatever their ``values``.
+            exclude: labels that must not appear, such as items already seen; one row for each row of the input. All
+                entries of a row are excluded, whatever their ``values``.
 
         Returns:
-            Logits and labels ``[..., k]``, as of ``torch.topk``: the highest first, and of equal ones the lowest
-            label. Where a row has fewer than k labels above -inf that are not excluded, the rest are label -1
-            and logit -inf. What the loss adds to logits (scale, bias, threshold) is not applied.
+            Logits and labels ``[..., k]``, as from ``torch.topk``: the highest first, and of equal logits the lowest
+            label first. If a row has fewer than k labels that are above -inf and not excluded, the rest are label -1
+            and logit -inf. The loss's own scale, bias and threshold are not applied to the logits.
 
         Raises:
-            TypeError: an argument has another type or dtype.
+            TypeError: an argument has a wrong type or dtype.
             ValueError: k is more than L, or shapes do not fit.
 
         Example:
@@ -246,7 +247,7 @@ class LinearLoss(nn.Module):
         return TopK(*(part.reshape(*input.shape[:-1], k) for part in found))
 
     def _checked_for_topk(self, input: Tensor, k: int, exclude: CSRTargets | None) -> Tensor:  # noqa: A002
-        """The input's rows, once everything is as it should be."""
+        """Check all arguments of :meth:`topk`, and return the input as ``[rows, D]``."""
         weight, bias = local_of(self.weight), None if self.bias is None else local_of(self.bias)
         inputs = check_input(input, weight, bias)
         check_share(weight, self.shards)
@@ -268,19 +269,20 @@ class LinearLoss(nn.Module):
         return flat
 
     def checkpoint(self) -> HeadState:
-        """The head for ``torch.distributed.checkpoint``: what one number of ranks saves, another one loads.
+        """Return the head's state for ``torch.distributed.checkpoint``; it loads on any number of ranks.
 
-        ``torch.distributed.checkpoint.save({"head": head.checkpoint()}, checkpoint_id=folder)``, on all ranks; and
-        ``load`` of the same, in place: weight, bias, what the loss has learned, and a ``fused_update``'s moments, steps
-        and options. (A head on a mesh has DTensors for parameters, and goes by its ``state_dict`` too.)
+        Save with ``torch.distributed.checkpoint.save({"head": head.checkpoint()}, checkpoint_id=folder)`` on all
+        ranks, and ``load`` the same dictionary, in place. The state is weight, bias, the loss's learned parameters,
+        and the moments, step counts and options of a ``fused_update``. (The parameters of a head on a mesh are
+        DTensors, so its ``state_dict`` serves as well.)
 
         Raises:
-            ValueError: ranks have other slices than torch's own chunks.
+            ValueError: the ranks' slices differ from those of ``torch.chunk``.
         """
         return HeadState(self)
 
     def extra_repr(self) -> str:
-        """Sizes, and how weights step."""
+        """Return the sizes and the kind of ``fused_update``."""
         update = "" if self.fused_update is None else f", fused_update={type(self.fused_update).__name__}"
         own = "" if self.shards is None else f", local_labels={self.shards.sizes[self.shards.rank]}"
         return (
@@ -304,6 +306,6 @@ def _sharded_topk(head: LinearLoss, input: Tensor, k: int, exclude: CSRTargets |
 
 _uncompiled = uncompiled(
     _sharded_topk,
-    "LinearLoss.topk of sharded labels runs collectives, which no graph holds; compile with fullgraph=False, or "
-    "compile the encoder and call topk outside",
+    "LinearLoss.topk of sharded labels runs collectives, which a compiled graph cannot contain; compile with "
+    "fullgraph=False, or compile the encoder and call topk outside",
 )

@@ -1,4 +1,4 @@
-"""Where the head's labels lie: here, or on the ranks of a group."""
+"""The placement of the head's labels: on this process alone, or over the ranks of a group."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Placement", "as_dtensor", "distributed_parameter", "generator_of", "
 
 
 class Placement(NamedTuple):
-    """Which labels are whose; the mesh that parameters are DTensors of, if they are."""
+    """The ranks' shares of the labels, and the mesh if parameters are DTensors."""
 
     shards: LabelShards | None = None
     mesh: DeviceMesh | None = None
 
 
 def place(process_group: Any, num_labels: int, local_labels: Any, fused_update: bool) -> Placement:
-    """From what a user says of it. Asks the other ranks where ``local_labels`` is given."""
+    """Return the placement for the user's arguments; ``local_labels`` is exchanged between ranks."""
     if process_group is None:
         if local_labels is not None:
             raise ValueError(f"local_labels: expected None without a process_group, got {local_labels!r}")
@@ -52,22 +52,22 @@ def place(process_group: Any, num_labels: int, local_labels: Any, fused_update: 
 def _on_mesh(mesh: DeviceMesh, num_labels: int, local_labels: Any, fused_update: bool) -> Placement:
     if mesh.ndim != 1:
         raise ValueError(
-            f"process_group: expected a mesh of one dimension, got {mesh.ndim}; name one of them, mesh['labels'] say"
+            f"process_group: expected a mesh of one dimension, got {mesh.ndim}; select one, for example mesh['labels']"
         )
     if local_labels is not None:
-        raise ValueError("local_labels: expected None with a mesh, whose DTensors have chunks of their own")
+        raise ValueError("local_labels: expected None with a mesh, whose DTensors determine the split")
     if fused_update:
-        raise ValueError("fused_update: expected a process group with it, got a mesh; mesh.get_group() is one")
+        raise ValueError("fused_update: expected a process group with it, got a mesh; pass mesh.get_group()")
     return Placement(LabelShards.chunked(group_of_mesh("process_group", mesh), num_labels), mesh)
 
 
 def distributed_parameter(parameter: nn.Parameter, mesh: DeviceMesh, labels: int) -> nn.Parameter:
-    """A rank's rows of a parameter as a DTensor of all labels."""
+    """Return a rank's rows of a parameter as a DTensor parameter of all labels."""
     return nn.Parameter(as_dtensor(parameter.detach(), mesh, labels))
 
 
 def as_dtensor(local: Tensor, mesh: DeviceMesh, labels: int) -> Tensor:
-    """A rank's rows as a DTensor of all labels, which shares their memory."""
+    """Return a rank's rows as a DTensor of all labels that shares their memory."""
     from torch.distributed.tensor import DTensor, Shard
 
     shape = torch.Size((labels, *local.shape[1:]))
@@ -76,12 +76,12 @@ def as_dtensor(local: Tensor, mesh: DeviceMesh, labels: int) -> Tensor:
 
 
 def local_of(tensor: Any) -> Tensor:
-    """What is here of it."""
+    """Return the local tensor of a DTensor, and other tensors unchanged."""
     local: Tensor = tensor.to_local() if is_dtensor(tensor) else tensor
     return local
 
 
 def generator_of(rank: int, device: torch.device) -> torch.Generator:
-    """Of a rank's own random numbers, that follow from torch's default generator."""
+    """Return a generator of the rank's own random numbers, seeded from torch's default generator."""
     seed = int(torch.randint(2**31 - 1, ()))
     return torch.Generator(device).manual_seed((seed + 0x9E3779B1 * rank) & (2**32 - 1))

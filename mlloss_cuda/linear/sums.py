@@ -1,4 +1,4 @@
-"""Sums of products over chunks."""
+"""Matrix products, and their sums over chunks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def _half(dtype: torch.dtype) -> bool:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b``: in float32 where a GPU gives what it has accumulated, else rounded once."""
+    """Return ``a @ b``: the float32 accumulators of narrow types on CUDA, else a result that is rounded once."""
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda and _half(a.dtype) else a @ b
 
 
 def linear_into(out: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """``inputs @ weight.T + bias`` into ``out``, in the inputs' dtype, as F.linear has it."""
+    """Write ``inputs @ weight.T + bias`` to ``out``, computed in the inputs' dtype as by ``F.linear``."""
     weight = weight.to(inputs.dtype).t()
     if bias is None:
         _multiply_into(out, inputs, weight)
@@ -37,21 +37,25 @@ def linear_into(out: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor | None
 
 def _multiply_into(out: Tensor, a: Tensor, b: Tensor) -> None:
     if torch.compiler.is_compiling():
-        out.copy_(a @ b)  # dynamo takes no out= that has strides of its own
+        out.copy_(a @ b)  # dynamo does not support a strided out=
     else:
         torch.mm(a, b, out=out)
 
 
 def column_sums(gradient: Tensor) -> Tensor:
-    """Over rows, accumulated in float32. On a CPU a wider result would cost a wider copy: it is rounded once."""
+    """Return the sums over rows, accumulated in float32.
+
+    On a CPU the result is rounded once to the gradient's dtype: a wider result would cost a wider copy.
+    """
     return gradient.sum(0, dtype=torch.float32) if gradient.is_cuda and _half(gradient.dtype) else gradient.sum(0)
 
 
 class ProductSum:
-    """A matrix of sums of products: float32 where there are several and they are narrower.
+    """A matrix of sums of products; it is float32 if several narrower products are summed.
 
-    ``visits``: what is added to each row. Of several ranks the sum over these begins when the last one of ``rows``
-    that differ in this has had its last, while other work is done: once, whatever the plan, for ranks may have others.
+    ``visits`` is the number of products added to each slice of rows, and ``rows`` the number of such slices. With
+    several ranks, the sum over them starts after the last product and overlaps other work. It is one collective
+    whatever the plan, because ranks may have different plans.
     """
 
     def __init__(
@@ -63,19 +67,19 @@ class ProductSum:
         rows: int = 1,
         shards: LabelShards | None = None,
     ) -> None:
-        self.dtype, self.shards, self._left = dtype, shards, visits * rows
+        self.dtype, self.shards, self._remaining = dtype, shards, visits * rows
         wide = _half(dtype) and (visits > 1 or (shards is not None and shards.ranks > 1))
         self.total = torch.empty(shape, dtype=torch.float32 if wide else dtype, device=device)
         self.seen: set[int] = set()
-        self._on_the_way: Work | None = None
+        self._pending_sum: Work | None = None
 
     def add(self, own: slice, a: Tensor, b: Tensor) -> None:
-        """Add ``a @ b`` to these rows of the matrix, which are always met as the same slices."""
+        """Add ``a @ b`` to a slice of the matrix's rows; slices never overlap partially."""
         self._add(self.total[own], a, b, own.start not in self.seen)
         self.seen.add(own.start)
-        self._left -= 1
-        if self._left == 0 and self.shards is not None:
-            self._on_the_way = self.shards.begin_sum(self.total)
+        self._remaining -= 1
+        if self._remaining == 0 and self.shards is not None:
+            self._pending_sum = self.shards.begin_sum(self.total)
 
     @staticmethod
     def _add(target: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
@@ -90,7 +94,7 @@ class ProductSum:
             target.add_(product(a, b))
 
     def result(self) -> Tensor:
-        """The sums, over ranks where there are several, in the dtype that was asked for."""
-        if self._on_the_way is not None:
-            self._on_the_way.wait()
+        """Return the sums, over all ranks, in the requested dtype."""
+        if self._pending_sum is not None:
+            self._pending_sum.wait()
         return self.total.to(self.dtype)

@@ -1,4 +1,4 @@
-"""The head's arithmetic: chunks of logits, their losses, and where gradients go. No autograd here."""
+"""The head's arithmetic: chunks of logits, their losses and gradients. Autograd is in ``function.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _ops
 from ..sharding.shards import LabelShards
-from .evaluation import Evaluation, Outcome, Progress, of_groups, zero_sums
+from .evaluation import Evaluation, Outcome, Progress, group_columns, zero_sums
 from .plan import LinearPlan, Part
 from .sums import ProductSum, column_sums, linear_into
 
@@ -18,17 +18,17 @@ __all__ = ["Head", "Sink", "WeightGradients"]
 
 
 class Sink(Protocol):
-    """Where gradients of weight and bias go, block by block."""
+    """The receiver of the gradients of weight and bias, block by block."""
 
     def weight(self, labels: slice, gradient: Tensor, inputs: Tensor) -> None:
-        """Take ``gradient.T @ inputs``; the block's weights are not read again."""
+        """Receive ``gradient.T @ inputs``; the block's weights are not read again."""
 
     def bias(self, labels: slice, gradient: Tensor) -> None:
-        """Take the gradient's sum over rows."""
+        """Receive the gradient's sum over rows."""
 
 
 class WeightGradients:
-    """The sink that keeps them."""
+    """The sink that accumulates gradients of weight and bias."""
 
     def __init__(self, head: Head, weight: bool, bias: bool) -> None:
         shape, plan = tuple(head.weight.shape), head.plan
@@ -38,17 +38,17 @@ class WeightGradients:
         self._bias_dtype = head.weight.dtype if head.bias is None else head.bias.dtype
 
     def weight(self, labels: slice, gradient: Tensor, inputs: Tensor) -> None:
-        """As :class:`Sink`."""
+        """Add the block's weight gradient."""
         if self._weight is not None:
             self._weight.add(labels, gradient.t(), inputs)
 
     def bias(self, labels: slice, gradient: Tensor) -> None:
-        """As :class:`Sink`."""
+        """Add the block's bias gradient."""
         if self._bias is not None:
             self._bias[labels] += column_sums(gradient)
 
     def results(self) -> tuple[Tensor | None, Tensor | None]:
-        """Of weight and bias, in their dtypes."""
+        """Return the gradients of weight and bias, in their dtypes."""
         of_weight = None if self._weight is None else self._weight.result()
         return of_weight, None if self._bias is None else self._bias.to(self._bias_dtype)
 
@@ -58,8 +58,8 @@ class Head:
 
     def __init__(
         self,
-        inputs: Tensor,  # [B, D], of the dtype that is multiplied
-        weight: Tensor,  # [L, D], of any
+        inputs: Tensor,  # [B, D], in the dtype of the products
+        weight: Tensor,  # [L, D], in any dtype
         bias: Tensor | None,
         evaluations: Sequence[Evaluation],
         plan: LinearPlan,
@@ -73,37 +73,40 @@ class Head:
         self._buffer: Tensor | None = None
 
     def values(self) -> tuple[list[Outcome], Tensor | None]:
-        """Each pass's value and coefficients; and the logits, if the plan keeps them."""
+        """Return each pass's value and coefficients, and the logits if the plan keeps them."""
         progress = self._progress()
         logits = None
         for part in self.plan.parts():
             logits = self.logits(part)
             for each in progress:
-                each.look(logits, part)
-        late = [each for each in progress if each.wants_another_look]
-        for part in self.plan.parts() if late else ():
+                each.evaluate(logits, part)
+        second = [each for each in progress if each.needs_second_pass]
+        for part in self.plan.parts() if second else ():
             again = logits if self.plan.chunks == 1 and logits is not None else self.logits(part)
-            for each in late:
-                each.look_again(again, part)
+            for each in second:
+                each.add_second_pass(again, part)
         return [each.outcome(self.dtype) for each in progress], logits if self.plan.keeps_logits else None
 
     def gradients(
         self, outcomes: Sequence[Outcome], grad_output: Tensor, sink: Sink, kept: Tensor | None, keep: bool
     ) -> tuple[Tensor | None, list[list[Tensor | None]]]:
-        """Of the input, and of what passes learn. ``kept`` are logits, not to be overwritten if ``keep``."""
+        """Return the gradients of the input and of each pass's LEARNED tensors.
+
+        ``kept`` holds the logits, or None if they are formed again; they are not overwritten if ``keep``.
+        """
         of_input, learned = self._input_sum(), self._learned()
         for part in self.plan.parts():
             logits = self.logits(part) if kept is None else kept
             chunk = [
-                (own, of_groups(outcome.coefficients, own.grouping, part))
+                (own, group_columns(outcome.coefficients, own.grouping, part))
                 for own, outcome in zip(self.evaluations, outcomes, strict=True)
             ]
             overwrite = kept is None or not keep
-            self._spread(part, self._gradient(logits, part, chunk, grad_output, learned, overwrite), of_input, sink)
+            self._accumulate(part, self._gradient(logits, part, chunk, grad_output, learned, overwrite), of_input, sink)
         return None if of_input is None else of_input.result(), learned
 
-    def everything(self, sink: Sink) -> tuple[list[Outcome], Tensor | None, list[list[Tensor | None]]]:
-        """Values and gradients, ``grad_output`` being 1."""
+    def values_and_gradients(self, sink: Sink) -> tuple[list[Outcome], Tensor | None, list[list[Tensor | None]]]:
+        """Return values and gradients for a ``grad_output`` of 1."""
         one = torch.ones((), dtype=self.dtype, device=self.inputs.device)
         if not self.plan.within:
             outcomes, kept = self.values()
@@ -112,12 +115,12 @@ class Head:
         progress = self._progress()
         for part in self.plan.parts():
             gradient = self.logits(part)
-            if self._in_one:
-                progress[0].take(gradient, part)
+            if self._one_op:
+                progress[0].evaluate_in_place(gradient, part)
             else:
-                chunk = [(each.own, each.look(gradient, part)) for each in progress]
+                chunk = [(each.own, each.evaluate(gradient, part)) for each in progress]
                 gradient = self._gradient(gradient, part, chunk, one, learned, True)
-            self._spread(part, gradient, of_input, sink)
+            self._accumulate(part, gradient, of_input, sink)
         outcomes = [each.outcome(self.dtype) for each in progress]
         return outcomes, None if of_input is None else of_input.result(), learned
 
@@ -125,15 +128,15 @@ class Head:
         return [Progress(own, self.plan, self.shards) for own in self.evaluations]
 
     @property
-    def _in_one(self) -> bool:
-        """Whether one op has both the value and the gradient."""
+    def _one_op(self) -> bool:
+        """Whether one op gives both the value and the gradient."""
         own = self.evaluations[0]
         return len(self.evaluations) == 1 and own.coefficient == 1 and not any(own.learned)
 
-    # ---- of a chunk ----
+    # ---- one chunk ----
 
     def logits(self, part: Part) -> Tensor:
-        """In the buffer that serves all chunks, with a leading dimension that is a multiple of 64."""
+        """Form a chunk's logits in the buffer that all chunks share, with the plan's leading dimension."""
         rows, columns = part.rows.stop - part.rows.start, part.labels.stop - part.labels.start
         leading = self.plan.leading(columns)
         if self._buffer is None:  # no later chunk is larger
@@ -141,7 +144,7 @@ class Head:
         whole = self._buffer[: rows * leading].view(rows, leading)
         logits = whole[:, :columns]
         if leading > columns and whole.device.type == "cpu":
-            # oneDNN's bfloat16 products on AMX read what lies beyond, times 0: a NaN there would be one everywhere.
+            # oneDNN's bfloat16 products on AMX multiply the padding by 0, so a NaN in it would reach every result.
             whole[:, columns:].zero_()
         inputs = self.inputs[part.rows]
         for labels, own in self._blocks(part):
@@ -150,7 +153,7 @@ class Head:
         return logits
 
     def _blocks(self, part: Part) -> list[tuple[slice, slice]]:
-        """Labels, and their columns in the chunk."""
+        """Return the labels of each block and their columns in the chunk."""
         first = part.labels.start
         return [(own, slice(own.start - first, own.stop - first)) for own in self.plan.blocks(part.labels)]
 
@@ -163,10 +166,10 @@ class Head:
         learned: list[list[Tensor | None]],
         overwrite: bool,
     ) -> Tensor:
-        """The sum of the passes' gradients; in the logits' place, if they may be overwritten."""
+        """Return the sum of the passes' gradients, written over the logits if ``overwrite``."""
         total: Tensor | None = None
         for place, ((own, coefficients), sums) in enumerate(zip(chunk, learned, strict=True)):
-            output = of_groups(grad_output, own.grouping, part) * own.coefficient
+            output = group_columns(grad_output, own.grouping, part) * own.coefficient
             arguments = (*own.arguments(logits, part, self.plan), coefficients, output)
             if overwrite and place == len(chunk) - 1:
                 found, gradient = own.ops.loss_backward_(*arguments, *own.learned), logits
@@ -177,8 +180,8 @@ class Head:
         assert total is not None
         return total
 
-    def _spread(self, part: Part, gradient: Tensor, of_input: ProductSum | None, sink: Sink) -> None:
-        """From a chunk's gradient to the sums."""
+    def _accumulate(self, part: Part, gradient: Tensor, of_input: ProductSum | None, sink: Sink) -> None:
+        """Add a chunk's gradient to the sums for input, weight and bias."""
         inputs = self.inputs[part.rows]
         for labels, own in self._blocks(part):
             block = gradient[:, own]

@@ -16,7 +16,7 @@ __all__ = ["TopK", "chunked_topk", "sharded_topk"]
 
 
 class TopK(NamedTuple):
-    """As of ``torch.topk``: logits and labels ``[..., k]``, the highest first."""
+    """Logits and labels ``[..., k]`` as from ``torch.topk``, the highest first."""
 
     values: Tensor
     indices: Tensor
@@ -31,7 +31,7 @@ def sharded_topk(
     budget: int | None,
     shards: LabelShards,
 ) -> TopK:
-    """The same of all ranks' labels, from the k highest of each: as much is gathered, whatever the labels."""
+    """Find the k highest labels over all ranks by gathering the k highest of each rank."""
     own = weight.shape[0]
     values = inputs.new_full((inputs.shape[0], k), -torch.inf)
     labels = torch.full(values.shape, -1, dtype=torch.int64, device=values.device)
@@ -53,11 +53,13 @@ def chunked_topk(
     budget: int | None,
     first: int = 0,
 ) -> TopK:
-    """Of ``inputs @ weight.T + bias``, of 2-D inputs; every check has been made. ``first``: of the labels, to
-    ``exclude``."""
+    """Find the k highest logits of ``inputs @ weight.T + bias``, for 2-D inputs that have been checked.
+
+    ``first`` is the number that ``exclude`` gives to the first label of ``weight``.
+    """
     labels = weight.shape[0]
     size = min(_chunk(inputs, weight, budget), labels)
-    # One column more, where entries go that are excluded elsewhere.
+    # One extra column takes the writes of entries that lie outside the chunk.
     buffer = inputs.new_empty(inputs.shape[0], -(-(size + 1) // ALIGNMENT) * ALIGNMENT)
     entries = None if exclude is None else _entries(exclude, inputs.shape[0])
     best: TopK | None = None
@@ -72,7 +74,7 @@ def chunked_topk(
         best = found if best is None else _merged(best, found, k)
     assert best is not None
     best = _sorted(*best, k)
-    # What is -inf is excluded, or as good as that.
+    # Excluded labels have logit -inf; other labels with that logit are dropped too.
     return TopK(best.values, torch.where(best.values == -torch.inf, -1, best.indices))
 
 
@@ -80,12 +82,12 @@ def _chunk(inputs: Tensor, weight: Tensor, budget: int | None) -> int:
     budget = budget or default_budget(weight.numel() * weight.element_size())
     # A converted copy of the chunk's weights counts too.
     copied = 0 if inputs.dtype == weight.dtype else weight.shape[1] * inputs.element_size()
-    a_label = max(1, inputs.shape[0] * inputs.element_size() + copied)
-    return max(ALIGNMENT, budget // a_label // ALIGNMENT * ALIGNMENT)
+    label_bytes = max(1, inputs.shape[0] * inputs.element_size() + copied)
+    return max(ALIGNMENT, budget // label_bytes // ALIGNMENT * ALIGNMENT)
 
 
 def _entries(exclude: CSRTargets, rows: int) -> tuple[Tensor, Tensor]:
-    """Row and column of each; what lies past the last one has no column."""
+    """Return row and column of each entry; the column is -1 past the last entry."""
     places = torch.arange(exclude.col_indices.shape[0], device=exclude.device)
     crow = exclude.crow_indices.long()
     row = torch.searchsorted(crow, places, right=True) - 1
@@ -100,26 +102,27 @@ def _exclude(buffer: Tensor, start: int, stop: int, row: Tensor, column: Tensor)
 
 
 def _highest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Of each row, unordered; of equal ones at the end, those that come first.
+    """Return the k highest logits of each row, unordered, and their columns; of equal logits the first columns win.
 
-    torch.topk takes any of equals. So it says how high one must be, and the places of those that are
-    just so high are found by themselves; as many as are needed stand at the end, after those above.
+    ``torch.topk`` picks arbitrary columns among equal logits. Here it only supplies the lowest value that is still
+    among the k highest. The columns with exactly this value are then found separately, and as many of them as are
+    needed follow the columns with higher values.
     """
     values, places = logits.topk(k)
     last = values[:, -1:]
     columns = logits.shape[1]
     backwards = torch.arange(columns, 0, -1, dtype=torch.int32, device=logits.device)
-    equal = torch.where(logits == last, backwards, 0).topk(k).values  # the first place is the highest number
+    equal = torch.where(logits == last, backwards, 0).topk(k).values  # the first column has the highest number
     above = values != last  # a NaN is above everything
     count = above.sum(1, keepdim=True)
     order = torch.arange(k, device=logits.device)
-    # Sorted, so those above come first, and the i-th after them is the i-th of the equal ones.
-    turn = (order - count).clamp(min=0)
-    return values, torch.where(order < count, places, columns - equal.gather(1, turn).long())
+    # Values are sorted: those above come first, and the i-th after them is the i-th of the equal ones.
+    index = (order - count).clamp(min=0)
+    return values, torch.where(order < count, places, columns - equal.gather(1, index).long())
 
 
 def _sorted(values: Tensor, labels: Tensor, k: int) -> TopK:
-    """Highest first, and of equal ones the lowest label."""
+    """Return the k highest, sorted by falling logit and, among equal logits, by rising label."""
     labels, order = labels.sort(1)
     values, again = values.gather(1, order).sort(dim=1, descending=True, stable=True)
     return TopK(values[:, :k], labels.gather(1, again)[:, :k])

@@ -14,27 +14,27 @@ from .sums import column_sums, product
 __all__ = ["FusedAdam", "FusedSGD", "FusedUpdate"]
 
 ROUNDINGS: Final = ("stochastic", "kahan", "nearest")
-_AT_A_TIME: Final = 1 << 19  # weights that are stepped together on a CPU
+_CPU_STRIP: Final = 1 << 19  # weights that a CPU updates together
 _STATE_DTYPES: Final = (torch.float32, torch.bfloat16)
 
 
 class FusedUpdate(torch.optim.Optimizer):
-    """The base of :class:`FusedSGD` and :class:`FusedAdam`: an optimizer whose steps are backward's own.
+    """The base of :class:`FusedSGD` and :class:`FusedAdam`: an optimizer that backward itself steps.
 
-    ``LinearLoss(..., fused_update=...)`` gives it its parameters. Each backward through the head is one step, of
-    weight and bias, with the gradient as ``grad_output`` has scaled it; ``step()`` does nothing, so that it may
-    stand in a list of optimizers. Schedulers and ``state_dict`` work as for any optimizer.
+    ``LinearLoss(..., fused_update=...)`` hands over its parameters. Each backward through the head is one step of
+    weight and bias, with the gradient scaled by ``grad_output``; ``step()`` does nothing, so the update can be kept
+    in a list of optimizers. Schedulers and ``state_dict`` work as for any optimizer.
 
-    With a ``grad_scaler``, backward divides ``grad_output`` by its scale before it steps, and what goes on to
-    the input has the scale again. A step whose loss, input or ``grad_output`` is not finite is skipped; to know,
-    backward waits for the GPU once, as ``GradScaler.step`` does. Copies have no ``grad_scaler``.
+    With a ``grad_scaler``, backward divides ``grad_output`` by the scale before it steps, and the input's gradient
+    is multiplied by the scale again. A step is skipped if the loss, input or ``grad_output`` is not finite; this
+    check waits for the GPU once, as ``GradScaler.step`` does. Copies have no ``grad_scaler``.
     """
 
-    _step_supports_amp_scaling = True  # GradScaler.step then calls step() and looks for no gradients
+    _step_supports_amp_scaling = True  # GradScaler.step then calls step() without looking for gradients
 
     _moments: tuple[str, ...] = ()  # names of the state that is as large as a parameter
-    _first_label: int = 0  # of the parameters' labels, among all ranks'
-    _numbers: int = 3  # that a step takes for each weight, at the worst moment
+    _first_label: int = 0  # number of the parameters' first label among those of all ranks
+    _numbers: int = 3  # numbers that a step holds for each weight at its peak
 
     def __init__(self, rounding: Any, seed: Any, grad_scaler: Any, defaults: dict[str, Any]) -> None:
         check.check_choice("rounding", rounding, ROUNDINGS)
@@ -49,7 +49,7 @@ class FusedUpdate(torch.optim.Optimizer):
 
     @property
     def grad_scaler(self) -> torch.amp.GradScaler | None:
-        """The scaler that scales the loss, or None. It may be set later, where a framework makes it."""
+        """The scaler that scales the loss, or None. It may be set later, if a framework creates it."""
         return self._grad_scaler
 
     @grad_scaler.setter
@@ -59,24 +59,24 @@ class FusedUpdate(torch.optim.Optimizer):
         self._grad_scaler = scaler
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what :meth:`__getstate__` keeps."""
+        """Restore the state of :meth:`__getstate__`."""
         super().__setstate__(state)
-        self.__dict__.setdefault("_grad_scaler", None)  # load_state_dict comes here too, and keeps what is set
+        self.__dict__.setdefault("_grad_scaler", None)  # load_state_dict calls this too, and must keep the scaler
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies keep."""
+        """Return the state that copies keep, which has no ``grad_scaler``."""
         return {**super().__getstate__(), "_first_label": self._first_label}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Nothing: backward has stepped. ``closure`` is called, if given, and its result returned.
+        """Do nothing, because backward has stepped. Call ``closure``, if given, and return its result.
 
         Raises:
             RuntimeError: a ``GradScaler`` calls it, and ``grad_scaler`` is None.
         """
         if hasattr(self, "found_inf") and self.grad_scaler is None:  # GradScaler.step sets it
             raise RuntimeError(
-                "fused_update: backward has stepped the weights by gradients that a GradScaler scaled. Give the update "
-                "that scaler, FusedSGD(grad_scaler=...) or fused_update.grad_scaler = ..., before the first backward."
+                "fused_update: backward has updated the weights with gradients that a GradScaler scaled. Pass that "
+                "scaler, FusedSGD(grad_scaler=...) or fused_update.grad_scaler = ..., before the first backward."
             )
         if closure is None:
             return None
@@ -84,7 +84,7 @@ class FusedUpdate(torch.optim.Optimizer):
             return closure()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As of any optimizer; the state keeps its dtype."""
+        """Load the state as any optimizer does; moments keep their dtype."""
         super().load_state_dict(state_dict)
         for parameter, state in self.state.items():
             for name in self._moments:
@@ -94,50 +94,50 @@ class FusedUpdate(torch.optim.Optimizer):
     # ---- for the head ----
 
     def bind(self, parameters: list[nn.Parameter], first_label: int = 0) -> None:
-        """Take the head's parameters, once; they are of the labels from ``first_label`` on."""
+        """Receive the head's parameters, once; ``first_label`` is the number of their first label."""
         self._first_label = first_label
         group = self.param_groups[0]
         if group["params"]:
-            raise ValueError("fused_update: expected an update of its own for each head, got one that has a head")
+            raise ValueError("fused_update: expected a separate update for each head, got one that has a head already")
         group["params"] = parameters
 
     def loss_scale(self, device: torch.device) -> Tensor | None:
-        """The scale of the loss that backward begins with, a 0-d tensor; None where nothing scales it."""
+        """Return the loss scale, a 0-d tensor; None without an enabled scaler."""
         scaler = self.grad_scaler
         if scaler is None or not scaler.is_enabled():
             return None
         return scaler.scale(torch.ones((), device=device))
 
     def check_parameter(self, parameter: Tensor) -> None:
-        """What a step needs to know is asked before anything runs."""
+        """Check, before anything runs, that a step can update this parameter."""
         if not any(parameter is own for own in self.param_groups[0]["params"]):
             raise ValueError("fused_update: expected the head's own parameters; was one of them replaced?")
 
     def scratch(self, weight: Tensor) -> int:
-        """Bytes that a step takes for each weight of a block, its gradient included."""
+        """Return the bytes that a step takes for each weight of a block, its gradient included."""
         return weight.dtype.itemsize + (0 if _in_strips(weight) else self._strip(weight))
 
     def strip(self, weight: Tensor) -> int:
-        """Bytes beside them: of the weights that a CPU steps together."""
-        together = min(_AT_A_TIME, weight.numel())
+        """Return the further bytes of a step on a CPU, which updates one strip of weights at a time."""
+        together = min(_CPU_STRIP, weight.numel())
         return together * self._strip(weight) if _in_strips(weight) else 0
 
     def _strip(self, weight: Tensor) -> int:
         return self._numbers * max(4, weight.dtype.itemsize)
 
     def begin(self) -> Stepping:
-        """A step of all parameters, taken block by block."""
+        """Start a step of all parameters, and return the sink that performs it block by block."""
         for parameter in self.param_groups[0]["params"]:
             state = self.state[parameter]
             state["step"] = state.get("step", 0) + 1
-        self._opt_called = True  # what schedulers look for
+        self._opt_called = True  # schedulers check this attribute
         return Stepping(self)
 
     def step_block(self, parameter: Tensor, labels: slice, gradient: Tensor) -> None:
-        """Step these rows of a parameter; ``gradient`` may be used up."""
+        """Step these rows of a parameter; ``gradient`` may be overwritten."""
         group, state = self.param_groups[0], self.state[parameter]
         noise = self._noise(parameter, labels, group["seed"], state["step"])
-        kept = [self.kept(name, parameter) for name in self.kept_of(parameter)]
+        kept = [self.state_tensor(name, parameter) for name in self.state_names(parameter)]
         size = _rows_at_a_time(parameter)
         for start in range(labels.start, labels.stop, size):
             own = slice(start, min(start + size, labels.stop))
@@ -160,8 +160,8 @@ class FusedUpdate(torch.optim.Optimizer):
     def _compensates(group: dict[str, Any], parameter: Tensor) -> bool:
         return group["rounding"] == "kahan" and parameter.dtype == torch.bfloat16
 
-    def kept_of(self, parameter: Tensor) -> tuple[str, ...]:
-        """Names of the state that is as large as the parameter."""
+    def state_names(self, parameter: Tensor) -> tuple[str, ...]:
+        """Return the names of the state tensors that are as large as the parameter."""
         group = self.param_groups[0]
         compensation = ("compensation",) if self._compensates(group, parameter) else ()
         return self._moments_of(group) + compensation
@@ -175,7 +175,7 @@ class FusedUpdate(torch.optim.Optimizer):
         step: int,
         noise: torch.Generator,
     ) -> Tensor:
-        """What is added to the weights, in the gradient's own memory or a new one; moments are stored."""
+        """Return the change of the weights, possibly in the gradient's memory, and store the new moments."""
         raise NotImplementedError
 
     def _moments_of(self, group: dict[str, Any]) -> tuple[str, ...]:
@@ -184,8 +184,8 @@ class FusedUpdate(torch.optim.Optimizer):
     def _state_dtype(self, parameter: Tensor) -> torch.dtype:
         return parameter.dtype
 
-    def kept(self, name: str, parameter: Tensor) -> Tensor:
-        """Such a state; zeros before there has been a step."""
+    def state_tensor(self, name: str, parameter: Tensor) -> Tensor:
+        """Return a state tensor; zeros before the first step."""
         state = self.state[parameter]
         if name not in state:
             dtype = parameter.dtype if name == "compensation" else self._state_dtype(parameter)
@@ -194,11 +194,11 @@ class FusedUpdate(torch.optim.Optimizer):
         return kept
 
     def _noise(self, parameter: Tensor, labels: slice, seed: int, step: int) -> torch.Generator:
-        """The block's own random numbers: the same in every run with the same seed and plan."""
+        """Return the block's random generator, which depends only on the seed, the step and the plan."""
         place = next(i for i, own in enumerate(self.param_groups[0]["params"]) if own is parameter)
         mixed = seed
         for number in (step, place, self._first_label + labels.start):
-            # Two rounds of an integer hash, whose constants are odd and large: nothing of them matters besides.
+            # Two rounds of an integer hash; any large odd constants would do.
             mixed = ((mixed ^ number) * 0x9E3779B97F4A7C15 + 0xD1B54A32D192ED03) & (2**64 - 1)
             mixed ^= mixed >> 29
         # The CPU's generator takes 32 bits of a seed.
@@ -206,7 +206,7 @@ class FusedUpdate(torch.optim.Optimizer):
 
 
 class Stepping:
-    """The sink that steps weights where others keep gradients."""
+    """The sink that updates weights instead of accumulating gradients."""
 
     def __init__(self, update: FusedUpdate) -> None:
         self._update = update
@@ -218,7 +218,7 @@ class Stepping:
         self._update.step_block(self._weight, labels, product(gradient.t(), inputs))
 
     def bias(self, labels: slice, gradient: Tensor) -> None:
-        """Step its biases."""
+        """Step the block's biases."""
         if self._bias is not None:
             self._update.step_block(self._bias, labels, column_sums(gradient))
 
@@ -227,51 +227,51 @@ class NoStep:
     """The sink of a step that is skipped."""
 
     def weight(self, labels: slice, gradient: Tensor, inputs: Tensor) -> None:
-        """Leave the block's weights."""
+        """Leave the block's weights unchanged."""
 
     def bias(self, labels: slice, gradient: Tensor) -> None:
-        """Leave its biases."""
+        """Leave the block's biases unchanged."""
 
 
 def _in_strips(parameter: Tensor) -> bool:
-    return parameter.device.type in ("cpu", "meta")  # of the latter is planned, as of a CPU
+    return parameter.device.type in ("cpu", "meta")  # "meta" is planned as a CPU
 
 
 def _rows_at_a_time(parameter: Tensor) -> int:
-    """On a CPU what is done to a weight is done while it is in a cache."""
+    """Return the rows of a strip; on a CPU a strip stays in the cache for all operations of a step."""
     rows = parameter.shape[0]
     if rows == 0 or not _in_strips(parameter):
         return max(rows, 1)
-    return max(1, _AT_A_TIME // max(1, parameter.numel() // rows))
+    return max(1, _CPU_STRIP // max(1, parameter.numel() // rows))
 
 
 def store(target: Tensor, values: Tensor, noise: torch.Generator | None) -> None:
-    """Put ``values``, which are used up, into ``target``; rounded up or down by chance, where noise is given."""
+    """Round ``values`` into ``target``, stochastically if ``noise`` is given; ``values`` are overwritten."""
     if noise is not None and target.dtype == torch.bfloat16:
         _round_stochastically(values, noise)
     target.copy_(values)
 
 
 def _round_stochastically(values: Tensor, noise: torch.Generator) -> None:
-    """float32 to what bfloat16 holds, in place: up with the probability that the distance to below says."""
+    """Round float32 to bfloat16 values in place, up with a probability of the distance to the value below."""
     count = values.numel()
-    # Four numbers of 16 bits from each of 64.
+    # Each 64-bit number gives four random numbers of 16 bits.
     random = torch.empty(-(-count // 4), dtype=torch.int64, device=values.device)
     random = random.random_(-(2**63), None, generator=noise).view(torch.int16)[:count].view(values.shape)
     bits = values.view(torch.int32)
-    # A number in [0, 2^16) is added to the bits that are cut off, and then they are. Infinity stays what it is.
+    # A number in [0, 2^16) is added to the low 16 bits, which are then cut off. Infinity is unchanged.
     bits.add_(random).add_(1 << 15).bitwise_and_(-(1 << 16))
 
 
 def _add_compensated(target: Tensor, delta: Tensor, compensation: Tensor) -> None:
-    """``target += delta``, what is lost in rounding kept for the next time. Kahan, 1965."""
+    """Do ``target += delta``, and keep the rounding error for the next time. Kahan, 1965."""
     total = delta.add_(compensation).add_(target)
     target.copy_(total)
     compensation.copy_(total.sub_(target))
 
 
 class FusedSGD(FusedUpdate):
-    r"""SGD on the head's weights inside backward; arguments as those of ``torch.optim.SGD``.
+    r"""SGD on the head's weights inside backward, with the arguments of ``torch.optim.SGD``.
 
     .. math:: m \leftarrow \mu m + (1 - \tau) g, \qquad w \leftarrow w - \eta m
 
@@ -281,13 +281,13 @@ class FusedSGD(FusedUpdate):
             weights' dtype.
         rounding: how bfloat16 weights are stored: ``"stochastic"`` (default), ``"kahan"`` (with a
             compensation as large as the weights) or ``"nearest"``, which loses steps below 1/256 of a weight.
-            float32 and float64 weights are rounded as ever.
-        seed: of stochastic rounding, an int; default: drawn from torch's default generator.
-        grad_scaler: the ``torch.amp.GradScaler`` that scales the loss; see :class:`FusedUpdate`. An input that comes
-            through float16 needs one (``GradScaler(enabled=False)`` where nothing is scaled). Default None.
+            float32 and float64 weights are always rounded to nearest.
+        seed: the seed of stochastic rounding, an int; default: drawn from torch's default generator.
+        grad_scaler: the ``torch.amp.GradScaler`` that scales the loss; see :class:`FusedUpdate`. An input computed
+            in float16 needs one (``GradScaler(enabled=False)`` if nothing is scaled). Default None.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument is out of range.
 
     Source:
@@ -297,7 +297,7 @@ class FusedSGD(FusedUpdate):
     Example:
         >>> head = LinearLoss(4, 3, BCEWithLogitsLoss(), fused_update=FusedSGD(lr=0.1))
         >>> loss = head(torch.randn(2, 4), torch.tensor([[1, 0, 0], [0, 1, 1]]))
-        >>> loss.backward()  # the weights have stepped
+        >>> loss.backward()  # this updates the weights
         >>> head.weight.grad is None
         True
     """
@@ -364,20 +364,21 @@ class FusedSGD(FusedUpdate):
 
 
 class FusedAdam(FusedUpdate):
-    r"""Adam on the head's weights inside backward; arguments as those of ``torch.optim.Adam``.
+    r"""Adam on the head's weights inside backward, with the arguments of ``torch.optim.Adam``.
 
     Args:
         lr: the learning rate, > 0 or a 0-d tensor; schedulers change it. Default 1e-3.
-        betas: of the two moments, each in [0, 1). Default ``(0.9, 0.999)``.
-        eps: added to the root of the second moment, >= 0. Default 1e-8.
-        weight_decay: added to the gradient, or, with ``decoupled_weight_decay``, taken off the weights, as
-            ``torch.optim.AdamW`` does. Defaults 0.0 and False.
-        state_dtype: of both moments: ``torch.bfloat16`` (default) or ``torch.float32``. In bfloat16 they are
-            always rounded stochastically: to nearest, a second moment with a beta of 0.999 would not move.
-        rounding, seed, grad_scaler: as of :class:`FusedSGD`.
+        betas: the decay rates of the two moments, each in [0, 1). Default ``(0.9, 0.999)``.
+        eps: a number >= 0, added to the square root of the second moment. Default 1e-8.
+        weight_decay: the factor of the weights that is added to the gradient, or, with ``decoupled_weight_decay``,
+            subtracted from the weights as in ``torch.optim.AdamW``. Defaults 0.0 and False.
+        state_dtype: the dtype of both moments: ``torch.bfloat16`` (default) or ``torch.float32``. bfloat16 moments
+            are always rounded stochastically: rounded to nearest, a second moment with a beta of 0.999 would not
+            move.
+        rounding, seed, grad_scaler: as in :class:`FusedSGD`.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument is out of range.
 
     Source:

@@ -1,4 +1,4 @@
-"""Metrics of multi-label predictions, from indices and sparse targets. Not imported by ``import mlloss_cuda``."""
+"""Metrics of multi-label predictions, from indices and sparse targets; ``import mlloss_cuda`` does not import them."""
 
 from .dense import average_precision, coverage_error, ranking_loss
 from .propensity import (

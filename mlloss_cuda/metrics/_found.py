@@ -1,4 +1,4 @@
-"""Which of the labels that a row is predicted to have, best first, are right: what all metrics at k begin with."""
+"""The ranked predictions of each row and which of them are right: the input of all metrics at k."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Found"]
 
 
 class _Scores(NamedTuple):
-    """Scores of some labels of each row, as entries."""
+    """Scores of some labels of each row, as sparse entries."""
 
     row: Tensor
     label: Tensor
@@ -27,9 +27,9 @@ class _Scores(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Predicted labels ``[rows, K]``, which are right, how many positives each row has, and all of these.
+    """Predicted labels ``[rows, K]``, which of them are right, the number of positives of each row, and all pairs.
 
-    ``counts`` are the k that are asked for, ``one`` says that it was a single one, ``weight`` are the rows' weights.
+    ``counts`` are the requested k, ``one`` is True if k was a single int, ``weight`` are the rows' weights.
     """
 
     indices: Tensor
@@ -44,7 +44,7 @@ class Found(NamedTuple):
     def of(
         cls, predicted: Any, targets: Any, k: int | Sequence[int], exclude: Any = None, sample_weight: Any = None
     ) -> Found:
-        """From predictions as indices or sparse scores."""
+        """Check and rank predictions, given as indices or sparse scores."""
         scores = None if _is_indices(predicted) else _scores(predicted)
         pairs = pairs_of("targets", targets)
         indices = predicted if scores is None else scores.label
@@ -52,9 +52,9 @@ class Found(NamedTuple):
             raise ValueError(f"indices: expected on {pairs.positive.device}, as targets, got {indices.device}")
         rows, labels = (predicted.shape[0], pairs.labels) if scores is None else (scores.rows, scores.labels)
         if (rows, labels) != (pairs.rows, pairs.labels):
-            wanted = f"{pairs.rows} rows" if scores is None else f"{pairs.rows} rows and {pairs.labels} labels"
+            expected = f"{pairs.rows} rows" if scores is None else f"{pairs.rows} rows and {pairs.labels} labels"
             raise ValueError(
-                f"indices: expected {wanted}, as targets, got {rows}" + (f" and {labels}" if scores else "")
+                f"indices: expected {expected}, as targets, got {rows}" + (f" and {labels}" if scores else "")
             )
         if scores is None:
             _check_labels(indices, pairs.labels)
@@ -70,7 +70,7 @@ class Found(NamedTuple):
 
     @property
     def ranks(self) -> Tensor:
-        """1 to K, float64."""
+        """The ranks 1 to K, float64."""
         return torch.arange(1, self.right.shape[1] + 1, dtype=torch.float64, device=self.right.device)
 
     @property
@@ -79,7 +79,7 @@ class Found(NamedTuple):
         return 1 / torch.log2(1 + self.ranks)
 
     def at(self, values: Tensor) -> Tensor:
-        """Those of ``values`` ``[K]`` that are asked for."""
+        """Select the requested k from ``values`` ``[K]``."""
         chosen = values[torch.tensor(self.counts, device=values.device) - 1].float()
         return chosen[0] if self.one else chosen
 
@@ -90,7 +90,7 @@ def _is_indices(predicted: Any) -> bool:
     if not isinstance(predicted, Tensor) or predicted.dtype not in (torch.int32, torch.int64):
         hint = ""
         if isinstance(predicted, Tensor) and predicted.is_floating_point():
-            hint = "; the best labels of scores are scores.topk(k).indices"
+            hint = "; for dense scores pass scores.topk(k).indices"
         came = check.came(predicted)
         raise TypeError(f"indices: expected an int32 or int64 tensor [rows, K], or sparse scores, got {came}{hint}")
     if predicted.dim() != 2:
@@ -99,7 +99,7 @@ def _is_indices(predicted: Any) -> bool:
 
 
 def _scores(predicted: Any) -> _Scores:
-    """Of ``torch.sparse_csr``, or a matrix of SciPy's."""
+    """Convert a ``torch.sparse_csr`` tensor or a SciPy matrix."""
     if isinstance(predicted, Tensor):
         if predicted.dim() != 2:
             raise ValueError(f"indices: expected sparse scores [rows, L], got shape {tuple(predicted.shape)}")
@@ -110,7 +110,7 @@ def _scores(predicted: Any) -> _Scores:
         crow, label = (torch.from_numpy(part.astype("int64")) for part in (csr.indptr, csr.indices))
         score = torch.from_numpy(csr.data)
     if bool(score.isnan().any()):
-        raise ValueError("indices: expected scores that are no NaN, got some")
+        raise ValueError("indices: expected scores without NaN, got some")
     row = torch.arange(len(crow) - 1, device=label.device).repeat_interleave(crow.diff().long())
     return _Scores(row, label.long(), score, len(crow) - 1, int(predicted.shape[1]))
 
@@ -127,7 +127,7 @@ def _check_labels(indices: Tensor, labels: int) -> None:
 
 
 def _excluded(exclude: Any, pairs: Pairs) -> Tensor:
-    """Sorted numbers of the pairs that are not to be predicted: all entries, as ``topk`` takes them."""
+    """Return the sorted numbers of the excluded pairs: all entries, whatever their values, as in ``topk``."""
     checked = _counts.check_alone(exclude, "exclude")
     if isinstance(checked, Tensor):
         checked = CSRTargets.from_dense(checked)
@@ -141,7 +141,7 @@ def _excluded(exclude: Any, pairs: Pairs) -> Tensor:
 
 
 def _without(indices: Tensor, excluded: Tensor | None, labels: int) -> Tensor:
-    """Each row without what is excluded; what comes behind moves up, and -1 fills the end."""
+    """Remove excluded labels from each row; later labels move up, and -1 fills the end."""
     if excluded is None:
         return indices
     first = torch.arange(indices.shape[0], device=indices.device)[:, None] * labels
@@ -151,7 +151,7 @@ def _without(indices: Tensor, excluded: Tensor | None, labels: int) -> Tensor:
 
 
 def _best(scores: _Scores, excluded: Tensor | None, width: int) -> Tensor:
-    """The labels of the highest scores, ``[rows, width]``; of equal ones the lowest label first."""
+    """Return the labels of the highest scores, ``[rows, width]``; among equal scores the lowest label comes first."""
     row, label, score = scores.row, scores.label, scores.score
     if excluded is not None:
         kept = ~contains(excluded, row * scores.labels + label)

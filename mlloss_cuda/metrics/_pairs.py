@@ -1,4 +1,4 @@
-"""Labels of rows as sorted numbers ``row * L + label``: sets that are compared without a dense tensor."""
+"""Pairs of row and label as sorted numbers ``row * L + label``: sets that are compared without a dense tensor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Pairs", "check_counts", "check_sample_weight", "contains", "mean_of_
 
 
 class Pairs(NamedTuple):
-    """Which labels are positive and which unknown, as sorted int64 numbers, and the shape they number."""
+    """The positive and the unknown pairs as sorted int64 numbers, and the shape of the targets."""
 
     positive: Tensor
     unknown: Tensor
@@ -24,25 +24,24 @@ class Pairs(NamedTuple):
 
 
 def pairs_of(name: str, targets: Any, ignore_index: int | None = None) -> Pairs:
-    """Of targets in any form: values above 1/2 are positive, negative ones in ``CSRTargets`` unknown.
+    """Convert targets of any form: values above 1/2 are positive, negative ones in ``CSRTargets`` are unknown.
 
     Raises:
-        TypeError: of another type.
-        ValueError: of 0 dimensions, or a dense target is negative and not ``ignore_index``.
+        TypeError: targets have a wrong type.
+        ValueError: targets have no dimension, or a dense target is negative and not ``ignore_index``.
     """
     checked = _counts.check_alone(targets, name)
     if isinstance(checked, Tensor):
-        return _of_dense(name, checked, ignore_index)
+        return _pairs_of_dense(name, checked, ignore_index)
     row, label, value = _counts.entries(checked, ignore_index)
     place = row * checked.num_labels + label
-    none = place[:0]
     if value is None:
-        return Pairs(place, none, len(checked), checked.num_labels)
+        return Pairs(place, place[:0], len(checked), checked.num_labels)
     return Pairs(place[value > 0.5], place[value < 0], len(checked), checked.num_labels)
 
 
-def _of_dense(name: str, dense: Tensor, ignore_index: int | None) -> Pairs:
-    """A part at a time; a row of ``nonzero`` is as large as many elements of a mask."""
+def _pairs_of_dense(name: str, dense: Tensor, ignore_index: int | None) -> Pairs:
+    """Convert dense targets chunk by chunk, because an entry of ``nonzero`` takes many times a mask element."""
     rows, labels = dense.shape
     positive, unknown = [torch.zeros(0, dtype=torch.int64, device=dense.device)], []
     for chosen in _counts.rows_at_once(rows, labels):
@@ -59,16 +58,16 @@ def _places(mask: Tensor, first: int) -> Tensor:
     return (row + first) * mask.shape[1] + label
 
 
-def contains(pairs: Tensor, wanted: Tensor) -> Tensor:
-    """Which of ``wanted``, of any shape, are among the sorted ``pairs``: bool of its shape."""
+def contains(pairs: Tensor, queries: Tensor) -> Tensor:
+    """Return which of ``queries`` are among the sorted ``pairs``, as a bool tensor of the queries' shape."""
     if not len(pairs):
-        return torch.zeros_like(wanted, dtype=torch.bool)
-    place = torch.searchsorted(pairs, wanted).clamp(max=len(pairs) - 1)
-    return pairs[place] == wanted
+        return torch.zeros_like(queries, dtype=torch.bool)
+    place = torch.searchsorted(pairs, queries).clamp(max=len(pairs) - 1)
+    return pairs[place] == queries
 
 
 def check_counts(k: Any, width: int) -> list[int]:
-    """The k of a metric at k, within what was predicted."""
+    """Check the k of a metric at k against the number of predictions, and return them as a list."""
     listed = list(k) if isinstance(k, Sequence) and not isinstance(k, str) else [k]
     if any(isinstance(n, bool) or not isinstance(n, int) for n in listed):
         raise TypeError(f"k: expected an int or a sequence of ints, got {check.came(k)}")
@@ -78,7 +77,7 @@ def check_counts(k: Any, width: int) -> list[int]:
 
 
 def check_sample_weight(weight: Any, rows: int, device: torch.device) -> Tensor | None:
-    """A weight >= 0 for each row, float64 ``[rows]``, or None. Leading dimensions are flattened, as of targets."""
+    """Check the rows' weights and return them as float64 ``[rows]``, or None; leading dimensions are flattened."""
     if weight is None:
         return None
     if isinstance(weight, Tensor):
@@ -88,6 +87,6 @@ def check_sample_weight(weight: Any, rows: int, device: torch.device) -> Tensor 
 
 
 def mean_of_rows(values: Tensor, weight: Tensor | None) -> Tensor:
-    """The mean over the first dimension, in float64; NaN where there is nothing to weigh."""
+    """Return the mean over the first dimension in float64; NaN if there are no rows or no weight."""
     values = values.double()
     return values.mean(0) if weight is None else weight @ values / weight.sum()

@@ -1,4 +1,4 @@
-"""Metrics of whole rankings, for labels few enough to be dense: average precision by torchmetrics or scikit-learn."""
+"""Metrics of whole rankings, for dense targets: ranking loss, coverage and average precision."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ AVERAGES = ("macro", "micro", "samples", "weighted", "none")
 
 
 def ranking_loss(logits: Tensor, targets: CSRTargets | Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
-    """Of a row's pairs of a positive and a negative, how many are the wrong way round; the mean over rows.
+    """Compute the share of a row's pairs of a positive and a negative that are ordered wrongly; the mean over rows.
 
-    Equal logits count as the wrong way round, as in scikit-learn. (torchmetrics goes by their order then, so that a
-    positive label is right or wrong by its number.)
+    A pair of equal logits is wrong, as in scikit-learn. (torchmetrics orders equal logits by label, so a positive is
+    right or wrong by its number.)
 
     Args:
         logits: floating ``[..., L]``.
         targets: bool, integer or floating ``[..., L]``, ``CSRTargets`` or ``torch.sparse_csr``; values above 1/2 are
-            positive. Sparse ones are made dense.
+            positive. Sparse targets are made dense.
         sample_weight: ``[...]``, >= 0, the rows' weights in the mean. Default None.
 
     Returns:
-        float32, 0-d, in [0, 1]; a row of one kind counts as 0. NaN without rows.
+        float32, 0-d, in [0, 1]; a row of only positives or only negatives counts as 0. NaN without rows.
 
     Raises:
-        TypeError: an argument has another type or dtype.
-        ValueError: shapes or devices differ, a logit is NaN, or a target is negative (unknown labels have no place
-            here).
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: shapes or devices differ, a logit is NaN, or a target is negative (unknown labels are not
+            supported).
 
     Source:
         Tsoumakas, Katakis, Vlahavas, "Mining Multi-label Data", 2010.
@@ -48,7 +48,7 @@ def ranking_loss(logits: Tensor, targets: CSRTargets | Tensor, *, sample_weight:
     x, y = _dense(logits, targets)
     positive = y.bool()
     place = _places(x)
-    # Positives go last. Negatives that do not come before a positive are above or beside it.
+    # Positives get the last places. The negatives that are not below a positive are above or equal to it.
     negatives = place.masked_fill(positive, x.numel()).sort(1).values
     count = (~positive).sum(1, keepdim=True)
     above = (count - torch.searchsorted(negatives, place)).masked_fill(~positive, 0).sum(1)
@@ -57,22 +57,21 @@ def ranking_loss(logits: Tensor, targets: CSRTargets | Tensor, *, sample_weight:
 
 
 def coverage_error(logits: Tensor, targets: CSRTargets | Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
-    """How many of the best labels one has to take to have all positives of a row; the mean over rows.
+    """Compute the number of highest labels that include all positives of a row; the mean over rows.
 
     Equal logits are taken together, as in scikit-learn. A row without positives counts as 0.
 
     Args:
-        logits, targets, sample_weight: as of :func:`ranking_loss`.
+        logits, targets, sample_weight: as in :func:`ranking_loss`.
 
     Returns:
         float32, 0-d, in [0, L]. NaN without rows.
 
     Raises:
-        TypeError: as :func:`ranking_loss`.
-        ValueError: likewise.
+        TypeError, ValueError: as in :func:`ranking_loss`.
 
     Source:
-        Tsoumakas, Katakis, Vlahavas, "Mining Multi-label Data", 2010, whose coverage is less by one.
+        Tsoumakas, Katakis, Vlahavas, "Mining Multi-label Data", 2010, whose coverage is lower by one.
 
     Example:
         >>> coverage_error(torch.tensor([[0.3, 0.1, 0.2]]), torch.tensor([[1, 1, 0]]))
@@ -94,27 +93,27 @@ def average_precision(
     zero_division: float = math.nan,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """The area under the curve of precision over recall, by torchmetrics; with ``sample_weight`` by scikit-learn.
+    """Compute the area under the precision-recall curve by torchmetrics, or with ``sample_weight`` by scikit-learn.
 
     Args:
-        logits, targets: as of :func:`ranking_loss`.
-        average: ``"macro"`` (default): of each label over all rows, the mean over labels. ``"weighted"``: the same,
-            weighted by the labels' numbers of positives. ``"none"`` or None: the labels' own. ``"micro"``: of all
-            labels together. ``"samples"``: of each row, the mean over rows (label ranking average precision), a row
-            without positives counting as 1.
-        zero_division: in [0, 1], of a label without positives. NaN (default) leaves it out of ``"macro"``; 0 counts
-            it, as torchmetrics 1.9 and scikit-learn do.
-        sample_weight: ``[...]``, >= 0, the rows' weights. Values go through NumPy. Default None.
+        logits, targets: as in :func:`ranking_loss`.
+        average: ``"macro"`` (default): the value of each label over all rows, then the mean over labels.
+            ``"weighted"``: that mean weighted by the labels' numbers of positives. ``"none"`` or None: the value of
+            each label. ``"micro"``: one value over all labels together. ``"samples"``: the value of each row, then the
+            mean over rows (label ranking average precision), in which a row without positives counts as 1.
+        zero_division: the value, in [0, 1], of a label without positives. NaN (default) excludes it from ``"macro"``;
+            0 counts it, as torchmetrics 1.9 and scikit-learn do.
+        sample_weight: ``[...]``, >= 0, the rows' weights. Values are computed by NumPy. Default None.
 
     Returns:
-        float32, 0-d, in [0, 1], or ``[L]``. NaN without rows or labels, and under ``"weighted"``, ``"micro"`` and, by
-        default, ``"macro"`` where nothing is positive.
+        float32, 0-d, in [0, 1], or ``[L]``. NaN without rows or labels, and, without positives, under ``"weighted"``,
+        ``"micro"`` and, by default, ``"macro"``.
 
     Raises:
-        ImportError: torchmetrics, or scikit-learn, is missing.
-        TypeError: an argument has another type or dtype.
-        ValueError: shapes or devices differ, ``average`` or ``zero_division`` is another, a logit is NaN, or a target
-            is negative.
+        ImportError: torchmetrics or scikit-learn is missing.
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: shapes or devices differ, ``average`` or ``zero_division`` is not allowed, a logit is NaN, or a
+            target is negative.
 
     Example:
         >>> logits, targets = torch.tensor([[0.3, 0.1], [0.2, 0.4]]), torch.tensor([[1, 0], [0, 1]])
@@ -126,21 +125,21 @@ def average_precision(
         zero_division = check.check_number("zero_division", zero_division, 0, 1)
     x, y = _dense(logits, targets)
     weight = check_sample_weight(sample_weight, len(x), x.device)
-    of_labels: Any = _sklearn
+    compute: Any = _sklearn
     if weight is None:
-        _functional()  # which says so where torchmetrics is missing, whatever the targets are
-        of_labels = _torchmetrics
+        _functional()  # raises if torchmetrics is missing, whatever the targets are
+        compute = _torchmetrics
     if not x.numel():
         return torch.full(x.shape[1:] if average == "none" else (), torch.nan, device=x.device)
     if average in ("samples", "micro"):
         if average == "micro" and not bool(y.any()):
             return torch.full((), torch.nan, device=x.device)
-        return of_labels(x, y, weight, average)
+        return compute(x, y, weight, average)
     positives = y.double().sum(0) if weight is None else weight @ y.double()
     seen = positives > 0
     values = torch.full((x.shape[1],), zero_division, device=x.device)
     if bool(seen.any()):
-        values[seen] = of_labels(x[:, seen], y[:, seen], weight, "none")
+        values[seen] = compute(x[:, seen], y[:, seen], weight, "none")
     if average == "none":
         return values
     if average == "weighted":
@@ -159,7 +158,8 @@ def _sklearn(x: Tensor, y: Tensor, weight: Tensor, average: str) -> Tensor:
     try:
         from sklearn import metrics
     except ImportError as error:
-        raise ImportError("average_precision of sample_weight needs scikit-learn: pip install scikit-learn") from error
+        message = "average_precision with sample_weight needs scikit-learn: pip install scikit-learn"
+        raise ImportError(message) from error
     true, place, given = (each.cpu().numpy() for each in (y, _places(x), weight))
     if average == "samples":
         found = metrics.label_ranking_average_precision_score(true, place, sample_weight=given)
@@ -193,11 +193,11 @@ def _dense(logits: Any, targets: Any) -> tuple[Tensor, Tensor]:
 
 
 def _places(logits: Tensor) -> Tensor:
-    """Their order among all of them, equal ones at the same place."""
+    """Return the rank of each logit among all of them; equal logits have the same rank."""
     return logits.unique(return_inverse=True)[1]
 
 
 def _between_0_and_1(logits: Tensor) -> Tensor:
-    """Ranks within [0, 1], which torchmetrics leaves as they are; its sigmoid would make large logits equal."""
+    """Scale ranks to [0, 1], to which torchmetrics applies no sigmoid, which would make large logits equal."""
     place = _places(logits).to(torch.float64)
     return place / place.max().clamp(min=1) if place.numel() else place

@@ -1,4 +1,4 @@
-"""Metrics of the k best labels, whose rare ones count more: by the propensities of Jain et al."""
+"""Metrics of the first k labels in which rare labels weigh more, by the propensities of Jain et al."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ PROPENSITY: Mapping[str, Mapping[str, float]] = MappingProxyType(
 )
 """The constants of ``label_weights(train, "propensity", normalize=False, **PROPENSITY["amazon"])``.
 
-Jain et al. (2016) take those named ``"amazon"`` and ``"wikipedia"`` for these sites' sets, and ``"default"`` for all
-others. In the Extreme Classification Repository's results AmazonCat-13K has 0.55 and 1.5, which are ``"default"`` too.
+Jain et al. (2016) use ``"amazon"`` and ``"wikipedia"`` for data sets of these sites, and ``"default"`` for all others.
+The results of the Extreme Classification Repository use 0.55 and 1.5, ``"default"``, for AmazonCat-13K too.
 """
 
 
@@ -43,23 +43,23 @@ def propensity_scored_precision_at_k(
     exclude: CSRTargets | Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """Precision where a label counts by one over the probability that it is recorded, over the best attainable.
+    """Compute the precision with labels weighted by inverse propensity, divided by its best possible value.
 
-    Right answers among the first k add up their weight over all rows; so do the k positives of largest weight of each
-    row, and the first sum is divided by the second.
+    The propensity of a label is the probability that it is recorded. The numerator is the sum over all rows of the
+    weights of the right labels among the first k, and the denominator that of the k positives of largest weight.
 
     Args:
-        indices, targets, k, exclude, sample_weight: as of :func:`precision_at_k`.
-        inverse_propensity: floating ``[L]``, finite and >= 0, of the training data:
+        indices, targets, k, exclude, sample_weight: as in :func:`precision_at_k`.
+        inverse_propensity: floating ``[L]``, finite and >= 0, computed from the training data by
             ``label_weights(train, "propensity", normalize=False)``, with :data:`PROPENSITY`'s ``a`` and ``b`` for
-            Amazon's and Wikipedia's sets.
+            data sets of Amazon and Wikipedia.
 
     Returns:
-        float32, 0-d, in [0, 1]; for several k ``[len(k)]``. NaN where nothing is positive.
+        float32, 0-d, in [0, 1]; for several k ``[len(k)]``. NaN without positives.
 
     Raises:
-        TypeError: as :func:`precision_at_k`.
-        ValueError: likewise, or ``inverse_propensity`` has another shape or values.
+        TypeError: as in :func:`precision_at_k`.
+        ValueError: as in :func:`precision_at_k`, or ``inverse_propensity`` has a wrong shape or values.
 
     Source:
         Jain, Prabhu, Varma, "Extreme Multi-label Loss Functions for Recommendation, Tagging, Ranking & Other Missing
@@ -84,25 +84,25 @@ def propensity_scored_ndcg_at_k(
     exclude: CSRTargets | Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""The same with the i-th label's weight over :math:`\log_2(1 + i)`, over the best attainable.
+    r"""Compute the discounted gain with labels weighted by inverse propensity, divided by its best possible value.
 
-    Numerator and denominator are sums over rows, whose discounts are the same for all, as the paper has it. pyxclib
-    divides both by :math:`\sum_{i \le \min(k, n)} 1 / \log_2(1 + i)` of the row's n positives first, which gives rows
-    of few more weight: its PSnDCG is another number, by a point or so, from k = 2 on.
+    The weight of the i-th label is divided by :math:`\log_2(1 + i)`. Numerator and denominator are sums over rows with
+    the same discounts for all rows, as in the paper. pyxclib first divides both by
+    :math:`\sum_{i \le \min(k, n)} 1 / \log_2(1 + i)` for the row's n positives, which gives more weight to rows with
+    few positives: its PSnDCG differs by about one percentage point from k = 2 on.
 
     Args:
-        indices, targets, inverse_propensity, k, exclude, sample_weight: as of
+        indices, targets, inverse_propensity, k, exclude, sample_weight: as in
             :func:`propensity_scored_precision_at_k`.
 
     Returns:
-        float32, 0-d, in [0, 1]; for several k ``[len(k)]``. NaN where nothing is positive.
+        float32, 0-d, in [0, 1]; for several k ``[len(k)]``. NaN without positives.
 
     Raises:
-        TypeError: as :func:`propensity_scored_precision_at_k`.
-        ValueError: likewise.
+        TypeError, ValueError: as in :func:`propensity_scored_precision_at_k`.
 
     Source:
-        Jain et al., 2016: PSnDCG, whose constant goes out by the normalisation.
+        Jain et al., 2016: PSnDCG, whose constant factor cancels in the normalisation.
 
     Example:
         >>> targets = CSRTargets.from_lists([[0, 2], [1]], num_labels=4)
@@ -123,20 +123,19 @@ def propensity_scored_recall_at_k(
     exclude: CSRTargets | Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """Recall where a label counts by one over the probability that it is recorded, over the best attainable.
+    """Compute the recall with labels weighted by inverse propensity, divided by its best possible value.
 
-    As :func:`propensity_scored_precision_at_k`, with every row's weights divided by the number of its positives.
+    It is :func:`propensity_scored_precision_at_k` with the weights of a row divided by its number of positives.
 
     Args:
-        indices, targets, inverse_propensity, k, exclude, sample_weight: as of
+        indices, targets, inverse_propensity, k, exclude, sample_weight: as in
             :func:`propensity_scored_precision_at_k`.
 
     Returns:
-        float32, 0-d, in [0, 1]; for several k ``[len(k)]``. NaN where nothing is positive.
+        float32, 0-d, in [0, 1]; for several k ``[len(k)]``. NaN without positives.
 
     Raises:
-        TypeError: as :func:`propensity_scored_precision_at_k`.
-        ValueError: likewise.
+        TypeError, ValueError: as in :func:`propensity_scored_precision_at_k`.
 
     Source:
         kunaldahiya/pyxclib, ``xclib/evaluation/xc_metrics.py``, ``psrecall``.
@@ -151,22 +150,22 @@ def propensity_scored_recall_at_k(
     return _ratio(found, inverse_propensity, torch.ones_like(found.ranks), 1 / found.positives.clamp(min=1).double())
 
 
-def _ratio(found: Found, weights: Any, discount: Tensor, of_rows: Tensor | None = None) -> Tensor:
-    """The gain at each k over the largest possible one, each summed over rows."""
+def _ratio(found: Found, weights: Any, discount: Tensor, row_factor: Tensor | None = None) -> Tensor:
+    """Return the gain at each k divided by the largest possible one, both summed over rows."""
     if isinstance(weights, Tensor) and not weights.is_floating_point():
         raise TypeError(f"inverse_propensity: expected a floating tensor, got {weights.dtype}")
     like = torch.empty(0, dtype=torch.float64, device=found.indices.device)
     weights = check.check_side("inverse_propensity", weights, (found.pairs.labels,), like, low=0, open_low=False)
     gain = torch.where(found.right, weights[found.indices.clamp(min=0)], 0.0) * discount
     best = _largest(found, weights) * discount
-    for factor in (of_rows, found.weight):
+    for factor in (row_factor, found.weight):
         if factor is not None:
             gain, best = gain * factor[:, None], best * factor[:, None]
     return found.at(gain.sum(0).cumsum(0) / best.sum(0).cumsum(0))
 
 
 def _largest(found: Found, weights: Tensor) -> Tensor:
-    """The largest weights of each row's positives, falling, ``[rows, K]``; 0 where there are no more."""
+    """Return the largest weights of each row's positives, ``[rows, K]``, in falling order and padded with 0."""
     labels, width = max(found.pairs.labels, 1), found.right.shape[1]
     row, label = found.pairs.positive.div(labels, rounding_mode="floor"), found.pairs.positive % labels
     weight = weights[label]

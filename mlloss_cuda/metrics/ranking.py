@@ -1,4 +1,4 @@
-"""Metrics of the k labels that a row is predicted to have, best first."""
+"""Metrics of the first k predicted labels of each row."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def precision_at_k(
     exclude: CSRTargets | Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """Of the first k labels, how many are right; the mean over rows, those without positives included.
+    """Compute the share of right labels among the first k; the mean over rows, including those without positives.
 
     Args:
-        indices: int32 or int64 ``[rows, K]``, the predicted labels, best first, none twice in a row, as of
-            ``LinearLoss.topk``; -1 stands for none. Or sparse scores ``[rows, L]``, ``torch.sparse_csr`` or a matrix of
-            SciPy's: a row's labels are its entries, the highest score first, of equal ones the lowest label.
-        targets: of ``rows`` rows: ``CSRTargets``, ``torch.sparse_csr``, or dense ``[rows, L]``. Values above 1/2 are
-            positive. What is unknown is not.
-        k: in ``[1, K]`` (of sparse scores ``[1, L]``), or several.
-        exclude: labels that are not to be predicted, of as many rows, in the form of targets, as ``topk`` takes them:
-            what comes behind one moves up. They stay positive in ``targets``. Default None.
+        indices: int32 or int64 ``[rows, K]``, the predicted labels, best first, none twice in a row, as from
+            ``LinearLoss.topk``; -1 stands for no label. Or sparse scores ``[rows, L]``, ``torch.sparse_csr`` or a SciPy
+            matrix: a row's labels are its entries, the highest score first, and the lowest label among equal scores.
+        targets: targets of the same rows: ``CSRTargets``, ``torch.sparse_csr``, or dense ``[rows, L]``. Values above
+            1/2 are positive; unknown labels are not.
+        k: in ``[1, K]`` (for sparse scores ``[1, L]``), or several.
+        exclude: labels that must not be predicted, in the form of targets of the same rows, as in ``topk``; later
+            labels move up. Excluded labels stay positive in ``targets``. Default None.
         sample_weight: ``[rows]``, >= 0, the rows' weights in the mean. Default None.
 
     Returns:
-        float32, 0-d, in [0, 1]; for several k ``[len(k)]``. NaN of no rows.
+        float32, 0-d, in [0, 1]; for several k ``[len(k)]``. NaN without rows.
 
     Raises:
-        TypeError: an argument has another type or dtype.
-        ValueError: shapes or devices do not fit, an index or k is out of range (indices on a GPU are not looked at), or
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: shapes or devices do not fit, an index or k is out of range (indices on a GPU are not checked), or
             a score is NaN.
 
     Example:
@@ -61,17 +61,18 @@ def recall_at_k(
     exclude: CSRTargets | Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """The share of a row's positives among the first k labels; the mean over rows. 0 for rows without positives.
+    """Compute the share of a row's positives among its first k labels; the mean over rows.
+
+    Rows without positives count as 0.
 
     Args:
-        indices, targets, k, exclude, sample_weight: as of :func:`precision_at_k`.
+        indices, targets, k, exclude, sample_weight: as in :func:`precision_at_k`.
 
     Returns:
-        float32, 0-d, in [0, 1]; for several k ``[len(k)]``. NaN of no rows.
+        float32, 0-d, in [0, 1]; for several k ``[len(k)]``. NaN without rows.
 
     Raises:
-        TypeError: as :func:`precision_at_k`.
-        ValueError: likewise.
+        TypeError, ValueError: as in :func:`precision_at_k`.
 
     Example:
         >>> targets = CSRTargets.from_lists([[0, 2], [1]], num_labels=4)
@@ -91,24 +92,24 @@ def ndcg_at_k(
     exclude: CSRTargets | Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""Normalised discounted cumulative gain, the mean over rows.
+    r"""Compute the normalised discounted cumulative gain, the mean over rows.
 
     .. math:: \Big(\sum_{i \le k} \frac{y_i}{\log_2(1 + i)}\Big) \Big/ \sum_{i \le \min(k, n)} \frac1{\log_2(1 + i)}
 
-    for a row of n positives, of which the i-th predicted label is one (:math:`y_i = 1`) or not. 0 for rows without.
+    for a row of n positives, where :math:`y_i = 1` if the i-th predicted label is positive, else 0. Rows without
+    positives count as 0.
 
     Args:
-        indices, targets, k, exclude, sample_weight: as of :func:`precision_at_k`.
+        indices, targets, k, exclude, sample_weight: as in :func:`precision_at_k`.
 
     Returns:
-        float32, 0-d, in [0, 1]; for several k ``[len(k)]``. NaN of no rows.
+        float32, 0-d, in [0, 1]; for several k ``[len(k)]``. NaN without rows.
 
     Raises:
-        TypeError: as :func:`precision_at_k`.
-        ValueError: likewise.
+        TypeError, ValueError: as in :func:`precision_at_k`.
 
     Source:
-        The definition is that of http://manikvarma.org/downloads/XC/XMLRepository.html.
+        The definition of http://manikvarma.org/downloads/XC/XMLRepository.html.
 
     Example:
         >>> targets = CSRTargets.from_lists([[0, 2], [1]], num_labels=4)

@@ -24,24 +24,24 @@ def subset_accuracy(
     ignore_index: float | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """How many of the rows are predicted exactly: every label right.
+    """Compute the share of rows in which every label is predicted right.
 
     Args:
         predicted: ``CSRTargets``, ``torch.sparse_csr``, or dense ``[..., L]``, 0, 1 or probabilities. Values above 1/2
             are predicted.
-        targets: of the same shape. Values above 1/2 are positive; negative ones in ``CSRTargets`` are unknown, and
-            what is predicted there does not count. Neither is made dense.
-        ignore_index: dense targets equal to it are unknown; ``float("nan")``: floating targets and CSR values that are
-            NaN. Default None.
+        targets: targets of the same shape. Values above 1/2 are positive; negative values in ``CSRTargets`` are
+            unknown, and predictions of unknown labels are ignored. Sparse arguments are not made dense.
+        ignore_index: dense targets equal to it are unknown; with ``float("nan")``, floating targets and CSR values
+            that are NaN are. Default None.
         sample_weight: ``[...]``, >= 0, the rows' weights. Default None.
 
     Returns:
-        float32, 0-d, in [0, 1]. NaN of no rows.
+        float32, 0-d, in [0, 1]. NaN without rows.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: shapes or devices differ, a dense target is negative and not ``ignore_index``, or dense predictions
-            are outside [0, 1], as logits are.
+            are outside [0, 1], such as logits.
 
     Example:
         >>> targets = CSRTargets.from_lists([[0, 2], [1], []], num_labels=4)
@@ -59,17 +59,16 @@ def hamming_loss(
     ignore_index: float | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """How many of all decisions, one for each label of each row, are wrong. Unknown labels are no decisions.
+    """Compute the share of wrong decisions among all known labels of all rows.
 
     Args:
-        predicted, targets, ignore_index, sample_weight: as of :func:`subset_accuracy`.
+        predicted, targets, ignore_index, sample_weight: as in :func:`subset_accuracy`.
 
     Returns:
-        float32, 0-d, in [0, 1]. NaN where there is nothing to decide.
+        float32, 0-d, in [0, 1]. NaN without known labels.
 
     Raises:
-        TypeError: as :func:`subset_accuracy`.
-        ValueError: likewise.
+        TypeError, ValueError: as in :func:`subset_accuracy`.
 
     Example:
         >>> targets = CSRTargets.from_lists([[0, 2], [1], []], num_labels=4)
@@ -77,7 +76,7 @@ def hamming_loss(
         tensor(0.0833)
     """
     counted = _Counted(predicted, targets, ignore_index, sample_weight)
-    known = counted.labels - counted.of_rows(counted.unknown)
+    known = counted.labels - counted.per_row(counted.unknown)
     wrong, decisions = mean_of_rows(torch.stack([counted.wrong(), known], 1), counted.weight)
     return (wrong / decisions).float()
 
@@ -91,17 +90,18 @@ def f1_score(
     ignore_index: float | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""F1, :math:`2 |P \cap Y| / (|P| + |Y|)` of predicted labels P and positives Y: :func:`fbeta_score` of 1.
+    r"""Compute F1, :math:`2 |P \cap Y| / (|P| + |Y|)`, for predicted labels P and positives Y.
+
+    It is :func:`fbeta_score` with a ``beta`` of 1.
 
     Args:
-        predicted, targets, average, zero_division, ignore_index, sample_weight: as of :func:`fbeta_score`.
+        predicted, targets, average, zero_division, ignore_index, sample_weight: as in :func:`fbeta_score`.
 
     Returns:
-        as :func:`fbeta_score`.
+        The result of :func:`fbeta_score`.
 
     Raises:
-        TypeError: as :func:`fbeta_score`.
-        ValueError: likewise.
+        TypeError, ValueError: as in :func:`fbeta_score`.
 
     Example:
         >>> targets = CSRTargets.from_lists([[0, 2], [1], []], num_labels=4)
@@ -132,26 +132,27 @@ def fbeta_score(
     ignore_index: float | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""F-beta, :math:`(1 + \beta^2) |P \cap Y| / (|P| + \beta^2 |Y|)` of predicted labels P and positives Y.
+    r"""Compute F-beta, :math:`(1 + \beta^2) |P \cap Y| / (|P| + \beta^2 |Y|)`, for predicted labels P and positives Y.
 
     Args:
-        predicted, targets, ignore_index: as of :func:`subset_accuracy`.
-        beta: >= 0, how much more recall counts than precision. 1 is F1.
-        average: named as in scikit-learn. ``"macro"`` (default): of each label over all rows, the mean over L labels.
-            ``"weighted"``: the same, weighted by the labels' numbers of positives. ``"none"`` or None: the labels' own.
-            ``"samples"``: of each row, the mean over rows. ``"micro"``: of all labels of all rows together.
-        zero_division: in [0, 1], of a label or row without positives of which nothing is predicted. Default 0, as in
-            torchmetrics; 1 says that it is right; NaN leaves it out of the mean.
+        predicted, targets, ignore_index: as in :func:`subset_accuracy`.
+        beta: >= 0, the importance of recall relative to precision. 1 is F1.
+        average: named as in scikit-learn. ``"macro"`` (default): the score of each label over all rows, then the mean
+            over L labels. ``"weighted"``: that mean weighted by the labels' numbers of positives. ``"none"`` or None:
+            the score of each label. ``"samples"``: the score of each row, then the mean over rows. ``"micro"``: one
+            score over all labels of all rows.
+        zero_division: the score, in [0, 1], of a label or row without positives and predictions. Default 0, as in
+            torchmetrics; NaN excludes it from the mean.
         sample_weight: ``[...]``, >= 0, the rows' weights in every count. Default None.
 
     Returns:
-        float32, 0-d, in [0, 1], or ``[L]``. NaN of no labels under ``"macro"``, of no rows under ``"samples"``, and of
-        no positives under ``"weighted"``.
+        float32, 0-d, in [0, 1], or ``[L]``. NaN without labels under ``"macro"``, without rows under ``"samples"``,
+        and without positives under ``"weighted"``.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: shapes or devices differ, a value is out of range, a dense target is negative and not
-            ``ignore_index``, or dense predictions are outside [0, 1], as logits are.
+            ``ignore_index``, or dense predictions are outside [0, 1], such as logits.
 
     Example:
         >>> targets = CSRTargets.from_lists([[0, 2], [1], []], num_labels=4)
@@ -164,7 +165,7 @@ def fbeta_score(
         zero_division = check.check_number("zero_division", zero_division, 0, 1)
     square = check.check_number("beta", beta, 0.0) ** 2
     counted = _Counted(predicted, targets, ignore_index, sample_weight)
-    count = {"samples": counted.of_rows, "micro": counted.of_all}.get(average, counted.of_labels)
+    count = {"samples": counted.per_row, "micro": counted.total}.get(average, counted.per_label)
     positives = count(counted.positive).double()
     both = count(counted.predicted) + square * positives
     score = (1 + square) * count(counted.right) / torch.where(both > 0, both, 1.0)
@@ -176,25 +177,24 @@ def fbeta_score(
 
 
 def _mean_of_numbers(values: Tensor, weight: Tensor | None) -> Tensor:
-    """The mean of the values that are not NaN."""
-    left = values.isnan()
-    weight = (torch.ones_like(values) if weight is None else weight).masked_fill(left, 0.0)
-    return (values.masked_fill(left, 0.0) * weight).sum() / weight.sum()
+    """Return the mean of the values that are not NaN."""
+    missing = values.isnan()
+    weight = (torch.ones_like(values) if weight is None else weight).masked_fill(missing, 0.0)
+    return (values.masked_fill(missing, 0.0) * weight).sum() / weight.sum()
 
 
 def _check_decisions(predicted: Any) -> None:
-    """Dense predictions in [0, 1]: logits are not."""
+    """Check that dense predictions are in [0, 1], to reject logits."""
     if not isinstance(predicted, Tensor) or predicted.layout != torch.strided or not predicted.is_floating_point():
         return
     if predicted.numel() and not bool(((predicted >= 0) & (predicted <= 1)).all()):
         raise ValueError(
-            "predicted: expected 0, 1 or probabilities, got values outside [0, 1]; the decisions of logits are "
-            "logits > 0"
+            "predicted: expected 0, 1 or probabilities, got values outside [0, 1]; for logits pass logits > 0"
         )
 
 
 class _Counted:
-    """Predicted pairs, positive ones, and those that are both; without what is unknown."""
+    """Predicted pairs, positive pairs, and those that are both, without unknown labels."""
 
     def __init__(self, predicted: Any, targets: Any, ignore_index: float | None, sample_weight: Any = None) -> None:
         for name, given in (("predicted", predicted), ("targets", targets)):
@@ -206,30 +206,30 @@ class _Counted:
         if predicted.device != targets.device:
             raise ValueError(f"predicted: expected on {targets.device}, as targets, got {predicted.device}")
         _check_decisions(predicted)
-        wanted: Pairs = pairs_of("targets", targets, check.check_ignore_index(ignore_index))
+        true: Pairs = pairs_of("targets", targets, check.check_ignore_index(ignore_index))
         given = pairs_of("predicted", predicted)
-        if (given.rows, given.labels) != (wanted.rows, wanted.labels):
-            shape = (wanted.rows, wanted.labels)
+        if (given.rows, given.labels) != (true.rows, true.labels):
+            shape = (true.rows, true.labels)
             raise ValueError(
                 f"predicted: expected {shape} rows and labels, as targets, got {(given.rows, given.labels)}"
             )
-        self.rows, self.labels = wanted.rows, wanted.labels
-        self.positive, self.unknown = wanted.positive, wanted.unknown
-        self.predicted = given.positive[~contains(wanted.unknown, given.positive)]
-        self.right = self.predicted[contains(wanted.positive, self.predicted)]
+        self.rows, self.labels = true.rows, true.labels
+        self.positive, self.unknown = true.positive, true.unknown
+        self.predicted = given.positive[~contains(true.unknown, given.positive)]
+        self.right = self.predicted[contains(true.positive, self.predicted)]
         self.weight = check_sample_weight(sample_weight, self.rows, self.positive.device)
 
     def wrong(self) -> Tensor:
-        """How many labels of each row are."""
-        return self.of_rows(self.predicted) + self.of_rows(self.positive) - 2 * self.of_rows(self.right)
+        """Count the wrong labels of each row."""
+        return self.per_row(self.predicted) + self.per_row(self.positive) - 2 * self.per_row(self.right)
 
-    def of_rows(self, pairs: Tensor) -> Tensor:
+    def per_row(self, pairs: Tensor) -> Tensor:
         return torch.bincount(self._row(pairs), minlength=self.rows)
 
-    def of_labels(self, pairs: Tensor) -> Tensor:
+    def per_label(self, pairs: Tensor) -> Tensor:
         return torch.bincount(pairs % max(self.labels, 1), self._weight(pairs), minlength=self.labels)
 
-    def of_all(self, pairs: Tensor) -> Tensor:
+    def total(self, pairs: Tensor) -> Tensor:
         weight = self._weight(pairs)
         return torch.full((), len(pairs), device=pairs.device) if weight is None else weight.sum()
 
