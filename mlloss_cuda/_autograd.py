@@ -15,6 +15,7 @@ from torch.autograd.function import FunctionCtx
 
 from . import _ops
 from ._call import Options, Sides, shared_arguments
+from ._positional import positional
 from ._vmap import losses_of_samples
 
 __all__ = ["backward_from_logits", "fused_loss", "fused_pair", "unit_grad_output"]
@@ -165,6 +166,7 @@ class _FusedLoss(torch.autograd.Function):
     """
 
     @staticmethod
+    @positional
     def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, options, form = arguments
         results = _passed_forward(logits, Sides(*tensors), options, form)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .._autograd import keeps_graph, once
 from .._call import Options, Sides
+from .._positional import positional
 from ..sharding.shards import LabelShards
 from .evaluation import LEARNED, Evaluation, Outcome
 from .plan import LinearPlan
@@ -84,6 +85,7 @@ class _LinearLoss(torch.autograd.Function):
     """
 
     @staticmethod
+    @positional
     def forward(inputs: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
         *sides, job = arguments
         head: Head = job.head(inputs, weight, bias, sides)

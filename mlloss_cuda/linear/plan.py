@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
@@ -130,6 +131,7 @@ def aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
+@functools.lru_cache(maxsize=256)
 def make_plan(demand: Demand) -> LinearPlan:
     """Choose among the plans whose memory is near the least one: of those near the fastest, the smallest.
 

@@ -18,6 +18,7 @@ from .. import _validation as check
 from .._autograd import backward_from_logits, fused_loss, fused_pair
 from .._call import CheckedCall, Options, Sides, shared_arguments
 from .._graph_break import uncompiled
+from .._positional import positional
 from .._reference import equal_to
 from .._registry import Term
 from ..targets import CSRTargets
@@ -159,6 +160,7 @@ class _Spanning(torch.autograd.Function):
     """Groups that span ranks. Like ``_FusedLoss``, whose backward from logits and coefficients it has."""
 
     @staticmethod
+    @positional
     def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, options, shards = arguments
         ops, sides = getattr(torch.ops, options.namespace), Sides(*tensors)
