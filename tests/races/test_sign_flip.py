@@ -13,6 +13,9 @@ import pytest
 
 from tests.cases import flips
 
+# All of these tests need one build, so one process runs them.
+pytestmark = pytest.mark.xdist_group("sign flip")
+
 ROOT = Path(__file__).parent.parent.parent
 # Those of losses of two logits, which have no case.
 FLIPS = (

@@ -198,7 +198,7 @@ def test_accelerate_clips_and_casts(generator: torch.Generator) -> None:
         optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("name,count,below", (("hf_trainer.py", 2, 5.6), ("lightning_module.py", 1, 4.6)))
+@pytest.mark.parametrize("name,count,below", (("hf_trainer.py", 2, 5.2), ("lightning_module.py", 1, 4.8)))
 def test_examples(name: str, count: int, below: float) -> None:
-    """The transformer comes from 5.9 to 5.5 and less, the bag of words from 6.2 to 4.2."""
+    """The transformer's loss falls from 6.0 to 4.6 and less, that of the bag of words from 6.2 to 4.2."""
     assert_learns(run_example(EXAMPLES / name), count, below)
