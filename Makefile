@@ -23,14 +23,46 @@ BUILD := $(if $(filter-out 0,$(CUDA)),$(FULL_BUILD),$(VENV)/.built)
 # Succeeds where the build that is installed has the CUDA kernels.
 HAS_CUDA := $(BIN)/python -c "import sys; from mlloss_cuda import _extension; sys.exit(not _extension.build_information()['cuda'])"
 
-# What `make test` and `make check` run, in this order; each part is a target of its own.
-TEST_PARTS := test-host test-python
-CHECK_PARTS := lint interpret ahead-of-time-share emulate races machine-code-share machines-share docs gpu-dry-run wheel sdist test-training
+# FULL=1 runs all of what a target otherwise takes a share of.
+FULL ?=
+
+# What `make test` and `make check` run, in this order. PART="test-races docs" runs these alone.
+TEST_PARTS := part-host part-python
+CHECK_PARTS := lint test-triton part-ahead-of-time test-emulated test-races check-machine-code part-vectorised test-machines \
+  docs part-dry-run packages part-training $(if $(FULL),test-others part-sanitized)
 
 .NOTPARALLEL:
-.PHONY: build test check test-full test-host test-python test-others test-training machines machines-share interpret interpret-full ahead-of-time \
-  ahead-of-time-share emulate emulate-full emulate-sanitized emulate-sanitized-full races races-full sass machine-code-share wheel \
-  wheel-check sdist demo bench bench-full gpu gpu-dry-run report pictures docs lint format clean
+.PHONY: help build demo test check bench gpu report docs lint clean packages test-triton test-emulated test-races test-machines \
+  test-others check-machine-code part-host part-python part-ahead-of-time part-sanitized part-vectorised part-dry-run part-training
+
+define HELP
+To use it:
+  make demo                train on a generated corpus, with the losses and without, and compare
+  make build               compile the package in place (CUDA=1: with the CUDA kernels)
+  make bench               compare with other implementations on this CPU (FULL=1: more of them)
+  make gpu                 test and measure on a GPU (DRY=1: walk through it without one)
+To change it:
+  make test                the tests that tell whether an install can be trusted
+  make check               all other checks, one after another (FULL=1: without leaving any out)
+  make test PART=... or check PART=...   some parts of these, which are the targets below and
+                           part-host, part-python; part-ahead-of-time, part-vectorised, part-dry-run, part-training,
+                           part-sanitized
+  make test-triton         the Triton kernels by the interpreter
+  make test-emulated       the CUDA kernels on the CPU
+  make test-races          the CUDA kernels under a race detector, and whether planted bugs are found
+  make test-machines       the tests as on other processors
+  make test-others         against other packages' losses
+  make check-machine-code  registers, spills and instructions of the CUDA kernels (UPDATE=1 writes the budgets)
+  make packages            the wheel and the source distribution, installed and used
+  make lint                style and types (FIX=1 mends the style)
+To publish it:
+  make docs                the documentation as pages, in build/site
+  make report              tables, pages and pictures from bench/results
+  make clean               remove what was built
+endef
+help:
+	$(info $(HELP))
+	@:
 
 build: $(BUILD)
 
@@ -67,39 +99,33 @@ $(VENV)/.dev: $(VENV)/.built
 
 # These tests tell whether an install can be trusted; on a GPU they test the CUDA kernels too.
 test: $(FULL_BUILD) $(VENV)/.dev
-	@MAKE="$(MAKE)" $(BIN)/python -m tests.run test $(TEST_PARTS)
+	@MAKE="$(MAKE)" $(BIN)/python -m tests.run test $(or $(PART),$(TEST_PARTS))
 
-# All other checks that a change has to pass; some of them take a share of the tests, and their `-full` targets all.
+# All other checks that a change has to pass.
 check: $(FULL_BUILD) $(VENV)/.dev
-	@MAKE="$(MAKE)" $(BIN)/python -m tests.run check $(CHECK_PARTS)
+	@MAKE="$(MAKE)" $(BIN)/python -m tests.run check $(or $(PART),$(CHECK_PARTS))
 
-# With all that test and check leave out because it takes long.
-test-full: test check test-others ahead-of-time interpret-full emulate-full emulate-sanitized-full races-full machines sass
-
-test-python: $(FULL_BUILD) $(VENV)/.dev
+part-python: $(FULL_BUILD) $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-# The same tests as on other processors and with other numbers of threads; the share is what takes few minutes.
-machines: $(FULL_BUILD) $(VENV)/.dev
-	$(BIN)/python -m tests.machines
+# The same tests as on other processors and with other numbers of threads; the share takes few minutes.
+test-machines: $(FULL_BUILD) $(VENV)/.dev
+	$(BIN)/python -m tests.machines $(if $(FULL),,--share)
 
-machines-share: $(FULL_BUILD) $(VENV)/.dev
-	$(BIN)/python -m tests.machines --share
+# The Triton kernels on the CPU, by Triton's interpreter.
+test-triton: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) tests --interpreted $(if $(FULL),,--brief=40)
 
-# The Triton kernels on the CPU, by Triton's interpreter, and compiled for GPUs that are not there.
-interpret: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) tests --interpreted --brief=96
+# The loops of the CPU kernels, by the compiler's own report.
+part-vectorised: $(VENV)/.dev
+	$(BIN)/python -m tests.vectorised
 
-interpret-full: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) tests --interpreted
-
-# By the oldest Triton that is served, which is torch 2.11's, every kernel for sm_90; by the newest, TARGETS.
+# The Triton kernels compiled for GPUs that are not there: by the oldest Triton that is served, which is torch 2.11's, every
+# kernel for sm_90; by the newest, TARGETS.
 OLDEST_TRITON := 3.6.0
-ahead-of-time: $(VENV)/.dev build/triton-$(OLDEST_TRITON)/.there
+TARGETS ?= $(if $(FULL),,sm_90)
+part-ahead-of-time: $(VENV)/.dev build/triton-$(OLDEST_TRITON)/.there
 	$(BIN)/python -m tests.ahead_of_time --jobs $(JOBS) --also build/triton-$(OLDEST_TRITON) $(TARGETS)
-
-ahead-of-time-share:
-	@$(MAKE) ahead-of-time TARGETS=sm_90
 
 # This Triton has a folder of its own, beside the one that the torch here takes.
 build/triton-$(OLDEST_TRITON)/.there: $(VENV)/.torch
@@ -117,35 +143,24 @@ define emulated
 	else echo "skipped: the package is built without CUDA, since no nvcc was found"; fi
 endef
 
-# The same source, the same tests: a share of them, or all.
 EMULATED_TESTS := $(BIN)/python -m pytest -n $(JOBS) tests --emulated $(EMULATED)/emulated.so
-emulate: $(FULL_BUILD) $(VENV)/.dev
-	$(call emulated,emulated,$(EMULATED_TESTS) --brief=12)
+test-emulated: $(FULL_BUILD) $(VENV)/.dev
+	$(call emulated,emulated,$(EMULATED_TESTS) $(if $(FULL),,--brief=20))
 
-emulate-full: $(FULL_BUILD) $(VENV)/.dev
-	$(call emulated,emulated,$(EMULATED_TESTS))
-
-# Once more under AddressSanitizer and UndefinedBehaviorSanitizer, whose build takes nine minutes: not part of make check.
-# They are loaded before Python, and the C++ library too, or they miss its exceptions; they write past pytest's capture, for
-# they end the process.
+# Once more under AddressSanitizer and UndefinedBehaviorSanitizer, whose build takes nine minutes. They are loaded before
+# Python, and the C++ library too, or they miss its exceptions; they write past pytest's capture, for they end the process.
 SANITIZED = ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
   $(BIN)/python -m pytest -n $(JOBS) tests --emulated $(EMULATED)/emulated_sanitized.so --capture=sys
-emulate-sanitized: $(FULL_BUILD) $(VENV)/.dev
-	$(call emulated,emulated_sanitized,$(SANITIZED) --brief=14; \
+part-sanitized: $(FULL_BUILD) $(VENV)/.dev
+	$(call emulated,emulated_sanitized,$(SANITIZED) $(if $(FULL),,--brief=14); \
 	  $(BIN)/python -m pytest -n $(JOBS) tests/races/test_sanitized_engine.py --races $(EMULATED))
-
-emulate-sanitized-full: $(FULL_BUILD) $(VENV)/.dev
-	$(call emulated,emulated_sanitized,$(SANITIZED))
 
 # The detectors' own test, the kernels under the race detector, and whether tests notice what is broken on purpose.
 RACES := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/races --races $(EMULATED)
-races: $(FULL_BUILD) $(VENV)/.dev
-	$(call emulated,races,$(RACES) --brief=7 --ignore tests/races/test_sanitized_engine.py)
+test-races: $(FULL_BUILD) $(VENV)/.dev
+	$(call emulated,races $(if $(FULL),emulated_sanitized),$(RACES) $(if $(FULL),,--brief=7 --ignore tests/races/test_sanitized_engine.py))
 
-races-full: $(FULL_BUILD) $(VENV)/.dev
-	$(call emulated,races emulated_sanitized,$(RACES))
-
-test-host: $(VENV)/.torch
+part-host: $(VENV)/.torch
 	@mkdir -p build
 	@$(BIN)/cmake -S . -B build/host -G Ninja "-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja" \
 	  -DMLLOSS_PYTHON=OFF -DMLLOSS_HOST_TESTS=ON >build/host.log || { cat build/host.log; exit 1; }
@@ -161,20 +176,17 @@ $(VENV)/.others: $(VENV)/.dev pyproject.toml
 	@touch $@
 
 # Inside other people's training loops, with the examples that need them.
-test-training: $(VENV)/.training
+part-training: $(VENV)/.training
 	$(BIN)/python -m pytest -n $(JOBS) tests/training --training
 
 $(VENV)/.training: $(VENV)/.dev pyproject.toml
 	@$(PIP) $(TORCH) "mlloss-cuda[training]"
 	@touch $@
 
-# The kernels' machine code against its budgets; needs nvcc, and neither torch nor a GPU.
-sass: $(VENV)/.disassembler
-	$(BIN)/python -m tests.machine_code $(if $(UPDATE),--update) $(SASS_ARGS)
-
-# All of it takes a quarter of an hour, and is for changes of the kernels.
-machine-code-share: $(FULL_BUILD)
-	@if $(HAS_CUDA); then $(MAKE) sass SASS_ARGS='--units "bfloat16 sm_90"'; \
+# The kernels' machine code against its budgets. All units take a quarter of an hour, and are for changes of the kernels.
+UNITS := $(if $(or $(FULL),$(UPDATE)),,--units "bfloat16 sm_90")
+check-machine-code: $(FULL_BUILD) $(VENV)/.disassembler
+	@if $(HAS_CUDA); then $(BIN)/python -m tests.machine_code $(UNITS) $(if $(UPDATE),--update); \
 	else echo "skipped: the package is built without CUDA, since no nvcc was found"; fi
 
 $(VENV)/.disassembler: Makefile
@@ -199,25 +211,21 @@ define wheel_smoke
 	$(1)/bin/python -I tests/wheel/smoke.py
 endef
 
-# The wheel that users install, from the objects that are built.
-wheel: $(FULL_BUILD) build/alone/.torch
-	@rm -rf dist/*.whl build/lib.* build/bdist.*  # what an earlier tree left there would go in
+# The wheel that users install, from the objects that are built; FULL=1 also with the oldest torch that it is for, and the
+# newest: gigabytes, where these have CUDA. Then the source distribution: what is in it; it is installed as the README says,
+# from a folder with a space in its name, as a package and editable, where torch is and nothing else.
+packages: $(FULL_BUILD) build/alone/.torch
+	@rm -rf dist "build/source distribution" build/lib.* build/bdist.*  # what an earlier tree left there would go in
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 	$(BIN)/python tests/wheel/contents.py dist/*.whl \
 	  $$($(HAS_CUDA) || echo --without-cuda)
 	$(call wheel_smoke,build/alone)
-
-# Before a release: the same wheel with the oldest torch that it is for, and the newest. Gigabytes, where these have CUDA.
-wheel-check: wheel
+ifdef FULL
 	$(call alone,build/wheel,torch==2.11.*)
 	$(call wheel_smoke,build/wheel)
 	$(call alone,build/wheel,torch)
 	$(call wheel_smoke,build/wheel)
-
-# The source distribution: what is in it; then it is installed as the README says, from a folder with a space in its name, as a
-# package and editable, where torch is and nothing else.
-sdist: $(VENV)/.torch build/alone/.torch
-	@rm -rf dist/*.tar.gz "build/source distribution"
+endif
 	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" >build/sdist.log || { cat build/sdist.log; exit 1; }
 	$(BIN)/python tests/wheel/contents.py dist/*.tar.gz
 	@mkdir -p "build/source distribution"
@@ -230,10 +238,7 @@ demo: build
 
 # RESULTS=<file> keeps the figures: bench/results/cpu.json is what make report draws.
 bench: build
-	$(BIN)/python -m bench $(RESULTS:%=--json %)
-
-bench-full: build
-	$(BIN)/python -m bench --full $(RESULTS:%=--json %)
+	$(BIN)/python -m bench $(if $(FULL),--full) $(RESULTS:%=--json %)
 
 # On a GPU, with what is there: nothing is installed. PART=first|tests|large|memcheck|sanitize|bench|profile,
 # LIMIT=<seconds>, NO_BUILD=1 with libraries that are there, FULL=1, RESULTS=<folder>, COMMIT=<hash> for a copy of the
@@ -248,16 +253,12 @@ else
 	  $(if $(NO_BUILD),--no-build) $(LIMIT:%=--limit %) $(RESULTS:%=--results %)
 endif
 
-# It walks through all of that on the CPU.
-gpu-dry-run: $(VENV)/.dev
+part-dry-run: $(VENV)/.dev
 	@$(MAKE) gpu DRY=1
 
-# The README's tables, docs/benchmarks.md and its pictures from bench/results: the same bytes from run to run.
-report:
-	$(GPU_PYTHON) -m bench.publish
-
-# The curves of docs/losses.md: the same bytes from run to run.
-pictures: build
+# The README's tables, docs/benchmarks.md, its pictures and the curves of docs/losses.md: the same bytes from run to run.
+report: build
+	$(BIN)/python -m bench.publish
 	$(BIN)/python docs/draw_losses.py
 
 # The documentation as pages: build/site/index.html. A warning is an error.
@@ -269,16 +270,17 @@ $(VENV)/.docs: $(VENV)/.built
 	@$(PIP) "mlloss-cuda[docs]"
 	@touch $@
 
+CPP_FILES = $$(git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp')
 lint: $(VENV)/.dev
+ifdef FIX
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_FILES)
+endif
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp')
-
-format: $(VENV)/.dev
-	$(BIN)/ruff check --fix --exit-zero .
-	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 
 clean:
 	rm -rf build dist $(VENV) mlloss_cuda/*.so *.egg-info
