@@ -15,7 +15,7 @@ from torch._C._profiler import _EventType
 from mlloss_cuda import CSRTargets, _backends, decoupled_softmax_loss, dice_loss, sigmoid_focal_loss, zlpr_loss
 
 from .cases import Case, compound
-from .conftest import HELD_STRATEGIES, Backend
+from .conftest import ROW_RESIDENT_STRATEGIES, Backend
 from .inputs import Reference, as_layout, assert_within_budget, evaluate, random_logits, random_positives
 
 pytestmark = pytest.mark.cuda_engine
@@ -92,7 +92,7 @@ def test_sums_of_losses_are_not_held(backend: Backend, generator: torch.Generato
     targets = random_positives(generator, (6, 1_500), 0.02).to(backend.device)
     whole = compound.CASES[0]
     assert_within_budget(evaluate(whole, logits, targets), Reference(whole, logits, targets))
-    expected = "streaming" if backend.strategy in HELD_STRATEGIES else backend.strategy
+    expected = "streaming" if backend.strategy in ROW_RESIDENT_STRATEGIES else backend.strategy
     assert library_of(backend).mlloss_cuda_last_strategy() == _backends.strategies()[expected]
 
 

@@ -1,4 +1,4 @@
-// C++ tests that need neither torch nor a GPU: the numerics, against the C library in double.
+// C++ tests that need neither torch nor a GPU: the numerics, compared with the C library in double.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -58,7 +58,7 @@ void test_one_minus_exp() {
   expect(mlloss::one_minus_exp_near(0.0f) == 0.0f, "1 - e^0 is 0", 0);
 }
 
-// Sums without their 1, from tiny ones to the largest that sixteen terms have.
+// The argument is a sum without its 1, from tiny values up to the largest that sixteen terms reach.
 void test_logarithm_of_one_plus() {
   const double error = std::max(worst([](float q) { return mlloss::logarithm_of_one_plus(q); },
                                       [](double q) { return std::log1p(q); }, 1e-30f, 1.0f),
@@ -141,7 +141,7 @@ void test_logistic() {
   expect(std::isnan(mlloss::logistic(NAN).softplus), "softplus(NaN) is NaN", 0);
 }
 
-// Every half there is, widened and narrowed again; and ties, which go to even.
+// Every half is widened and narrowed again; ties round to even.
 void test_half() {
   for (uint32_t bits = 0; bits < 0x10000u; ++bits) {
     const mlloss::Half half{static_cast<uint16_t>(bits)};
