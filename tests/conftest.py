@@ -50,7 +50,7 @@ class Backend:
         return self.strategy in ("automatic", STRATEGIES[0])
 
     def repeats(self, case: Case | None) -> bool:
-        """Whether the first strategy runs the same test: slow tests with few launches need one strategy only."""
+        """Whether the first strategy runs the same test: one strategy is enough for slow tests with few launches."""
         return not self.first and (case is None or replace(self, strategy=STRATEGIES[0]).serves(case))
 
     @property
@@ -82,8 +82,8 @@ class Backend:
     def serves(self, case: Case, parts: bool = False) -> bool:
         """Whether a test of this case needs this strategy: those that would run the same kernels are left out.
 
-        A case that does not stand for a path through the engines gets one strategy, each in turn. ``parts``: the test is
-        of parts of the labels, whose statistics always come from the split strategy.
+        A case that stands for no path through the engines gets one strategy, each in turn. ``parts``: the test has the
+        labels in parts, whose statistics always come from the split strategy.
         """
         if self.strategy == "automatic":
             return True

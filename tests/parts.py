@@ -66,7 +66,7 @@ class _Parts:
     def backward(
         self, coefficients: Sequence[Tensor], grad_output: Tensor, needs: Sequence[bool]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return loss_backward's results: the gradient, and its sums over labels, over labels times x, and over rows."""
+        """Return loss_backward's results: the gradient, its sums over labels, over labels times x, and over rows."""
         results = []
         for own, arguments, kept in zip(self.ranges, self.arguments, coefficients, strict=True):
             output = grad_output[..., own] if self.within and grad_output.dim() else grad_output

@@ -1,4 +1,4 @@
-"""Values and gradients of every loss against float64 autograd of its definition."""
+"""Values and gradients of every loss, compared with float64 autograd of its definition."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .inputs import (
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 REDUCTIONS = ("none", "sum", "mean", "batchmean")
-# One label, odd rows within a tile, whole and broken tiles, and rows enough to be shared by threads.
+# One label, odd rows within a tile, whole and partial tiles, and enough rows for several threads.
 SHAPES = ((3, 1), (5, 37), (3, 4500), (17, 2048), (16, 2111))
 
 
@@ -117,7 +117,7 @@ def test_weights_offsets_and_scale(
 @pytest.mark.parametrize("layout", ("bool", "int64", "csr32", "float32"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_label_parameters(backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str) -> None:
-    """A loss's own number for each label, with and without weights beside it, in every sum of the gradient."""
+    """A loss's own parameter for each label enters the value and all sums of the gradient, with or without weights."""
     shape, device = (9, 2203), backend.device
     logits = random_logits(generator, shape, dtype, device)
     targets = as_layout(random_positives(generator, shape, 0.05), layout, device)
@@ -139,7 +139,7 @@ def test_label_parameters(backend: Backend, generator: torch.Generator, dtype: t
 def test_unknown_labels(
     served: Case, backend: Backend, generator: torch.Generator, layout: str, weighted: bool
 ) -> None:
-    """Excluded labels leave value and gradient as if they were not there, whatever their logit is."""
+    """Value and gradient are the same as without the excluded labels, whatever their logits are."""
     shape = (9, 2200)
     device = backend.device
     dense = random_positives(generator, shape, 0.05).double()
@@ -163,7 +163,7 @@ def test_unknown_labels(
 
 def test_reference_is_the_definition(case: Case, generator: torch.Generator) -> None:
     if case.definition is None:
-        # Groups that cross rows: the reference's own sums, transposed or flattened, by sample.
+        # Groups that cross rows equal the reference's groups by sample of transposed or flattened inputs.
         logits = random_logits(generator, (6, 11), torch.float64, "cpu")
         targets = random_probabilities(generator, (6, 11))
         own = {name: value for name, value in case.own.items() if name != "average"}
