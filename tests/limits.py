@@ -294,7 +294,7 @@ ASYMMETRIC = Elements(
 
 
 def clipped(s: float) -> Element:
-    """u^4 (-log(1 - u)) with u = p - 0.05."""
+    """Return the value and slope of u^4 (-log(1 - u)) with u = p - 0.05."""
     u = sigmoid(s) - 0.05
     slope = 4 * u**3 * -math.log(1 - u) + u**4 / (1 - u)
     return u**4 * -math.log(1 - u), sigmoid(s) * sigmoid(-s) * slope

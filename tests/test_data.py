@@ -162,7 +162,7 @@ class TestXmc:
                 read_xmc(written(tmp_path, "\n".join(lines)))
 
     @pytest.mark.parametrize("read", (read_xmc, read_libsvm))
-    def test_cut_within_the_last_row(self, tmp_path: Path, read: Any) -> None:
+    def test_truncated_last_row(self, tmp_path: Path, read: Any) -> None:
         """A cut row gives an error or a warning, even if the rest is a valid row."""
         text = ("1 6 5\n" if read is read_xmc else "") + "3,4 1:0.5 5:7.125\n"
         read(written(tmp_path, text))
@@ -189,7 +189,7 @@ class TestXmc:
                 read_xmc(written(tmp_path, "1 1 2\n0 0:1\n\n\n1 0:1\n"))
 
     @pytest.mark.parametrize("suffix,name", ((".gz", "gzip"), (".bz2", "bzip2"), (".xz", "xz")))
-    def test_cut_anywhere(self, tmp_path: Path, dense: Any, suffix: str, name: str) -> None:
+    def test_truncated_files(self, tmp_path: Path, dense: Any, suffix: str, name: str) -> None:
         """A truncated compressed file is never read as if it were whole, and the error names the format."""
         lines = [f"{ROWS} {FEATURES} {LABELS}", *points(*dense)]
         path = written(tmp_path, "\n".join(lines), f"a.txt{suffix}")

@@ -159,7 +159,7 @@ class TestProbabilities:
             SigmoidFocalLoss(alpha=1.0).probabilities(torch.zeros(2))
 
     @pytest.mark.parametrize("module", [*RULE, *NEITHER])
-    def test_none(self, module: type[LossModule]) -> None:
+    def test_without_probabilities(self, module: type[LossModule]) -> None:
         with pytest.raises(NotImplementedError, match=rf"{module.__name__}.*fit_thresholds"):
             module().probabilities(torch.zeros(3))
 
@@ -177,7 +177,7 @@ class TestPredict:
         assert not predicted.all()
 
     @pytest.mark.parametrize("loss", [*(module() for module in NEITHER), DiceLoss(self_adjusting_alpha=1.0)], ids=repr)
-    def test_none(self, loss: LossModule) -> None:
+    def test_without_a_rule(self, loss: LossModule) -> None:
         with pytest.raises(NotImplementedError, match=rf"{type(loss).__name__}.*fit_thresholds"):
             loss.predict(torch.zeros(3))
 

@@ -223,7 +223,7 @@ def test_harmless_infinities_add_nothing_to_the_scale_gradient(backend: Backend,
     assert_same("scale", gradient, sum(g * s for g, s in finite if math.isfinite(s)))
 
 
-def test_limits_grad_the_symmetric_divergence(backend: Backend) -> None:
+def test_limits_of_the_symmetric_divergence(backend: Backend) -> None:
     """(sigmoid(s) - sigmoid(t)) (s - t): equal infinities diverge by 0, with no gradient."""
     s = torch.tensor([[INF, -INF, INF, INF, -INF, 1.0, NAN]], device=backend.device, requires_grad=True)
     t = torch.tensor([[INF, -INF, -INF, 1.0, 1.0, INF, 1.0]], device=backend.device, requires_grad=True)

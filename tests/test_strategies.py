@@ -1,4 +1,4 @@
-"""The CUDA engine's launch strategies: each is used when requested, within rounding, and correct at large offsets."""
+"""The CUDA engine's launch strategies: each runs when requested, agrees within rounding, and takes large offsets."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_pending_error_of_another_call_is_left_alone(backend: Backend, generator
 
 @pytest.mark.emulated
 def test_launch_counts(served: Case, backend: Backend, generator: torch.Generator) -> None:
-    """Small shapes, whose cost is the launch, take one launch forward and one backward."""
+    """Small shapes, whose cost is the launch, take one launch each way; split needs more in the forward."""
     logits = random_logits(generator, (16, 600), torch.float32, "cpu").requires_grad_()
     targets = random_positives(generator, (16, 600))
     count = library_of(backend).cuemu_launches

@@ -89,7 +89,7 @@ def test_gradcheck(backend: Backend, generator: torch.Generator, reduction: str)
 
 
 def definition(s: float, t: float) -> tuple[float, float]:
-    """Value and gradient in s, in 150 digits."""
+    """Return the value and the gradient in s, computed with 150 digits."""
     with localcontext() as context:
         context.prec = 150
         a, b = Decimal(s), Decimal(t)

@@ -64,7 +64,7 @@ class Case:
 
     @property
     def row_resident(self) -> bool:
-        """Whether the CUDA engine has row-resident kernels for it."""
+        """Whether the CUDA engine has row-resident kernels for this case."""
         return "terms" not in self.own
 
     @property

@@ -43,7 +43,7 @@ class Pair(NamedTuple):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_version_that_the_documentation_names(package: str) -> None:
+def test_documented_version_is_installed(package: str) -> None:
     """The documented version is the installed one, which is pinned."""
     version = importlib.metadata.version(package)
     minor = version.rpartition(".")[0] if package == "torchvision" else version

@@ -148,13 +148,13 @@ def monai_settings(count: int, seed: int, channels: int = 3, **axes: Any) -> Any
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_monai_of_overlap(name: str, axes: dict[str, Any], tally: Tally) -> None:
+def test_monai_overlap_losses(name: str, axes: dict[str, Any], tally: Tally) -> None:
     same = Compared(tally, "monai")
     for options, x, y in monai_settings(36, 0, **axes):
         same.losses(getattr(monai, name)(**options), getattr(monai_losses, name)(**options), x, y)
 
 
-def test_monai_of_one_channel(tally: Tally) -> None:
+def test_monai_one_channel(tally: Tally) -> None:
     same = Compared(tally, "monai")
     axes = {"reduction": ("mean", "sum"), "batch": (False, True), "smooth_dr": (1e-5, 0.1), "jaccard": (False, True)}
     for seed, options in enumerate(diagonal(8, **axes, scale=SCALES)):

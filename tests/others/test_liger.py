@@ -1,4 +1,4 @@
-"""Liger-Kernel's cross-entropy, which ours equals with one positive per row."""
+"""Liger-Kernel's cross-entropy equals our loss of one positive per row."""
 
 from __future__ import annotations
 

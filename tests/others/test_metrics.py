@@ -71,7 +71,7 @@ def test_at_k(logits: Tensor, targets: Tensor, k: int, tally: Tally) -> None:
 
 
 @pytest.mark.parametrize("k", (1, 2, 3, 5))
-def test_at_k_of_pyxclib(logits: Tensor, targets: Tensor, k: int, generator: torch.Generator, tally: Tally) -> None:
+def test_at_k_equals_pyxclib(logits: Tensor, targets: Tensor, k: int, generator: torch.Generator, tally: Tally) -> None:
     """pyxclib's formulas from sparse scores. Some rows have fewer than k scores."""
     kept = torch.rand(ROWS, LABELS, generator=generator) < 0.6
     ranked = logits.masked_fill(~kept, -torch.inf).argsort(1, descending=True)

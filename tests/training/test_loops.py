@@ -97,7 +97,7 @@ def test_trainer_logs_the_loss_of_the_batch(generator: torch.Generator, tmp_path
 
 
 def test_trainer_counts_sparse_labels(generator: torch.Generator, tmp_path: Path) -> None:
-    """A step has two batches, the last step only one, whose full loss it uses."""
+    """The first step has two batches; the last has one, whose full loss it uses."""
     problem = Problem(samples(generator, 3 * BATCH), sparse_rows, BCEWithLogitsLoss(), 2)
     own = by_trainer(problem, tmp_path)
     own.train()
