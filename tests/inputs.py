@@ -35,6 +35,16 @@ def random_positives(generator: torch.Generator, shape: tuple[int, ...], share: 
     return positives
 
 
+def weights_and_offsets(generator: torch.Generator, shape: tuple[int, int], device: str) -> dict[str, Any]:
+    """Return weights of labels and rows, some of them 0, and a scale and a bias of the logits."""
+    weight = torch.rand(shape[1], generator=generator).to(device)
+    weight[::7] = 0
+    sample_weight = torch.rand(shape[0], generator=generator).to(device)
+    sample_weight[3] = 0
+    bias = torch.randn(shape[1], generator=generator).to(device)
+    return {"weight": weight, "sample_weight": sample_weight, "logit_scale": 0.7, "logit_bias": bias}
+
+
 def random_probabilities(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
     """Return multiples of 1/64, which are exact in every dtype; a third of them are 0, a third 1."""
     inner = torch.randint(1, 64, shape, generator=generator).double() / 64

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from mlloss_cuda import _backends, _ops
 from . import instruction_sets
 from .cases import Case
 from .inputs import Outcome, evaluate, random_logits, random_positives, random_probabilities
+from .new_process import run_python
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(mlloss_cuda.__file__).parent
@@ -29,7 +29,7 @@ def library(name: str) -> Path:
 @pytest.mark.parametrize("folder", (ROOT, Path("/")), ids=("root", "elsewhere"))
 def test_imports_with_its_libraries(folder: Path) -> None:
     code = "import mlloss_cuda as m; assert m.backends()['cpu'].usable, m.backends(); print(m.__version__)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    done = run_python("-c", code, folder=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == mlloss_cuda.__version__
 
@@ -40,12 +40,8 @@ def test_libraries_contain_no_build_path() -> None:
 
 
 def test_info_reports_versions_and_backends() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "mlloss_cuda", "info", "--shape", "512x131072"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_python("-m", "mlloss_cuda", "info", "--shape", "512x131072")
+    assert done.returncode == 0, done.stderr
     for word in ("mlloss_cuda", "torch", "cpu", "cuda", "triton", "reference", "sm_90"):
         assert word in done.stdout
     for name, status in mlloss_cuda.backends().items():
@@ -54,9 +50,7 @@ def test_info_reports_versions_and_backends() -> None:
 
 
 def test_info_refuses_a_bad_shape() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "mlloss_cuda", "info", "--shape", "wide"], capture_output=True, text=True, check=False
-    )
+    done = run_python("-m", "mlloss_cuda", "info", "--shape", "wide")
     assert done.returncode == 2
     assert "--shape" in done.stderr
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import subprocess
-import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,6 @@ import scipy.sparse
 import torch
 from torch.utils.data import DataLoader
 
-import mlloss_cuda
 from mlloss_cuda import CSRTargets, LinearLoss, ZLPRLoss
 from mlloss_cuda.data import (
     MultiLabelData,
@@ -34,6 +31,8 @@ from mlloss_cuda.data import (
     read_xmc,
     read_xmc_matrices,
 )
+
+from .new_process import run_python
 
 ROWS, FEATURES, LABELS = 40, 30, 12
 COMPRESS: dict[str, Any] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
@@ -677,20 +676,16 @@ class TestLabels:
             label_embeddings(scipy.sparse.csr_array((3, 2)), 1)
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    root = Path(mlloss_cuda.__file__).parent.parent
-    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-
-
 def test_missing_scipy_raises() -> None:
-    done = run(
+    done = run_python(
+        "-c",
         "import sys; sys.modules['scipy'] = sys.modules['scipy.sparse'] = None\n"
         "from mlloss_cuda import CSRTargets, data\n"
-        "data.cooccurrence(CSRTargets.from_lists([[0]], 1))"
+        "data.cooccurrence(CSRTargets.from_lists([[0]], 1))",
     )
     assert 'ImportError: mlloss_cuda.data needs SciPy: pip install "mlloss-cuda[data]"' in done.stderr
 
 
 def test_is_not_imported_with_the_package() -> None:
-    done = run("import sys, mlloss_cuda; print({'scipy', 'mlloss_cuda.data'} & sys.modules.keys())")
+    done = run_python("-c", "import sys, mlloss_cuda; print({'scipy', 'mlloss_cuda.data'} & sys.modules.keys())")
     assert done.stdout.strip() == "set()", done.stderr

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-import mlloss_cuda
 from mlloss_cuda import CSRTargets, _counts, label_weights
 from mlloss_cuda.metrics import (
     PROPENSITY,
@@ -32,6 +29,8 @@ from mlloss_cuda.metrics import (
     recall_at_k,
     subset_accuracy,
 )
+
+from .new_process import run_python
 
 ROWS, LABELS, WIDTH = 23, 17, 6
 Sets = list[set[int]]
@@ -454,6 +453,5 @@ def test_is_not_imported_with_the_package() -> None:
         "import sys, mlloss_cuda; print({'mlloss_cuda.metrics'} & sys.modules.keys())\n"
         "import mlloss_cuda.metrics; print({'torchmetrics', 'scipy', 'sklearn'} & sys.modules.keys())"
     )
-    root = Path(mlloss_cuda.__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert done.stdout.split("\n")[:2] == ["set()", "set()"], done.stderr

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 import mlloss_cuda
 from mlloss_cuda import functional
 
+from .new_process import run_python
+
 SUBMODULES = ("compat", "data", "functional", "metrics")
 
 
-def in_a_new_process(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def printed_by(code: str) -> str:
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -30,7 +29,7 @@ def test_submodules_load_on_first_use() -> None:
         "assert not {'scipy', 'torchmetrics', 'triton'} & sys.modules.keys()\n"
         "print(m.functional.zlpr_loss.__name__)"
     )
-    assert in_a_new_process(code) == "zlpr_loss"
+    assert printed_by(code) == "zlpr_loss"
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
@@ -40,7 +39,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 def test_star_import_has_no_submodules() -> None:
     code = "from mlloss_cuda import *; print({'data', 'functional', 'metrics'} & globals().keys())"
-    assert in_a_new_process(code) == "set()"
+    assert printed_by(code) == "set()"
 
 
 def test_functional_has_the_package_functions() -> None:

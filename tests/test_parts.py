@@ -23,6 +23,7 @@ from .inputs import (
     random_logits,
     random_positives,
     random_probabilities,
+    weights_and_offsets,
 )
 from .parts import in_parts
 
@@ -88,18 +89,7 @@ def test_weights_offsets_and_unknown_labels(
     logits = random_logits(generator, SHAPE, torch.float32, device)
     dense = random_positives(generator, SHAPE, 0.05).double()
     dense[torch.rand(SHAPE, generator=generator) < 0.1] = -1
-    weight = torch.rand(SHAPE[1], generator=generator).to(device)
-    weight[::7] = 0
-    sample_weight = torch.rand(SHAPE[0], generator=generator).to(device)
-    sample_weight[3] = 0
-    arguments: dict[str, Any] = {
-        "weight": weight,
-        "sample_weight": sample_weight,
-        "logit_scale": 0.7,
-        "logit_bias": torch.randn(SHAPE[1], generator=generator).to(device),
-        "ignore_index": -1,
-        "reduction": reduction,
-    }
+    arguments = {**weights_and_offsets(generator, SHAPE, device), "ignore_index": -1, "reduction": reduction}
     if reduction == "sum":
         arguments["normalizer"] = 37.0
     assert_parts_equal_the_whole(served, logits, as_layout(dense, layout, device), **arguments)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -13,20 +11,14 @@ import torch
 from bench import compare, figures, page, plots, readme
 from bench.competitors import all_cases
 
+from .new_process import run_python
+
 ROOT = Path(__file__).parent.parent
 DTYPES = ("float32", "bfloat16")
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    return run_python("-m", *arguments, folder=ROOT, **environment)
 
 
 def test_demo_smoke(tmp_path: Path) -> None:

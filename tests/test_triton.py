@@ -26,6 +26,7 @@ from .inputs import (
     random_positives,
     random_probabilities,
 )
+from .new_process import run_python
 
 # ---- tiles -----------------------------------------------------------------------------------------------
 
@@ -289,8 +290,5 @@ def _without_triton(name: str) -> Any:
 
 def test_importing_the_package_imports_no_triton() -> None:
     """Triton takes half a second to import, and is optional."""
-    import subprocess
-    import sys
-
     code = "import sys, mlloss_cuda; sys.exit('triton' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
+    assert run_python("-c", code).returncode == 0

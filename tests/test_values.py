@@ -22,6 +22,7 @@ from .inputs import (
     random_logits,
     random_positives,
     random_probabilities,
+    weights_and_offsets,
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -95,17 +96,7 @@ def test_weights_offsets_and_scale(
     device = backend.device
     logits = random_logits(generator, shape, dtype, device)
     dense = random_positives(generator, shape, 0.05)
-    weight = torch.rand(shape[1], generator=generator).to(device)
-    weight[::7] = 0
-    sample_weight = torch.rand(shape[0], generator=generator).to(device)
-    sample_weight[3] = 0
-    arguments: dict[str, Any] = {
-        "weight": weight,
-        "sample_weight": sample_weight,
-        "logit_scale": 0.7,
-        "logit_bias": torch.randn(shape[1], generator=generator).to(device),
-        "reduction": reduction,
-    }
+    arguments = {**weights_and_offsets(generator, shape, device), "reduction": reduction}
     if reduction == "sum":
         arguments["normalizer"] = 37.0
     targets = as_layout(dense, layout, device)

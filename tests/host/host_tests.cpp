@@ -75,7 +75,7 @@ void test_logarithm_of_one_plus() {
   expect(std::max(small, large) < 4.0, "minus_log_of is within 4 ulp", std::max(small, large));
   expect(mlloss::minus_log_of(0.0f, 1.0f) == 0.0f, "-log(1 - 0) is 0", 0);
   for (const float rest : {1.0000001f, 1.0000002f, 1.01f, 1.06f}) {
-    expect(mlloss::minus_log_of(1e-8f, rest) == 1e-8f, "a rest beyond 1 is 1", rest);
+    expect(mlloss::minus_log_of(1e-8f, rest) == 1e-8f, "a rest above 1 counts as 1", rest);
   }
 }
 
@@ -103,7 +103,7 @@ void test_whole_powers() {
     }
     expect(std::isnan(power.raised(NAN, power.lower(NAN))), "NaN^n is NaN", n);
     expect(n == 0 || power.lower(0.5f) == std::pow(0.5f, static_cast<float>(n - 1)), "x^(n-1) by products", n);
-    expect(mlloss::is_whole_power(n) && !mlloss::is_whole_power(n + 0.5), "which powers are whole", n);
+    expect(mlloss::is_whole_power(n) && !mlloss::is_whole_power(n + 0.5), "is_whole_power recognises whole numbers", n);
   }
 }
 
@@ -148,13 +148,15 @@ void test_half() {
     const float wide = mlloss::widen(half);
     const uint16_t back = mlloss::narrow<mlloss::Half>(wide).bits;
     const bool nan = (bits & 0x7fffu) > 0x7c00u;
-    expect(nan ? std::isnan(wide) && (back & 0x7fffu) > 0x7c00u : back == bits, "half survives", bits);
+    expect(nan ? std::isnan(wide) && (back & 0x7fffu) > 0x7c00u : back == bits, "half is unchanged by widen and narrow",
+           bits);
   }
   expect(mlloss::narrow<mlloss::Half>(2049.0f).bits == mlloss::narrow<mlloss::Half>(2048.0f).bits, "ties to even",
          2049);
   expect(mlloss::narrow<mlloss::Half>(2051.0f).bits == mlloss::narrow<mlloss::Half>(2052.0f).bits, "ties to even",
          2051);
-  expect(mlloss::narrow<mlloss::Half>(65519.0f).bits == 0x7bffu, "the largest half", 65519);
+  expect(mlloss::narrow<mlloss::Half>(65519.0f).bits == 0x7bffu, "the largest number that rounds to a finite half",
+         65519);
   expect(mlloss::narrow<mlloss::Half>(65520.0f).bits == 0x7c00u, "half overflows to inf", 65520);
   expect(mlloss::narrow<mlloss::Half>(-1e-8f).bits == 0x8000u, "half underflows to -0", -1e-8);
 }
@@ -164,7 +166,8 @@ void test_bfloat16() {
     const mlloss::BFloat16 value{static_cast<uint16_t>(bits)};
     const float wide = mlloss::widen(value);
     const uint16_t back = mlloss::narrow<mlloss::BFloat16>(wide).bits;
-    expect(std::isnan(wide) ? (back & 0x7fffu) > 0x7f80u : back == bits, "bfloat16 survives", bits);
+    expect(std::isnan(wide) ? (back & 0x7fffu) > 0x7f80u : back == bits, "bfloat16 is unchanged by widen and narrow",
+           bits);
   }
   expect(mlloss::narrow<mlloss::BFloat16>(257.0f).bits == mlloss::narrow<mlloss::BFloat16>(256.0f).bits, "ties to even",
          257);
