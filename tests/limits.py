@@ -84,9 +84,9 @@ def softplus(x: float) -> float:
 E = math.exp
 ZEROS = (0.0, 0.0, 0.0)
 NANS = (NAN, NAN, NAN)
-NOTHING, LOST = Expected(0.0, ZEROS), Expected(NAN, NANS)
+NO_ROW_LOSS, ALL_NAN = Expected(0.0, ZEROS), Expected(NAN, NANS)
 # A NaN in a row makes the whole row NaN.
-SPOILED = {"a NaN logit of a negative": LOST, "a NaN logit of a positive": LOST, "a wrong target": LOST}
+NAN_ROWS = {"a NaN logit of a negative": ALL_NAN, "a NaN logit of a positive": ALL_NAN, "a wrong target": ALL_NAN}
 
 # ---- losses of rows ----------------------------------------------------------------------------------------
 
@@ -103,15 +103,15 @@ ZLPR = {
     "both sides wrong": Expected(INF, (1.0, -1.0, 0.0)),
     "both sides at inf": Expected(INF, (0.0, 1.0, 0.0)),
     "everything at -inf": Expected(INF, (-1.0, 0.0, 0.0)),
-    "only negatives, at -inf": NOTHING,
-    "only positives, at inf": NOTHING,
+    "only negatives, at -inf": NO_ROW_LOSS,
+    "only positives, at inf": NO_ROW_LOSS,
     "only negatives": Expected(math.log(NS), (E(1.0) / NS, E(-0.5) / NS, E(2.0) / NS)),
     "only positives": Expected(
         math.log1p(E(-1.0) + E(0.5) + E(-2.0)),
         tuple(-E(-s) / (1 + E(-1.0) + E(0.5) + E(-2.0)) for s in (1.0, -0.5, 2.0)),  # type: ignore[arg-type]
     ),
     "probabilities at infinities": Expected(INF, (1.0, -1.0, 0.0)),
-    **SPOILED,
+    **NAN_ROWS,
 }
 
 PAIRS = N * E(-1.0)  # the sum over pairs of "finite"
@@ -129,12 +129,12 @@ LSEP = {
     # Equal infinities differ by 0.
     "both sides at inf": Expected(math.log(2), (-0.5, 0.5, 0.0)),
     "everything at -inf": Expected(math.log(3), (-2 / 3, 1 / 3, 1 / 3)),
-    "only negatives, at -inf": NOTHING,
-    "only positives, at inf": NOTHING,
-    "only negatives": NOTHING,
-    "only positives": NOTHING,
+    "only negatives, at -inf": NO_ROW_LOSS,
+    "only positives, at inf": NO_ROW_LOSS,
+    "only negatives": NO_ROW_LOSS,
+    "only positives": NO_ROW_LOSS,
     "probabilities at infinities": Expected(INF, (1.0, -1.0, 0.0)),
-    **SPOILED,
+    **NAN_ROWS,
 }
 
 Z = E(1.0) + E(-0.5) + E(2.0)
@@ -149,12 +149,12 @@ CROSS_ENTROPY = {
     "both sides wrong": Expected(INF, (1.0, -1.0, 0.0)),
     "both sides at inf": Expected(math.log(2), (-0.5, 0.5, 0.0)),
     "everything at -inf": Expected(math.log(3), (-2 / 3, 1 / 3, 1 / 3)),
-    "only negatives, at -inf": NOTHING,
+    "only negatives, at -inf": NO_ROW_LOSS,
     "only positives, at inf": Expected(3 * math.log(3), ZEROS),
-    "only negatives": NOTHING,
+    "only negatives": NO_ROW_LOSS,
     "only positives": Expected(3 * math.log(Z) - 2.5, (3 * E(1.0) / Z - 1, 3 * E(-0.5) / Z - 1, 3 * E(2.0) / Z - 1)),
     "probabilities at infinities": Expected(INF, (0.75, -0.75, 0.0)),
-    **SPOILED,
+    **NAN_ROWS,
 }
 
 SHARE = sigmoid(math.log(N) - 1.0)
@@ -168,14 +168,14 @@ DECOUPLED = {
     "both sides wrong": Expected(INF, (1.0, -1.0, 0.0)),
     "both sides at inf": Expected(math.log(2), (-0.5, 0.5, 0.0)),
     # Negatives at -inf do not compete.
-    "everything at -inf": NOTHING,
-    "only negatives, at -inf": NOTHING,
-    "only positives, at inf": NOTHING,
-    "only negatives": NOTHING,
-    "only positives": NOTHING,
+    "everything at -inf": NO_ROW_LOSS,
+    "only negatives, at -inf": NO_ROW_LOSS,
+    "only positives, at inf": NO_ROW_LOSS,
+    "only negatives": NO_ROW_LOSS,
+    "only positives": NO_ROW_LOSS,
     # 1/4 softplus(log(3/4)) + 3/4 inf
     "probabilities at infinities": Expected(INF, (0.75, -0.75, 0.0)),
-    **SPOILED,
+    **NAN_ROWS,
 }
 
 
@@ -187,7 +187,7 @@ def overlap(
     FP = P - I and FN = Y - I, with (1 - p)^focus p instead of p.
     """
     if any(math.isnan(s) for s in row.logits) or WRONG in row.targets:
-        return LOST
+        return ALL_NAN
     plain = [0.0 if s == -INF else sigmoid(s) for s in row.logits]
     p = [(1 - a) ** focus * a for a in plain]
     steepness = [a * (1 - b - focus * b) for a, b in zip(p, plain, strict=True)]
@@ -195,7 +195,7 @@ def overlap(
     wrong, missed = sum(p) - inside, sum(row.targets) - inside
     numerator, denominator = inside + smooth, inside + alpha * wrong + beta * missed + smooth
     if denominator == 0:
-        return NOTHING
+        return NO_ROW_LOSS
     score = numerator / denominator
     lost = (alpha * wrong + beta * missed) / denominator
     gradient = []
@@ -254,12 +254,21 @@ def mixed(y: float, positive: Element, negative: Element) -> Element:
     return y * positive[0] + (1 - y) * negative[0], y * positive[1] + (1 - y) * negative[1]
 
 
-FREE, PAID, OWED = (0.0, 0.0), (INF, 1.0), (INF, -1.0)
+NO_LOSS, INF_RISING, INF_FALLING = (0.0, 0.0), (INF, 1.0), (INF, -1.0)
 
-BCE = Elements(lambda s: (softplus(-s), -sigmoid(-s)), lambda s: (softplus(s), sigmoid(s)), FREE, OWED, PAID, FREE)
-BCE_OF_2 = Elements(lambda s: (2 * softplus(-s), -2 * sigmoid(-s)), BCE.negative, FREE, (INF, -2.0), PAID, FREE)
+BCE = Elements(
+    lambda s: (softplus(-s), -sigmoid(-s)),
+    lambda s: (softplus(s), sigmoid(s)),
+    NO_LOSS,
+    INF_FALLING,
+    INF_RISING,
+    NO_LOSS,
+)
+BCE_OF_2 = Elements(
+    lambda s: (2 * softplus(-s), -2 * sigmoid(-s)), BCE.negative, NO_LOSS, (INF, -2.0), INF_RISING, NO_LOSS
+)
 # A positive of weight 0 has a loss of 0.
-BCE_OF_0 = Elements(lambda s: FREE, BCE.negative, FREE, FREE, PAID, FREE)
+BCE_OF_0 = Elements(lambda s: NO_LOSS, BCE.negative, NO_LOSS, NO_LOSS, INF_RISING, NO_LOSS)
 # q^2 softplus with 1/4 and 3/4; at 1/4 the weight is 5/8, at 3/4 it is 3/8, and 1 - p_t is 3/4.
 FOCAL = Elements(
     lambda s: (
@@ -270,15 +279,15 @@ FOCAL = Elements(
         0.75 * sigmoid(s) ** 2 * softplus(s),
         0.75 * sigmoid(s) ** 2 * (2 * sigmoid(-s) * softplus(s) + sigmoid(s)),
     ),
-    FREE,
+    NO_LOSS,
     (INF, -0.25),
     (INF, 0.75),
-    FREE,
+    NO_LOSS,
     (INF, 5 / 8 * 0.75**2 * 0.75),
     (INF, -3 / 8 * 0.75**2 * 0.75),
 )
 FOCAL_OF_POSITIVES = Elements(
-    BCE.positive, lambda s: FREE, FREE, OWED, FREE, FREE, (INF, 0.25 * 0.75), (INF, -0.75 * 0.75)
+    BCE.positive, lambda s: NO_LOSS, NO_LOSS, INF_FALLING, NO_LOSS, NO_LOSS, (INF, 0.25 * 0.75), (INF, -0.75 * 0.75)
 )
 ASYMMETRIC = Elements(
     lambda s: (
@@ -286,10 +295,10 @@ ASYMMETRIC = Elements(
         -(sigmoid(-s) ** 0.5) * (0.5 * sigmoid(s) * softplus(-s) + sigmoid(-s)),
     ),
     lambda s: (sigmoid(s) ** 2 * softplus(s), sigmoid(s) ** 2 * (2 * sigmoid(-s) * softplus(s) + sigmoid(s))),
-    FREE,
-    OWED,
-    PAID,
-    FREE,
+    NO_LOSS,
+    INF_FALLING,
+    INF_RISING,
+    NO_LOSS,
 )
 
 
@@ -306,26 +315,26 @@ CLIPPED = Elements(
         -sigmoid(-s) * (sigmoid(s) * softplus(-s) + sigmoid(-s)),
     ),
     clipped,
-    FREE,
-    OWED,
+    NO_LOSS,
+    INF_FALLING,
     (0.95**4 * -math.log(0.05), 0.0),
-    FREE,
+    NO_LOSS,
 )
 MARGIN = Elements(
-    lambda s: FREE if s > math.log(4) else BCE.positive(s),
-    lambda s: FREE if -s > math.log(4) else BCE.negative(s),
-    FREE,
-    OWED,
-    PAID,
-    FREE,
+    lambda s: NO_LOSS if s > math.log(4) else BCE.positive(s),
+    lambda s: NO_LOSS if -s > math.log(4) else BCE.negative(s),
+    NO_LOSS,
+    INF_FALLING,
+    INF_RISING,
+    NO_LOSS,
 )
 HINGE = Elements(
     lambda s: (max(0.0, 1 - s) ** 2, -2 * max(0.0, 1 - s)),
     lambda s: (max(0.0, 1 + s) ** 2, 2 * max(0.0, 1 + s)),
-    FREE,
+    NO_LOSS,
     (INF, -INF),
     (INF, INF),
-    FREE,
+    NO_LOSS,
 )
 
 
