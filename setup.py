@@ -1,4 +1,4 @@
-"""Hands torch's folders to CMake, which describes the build, and declares what it makes."""
+"""Pass torch's folders to CMake, which describes the build, and declare the extensions that it builds."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.resolve()
 
 
 def folder_of(package: str) -> Path:
-    """Where a package is installed, without importing it."""
+    """Return the folder in which a package is installed, without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise SystemExit(
@@ -27,7 +27,7 @@ def folder_of(package: str) -> Path:
 
 
 def cmake_paths() -> list[str]:
-    """Where torch is, and pip's nvcc if it is installed."""
+    """Return the CMake definitions that locate torch and, if it is installed, the nvcc from pip."""
     torch = folder_of("torch")
     hints = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin"))
     return [
@@ -46,7 +46,7 @@ class CMakeBuild(build_ext):
         cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
         configure = [
             *(cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
-            *("-UCMAKE_CUDA_ARCHITECTURES", "-UMLLOSS_CUDA", "-UMLLOSS_NATIVE"),  # of this build, not of the one before
+            *("-UCMAKE_CUDA_ARCHITECTURES", "-UMLLOSS_CUDA", "-UMLLOSS_NATIVE"),  # drop the previous build's values
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11 / 'share/cmake/pybind11'}",
             *cmake_paths(),
@@ -57,7 +57,7 @@ class CMakeBuild(build_ext):
         # CMAKE_ARGS, as other CMake-built packages read it; CMake itself reads CUDAARCHS and CUDACXX.
         configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         subprocess.run(configure, check=True)
-        # Linked anew, so that what an earlier configuration made is not taken for this one's.
+        # Link again, so that a library of an earlier configuration is not taken for this one's.
         for library in build.glob("_*.so"):
             library.unlink()
         subprocess.run([cmake, "--build", str(build)], check=True)
@@ -73,7 +73,7 @@ class CMakeBuild(build_ext):
         elif not ext.optional:
             raise SystemExit(f"mlloss_cuda: CMake made no {made.name}")
         else:
-            # An earlier build's library must not pass for this one's.
+            # A library of an earlier build must not be taken for this one's.
             for stale in target.parent.glob(f"{made.stem}.*so"):
                 stale.unlink()
 
@@ -86,7 +86,7 @@ setup(
     ext_modules=[
         Extension("mlloss_cuda._C", sources=[]),
         Extension("mlloss_cuda._cpu", sources=[]),
-        Extension("mlloss_cuda._cuda", sources=[], optional=True),  # where nvcc is found
+        Extension("mlloss_cuda._cuda", sources=[], optional=True),  # built if nvcc is found
     ],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -1,4 +1,4 @@
-"""One process at a time, of all that run tests on this machine."""
+"""Locks between all processes that run tests on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["gpu_memory", "one_at_a_time"]
 
 @contextmanager
 def one_at_a_time(name: str) -> Iterator[None]:
-    """Wait until no other process holds this name, and hold it. A process that ends, however it ends, lets go."""
+    """Wait until no other process holds this name, and hold it. A process that ends, even by a signal, releases it."""
     with (Path(tempfile.gettempdir()) / f"mlloss-{name}.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -24,7 +24,7 @@ def one_at_a_time(name: str) -> Iterator[None]:
 
 @contextmanager
 def gpu_memory() -> Iterator[None]:
-    """A large part of a GPU's memory for this process alone; afterwards the caching allocator keeps none of it."""
+    """Reserve a large part of a GPU's memory for this process; afterwards the caching allocator keeps none of it."""
     with one_at_a_time("gpu-memory"):
         try:
             yield

@@ -1,4 +1,4 @@
-"""Seeds, backends and inputs that the test modules share."""
+"""The options, seeds, backends and fixtures that the test modules share."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from mlloss_cuda import BackendStatus, _backends, _extension
 from . import failures, instruction_sets, interpreter, selection
 from .cases import Case, all_cases
 
-# That group losses are tested with on the CUDA engine.
+# Launch strategies with which group losses are tested on the CUDA engine.
 STRATEGIES = ("streaming", "resident", "split", "cluster")
-HELD_STRATEGIES = ("resident", "cluster")
+ROW_RESIDENT_STRATEGIES = ("resident", "cluster")
 TRITON_STRATEGIES = ("streaming", "split")
 ENGINES = (("cpu", "cpu"), ("cuda", "cuda"), ("triton", "cuda"))
-# Elements of a tile under Triton's interpreter, whose time is that of its operations, however large.
+# Elements of a tile under Triton's interpreter, whose time grows with the number of operations, not with their size.
 INTERPRETED_ELEMENTS = 1 << 16
-# In the environment for the sake of processes that pytest-xdist starts: they use the same one.
+# The seed is kept in the environment, so that processes which pytest-xdist starts use the same one.
 SEED = int(os.environ.setdefault("MLLOSS_TEST_SEED", str(random.SystemRandom().randrange(2**31))))
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A fused engine under test, and where its tensors live."""
+    """A fused engine under test, and the device of its tensors."""
 
     name: str
     device: str
@@ -46,11 +46,11 @@ class Backend:
 
     @property
     def first(self) -> bool:
-        """Of its engine's strategies."""
+        """Whether this is the first strategy of its engine."""
         return self.strategy in ("automatic", STRATEGIES[0])
 
     def repeats(self, case: Case | None) -> bool:
-        """Whether the first strategy has the same test: once is enough for what takes long and launches little."""
+        """Whether the first strategy runs the same test: one strategy is enough for slow tests with few launches."""
         return not self.first and (case is None or replace(self, strategy=STRATEGIES[0]).serves(case))
 
     @property
@@ -72,24 +72,24 @@ class Backend:
         if self.library is None:
             yield
             return
-        ask = ctypes.CDLL(str(self.library)).mlloss_cuda_strategy
-        ask(_extension.strategies()[self.strategy])
+        set_strategy = ctypes.CDLL(str(self.library)).mlloss_cuda_strategy
+        set_strategy(_extension.strategies()[self.strategy])
         try:
             yield
         finally:
-            ask(0)
+            set_strategy(0)
 
     def serves(self, case: Case, parts: bool = False) -> bool:
-        """Whether the strategy makes a difference: without rows to hold, runs of others are the same.
+        """Whether a test of this case needs this strategy: those that would run the same kernels are left out.
 
-        A case that stands for no path of the engine has one strategy, of all of them in turn. ``parts``: of the labels,
-        whose statistics are always taken as split ones are.
+        A case that stands for no path through the engines gets one strategy, each in turn. ``parts``: the test has the
+        labels in parts, whose statistics always come from the split strategy.
         """
         if self.strategy == "automatic":
             return True
         strategies = TRITON_STRATEGIES if self.name == "triton" else STRATEGIES
-        if not case.held:
-            strategies = tuple(name for name in strategies if name not in HELD_STRATEGIES)
+        if not case.row_resident:
+            strategies = tuple(name for name in strategies if name not in ROW_RESIDENT_STRATEGIES)
         if case.element_wise:
             return self.strategy == strategies[0]
         if parts:
@@ -101,7 +101,7 @@ class Backend:
 
 @contextmanager
 def planned(strategy: str, elements: int | None) -> Iterator[None]:
-    """Triton's kernels by this strategy, in tiles of so many elements (None: the table's)."""
+    """Run Triton's kernels with this strategy, in tiles of ``elements`` elements (None for the tuning table's)."""
     from mlloss_cuda._triton import plan
     from mlloss_cuda._triton.tuning import Size
 
@@ -121,14 +121,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--emulated",
         type=Path,
         metavar="LIBRARY",
-        help="test the CUDA kernels as built for tests/emulator, and them alone",
+        help="test only the CUDA kernels that LIBRARY has, built for tests/emulator",
     )
     parser.addoption(
         "--interpreted",
         action="store_true",
-        help="test the Triton kernels on the CPU, by Triton's interpreter, and them alone",
+        help="test only the Triton kernels, on the CPU by Triton's interpreter",
     )
-    parser.addoption("--backend", choices=[name for name, _ in ENGINES], help="test this fused backend, and it alone")
+    parser.addoption("--backend", choices=[name for name, _ in ENGINES], help="test only this fused backend")
     parser.addoption(
         "--cpu-kernels", choices=instruction_sets.NAMES, help="test the CPU kernels of this instruction set"
     )
@@ -138,13 +138,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--races",
         type=Path,
         metavar="FOLDER",
-        help="where tests/races finds the programs of tests/emulator; without it that folder is left out",
+        help="run tests/races too, with the programs of tests/emulator in this folder",
     )
     parser.addoption(
-        "--others", action="store_true", help="tests/others too, which needs the packages of the extra of that name"
+        "--others", action="store_true", help="run tests/others too, which needs the packages of the extra `others`"
     )
     parser.addoption(
-        "--training", action="store_true", help="tests/training too, which needs the packages of the extra of that name"
+        "--training",
+        action="store_true",
+        help="run tests/training too, which needs the packages of the extra `training`",
     )
 
 
@@ -170,7 +172,7 @@ def _usable(name: str, device: str) -> list[Backend]:
 
 
 def _share_cores() -> None:
-    """Gives each of pytest-xdist's workers its share of the cores: more threads than cores wait for each other."""
+    """Give each pytest-xdist worker its share of the cores: more threads than cores would wait for each other."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1 and "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, len(os.sched_getaffinity(0)) // workers)
@@ -184,16 +186,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if kernels and not instruction_sets.choose(kernels):
         raise pytest.UsageError(f"--cpu-kernels {kernels}: not built, or not an instruction set of this machine")
     config.addinivalue_line(
-        "markers", "gpu(devices=1, gib=1): runs on CUDA alone, with so many GPUs and so much memory"
+        "markers", "gpu(devices=1, gib=1): runs only on CUDA, with at least this many GPUs and this much memory"
     )
-    config.addinivalue_line("markers", "large: takes a large part of a GPU's memory, and no other test beside it")
-    config.addinivalue_line("markers", "cuda_engine: of the CUDA kernels, on a GPU or emulated")
-    config.addinivalue_line("markers", "emulated: of the emulated kernels alone")
-    config.addinivalue_line("markers", "element_wise: of a loss without statistics: every strategy is the same")
-    config.addinivalue_line("markers", "parts: of parts of the labels: split, whichever strategy is asked for")
-    config.addinivalue_line("markers", "triton_engine: of the Triton kernels, on a GPU or interpreted")
-    config.addinivalue_line("markers", "reference_too: of every backend, the reference among them")
-    config.addinivalue_line("markers", "xdist_group(name): pytest-xdist's own, where it is not there")
+    config.addinivalue_line("markers", "large: takes a large part of a GPU's memory, and runs alone")
+    config.addinivalue_line("markers", "cuda_engine: runs only with the CUDA kernels, on a GPU or emulated")
+    config.addinivalue_line("markers", "emulated: runs only with the emulated kernels")
+    config.addinivalue_line(
+        "markers", "element_wise: tests a loss without statistics, for which one strategy is enough"
+    )
+    config.addinivalue_line("markers", "parts: tests parts of the labels, which always use the split strategy")
+    config.addinivalue_line("markers", "triton_engine: runs only with the Triton kernels, on a GPU or interpreted")
+    config.addinivalue_line("markers", "reference_too: runs with every backend, including the reference")
+    config.addinivalue_line("markers", "xdist_group(name): pytest-xdist's marker, declared for runs without it")
     config.pluginmanager.register(selection)
     failures.pytest_configure(config)
     library = config.getoption("--emulated")
@@ -237,7 +241,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def generator(request: pytest.FixtureRequest) -> torch.Generator:
-    """Random numbers of this test's own: fresh each session, the same for a given seed and test."""
+    """A random generator for this test: new in each session, and the same for a given seed and test."""
     return torch.Generator().manual_seed(SEED ^ zlib.crc32(request.node.nodeid.encode()))
 
 
@@ -254,5 +258,5 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture
 def served(backend: Backend, case: Case) -> Case:
-    """A case, while the backend is in use."""
+    """A case, with the backend in use."""
     return case

@@ -1,4 +1,4 @@
-"""``--failures``: each failure as it comes, for runs that may be killed; and no test in a broken CUDA context."""
+"""``--failures``: writes each failure at once, as a run may be killed, and runs no test in a broken CUDA context."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-# Errors after which every call of the process fails, as CUDA, torch and Triton print them: in the lines of what was
-# raised, not in the source beside them.
+# Errors after which every CUDA call of the process fails, as CUDA, torch and Triton print them. The pattern matches the
+# lines of the exception ("E"), not the source lines beside them.
 _BROKEN = re.compile(
     r"^E\b.*CUDA\b.*(illegal memory access|misaligned address|illegal instruction|launch failure|device-side assert"
     r"|invalid program counter|invalid address space|hardware stack error|uncorrectable)",
@@ -35,15 +35,15 @@ def pytest_configure(config: pytest.Config) -> None:
 class _Failures:
     def __init__(self, config: pytest.Config, path: Path) -> None:
         self.path, self.plugins = path, config.pluginmanager
-        self.worker = hasattr(config, "workerinput")  # pytest-xdist's, whose reports go to the one that started it
+        self.worker = hasattr(config, "workerinput")  # a pytest-xdist worker, which reports to its controller
 
-    @pytest.hookimpl(trylast=True)  # once a worker has sent the report
+    @pytest.hookimpl(trylast=True)  # after a worker has sent the report
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._write(report)
         ours = not self.plugins.hasplugin("dsession")  # the test ran in this process
         if ours and report.failed and _BROKEN.search(report.longreprtext):
             if self.worker:
-                os._exit(1)  # another takes its place
+                os._exit(1)  # pytest-xdist starts another worker
             pytest.exit(f"{report.nodeid} broke the CUDA context", pytest.ExitCode.TESTS_FAILED)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:

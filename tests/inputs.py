@@ -27,7 +27,7 @@ def random_logits(
 
 
 def random_positives(generator: torch.Generator, shape: tuple[int, ...], share: float = 0.2) -> Tensor:
-    """A bool mask with a row of no positives and, where there are rows enough, one of positives only."""
+    """Return a bool mask; with more than two rows, one has no positives and one has only positives."""
     positives = torch.rand(shape, generator=generator) < share
     rows = positives.view(-1, shape[-1])
     if rows.shape[0] > 2:
@@ -35,15 +35,25 @@ def random_positives(generator: torch.Generator, shape: tuple[int, ...], share: 
     return positives
 
 
+def weights_and_offsets(generator: torch.Generator, shape: tuple[int, int], device: str) -> dict[str, Any]:
+    """Return weights of labels and rows, some of them 0, and a scale and a bias of the logits."""
+    weight = torch.rand(shape[1], generator=generator).to(device)
+    weight[::7] = 0
+    sample_weight = torch.rand(shape[0], generator=generator).to(device)
+    sample_weight[3] = 0
+    bias = torch.randn(shape[1], generator=generator).to(device)
+    return {"weight": weight, "sample_weight": sample_weight, "logit_scale": 0.7, "logit_bias": bias}
+
+
 def random_probabilities(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-    """Multiples of 1/64, exact in every dtype; a third 0, a third 1."""
+    """Return multiples of 1/64, which are exact in every dtype; a third of them are 0, a third 1."""
     inner = torch.randint(1, 64, shape, generator=generator).double() / 64
     kind = torch.randint(0, 3, shape, generator=generator)
     return torch.where(kind == 0, 0.0, torch.where(kind == 1, 1.0, inner))
 
 
 def as_layout(dense: Tensor, layout: str, device: str) -> Any:
-    """The 2-D float64 or bool targets ``dense`` as users pass them."""
+    """Return the 2-D float64 or bool targets ``dense`` in a layout that users pass."""
     if layout in ("csr32", "csr64"):
         csr = CSRTargets.from_dense(dense)
         dtype = torch.int32 if layout == "csr32" else torch.int64
@@ -70,7 +80,7 @@ class Outcome:
 
 
 def evaluate(call: Any, logits: Tensor, targets: Any, grad_output: Tensor | None = None, **arguments: Any) -> Outcome:
-    """Value and gradient of ``call`` at a copy of ``logits``."""
+    """Return the value and gradient of ``call`` at a copy of ``logits``."""
     leaf = logits.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     value = call(leaf, targets, **arguments)
     seed = torch.ones_like(value) if grad_output is None else grad_output.to(value)
@@ -79,7 +89,7 @@ def evaluate(call: Any, logits: Tensor, targets: Any, grad_output: Tensor | None
 
 
 class Reference:
-    """``call`` by its definition: in float64 (``exact``), and in the precision under test (``plain``)."""
+    """The result of ``call`` by its definition: in float64 (``exact``), and in the precision under test (``plain``)."""
 
     def __init__(
         self, call: Any, logits: Tensor, targets: Any, grad_output: Tensor | None = None, **arguments: Any
@@ -89,7 +99,7 @@ class Reference:
         self.exact, self.plain = self._evaluate(logits.double()).double(), self._evaluate(logits).double()
 
     def errors_nearby(self) -> Iterator[Outcome]:
-        """The plain formula's errors at neighbours of the logits, a few roundings away."""
+        """Yield the plain formula's errors at logits that differ by a few roundings."""
         generator = torch.Generator().manual_seed(0)
         for _ in range(8):
             steps = torch.randint(-3, 4, self._logits.shape, generator=generator).to(self._logits.device)
@@ -108,11 +118,11 @@ def largest(x: Tensor) -> float:
 
 
 def assert_within_budget(got: Outcome, reference: Reference, factor: float = 4.0) -> None:
-    """Errors against float64 at most ``factor`` times those of the same formula in plain low precision.
+    """Assert that errors against float64 are at most ``factor`` times those of the same formula in plain low precision.
 
-    Four roundings of the largest entry are allowed beside that; in float64, where the reference is no more
-    precise than what it is compared with, a hundred and twenty-eight. The plain formula may be exact by luck,
-    above all where there are few numbers: then its errors at neighbouring logits count.
+    In addition, four roundings of the largest entry are allowed, and 128 in float64, where the reference is no more
+    precise than the result. The plain formula may be exact by chance, above all with few numbers: then its errors at
+    neighbouring logits count.
     """
     got_dtypes = (got.value.dtype, got.gradient.dtype)
     got, exact, plain = got.double(), reference.exact, reference.plain

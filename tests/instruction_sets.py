@@ -1,4 +1,4 @@
-"""The instruction sets of the CPU kernels: which of them can run here, and a way to choose one."""
+"""The instruction sets of the CPU kernels: which of them can run here, and how to choose one."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def _library() -> ctypes.CDLL:
 
 
 def active() -> str:
-    """The one in use."""
+    """Return the instruction set in use."""
     return NAMES[_library().mlloss_cpu_isa(-1)]
 
 
 def choose(name: str) -> bool:
-    """Use this one from now on; False, and no change, where it is not built or the machine lacks it."""
+    """Use this instruction set from now on. Returns False, without a change, if it is not built or not supported."""
     return _library().mlloss_cpu_isa(NAMES.index(name)) == NAMES.index(name)
 
 
 @cache
 def usable() -> tuple[str, ...]:
-    """Those that are built and that this machine can run, the best one last."""
+    """Return the instruction sets that are built and that this machine supports, the best one last."""
     before = active()
     found = tuple(name for name in NAMES if choose(name))
     choose(before)

@@ -1,4 +1,4 @@
-"""Triton's kernels on CPU tensors: by its interpreter, in a process that does nothing else with Triton."""
+"""The Triton kernels on CPU tensors, by Triton's interpreter, in a process that does nothing else with Triton."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["start"]
 
 
 def start() -> None:
-    """Make ``use_backend("triton")`` serve CPU tensors. Before anything imports triton."""
+    """Make ``use_backend("triton")`` serve CPU tensors. Call it before anything imports triton."""
     os.environ["TRITON_INTERPRET"] = "1"
     from triton.runtime import interpreter
 
@@ -25,9 +25,9 @@ def start() -> None:
 
 
 def _patch_once_a_launch(interpreter: Any) -> None:
-    """The interpreter replaces all of triton.language at each call of a @triton.jit function: half of its time.
+    """Make the interpreter replace triton.language once for each launch and module.
 
-    Once a launch and a module suffices.
+    It does so at each call of a @triton.jit function, which takes half of its time.
     """
     patched: set[int] = set()
     run = interpreter.GridExecutor.__call__

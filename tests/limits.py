@@ -1,7 +1,7 @@
-"""The corners of docs/numerics.md as rows of three labels, and what every loss makes of each, written by hand.
+"""The corner cases of docs/numerics.md as rows of three labels, and every loss's value and gradient for each.
 
-Values are closed forms in plain Python floats: nothing here comes from a backend. A row has one gradient for each of
-its labels; where a value or a gradient is NaN, infinite or 0, exactly that is meant.
+Values are closed forms, written by hand in Python floats; none comes from a backend. A row has one gradient for each
+of its labels. A value or gradient of NaN, infinity or 0 is meant exactly.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from mlloss_cuda import (
 __all__ = ["LIMITS", "SITUATIONS", "WRONG", "Limits", "Row"]
 
 INF, NAN = math.inf, math.nan
-WRONG = -7.0  # a target that is neither a label's nor the ignore_index
+WRONG = -7.0  # a target that is neither in [0, 1] nor the ignore_index
 
 
 class Row(NamedTuple):
-    """One situation."""
+    """Logits and targets of one situation."""
 
     logits: tuple[float, float, float]
     targets: tuple[float, float, float]
 
 
 class Expected(NamedTuple):
-    """The loss of a row, or of each of its elements; and the gradient."""
+    """The loss of a row, or of each of its elements, and the gradient."""
 
     value: Any
     gradient: tuple[float, float, float]
@@ -67,7 +67,7 @@ SITUATIONS: dict[str, Row] = {
 
 
 class Limits(NamedTuple):
-    """A loss and what it makes of every row."""
+    """A loss, and its expected results for every situation."""
 
     loss: Any  # a module with reduction="none"
     rows: dict[str, Expected]
@@ -84,13 +84,14 @@ def softplus(x: float) -> float:
 E = math.exp
 ZEROS = (0.0, 0.0, 0.0)
 NANS = (NAN, NAN, NAN)
-NOTHING, LOST = Expected(0.0, ZEROS), Expected(NAN, NANS)
-# A NaN of a row is the row's.
-SPOILED = {"a NaN logit of a negative": LOST, "a NaN logit of a positive": LOST, "a wrong target": LOST}
+NO_ROW_LOSS, ALL_NAN = Expected(0.0, ZEROS), Expected(NAN, NANS)
+# A NaN in a row makes the whole row NaN.
+NAN_ROWS = {"a NaN logit of a negative": ALL_NAN, "a NaN logit of a positive": ALL_NAN, "a wrong target": ALL_NAN}
 
 # ---- losses of rows ----------------------------------------------------------------------------------------
 
-N, NS = E(-0.5) + E(2.0), 1 + E(1.0) + E(-0.5) + E(2.0)  # of the negatives of "finite"; with 1 and all of its labels
+# Sums of e^s for "finite": over its negatives, and 1 + over all labels.
+N, NS = E(-0.5) + E(2.0), 1 + E(1.0) + E(-0.5) + E(2.0)
 
 ZLPR = {
     "finite": Expected(softplus(-1.0) + math.log1p(N), (-sigmoid(-1.0), E(-0.5) / (1 + N), E(2.0) / (1 + N))),
@@ -102,18 +103,18 @@ ZLPR = {
     "both sides wrong": Expected(INF, (1.0, -1.0, 0.0)),
     "both sides at inf": Expected(INF, (0.0, 1.0, 0.0)),
     "everything at -inf": Expected(INF, (-1.0, 0.0, 0.0)),
-    "only negatives, at -inf": NOTHING,
-    "only positives, at inf": NOTHING,
+    "only negatives, at -inf": NO_ROW_LOSS,
+    "only positives, at inf": NO_ROW_LOSS,
     "only negatives": Expected(math.log(NS), (E(1.0) / NS, E(-0.5) / NS, E(2.0) / NS)),
     "only positives": Expected(
         math.log1p(E(-1.0) + E(0.5) + E(-2.0)),
         tuple(-E(-s) / (1 + E(-1.0) + E(0.5) + E(-2.0)) for s in (1.0, -0.5, 2.0)),  # type: ignore[arg-type]
     ),
     "probabilities at infinities": Expected(INF, (1.0, -1.0, 0.0)),
-    **SPOILED,
+    **NAN_ROWS,
 }
 
-PAIRS = N * E(-1.0)  # of "finite"
+PAIRS = N * E(-1.0)  # the sum over pairs of "finite"
 LSEP = {
     "finite": Expected(
         math.log1p(PAIRS),
@@ -128,19 +129,19 @@ LSEP = {
     # Equal infinities differ by 0.
     "both sides at inf": Expected(math.log(2), (-0.5, 0.5, 0.0)),
     "everything at -inf": Expected(math.log(3), (-2 / 3, 1 / 3, 1 / 3)),
-    "only negatives, at -inf": NOTHING,
-    "only positives, at inf": NOTHING,
-    "only negatives": NOTHING,
-    "only positives": NOTHING,
+    "only negatives, at -inf": NO_ROW_LOSS,
+    "only positives, at inf": NO_ROW_LOSS,
+    "only negatives": NO_ROW_LOSS,
+    "only positives": NO_ROW_LOSS,
     "probabilities at infinities": Expected(INF, (1.0, -1.0, 0.0)),
-    **SPOILED,
+    **NAN_ROWS,
 }
 
 Z = E(1.0) + E(-0.5) + E(2.0)
 CROSS_ENTROPY = {
     "finite": Expected(math.log(Z) - 1.0, (E(1.0) / Z - 1, E(-0.5) / Z, E(2.0) / Z)),
     "a negative at -inf": Expected(softplus(-1.5), (0.0, -sigmoid(-1.5), sigmoid(-1.5))),
-    # It leaves nothing for the other positive.
+    # The infinite logit leaves the other positive a probability of 0.
     "a positive at inf": Expected(INF, (1.0, -1.0, 0.0)),
     "a negative at inf": Expected(INF, (1.0, -1.0, 0.0)),
     "a positive at -inf": Expected(INF, (-1.0, 2 * sigmoid(1.5) - 1, 2 * sigmoid(-1.5))),
@@ -148,12 +149,12 @@ CROSS_ENTROPY = {
     "both sides wrong": Expected(INF, (1.0, -1.0, 0.0)),
     "both sides at inf": Expected(math.log(2), (-0.5, 0.5, 0.0)),
     "everything at -inf": Expected(math.log(3), (-2 / 3, 1 / 3, 1 / 3)),
-    "only negatives, at -inf": NOTHING,
+    "only negatives, at -inf": NO_ROW_LOSS,
     "only positives, at inf": Expected(3 * math.log(3), ZEROS),
-    "only negatives": NOTHING,
+    "only negatives": NO_ROW_LOSS,
     "only positives": Expected(3 * math.log(Z) - 2.5, (3 * E(1.0) / Z - 1, 3 * E(-0.5) / Z - 1, 3 * E(2.0) / Z - 1)),
     "probabilities at infinities": Expected(INF, (0.75, -0.75, 0.0)),
-    **SPOILED,
+    **NAN_ROWS,
 }
 
 SHARE = sigmoid(math.log(N) - 1.0)
@@ -167,26 +168,26 @@ DECOUPLED = {
     "both sides wrong": Expected(INF, (1.0, -1.0, 0.0)),
     "both sides at inf": Expected(math.log(2), (-0.5, 0.5, 0.0)),
     # Negatives at -inf do not compete.
-    "everything at -inf": NOTHING,
-    "only negatives, at -inf": NOTHING,
-    "only positives, at inf": NOTHING,
-    "only negatives": NOTHING,
-    "only positives": NOTHING,
+    "everything at -inf": NO_ROW_LOSS,
+    "only negatives, at -inf": NO_ROW_LOSS,
+    "only positives, at inf": NO_ROW_LOSS,
+    "only negatives": NO_ROW_LOSS,
+    "only positives": NO_ROW_LOSS,
     # 1/4 softplus(log(3/4)) + 3/4 inf
     "probabilities at infinities": Expected(INF, (0.75, -0.75, 0.0)),
-    **SPOILED,
+    **NAN_ROWS,
 }
 
 
 def overlap(
     row: Row, alpha: float, beta: float, smooth: float, gamma: float = 1.0, log: bool = False, focus: float = 0.0
 ) -> Expected:
-    """Tversky's loss: (1 - score)^gamma or -log(score), score = (I + c) / (I + alpha FP + beta FN + c).
+    """Return Tversky's loss: (1 - score)^gamma or -log(score), score = (I + c) / (I + alpha FP + beta FN + c).
 
-    FP = P - I and FN = Y - I, with (1 - p)^focus p in the place of p.
+    FP = P - I and FN = Y - I, with (1 - p)^focus p instead of p.
     """
     if any(math.isnan(s) for s in row.logits) or WRONG in row.targets:
-        return LOST
+        return ALL_NAN
     plain = [0.0 if s == -INF else sigmoid(s) for s in row.logits]
     p = [(1 - a) ** focus * a for a in plain]
     steepness = [a * (1 - b - focus * b) for a, b in zip(p, plain, strict=True)]
@@ -194,14 +195,14 @@ def overlap(
     wrong, missed = sum(p) - inside, sum(row.targets) - inside
     numerator, denominator = inside + smooth, inside + alpha * wrong + beta * missed + smooth
     if denominator == 0:
-        return NOTHING
+        return NO_ROW_LOSS
     score = numerator / denominator
     lost = (alpha * wrong + beta * missed) / denominator
     gradient = []
     for steep, y in zip(steepness, row.targets, strict=True):
         below = y + alpha * (1 - y) - beta * y
         if log and score == 0:
-            slope = below / denominator  # no label's gradient could mend log 0
+            slope = below / denominator  # the gradient of log(0) in the numerator is left out
         elif log:
             slope = below / denominator - y / numerator
         else:
@@ -218,7 +219,7 @@ Element = tuple[float, float]  # value and slope
 
 
 class Elements(NamedTuple):
-    """The loss of a label: formulas for finite logits, and the four infinite corners."""
+    """The loss of a label: formulas for finite logits, and its results at the four infinite corners."""
 
     positive: Callable[[float], Element]
     negative: Callable[[float], Element]
@@ -226,12 +227,12 @@ class Elements(NamedTuple):
     positive_at_minus_inf: Element
     negative_at_inf: Element
     negative_at_minus_inf: Element
-    # Of 1/4 at inf and of 3/4 at -inf, where it is no expectation over the two.
+    # Results for targets 1/4 at inf and 3/4 at -inf, if they are not the expectation over both labels.
     quarter_at_inf: Element | None = None
     three_quarters_at_minus_inf: Element | None = None
 
     def of(self, s: float, y: float) -> Element:
-        """One element's."""
+        """Return the value and slope of one element."""
         if math.isnan(s) or y == WRONG:
             return NAN, NAN
         if 0 < y < 1:
@@ -244,7 +245,7 @@ class Elements(NamedTuple):
         return self.positive(s) if y else self.negative(s)
 
     def row(self, row: Row) -> Expected:
-        """Each element's."""
+        """Return the values and slopes of a row's elements."""
         values, slopes = zip(*map(self.of, row.logits, row.targets), strict=True)
         return Expected(values, slopes)
 
@@ -253,12 +254,21 @@ def mixed(y: float, positive: Element, negative: Element) -> Element:
     return y * positive[0] + (1 - y) * negative[0], y * positive[1] + (1 - y) * negative[1]
 
 
-FREE, PAID, OWED = (0.0, 0.0), (INF, 1.0), (INF, -1.0)
+NO_LOSS, INF_RISING, INF_FALLING = (0.0, 0.0), (INF, 1.0), (INF, -1.0)
 
-BCE = Elements(lambda s: (softplus(-s), -sigmoid(-s)), lambda s: (softplus(s), sigmoid(s)), FREE, OWED, PAID, FREE)
-BCE_OF_2 = Elements(lambda s: (2 * softplus(-s), -2 * sigmoid(-s)), BCE.negative, FREE, (INF, -2.0), PAID, FREE)
-# A label that weighs nothing costs nothing.
-BCE_OF_0 = Elements(lambda s: FREE, BCE.negative, FREE, FREE, PAID, FREE)
+BCE = Elements(
+    lambda s: (softplus(-s), -sigmoid(-s)),
+    lambda s: (softplus(s), sigmoid(s)),
+    NO_LOSS,
+    INF_FALLING,
+    INF_RISING,
+    NO_LOSS,
+)
+BCE_OF_2 = Elements(
+    lambda s: (2 * softplus(-s), -2 * sigmoid(-s)), BCE.negative, NO_LOSS, (INF, -2.0), INF_RISING, NO_LOSS
+)
+# A positive of weight 0 has a loss of 0.
+BCE_OF_0 = Elements(lambda s: NO_LOSS, BCE.negative, NO_LOSS, NO_LOSS, INF_RISING, NO_LOSS)
 # q^2 softplus with 1/4 and 3/4; at 1/4 the weight is 5/8, at 3/4 it is 3/8, and 1 - p_t is 3/4.
 FOCAL = Elements(
     lambda s: (
@@ -269,15 +279,15 @@ FOCAL = Elements(
         0.75 * sigmoid(s) ** 2 * softplus(s),
         0.75 * sigmoid(s) ** 2 * (2 * sigmoid(-s) * softplus(s) + sigmoid(s)),
     ),
-    FREE,
+    NO_LOSS,
     (INF, -0.25),
     (INF, 0.75),
-    FREE,
+    NO_LOSS,
     (INF, 5 / 8 * 0.75**2 * 0.75),
     (INF, -3 / 8 * 0.75**2 * 0.75),
 )
 FOCAL_OF_POSITIVES = Elements(
-    BCE.positive, lambda s: FREE, FREE, OWED, FREE, FREE, (INF, 0.25 * 0.75), (INF, -0.75 * 0.75)
+    BCE.positive, lambda s: NO_LOSS, NO_LOSS, INF_FALLING, NO_LOSS, NO_LOSS, (INF, 0.25 * 0.75), (INF, -0.75 * 0.75)
 )
 ASYMMETRIC = Elements(
     lambda s: (
@@ -285,15 +295,15 @@ ASYMMETRIC = Elements(
         -(sigmoid(-s) ** 0.5) * (0.5 * sigmoid(s) * softplus(-s) + sigmoid(-s)),
     ),
     lambda s: (sigmoid(s) ** 2 * softplus(s), sigmoid(s) ** 2 * (2 * sigmoid(-s) * softplus(s) + sigmoid(s))),
-    FREE,
-    OWED,
-    PAID,
-    FREE,
+    NO_LOSS,
+    INF_FALLING,
+    INF_RISING,
+    NO_LOSS,
 )
 
 
 def clipped(s: float) -> Element:
-    """u^4 (-log(1 - u)) with u = p - 0.05."""
+    """Return the value and slope of u^4 (-log(1 - u)) with u = p - 0.05."""
     u = sigmoid(s) - 0.05
     slope = 4 * u**3 * -math.log(1 - u) + u**4 / (1 - u)
     return u**4 * -math.log(1 - u), sigmoid(s) * sigmoid(-s) * slope
@@ -305,37 +315,37 @@ CLIPPED = Elements(
         -sigmoid(-s) * (sigmoid(s) * softplus(-s) + sigmoid(-s)),
     ),
     clipped,
-    FREE,
-    OWED,
+    NO_LOSS,
+    INF_FALLING,
     (0.95**4 * -math.log(0.05), 0.0),
-    FREE,
+    NO_LOSS,
 )
 MARGIN = Elements(
-    lambda s: FREE if s > math.log(4) else BCE.positive(s),
-    lambda s: FREE if -s > math.log(4) else BCE.negative(s),
-    FREE,
-    OWED,
-    PAID,
-    FREE,
+    lambda s: NO_LOSS if s > math.log(4) else BCE.positive(s),
+    lambda s: NO_LOSS if -s > math.log(4) else BCE.negative(s),
+    NO_LOSS,
+    INF_FALLING,
+    INF_RISING,
+    NO_LOSS,
 )
 HINGE = Elements(
     lambda s: (max(0.0, 1 - s) ** 2, -2 * max(0.0, 1 - s)),
     lambda s: (max(0.0, 1 + s) ** 2, 2 * max(0.0, 1 + s)),
-    FREE,
+    NO_LOSS,
     (INF, -INF),
     (INF, INF),
-    FREE,
+    NO_LOSS,
 )
 
 
 # ---- all of them ---------------------------------------------------------------------------------------------
 
 
-def of_elements(loss: Any, elements: Elements) -> Limits:
+def element_wise(loss: Any, elements: Elements) -> Limits:
     return Limits(loss, {name: elements.row(row) for name, row in SITUATIONS.items()})
 
 
-def of_overlap(loss: Any, *numbers: float, **other: Any) -> Limits:
+def overlapping(loss: Any, *numbers: float, **other: Any) -> Limits:
     return Limits(loss, {name: overlap(row, *numbers, **other) for name, row in SITUATIONS.items()})
 
 
@@ -346,21 +356,21 @@ def _limits() -> dict[str, Limits]:
         "lsep": Limits(LSEPLoss(**none), LSEP),
         "multi_positive_cross_entropy": Limits(MultiPositiveCrossEntropyLoss(**none), CROSS_ENTROPY),
         "decoupled_softmax": Limits(DecoupledSoftmaxLoss(**none), DECOUPLED),
-        "dice": of_overlap(DiceLoss(**none), 0.5, 0.5, 0.5),  # whose smoothing stands beside twice the overlap
-        "dice, unsmoothed": of_overlap(DiceLoss(smooth=0.0, **none), 0.5, 0.5, 0.0),
-        "log dice": of_overlap(DiceLoss(smooth=0.0, log=True, **none), 0.5, 0.5, 0.0, log=True),
-        "self-adjusting dice": of_overlap(DiceLoss(self_adjusting_alpha=1.0, **none), 0.5, 0.5, 0.5, focus=1.0),
-        "tversky": of_overlap(TverskyLoss(alpha=0.3, beta=0.7, gamma=0.75, **none), 0.3, 0.7, 1.0, gamma=0.75),
-        "jaccard": of_overlap(JaccardLoss(smooth=0.0, **none), 1.0, 1.0, 0.0),
-        "bce": of_elements(BCEWithLogitsLoss(**none), BCE),
-        "bce, pos_weight=2": of_elements(BCEWithLogitsLoss(pos_weight=2.0, **none), BCE_OF_2),
-        "bce, pos_weight=0": of_elements(BCEWithLogitsLoss(pos_weight=0.0, **none), BCE_OF_0),
-        "focal": of_elements(SigmoidFocalLoss(**none), FOCAL),
-        "focal of positives": of_elements(SigmoidFocalLoss(alpha=1.0, gamma=0.0, **none), FOCAL_OF_POSITIVES),
-        "asymmetric": of_elements(AsymmetricLoss(gamma_neg=2.0, gamma_pos=0.5, clip=0.0, **none), ASYMMETRIC),
-        "clipped asymmetric": of_elements(AsymmetricLoss(**none), CLIPPED),
-        "margin_bce": of_elements(MarginBCELoss(**none), MARGIN),
-        "squared_hinge": of_elements(SquaredHingeLoss(**none), HINGE),
+        "dice": overlapping(DiceLoss(**none), 0.5, 0.5, 0.5),  # its smoothing is added to twice the overlap
+        "dice, unsmoothed": overlapping(DiceLoss(smooth=0.0, **none), 0.5, 0.5, 0.0),
+        "log dice": overlapping(DiceLoss(smooth=0.0, log=True, **none), 0.5, 0.5, 0.0, log=True),
+        "self-adjusting dice": overlapping(DiceLoss(self_adjusting_alpha=1.0, **none), 0.5, 0.5, 0.5, focus=1.0),
+        "tversky": overlapping(TverskyLoss(alpha=0.3, beta=0.7, gamma=0.75, **none), 0.3, 0.7, 1.0, gamma=0.75),
+        "jaccard": overlapping(JaccardLoss(smooth=0.0, **none), 1.0, 1.0, 0.0),
+        "bce": element_wise(BCEWithLogitsLoss(**none), BCE),
+        "bce, pos_weight=2": element_wise(BCEWithLogitsLoss(pos_weight=2.0, **none), BCE_OF_2),
+        "bce, pos_weight=0": element_wise(BCEWithLogitsLoss(pos_weight=0.0, **none), BCE_OF_0),
+        "focal": element_wise(SigmoidFocalLoss(**none), FOCAL),
+        "focal of positives": element_wise(SigmoidFocalLoss(alpha=1.0, gamma=0.0, **none), FOCAL_OF_POSITIVES),
+        "asymmetric": element_wise(AsymmetricLoss(gamma_neg=2.0, gamma_pos=0.5, clip=0.0, **none), ASYMMETRIC),
+        "clipped asymmetric": element_wise(AsymmetricLoss(**none), CLIPPED),
+        "margin_bce": element_wise(MarginBCELoss(**none), MARGIN),
+        "squared_hinge": element_wise(SquaredHingeLoss(**none), HINGE),
     }
 
 

@@ -1,7 +1,7 @@
-"""``python -m tests.machines``: a share of the tests as they would run on other machines.
+"""``python -m tests.machines`` runs a share of the tests as on other machines.
 
 Each configuration is a pytest run of its own, in which this package's kernels, torch's operators or oneDNN's products
-keep to an instruction set, or the number of threads is set. ``--share`` takes two runs, with several of these together.
+are limited to an instruction set, or the number of threads is set. ``--share`` makes two runs, each of several limits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.run import Part, run, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("values", "autograd", "linear", "compound", "parts", "build")
-# Some hundreds of tests in each run, none of which calls a compiler.
+# Each run has some hundreds of tests, none of which calls a compiler.
 PYTEST = ("-m", "pytest", "-q", *(f"tests/test_{name}.py" for name in FILES), "--brief=40")
 WITHOUT_CUDA = ROOT / "build" / "without-cuda"
 WHICH = """
@@ -31,11 +31,11 @@ print(Path(_backends.__file__).parent, _extension.build_information()["cuda"] or
 
 @dataclass(frozen=True)
 class Configuration:
-    """Another machine: by environment variables of other libraries, and by options of the tests."""
+    """A stand-in for another machine: environment variables of other libraries, and options of the tests."""
 
     name: str
     environment: dict[str, str] = field(default_factory=dict)
-    kernels: str = ""  # the instruction set of this package's CPU kernels; empty: the best of this machine
+    kernels: str = ""  # instruction set of this package's CPU kernels; empty for this machine's best
 
 
 EACH = (
@@ -59,7 +59,7 @@ TOGETHER = (
 
 
 def tested(configuration: Configuration) -> Part:
-    """Run the share of the tests in this configuration."""
+    """Run the share of the tests in a configuration."""
     part = Part(configuration.name)
     if configuration.kernels and configuration.kernels not in instruction_sets.usable():
         part.read(f"skipped: this machine or build has no {configuration.kernels}")
@@ -72,7 +72,7 @@ def tested(configuration: Configuration) -> Part:
 
 
 def tested_without_cuda() -> Part:
-    """Build the package without CUDA in a folder of its own, and test what is there instead of the source tree's."""
+    """Build the package without CUDA in a folder of its own, and test that package instead of the source tree's."""
     part = Part("without CUDA")
     environment = {**os.environ, "CMAKE_ARGS": "-DMLLOSS_CUDA=OFF", "PYTHONPATH": str(WITHOUT_CUDA)}
     build = [sys.executable, "setup.py", "--quiet", "build", "--build-lib", str(WITHOUT_CUDA)]
@@ -82,7 +82,7 @@ def tested_without_cuda() -> Part:
         part.status = part.status or 1
         print(f"expected the package without CUDA, got {found.stdout}{found.stderr}")
         return part
-    # The module's own program, so that the current folder is not the first to import from.
+    # `pytest`, not `python -m pytest`, which would put the current folder first on the import path.
     return run(
         [str(Path(sys.executable).parent / "pytest"), "--import-mode=append", *PYTEST[2:], "-n", "2"],
         part.target,
@@ -91,9 +91,9 @@ def tested_without_cuda() -> Part:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the configurations, and print a summary; 1 if a test failed in one of them."""
+    """Run the configurations and print a summary; return 1 if a test failed in one of them."""
     parser = argparse.ArgumentParser(prog="python -m tests.machines", description=__doc__)
-    parser.add_argument("--share", action="store_true", help="two runs, each of which differs in several ways")
+    parser.add_argument("--share", action="store_true", help="make two runs, each of which differs in several settings")
     share = parser.parse_args(arguments).share
     parts = []
     for configuration in TOGETHER if share else EACH:

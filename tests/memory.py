@@ -1,4 +1,4 @@
-"""Memory that tensors hold, counted as they are made and freed: exact, and the same on every machine."""
+"""The memory that tensors hold, counted as they are made and freed: exact, and the same on every machine."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["PeakMemory"]
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made while it is active, on this thread.
+    """A count of the bytes of all tensors that are made on this thread while it is active.
 
-    Memory that an op allocates and frees before it returns is not seen: that is another library's, and differs from
-    processor to processor.
+    Memory that an op allocates and frees before it returns is not counted: another library allocates it, and it differs
+    from processor to processor.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A loss whose labels are in parts: from the ops, what a caller does that never has them all at once."""
+"""A loss whose labels come in parts, by the ops that a caller without all of the labels at once uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlloss_cuda._call import Options, Sides, shared_arguments
 
 
 class _Parts:
-    """Of one call: each part's logits, sides and options, and the ops over them."""
+    """One call in parts: each part's arguments, and the ops over them."""
 
     def __init__(self, logits: Tensor, sides: Sides, options: Options, sizes: Sequence[int]) -> None:
         labels = logits.shape[1]
@@ -37,11 +37,11 @@ class _Parts:
 
     @property
     def within(self) -> bool:
-        """No group spans parts."""
+        """Whether every group lies within one part."""
         return self.grouping in ("element", "macro")
 
     def forward(self) -> tuple[Tensor, list[Tensor]]:
-        """The value, and coefficients for each part."""
+        """Return the value, and coefficients for each part."""
         if not self.within:
             value, coefficients = self._finish()
             return value, [coefficients] * len(self.ranges)
@@ -66,7 +66,7 @@ class _Parts:
     def backward(
         self, coefficients: Sequence[Tensor], grad_output: Tensor, needs: Sequence[bool]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As of loss_backward: the gradient, and the sums over labels, over labels times x, over rows."""
+        """Return loss_backward's results: the gradient, its sums over labels, over labels times x, and over rows."""
         results = []
         for own, arguments, kept in zip(self.ranges, self.arguments, coefficients, strict=True):
             output = grad_output[..., own] if self.within and grad_output.dim() else grad_output
@@ -108,7 +108,7 @@ class _InParts(torch.autograd.Function):
 
 @contextmanager
 def in_parts(sizes: Sequence[int]) -> Iterator[None]:
-    """Fused losses of so many labels run in parts of these sizes, one after another; of other numbers, whole."""
+    """Run fused losses of ``sum(sizes)`` labels in parts of these sizes, one after another; other losses run whole."""
     whole = _autograd.fused_loss
 
     def fused_loss(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Processes that make up a ``torch.distributed`` group on this machine, and run what a test tells them to."""
+"""Processes that form a ``torch.distributed`` group on this machine and run a test's functions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _groups: dict[int, distributed.ProcessGroup] = {}
 
 
 def group_of(count: int) -> distributed.ProcessGroup:
-    """The first ``count`` ranks: of those, in a rank's process."""
+    """Return the group of the first ``count`` ranks. Call it in the process of one of them."""
     return _groups[count]
 
 
 def _serve(rank: int, size: int, store: str, commands: Connection) -> None:
     torch.set_num_threads(1)
-    patience = timedelta(seconds=90)  # of a rank, when another one has failed its test
+    patience = timedelta(seconds=90)  # a rank waits this long for one whose test has failed
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=patience)
     for count in range(1, size + 1):
         _groups[count] = distributed.new_group(list(range(count)), timeout=patience)
@@ -36,11 +36,11 @@ def _serve(rank: int, size: int, store: str, commands: Connection) -> None:
             commands.send((True, function(rank, *arguments)))
         except BaseException:
             commands.send((False, traceback.format_exc()))
-    os._exit(0)  # what groups do to end in an orderly way takes seconds
+    os._exit(0)  # an orderly shutdown of the groups takes seconds
 
 
 class Ranks:
-    """So many processes, for as long as tests want them."""
+    """A number of processes that serve tests until they are closed."""
 
     def __init__(self, size: int) -> None:
         context = torch.multiprocessing.get_context("spawn")
@@ -55,14 +55,14 @@ class Ranks:
             self._processes.append(process)
 
     def run(self, count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """``function(rank, *arguments)`` on the first ``count`` ranks; what each returns. An error is the test's."""
+        """Return the results of ``function(rank, *arguments)`` on the first ``count`` ranks. Errors fail the test."""
         found = self.results(count, function, *arguments)
-        wrong = [f"rank {rank}: {what}" for rank, (well, what) in enumerate(found) if not well]
+        wrong = [f"rank {rank}: {result}" for rank, (succeeded, result) in enumerate(found) if not succeeded]
         assert not wrong, "\n".join(wrong)
-        return [what for _, what in found]
+        return [result for _, result in found]
 
     def results(self, count: int, function: Callable[..., Any], *arguments: Any) -> list[tuple[bool, Any]]:
-        """The same, and of each whether it went well, with an error's text or "died" in the result's place."""
+        """Do the same, and return for each rank whether it succeeded, and its result, an error's text or "died"."""
         for end in self._ends[:count]:
             end.send((function, arguments))
         found = []
@@ -74,7 +74,7 @@ class Ranks:
         return found
 
     def close(self) -> None:
-        """End them."""
+        """End the processes."""
         for end in self._ends:
             with suppress(BrokenPipeError):
                 end.send(None)

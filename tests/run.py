@@ -1,6 +1,6 @@
-"""``python -m tests.run TITLE TARGET ...``: make targets one after another, and a summary of them all at the end.
+"""``python -m tests.run TITLE TARGET ...`` runs make targets one after another, and prints a summary of all.
 
-A target that fails does not keep the next ones from running. The exit status is 1 if any failed.
+The next targets run even if one fails. The exit status is 1 if any failed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 # pytest's closing line, with or without colours and the rule around it.
 _CLOSING = re.compile(r"^(?:\x1b\[[\d;]*m|[= ])*(?=\d)(.*\b(?:x?passed|x?failed|skipped|errors?)\b.*) in [\d.]+s")
 _COUNT = re.compile(r"(\d+) (passed|failed|skipped|xfailed|xpassed|errors?)\b")
-# A line of pytest's short summary, which `-ra` prints for each place that skips.
+# A line of pytest's short summary, which `-ra` prints for each location that skips.
 _SKIPPED = re.compile(r"^(?:\x1b\[[\d;]*m)*SKIPPED(?:\x1b\[[\d;]*m)* \[(\d+)\] (?:\S+: )?(.+?)(?:\x1b\[[\d;]*m)*$")
-# A part that runs no pytest says this itself, for example `skipped: no nvcc was found`.
+# A part that does not run pytest prints this line itself, for example `skipped: no nvcc was found`.
 _NOT_RUN = re.compile(r"^skipped: (.+)$")
 
 
 @dataclass
 class Part:
-    """One make target: how it ended, and what its output says of its tests."""
+    """A make target: its exit status, and the counts of tests in its output."""
 
     target: str
     status: int = 0
@@ -35,18 +35,18 @@ class Part:
 
     @property
     def failed(self) -> bool:
-        """Whether the target itself, or a test of it, failed."""
+        """Whether the target failed, be it in a test or not."""
         return self.status != 0
 
     @property
     def result(self) -> str:
-        """The word that the summary has for it."""
+        """The word in the summary's result column."""
         if self.failed:
             return "FAILED"
         return "skipped" if self.reasons and not self.counts else "passed"
 
     def read(self, line: str) -> None:
-        """Count what a line of output says of tests."""
+        """Add the counts of tests in a line of output."""
         line = line.rstrip()
         if closing := _CLOSING.match(line):
             for number, word in _COUNT.findall(closing[1]):
@@ -61,7 +61,7 @@ _KINDS = {"error": "failed", "errors": "failed", "xfailed": "skipped", "xpassed"
 
 
 def run(command: Sequence[str], target: str, environment: Mapping[str, str] | None = None) -> Part:
-    """Run a command, show its output as it comes, and read it."""
+    """Run a command, print its output at once, and count its tests."""
     part, start = Part(target), time.monotonic()
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -76,7 +76,7 @@ def run(command: Sequence[str], target: str, environment: Mapping[str, str] | No
 
 
 def summary(title: str, parts: Iterable[Part]) -> list[str]:
-    """The table: a line for each part, then one for all."""
+    """Return the lines of the table: one for each part, then two for all."""
     parts = list(parts)
     width = max(len(part.target) for part in parts)
     lines = [f"{title:<{width}}  result    passed  failed  skipped  seconds"]
@@ -94,7 +94,7 @@ def summary(title: str, parts: Iterable[Part]) -> list[str]:
         f"{len(parts)} parts in {total:.0f} s: " + (f"FAILED: {', '.join(failed)}" if failed else "all passed")
     )
     tests: Counter[str] = sum((part.counts for part in parts), Counter())
-    # A part without pytest counts as one test, so that the line below is the whole.
+    # A part without pytest counts as one test, so that the line below covers all parts.
     for part in parts:
         if not part.counts:
             tests[{"FAILED": "failed"}.get(part.result, part.result)] += 1
@@ -103,7 +103,7 @@ def summary(title: str, parts: Iterable[Part]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the targets; 1 if one of them failed."""
+    """Run the targets; return 1 if one of them failed."""
     title, *targets = arguments
     make = os.environ.get("MAKE", "make")
     parts = []

@@ -1,4 +1,4 @@
-"""Which combinations of a test's parameters become tests: decided before pytest makes an item of each."""
+"""Select the combinations of a test's parameters that become tests, before pytest makes an item of each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-# --brief: of a test with so many combinations, one in so many.
+# --brief keeps one in BRIEF_SHARE combinations of a test that has at least BRIEF_FROM.
 BRIEF_FROM, BRIEF_SHARE = 20, 7
-# Options that test one engine alone, and nothing that has no engine.
+# Options that test a single engine, and leave out tests without an engine.
 _ALONE = ("--emulated", "--interpreted", "--backend")
-# Tests of which no combination is left: pytest runs them without any, if not told otherwise.
+# Tests without a remaining combination: pytest would run them once, without parameters.
 LEFT_OUT = pytest.StashKey[set[str]]()
 
 
@@ -45,9 +45,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _select(metafunc: pytest.Metafunc) -> None:
-    """Leaves out what would only repeat: tests of no fused backend, strategies that make no difference; and what no GPU
-    is here for."""
-    # Not pytest's interface, but the one place where every combination is known and none has an item yet.
+    """Leave out combinations that would only repeat (tests without a fused backend, strategies that make no difference)
+    or that need a GPU that is not here."""
+    # `_calls` is not part of pytest's interface, but only here is every combination known and no item made yet.
     calls = metafunc._calls
     chosen = _chosen(metafunc, calls) if calls else [_runs(metafunc, {}, {}, {}) and not _too_slow(metafunc)]
     if not any(chosen):
@@ -70,7 +70,7 @@ def _chosen(metafunc: pytest.Metafunc, calls: list[Any]) -> list[bool]:
 
 
 def _brief(places: list[dict[str, int]], chosen: list[bool], share: int) -> list[bool]:
-    """Along diagonals; and what of the rest has two values that have not met there, of cases only some."""
+    """Keep the diagonals, and each other combination that has two values (cases aside) which have not met before."""
     brief = [runs and sum(place.values()) % share == 0 for place, runs in zip(places, chosen, strict=True)]
     met = {pair for place, kept in zip(places, brief, strict=True) if kept for pair in _pairs(place)}
     for i, place in enumerate(places):
@@ -86,7 +86,7 @@ def _pairs(place: dict[str, int]) -> set[Any]:
 
 
 def _independent(calls: list[Any]) -> list[str]:
-    """The parameters' names; of several that are given together, the first."""
+    """Return the names of the parameters; of parameters that are given together, the first name."""
     by_places = {tuple(call.indices[name] for call in calls): name for name in reversed(calls[0].indices)}
     return list(reversed(by_places.values()))
 
@@ -116,7 +116,7 @@ def _runs(metafunc: pytest.Metafunc, parameters: dict[str, Any], places: dict[st
 
 def _for_case(test: pytest.Item, case: Any, places: dict[str, int], sizes: dict[str, int]) -> bool:
     if "TestCompile" in test.nodeid and not case.path:
-        # The graph is every loss's; what is a function's own is how it is traced.
+        # All losses have the same graph; only the tracing of each function differs.
         return case.first and "test_fullgraph" in test.nodeid
     own = {name: place for name, place in places.items() if name not in ("backend", "case")}
     return case.takes(own, {name: sizes[name] for name in own})

@@ -1,4 +1,4 @@
-"""What PyTorch's users do with a loss beyond calling backward once."""
+"""Use of losses in PyTorch beyond one backward: repeated, double, in place, checkpointed, transformed, compiled."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_float16_gradients_survive_a_loss_scale(served: Case, backend: Backend, 
 
 
 def test_repeated_backward(served: Case, logits: Tensor, targets: Tensor) -> None:
-    """An in-place scale of the saved gradient would give 3 * 3 where 3 is right."""
+    """Scaling the saved gradient in place would give a factor of 3 * 3 instead of 3."""
     x = logits.requires_grad_()
     loss = 3.0 * served(x, targets)
     (first,) = torch.autograd.grad(loss, x, retain_graph=True)
@@ -98,7 +98,7 @@ def test_repeated_backward(served: Case, logits: Tensor, targets: Tensor) -> Non
 
 
 @pytest.mark.parametrize("reduction", ("mean", "none"))
-def test_double_backward_says_what_is_wrong(served: Case, logits: Tensor, targets: Tensor, reduction: str) -> None:
+def test_double_backward_raises_with_the_reason(served: Case, logits: Tensor, targets: Tensor, reduction: str) -> None:
     x = logits.requires_grad_()
     for unreached in (False, True):
         value = served(x, targets, reduction=reduction).sum()
@@ -110,7 +110,7 @@ def test_double_backward_says_what_is_wrong(served: Case, logits: Tensor, target
 
 
 def test_double_backward_through_learnable_arguments(backend: Backend, logits: Tensor, targets: Tensor) -> None:
-    """A penalty on their gradients must not silently be dropped either."""
+    """A penalty on the gradients of learnable arguments must not silently be dropped."""
     learnable = {
         "logit_scale": torch.tensor(0.9, device=backend.device, requires_grad=True),
         "logit_bias": torch.zeros(SHAPE[1], device=backend.device, requires_grad=True),
@@ -125,7 +125,7 @@ def test_double_backward_through_learnable_arguments(backend: Backend, logits: T
 
 @pytest.mark.parametrize("reduction", ("mean", "none"))
 def test_the_loss_may_be_changed_in_place(served: Case, logits: Tensor, targets: Tensor, reduction: str) -> None:
-    """``loss /= steps`` is how gradients are accumulated."""
+    """Users write ``loss /= steps`` to accumulate gradients."""
     x = logits.requires_grad_()
     loss = served(x, targets, reduction=reduction)
     loss = loss.sum() if reduction == "none" else loss
@@ -138,12 +138,12 @@ def test_the_loss_may_be_changed_in_place(served: Case, logits: Tensor, targets:
     raw.sum().backward()
 
 
-def test_forward_mode_says_that_there_is_none(served: Case, logits: Tensor, targets: Tensor) -> None:
+def test_forward_mode_raises(served: Case, logits: Tensor, targets: Tensor) -> None:
     with pytest.raises(NotImplementedError, match="jvp"):
         torch.func.jvp(lambda x: served(x, targets), (logits,), (torch.ones_like(logits),))
 
 
-def test_caller_keeps_the_logits(served: Case, logits: Tensor, targets: Tensor) -> None:
+def test_logits_are_not_modified(served: Case, logits: Tensor, targets: Tensor) -> None:
     before = logits.clone()
     evaluate(served, logits, targets)
     assert torch.equal(logits, before)
@@ -159,13 +159,13 @@ class TestInPlace:
             x = logits.to(dtype).requires_grad_()
             expected = evaluate(lambda a, b: 3 * served(a, b), x, targets)
             made = x * 1
-            came: list[Tensor] = []
-            made.register_hook(came.append)
+            received: list[Tensor] = []
+            made.register_hook(received.append)
             value = 3 * served(made, targets, inplace_backward=True)
             value.backward()
-            assert came[0].data_ptr() == made.data_ptr()
+            assert received[0].data_ptr() == made.data_ptr()
             assert torch.equal(value.detach(), expected.value)
-            assert torch.equal(came[0], expected.gradient)
+            assert torch.equal(received[0], expected.gradient)
 
     def test_needs_contiguous_logits_of_an_operation(self, logits: Tensor, targets: Tensor) -> None:
         with pytest.raises(ValueError, match="inplace_backward.*leaf"):
@@ -193,7 +193,7 @@ class TestInPlace:
         served(logits, targets, inplace_backward=True)
         assert torch.equal(logits, before)
 
-    def test_learnable_scale_beside(self, served: Case, logits: Tensor, targets: Tensor, backend: Backend) -> None:
+    def test_learnable_scale(self, served: Case, logits: Tensor, targets: Tensor, backend: Backend) -> None:
         scale = torch.tensor(0.8, device=backend.device, requires_grad=True)
         x = logits.requires_grad_()
         expected = torch.autograd.grad(served(x, targets, logit_scale=scale), (x, scale))
@@ -272,7 +272,7 @@ def test_not_contiguous(served: Case, logits: Tensor, targets: Tensor, dtype: to
         leaf = strided.detach().requires_grad_()
         value = served(leaf, targets)
         (gradient,) = torch.autograd.grad(value, leaf)
-        # Rows that begin elsewhere are cut elsewhere: sums in another order.
+        # Rows at other addresses are split into other chunks, so sums have another order.
         torch.testing.assert_close(value.detach(), expected.value, rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(gradient, expected.gradient, rtol=8 * torch.finfo(dtype).eps + 2e-6, atol=1e-7)
 
@@ -322,7 +322,7 @@ class TestCompile:
         assert counter.frame_count <= 3
 
     def test_numbers_that_change(self, backend: Backend, logits: Tensor, targets: Tensor) -> None:
-        """A schedule of gamma, a normalizer by batch size, dynamic shapes: numbers become symbols."""
+        """A schedule of gamma, a normalizer by batch size and dynamic shapes turn numbers into symbols."""
         torch._dynamo.reset()
         step = torch.compile(
             lambda x, y, g, n: sigmoid_focal_loss(x, y, gamma=g, reduction="sum", normalizer=n), fullgraph=True

@@ -1,4 +1,4 @@
-"""Weights and biases from counts, against the papers' formulas."""
+"""Weights and biases from counts, compared with the papers' formulas."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlloss_cuda import BCEWithLogitsLoss, CSRTargets, ZLPRLoss, _counts, fit_th
 
 
 def examples(generator: torch.Generator) -> Tensor:
-    """Dense 0/1 targets in which label 0 never occurs, and label 1 always."""
+    """Return dense 0/1 targets in which label 0 never occurs, and label 1 always does."""
     y = (torch.rand(50, 6, generator=generator) < torch.tensor([0, 0, 0.3, 0.1, 0.5, 0.05])).long()
     y[:, 1] = 1
     return y

@@ -1,10 +1,9 @@
-"""What the build made: the libraries, where they import from, the instruction sets, CUDA without a GPU."""
+"""The build's results: the libraries, where they import from, the instruction sets, CUDA without a GPU."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from mlloss_cuda import _extension, _ops
 from . import instruction_sets
 from .cases import Case
 from .inputs import Outcome, evaluate, random_logits, random_positives, random_probabilities
+from .new_process import run_python
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(mlloss_cuda.__file__).parent
@@ -29,23 +29,19 @@ def library(name: str) -> Path:
 @pytest.mark.parametrize("folder", (ROOT, Path("/")), ids=("root", "elsewhere"))
 def test_imports_with_its_libraries(folder: Path) -> None:
     code = "import mlloss_cuda as m; assert m.backends()['cpu'].usable, m.backends(); print(m.__version__)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    done = run_python("-c", code, folder=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == mlloss_cuda.__version__
 
 
-def test_libraries_carry_no_path_of_the_build() -> None:
+def test_libraries_contain_no_build_path() -> None:
     for name in ("_C", "_cpu"):
         assert str(ROOT).encode() not in library(name).read_bytes()
 
 
-def test_info_explains() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "mlloss_cuda", "info", "--shape", "512x131072"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def test_info_reports_versions_and_backends() -> None:
+    done = run_python("-m", "mlloss_cuda", "info", "--shape", "512x131072")
+    assert done.returncode == 0, done.stderr
     for word in ("mlloss_cuda", "torch", "cpu", "cuda", "triton", "reference", "sm_90"):
         assert word in done.stdout
     for name, status in mlloss_cuda.backends().items():
@@ -54,15 +50,13 @@ def test_info_explains() -> None:
 
 
 def test_info_refuses_a_bad_shape() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "mlloss_cuda", "info", "--shape", "wide"], capture_output=True, text=True, check=False
-    )
+    done = run_python("-m", "mlloss_cuda", "info", "--shape", "wide")
     assert done.returncode == 2
     assert "--shape" in done.stderr
 
 
 def test_cuda_library_loads_without_a_gpu() -> None:
-    """Its ops register on a CPU-only torch, and ``backends()`` says why they cannot run there."""
+    """The ops register even on a CPU-only torch, and ``backends()`` says why they cannot run there."""
     if not _extension.build_information()["cuda"]:
         assert "no nvcc" in mlloss_cuda.backends()["cuda"].reason
         return
@@ -86,7 +80,7 @@ def kept_instruction_set() -> Iterator[None]:
 
 @pytest.mark.usefixtures("kept_instruction_set")
 def test_every_instruction_set_agrees(case: Case, generator: torch.Generator) -> None:
-    """They differ in the order of sums only."""
+    """Instruction sets differ only in the order of sums."""
     *others, best = instruction_sets.usable()
     inputs = [
         (random_logits(generator, (9, 2200), dtype, "cpu"), targets)
@@ -104,7 +98,7 @@ def test_every_instruction_set_agrees(case: Case, generator: torch.Generator) ->
             torch.testing.assert_close(got.gradient, outcome.gradient, rtol=8 * eps + 2e-6, atol=1e-7)
 
 
-def test_an_instruction_set_that_is_not_there_is_not_taken() -> None:
+def test_unusable_instruction_set_is_not_chosen() -> None:
     before = instruction_sets.active()
     missing = set(instruction_sets.NAMES) - set(instruction_sets.usable())
     assert not any(instruction_sets.choose(name) for name in missing)
@@ -113,15 +107,15 @@ def test_an_instruction_set_that_is_not_there_is_not_taken() -> None:
 
 
 def test_instruction_sets_do_not_merge_at_link() -> None:
-    """A template of one name from two sets would be one function, and an AVX2 machine would run AVX-512.
+    """Every function of a kernel object is in its instruction set's own namespace, except its table.
 
-    Every function of a kernel object lies in its set's own namespace, its table apart.
+    Otherwise the linker would merge templates of one name from two sets, and an AVX2 machine would run AVX-512.
     """
     objects = sorted((ROOT / "build" / "native").glob("**/cpu_kernels_*.dir/**/*.o"))
     assert objects, "no kernel objects under build/native: was the extension built with make build?"
     for path in objects:
         isa = path.as_posix().split("cpu_kernels_")[1].split(".dir")[0]
-        assert shutil.which("nm"), "nm comes with the compiler"
+        assert shutil.which("nm"), "nm was not found; it comes with the compiler"
         listed = subprocess.run(["nm", "-C", "--defined-only", str(path)], capture_output=True, text=True, check=True)
         symbols = [line.split(maxsplit=2)[2] for line in listed.stdout.splitlines()]
         foreign = [

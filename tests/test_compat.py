@@ -1,4 +1,4 @@
-"""Other libraries' losses under their own names: against their definitions in plain torch, and their tests' values."""
+"""Losses of other libraries under their names, compared with definitions in plain torch and published test values."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_signature(function: Callable[..., Any]) -> None:
 
 
 def agree(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], x: Tensor, *targets: Any) -> None:
-    """In value and gradient, float64, each element of the result with a gradient of its own."""
+    """Assert equal values and gradients in float64, with another grad_output for each element of the result."""
     mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     got, expected = ours(mine, *targets), theirs(other, *targets)
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
@@ -112,7 +112,7 @@ def published_asl(x: Tensor, y: Tensor, gamma_neg: float, gamma_pos: float, clip
     if clip:
         q = (q + clip).clamp(max=1)
     cost = y * p.clamp(min=1e-8).log() + (1 - y) * q.clamp(min=1e-8).log()
-    # A power's gradient is NaN where its base is 0: of a negative that is clipped.
+    # A power's gradient would be NaN at a base of 0, which a clipped negative has.
     base = (1 - p * y - q * (1 - y)).clamp(min=1e-300)
     weight = base ** (gamma_pos * y + gamma_neg * (1 - y))
     return -(cost * (weight.detach() if detach else weight)).sum()
@@ -132,14 +132,14 @@ class TestAsymmetric:
             agree(ours, lambda x, y, a=(gamma_neg, gamma_pos, clip, other): published_asl(x, y, *a), x, y)
 
     def test_without_eps(self) -> None:
-        """Where the original cuts off: a positive far below 0 keeps its gradient, eps or not."""
+        """A positive far below 0 keeps its gradient with any eps; the original clamps it there."""
         x = torch.tensor([[-30.0]], requires_grad=True)
         for eps in (1e-8, 1e-2):
             (gradient,) = torch.autograd.grad(asl.AsymmetricLoss(eps=eps)(x, torch.ones(1, 1)), x)
             assert gradient.item() == pytest.approx(-1)
 
-    def test_soft_targets_are_told_once(self) -> None:
-        """Only where definitions differ: between 0 and 1."""
+    def test_soft_targets_warn_once(self) -> None:
+        """The warning is only for targets between 0 and 1, for which the definitions differ."""
         x, loss = torch.zeros(2, 2), asl.AsymmetricLoss()
         loss(x, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
         with pytest.warns(UserWarning, match="targets between 0 and 1 give another value .* interpolates the powers"):
@@ -158,7 +158,7 @@ class TestTimm:
     def test_asymmetric_reductions(
         self, options: dict[str, Any], factor: float, weighed: bool, generator: torch.Generator
     ) -> None:
-        """The mean over rows by default. Weights of labels and of positives."""
+        """The default is the mean over rows; weights of labels and of positives apply."""
         x, y = drawn(generator, 6, 9)
         w, q = (torch.rand(9, generator=generator).double() for _ in range(2)) if weighed else (None, None)
 
@@ -177,7 +177,7 @@ class TestTimm:
             torch.testing.assert_close(sparse, asymmetric(x, y))
 
     def test_asymmetric_smoothing(self, generator: torch.Generator) -> None:
-        """The original's definition between 0 and 1, and no warning."""
+        """Smoothed targets follow the original's definition, without a warning."""
         x, y = drawn(generator, 6, 9)
         q = torch.rand(9, generator=generator).double()
 
@@ -193,7 +193,7 @@ class TestTimm:
             timm.AsymmetricLossMultiLabel(smoothing=0.2)(x, CSRTargets.from_dense(y.bool()))
 
     def test_zlpr(self, generator: torch.Generator) -> None:
-        """Targets are cut at 1/2, whatever they are."""
+        """Targets of every kind are thresholded at 1/2."""
         x, y = drawn(generator, 6, 9)
         soft = torch.where(y > 0, 0.75, 0.5)
         for targets in (y, soft, y.bool(), y.int(), CSRTargets.from_dense(soft)):
@@ -393,7 +393,7 @@ class TestMonai:
         agree(monai.FocalLoss(alpha=0.3, weight=weight, reduction=reduction), focal, *drawn(generator, 2, 3, *spatial))
 
     def test_one_channel(self, generator: torch.Generator) -> None:
-        """What is asked of channels is ignored, with the original's warnings."""
+        """Options for several channels are ignored, with the original's warnings."""
         x, y = drawn(generator, 2, 1, 6)
         loss = monai.DiceLoss(sigmoid=True, to_onehot_y=True, include_background=False, weight=[7.0])
         with pytest.warns(UserWarning, match="single channel prediction") as warned:
@@ -401,7 +401,7 @@ class TestMonai:
         assert len(warned) == 2
         assert got == monai.DiceLoss(sigmoid=True)(x, y)
 
-    def test_a_reduction_of_monais_enum(self) -> None:
+    def test_reduction_of_monai_enum(self) -> None:
         assert monai.DiceLoss(sigmoid=True, reduction=SimpleNamespace(value="sum")).reduction == "sum"
 
     @pytest.mark.parametrize(
@@ -421,12 +421,12 @@ class TestMonai:
             (monai.DiceFocalLoss, {"sigmoid": True, "lambda_focal": -1.0}, "lambda_focal: expected"),
         ],
     )
-    def test_what_is_not_served(self, module: Any, options: dict[str, Any], match: str) -> None:
+    def test_unsupported_options_raise(self, module: Any, options: dict[str, Any], match: str) -> None:
         with pytest.raises(ValueError, match=match):
             module(**options)
 
     def test_focal_of_one_class(self) -> None:
-        """A number weighs it; a weight for each class is an error."""
+        """A number is taken as weight; a list of weights is an error."""
         x, y = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
         assert monai.FocalLoss(weight=0.5)(x, y).item() == pytest.approx(0.0866434)
         with pytest.raises(ValueError, match="weight: expected a number for a single channel"):
@@ -434,7 +434,7 @@ class TestMonai:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_softmax_as_sigmoids(self, dtype: torch.dtype, generator: torch.Generator) -> None:
-        """The log-odds lose nothing at either end: an error of some roundings of the largest logit."""
+        """The log-odds are precise at both ends: their error is a few roundings of the largest logit."""
         x = (40 * torch.randn(50, 5, generator=generator, dtype=torch.float64)).to(dtype)
         x[0], x[1, 1:] = 2.0, x[1, :1]
         others = ~torch.eye(5, dtype=torch.bool)
@@ -448,7 +448,7 @@ class TestMonai:
     @pytest.mark.parametrize("module", [monai.DiceLoss, monai.TverskyLoss, monai.GeneralizedDiceLoss])
     @pytest.mark.parametrize("background", [True, False])
     def test_softmax(self, module: Any, background: bool, generator: torch.Generator) -> None:
-        """The same loss of the probabilities, whose logits are theirs."""
+        """The loss equals that of the softmax probabilities' logits."""
         x, y = drawn(generator, 2, 4, 6)
         loss = module(softmax=True, include_background=background)
         plain = module(sigmoid=True, include_background=background)
@@ -470,12 +470,12 @@ class TestMonai:
             return (loss * factor[:, None]).mean()
 
         loss = monai.FocalLoss(use_softmax=True, alpha=alpha, include_background=background)
-        told = pytest.warns(UserWarning, match="scalar `alpha` ignored")
-        with told if isinstance(alpha, float) and not background else nullcontext():
+        warns = pytest.warns(UserWarning, match="scalar `alpha` ignored")
+        with warns if isinstance(alpha, float) and not background else nullcontext():
             agree(loss, focal, x, y)
 
     def test_focal_alpha_of_classes(self, generator: torch.Generator) -> None:
-        """It weighs positives, and leaves negatives alone."""
+        """An alpha for each class weights positives, and not negatives."""
         x, y = drawn(generator, 2, 3, 6)
         alpha = torch.tensor([0.2, 0.5, 1.5]).double()
 
@@ -488,7 +488,7 @@ class TestMonai:
     @pytest.mark.parametrize("ignored", [0, 2, 255, -1])
     @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
     def test_ignored_classes(self, ignored: int, reduction: str, generator: torch.Generator) -> None:
-        """Voxels of a class, and those of none, as if they were not there."""
+        """Voxels of the ignored class, or with an ignored number that is no class, do not affect the loss."""
         x, _ = drawn(generator, 2, 3, 8)
         classes = torch.randint(3, (2, 1, 8), generator=generator)
         classes[:, :, [1, 5]] = ignored
@@ -509,7 +509,7 @@ class TestMonai:
             values = monai.FocalLoss(reduction="none")(x, y) * kept
             if reduction == "none":
                 return values
-            # The mean is over voxels, whose channels are added up.
+            # The mean is over voxels, after a sum over their channels.
             return values.sum() / kept.sum() if reduction == "mean" else (values.sum(2) / kept.sum(2)).sum()
 
         loss = monai.FocalLoss(**common)
@@ -520,7 +520,7 @@ class TestMonai:
 
     @pytest.mark.parametrize("module", [monai.DiceLoss, monai.TverskyLoss, monai.FocalLoss])
     def test_class_numbers_are_checked(self, module: Any) -> None:
-        """A class that there is not, and a target that is one-hot already."""
+        """A class number out of range and a target that is already one-hot raise."""
         loss = module(to_onehot_y=True, **({} if module is monai.FocalLoss else {"sigmoid": True}))
         x = torch.zeros(2, 3, 4)
         for wrong in (255, -1, 3):
@@ -532,8 +532,8 @@ class TestMonai:
             loss(x, torch.zeros(2, 3, 4))
 
     @pytest.mark.parametrize("ignored", [None, 255])
-    def test_class_numbers_that_cannot_be_looked_at(self, ignored: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A class that there is not makes the loss NaN, as on a GPU, where it is not the ignored one."""
+    def test_class_numbers_that_cannot_be_checked(self, ignored: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        """If the host cannot read them, as on a GPU, class numbers out of range and not ignored make the loss NaN."""
         monkeypatch.setattr(_monai_inputs.check, "readable", lambda tensor: False)
         x, y = torch.zeros(2, 3, 4), torch.zeros(2, 1, 4, dtype=torch.int64)
         for loss in (
@@ -548,7 +548,7 @@ class TestMonai:
     @pytest.mark.parametrize("batch", [False, True])
     @pytest.mark.parametrize("reduction", ["mean", "sum"])
     def test_sums(self, jaccard: bool, batch: bool, reduction: str, generator: torch.Generator) -> None:
-        """In one pass, or two where the sums of ours are not theirs: the two losses, added up."""
+        """A sum of two losses, which takes one pass or two, equals the two losses added up."""
         dice = {"sigmoid": True, "jaccard": jaccard, "batch": batch, "reduction": reduction}
         for smooth_dr in (1e-5, 0.5):
             options = {**dice, "smooth_dr": smooth_dr}
@@ -622,7 +622,7 @@ class TestHuggingFace:
         items = sum(labels.ne(-100).sum() for labels in y.split([3, 3, 1]))
         for rows in torch.arange(7).split([3, 3, 1]):
             value = compute_loss({"logits": parts[rows]}, y[rows], num_items_in_batch=items)
-            value *= 1  # as the Trainer does, for the number of devices
+            value *= 1  # the Trainer multiplies by the number of devices
             value.backward()
             total += value.item()
         torch.testing.assert_close(parts.grad, whole.grad)
@@ -630,7 +630,7 @@ class TestHuggingFace:
 
     @pytest.mark.parametrize("unknown", [-100, -1])
     def test_unknown_labels(self, unknown: int, generator: torch.Generator) -> None:
-        """The Trainer does not count -100: a step of one batch is the loss of that batch all the same."""
+        """The Trainer does not count -100; nevertheless a step of one batch has the loss of that batch."""
         x, y = drawn(generator, 6, 5)
         y[0, 1:] = y[2, 2] = y[4] = unknown
         count = y.ne(-100).sum()
@@ -639,12 +639,14 @@ class TestHuggingFace:
         loss = ZLPRLoss(ignore_index=unknown)
         parts = [(x[rows], y[rows]) for rows in (slice(0, 4), slice(4, 6))]
         got = sum(hf_compute_loss(loss)((a,), b, count) for a, b in parts)
-        shares = [b.ne(-100).sum() / count for _, b in parts]  # of known labels, or else of rows
+        shares = [
+            b.ne(-100).sum() / count for _, b in parts
+        ]  # the batches' shares of the labels that the Trainer counts
         torch.testing.assert_close(got, sum(share * loss(a, b) for share, (a, b) in zip(shares, parts, strict=True)))
         if unknown == -1:
             torch.testing.assert_close(got, loss(x, y))
 
-    def test_nothing_is_known(self) -> None:
+    def test_no_known_labels(self) -> None:
         x, y = torch.zeros(2, 3), torch.full((2, 3), -100.0)
         assert hf_compute_loss(ZLPRLoss(ignore_index=-100))({"logits": x}, y, y.ne(-100).sum()).isfinite()
 
@@ -656,7 +658,7 @@ class TestHuggingFace:
         torch.testing.assert_close(got, loss(x[:4], y[:4]) * 4 / 6 + loss(x[4:], y[4:]) * 2 / 6)
 
     def test_sparse_labels(self, generator: torch.Generator) -> None:
-        """The Trainer counts them as dense ones."""
+        """The Trainer counts sparse labels like dense ones."""
         x, y = drawn(generator, 5, 5)
         sparse = CSRTargets.from_dense(y.bool())
         compute_loss, wanted = hf_compute_loss(ZLPRLoss()), zlpr_loss(x, y)
@@ -676,7 +678,7 @@ class TestHuggingFace:
         for count in (15, 15.0, torch.tensor(15), torch.tensor(15.0), torch.full((2, 1), 15)):
             torch.testing.assert_close(compute_loss((x,), y, num_items_in_batch=count), wanted)
 
-    def test_sum_is_left_alone(self, generator: torch.Generator) -> None:
+    def test_sum_is_not_rescaled(self, generator: torch.Generator) -> None:
         x, y = drawn(generator, 3, 5)
         loss = ZLPRLoss(reduction="sum", normalizer=2.0)
         torch.testing.assert_close(hf_compute_loss(loss)((x,), y, 15), loss(x, y))

@@ -1,4 +1,4 @@
-"""Sums of losses: whatever runs together is what the terms are alone."""
+"""Sums of losses: terms that run together give the same results as each alone."""
 
 from __future__ import annotations
 
@@ -65,8 +65,10 @@ def one_by_one(terms: list[tuple[float, LossModule]], logits: Tensor, targets: A
     return values
 
 
-def assert_the_sum(terms: list[tuple[float, LossModule]], logits: Tensor, targets: Any, **common: Any) -> None:
-    """Value, terms' values and gradient in float64, where nothing but rounding can be between them."""
+def assert_equals_sum_of_terms(
+    terms: list[tuple[float, LossModule]], logits: Tensor, targets: Any, **common: Any
+) -> None:
+    """Assert that value, terms' values and gradient in float64 equal those of the terms up to rounding."""
     x, again = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     sample_weight = common.pop("sample_weight", None)
     loss = CompoundLoss(terms, **common)
@@ -95,7 +97,7 @@ def test_is_the_sum_of_its_terms(
         with pytest.raises(ValueError, match=r"^(reduction|rescale)"):
             CompoundLoss(SUMS[name], reduction=reduction)(logits, targets.clamp(min=0))
         return
-    assert_the_sum(
+    assert_equals_sum_of_terms(
         SUMS[name],
         logits,
         targets,
@@ -110,8 +112,10 @@ def test_is_the_sum_of_its_terms(
 def test_sparse_and_smoothed(backend: Backend, logits: Tensor, targets: Tensor, name: str) -> None:
     sparse = CSRTargets.from_dense(targets.clamp(min=0).cpu()).to(backend.device)
     bias = torch.linspace(-1, 1, SHAPE[1], dtype=torch.float64, device=backend.device)
-    assert_the_sum(SUMS[name], logits, sparse, reduction="sum", normalizer=7.0, logit_scale=1.5, logit_bias=bias)
-    assert_the_sum(SUMS[name], logits, sparse, reduction="batchmean", label_smoothing=0.1)
+    assert_equals_sum_of_terms(
+        SUMS[name], logits, sparse, reduction="sum", normalizer=7.0, logit_scale=1.5, logit_bias=bias
+    )
+    assert_equals_sum_of_terms(SUMS[name], logits, sparse, reduction="batchmean", label_smoothing=0.1)
 
 
 @pytest.mark.parametrize("name", ("the three", "ranks", "competing"))
@@ -120,11 +124,11 @@ def test_logits_that_overflow(backend: Backend, logits: Tensor, targets: Tensor,
     huge[1, 3], huge[1, 4] = torch.inf, -torch.inf
     clean = targets.clamp(min=0)
     clean[1, 3], clean[1, 4] = 1, 0
-    assert_the_sum(SUMS[name], huge.double(), clean, reduction="batchmean")
+    assert_equals_sum_of_terms(SUMS[name], huge.double(), clean, reduction="batchmean")
 
 
-# What the CPU engine is built for (csrc/cpu/kernels.cpp): one loop for all terms, in float32.
-AT_ONCE = {
+# Sums for which the CPU engine has one loop over all terms, in float32 (csrc/cpu/kernels.cpp).
+FUSED_SUMS = {
     "bce_with_logits+dice": [(0.5, BCEWithLogitsLoss(pos_weight=2.0)), (1.0, DiceLoss())],
     "dice+sigmoid_focal": [(1.0, DiceLoss(squared=True)), (0.1, SigmoidFocalLoss())],
     "dice+zlpr": [(-1.0, DiceLoss()), (1.0, ZLPRLoss())],
@@ -135,14 +139,14 @@ AT_ONCE = {
 }
 
 
-@pytest.mark.parametrize("name", AT_ONCE)
+@pytest.mark.parametrize("name", FUSED_SUMS)
 @pytest.mark.parametrize("kind", ("hard", "soft", "sparse", "huge", "weighted", "in place"))
 @pytest.mark.parametrize("reduction", ("none", "sum"))
 def test_rounds_no_worse_than_its_terms(
     backend: Backend, generator: torch.Generator, logits: Tensor, targets: Tensor, name: str, kind: str, reduction: str
 ) -> None:
-    """Float32 beside the same in float64, which goes term by term: the error against that of plain PyTorch."""
-    terms = AT_ONCE[name]
+    """The float32 error against float64, which runs term by term, is within a budget set by plain PyTorch's error."""
+    terms = FUSED_SUMS[name]
     loss = CompoundLoss(terms)
     assert "+".join(sorted(term.term().spec.name for _, term in terms)) == name
     x = logits.float()
@@ -179,7 +183,7 @@ def test_rounds_no_worse_than_its_terms(
         assert float((got - true).abs().amax()) <= float(budget)
 
 
-def test_plan_says_what_runs_together(backend: Backend) -> None:
+def test_plan_groups_terms_into_passes(backend: Backend) -> None:
     def names(loss: CompoundLoss) -> list[tuple[int, ...]]:
         return [passes.terms for passes in loss.plan(backend.device)]
 
@@ -190,7 +194,7 @@ def test_plan_says_what_runs_together(backend: Backend) -> None:
     assert len(names(CompoundLoss(SUMS["more than one"]))) == 3
     assert len(names(ZLPRLoss() + DiceLoss(weight=torch.ones(3)))) == 2
     any_sum = names(ZLPRLoss() + LSEPLoss() + DiceLoss())
-    # The largest sum that the CUDA library has, then what is left.
+    # The largest sum that the CUDA library has, then the remaining terms.
     assert any_sum == ([(2, 0), (1,)] if backend.library else [(2, 1, 0)])
     with mlloss_cuda.use_backend("reference"):
         assert names(together) == [(2,), (1,), (0,)]
@@ -198,7 +202,7 @@ def test_plan_says_what_runs_together(backend: Backend) -> None:
 
 def test_many_terms_take_several_passes(backend: Backend, logits: Tensor, targets: Tensor) -> None:
     terms = [(1.0 / (i + 1), SigmoidFocalLoss(gamma=float(i))) for i in range(9)] + [(1.0, ZLPRLoss())]
-    assert_the_sum(terms, logits, targets, reduction="mean", ignore_index=-1)
+    assert_equals_sum_of_terms(terms, logits, targets, reduction="mean", ignore_index=-1)
 
 
 def test_operators() -> None:
@@ -237,8 +241,8 @@ def test_terms_are_checked(error: type[Exception], argument: str, terms: Any, mo
         call(terms, **common)
 
 
-def test_what_terms_learn(backend: Backend, logits: Tensor, targets: Tensor) -> None:
-    """A threshold of one term, a scale and a bias of all."""
+def test_learned_threshold_scale_and_bias(backend: Backend, logits: Tensor, targets: Tensor) -> None:
+    """The gradients of one term's threshold, and of a scale and bias of all terms."""
     learned = {
         "threshold": nn.Parameter(torch.tensor(0.3, dtype=torch.float64, device=backend.device)),
         "scale": nn.Parameter(torch.tensor(1.2, dtype=torch.float64, device=backend.device)),
@@ -256,10 +260,10 @@ def test_what_terms_learn(backend: Backend, logits: Tensor, targets: Tensor) -> 
         torch.testing.assert_close(own, reference, rtol=1e-10, atol=1e-12)
 
 
-def test_numbers_of_each_label(backend: Backend, generator: torch.Generator, logits: Tensor, targets: Tensor) -> None:
+def test_label_parameters(backend: Backend, generator: torch.Generator, logits: Tensor, targets: Tensor) -> None:
     pos_weight = (torch.rand(SHAPE[1], generator=generator, dtype=torch.float64) + 0.5).to(backend.device)
     terms = [(1.0, BCEWithLogitsLoss(pos_weight=pos_weight)), (1.0, DiceLoss())]
-    assert_the_sum(terms, logits, targets, ignore_index=-1, reduction="mean")
+    assert_equals_sum_of_terms(terms, logits, targets, ignore_index=-1, reduction="mean")
 
 
 def test_shared_buffers_stay_shared() -> None:

@@ -1,4 +1,4 @@
-"""What only a GPU shows: graphs, streams, devices, tensors past 2^31 elements. Deselected where there is none."""
+"""Tests that need a GPU: graphs, streams, devices, tensors past 2^31 elements. Deselected without a GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHAPE = (6, 4501)
 
 
 def random_problem(generator: torch.Generator, dtype: torch.dtype, sparse: bool) -> tuple[Tensor, Any]:
-    """Logits, and targets whose tensors have the same size whatever they hold."""
+    """Return logits, and targets whose tensors have the same size for any number of entries."""
     logits = random_logits(generator, SHAPE, dtype, "cuda")
     dense = random_positives(generator, SHAPE, 0.01)
     return logits, CSRTargets.from_dense(dense).pad_to(dense.numel()).to("cuda") if sparse else dense.to("cuda")
@@ -37,7 +37,7 @@ def overwrite(targets: Any, fresh: Any) -> None:
 
 
 def capture(call: Callable[[], tuple[Tensor, ...]]) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
-    """``call`` as a CUDA graph, after runs that load its kernels: a capture fails if anything synchronises."""
+    """Capture ``call`` as a CUDA graph, after runs that load its kernels. A capture fails if anything synchronises."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -64,7 +64,7 @@ def test_graph_replays_on_fresh_inputs(
         return value.detach(), *torch.autograd.grad(value, x, torch.full_like(value, 0.5))
 
     graph, (value, gradient) = capture(step)
-    for _ in range(3):  # what one replay leaves behind must not reach the next
+    for _ in range(3):  # no state of one replay may affect the next
         fresh, targets = random_problem(generator, dtype, sparse)
         with torch.no_grad():
             x.copy_(fresh)
@@ -91,7 +91,7 @@ def test_forward_without_gradient_in_a_graph(served: Case, backend: Backend, gen
 def test_kernels_run_on_the_current_stream(
     served: Case, backend: Backend, generator: torch.Generator, dtype: torch.dtype, sparse: bool
 ) -> None:
-    """The logits are written late on that stream: kernels elsewhere would read zeros."""
+    """The logits are written late on that stream: kernels on another stream would read zeros."""
     fresh, y = random_problem(generator, dtype, sparse)
     expected = evaluate(served, fresh, y)
     x = torch.zeros_like(fresh).requires_grad_()
@@ -109,7 +109,7 @@ def test_kernels_run_on_the_current_stream(
 
 
 @pytest.mark.gpu(devices=2)
-def test_another_device_than_the_current_one(served: Case, backend: Backend, generator: torch.Generator) -> None:
+def test_device_other_than_the_current_one(served: Case, backend: Backend, generator: torch.Generator) -> None:
     x, y = random_problem(generator, torch.float32, False)
     expected = evaluate(served, x, y)
     got = evaluate(served, x.to("cuda:1"), y.to("cuda:1"))
@@ -122,7 +122,7 @@ def test_another_device_than_the_current_one(served: Case, backend: Backend, gen
 
 
 def test_bitwise_equal_from_run_to_run(served: Case, backend: Backend, generator: torch.Generator) -> None:
-    """Blocks enough that no two runs schedule them alike."""
+    """There are so many blocks that no two runs schedule them alike."""
     shape = (700, 20_011)
     x = random_logits(generator, shape, torch.bfloat16, "cuda")
     y = random_positives(generator, shape, 1e-3).to("cuda")
@@ -133,8 +133,8 @@ def test_bitwise_equal_from_run_to_run(served: Case, backend: Backend, generator
         assert torch.equal(again.gradient, first.gradient)
 
 
-# Rows that each strategy takes, of more than 2^31 elements together, and a loss and layout for it: tests of all
-# combinations would take hours of a GPU's memory, and differ in nothing that counts elements.
+# For each strategy a loss, rows and labels that it takes, of more than 2^31 elements, and whether targets are sparse.
+# All combinations would occupy a GPU's memory for hours, and count elements by the same code.
 PAST_31_BITS = {
     "streaming": (zlpr_loss, 800, 2_812_281, True),
     "split": (dice_loss, 800, 2_812_281, False),
@@ -146,7 +146,7 @@ PAST_31_BITS = {
 def assert_right_past_31_bits(
     generator: torch.Generator, loss: Callable[..., Tensor], rows: int, labels: int, sparse: bool
 ) -> None:
-    """The value against that of two halves, and the last rows' gradient against float64."""
+    """Assert that the value is the sum of two halves' values, and that the last rows' gradient agrees with float64."""
     assert rows * labels > 2**31
     random = torch.Generator("cuda").manual_seed(generator.initial_seed())
     x = torch.randn(rows, labels, dtype=torch.bfloat16, device="cuda", generator=random)

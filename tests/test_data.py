@@ -1,12 +1,10 @@
-"""Readers of data sets, batches of sparse rows, and what labels say about each other."""
+"""Readers of data sets, batches of sparse rows, and statistics of labels."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
 import lzma
-import subprocess
-import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,6 @@ import scipy.sparse
 import torch
 from torch.utils.data import DataLoader
 
-import mlloss_cuda
 from mlloss_cuda import CSRTargets, LinearLoss, ZLPRLoss
 from mlloss_cuda.data import (
     MultiLabelData,
@@ -35,13 +32,15 @@ from mlloss_cuda.data import (
     read_xmc_matrices,
 )
 
+from .new_process import run_python
+
 ROWS, FEATURES, LABELS = 40, 30, 12
 COMPRESS: dict[str, Any] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 
 @pytest.fixture
 def dense(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features and targets, some rows of either empty."""
+    """Features and targets, in which some rows have no features or no labels."""
     x = torch.randn(ROWS, FEATURES, generator=generator)
     x[torch.rand(ROWS, FEATURES, generator=generator) < 0.8] = 0
     y = (torch.rand(ROWS, LABELS, generator=generator) < 0.2).int()
@@ -50,7 +49,7 @@ def dense(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def points(x: torch.Tensor, y: torch.Tensor, base: int = 0) -> list[str]:
-    """As files have them, labels and features in falling order."""
+    """Return lines as in files, with labels and features in descending order."""
     lines = []
     for features, labels in zip(x, y, strict=True):
         heads = ",".join(str(i) for i in reversed(labels.nonzero()[:, 0].tolist()))
@@ -64,7 +63,7 @@ def assert_is(data: MultiLabelData, x: torch.Tensor, y: torch.Tensor) -> None:
     assert data.features.indptr.dtype == np.int64
     assert torch.equal(torch.from_numpy(data.features.toarray()), x)
     assert torch.equal(data.targets.to_dense().int(), y)
-    # Their own checks: sorted and unique.
+    # The constructor checks that indices are sorted and unique.
     CSRTargets(data.targets.crow_indices, data.targets.col_indices, data.targets.num_labels, validate=True)
     row = data.features.copy()
     row.sort_indices()
@@ -88,9 +87,9 @@ class TestXmc:
         path = written(tmp_path, text, name)
         assert_is(read_xmc(path), *dense)
         path = written(tmp_path, text.removesuffix(end), name, cut=True)
-        # Compressed data know where they end.
-        told = pytest.warns(UserWarning, match=rf"a\.txt, line {ROWS + 1}: the last line has no newline")
-        with told if name == "a.txt" else nullcontext():
+        # Compressed data mark their end.
+        warns = pytest.warns(UserWarning, match=rf"a\.txt, line {ROWS + 1}: the last line has no newline")
+        with warns if name == "a.txt" else nullcontext():
             assert_is(read_xmc(path), *dense)
         assert_is(read_xmc(written(tmp_path, text + 2 * end, name)), *dense)
 
@@ -104,8 +103,8 @@ class TestXmc:
         for batch, *part in zip(batches, x.split(size), y.split(size), strict=True):
             assert_is(batch, *part)
 
-    def test_is_read_as_it_is_asked_for(self, tmp_path: Path, monkeypatch: Any) -> None:
-        """What lies behind the first block is not read, so neither held nor checked."""
+    def test_reads_on_demand(self, tmp_path: Path, monkeypatch: Any) -> None:
+        """Lines behind the first block are not read before they are needed, so neither held nor checked."""
         monkeypatch.setattr(_lines, "BLOCK", 200)
         lines = ["100 5 5", *(["1 2:0.5"] * 80), "wrong", *(["1 2:0.5"] * 19)]
         batches = iter_xmc(written(tmp_path, "\n".join(lines)), 5)
@@ -114,7 +113,7 @@ class TestXmc:
             list(batches)
 
     def test_corners(self, tmp_path: Path) -> None:
-        """No labels with or without the space, no features, neither, duplicate labels, exponents, tabs."""
+        """Lines without labels (with or without the space), features, or both; duplicate labels, exponents, tabs."""
         text = "7 4 9\n 1:2\n1:2\n3,4\n\n8,8,0 3:-1e-3 0:+.5\n5\t2:7 \n 0:1"
         data = read_xmc(written(tmp_path, text))
         rows = data.targets.to_dense()
@@ -154,7 +153,7 @@ class TestXmc:
         ),
     )
     def test_malformed_line(self, tmp_path: Path, monkeypatch: Any, line: str, message: str) -> None:
-        """Named by file and line, wherever blocks end."""
+        """The error names file and line, wherever blocks end."""
         lines = ["20 4 9", *(["1,2 0:1 3:2"] * 13), line, *(["3 1:1"] * 6)]
         for block in (11, 1 << 22):
             monkeypatch.setattr(_lines, "BLOCK", block)
@@ -162,8 +161,8 @@ class TestXmc:
                 read_xmc(written(tmp_path, "\n".join(lines)))
 
     @pytest.mark.parametrize("read", (read_xmc, read_libsvm))
-    def test_cut_within_the_last_row(self, tmp_path: Path, read: Any) -> None:
-        """Never read without a word: what is left may be a row of its own."""
+    def test_truncated_last_row(self, tmp_path: Path, read: Any) -> None:
+        """A cut row gives an error or a warning, even if the rest is a valid row."""
         text = ("1 6 5\n" if read is read_xmc else "") + "3,4 1:0.5 5:7.125\n"
         read(written(tmp_path, text))
         for size in range(text.index("3,4") + 1, len(text)):
@@ -189,15 +188,15 @@ class TestXmc:
                 read_xmc(written(tmp_path, "1 1 2\n0 0:1\n\n\n1 0:1\n"))
 
     @pytest.mark.parametrize("suffix,name", ((".gz", "gzip"), (".bz2", "bzip2"), (".xz", "xz")))
-    def test_cut_anywhere(self, tmp_path: Path, dense: Any, suffix: str, name: str) -> None:
-        """A compressed file that ends too soon is never read as if it were whole, and the error says what it is."""
+    def test_truncated_files(self, tmp_path: Path, dense: Any, suffix: str, name: str) -> None:
+        """A truncated compressed file is never read as if it were whole, and the error names the format."""
         lines = [f"{ROWS} {FEATURES} {LABELS}", *points(*dense)]
         path = written(tmp_path, "\n".join(lines), f"a.txt{suffix}")
         whole = path.read_bytes()
         for size in [*range(0, len(whole), 19), len(whole) - 1]:
             path.write_bytes(whole[:size])
-            told = rf"a\.txt\{suffix}, line \d+: " + (f"the {name} data end too soon" if size > 12 else "")
-            with pytest.raises(ValueError, match=told):
+            message = rf"a\.txt\{suffix}, line \d+: " + (f"the {name} data end too soon" if size > 12 else "")
+            with pytest.raises(ValueError, match=message):
                 read_xmc(path)
         path.write_bytes(whole[:60] + bytes(40) + whole[100:])
         with pytest.raises(ValueError, match=rf"a\.txt\{suffix}, line \d+: the {name} data .* are damaged"):
@@ -216,7 +215,7 @@ class TestXmc:
 class TestLibsvm:
     def test_reads(self, tmp_path: Path, dense: Any) -> None:
         x, y = dense
-        # A row of neither would be a blank line.
+        # A row without labels and features would be a blank line.
         keep = (x != 0).any(1) | (y != 0).any(1)
         x, y = x[keep], y[keep]
         path = written(tmp_path, "\n".join(["# nothing", *points(x, y, 1), "", "   # nothing"]))
@@ -294,7 +293,7 @@ class TestArff:
         assert_is(read_arff(written(tmp_path, text), LABELS), x, y)
 
     def test_order_of_nominal_values(self, tmp_path: Path) -> None:
-        """Numbers are themselves where what sparse rows leave out is 0."""
+        """Nominal numbers are kept if the first, which sparse rows omit, is 0; otherwise they become indices."""
         head = "@relation r\n@attribute a {0,5,2}\n@attribute b {5,0,2}\n@attribute l {0,1}\n@data\n"
         data = read_arff(written(tmp_path, head + "5,5,1\n2,2,0\n{0 5,1 0}\n"), ["l"])
         assert data.features.toarray().tolist() == [[5, 0], [2, 2], [5, 1]]
@@ -376,7 +375,7 @@ ONE = [[1, 0, 0, 0, 1], [0] * 5, [0, 0, 1, 0, 0]]
 MEKA = "@relation 'Music: -C {} -split-percentage 67'\n"
 LABELLED = "@attribute {} {{0,1}}\n@attribute {} {{0,1}}\n@attribute x numeric\n"
 LATIN = "@relation r\n@attribute x numeric\n@attribute m\xe9lodie {0,1}\n@data\n2,1\n"
-# Kinds of files that people have: text or bytes, the name, and what reads it, to features and labels.
+# Kinds of files in use: text or bytes, the file's name, its reader, and the expected features and labels.
 FILES: dict[str, tuple[str | bytes, str, Any, list[list[float]], list[list[int]]]] = {
     "libsvm of LIBSVM's site, bzip2": (
         "0,2 1:0.5 3:1\n 2:2\n",
@@ -424,7 +423,7 @@ FILES: dict[str, tuple[str | bytes, str, Any, list[list[float]], list[list[int]]
         [[1], [0]],
     ),
 }
-# Bytes that are no text, and what the error calls them.
+# Bytes that are not text, by the error's name for them.
 FOREIGN: dict[str, bytes] = {
     "a zip archive": b"PK\x03\x04\x14\0\0\0",
     "a 7z archive": b"7z\xbc\xaf\x27\x1c\0\4",
@@ -452,7 +451,7 @@ class TestKindsOfFiles:
     @pytest.mark.parametrize("kind", FOREIGN)
     @pytest.mark.parametrize("suffix", ("", ".gz"))
     def test_foreign_bytes(self, tmp_path: Path, kind: str, suffix: str) -> None:
-        """One error, whichever reader it is, that says what the file is."""
+        """Every reader raises the same error, which says what the file is."""
         path = tmp_path / f"set.txt{suffix}"
         path.write_bytes(COMPRESS.get(suffix, bytes)(FOREIGN[kind]))
         for read in (read_xmc, read_libsvm, read_arff, read_sparse_matrix, lambda p: read_label_pairs(p, 1, 1)):
@@ -460,8 +459,8 @@ class TestKindsOfFiles:
                 read(path)
 
     def test_hints(self, tmp_path: Path) -> None:
-        """An error names the argument, or the reader, that takes such a file."""
-        for text, read, told in (
+        """An error names the argument or the reader for such a file."""
+        for text, read, message in (
             ("0 0:1\n", read_libsvm, "feature 0: expected at least 1; one_based=False reads features"),
             (
                 "0 1:1\n",
@@ -473,7 +472,7 @@ class TestKindsOfFiles:
             ("3 5 2\n", read_sparse_matrix, "got '3 5 2'; read_xmc reads files with a header of 3 counts"),
             ("1,2 0:1\n", read_xmc, "read_libsvm reads files without a header"),
         ):
-            with pytest.raises(ValueError, match=told):
+            with pytest.raises(ValueError, match=message):
                 read(written(tmp_path, text))
 
     @pytest.mark.parametrize("row", ("1,0.5,{5}", "{0 1}, {0.5}"))
@@ -502,7 +501,7 @@ class TestKindsOfFiles:
 
 class TestMatrices:
     def test_matrix(self, tmp_path: Path) -> None:
-        """Blank rows are rows, in any compression; targets and features of a set."""
+        """Blank lines are empty rows, in any compression; two matrices are the features and targets of a set."""
         for name in ("trn_X_Y.txt", "trn_X_Y.txt.gz"):
             matrix = read_sparse_matrix(written(tmp_path, PAIR, name))
             assert matrix.dtype == np.float32
@@ -580,7 +579,7 @@ class TestBatches:
         assert torch.equal(data[y[:, 0] > 0].targets.to_dense().int(), y[y[:, 0] > 0])
 
     def test_trains_a_bag(self, dense: Any) -> None:
-        """The batch as EmbeddingBag takes it is the product."""
+        """A batch in the form that EmbeddingBag takes gives the matrix product."""
         x, targets = csr_collate([self.data(dense)])
         bag = torch.nn.EmbeddingBag(FEATURES, 4, mode="sum")
         got = bag(x.col_indices(), x.crow_indices()[:-1], per_sample_weights=x.values())
@@ -632,12 +631,12 @@ class TestLabels:
             cooccurrence(y)  # type: ignore[arg-type]
 
     def test_never_dense(self) -> None:
-        """A million labels squared would be terabytes."""
+        """A dense matrix of a million labels squared would take terabytes."""
         targets = CSRTargets.from_lists([[0, 999_999], [5, 999_999]], num_labels=1_000_000)
         assert cooccurrence(targets).nnz == 7
 
-    def test_embeddings_are_the_svd(self, dense: Any) -> None:
-        """Of the definition, dense: the same matrix of rank d, up to the scale."""
+    def test_embeddings_equal_the_svd(self, dense: Any) -> None:
+        """Embeddings give the same matrix of rank d as a dense SVD of the definition, up to scale."""
         y = dense[1].double()
         n = y.T @ y
         n.fill_diagonal_(0)
@@ -651,19 +650,19 @@ class TestLabels:
         torch.testing.assert_close(product / product.norm(), expected / expected.norm(), rtol=0, atol=1e-5)
         assert got.square().mean().item() == pytest.approx(1 / (3 * d), rel=1e-5)
 
-    def test_embeddings_repeat(self, dense: Any) -> None:
+    def test_embeddings_are_repeatable(self, dense: Any) -> None:
         targets = CSRTargets.from_dense(dense[1])
         first = label_embeddings(targets, 3)
         assert torch.equal(first, label_embeddings(cooccurrence(targets), 3))
         torch.testing.assert_close(first, label_embeddings(targets, 3, seed=1), rtol=0, atol=1e-4)
 
-    def test_embeddings_begin_a_head(self, dense: Any) -> None:
+    def test_embeddings_initialise_a_head(self, dense: Any) -> None:
         head = LinearLoss(3, LABELS, ZLPRLoss())
         with torch.no_grad():
             head.weight.copy_(label_embeddings(CSRTargets.from_dense(dense[1]), 3))
         assert head(torch.randn(ROWS, 3), CSRTargets.from_dense(dense[1])).isfinite()
 
-    def test_labels_alone(self) -> None:
+    def test_labels_without_cooccurrence(self) -> None:
         assert label_embeddings(CSRTargets.from_lists([[0], [1]], 3), 2).tolist() == [[0, 0]] * 3
 
     def test_bad_input(self, dense: Any) -> None:
@@ -677,20 +676,16 @@ class TestLabels:
             label_embeddings(scipy.sparse.csr_array((3, 2)), 1)
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    root = Path(mlloss_cuda.__file__).parent.parent
-    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-
-
-def test_says_that_scipy_is_missing() -> None:
-    done = run(
+def test_missing_scipy_raises() -> None:
+    done = run_python(
+        "-c",
         "import sys; sys.modules['scipy'] = sys.modules['scipy.sparse'] = None\n"
         "from mlloss_cuda import CSRTargets, data\n"
-        "data.cooccurrence(CSRTargets.from_lists([[0]], 1))"
+        "data.cooccurrence(CSRTargets.from_lists([[0]], 1))",
     )
     assert 'ImportError: mlloss_cuda.data needs SciPy: pip install "mlloss-cuda[data]"' in done.stderr
 
 
 def test_is_not_imported_with_the_package() -> None:
-    done = run("import sys, mlloss_cuda; print({'scipy', 'mlloss_cuda.data'} & sys.modules.keys())")
+    done = run_python("-c", "import sys, mlloss_cuda; print({'scipy', 'mlloss_cuda.data'} & sys.modules.keys())")
     assert done.stdout.strip() == "set()", done.stderr

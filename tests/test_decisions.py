@@ -1,4 +1,4 @@
-"""From logits to decisions: probabilities where the expected loss is least, predictions, and fitted thresholds."""
+"""From logits to decisions: probabilities that minimise the expected loss, predictions, and fitted thresholds."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from mlloss_cuda.losses._module import LossModule
 
 from .cases import all_cases
 
-# Probabilities and predictions, probabilities alone, or neither.
+# Losses with probabilities and predictions, with predictions only, and with neither.
 BOTH = (BCEWithLogitsLoss, SigmoidFocalLoss, AsymmetricLoss, SquaredHingeLoss, ZLPRLoss)
 RULE = (MarginBCELoss, DiceLoss, TverskyLoss, JaccardLoss)
 NEITHER = (LSEPLoss, MultiPositiveCrossEntropyLoss, DecoupledSoftmaxLoss)
 
-# Whose optimum for a label that is positive at a given rate is found by minimising.
+# Losses whose optimum for a label of a given positive rate is found by minimising.
 ESTIMATES = [
     BCEWithLogitsLoss(),
     BCEWithLogitsLoss(pos_weight=3.0),
@@ -57,7 +57,7 @@ SCORES = torch.linspace(-12, 12, 24_001, dtype=torch.float64)
 
 
 def hard_losses(loss: LossModule, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a positive, and of a negative."""
+    """Return the losses of a positive and of a negative."""
     loss = copy.deepcopy(loss)
     loss.reduction = "none"
     return loss(scores[:, None], torch.ones(len(scores), 1)), loss(scores[:, None], torch.zeros(len(scores), 1))
@@ -65,7 +65,7 @@ def hard_losses(loss: LossModule, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 class TestProbabilities:
     def test_every_loss_declares_a_rule(self) -> None:
-        """Or says, by its name, that it has none."""
+        """Every loss has each rule, or raises an error that names the loss."""
         assert {*BOTH, *RULE, *NEITHER} <= {case.module for case in all_cases()}
         for case in all_cases():
             loss = case.module(**case.own)
@@ -79,7 +79,7 @@ class TestProbabilities:
     @pytest.mark.parametrize("loss", ESTIMATES, ids=repr)
     def test_least_expected_loss(self, loss: LossModule, generator: torch.Generator) -> None:
         positive, negative = hard_losses(loss, SCORES)
-        # Without a power for positives a clip bounds them: above that, sure logits cost least.
+        # Without a power for positives, a clip bounds the probabilities: above the bound, infinite logits cost least.
         most = min(0.95, loss.probabilities(SCORES[-1:]).item() - 0.01)
         for rate in (0.02 + (most - 0.02) * torch.rand(8, generator=generator, dtype=torch.float64)).tolist():
             best = SCORES[(rate * positive + (1 - rate) * negative).argmin()]
@@ -109,7 +109,7 @@ class TestProbabilities:
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 
     def test_soft_zlpr(self, generator: torch.Generator) -> None:
-        """With its probabilities for targets, the gradient is 0: weights, scale, bias and threshold or not."""
+        """With its probabilities as targets the gradient is 0, also with weights, scale, bias and threshold."""
         x = torch.randn(5, 7, generator=generator, dtype=torch.float64, requires_grad=True)
         loss = ZLPRLoss(
             threshold=torch.randn(7, generator=generator),
@@ -159,7 +159,7 @@ class TestProbabilities:
             SigmoidFocalLoss(alpha=1.0).probabilities(torch.zeros(2))
 
     @pytest.mark.parametrize("module", [*RULE, *NEITHER])
-    def test_none(self, module: type[LossModule]) -> None:
+    def test_without_probabilities(self, module: type[LossModule]) -> None:
         with pytest.raises(NotImplementedError, match=rf"{module.__name__}.*fit_thresholds"):
             module().probabilities(torch.zeros(3))
 
@@ -177,7 +177,7 @@ class TestPredict:
         assert not predicted.all()
 
     @pytest.mark.parametrize("loss", [*(module() for module in NEITHER), DiceLoss(self_adjusting_alpha=1.0)], ids=repr)
-    def test_none(self, loss: LossModule) -> None:
+    def test_without_a_rule(self, loss: LossModule) -> None:
         with pytest.raises(NotImplementedError, match=rf"{type(loss).__name__}.*fit_thresholds"):
             loss.predict(torch.zeros(3))
 
@@ -193,7 +193,7 @@ class TestPredict:
 
 
 def measured(predicted: Tensor, y: Tensor, metric: str, beta: float, average: str) -> Tensor:
-    """The metric as defined, for targets of which -1 are unknown: a value for each label, or one."""
+    """Return the metric by its definition, for each label or as one value. Targets of -1 are unknown."""
     dim = {"macro": 0, "samples": 1, "micro": (0, 1)}[average]
     known = y >= 0
     both, predicted, positive, known = (
@@ -213,7 +213,7 @@ class TestFitThresholds:
     def test_best_of_all(
         self, average: str, metric: str, chunk: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Against every threshold that makes a difference; ties, unknown labels, and each dtype."""
+        """No threshold is better, with ties, with unknown labels, and in each dtype."""
         monkeypatch.setattr(_counts, "CHUNK", chunk)
         beta = 1.0 if metric == "f1" else 2.0
         dtypes = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -242,7 +242,7 @@ class TestFitThresholds:
         assert -2.001 < all_positive.item() < -2.0
 
     def test_neighbouring_numbers(self) -> None:
-        """Where nothing lies between, in a dtype that a 0-d threshold is compared in."""
+        """Two logits with no number between them are separated, in the dtype of the comparison."""
         for dtype in (torch.bfloat16, torch.float32):
             high = torch.tensor(1.5, dtype=dtype)
             low = torch.nextafter(high, torch.zeros_like(high))
@@ -261,7 +261,7 @@ class TestFitThresholds:
             assert (fit_thresholds(torch.zeros(0, 2), y[:0], metric, average) == torch.inf).all()
 
     def test_other_forms(self, generator: torch.Generator) -> None:
-        """Probabilities above 1/2, strided logits of more dimensions, torch's sparse tensors."""
+        """Targets above 1/2 are positive; strided logits of more dimensions and torch's sparse tensors are taken."""
         x, p = torch.randn(4, 6, 3, generator=generator), torch.rand(3, 6, 4, generator=generator)
         wanted = fit_thresholds(x.permute(2, 1, 0).reshape(-1, 4).contiguous(), (p > 0.5).reshape(-1, 4))
         assert torch.equal(fit_thresholds(x.permute(2, 1, 0), p), wanted)
@@ -270,7 +270,7 @@ class TestFitThresholds:
 
     @pytest.mark.parametrize("average", ["macro", "micro", "samples"])
     def test_memory(self, average: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Sparse targets never become dense, nor are the logits copied whole."""
+        """Sparse targets never become dense, and the logits are not copied as a whole."""
         monkeypatch.setattr(_counts, "CHUNK", 500)
         x = torch.randn(40, 200, generator=generator)
         targets = CSRTargets.from_dense(torch.rand(40, 200, generator=generator) < 0.01)
@@ -300,7 +300,7 @@ class TestFitThresholds:
 
 
 class Largest(TorchDispatchMode):
-    """The most elements of a tensor made that is not a view of ``known``."""
+    """The largest number of elements of a new tensor that is not a view of ``known``."""
 
     def __init__(self, known: Tensor) -> None:
         super().__init__()

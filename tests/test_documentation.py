@@ -1,4 +1,4 @@
-"""docs/losses.md tells of every loss: its section, its defaults, its picture. Pages' code runs; versions agree."""
+"""docs/losses.md has every loss's section, defaults and picture; the pages' code runs; versions agree."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SECTIONS = dict(section.split("\n", 1) for section in re.split(r"\n#+ ", PAGE))
 
 
 def script() -> ModuleType:
-    """docs/draw_losses.py, which takes matplotlib in only where it draws."""
+    """Import docs/draw_losses.py, which imports matplotlib only when it draws."""
     spec = importlib.util.spec_from_file_location("draw_losses", DOCS / "draw_losses.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
+    sys.modules[spec.name] = module  # dataclasses look it up there
     spec.loader.exec_module(module)
     return module
 
@@ -44,14 +44,14 @@ def test_every_loss_has_its_section_and_picture(function: str) -> None:
     assert f"(images/losses/{function}.svg)" in "".join(sections.values())
     assert (DOCS / f"images/losses/{function}.svg").is_file(), "make pictures"
     for text in sections.values():
-        assert re.search(r"^`.+`", text.lstrip()), "a formula comes first"
+        assert re.search(r"^`.+`", text.lstrip()), "a section must begin with a formula"
         for part in ("**For**", "**Not for**", "**Numerics**", "**Source**"):
             assert part in text, part
-    assert f"`{function}`" in PAGE.partition("## Choosing")[2].partition("\n## ")[0], "in none of the situations"
+    assert f"`{function}`" in PAGE.partition("## Choosing")[2].partition("\n## ")[0], "Choosing does not name it"
 
 
 @pytest.mark.parametrize("function", functional.__all__)
-def test_defaults_are_the_functions(function: str) -> None:
+def test_documented_defaults_match_the_functions(function: str) -> None:
     common = set(_arguments.COMMON_ARGUMENTS)
     own = [
         parameter
@@ -68,8 +68,8 @@ def test_every_module_is_named() -> None:
     assert modules <= {name for heading in SECTIONS for name in re.findall(r"`(\w+)`", heading)}
 
 
-def test_pictures_are_those_of_the_page() -> None:
-    """Of a loss that is not there yet the page may tell already: then, and only then, a picture may lack."""
+def test_pictures_match_the_page() -> None:
+    """The page may describe a loss before it exists; only then may its picture be missing."""
     described = script().PICTURES
     linked = re.findall(r"\(images/losses/(\w+)\.svg\)", PAGE)
     assert sorted(linked) == sorted(described)
@@ -80,7 +80,7 @@ def test_pictures_are_those_of_the_page() -> None:
 
 @pytest.mark.parametrize("page", ("quickstart", "tutorial"))
 def test_code_of_pages_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From top to bottom, as the page says; files that it writes go to a folder of their own."""
+    """A page's code runs from top to bottom; files that it writes go to a temporary folder."""
     if page == "tutorial":
         pytest.importorskip("mlloss_cuda.data")
     code = re.findall(r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)

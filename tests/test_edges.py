@@ -1,4 +1,4 @@
-"""Empty, huge, infinite, unknown, saturated: what the formulas' corners are defined to be."""
+"""Empty, huge, infinite, unknown and saturated inputs: the defined results in the formulas' corner cases."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from .inputs import Reference, assert_within_budget, evaluate, random_logits, ra
 INF = math.inf
 
 
-def test_nan_logit_spoils_its_own_row_only(served: Case, backend: Backend, generator: torch.Generator) -> None:
+def test_nan_logit_affects_only_its_row(served: Case, backend: Backend, generator: torch.Generator) -> None:
     if served.own.get("average") in ("macro", "micro"):
-        return  # groups that cross rows: the next test
+        return  # the next test has groups that cross rows
     logits = random_logits(generator, (9, 4500), torch.float32, backend.device)
     targets = random_positives(generator, (9, 4500)).to(backend.device)
     clean = evaluate(served, logits, targets, reduction="none")
@@ -49,7 +49,7 @@ def test_nan_logit_spoils_its_own_row_only(served: Case, backend: Backend, gener
         assert bool(got.gradient[4, 3000].isnan())
 
 
-def test_nan_logit_spoils_its_label_only(generator: torch.Generator) -> None:
+def test_nan_logit_affects_only_its_label(generator: torch.Generator) -> None:
     logits = random_logits(generator, (5, 2100), torch.float32, "cpu")
     targets = random_positives(generator, (5, 2100))
     logits[2, 2060] = torch.nan
@@ -61,7 +61,7 @@ def test_nan_logit_spoils_its_label_only(generator: torch.Generator) -> None:
 def test_negative_target_is_nan_unless_ignored(
     served: Case, backend: Backend, generator: torch.Generator, layout: str
 ) -> None:
-    """-1/+1 labels must not pass for unknown ones."""
+    """Labels of -1 and +1 must not be taken for unknown ones."""
     logits = random_logits(generator, (4, 30), torch.float32, backend.device)
     targets = random_positives(generator, (4, 30)).to(backend.device, getattr(torch, layout))
     targets[1, 7] = -1
@@ -79,7 +79,7 @@ def test_other_ignore_index(served: Case, backend: Backend, generator: torch.Gen
 
 
 def test_unknown_labels_have_no_share_of_smoothing(served: Case, backend: Backend, generator: torch.Generator) -> None:
-    """Nor do they count in a sum of targets, where labels compete."""
+    """Unknown labels also do not count in the sum of targets of losses with competing labels."""
     logits = random_logits(generator, (4, 40), torch.float32, backend.device)
     targets = random_positives(generator, (4, 40), 0.2).to(torch.int8)
     targets[torch.rand(4, 40, generator=generator) < 0.5] = -1
@@ -95,7 +95,7 @@ def test_unknown_labels_have_no_share_of_smoothing(served: Case, backend: Backen
 def test_ignore_index_is_compared_as_a_number(
     backend: Backend, generator: torch.Generator, dtype: str, entry: int, index: int
 ) -> None:
-    """255 is not -1, though it is in uint8."""
+    """An ignore_index of -1 does not match a uint8 target of 255."""
     logits = random_logits(generator, (4, 30), torch.float32, backend.device)
     targets = random_positives(generator, (4, 30)).to(backend.device, getattr(torch, dtype))
     targets[1, 7] = entry
@@ -109,12 +109,12 @@ def test_ignore_index_is_compared_as_a_number(
 
 
 def test_harmless_infinities(served: Case, backend: Backend, generator: torch.Generator) -> None:
-    """-inf on a negative and +inf on a positive are perfect answers: nothing lost, nothing to learn."""
+    """-inf on a negative and +inf on a positive are perfect logits: they have no loss and no gradient."""
     targets = random_positives(generator, (6, 2100)).to(backend.device)
     logits = random_logits(generator, (6, 2100), torch.float32, backend.device)
     chosen = torch.rand((6, 2100), generator=generator).to(backend.device) < 0.3
     if served.competing:
-        chosen &= ~targets  # a positive at +inf leaves nothing for the other positives
+        chosen &= ~targets  # a positive at +inf leaves the other positives a probability of 0
     extreme = torch.where(targets, INF, -INF)
     finite = torch.where(chosen, extreme.clamp(-3e4, 3e4), logits)
     got = evaluate(served, torch.where(chosen, extreme, logits), targets, reduction="sum")
@@ -129,13 +129,13 @@ def test_infinite_loss_keeps_its_limit(backend: Backend) -> None:
     targets = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0]], device=backend.device)
     got = evaluate(zlpr_loss, logits, targets, reduction="none")
     assert got.value.tolist() == [INF, INF]
-    # Two equal infinities share the gradient of the negatives; the rest of them get none.
+    # Two equal infinities share the gradient of the negatives; the other negatives get none.
     assert got.gradient[0, [0, 2]].tolist() == [0.5, 0.5]
     assert float(got.gradient[1, 0]) == -1.0
 
 
 def test_infinite_negatives_of_a_decoupled_softmax(backend: Backend) -> None:
-    """Equal infinities share the gradient; without a finite negative there is nothing to compete with."""
+    """Equal infinities share the gradient; if all negatives are at -inf, the loss is 0."""
     logits = torch.tensor(
         [[INF, 0.0, INF, -1.0], [-INF, 0.0, 1.0, -INF], [-INF, -INF, -INF, 5.0]], device=backend.device
     )
@@ -163,7 +163,7 @@ def test_empty(served: Case, backend: Backend, shape: tuple[int, int], reduction
 
 
 def test_empty_sums_and_means(backend: Backend) -> None:
-    """A sum over nothing is 0, a mean over nothing NaN, as in torch."""
+    """A sum over no elements is 0, and a mean over none is NaN, as in torch."""
     empty, none = torch.zeros(0, 5, device=backend.device), torch.zeros(0, 5, dtype=torch.bool, device=backend.device)
     for loss in (zlpr_loss, sigmoid_focal_loss, dice_loss):
         assert float(loss(empty, none, reduction="sum")) == 0
@@ -184,7 +184,7 @@ def test_rows_of_one_kind(served: Case, backend: Backend, generator: torch.Gener
     logits = random_logits(generator, (5, 40), torch.float32, backend.device)
     targets = torch.full((5, 40), positive, device=backend.device)
     assert_within_budget(evaluate(served, logits, targets), Reference(served, logits, targets))
-    # Rows all right, all wrong, and mixed, at the end of float16.
+    # Rows of correct, wrong, and mixed logits, near the largest float16.
     ends = torch.tensor([[60000.0], [-60000.0], [60000.0], [-60000.0], [60000.0]]).repeat(1, 40)
     ends[2:] *= torch.where(torch.rand(3, 40, generator=generator) < 0.5, 1, -1)
     extreme = ends.to(backend.device, torch.float16)
@@ -199,7 +199,7 @@ def test_rows_of_one_kind(served: Case, backend: Backend, generator: torch.Gener
 def test_saturated_logits(
     served: Case, backend: Backend, generator: torch.Generator, dtype: torch.dtype, magnitude: float
 ) -> None:
-    """No overflow on the way, for wrong answers as for right ones."""
+    """No intermediate result overflows, for wrong and for correct logits."""
     logits = random_logits(generator, (6, 2100), dtype, backend.device, magnitude / 3).clamp(-magnitude, magnitude)
     targets = random_positives(generator, (6, 2100)).to(backend.device)
     got = evaluate(served, logits, targets)
@@ -239,7 +239,7 @@ def test_focus_is_finite_for_every_gamma(backend: Backend, loss: Any, gamma: flo
 @pytest.mark.parametrize("clip", (0.01, 0.05, 0.22280849, 0.4713295))
 @pytest.mark.parametrize("gamma", (0.0, 1.0, 2.0, 0.5))
 def test_asymmetric_is_flat_at_its_clip(backend: Backend, clip: float, gamma: float) -> None:
-    """Some hundred neighbours of the logit where p is the clip, on both sides, and confident positives."""
+    """The logits are 800 neighbours of the point where p equals the clip, and confident positives."""
     edge = torch.tensor([math.log(clip / (1 - clip))])
     s = (edge.view(torch.int32) + torch.arange(-400, 400, dtype=torch.int32)).view(torch.float32)
     logits = torch.stack((s, torch.linspace(10.0, 88.0, 800))).to(backend.device)
@@ -251,7 +251,7 @@ def test_asymmetric_is_flat_at_its_clip(backend: Backend, clip: float, gamma: fl
     with mlloss_cuda.use_backend("reference"):
         exact = evaluate(call, logits.double(), targets, reduction="none")
     torch.testing.assert_close(got.value.double(), exact.value, rtol=1e-4, atol=2e-6)
-    # A rounding of the logit decides whether a loss with a power of 0 or less than 1 has a slope there.
+    # With a power below 1, a rounding of the logit decides whether the loss has a slope there.
     parts = slice(None) if gamma >= 1 else slice(1, None)
     torch.testing.assert_close(got.gradient[parts].double(), exact.gradient[parts], rtol=1e-4, atol=2e-5)
 
@@ -260,7 +260,7 @@ def test_asymmetric_is_flat_at_its_clip(backend: Backend, clip: float, gamma: fl
 @pytest.mark.parametrize("sign", (1.0, -1.0))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 def test_nan_is_nan_for_every_gamma(backend: Backend, gamma: float, sign: float, dtype: torch.dtype) -> None:
-    """Either sign of a NaN counts: x86 sets it in the NaN that comes of inf - inf."""
+    """A NaN of either sign is recognised: on x86, inf - inf gives one with the sign bit set."""
     logits = torch.full((3, 64), 0.5, dtype=dtype, device=backend.device)
     logits[:, 7] = math.copysign(math.nan, sign)
     targets = torch.tensor([[0.0], [1.0], [0.25]], device=backend.device).expand_as(logits)
@@ -274,7 +274,7 @@ def test_nan_is_nan_for_every_gamma(backend: Backend, gamma: float, sign: float,
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
 def test_focus_below_one_is_finite_in_half_precision(backend: Backend, dtype: torch.dtype) -> None:
-    """Where 1 - p is 0 in the logits' dtype, and a power's gradient infinite there."""
+    """In the logits' dtype 1 - p rounds to 0, where the gradient of a power below 1 is infinite."""
     s = torch.tensor([0.0, 9.0, -9.0, 20.0, -20.0, 60000.0, -60000.0], dtype=dtype, device=backend.device)
     logits = s.repeat(2, 1)
     targets = torch.tensor([[0], [1]], device=backend.device).expand_as(logits)
@@ -298,7 +298,7 @@ def test_powers_of_tversky_are_finite_at_a_loss_of_zero(backend: Backend, gamma:
 
 
 def test_log_dice_without_overlap(backend: Backend) -> None:
-    """Infinite without smoothing, and its gradient no NaN; the definition's with it."""
+    """The loss is infinite without smoothing, with a finite gradient; with smoothing it follows the definition."""
     logits = torch.tensor([[1.0, -2.0, -1.0]], device=backend.device)
     none = torch.zeros(1, 3, dtype=torch.bool, device=backend.device)
     got = evaluate(dice_loss, logits, none, log=True, smooth=0.0)
@@ -309,7 +309,7 @@ def test_log_dice_without_overlap(backend: Backend) -> None:
 
 
 def test_tiny_losses_survive(backend: Backend) -> None:
-    """log1p where the sum stands beside 1, and (m, S) where the log would lose it."""
+    """A sum that is tiny beside 1 needs log1p, and is kept as (m, S), whose logarithm would lose it."""
     logits = torch.full((1, 4), -25.0, device=backend.device)
     value = zlpr_loss(logits, torch.zeros(1, 4, dtype=torch.bool, device=backend.device))
     assert float(value) == pytest.approx(4 * math.exp(-25), rel=1e-6)
@@ -319,7 +319,7 @@ def test_tiny_losses_survive(backend: Backend) -> None:
 @pytest.mark.parametrize("level", (-20.0, 0.0, 6.0))
 @pytest.mark.parametrize("layout", ("hard", "soft"))
 def test_sums_of_softplus_are_precise(backend: Backend, labels: int, level: float, layout: str) -> None:
-    """Tiny terms of many labels, and the largest that a shared logarithm has, all to a rounding or two of each term."""
+    """Tiny terms of many labels, and the largest of a shared logarithm, err by a rounding or two of each term."""
     logits = torch.full((1, labels), level, device=backend.device)
     targets = torch.zeros(1, labels, device=backend.device, dtype=torch.bool if layout == "hard" else torch.float32)
     if layout == "soft":
@@ -333,7 +333,7 @@ def test_sums_of_softplus_are_precise(backend: Backend, labels: int, level: floa
 
 
 def test_large_equal_logits_are_precise(backend: Backend) -> None:
-    """exp(s - m) / S and not exp(s - log S): the gradient errs by roundings, not by 3e-4."""
+    """The gradient is exp(s - m) / S, and errs by roundings; exp(s - log S) would err by 3e-4."""
     logits = torch.full((1, 1000), 9000.0, device=backend.device)
     got = evaluate(zlpr_loss, logits, torch.zeros(1, 1000, dtype=torch.bool, device=backend.device))
     torch.testing.assert_close(got.gradient, torch.full_like(logits, 1e-3), rtol=5e-7, atol=0)
@@ -343,9 +343,9 @@ def test_large_equal_logits_are_precise(backend: Backend) -> None:
 def test_few_targets_of_many_labels_are_smoothed_precisely(
     served: Case, backend: Backend, generator: torch.Generator, weighted: bool
 ) -> None:
-    """Each row's error, relative to its own loss: tiny equal targets beside three that are nearly 1 keep their digits.
+    """Each row's relative error is small: tiny equal targets beside three that are nearly 1 keep their digits.
 
-    A budget of whole batches does not see it: where a fifth of the labels is positive, the others' sum is nothing.
+    A budget for whole batches would not notice: with a fifth of the labels positive, the others' sum is negligible.
     """
     if served.element_wise or served.grouping != "samples":
         return
@@ -370,7 +370,7 @@ def test_few_targets_of_many_labels_are_smoothed_precisely(
 @pytest.mark.reference_too
 @pytest.mark.parametrize("level", (100.0, 1000.0, 60000.0))
 def test_large_positives_count_wherever_they_lie(backend: Backend, level: float) -> None:
-    """A row's one positive and its strongest negative, far above all others: log(1 + e), in any tile, block or part."""
+    """A positive and a negative far above all others give log(1 + e), in whichever tile or block they lie."""
     for loss in (lsep_loss, decoupled_softmax_loss, multi_positive_cross_entropy_loss):
         logits = torch.zeros(3, 5000, device=backend.device)
         targets = torch.zeros(3, 5000, dtype=torch.bool, device=backend.device)

@@ -1,4 +1,4 @@
-"""The examples that need no other package, run as a user runs them. Those that do are in tests/training."""
+"""The examples that need no other package, run as a user runs them. tests/training runs the others."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-# The loss of an untrained model over 100 labels is above the first number, that of a trained one below the second.
+# Over 100 labels, an untrained model's loss is above the first number and a trained model's below the second.
 UNTRAINED, TRAINED = 4.5, 3.5
 
 
 def run_example(*command: str | Path, launcher: tuple[str, ...] = ()) -> str:
-    """What ``python examples/...`` prints. One thread: processes share the machine's cores."""
+    """Return the output of ``python examples/...``, run with one thread because processes share the machine's cores."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
     environment["PYTHONPATH"] = str(EXAMPLES.parent)
     arguments = [sys.executable, *launcher, *map(str, command)]
@@ -42,7 +42,7 @@ def test_examples_are_short(path: Path) -> None:
 
 
 def test_train_xmc(tmp_path: Path) -> None:
-    """In one run, and in two of which the second goes on where the first stopped: the same to the bit."""
+    """One run, and two runs of which the second resumes the first, give the same model to the bit."""
     script = EXAMPLES / "train_xmc.py"
     whole, parts = tmp_path / "whole.pt", tmp_path / "parts.pt"
     assert_learns(run_example(script, "--checkpoint", whole))

@@ -1,7 +1,7 @@
-"""Every loss in every corner of docs/numerics.md, in every layout of targets, on every backend: values written by hand.
+"""Every loss at the corner cases of docs/numerics.md, in every layout of targets, on every backend.
 
-A fourth label is unknown in every row, however the layout says so, and its logit is NaN. The last row has a
-sample_weight of 0 and nothing but NaN.
+The expected values are written by hand in limits.py. A fourth label is unknown in every row, in whichever form the
+layout marks it, and its logit is NaN. The last row has a sample_weight of 0 and only NaN logits.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from .limits import INF, LIMITS, NAN, SITUATIONS, WRONG, Expected, Limits, Row
 
 pytestmark = pytest.mark.reference_too
 
-UNKNOWN = -5.0  # of the table below, before a layout has its own
+UNKNOWN = -5.0  # unknown targets in the linear head's test
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How targets are handed over: the dtype of dense ones, or CSR; and what unknown and wrong ones are."""
+    """A layout of targets: the dtype of dense ones, or CSR, and the values of unknown and wrong ones."""
 
     name: str
     make: Callable[[Tensor], Any]  # from float64 targets
-    unknown: float | None = None  # None: by a weight of 0, or not at all
-    wrong: float | None = None  # None: it has no such rows
+    unknown: float | None = None  # None: marked by a weight of 0, or not supported
+    wrong: float | None = None  # None: the layout has no such rows
     soft: bool = False
     ignore_index: float | None = None
     by_weight: bool = False
@@ -84,7 +84,7 @@ LAYOUTS = (
 
 
 class Problem:
-    """A table's rows as one batch of a layout."""
+    """All situations of a table as one batch of a layout."""
 
     def __init__(self, limits: Limits, layout: Layout, device: str) -> None:
         self.names = [name for name, row in SITUATIONS.items() if _has(layout, row)]
@@ -100,7 +100,7 @@ class Problem:
             targets = torch.cat([targets, torch.full((len(rows), 1), unknown, dtype=torch.float64)], 1)
         if layout.by_weight:
             self.weight = torch.tensor([1.0, 1.0, 1.0, 0.0], device=device)
-        # A row of sample_weight 0.
+        # The last row has a sample_weight of 0.
         logits = torch.cat([logits, torch.full((1, logits.shape[1]), math.nan)])
         targets = torch.cat([targets, (targets[:1] > 0).double()])
         self.logits = logits.to(device).requires_grad_()
@@ -131,7 +131,7 @@ def _has(layout: Layout, row: Row) -> bool:
 
 
 def assert_same(what: str, got: Tensor, expected: Any) -> None:
-    """To a few roundings; NaN, infinities and 0 exactly."""
+    """Assert equality up to a few roundings; NaN, infinities and 0 must be exact."""
     exact = torch.tensor(expected, dtype=torch.float64)
     close = torch.isclose(
         got.detach().cpu().double(), exact, rtol=8 * torch.finfo(torch.float32).eps, atol=0.0, equal_nan=True
@@ -139,8 +139,8 @@ def assert_same(what: str, got: Tensor, expected: Any) -> None:
     assert bool(close.all()), f"{what}: {got.tolist()}, expected {exact.tolist()}"
 
 
-def of_all(engine: Backend, number: int) -> tuple[Layout, ...]:
-    """Every layout; of kernels that are emulated or interpreted, two of them, others for other losses."""
+def layouts_for(engine: Backend, number: int) -> tuple[Layout, ...]:
+    """Return every layout; for emulated or interpreted kernels only two, which differ from loss to loss."""
     if engine.name in ("emulated", "triton") and engine.device == "cpu":
         return LAYOUTS[number % len(LAYOUTS)], LAYOUTS[(number + 5) % len(LAYOUTS)]
     return LAYOUTS
@@ -148,7 +148,7 @@ def of_all(engine: Backend, number: int) -> tuple[Layout, ...]:
 
 def evaluate(call: Any, problem: Problem) -> tuple[Tensor, Tensor]:
     value = call(problem.logits, problem.targets, problem.sample_weight)
-    # Row by row: of a sum, an infinite row's gradient could be another's NaN.
+    # Values of rows, not their sum: an infinite row must not turn another row's gradient into NaN.
     (gradient,) = torch.autograd.grad(value, problem.logits, torch.ones_like(value))
     return value.detach(), gradient
 
@@ -156,7 +156,7 @@ def evaluate(call: Any, problem: Problem) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("name", LIMITS)
 def test_limits(backend: Backend, name: str) -> None:
     limits = LIMITS[name]
-    for layout in of_all(backend, list(LIMITS).index(name)):
+    for layout in layouts_for(backend, list(LIMITS).index(name)):
         if layout.by_weight and limits.loss.term().spec.competing:
             continue  # a label of weight 0 competes
         problem = Problem(limits, layout, backend.device)
@@ -167,10 +167,10 @@ def test_limits(backend: Backend, name: str) -> None:
 
 
 def test_limits_of_a_sum(backend: Backend) -> None:
-    """Terms of one pass: their limits add up."""
+    """The limits of terms in one pass add up."""
     terms = ((1.0, "zlpr"), (0.5, "dice"), (2.0, "focal"))
     losses = (ZLPRLoss(), DiceLoss(), SigmoidFocalLoss())
-    for layout in of_all(backend, 5):
+    for layout in layouts_for(backend, 5):
         problem = Problem(LIMITS["zlpr"], layout, backend.device)
         arguments = problem.arguments(layout)
         loss = CompoundLoss(
@@ -192,7 +192,7 @@ def _summed(row: str, terms: tuple[tuple[float, str], ...]) -> Expected:
 @pytest.mark.parametrize("name", ("zlpr", "multi_positive_cross_entropy", "decoupled_softmax", "bce", "jaccard"))
 @pytest.mark.parametrize("unknown", (-1.0, NAN), ids=str)
 def test_limits_of_a_linear_head(backend: Backend, name: str, unknown: float) -> None:
-    """Logits that are infinite by the layer's bias; a fourth label is unknown."""
+    """The layer's bias makes logits infinite; a fourth label is unknown."""
     limits = LIMITS[name]
     own = {key: getattr(limits.loss, key) for key in limits.loss.own}
     loss = type(limits.loss)(**own, reduction="sum", ignore_index=unknown if math.isnan(unknown) else -1)
@@ -204,13 +204,13 @@ def test_limits_of_a_linear_head(backend: Backend, name: str, unknown: float) ->
         targets = torch.tensor([[*SITUATIONS[row].targets, unknown]], device=backend.device)
         value = linear_loss(inputs, weight, targets, loss, linear_bias=bias)
         (gradient,) = torch.autograd.grad(value, bias)
-        of_elements = isinstance(expected.value, tuple)
-        assert_same(f"{row}: value", value, sum(expected.value) if of_elements else expected.value)
+        each = isinstance(expected.value, tuple)
+        assert_same(f"{row}: value", value, sum(expected.value) if each else expected.value)
         assert_same(f"{row}: gradient", gradient, (*expected.gradient, 0.0))
 
 
 @pytest.mark.parametrize("name", ("zlpr", "lsep", "decoupled_softmax", "dice", "bce", "focal", "asymmetric"))
-def test_scale_learns_nothing_of_harmless_infinities(backend: Backend, name: str) -> None:
+def test_harmless_infinities_add_nothing_to_the_scale_gradient(backend: Backend, name: str) -> None:
     limits, row = LIMITS[name], "a negative at -inf"
     scale = torch.tensor(1.0, device=backend.device, requires_grad=True)
     logits = torch.tensor([SITUATIONS[row].logits], device=backend.device)
@@ -228,15 +228,15 @@ def test_limits_of_the_symmetric_divergence(backend: Backend) -> None:
     s = torch.tensor([[INF, -INF, INF, INF, -INF, 1.0, NAN]], device=backend.device, requires_grad=True)
     t = torch.tensor([[INF, -INF, -INF, 1.0, 1.0, INF, 1.0]], device=backend.device, requires_grad=True)
     value = symmetric_kl_loss(s, t, reduction="none")
-    of_s, of_t = torch.autograd.grad(value, (s, t), torch.ones_like(value))
+    grad_s, grad_t = torch.autograd.grad(value, (s, t), torch.ones_like(value))
     low, high = 1 / (1 + math.exp(1.0)), 1 / (1 + math.exp(-1.0))
     assert_same("value", value, [[0.0, 0.0, INF, INF, INF, INF, NAN]])
-    assert_same("of s", of_s, [[0.0, 0.0, 1.0, low, -high, -INF, NAN]])
-    assert_same("of t", of_t, [[0.0, 0.0, -1.0, -INF, INF, low, NAN]])
+    assert_same("gradient in s", grad_s, [[0.0, 0.0, 1.0, low, -high, -INF, NAN]])
+    assert_same("gradient in t", grad_t, [[0.0, 0.0, -1.0, -INF, INF, low, NAN]])
 
 
-def test_nothing_known_by_a_normalizer_of_0(backend: Backend) -> None:
-    """The mean over nothing is NaN, as torch's is, and its gradient is 0 where a label is unknown."""
+def test_no_known_label_and_a_normalizer_of_0(backend: Backend) -> None:
+    """The mean over no elements is NaN, as in torch, and its gradient at unknown labels is 0."""
     for name, limits in LIMITS.items():
         logits = torch.randn(2, 3).to(backend.device).requires_grad_()
         targets = torch.full((2, 3), -1, device=backend.device)

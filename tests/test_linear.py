@@ -1,4 +1,4 @@
-"""The linear head: whatever the chunks, it is the composition."""
+"""The linear head: for any chunks, it equals the composition of a layer and a loss."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from .test_parts import part_of
 
 ROWS, LABELS, FEATURES = 7, 700, 12
 
-# Of each kind that is cut differently: elements, rows, late sums, labels, everything, several passes.
+# A loss of each kind that is chunked differently: elements, rows, late sums, labels, everything, several passes.
 LOSSES = {
     "elements": BCEWithLogitsLoss(),
     "elements, sum": SigmoidFocalLoss(reduction="sum", normalizer=7.0),
@@ -59,13 +59,13 @@ LOSSES = {
     "three passes": ZLPRLoss() + 0.5 * DiceLoss(average="macro") + DecoupledSoftmaxLoss(label_smoothing=0.1),
     "elements, mean": BCEWithLogitsLoss() + DiceLoss(average="macro"),
 }
-# Direction and chunk size; None: the plan's own.
+# Direction and chunk size; None leaves the choice to the plan.
 CUTS = ((None, None), ("labels", 64), ("labels", 333), ("rows", 3))
 
 
 @contextmanager
 def cut(direction: str | None) -> Iterator[None]:
-    """Chunks of rows, or of labels, where the loss allows it."""
+    """Force chunks of rows or of labels, if the loss allows it."""
     before = plans.forced_direction
     plans.forced_direction = direction
     try:
@@ -81,7 +81,7 @@ def random_targets(generator: torch.Generator, layout: str, rows: int = ROWS, la
 
 
 class Tensors:
-    """Input, weight and bias, fresh."""
+    """New random input, weight and bias."""
 
     def __init__(self, generator: torch.Generator, dtype: torch.dtype = torch.float64, device: str = "cpu") -> None:
         def leaf(*shape: int) -> Tensor:
@@ -98,7 +98,7 @@ class Tensors:
         return linear_loss(self.input, self.weight, targets, loss, linear_bias=self.bias, **arguments)
 
     def exact(self, loss: Any, targets: Any, **arguments: Any) -> Tensor:
-        """The composition in float64, differentiated by autograd from the definition."""
+        """Return the composition in float64, which autograd differentiates by the definition."""
         wide = [tensor.double() for tensor in self.all]
         with mlloss_cuda.use_backend("reference"):
             return copy.deepcopy(loss).double()(F.linear(*wide), targets, **arguments)
@@ -111,7 +111,7 @@ def gradients(value: Tensor, leaves: Any, grad_output: Tensor | None = None, **o
 @pytest.mark.parametrize(("direction", "size"), CUTS)
 @pytest.mark.parametrize("layout", ("dense", "csr"))
 @pytest.mark.parametrize("name", LOSSES)
-def test_is_the_composition(
+def test_equals_the_composition(
     backend: Backend, generator: torch.Generator, name: str, layout: str, direction: str | None, size: int | None
 ) -> None:
     loss, t = LOSSES[name], Tensors(generator, device=backend.device)
@@ -120,7 +120,7 @@ def test_is_the_composition(
         value = t.fused(loss, targets, chunk_size=size)
     expected = t.exact(loss, targets)
     torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
-    for number in (1.0, -2.5, 0.125):  # and again: nothing that was saved has been overwritten
+    for number in (1.0, -2.5, 0.125):  # repeated: saved tensors must not be overwritten
         output = torch.full_like(value, number)
         got = gradients(value, t.all, output, retain_graph=True)
         for own, exact in zip(got, gradients(expected, t.all, output, retain_graph=True), strict=True):
@@ -135,7 +135,7 @@ def everything(value: Tensor, leaves: Any) -> list[Tensor]:
 
 
 def truth(t: Tensors, loss: Any, targets: Any) -> list[Tensor]:
-    """Value and gradients of the same numbers in float64."""
+    """Return value and gradients of the same numbers in float64."""
     wide = copy.deepcopy(t)
     wide.input, wide.weight, wide.bias = (leaf.detach().double().requires_grad_() for leaf in t.all)
     return everything(wide.exact(loss, targets), wide.all)
@@ -145,8 +145,8 @@ def errors(got: list[Tensor], exact: list[Tensor]) -> list[float]:
     return [float((g.double() - e).abs().max()) for g, e in zip(got, exact, strict=True)]
 
 
-def assert_as_good(got: list[Tensor], usual: list[Tensor], exact: list[Tensor], dtype: torch.dtype) -> None:
-    for own, other, e in zip(errors(got, exact), errors(usual, exact), exact, strict=True):
+def assert_as_accurate(got: list[Tensor], separate: list[Tensor], exact: list[Tensor], dtype: torch.dtype) -> None:
+    for own, other, e in zip(errors(got, exact), errors(separate, exact), exact, strict=True):
         assert own <= 4 * other + 4 * torch.finfo(dtype).eps * float(e.abs().max())
 
 
@@ -156,18 +156,18 @@ def assert_as_good(got: list[Tensor], usual: list[Tensor], exact: list[Tensor], 
 def test_low_precision(
     generator: torch.Generator, name: str, dtype: torch.dtype, direction: str | None, size: int | None
 ) -> None:
-    """Errors at most four times those of the same products and loss, one after another."""
+    """Errors are at most four times those of the same products and loss as separate operations."""
     loss, t = LOSSES[name], Tensors(generator, dtype)
     targets = random_targets(generator, "csr")
     with cut(direction):
         value = t.fused(loss, targets, chunk_size=size)
-    got, usual = everything(value, t.all), everything(loss(F.linear(*t.all), targets), t.all)
+    got, separate = everything(value, t.all), everything(loss(F.linear(*t.all), targets), t.all)
     assert [own.dtype for own in got] == [torch.float32] + [dtype] * 3
-    assert_as_good(got, usual, truth(t, loss, targets), dtype)
+    assert_as_accurate(got, separate, truth(t, loss, targets), dtype)
 
 
 def test_weight_gradients_are_accumulated_in_float32(generator: torch.Generator) -> None:
-    """256 chunks of one row: in bfloat16 their sum would stand still."""
+    """A sum of 256 chunks of one row would stagnate in bfloat16."""
     inputs = (0.4 * torch.rand((256, 4), generator=generator) + 1).bfloat16()
     weight = torch.zeros((64, 4), dtype=torch.bfloat16, requires_grad=True)
     targets = torch.zeros((256, 64), dtype=torch.bool)
@@ -191,11 +191,11 @@ def test_autocast(generator: torch.Generator, direction: str | None, size: int |
     targets = random_targets(generator, "csr")
     with torch.autocast("cpu", torch.bfloat16), cut(direction):
         value = t.fused(loss, targets, chunk_size=size)
-        plain = loss(F.linear(*t.all), targets)
-    got, usual, exact = everything(value, t.all), everything(plain, t.all), truth(t, loss, targets)
+        composed = loss(F.linear(*t.all), targets)
+    got, separate, exact = everything(value, t.all), everything(composed, t.all), truth(t, loss, targets)
     assert [own.dtype for own in got] == [torch.float32] * 4
-    assert min(errors(got[1:], exact[1:])) > 1e-5, "bfloat16 was multiplied"
-    assert_as_good(got, usual, exact, torch.bfloat16)
+    assert min(errors(got[1:], exact[1:])) > 1e-5, "the products must be in bfloat16"
+    assert_as_accurate(got, separate, exact, torch.bfloat16)
 
 
 @pytest.mark.parametrize(("direction", "size"), CUTS)
@@ -222,12 +222,12 @@ def test_weights_smoothing_and_unknown_labels(
 
 
 @pytest.mark.parametrize(("direction", "size"), CUTS)
-@pytest.mark.parametrize("of_rows", (False, True))
-def test_what_the_loss_learns(
-    generator: torch.Generator, of_rows: bool, direction: str | None, size: int | None
+@pytest.mark.parametrize("per_row", (False, True))
+def test_learned_threshold_scale_and_bias(
+    generator: torch.Generator, per_row: bool, direction: str | None, size: int | None
 ) -> None:
     t = Tensors(generator)
-    shape = (ROWS, 1) if of_rows else (LABELS,)
+    shape = (ROWS, 1) if per_row else (LABELS,)
     loss = ZLPRLoss(
         threshold=nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64)),
         logit_scale=nn.Parameter(torch.tensor(0.7, dtype=torch.float64)),
@@ -282,7 +282,7 @@ def test_leading_dimensions(generator: torch.Generator) -> None:
         torch.testing.assert_close(own, exact)
 
 
-def test_only_what_wants_a_gradient_has_one(generator: torch.Generator) -> None:
+def test_gradients_of_each_tensor_alone(generator: torch.Generator) -> None:
     targets = random_targets(generator, "csr")
     for name in ("elements", "rows"):
         t = Tensors(generator)
@@ -306,7 +306,7 @@ def test_shared_weights(generator: torch.Generator) -> None:
     torch.testing.assert_close(gradients(value, table)[0], gradients(expected, table)[0], rtol=1e-8, atol=1e-11)
 
 
-def test_is_differentiable_once(generator: torch.Generator) -> None:
+def test_double_backward_raises(generator: torch.Generator) -> None:
     t, targets = Tensors(generator), random_targets(generator, "csr")
     for loss in (ZLPRLoss(), ZLPRLoss(reduction="none")):
         (gradient,) = gradients(t.fused(loss, targets).sum(), t.input, create_graph=True)
@@ -341,7 +341,7 @@ def test_values_of_terms(generator: torch.Generator) -> None:
             assert not loss.values.requires_grad
 
 
-def test_nothing_to_compute_and_the_reference(generator: torch.Generator) -> None:
+def test_no_rows_and_the_reference(generator: torch.Generator) -> None:
     weight = torch.zeros((5, 3), requires_grad=True)
     nothing = CSRTargets.from_lists([], 5)
     assert linear_loss(torch.zeros(0, 3), weight, nothing, BCEWithLogitsLoss()).isnan()
@@ -355,7 +355,7 @@ def test_nothing_to_compute_and_the_reference(generator: torch.Generator) -> Non
 
 
 def test_gradients_between_padding(served: Case, backend: Backend, generator: torch.Generator) -> None:
-    """In the place of logits whose rows lie apart; what is between them stays."""
+    """In-place gradients of logits with padding between rows leave the padding unchanged."""
     logits = torch.randn((9, 1031), generator=generator).to(backend.device)
     targets = random_targets(generator, "csr", *logits.shape).to(backend.device)
     ops, (_, *arguments) = (
@@ -380,7 +380,7 @@ def test_gradients_between_padding(served: Case, backend: Backend, generator: to
 # ---- the module ----------------------------------------------------------------------------------
 
 
-def test_is_a_linear_layer(generator: torch.Generator) -> None:
+def test_parameters_are_those_of_a_linear_layer(generator: torch.Generator) -> None:
     linear, head = nn.Linear(FEATURES, LABELS), LinearLoss(FEATURES, LABELS, ZLPRLoss())
     head.load_state_dict(linear.state_dict())
     inputs, targets = torch.randn((ROWS, FEATURES), generator=generator), random_targets(generator, "csr")
@@ -389,8 +389,8 @@ def test_is_a_linear_layer(generator: torch.Generator) -> None:
     assert "in_features=12, num_labels=700, bias=True" in repr(head)
 
 
-def test_beginning() -> None:
-    """Rows' negatives weigh as much as ZLPR's threshold: a first loss of about log 2, whatever L is."""
+def test_initialisation() -> None:
+    """A row's negatives weigh as much as ZLPR's threshold, so the initial loss is about log 2 for any L."""
     head = LinearLoss(256, 5000, ZLPRLoss())
     assert head.bias[0].item() == pytest.approx(-8.517, abs=1e-3)
     assert head.weight.abs().max().item() <= 1 / 16
@@ -401,7 +401,9 @@ def test_beginning() -> None:
     assert LinearLoss(4, 9, DiceLoss() + LSEPLoss()).bias[0].item() == pytest.approx(-2.197, abs=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo's, after a break
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # raised by dynamo after a graph break
 def test_runs_in_a_compiled_model(generator: torch.Generator) -> None:
     head, targets = LinearLoss(FEATURES, LABELS, ZLPRLoss()), random_targets(generator, "csr")
     inputs = torch.randn((ROWS, FEATURES), generator=generator, requires_grad=True)
@@ -419,15 +421,15 @@ def test_runs_in_a_compiled_model(generator: torch.Generator) -> None:
 
 
 def planned(rows: int, loss: Any, features: int = 768, training: bool = True, **arguments: Any) -> LinearPlan:
-    """Without the memory of the weights."""
+    """Return a head's plan, without memory for its weights."""
     return LinearLoss(features, 131073, loss, device="meta", **arguments).plan(rows, training=training)
 
 
-def test_plan_says_what_runs() -> None:
+def test_plan_of_chunks_and_products() -> None:
     bce, zlpr = BCEWithLogitsLoss(), ZLPRLoss()
     assert (planned(16, bce).chunks, planned(16, zlpr).matrix_products) == (1, 3)
     assert (planned(512, bce).by, planned(512, bce).matrix_products) == ("labels", 3)
-    narrow = planned(512, zlpr, dtype=torch.bfloat16)  # by rows their gradients would have a float32 sum
+    narrow = planned(512, zlpr, dtype=torch.bfloat16)  # chunks of rows would need a float32 sum of weight gradients
     assert (narrow.by, narrow.matrix_products, narrow.chunks, narrow.keeps_logits) == ("labels", 4, 3, False)
     assert (planned(512, zlpr).by, planned(512, zlpr).matrix_products) == ("rows", 3)
     assert planned(512, zlpr, training=False).matrix_products == 1
@@ -440,14 +442,14 @@ def test_plan_says_what_runs() -> None:
     assert str(planned(512, zlpr)).startswith("512 x 131,073 logits of 768 features by rows: 5 chunks of 103 rows")
 
 
-def test_plan_of_steps() -> None:
+def test_plan_with_a_fused_update() -> None:
     kept, cut = (planned(rows, ZLPRLoss(), fused_update=FusedSGD()) for rows in (16, 512))
     assert (kept.matrix_products, kept.keeps_logits) == (3, True)
     assert (cut.matrix_products, cut.keeps_logits, cut.by) == (4, False, "labels")
     assert cut.peak_bytes < planned(512, ZLPRLoss()).peak_bytes / 2
 
 
-def test_the_largest_head_needs_little_beside_its_weights() -> None:
+def test_largest_head_needs_little_memory_beside_its_weights() -> None:
     for loss in (BCEWithLogitsLoss(), ZLPRLoss()):
         head = LinearLoss(768, 2_812_281, loss, device="meta", dtype=torch.bfloat16, fused_update=FusedSGD())
         assert head.plan(128).peak_bytes < 1 << 30
@@ -486,7 +488,7 @@ def test_leading_dimensions_are_multiples_of_64(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 def test_memory_beside_the_logits_is_not_read(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    """Memory that is new may hold a NaN, and products of some libraries read a row's padding, times 0."""
+    """New memory may hold NaN, and some libraries' products read a row's padding and multiply it by 0."""
     new = Tensor.new_empty
     monkeypatch.setattr(Tensor, "new_empty", lambda *size, **options: new(*size, **options).fill_(torch.nan))
     seen = []
@@ -511,10 +513,10 @@ def test_memory_beside_the_logits_is_not_read(monkeypatch: pytest.MonkeyPatch, d
     ),
     ids=("elements by labels", "rows by rows", "bfloat16 by labels", "bfloat16, fused update"),
 )
-def test_peak_is_as_planned(
+def test_peak_memory_is_as_planned(
     dtype: torch.dtype, loss: Any, direction: str | None, update: Any, generator: torch.Generator
 ) -> None:
-    """The tensors of a step never hold more than the plan says, and hold most of it at their peak."""
+    """The peak memory of a step's tensors is at most the planned peak, and most of it."""
     rows, labels, features = 128, 100_003, 64
     with cut(direction):
         head = LinearLoss(
@@ -522,7 +524,7 @@ def test_peak_is_as_planned(
         )
         inputs = torch.randn((rows, features), generator=generator).to(dtype).requires_grad_()
         targets = CSRTargets.from_lists([[i] for i in range(rows)], labels)
-        head(inputs, targets).backward()  # the update makes its state, which later steps find
+        head(inputs, targets).backward()  # the first step makes the update's state
         inputs.grad = head.weight.grad = head.bias.grad = None
         with PeakMemory() as memory:
             head(inputs, targets).backward()
@@ -530,7 +532,7 @@ def test_peak_is_as_planned(
     assert 0.85 * planned <= memory.peak <= 1.001 * planned
 
 
-def test_a_peak_counts_what_lives_at_once() -> None:
+def test_peak_memory_counts_live_tensors() -> None:
     with PeakMemory() as memory:
         first = torch.zeros(1000)
         second = first + 1
@@ -542,7 +544,7 @@ def test_a_peak_counts_what_lives_at_once() -> None:
         assert (memory.live, memory.peak) == (4000, 8000)
 
 
-# ---- steps inside backward -----------------------------------------------------------------------
+# ---- updates inside backward ---------------------------------------------------------------------
 
 UPDATES = {
     "SGD": (lambda: FusedSGD(0.1), lambda p: torch.optim.SGD(p, 0.1)),
@@ -568,8 +570,8 @@ UPDATES = {
 @pytest.mark.parametrize("size", (None, 64))
 @pytest.mark.parametrize("loss", (BCEWithLogitsLoss(reduction="batchmean"), ZLPRLoss()), ids=("elements", "rows"))
 @pytest.mark.parametrize("name", UPDATES)
-def test_steps_are_the_optimizers(generator: torch.Generator, name: str, loss: Any, size: int | None) -> None:
-    """In float64, beside torch.optim: weights, bias and the input's gradient, with a grad_output."""
+def test_updates_equal_torch_optimizers(generator: torch.Generator, name: str, loss: Any, size: int | None) -> None:
+    """Weights, bias and the input's gradient equal torch.optim's in float64, with a grad_output."""
     make, other = UPDATES[name]
     head = LinearLoss(FEATURES, LABELS, loss, fused_update=make(), chunk_size=size, dtype=torch.float64)
     plain = nn.Linear(FEATURES, LABELS, dtype=torch.float64)
@@ -581,7 +583,7 @@ def test_steps_are_the_optimizers(generator: torch.Generator, name: str, loss: A
         inputs = torch.randn((2, ROWS, FEATURES), generator=generator, dtype=torch.float64)[:1].expand(2, -1, -1)
         own, its = (each.clone().requires_grad_() for each in inputs)
         (1.7 * head(own, targets)).backward()
-        head.fused_update.step()  # nothing more
+        head.fused_update.step()  # does nothing: backward has updated the weights
         optimizer.zero_grad()
         (1.7 * loss(plain(its), targets)).backward()
         optimizer.step()
@@ -595,7 +597,7 @@ def test_steps_are_the_optimizers(generator: torch.Generator, name: str, loss: A
 
 
 def progress(rounding: str, update: type, generator: torch.Generator) -> tuple[float, float]:
-    """How far bfloat16 weights come, along the way of float32 ones, in small steps; and beside it."""
+    """Return how far bfloat16 weights move along the path of float32 weights, and their distance from it."""
     inputs, targets = torch.randn((8, 32), generator=generator), random_targets(generator, "csr", 8, 200)
     loss = BCEWithLogitsLoss(reduction="batchmean")
     heads = [
@@ -615,17 +617,17 @@ def progress(rounding: str, update: type, generator: torch.Generator) -> tuple[f
 
 @pytest.mark.parametrize("update", (FusedSGD, FusedAdam))
 def test_bfloat16_weights_follow_float32_ones(update: type, generator: torch.Generator) -> None:
-    share, aside = progress("kahan", update, generator)
+    share, distance = progress("kahan", update, generator)
     assert share == pytest.approx(1, abs=0.05)
-    assert aside < 0.1
+    assert distance < 0.1
     share, _ = progress("stochastic", update, generator)
     assert share == pytest.approx(1, abs=0.15)
     share, _ = progress("nearest", update, generator)
-    assert share < 0.6, "steps below a rounding are lost: what the other two are for"
+    assert share < 0.6, "with rounding to nearest, steps below half a rounding should be lost"
 
 
 def test_stochastic_rounding(generator: torch.Generator) -> None:
-    """To a neighbour, and right on average; what bfloat16 holds, infinities and NaN stay."""
+    """Rounding goes to a neighbour, and is right on average; bfloat16 numbers, infinities and NaN stay the same."""
     value = 1 + 2**-7 * torch.rand(16, generator=generator).repeat(4096, 1)
     rounded = torch.empty(value.shape, dtype=torch.bfloat16)
     store(rounded, value.clone(), torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=generator))))
@@ -652,13 +654,13 @@ def run(head: LinearLoss, seed: int, steps: int) -> None:
         head(inputs, random_targets(generator, "csr")).backward()
 
 
-def test_steps_repeat_by_their_seed() -> None:
+def test_updates_repeat_with_the_same_seed() -> None:
     assert torch.equal(stepped(1).weight, stepped(1).weight)
     assert not torch.equal(stepped(1).weight, stepped(2).weight)
-    assert torch.equal(stepped(None).weight, stepped(None).weight), "drawn from torch's generator"
+    assert torch.equal(stepped(None).weight, stepped(None).weight), "without a seed, torch's generator seeds the update"
 
 
-def test_state_comes_back() -> None:
+def test_state_is_restored() -> None:
     head = stepped(1)
     memory = io.BytesIO()
     torch.save({"head": head.state_dict(), "update": head.fused_update.state_dict()}, memory)
@@ -675,10 +677,10 @@ def test_state_comes_back() -> None:
     wide = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=FusedAdam(0.5))
     wide.fused_update.load_state_dict(saved["update"])
     run_state = wide.fused_update.state[wide.weight]
-    assert run_state["exp_avg"].dtype == torch.bfloat16, "of the state's dtype, not the weights'"
+    assert run_state["exp_avg"].dtype == torch.bfloat16, "the state must keep its own dtype, not the weights'"
 
 
-def test_one_backward_a_forward(generator: torch.Generator) -> None:
+def test_one_backward_per_forward(generator: torch.Generator) -> None:
     head = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=FusedSGD(0.1))
     inputs = torch.randn((ROWS, FEATURES), generator=generator, requires_grad=True)
     targets = random_targets(generator, "csr")
@@ -690,7 +692,7 @@ def test_one_backward_a_forward(generator: torch.Generator) -> None:
         (head(inputs, targets) + head(inputs, targets)).backward()
 
 
-def test_steps_only_where_something_is_learned(generator: torch.Generator) -> None:
+def test_no_update_without_gradients(generator: torch.Generator) -> None:
     head = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=FusedSGD(0.1))
     before = head.weight.detach().clone()
     inputs = torch.randn((ROWS, FEATURES), generator=generator, requires_grad=True)
@@ -707,10 +709,10 @@ def test_steps_only_where_something_is_learned(generator: torch.Generator) -> No
     assert inputs.grad is not None
 
 
-def test_an_ordinary_optimizer_has_the_rest(generator: torch.Generator) -> None:
+def test_ordinary_optimizer_for_the_other_parameters(generator: torch.Generator) -> None:
     model = nn.ModuleDict({"encoder": nn.Linear(5, FEATURES)})
     model["head"] = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=FusedSGD(0.5))
-    optimizer = torch.optim.AdamW(model.parameters(), 0.01)  # which meets no gradients of the head
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)  # the head's parameters have no gradients for it
     inputs, targets = torch.randn((ROWS, 5), generator=generator), random_targets(generator, "csr")
     values = []
     for _ in range(20):
@@ -726,7 +728,7 @@ def test_an_ordinary_optimizer_has_the_rest(generator: torch.Generator) -> None:
 
 
 def whole_numbers(generator: torch.Generator, head: LinearLoss, rows: int = ROWS) -> Tensor:
-    """Inputs and weights whose products are exact in any order, and often equal."""
+    """Set weights and return inputs whose products are exact in any order, and often equal."""
     with torch.no_grad():
         head.weight.copy_(torch.randint(-1, 2, head.weight.shape, generator=generator))
         if head.bias is not None:
@@ -735,7 +737,7 @@ def whole_numbers(generator: torch.Generator, head: LinearLoss, rows: int = ROWS
 
 
 def best(logits: Tensor, k: int) -> Tensor:
-    """Labels by logit, and among equals by number."""
+    """Return the best labels by logit, and among equal logits by number."""
     labels = torch.arange(logits.shape[1])
     return (logits.double() * 2 * logits.shape[1] - labels).topk(k).indices
 
@@ -753,7 +755,7 @@ def test_topk(generator: torch.Generator, k: int, budget: int | None, dtype: tor
 
 
 @pytest.mark.parametrize("budget", (None, 1 << 12))
-def test_topk_leaves_out(generator: torch.Generator, budget: int | None) -> None:
+def test_topk_excludes_labels(generator: torch.Generator, budget: int | None) -> None:
     head = LinearLoss(FEATURES, LABELS, ZLPRLoss(), bias=False, memory_budget=budget)
     inputs = whole_numbers(generator, head)
     seen = torch.rand((ROWS, LABELS), generator=generator) < 0.5
@@ -777,7 +779,7 @@ def test_topk_of_unknown_and_infinite_logits(generator: torch.Generator) -> None
         head.bias.copy_(torch.arange(200).float())
         head.bias[7], head.bias[150], head.bias[:3] = torch.nan, torch.inf, -torch.inf
     found = head.topk(torch.ones(1, 1), 3)
-    assert found.indices.tolist() == [[7, 150, 199]], "a NaN first, as torch.topk has it"
+    assert found.indices.tolist() == [[7, 150, 199]], "NaN comes first, as in torch.topk"
     assert head.topk(torch.ones(1, 1), 200).indices[0, -4:].tolist() == [3, -1, -1, -1]
 
 
@@ -792,7 +794,7 @@ def test_topk_compiles(generator: torch.Generator) -> None:
     assert torch.equal(head.topk(shaped, 5).indices.reshape(6, 5), head.topk(inputs[:6], 5).indices)
 
 
-# ---- what is refused -----------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------
 
 X, W, B, Y = torch.zeros(2, 4), torch.zeros(3, 4), torch.zeros(3), torch.zeros(2, 3, dtype=torch.bool)
 
@@ -867,7 +869,7 @@ def test_bad_arguments_of_modules(error: type[Exception], argument: str, make: A
         make()
 
 
-def test_updates_that_cannot_be_served() -> None:
+def test_unsupported_updates_raise() -> None:
     update = FusedSGD(0.1)
     head = LinearLoss(4, 3, ZLPRLoss(), fused_update=update)
     with pytest.raises(ValueError, match="^fused_update: expected a separate update for each head"):
@@ -882,7 +884,7 @@ def test_updates_that_cannot_be_served() -> None:
 
 
 def test_losses_without_parts_take_whole_rows(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
-    """On an engine that has no ops of parts: rows, or all at once."""
+    """On an engine without ops over parts, chunks are whole rows, or there is one chunk."""
     monkeypatch.setattr(_backends, "takes_parts", lambda backend: False)
     t, targets = Tensors(generator), random_targets(generator, "csr")
     for name, size in (("rows", 2), ("elements", 3), ("everything", 64), ("labels", None)):

@@ -1,12 +1,10 @@
-"""Metrics at k, of sets, and of whole rankings: worked by hand, and against their definitions row by row."""
+"""Metrics at k, of sets, and of whole rankings, compared with hand-worked values and with their definitions."""
 
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-import mlloss_cuda
 from mlloss_cuda import CSRTargets, _counts, label_weights
 from mlloss_cuda.metrics import (
     PROPENSITY,
@@ -33,13 +30,15 @@ from mlloss_cuda.metrics import (
     subset_accuracy,
 )
 
+from .new_process import run_python
+
 ROWS, LABELS, WIDTH = 23, 17, 6
 Sets = list[set[int]]
 
 
 @pytest.fixture
 def targets(generator: torch.Generator) -> Tensor:
-    """Some rows without labels, some labels without rows, some rows with more than are predicted."""
+    """Some rows have no labels, some labels no rows, and some rows more labels than are predicted."""
     y = torch.rand(ROWS, LABELS, generator=generator) < torch.rand(ROWS, 1, generator=generator) * 0.6
     y[0], y[-1], y[:, 3] = False, False, False
     y[1] = True
@@ -48,7 +47,7 @@ def targets(generator: torch.Generator) -> Tensor:
 
 @pytest.fixture
 def indices(generator: torch.Generator) -> Tensor:
-    """Some rows filled up with -1, one entirely."""
+    """Predictions in which some rows are padded with -1, and one has nothing else."""
     chosen = torch.rand(ROWS, LABELS, generator=generator).topk(WIDTH).indices
     chosen[2, 4:], chosen[5] = -1, -1
     return chosen
@@ -59,7 +58,7 @@ def sets(y: Tensor) -> Sets:
 
 
 def forms(y: Tensor) -> list[Any]:
-    """The same positives as CSR, with values, sparse_csr, and dense."""
+    """Return the same positives as CSR, CSR with values, sparse_csr, and dense."""
     csr = CSRTargets.from_dense(y)
     soft = torch.where(y, 0.75, 0.25)
     sparse = torch.sparse_csr_tensor(
@@ -72,7 +71,7 @@ def forms(y: Tensor) -> list[Any]:
 
 class TestAtK:
     def test_by_hand(self) -> None:
-        """Three rows: two of three right, none right of one, no positives."""
+        """The first row has two of three labels right, the second none of one, the third has no positives."""
         y = CSRTargets.from_lists([[1, 2, 4], [0], []], num_labels=5)
         found = torch.tensor([[4, 0, 1], [3, 2, -1], [0, 1, 2]])
         assert precision_at_k(found, y, (1, 2, 3)).tolist() == pytest.approx([1 / 3, 1 / 6, 2 / 9])
@@ -81,13 +80,13 @@ class TestAtK:
             [1 / 3, 1 / (1 + log3) / 3, 1.5 / (1.5 + log3) / 3]
         )
         weights = torch.tensor([10.0, 2.0, 3.0, 100.0, 1.0])
-        # The best of the first row is 3, 2, 1, of the second 10.
+        # The best weights are 3, 2, 1 in the first row and 10 in the second.
         got = propensity_scored_precision_at_k(found, y, weights, (1, 2, 3))
         assert got.tolist() == pytest.approx([1 / 13, 1 / 15, 3 / 16])
         got = propensity_scored_ndcg_at_k(found, y, weights, (1, 2, 3))
         assert got.tolist() == pytest.approx([1 / 13, 1 / (13 + 2 * log3), 2 / (13 + 2 * log3 + 0.5)])
         assert recall_at_k(found, y, (1, 2, 3)).tolist() == pytest.approx([1 / 9, 1 / 9, 2 / 9])
-        # Each row's weights over its positives' number, 3 and 1.
+        # Each row's weights are divided by its number of positives, 3 and 1.
         got = propensity_scored_recall_at_k(found, y, weights, (1, 2, 3))
         assert got.tolist() == pytest.approx([(1 / 3) / 11, (1 / 3) / (10 + 5 / 3), 1 / 12])
 
@@ -117,12 +116,12 @@ class TestAtK:
                 assert got.item() == pytest.approx(discounted[0] / discounted[1])
 
     def test_sparse_scores(self, targets: Tensor, indices: Tensor, generator: torch.Generator) -> None:
-        """Ranked by their scores, of equal ones the lowest label: the same as the indices, in any form."""
+        """Sparse scores of any form are ranked by score and then by label, and give the same as indices."""
         scores = torch.zeros(ROWS, LABELS)
         for row, labels in enumerate(indices.tolist()):
             for rank, label in enumerate(labels):
                 if label >= 0:
-                    scores[row, label] = -1.0 - rank // 2  # pairs of equal ones
+                    scores[row, label] = -1.0 - rank // 2  # pairs of equal scores
         equal = indices.reshape(ROWS, -1, 2).masked_fill(indices.reshape(ROWS, -1, 2) < 0, LABELS).sort(2).values
         ranked = equal.reshape(ROWS, WIDTH).masked_fill(equal.reshape(ROWS, WIDTH) == LABELS, -1)
         csr = CSRTargets.from_dense(scores.bool())
@@ -137,7 +136,7 @@ class TestAtK:
             assert torch.equal(precision_at_k(given, targets, ks), precision_at_k(ranked, targets, ks))
             got = propensity_scored_recall_at_k(given, targets, weights, ks)
             assert torch.equal(got, propensity_scored_recall_at_k(ranked, targets, weights, ks))
-        # More than are there: nothing is right that is not predicted.
+        # With k above the number of predictions, no label counts as right that was not predicted.
         assert recall_at_k(sparse, targets, LABELS) == recall_at_k(ranked, targets, WIDTH)
         with pytest.raises(ValueError, match=f"k: expected 1 to {LABELS}"):
             recall_at_k(sparse, targets, LABELS + 1)
@@ -149,7 +148,7 @@ class TestAtK:
             recall_at_k(matrix * math.nan, targets, 1)
 
     def test_exclude(self, targets: Tensor, indices: Tensor, generator: torch.Generator) -> None:
-        """The labels behind move up, and the positives stay."""
+        """Later labels move up in place of excluded ones; the positives stay the same."""
         out = torch.rand(ROWS, LABELS, generator=generator) < 0.3
         rows = [[i for i in row if i >= 0 and not out[n, i]] for n, row in enumerate(indices.tolist())]
         kept = torch.tensor([[*row, *[-1] * (WIDTH - len(row))] for row in rows])
@@ -166,7 +165,7 @@ class TestAtK:
             recall_at_k(indices, targets, 1, exclude=out[:1])
 
     def test_sample_weight(self, targets: Tensor, indices: Tensor) -> None:
-        """Whole numbers are rows that come so often."""
+        """A row with an integer weight counts as often as that."""
         count = torch.arange(ROWS) % 3
         rows = torch.arange(ROWS).repeat_interleave(count)
         weights = 1 + torch.arange(LABELS).double()
@@ -189,7 +188,7 @@ class TestAtK:
             with pytest.raises(ValueError, match=message):
                 precision_at_k(*few, 1, sample_weight=wrong)
 
-    def test_best_is_one(self, targets: Tensor) -> None:
+    def test_best_ranking_scores_one(self, targets: Tensor) -> None:
         weights = label_weights(CSRTargets.from_dense(targets), "propensity", normalize=False, **PROPENSITY["amazon"])
         best = torch.where(targets, weights, 0).topk(LABELS).indices
         counts = list(range(1, LABELS + 1))
@@ -198,7 +197,7 @@ class TestAtK:
         torch.testing.assert_close(ndcg_at_k(best, targets, counts), targets.any(1).float().mean().expand(LABELS))
 
     def test_propensities(self) -> None:
-        """The constants of the papers, and the one formula: xclib's compute_inv_propesity by hand."""
+        """The constants are those of the papers, and weights follow xclib's compute_inv_propesity, worked by hand."""
         assert {name: tuple(each.values()) for name, each in PROPENSITY.items()} == {
             "default": (0.55, 1.5),
             "amazon": (0.6, 2.6),
@@ -210,7 +209,7 @@ class TestAtK:
         assert got.tolist() == pytest.approx([1 + c * (n + 0.4) ** -0.5 for n in (2, 1, 0)])
 
     def test_many_labels(self) -> None:
-        """No tensor of rows x labels: that would be terabytes."""
+        """No tensor of rows x labels is made, which would take terabytes."""
         labels = 2**31 - 1
         y = CSRTargets.from_lists([[labels - 1, 0]] * 1000, num_labels=labels)
         found = torch.tensor([[labels - 1, 7, 0]]).expand(1000, -1)
@@ -223,7 +222,7 @@ class TestAtK:
         assert ndcg_at_k(torch.tensor([[1, 2]]), y, 2) == 0
         assert propensity_scored_precision_at_k(torch.tensor([[1, 2]]), y, torch.ones(3), 2).isnan()
 
-    def test_unknown_labels_are_not_right(self) -> None:
+    def test_unknown_labels_are_not_hits(self) -> None:
         y = CSRTargets(torch.tensor([0, 2]), torch.tensor([0, 1]), 3, torch.tensor([-1.0, 1.0]))
         assert precision_at_k(torch.tensor([[0, 1]]), y, (1, 2)).tolist() == [0, 0.5]
 
@@ -286,7 +285,7 @@ def by_definition(p: Sets, y: Sets, average: str, nothing: float) -> float:
 
 class TestSets:
     def predicted(self, targets: Tensor, generator: torch.Generator) -> Tensor:
-        """Mostly right; some rows entirely, one of nothing."""
+        """Return mostly right predictions: some rows are entirely right, and some are empty."""
         p = targets ^ (torch.rand(ROWS, LABELS, generator=generator) < 0.1)
         p[7:12], p[0], p[:, 3] = targets[7:12], False, False
         p[2] = False
@@ -307,14 +306,14 @@ class TestSets:
 
     @pytest.mark.parametrize("beta", (0.0, 0.5, 2.0))
     def test_fbeta(self, targets: Tensor, generator: torch.Generator, beta: float) -> None:
-        """F-scores of precision and recall, label by label; weighted by positives; a label of nothing left out."""
+        """F-scores from precision and recall of each label; weighted by positives; labels without any are left out."""
         targets[:, 3] = False
         p = self.predicted(targets, generator)
         right, given, true = ((a.sum(0).double()) for a in (p & targets, p, targets))
         assert ((given == 0) & (true == 0)).any()
         precision, recall = right / given, right / true
         score = (1 + beta**2) * precision * recall / (beta**2 * precision + recall)
-        score = torch.where((given + true > 0) & (right == 0), 0.0, score)  # of 0 / 0 in either, or in their mean
+        score = torch.where((given + true > 0) & (right == 0), 0.0, score)  # 0 / 0 in precision, recall or their mean
         score = torch.where(given + beta**2 * true > 0, score, torch.nan)
         for y in (targets, CSRTargets.from_dense(targets)):
             for nothing in (0.0, 1.0, math.nan):
@@ -337,21 +336,21 @@ class TestSets:
         assert hamming_loss(p, y, ignore_index=-1).item() == pytest.approx(wanted.item())
         assert hamming_loss(p[:, :0], targets[:, :0]).isnan()
 
-    def test_logits_in_place_of_decisions(self) -> None:
+    def test_logits_instead_of_decisions_raise(self) -> None:
         y = torch.tensor([[1, 0]])
         for logits in (torch.tensor([[2.0, -1.0]]), torch.tensor([[2.0, 1.0]]), torch.tensor([[torch.nan, 0.0]])):
             for metric in (subset_accuracy, hamming_loss, f1_score, lambda p, y: fbeta_score(p, y, 2.0)):
                 with pytest.raises(ValueError, match=r"predicted: expected 0, 1 .* for logits pass logits > 0"):
                     metric(logits, y)
 
-    def test_parts_of_dense_targets(self, targets: Tensor, generator: torch.Generator, monkeypatch: Any) -> None:
+    def test_chunks_of_dense_targets(self, targets: Tensor, generator: torch.Generator, monkeypatch: Any) -> None:
         p = self.predicted(targets, generator)
         expected = [f1_score(p, targets), subset_accuracy(p, targets)]
         monkeypatch.setattr(_counts, "CHUNK", 3 * LABELS + 1)
         assert [f1_score(p, targets), subset_accuracy(p, targets)] == expected
 
     def test_unknown_labels(self, targets: Tensor, generator: torch.Generator) -> None:
-        """As if they were neither predicted nor positive, whatever is said of them."""
+        """Unknown labels count as neither predicted nor positive."""
         p = self.predicted(targets, generator)
         unknown = torch.rand(ROWS, LABELS, generator=generator) < 0.3
         y = targets.int().masked_fill(unknown, -1)
@@ -413,7 +412,7 @@ class TestSets:
 
 
 def test_ranking_loss(generator: torch.Generator, targets: Tensor) -> None:
-    """Pair by pair; equal logits, and infinite ones, are the wrong way round whichever comes first."""
+    """The loss counts pairs; a pair of equal logits, also infinite ones, counts as wrong."""
     drawn = torch.randint(-2, 3, (ROWS, LABELS), generator=generator).float()
     for logits in (torch.randn(ROWS, LABELS, generator=generator), drawn, drawn / (drawn.abs() < 2), drawn * 0):
         logits = logits.nan_to_num(0.0, torch.inf, -torch.inf)
@@ -425,7 +424,7 @@ def test_ranking_loss(generator: torch.Generator, targets: Tensor) -> None:
 
 
 def test_coverage_error(generator: torch.Generator, targets: Tensor) -> None:
-    """Down to the last positive; equal logits are taken together, and a row without positives counts 0."""
+    """The error counts ranks down to the last positive; equal logits count together; a row without positives is 0."""
     for logits in (
         torch.randn(ROWS, LABELS, generator=generator),
         torch.randint(3, (ROWS, LABELS), generator=generator),
@@ -438,8 +437,8 @@ def test_coverage_error(generator: torch.Generator, targets: Tensor) -> None:
     assert coverage_error(torch.zeros(2, 0), torch.zeros(2, 0)) == 0
 
 
-def test_says_that_torchmetrics_is_missing(monkeypatch: Any) -> None:
-    """What it is worth is in tests/others."""
+def test_missing_packages_raise(monkeypatch: Any) -> None:
+    """tests/others tests the values of average precision."""
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     monkeypatch.setitem(sys.modules, "torchmetrics.functional", None)
     with pytest.raises(ImportError, match=r'needs torchmetrics: pip install "mlloss-cuda\[metrics\]"'):
@@ -454,6 +453,5 @@ def test_is_not_imported_with_the_package() -> None:
         "import sys, mlloss_cuda; print({'mlloss_cuda.metrics'} & sys.modules.keys())\n"
         "import mlloss_cuda.metrics; print({'torchmetrics', 'scipy', 'sklearn'} & sys.modules.keys())"
     )
-    root = Path(mlloss_cuda.__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert done.stdout.split("\n")[:2] == ["set()", "set()"], done.stderr

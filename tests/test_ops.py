@@ -1,4 +1,4 @@
-"""The ops themselves: their contract with PyTorch, and that a pass is one of them and nothing else."""
+"""The ops: their contract with PyTorch, and that each pass runs one of them and nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .inputs import as_layout, random_logits, random_positives
 
 
 class Recorder(TorchDispatchMode):
-    """Every op that runs, and the sizes of the tensors it makes."""
+    """A record of every op that runs, and the sizes of the tensors that it makes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,10 +59,8 @@ def test_a_pass_is_one_op_and_one_gradient(
 
 
 @pytest.mark.parametrize("kept", (False, True))
-def test_a_known_grad_output_of_one_runs_nothing(
-    served: Case, backend: Backend, generator: torch.Generator, kept: bool
-) -> None:
-    """Nothing is filled, and nothing multiplied: of a graph that is kept the gradient is copied."""
+def test_unit_grad_output_runs_no_op(served: Case, backend: Backend, generator: torch.Generator, kept: bool) -> None:
+    """Nothing is filled or multiplied; if the graph is kept, the gradient is copied."""
     x = random_logits(generator, SHAPE, torch.float32, backend.device).requires_grad_()
     y = random_positives(generator, SHAPE, 0.01).to(backend.device)
     (expected,) = torch.autograd.grad(served(x, y), x)
@@ -73,7 +71,7 @@ def test_a_known_grad_output_of_one_runs_nothing(
     assert not [name for name, _ in recorder.calls if backend.namespace in name or "ones" in name or "fill" in name]
     assert [name for name, _ in recorder.calls if "clone" in name] == ["aten.clone.default"] * kept
     assert torch.equal(got, expected)
-    # One that was changed is a number like any other, and the next is 1 again.
+    # A changed tensor is an ordinary grad_output, and the next call returns 1 again.
     loss = served(x, y)
     unit *= 2
     (twice,) = torch.autograd.grad(loss, x, unit, retain_graph=True)
@@ -82,7 +80,7 @@ def test_a_known_grad_output_of_one_runs_nothing(
     assert float(unit_grad_output(loss)) == 1
 
 
-def test_in_place_makes_no_tensor_at_all(served: Case, backend: Backend, generator: torch.Generator) -> None:
+def test_in_place_makes_no_large_tensor(served: Case, backend: Backend, generator: torch.Generator) -> None:
     x = random_logits(generator, SHAPE, torch.float32, backend.device).requires_grad_()
     y = CSRTargets.from_dense(random_positives(generator, SHAPE, 0.01)).to(backend.device)
     made = x * 1
@@ -92,7 +90,7 @@ def test_in_place_makes_no_tensor_at_all(served: Case, backend: Backend, generat
     assert recorder.large(x.numel()) == []
 
 
-def test_without_grad_no_gradient_is_made(served: Case, backend: Backend, generator: torch.Generator) -> None:
+def test_no_grad_makes_no_gradient(served: Case, backend: Backend, generator: torch.Generator) -> None:
     x = random_logits(generator, SHAPE, torch.float32, backend.device).requires_grad_()
     y = random_positives(generator, SHAPE).to(backend.device)
     with torch.no_grad(), Recorder() as recorder:
@@ -101,7 +99,7 @@ def test_without_grad_no_gradient_is_made(served: Case, backend: Backend, genera
 
 
 def arguments_of(case: Case, reduction: int, device: str, generator: torch.Generator, sparse: bool) -> tuple[Any, ...]:
-    """The shared arguments of the ops, as ``_dispatch`` makes them."""
+    """Return the shared arguments of the ops, as ``_dispatch`` makes them."""
     rows, labels = 3, 40
     y = random_positives(generator, (rows, labels))
     csr = CSRTargets.from_dense(y).to(device)
@@ -157,7 +155,7 @@ def test_opcheck(served: Case, backend: Backend, generator: torch.Generator, red
 
 
 def test_fakes_agree_with_the_functors(case: Case, generator: torch.Generator) -> None:
-    """The registry says how many coefficients a group keeps; the compiled functor knows."""
+    """The number of coefficients in the registry is that of the compiled functor."""
     spec = case.registered
     shared = arguments_of(case, 0, "cpu", generator, False)
     _, coefficients, _ = torch.ops.mlloss_cuda.loss_forward(torch.randn(3, 40), *shared, True, False)
@@ -166,7 +164,7 @@ def test_fakes_agree_with_the_functors(case: Case, generator: torch.Generator) -
 
 
 def test_sparse_targets_never_become_dense(served: Case, backend: Backend) -> None:
-    """The gradient is the only tensor of the logits' size, and there is no mask of any kind."""
+    """The gradient is the only tensor of the logits' size; no mask is made."""
     labels = 3_000_000
     targets = CSRTargets.from_lists([[5, 2_999_999], [17]], labels).to(backend.device)
     x = torch.zeros(2, labels, device=backend.device, requires_grad=True)
@@ -178,7 +176,7 @@ def test_sparse_targets_never_become_dense(served: Case, backend: Backend) -> No
 
 
 def test_kernels_stay_inside_unchecked_indices(served: Case, backend: Backend, generator: torch.Generator) -> None:
-    """Whatever crow_indices and col_indices say: no access outside their buffers, no crash."""
+    """No values of crow_indices and col_indices cause a crash or an access outside the buffers."""
     x = random_logits(generator, (4, 50), torch.float32, backend.device)
     for crow, columns in (
         ([0, 100, -7, 3, 9], [1, 2, 3, 60, -5]),
@@ -202,7 +200,7 @@ def test_entries_past_the_last_row_are_not_read(served: Case, backend: Backend, 
     assert torch.equal(served(x, padded), served(x, targets))
 
 
-def test_the_module_is_the_function(served: Case, backend: Backend, generator: torch.Generator) -> None:
+def test_module_equals_function(served: Case, backend: Backend, generator: torch.Generator) -> None:
     x = random_logits(generator, (5, 300), torch.float32, backend.device)
     y = random_positives(generator, (5, 300)).to(backend.device)
     weight = torch.rand(300, generator=generator).to(backend.device)

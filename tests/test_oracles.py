@@ -1,4 +1,4 @@
-"""Facts about each loss that hold without any reference: identities, bounds, published numbers."""
+"""Facts about each loss that need no reference: identities, bounds, published numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def inputs(generator: torch.Generator, backend: Backend, shape: tuple[int, int] 
     return logits, random_positives(generator, shape, 0.02).to(backend.device)
 
 
-# m, the negatives' term, the gradient on a positive: 131,073 labels, two positives at +m, negatives at -m
+# Each row: m, the negatives' term, a positive's gradient, for 131,073 labels with two positives at +m, the rest at -m.
 SECTION_5 = ((8, 3.8060, -3.35e-4), (12, 0.5907, -6.1e-6), (16, 0.0146, -1.1e-7), (20, 0.00027, -2.1e-9))
 
 
@@ -44,7 +44,7 @@ SECTION_5 = ((8, 3.8060, -3.35e-4), (12, 0.5907, -6.1e-6), (16, 0.0146, -1.1e-7)
 def test_positives_are_excluded_not_subtracted(
     backend: Backend, m: float, negatives: float, gradient: float, layout: str
 ) -> None:
-    """The trick "all minus positives" fails this table in float32: +0.50 in place of -1.1e-7 at m = 16."""
+    """The trick "all minus positives" fails this table in float32: +0.50 instead of -1.1e-7 at m = 16."""
     positives = [17, 70_001]
     logits = torch.full((1, 131_073), -float(m), device=backend.device)
     logits[0, positives] = float(m)
@@ -69,7 +69,7 @@ def test_focal_without_focus_is_bce(backend: Backend, generator: torch.Generator
 
 
 @pytest.mark.parametrize("reduction", ("none", "sum", "mean"))
-def test_bce_is_torchs(backend: Backend, generator: torch.Generator, reduction: str) -> None:
+def test_bce_equals_torch(backend: Backend, generator: torch.Generator, reduction: str) -> None:
     logits, targets = inputs(generator, backend)
     sides = {
         name: (torch.rand(2500, generator=generator) + 0.5).to(backend.device) for name in ("weight", "pos_weight")
@@ -94,7 +94,7 @@ def test_bce_of_zeros_and_ones_is_the_logistic_loss_of_signs(backend: Backend, g
     torch.testing.assert_close(got.gradient.double(), expected.gradient, rtol=2e-6, atol=3e-7)
 
 
-def test_bce_is_torchs_multilabel_soft_margin(backend: Backend, generator: torch.Generator) -> None:
+def test_bce_equals_torch_multilabel_soft_margin(backend: Backend, generator: torch.Generator) -> None:
     logits, targets = inputs(generator, backend)
     weight = torch.rand(2500, generator=generator).to(backend.device)
     got = evaluate(bce_with_logits_loss, logits, targets, weight=weight)
@@ -131,7 +131,7 @@ def test_clipped_negatives_cost_nothing(backend: Backend) -> None:
 
 
 def test_margin_is_all_or_nothing(backend: Backend) -> None:
-    """Below the margin BCE, above it nothing, and half of it where theta(0) = 1/2."""
+    """The loss is BCE below the margin, 0 above it, and half of BCE at it, as theta(0) = 1/2."""
     tau = float(torch.tensor(math.log(4.0)))
     s = torch.tensor([[tau - 1e-6, tau, tau + 1e-6, -60.0]], device=backend.device)
     got = evaluate(margin_bce_loss, s, torch.ones_like(s), reduction="none")
@@ -172,7 +172,7 @@ def test_rescaled_focal_is_bce_in_value_and_focal_in_direction(
     torch.testing.assert_close(evaluate(rescaled, logits, csr).gradient, got.gradient)
 
 
-def test_rescaled_focal_of_nothing(backend: Backend) -> None:
+def test_rescaled_focal_of_perfect_logits(backend: Backend) -> None:
     targets = torch.tensor([[1, 0]], device=backend.device)
     perfect = torch.where(targets > 0, math.inf, -math.inf)
     got = evaluate(sigmoid_focal_loss, perfect, targets, rescale=True)
@@ -185,7 +185,7 @@ def test_one_label_makes_zlpr_bce(backend: Backend, generator: torch.Generator) 
     got = evaluate(zlpr_loss, logits, targets)
     expected = evaluate(F.binary_cross_entropy_with_logits, logits, targets.float())
     torch.testing.assert_close(got.value, expected.value)
-    # PyTorch's sigmoid(s) - 1 is rounded as a number of the size of 1, over 50 rows.
+    # PyTorch's sigmoid(s) - 1 has a rounding error relative to 1, divided by the 50 rows.
     torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-5, atol=5e-9)
 
 
@@ -196,7 +196,7 @@ def test_zlpr_is_at_most_the_sum_of_bce(backend: Backend, generator: torch.Gener
 
 
 def test_zlpr_gradient_mass_is_below_one(backend: Backend, generator: torch.Generator) -> None:
-    """It is 1 - e^-A, A the side's own log."""
+    """The mass is 1 - e^-A, with the logarithm A of that side."""
     logits, targets = inputs(generator, backend)
     gradient = evaluate(zlpr_loss, logits, targets, reduction="sum").gradient
     sides = ((gradient.clamp(min=0), logits, ~targets), (-gradient.clamp(max=0), -logits, targets))
@@ -229,10 +229,10 @@ def test_hand_worked_lsep(backend: Backend) -> None:
 
 @pytest.mark.parametrize("shift", (-60000.0, -200.0, -95.0, 95.0, 200.0, 60000.0))
 @pytest.mark.parametrize("loss", (lsep_loss, multi_positive_cross_entropy_loss, decoupled_softmax_loss))
-def test_what_depends_on_differences_only(
+def test_loss_depends_only_on_differences(
     backend: Backend, generator: torch.Generator, loss: Any, shift: float
 ) -> None:
-    """However far all logits lie from 0."""
+    """A shift of all logits changes neither value nor gradient, however large it is."""
     logits, targets = inputs(generator, backend)
     steps = (logits * 16).round() / 16  # exact beside every shift
     targets[2] = False
@@ -250,7 +250,7 @@ def test_what_depends_on_differences_only(
     ),
 )
 @pytest.mark.parametrize("layout", ("bool", "csr"))
-def test_one_positive_makes_a_softmax_torchs(
+def test_softmax_losses_of_one_positive_equal_torch(
     backend: Backend, generator: torch.Generator, layout: str, loss: Any, smoothing: float
 ) -> None:
     logits, _ = inputs(generator, backend)
@@ -266,9 +266,13 @@ def test_one_positive_makes_a_softmax_torchs(
     torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-4, atol=1e-8)
 
 
-def test_decoupled_softmax_is_torchs_without_the_other_positives(backend: Backend, generator: torch.Generator) -> None:
-    """The mean over a row's positives of the cross-entropy of each, the others masked; all of them count, of weight 0
-    too."""
+def test_decoupled_softmax_equals_torch_with_other_positives_masked(
+    backend: Backend, generator: torch.Generator
+) -> None:
+    """The loss is the mean over a row's positives of each one's cross-entropy, with the other positives masked.
+
+    The mean also counts positives of weight 0.
+    """
     logits, targets = inputs(generator, backend, (5, 300))
     targets[0], targets[1] = False, True
     targets[2, 7] = targets[3, 3] = targets[4, 299] = True
@@ -299,7 +303,7 @@ def test_positives_of_a_decoupled_softmax_do_not_compete(backend: Backend) -> No
 
 @pytest.mark.parametrize("shape", ((), (7, 1), (2500,)), ids=("all", "rows", "labels"))
 def test_threshold_is_a_shift(backend: Backend, generator: torch.Generator, shape: tuple[int, ...]) -> None:
-    """And its gradient what the logits' gradients lack to 0."""
+    """A threshold shifts the logits, and its gradient is minus the sum of their gradients."""
     logits, targets = inputs(generator, backend)
     threshold = torch.randn(shape, generator=generator).to(backend.device).requires_grad_()
     got = evaluate(lambda x, t: zlpr_loss(x, t, threshold=threshold), logits, targets)
@@ -310,8 +314,8 @@ def test_threshold_is_a_shift(backend: Backend, generator: torch.Generator, shap
     torch.testing.assert_close(turned, -expected.gradient.sum_to_size(shape), rtol=1e-4, atol=1e-6)
 
 
-def test_threshold_is_the_one_under_the_logs(backend: Backend, generator: torch.Generator) -> None:
-    """TLPR as published: e^s0 and e^-s0 where ZLPR has 1. In closed form ds0 is e^-A- less e^-A+."""
+def test_threshold_replaces_the_one_in_the_logs(backend: Backend, generator: torch.Generator) -> None:
+    """TLPR as published has e^s0 and e^-s0 instead of ZLPR's 1. In closed form ds0 is e^-A- minus e^-A+."""
     logits, targets = inputs(generator, backend)
     s, s0 = logits.double(), torch.randn(7, 1, generator=generator, dtype=torch.float64).to(backend.device)
     above = (s0.exp() + torch.where(targets, 0.0, s.exp()).sum(-1, keepdim=True)).log()
@@ -324,7 +328,7 @@ def test_threshold_is_the_one_under_the_logs(backend: Backend, generator: torch.
 
 
 def test_soft_zlpr_optimum_is_sigmoid_of_twice_the_logit(backend: Backend, generator: torch.Generator) -> None:
-    """The least loss is 2 log(1 + sum of the labels' standard deviations)."""
+    """The minimum of the loss is 2 log(1 + sum of the labels' standard deviations)."""
     logits = random_logits(generator, (5, 30), torch.float64, backend.device, 1.0)
     y = torch.sigmoid(2 * logits)
     got = evaluate(zlpr_loss, logits, y, reduction="none")
@@ -383,7 +387,7 @@ def test_hand_worked_tversky(backend: Backend) -> None:
 
 
 def test_self_adjusting_dice_stops_where_its_probability_peaks(backend: Backend) -> None:
-    """(1 - p)^a p has its maximum at p = 1 / (1 + a), and is p where a is 0."""
+    """(1 - p)^a p has its maximum at p = 1 / (1 + a), and equals p for a = 0."""
     logits = torch.tensor([[0.0, -1.0, 2.0]], device=backend.device)
     targets = torch.tensor([[1, 0, 1]], device=backend.device)
     got = evaluate(dice_loss, logits, targets, self_adjusting_alpha=1.0)
@@ -400,7 +404,7 @@ def test_permuting_labels_permutes_gradients(served: Case, backend: Backend, gen
     straight = evaluate(served, logits, targets, reduction="sum")
     permuted = evaluate(served, logits[:, order], targets[:, order], reduction="sum")
     torch.testing.assert_close(permuted.value, straight.value, rtol=1e-5, atol=1e-6)
-    # Of k softmax - y, two numbers of the order of k are subtracted.
+    # The gradient k softmax - y subtracts two numbers of the order of k.
     largest = max(1.0, float(targets.sum(1).max()) if served.competing else 1.0)
     torch.testing.assert_close(permuted.gradient, straight.gradient[:, order], rtol=1e-4, atol=1e-7 * largest)
 
@@ -420,9 +424,9 @@ def test_zero_weight_is_no_label(served: Case, backend: Backend, generator: torc
     weight[100:] = 0
     whole = evaluate(served, logits, targets, weight=weight, reduction="sum")
     if served.spec == "decoupled_softmax":
-        return  # nor is it a negative: its own test is above
+        return  # a label of weight 0 is also not a negative there, which a test above covers
     if served.competing:
-        # It is no target, but competes.
+        # A label of weight 0 is not a target, but still competes.
         masked = targets & (weight > 0)
         expected = evaluate(served, logits, masked, reduction="sum")
         torch.testing.assert_close(whole.value, expected.value, rtol=1e-5, atol=1e-6)

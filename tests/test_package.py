@@ -1,25 +1,24 @@
-"""What ``import mlloss_cuda`` gives, and what it leaves until it is used."""
+"""``import mlloss_cuda``: its names, and the submodules that load on first use."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 import pytest
 
 import mlloss_cuda
 from mlloss_cuda import functional
 
+from .new_process import run_python
+
 SUBMODULES = ("compat", "data", "functional", "metrics")
 
 
-def in_a_new_process(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def printed_by(code: str) -> str:
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-def test_submodules_are_there_after_the_import() -> None:
+def test_submodules_load_on_first_use() -> None:
     code = (
         "import sys, mlloss_cuda as m\n"
         f"names = {SUBMODULES!r}\n"
@@ -30,19 +29,19 @@ def test_submodules_are_there_after_the_import() -> None:
         "assert not {'scipy', 'torchmetrics', 'triton'} & sys.modules.keys()\n"
         "print(m.functional.zlpr_loss.__name__)"
     )
-    assert in_a_new_process(code) == "zlpr_loss"
+    assert printed_by(code) == "zlpr_loss"
 
 
-def test_what_is_not_there_is_an_attribute_error() -> None:
+def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'mlloss_cuda' has no attribute 'functionals'"):
         _ = mlloss_cuda.functionals
 
 
-def test_a_star_import_brings_no_submodule() -> None:
+def test_star_import_has_no_submodules() -> None:
     code = "from mlloss_cuda import *; print({'data', 'functional', 'metrics'} & globals().keys())"
-    assert in_a_new_process(code) == "set()"
+    assert printed_by(code) == "set()"
 
 
-def test_the_functions_are_the_package_s_own() -> None:
+def test_functional_has_the_package_functions() -> None:
     assert mlloss_cuda.functional is functional
     assert all(getattr(functional, name) is getattr(mlloss_cuda, name) for name in functional.__all__)

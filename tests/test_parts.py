@@ -1,4 +1,4 @@
-"""Losses over parts of the labels: together they are what the whole is."""
+"""Losses over parts of the labels equal the loss over all labels."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from .inputs import (
     random_logits,
     random_positives,
     random_probabilities,
+    weights_and_offsets,
 )
 from .parts import in_parts
 
 pytestmark = pytest.mark.parts
-# One label, none, whole and broken tiles of an engine.
+# Parts of one label, of none, and of whole and partial tiles.
 SIZES = (1, 0, 1030, 1169)
 SHAPE = (9, sum(SIZES))
 
 
-def assert_parts_are_the_whole(call: Any, logits: Tensor, targets: Any, **arguments: Any) -> None:
-    """Within the budget against float64, and within rounding of the fused whole."""
+def assert_parts_equal_the_whole(call: Any, logits: Tensor, targets: Any, **arguments: Any) -> None:
+    """Assert that parts are within the budget against float64, and equal the fused whole up to rounding."""
     grad_output = arguments.pop("grad_output", None)
     whole = evaluate(call, logits, targets, grad_output, **arguments)
     with in_parts(SIZES):
@@ -66,7 +67,7 @@ def test_dtypes_layouts_reductions(
     with torch.no_grad():
         shape = served(logits, targets, reduction=reduction).shape
     grad_output = torch.randn(shape, generator=generator, dtype=torch.float64).to(backend.device)
-    assert_parts_are_the_whole(served, logits, targets, grad_output=grad_output, reduction=reduction)
+    assert_parts_equal_the_whole(served, logits, targets, grad_output=grad_output, reduction=reduction)
 
 
 @pytest.mark.parametrize("layout", ("float32", "csr64"))
@@ -76,7 +77,7 @@ def test_probabilities_and_smoothing(
 ) -> None:
     logits = random_logits(generator, SHAPE, torch.float32, backend.device)
     targets = as_layout(random_probabilities(generator, SHAPE), layout, backend.device)
-    assert_parts_are_the_whole(served, logits, targets, label_smoothing=smoothing)
+    assert_parts_equal_the_whole(served, logits, targets, label_smoothing=smoothing)
 
 
 @pytest.mark.parametrize("layout", ("int8", "csr64"))
@@ -88,33 +89,22 @@ def test_weights_offsets_and_unknown_labels(
     logits = random_logits(generator, SHAPE, torch.float32, device)
     dense = random_positives(generator, SHAPE, 0.05).double()
     dense[torch.rand(SHAPE, generator=generator) < 0.1] = -1
-    weight = torch.rand(SHAPE[1], generator=generator).to(device)
-    weight[::7] = 0
-    sample_weight = torch.rand(SHAPE[0], generator=generator).to(device)
-    sample_weight[3] = 0
-    arguments: dict[str, Any] = {
-        "weight": weight,
-        "sample_weight": sample_weight,
-        "logit_scale": 0.7,
-        "logit_bias": torch.randn(SHAPE[1], generator=generator).to(device),
-        "ignore_index": -1,
-        "reduction": reduction,
-    }
+    arguments = {**weights_and_offsets(generator, SHAPE, device), "ignore_index": -1, "reduction": reduction}
     if reduction == "sum":
         arguments["normalizer"] = 37.0
-    assert_parts_are_the_whole(served, logits, as_layout(dense, layout, device), **arguments)
+    assert_parts_equal_the_whole(served, logits, as_layout(dense, layout, device), **arguments)
 
 
 @pytest.mark.parametrize("place", (0, 600, 2199))
 def test_one_part_overflows(served: Case, backend: Backend, generator: torch.Generator, place: int) -> None:
-    """Its maxima are not those of the others."""
+    """The part with the extreme logit has other maxima than the rest."""
     logits = random_logits(generator, SHAPE, torch.float32, backend.device)
     targets = random_positives(generator, SHAPE, 0.05).to(backend.device)
     logits[2, place], targets[2, place] = 500.0, False
     logits[3, place], targets[3, place] = -700.0, True
     logits[4, place], targets[4, place] = 1e4, False
     logits[5:7] -= 300.0
-    assert_parts_are_the_whole(served, logits, targets)
+    assert_parts_equal_the_whole(served, logits, targets)
 
 
 def test_infinite_and_unknown_logits(served: Case, backend: Backend, generator: torch.Generator) -> None:
@@ -131,22 +121,24 @@ def test_infinite_and_unknown_logits(served: Case, backend: Backend, generator: 
 
 
 @pytest.mark.parametrize("reduction", ("sum", "none"))
-def test_what_is_learnt(served: Case, backend: Backend, generator: torch.Generator, reduction: str) -> None:
-    """Scale, bias of labels, threshold of rows."""
+def test_learned_scale_bias_and_threshold(
+    served: Case, backend: Backend, generator: torch.Generator, reduction: str
+) -> None:
+    """The gradients of a scale, a bias for each label and a threshold for each row."""
     logits = random_logits(generator, SHAPE, torch.float64, backend.device)
     targets = random_positives(generator, SHAPE, 0.05).to(backend.device)
-    learnt = {
+    learned = {
         "logit_scale": torch.tensor(0.8, dtype=torch.float64, device=backend.device),
         "logit_bias": torch.randn(SHAPE[1], generator=generator, dtype=torch.float64).to(backend.device),
     }
     if "threshold" in served.module.__init__.__annotations__:
-        learnt["threshold"] = torch.rand((SHAPE[0], 1), generator=generator, dtype=torch.float64).to(backend.device)
-        learnt["logit_bias"] = None
-    leaves = {name: value.requires_grad_() for name, value in learnt.items() if value is not None}
+        learned["threshold"] = torch.rand((SHAPE[0], 1), generator=generator, dtype=torch.float64).to(backend.device)
+        learned["logit_bias"] = None
+    leaves = {name: value.requires_grad_() for name, value in learned.items() if value is not None}
     results = []
     for cut in (nullcontext(), in_parts(SIZES)):
         with cut:
-            value = served(logits, targets, **learnt, reduction=reduction)
+            value = served(logits, targets, **learned, reduction=reduction)
         results.append(torch.autograd.grad(value.square().sum(), list(leaves.values())))
     for got, whole in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(got, whole, rtol=1e-10, atol=1e-12)
@@ -165,7 +157,7 @@ def test_two_logits(backend: Backend, generator: torch.Generator) -> None:
 
 
 def part_of(case: Case, logits: Tensor, targets: CSRTargets, own: slice, reduction: str) -> tuple[Any, ...]:
-    """The ops' first arguments."""
+    """Return the shared arguments of the ops for one part."""
     sides = Sides(crow_indices=targets.crow_indices, col_indices=targets.col_indices)
     grouping, reduction_number = _ops.GROUPINGS.index(case.grouping), _ops.REDUCTIONS.index(reduction)
     options = Options(
@@ -175,7 +167,7 @@ def part_of(case: Case, logits: Tensor, targets: CSRTargets, own: slice, reducti
     return part, *shared_arguments(sides, options)
 
 
-def test_in_place_is_the_same(served: Case, backend: Backend, generator: torch.Generator) -> None:
+def test_in_place_ops_give_the_same_results(served: Case, backend: Backend, generator: torch.Generator) -> None:
     logits = random_logits(generator, SHAPE, torch.float32, backend.device)
     targets = CSRTargets.from_dense(random_positives(generator, SHAPE, 0.05)).to(backend.device)
     ops, own = getattr(torch.ops, backend.namespace), slice(1031, 2057)
@@ -194,7 +186,7 @@ def test_in_place_is_the_same(served: Case, backend: Backend, generator: torch.G
 
 
 def test_ops_keep_their_contract(served: Case, backend: Backend, generator: torch.Generator) -> None:
-    """Fakes, and what is read and made."""
+    """Schemas and fakes agree with the ops, and the results have the documented shapes."""
     if served.grouping not in ("samples", "micro"):
         return
     logits = random_logits(generator, SHAPE, torch.bfloat16, backend.device)
@@ -217,7 +209,7 @@ def test_ops_keep_their_contract(served: Case, backend: Backend, generator: torc
         torch.library.opcheck(ops.loss_finish.default, (*finish, SHAPE[0], torch.float32), test_utils=tests)
 
 
-def test_statistics_of_parts_of_no_rows(served: Case, backend: Backend) -> None:
+def test_parts_without_rows(served: Case, backend: Backend) -> None:
     logits = torch.zeros((0, SHAPE[1]), device=backend.device)
     targets = torch.zeros(logits.shape, dtype=torch.bool, device=backend.device)
     with in_parts(SIZES):

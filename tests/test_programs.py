@@ -1,11 +1,9 @@
-"""The programs beside the library, at their smallest: `python -m demo` and `python -m bench`."""
+"""The programs `python -m demo` and `python -m bench` at their smallest sizes."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -13,20 +11,14 @@ import torch
 from bench import compare, figures, page, plots, readme
 from bench.competitors import all_cases
 
+from .new_process import run_python
+
 ROOT = Path(__file__).parent.parent
 DTYPES = ("float32", "bfloat16")
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    return run_python("-m", *arguments, folder=ROOT, **environment)
 
 
 def test_demo_smoke(tmp_path: Path) -> None:
@@ -50,7 +42,7 @@ def test_bench_quick(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     written = json.loads(results.read_text())
     assert not written["left_out"]
-    # Every loss in every layout, timed and with its memory; and all peers but compiled ones.
+    # Every loss is timed in every layout, with its memory, and so are all peers but the compiled ones.
     cases = {case.name: case for case in all_cases()}
     names = cases.keys()
     for dtype, peers in (("float32", {"eager", "plain"}), ("bfloat16", {"eager", "float32"})):
@@ -69,7 +61,7 @@ def test_bench_quick(tmp_path: Path) -> None:
 
 
 def test_gpu_dry_run(tmp_path: Path) -> None:
-    """It walks through the benchmark on the CPU, and leaves nothing beside real results."""
+    """A dry run goes through the benchmark on the CPU, and writes no file beside real results."""
     before = sorted((ROOT / "bench" / "results").iterdir())
     done = run("bench.gpu", "--dry-run", "--no-build", "--part", "bench", TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -82,7 +74,7 @@ def test_gpu_dry_run(tmp_path: Path) -> None:
     assert {time["mode"] for time in results["times"]} == {"step", "scaled", "forward"}
     assert all(time["ms"] for time in results["times"] if time["competitor"] in ("fused", "csr"))
     assert {(one["loss"], bool(one["ms"])) for one in results["linear"]} == {("bce", True), ("zlpr", True)}
-    # The README's table, the page and its pictures are drawn from such a file.
+    # The README's table, the page and its pictures can be drawn from such a file.
     assert "TB/s" in readme.gpu_block([results], labels=1_001)
     loaded = figures.load(path)
     assert "### 6 x 1,001, bfloat16" in page.rendered([loaded]).partition("**GPUs**")[2]
@@ -91,7 +83,7 @@ def test_gpu_dry_run(tmp_path: Path) -> None:
     assert compare.main([str(path), str(path)]) == 0
 
 
-def test_gpu_wants_a_gpu(tmp_path: Path) -> None:
+def test_gpu_benchmark_fails_without_a_gpu(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         done = run("bench.gpu", "--no-build", "--results", str(tmp_path))
         assert done.returncode == 1

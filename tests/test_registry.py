@@ -1,4 +1,4 @@
-"""A loss is in every list or in none."""
+"""Every loss is in all lists of losses."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def test_every_loss_has_cases_a_function_and_a_module() -> None:
         assert getattr(mlloss_cuda, case.module.__name__) is case.module
     for spec in specs.values():
         groupings = {case.own.get("average", spec.groupings[0]) for case in cases if case.spec == spec.name}
-        assert groupings == set(spec.groupings), f"{spec.name}: a case for each grouping"
+        assert groupings == set(spec.groupings), f"{spec.name}: expected a case for each grouping"
 
 
 def test_a_loss_is_six_files() -> None:
-    """Of code that is written by hand, its name is nowhere else: squared hinge stands for all."""
+    """Hand-written code names a loss in six files only; squared hinge stands for all losses."""
     folders = ("csrc", "mlloss_cuda", "tests/cases", "tests/emulator", "tests/races", "bench")
     files = [*(ROOT / name for name in ("CMakeLists.txt", "setup.py", "Makefile", "tests/conftest.py"))]
     files += [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in SOURCES]
@@ -67,7 +67,7 @@ def test_lists_of_names_agree() -> None:
 def test_function_and_module_take_the_same_arguments() -> None:
     for case in all_cases():
         if case.function is mlloss_cuda.compound_loss:
-            continue  # terms may be given by place, and the reduction is another
+            continue  # terms may be positional, and the default reduction differs
         parameters = inspect.signature(case.function).parameters
         assert list(parameters)[:2] == ["logits", "targets"]
         own = [p for p in inspect.signature(case.module.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]

@@ -1,4 +1,4 @@
-"""The summary of several parts: what it counts, and that it goes on after a part that fails."""
+"""The summary of several parts: its counts, and that later parts run after one fails."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_closing_lines_of_pytest() -> None:
     assert read("2 failed, 1 passed, 3 errors in 1.0s").counts == {"failed": 5, "passed": 1}
     assert read("1 xfailed, 1 xpassed in 1.0s").counts == {"skipped": 1, "failed": 1}
     assert not read("no tests ran in 0.1s", "built 3 files in 2 s", "it passed in silence").counts
-    assert read("3 passed in 1s", "4 passed in 1s").counts == {"passed": 7}, "of several runs in one part"
+    assert read("3 passed in 1s", "4 passed in 1s").counts == {"passed": 7}, "counts of runs add up"
 
 
 def test_a_part_without_tests_counts_as_one() -> None:
@@ -45,7 +45,7 @@ def test_a_part_without_tests_counts_as_one() -> None:
     assert summary("some", [read("skipped: no nvcc was found")])[-1] == "0 passed, 0 failed, 1 skipped"
 
 
-def test_goes_on_after_a_failure(tmp_path: Path) -> None:
+def test_later_parts_run_after_a_failure(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text(MAKEFILE)
     command = [sys.executable, "-m", "tests.run", "some", "good", "bad", "absent", "plain"]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/local/bin:/usr/bin:/bin"}

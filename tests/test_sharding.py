@@ -1,4 +1,4 @@
-"""Labels on several processes: whatever the slices, it is the loss of one."""
+"""Labels on several processes: for any slices, the loss equals that of one process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from .inputs import random_logits, random_positives, random_probabilities
 from .limits import LIMITS, SITUATIONS, WRONG
 from .ranks import Ranks, group_of
 
-# Of 53 labels: one rank, one label, none, and slices of about a size.
+# Numbers of labels on each rank, by the number of ranks: all 53, one label, none, and similar slices.
 SLICES = {1: (53,), 2: (52, 1), 3: (30, 0, 23), 4: (1, 0, 17, 35)}
 LABELS, ROWS, FEATURES = 53, 6, 9
 
@@ -60,7 +60,7 @@ def seed(generator: torch.Generator) -> int:
 
 
 class Problem:
-    """The same on every rank: all logits and targets; and which columns are this rank's."""
+    """All logits and targets, which are the same on every rank, and the columns of this rank."""
 
     def __init__(self, rank: int, count: int, seed: int, dtype: torch.dtype = torch.float64) -> None:
         self.rank, self.count, self.group = rank, count, group_of(count)
@@ -76,7 +76,7 @@ class Problem:
         self.grad_output = float(torch.rand((), generator=self.generator)) + 0.5
 
     def targets(self, layout: str) -> tuple[Any, Any]:
-        """All, and what the rank is handed."""
+        """Return all targets, and those that the rank passes."""
         if layout == "dense":
             return self.positives, self.positives[:, self.own]
         if layout == "dense, all":
@@ -93,14 +93,16 @@ class Problem:
 LAYOUTS = ("dense", "dense, all", "csr, all", "csr")
 
 
-def _same(problem: Problem, make: Callable[[], nn.Module], layout: str, sample_weight: Tensor | None = None) -> None:
-    """Value and every gradient of a sharded loss, against those of one process."""
+def _assert_same(
+    problem: Problem, make: Callable[[], nn.Module], layout: str, sample_weight: Tensor | None = None
+) -> None:
+    """Assert that value and gradients of a sharded loss equal those of one process."""
     whole, own = problem.targets(layout)
     one, several = make(), make()
     logits, local = problem.leaf(), problem.own_leaf()
     expected = one(logits, whole, sample_weight)
     found = shard_labels(several, problem.group)(local, own, sample_weight)  # type: ignore[arg-type]
-    if expected.dim() and expected.shape[-1] == LABELS:  # of each label: the rank's
+    if expected.dim() and expected.shape[-1] == LABELS:  # a value for each label: this rank's
         torch.testing.assert_close(found, expected[..., problem.own])
     else:
         torch.testing.assert_close(found, expected)
@@ -117,14 +119,16 @@ def _every_loss(rank: int, count: int, seed: int) -> None:
     layouts = itertools.cycle(LAYOUTS)
     for case in all_cases():
         layout, other = next(layouts), next(layouts)
-        _same(problem, lambda case=case: case.module(**case.own), layout)
+        _assert_same(problem, lambda case=case: case.module(**case.own), layout)
         if case.path:
             for reduction in ("sum", "batchmean", "none"):
                 rows_only = "terms" in case.own and reduction == "none"
                 if rows_only and case.module(**case.own).terms_on("cpu")[0].grouping not in ("element", "samples"):
                     continue
                 arguments = {**case.own, "reduction": reduction}
-                _same(problem, lambda case=case, arguments=arguments: case.module(**arguments), other, problem.rows)
+                _assert_same(
+                    problem, lambda case=case, arguments=arguments: case.module(**arguments), other, problem.rows
+                )
 
 
 @pytest.mark.parametrize("count", SLICES)
@@ -133,7 +137,7 @@ def test_every_loss(ranks: Ranks, seed: int, count: int) -> None:
 
 
 def _limits(rank: int, count: int, engine: str) -> None:
-    """Rows of three known labels and one unknown; a rank has two of them, one, or none."""
+    """Check rows of three known labels and an unknown one, of which a rank has some or none."""
     sizes = {2: (1, 3), 3: (2, 0, 2)}[count]
     own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
     with mlloss_cuda.use_backend(engine):
@@ -158,12 +162,12 @@ def _limits(rank: int, count: int, engine: str) -> None:
 
 @pytest.mark.parametrize("count", (2, 3))
 @pytest.mark.parametrize("engine", ("cpu", "reference"))
-def test_limits_wherever_they_lie(ranks: Ranks, count: int, engine: str) -> None:
-    """NaN, infinities and what is unknown on another rank: as hand-written values have it for one process."""
+def test_limits_on_any_rank(ranks: Ranks, count: int, engine: str) -> None:
+    """NaN, infinities and unknown labels on another rank give the hand-written values for one process."""
     ranks.run(count, _limits, count, engine)
 
 
-def _what_belongs_to_all_labels(rank: int, count: int, seed: int) -> None:
+def _options_of_all_labels(rank: int, count: int, seed: int) -> None:
     problem = Problem(rank, count, seed)
     w = problem.weight
 
@@ -190,13 +194,13 @@ def _what_belongs_to_all_labels(rank: int, count: int, seed: int) -> None:
         lambda: ZLPRLoss(reduction="sum", normalizer=7.0),
     ]
     for make, layout in zip(makes, itertools.cycle(LAYOUTS), strict=False):
-        _same(problem, make, layout)
-        _same(problem, make, layout, problem.rows)
+        _assert_same(problem, make, layout)
+        _assert_same(problem, make, layout, problem.rows)
 
 
 @pytest.mark.parametrize("count", SLICES)
-def test_weights_smoothing_thresholds_and_scales_are_of_all_labels(ranks: Ranks, seed: int, count: int) -> None:
-    ranks.run(count, _what_belongs_to_all_labels, count, seed)
+def test_weights_smoothing_thresholds_and_scales_cover_all_labels(ranks: Ranks, seed: int, count: int) -> None:
+    ranks.run(count, _options_of_all_labels, count, seed)
 
 
 def _rounding(rank: int, count: int, seed: int) -> None:
@@ -219,7 +223,7 @@ def _rounding(rank: int, count: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("count", (2, 4))
-def test_float32_rounds_as_one_process_does(ranks: Ranks, seed: int, count: int) -> None:
+def test_float32_errors_are_those_of_one_process(ranks: Ranks, seed: int, count: int) -> None:
     ranks.run(count, _rounding, count, seed)
 
 
@@ -245,19 +249,19 @@ def _same_bits(rank: int, count: int, seed: int) -> list[float]:
     return found
 
 
-def test_the_same_to_the_bit_on_every_rank_and_every_time(ranks: Ranks, seed: int) -> None:
+def test_bitwise_equal_on_every_rank_and_run(ranks: Ranks, seed: int) -> None:
     values = ranks.run(4, _same_bits, 4, seed)
     assert values[0] == values[1] == values[2] == values[3]
 
 
 def _others(rank: int, count: int, seed: int) -> None:
     problem = Problem(rank, count, seed)
-    # A backend that knows no parts has the logits of all, on each rank.
+    # With a backend that does not take parts, each rank gathers all logits.
     with mlloss_cuda.use_backend("reference"):
         for make, layout in itertools.product(
             (ZLPRLoss, DiceLoss, lambda: BCEWithLogitsLoss(reduction="none")), LAYOUTS
         ):
-            _same(problem, make, layout)
+            _assert_same(problem, make, layout)
     # Probabilities, unknown labels.
     soft = random_probabilities(problem.generator, (ROWS, LABELS))
     unknown = torch.where(soft > 0.8, -1, (soft > 0.6).int())
@@ -270,7 +274,7 @@ def _others(rank: int, count: int, seed: int) -> None:
     ):
         problem.positives, problem.csr = whole_targets, CSRTargets.from_dense(whole_targets)
         for layout in LAYOUTS:
-            _same(problem, make, layout)
+            _assert_same(problem, make, layout)
     problem.positives, problem.csr = soft > 0.6, CSRTargets.from_dense(soft > 0.6)
     # Two logits, both differentiated.
     other = problem.logits.flip(0).clone().requires_grad_()
@@ -283,9 +287,11 @@ def _others(rank: int, count: int, seed: int) -> None:
     assert other.grad is not None
     torch.testing.assert_close(local.grad, logits.grad[:, problem.own])
     torch.testing.assert_close(own_other.grad, other.grad[:, problem.own])
-    # A row's elements are of all ranks.
-    soft_bce = BCEWithLogitsLoss(label_smoothing=0.1)  # a pass of its own
-    _same(problem, lambda: mlloss_cuda.CompoundLoss([(1.0, ZLPRLoss()), (2.0, soft_bce)], reduction="none"), "dense")
+    # A row's elements lie on all ranks.
+    soft_bce = BCEWithLogitsLoss(label_smoothing=0.1)  # it runs in a separate pass
+    _assert_same(
+        problem, lambda: mlloss_cuda.CompoundLoss([(1.0, ZLPRLoss()), (2.0, soft_bce)], reduction="none"), "dense"
+    )
     # The gradient in the logits' place, and each term's value.
     made = problem.own_leaf() * 1
     compound = ZLPRLoss() + BCEWithLogitsLoss()
@@ -330,19 +336,19 @@ def _in_a_model(rank: int, count: int, seed: int) -> None:
     def forward(x: Tensor) -> Tensor:
         return loss(own(encoder(x)), problem.csr)
 
-    ways: list[Callable[[], None]] = [
+    steps: list[Callable[[], None]] = [
         lambda: forward(inputs).backward(),
         lambda: checkpoint(forward, inputs, use_reentrant=False).backward(),
         lambda: torch.compile(forward, backend="eager")(inputs).backward(),
-        # Two batches of half the rows each, one after another.
+        # Two batches of half of the rows, one after the other.
         lambda: [
             (loss(own(encoder(inputs[half])), problem.csr[half]) / 2).backward()  # type: ignore[func-returns-value]
             for half in (slice(0, ROWS // 2), slice(ROWS // 2, ROWS))
         ],
     ]
-    for way in ways:
+    for step in steps:
         own.zero_grad()
-        way()
+        step()
         torch.testing.assert_close(own.weight.grad, expected)
 
 
@@ -351,7 +357,7 @@ def test_checkpointing_compile_and_accumulation(ranks: Ranks, seed: int) -> None
 
 
 def _two_dimensions(rank: int, seed: int) -> None:
-    """Rows over one dimension of a mesh, by DDP; labels over the other."""
+    """Rows are split over one dimension of a mesh, by DDP, and labels over the other."""
     mesh = distributed.device_mesh.init_device_mesh("cpu", (2, 2), mesh_dim_names=("rows", "labels"))
     rows, labels = mesh["rows"].get_group(), mesh["labels"].get_group()
     torch.manual_seed(seed)
@@ -381,7 +387,7 @@ def _two_dimensions(rank: int, seed: int) -> None:
     torch.testing.assert_close(model["head"].weight.grad, whole.weight.grad[own])  # type: ignore[index]
 
 
-def test_beside_data_parallelism(ranks: Ranks, seed: int) -> None:
+def test_with_data_parallelism(ranks: Ranks, seed: int) -> None:
     ranks.run(4, _two_dimensions, seed)
 
 
@@ -389,7 +395,7 @@ def test_beside_data_parallelism(ranks: Ranks, seed: int) -> None:
 
 
 def _heads(problem: Problem, loss: Callable[[], nn.Module], **arguments: Any) -> tuple[LinearLoss, LinearLoss]:
-    """Of all labels, and a rank's of the same weights."""
+    """Return a head of all labels, and this rank's head with the same weights."""
     whole = LinearLoss(FEATURES, LABELS, loss(), dtype=torch.float64)  # type: ignore[arg-type]
     placed = {"process_group": problem.group, "local_labels": problem.sizes[problem.rank]}
     own = LinearLoss(FEATURES, LABELS, loss(), dtype=torch.float64, **placed, **arguments)  # type: ignore[arg-type]
@@ -425,7 +431,7 @@ def _linear(rank: int, count: int, seed: int) -> None:
         expected = whole.loss(F.linear(a, whole.weight, whole.bias), everything, problem.rows)
         found = own(b, handed, problem.rows)
         torch.testing.assert_close(found, expected)
-        for _ in range(2):  # gradients of two backward passes, added up
+        for _ in range(2):  # the gradients of two backward passes add up
             (problem.grad_output * expected).sum().backward(retain_graph=True)
             (problem.grad_output * found).sum().backward(retain_graph=True)
         torch.testing.assert_close(b.grad, a.grad)
@@ -442,10 +448,10 @@ def test_linear_loss(ranks: Ranks, seed: int, count: int) -> None:
     ranks.run(count, _linear, count, seed)
 
 
-def _linear_beside(rank: int, count: int, seed: int) -> None:
+def _linear_updates_and_topk(rank: int, count: int, seed: int) -> None:
     problem = Problem(rank, count, seed)
     x = torch.randn(ROWS, FEATURES, dtype=torch.float64, generator=problem.generator)
-    # Steps inside backward.
+    # Updates inside backward.
     whole, own = _heads(problem, ZLPRLoss, fused_update=FusedSGD(0.1, momentum=0.9))
     optimizer = torch.optim.SGD(whole.parameters(), 0.1, momentum=0.9)
     for _ in range(3):
@@ -454,7 +460,7 @@ def _linear_beside(rank: int, count: int, seed: int) -> None:
         optimizer.step()
         own(x, problem.csr).backward()
     torch.testing.assert_close(own.weight, whole.weight[problem.own])
-    # The highest, ties and excluded labels among them.
+    # topk, with ties and excluded labels.
     with torch.no_grad():
         whole.weight.round_()
         whole.bias.zero_()
@@ -469,7 +475,7 @@ def _linear_beside(rank: int, count: int, seed: int) -> None:
                 found = own.topk(x.round(), k, handed)
                 torch.testing.assert_close(found.values, expected.values)
                 assert torch.equal(found.indices, expected.indices)
-    # Ranks whose plans differ send the same: bfloat16, summed in float32.
+    # Ranks with different plans send the same data: bfloat16 gradients are summed in float32.
     half = LinearLoss(FEATURES, LABELS, BCEWithLogitsLoss(), dtype=torch.bfloat16)
     placed: dict[str, Any] = {"process_group": problem.group, "local_labels": problem.sizes[rank]}
     cut = LinearLoss(
@@ -500,7 +506,7 @@ def _linear_beside(rank: int, count: int, seed: int) -> None:
     found = torch.compile(lambda x: own.topk(x, 3), backend="eager")(x)
     torch.testing.assert_close(found.values, whole.topk(x, 3).values)
     assert copy.deepcopy(own).shards is own.shards
-    # The rank's share is drawn by itself, and planned.
+    # Each rank initialises its own labels, and plans for them.
     torch.manual_seed(seed)
     drawn = LinearLoss(FEATURES, 8 * count, ZLPRLoss(), process_group=problem.group)
     every = drawn.shards.gather(drawn.weight.detach())  # type: ignore[union-attr]
@@ -511,8 +517,8 @@ def _linear_beside(rank: int, count: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("count", (1, 3, 4))
-def test_linear_steps_topk_and_beginning(ranks: Ranks, seed: int, count: int) -> None:
-    ranks.run(count, _linear_beside, count, seed)
+def test_linear_updates_topk_and_initialisation(ranks: Ranks, seed: int, count: int) -> None:
+    ranks.run(count, _linear_updates_and_topk, count, seed)
 
 
 # ---- DTensors ----
@@ -561,7 +567,7 @@ def test_dtensors(ranks: Ranks, seed: int, count: int) -> None:
 
 
 def _on_a_mesh(rank: int, count: int, seed: int, folder: str, load: bool) -> list[list[float]]:
-    """A head whose parameters are DTensors: trained and saved; or loaded, and the same."""
+    """Train and save a head whose parameters are DTensors, or load it; then take one more step."""
     from torch.distributed import checkpoint as saved
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
@@ -582,7 +588,7 @@ def _on_a_mesh(rank: int, count: int, seed: int, folder: str, load: bool) -> lis
         set_state_dict(head, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     else:
         saved.save(state, checkpoint_id=folder, process_group=problem.group)
-    # One step more, which needs the moments too.
+    # One more step, which also needs the moments.
     optimizer.zero_grad()
     head(x, problem.csr).backward()
     optimizer.step()
@@ -599,8 +605,8 @@ def test_checkpoints_load_on_another_number_of_ranks(ranks: Ranks, seed: int) ->
             torch.testing.assert_close(torch.tensor(loaded[0]), torch.tensor(trained[0]), rtol=1e-5, atol=1e-6)
 
 
-def _stepped_inside(rank: int, count: int, seed: int, folder: str, load: bool) -> list[list[float]]:
-    """A head whose weights step in backward: the same, by its own state."""
+def _updated_inside_backward(rank: int, count: int, seed: int, folder: str, load: bool) -> list[list[float]]:
+    """Do the same with a head whose weights are updated in backward, by the head's own checkpoint."""
     from torch.distributed import checkpoint as saved
 
     problem = Problem(rank, count, seed, torch.float32)
@@ -623,19 +629,19 @@ def _stepped_inside(rank: int, count: int, seed: int, folder: str, load: bool) -
     return head.checkpoint().state_dict()["weight"].full_tensor().tolist()
 
 
-def test_checkpoints_of_weights_that_step_inside_backward(ranks: Ranks, seed: int) -> None:
+def test_checkpoints_of_weights_updated_inside_backward(ranks: Ranks, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        trained = ranks.run(3, _stepped_inside, 3, seed, folder, False)
+        trained = ranks.run(3, _updated_inside_backward, 3, seed, folder, False)
         for count in (1, 2, 4):
-            loaded = ranks.run(count, _stepped_inside, count, seed, folder, True)
+            loaded = ranks.run(count, _updated_inside_backward, count, seed, folder, True)
             torch.testing.assert_close(torch.tensor(loaded[0]), torch.tensor(trained[0]), rtol=1e-5, atol=1e-6)
 
 
-# ---- what is sent ----
+# ---- communication ----
 
 
 class Wire(TorchDispatchMode):
-    """Counts the bytes that this rank hands to collectives."""
+    """A count of the bytes that this rank passes to collectives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -644,7 +650,7 @@ class Wire(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "c10d":
             name = func._schema.name.removeprefix("c10d::")
-            # all-reduce and gathers by lists have theirs in the first, those into one tensor in the second.
+            # The input is the first argument of all-reduces and list gathers, the second of gathers into a tensor.
             given = args[1] if "base" in name or "single" in name else args[0]
             tensors = given if isinstance(given, (list, tuple)) else [given]
             self.sent.append((name, sum(tensor.numel() * tensor.element_size() for tensor in tensors)))
@@ -660,7 +666,7 @@ def _bytes_sent(rank: int, labels: int, rows: int) -> dict[str, Any]:
         name = "+".join(term.spec.name for term in loss.terms_on("cpu"))
         sharded = shard_labels(loss, group)
         logits = torch.zeros(rows, own.stop - own.start, requires_grad=True)
-        sharded(logits, csr)  # asks for sizes
+        sharded(logits, csr)  # the first call gathers the sizes
         with Wire() as wire:
             sharded(logits, csr).backward()
         found[name] = wire.sent
@@ -672,27 +678,27 @@ def _bytes_sent(rank: int, labels: int, rows: int) -> dict[str, Any]:
 
 
 def test_bytes_on_the_wire(ranks: Ranks) -> None:
-    """So many for each row, whatever the labels; a head's input gradient besides."""
+    """The bytes depend on the rows and not on the labels; a head also sends its input's gradient."""
     rows = 16
     few, many = (ranks.run(2, _bytes_sent, labels, rows)[0] for labels in (64, 4096))
     assert few == many
-    asked = 8  # whether ranks agree
+    agreement = 8  # bytes of the check that ranks agree
     for name, sent in few.items():
         loss = name.removeprefix("linear ")
         gathers = [size for kind, size in sent if "allreduce" not in kind]
         reduced = [size for kind, size in sent if "allreduce" in kind]
         counts = mlloss_cuda._ops.counts_of(loss)
         if loss == "bce_with_logits":
-            expected = [asked, 4]  # the share, in float32
+            expected = [agreement, 4]  # the rank's share of the loss, in float32
         else:
-            expected = [asked, 8 * rows * counts.statistics]
+            expected = [agreement, 8 * rows * counts.statistics]
             if counts.late_sums:
                 expected.append(8 * rows * counts.late_sums)
         assert gathers == expected, (name, sent)
         assert reduced == ([4 * rows * FEATURES] if name.startswith("linear") else []), (name, sent)
 
 
-# ---- failure is loud ----
+# ---- failures ----
 
 
 def _message(run: Callable[[], Any]) -> str:
@@ -703,7 +709,7 @@ def _message(run: Callable[[], Any]) -> str:
     return "none"
 
 
-def _of_a_head(rank: int, what: str) -> str:
+def _head_disagreements(rank: int, what: str) -> str:
     group = group_of(2)
     if what == "local labels":
         bad: Any = "five" if rank else 5
@@ -720,13 +726,13 @@ def _of_a_head(rank: int, what: str) -> str:
 def _disagreements(rank: int, what: str) -> str:
     group = group_of(2)
     if what in ("local labels", "topk", "topk's failure", "input", "gradient"):
-        return _of_a_head(rank, what)
+        return _head_disagreements(rank, what)
     loss = {"loss": (ZLPRLoss, DiceLoss)}.get(what, (ZLPRLoss, ZLPRLoss))[rank]()
     rows = {"rows": (3, 4)}.get(what, (3, 3))[rank]
     dtype = {"dtype": (torch.float32, torch.float64)}.get(what, (torch.float32, torch.float32))[rank]
     sharded = shard_labels(loss, group)
     if what != "loss":
-        sharded(torch.zeros(1, 5), torch.zeros(1, 5))  # all well so far
+        sharded(torch.zeros(1, 5), torch.zeros(1, 5))  # this call succeeds
     logits = torch.zeros(rows, 5, dtype=dtype)
     targets = torch.zeros(rows, 6 if what == "failure" and rank == 1 else 5)
     if what == "linear":
@@ -766,13 +772,13 @@ def _disagreements(rank: int, what: str) -> str:
         ("local labels", "local_labels: rank 1 has none", "TypeError: local_labels: expected an int"),
     ],
 )
-def test_ranks_that_disagree_say_so_on_both(ranks: Ranks, what: str, first: str, second: str) -> None:
-    said = ranks.run(2, _disagreements, what)
-    assert re.search(first, said[0]), said
-    assert re.search(second, said[1]), said
+def test_disagreement_raises_on_both_ranks(ranks: Ranks, what: str, first: str, second: str) -> None:
+    messages = ranks.run(2, _disagreements, what)
+    assert re.search(first, messages[0]), messages
+    assert re.search(second, messages[1]), messages
 
 
-def _goes_away(rank: int) -> str:
+def _exits(rank: int) -> str:
     loss = shard_labels(ZLPRLoss(), group_of(2))
     loss(torch.zeros(1, 5), torch.zeros(1, 5))
     if rank == 1:
@@ -784,12 +790,12 @@ def _goes_away(rank: int) -> str:
     return "none"
 
 
-def test_a_rank_that_dies_ends_the_others() -> None:
-    mortal = Ranks(2)
+def test_exit_of_a_rank_raises_on_the_others() -> None:
+    pair = Ranks(2)
     try:
-        alive, dead = mortal.results(2, _goes_away)
+        alive, dead = pair.results(2, _exits)
     finally:
-        mortal.close()
+        pair.close()
     assert dead == (False, "died")
     assert alive[0], alive
     assert re.search("(?i)closed|timed out|reset", alive[1]), alive
@@ -798,10 +804,10 @@ def test_a_rank_that_dies_ends_the_others() -> None:
 def _arguments(rank: int) -> None:
     group = group_of(1)
     shards = LabelShards(group, (5, 5), 0)
-    # To compare would make the host wait for a GPU: only where torch is asked to.
-    for level, asks in ((distributed.DebugLevel.OFF, False), (distributed.DebugLevel.INFO, True)):  # type: ignore[attr-defined]
+    # The check makes the host wait for a GPU, so there it runs only in torch's debug mode.
+    for level, checks in ((distributed.DebugLevel.OFF, False), (distributed.DebugLevel.INFO, True)):  # type: ignore[attr-defined]
         distributed.set_debug_level(level)  # type: ignore[attr-defined]
-        assert shards._asks(torch.device("cuda")) is asks
+        assert shards._asks(torch.device("cuda")) is checks
         assert shards._asks(torch.device("cpu"))
     distributed.set_debug_level(distributed.DebugLevel.OFF)  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match="loss: expected a loss module"):
@@ -849,7 +855,7 @@ def test_without_a_group() -> None:
 
 
 @pytest.mark.parametrize(("labels", "count"), [(10, 4), (5, 4), (1, 3), (8, 2), (0, 2)])
-def test_chunks_are_torchs(labels: int, count: int) -> None:
+def test_chunk_sizes_equal_torch_chunk(labels: int, count: int) -> None:
     chunks = [len(part) for part in torch.zeros(labels).chunk(count)] if labels else []
     expected = tuple(chunks + [0] * (count - len(chunks)))
     assert chunk_sizes(labels, count) == expected

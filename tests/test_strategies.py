@@ -1,4 +1,4 @@
-"""The CUDA engine's launch strategies: reached, equal within rounding, and right where offsets are large."""
+"""The CUDA engine's launch strategies: each runs when requested, agrees within rounding, and takes large offsets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlloss_cuda import (
 )
 
 from .cases import Case, compound
-from .conftest import HELD_STRATEGIES, Backend
+from .conftest import ROW_RESIDENT_STRATEGIES, Backend
 from .inputs import Reference, as_layout, assert_within_budget, evaluate, random_logits, random_positives
 
 pytestmark = pytest.mark.cuda_engine
@@ -42,7 +42,7 @@ def expected_strategy(case: Case, backend: Backend) -> str:
 
 @pytest.mark.parametrize("layout", ("bool", "int64", "csr64"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_strategy_is_the_one_asked_for(
+def test_requested_strategy_is_used(
     served: Case, backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str
 ) -> None:
     logits = random_logits(generator, (6, 1_500), dtype, backend.device)
@@ -62,7 +62,7 @@ def test_rows_of_one_chunk_and_of_many(served: Case, backend: Backend, generator
 
 
 def test_extreme_rows_between_ordinary_ones(served: Case, backend: Backend, generator: torch.Generator) -> None:
-    """Sums that overflow without a maximum, infinities, rows of weight 0: each takes its own way through a kernel."""
+    """Sums that overflow without a maximum, infinities, rows of weight 0: each takes its own path through a kernel."""
     logits = random_logits(generator, (24, 2_111), torch.float32, backend.device)
     logits[1::4] *= 40
     if not served.competing:
@@ -79,7 +79,7 @@ def test_extreme_rows_between_ordinary_ones(served: Case, backend: Backend, gene
 @pytest.mark.parametrize("layout", ("bool", "csr64"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_late_sums(backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str) -> None:
-    """One more visit of a row: of one chunk or of many, held or not, with and without a gradient after it."""
+    """A second pass over rows of one chunk or many, resident or not, with and without a gradient after it."""
     for rows, labels in ((5, 9), (9, 1_025), (24, 3_001)):
         logits = random_logits(generator, (rows, labels), dtype, backend.device)
         logits[1::4] *= 40
@@ -93,13 +93,13 @@ def test_late_sums(backend: Backend, generator: torch.Generator, dtype: torch.dt
         assert torch.equal(decoupled_softmax_loss(logits, targets, **arguments), got.value)
 
 
-def test_sums_of_losses_are_not_held(backend: Backend, generator: torch.Generator) -> None:
-    """Asked for resident or cluster, which they have no kernels for, they take what they take unasked."""
+def test_sums_of_losses_have_no_row_resident_kernels(backend: Backend, generator: torch.Generator) -> None:
+    """A request for resident or cluster, for which sums have no kernels, leaves their default strategy."""
     logits = random_logits(generator, (6, 1_500), torch.bfloat16, backend.device)
     targets = random_positives(generator, (6, 1_500), 0.02).to(backend.device)
     whole = compound.CASES[0]
     assert_within_budget(evaluate(whole, logits, targets), Reference(whole, logits, targets))
-    expected = "streaming" if backend.strategy in HELD_STRATEGIES else backend.strategy
+    expected = "streaming" if backend.strategy in ROW_RESIDENT_STRATEGIES else backend.strategy
     assert library_of(backend).mlloss_cuda_last_strategy() == _extension.strategies()[expected]
 
 
@@ -108,11 +108,11 @@ def test_sums_of_losses_are_not_held(backend: Backend, generator: torch.Generato
     ((torch.bfloat16, "float32"), (torch.float16, "int32"), (torch.float32, "int64")),
     ids=("bfloat16-float32", "float16-int32", "float32-int64"),
 )
-def test_as_much_shared_memory_as_blocks_have_unasked(
+def test_shared_memory_up_to_the_default_limit(
     served: Case, backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str
 ) -> None:
-    """Targets that take 32 bytes beside a chunk's 16: up to 48 KiB a block, to which a kernel's own memory is added."""
-    # 4 chunks of 256 threads in a ring; 1,023 that one block holds, and each of two.
+    """Targets take 32 bytes beside a chunk's 16: up to 48 KiB per block, to which a kernel's static memory is added."""
+    # 4 chunks of 256 threads in a ring; 1,023 chunks in one block, and in each of two.
     for chunks in (530, 1_022, 2_044):
         shape = (2, chunks * 16 // dtype.itemsize)
         logits = random_logits(generator, shape, dtype, backend.device)
@@ -123,7 +123,7 @@ def test_as_much_shared_memory_as_blocks_have_unasked(
 
 @pytest.fixture
 def far_apart() -> tuple[torch.Tensor, torch.Tensor]:
-    """Two rows of logits and of targets, 2^31 + 8 elements apart; only the pages that are used exist."""
+    """Two rows of logits and of targets, 2^31 + 8 elements apart; only pages in use take memory."""
     rows, labels, step = 2, 3_001, 2**31 + 8
     logits = torch.empty(step + labels, dtype=torch.bfloat16).as_strided((rows, labels), (step, 1))
     targets = torch.empty(step + labels, dtype=torch.bool).as_strided((rows, labels), (step, 1))
@@ -147,7 +147,7 @@ def test_offsets_beyond_31_bits(
 
 @pytest.mark.emulated
 def test_entries_beyond_31_bits(served: Case, backend: Backend, generator: torch.Generator, tmp_path: Path) -> None:
-    """A CSR whose rows lie past entry 2^31, in a file with nothing before them."""
+    """The rows of a CSR lie past entry 2^31, in a sparse file."""
     logits = random_logits(generator, (3, 2_111), torch.float32, "cpu")
     dense = random_positives(generator, (3, 2_111), 0.01)
     compact = CSRTargets.from_dense(dense)
@@ -160,10 +160,10 @@ def test_entries_beyond_31_bits(served: Case, backend: Backend, generator: torch
 
 
 @pytest.mark.emulated
-def test_capture_takes_a_counter_of_its_own(
+def test_capture_uses_its_own_counter(
     served: Case, backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A captured graph may be replayed beside other work on any stream: same result, no shared counter."""
+    """A captured graph may be replayed beside other work on any stream, so it must not share the stream's counter."""
     logits = random_logits(generator, (9, 1_500), torch.float32, "cpu")
     targets = random_positives(generator, (9, 1_500))
     expected = evaluate(served, logits, targets)
@@ -174,7 +174,7 @@ def test_capture_takes_a_counter_of_its_own(
 
 
 @pytest.mark.emulated
-def test_a_refused_launch_spoils_no_other(
+def test_refused_launch_does_not_affect_the_next(
     backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logits = random_logits(generator, (5, 600), torch.float32, "cpu")
@@ -191,8 +191,8 @@ def test_a_refused_launch_spoils_no_other(
 
 
 @pytest.mark.emulated
-def test_an_error_of_another_call_is_not_ours(backend: Backend, generator: torch.Generator) -> None:
-    """It stays where it was, for whoever made it to find."""
+def test_pending_error_of_another_call_is_left_alone(backend: Backend, generator: torch.Generator) -> None:
+    """The error stays pending, so that the code that caused it can find it."""
     logits = random_logits(generator, (5, 600), torch.float32, "cpu")
     targets = random_positives(generator, (5, 600))
     expected = evaluate(zlpr_loss, logits, targets)
@@ -209,8 +209,8 @@ def test_an_error_of_another_call_is_not_ours(backend: Backend, generator: torch
 
 
 @pytest.mark.emulated
-def test_launches(served: Case, backend: Backend, generator: torch.Generator) -> None:
-    """One each way, of shapes so small that a launch is what they cost."""
+def test_launch_counts(served: Case, backend: Backend, generator: torch.Generator) -> None:
+    """Small shapes, whose cost is the launch, take one launch each way; split needs more in the forward."""
     logits = random_logits(generator, (16, 600), torch.float32, "cpu").requires_grad_()
     targets = random_positives(generator, (16, 600))
     count = library_of(backend).cuemu_launches
@@ -218,18 +218,18 @@ def test_launches(served: Case, backend: Backend, generator: torch.Generator) ->
     value = served(logits, targets)
     forward = count()
     value.backward()
-    # Split: statistics and gradient; those of labels are joined by a kernel of their own.
+    # Split has launches for statistics and gradient; groups that are labels need one more to join the statistics.
     split = 3 if served.own.get("average") == "macro" else 2
-    split += served.spec == "decoupled_softmax"  # and late sums by one more
+    split += served.spec == "decoupled_softmax"  # late sums take one more
     expected = split if expected_strategy(served, backend) == "split" else 1
     assert (forward - before, count() - forward) == (expected, 1)
 
 
 @pytest.mark.emulated
-def test_shared_memory_is_asked_for_once(backend: Backend, generator: torch.Generator) -> None:
-    """The largest: were it each launch's own, one host thread would lower what another is about to launch with.
+def test_shared_memory_limit_is_set_once(backend: Backend, generator: torch.Generator) -> None:
+    """The limit is set to the largest size: with one per launch, a host thread could lower another's before its launch.
 
-    The emulator ends the process where a kernel's shared memory is lowered.
+    The emulator ends the process if a kernel's limit is lowered.
     """
     for chunks in (3_400, 3_200, 1, 3_300):
         logits = random_logits(generator, (2, chunks * 8), torch.bfloat16, backend.device)
@@ -238,7 +238,7 @@ def test_shared_memory_is_asked_for_once(backend: Backend, generator: torch.Gene
 
 
 @pytest.mark.emulated
-def test_occupancy_is_asked_for_once(backend: Backend, generator: torch.Generator) -> None:
+def test_occupancy_is_queried_once(backend: Backend, generator: torch.Generator) -> None:
     logits = random_logits(generator, (5, 4_999), torch.float32, backend.device)
     targets = random_positives(generator, (5, 4_999), 0.01)
     evaluate(zlpr_loss, logits, targets)
@@ -251,11 +251,11 @@ def test_occupancy_is_asked_for_once(backend: Backend, generator: torch.Generato
 
 @pytest.mark.emulated
 @pytest.mark.parametrize("rows", (1, 5))
-def test_no_room_for_a_cluster(
+def test_no_space_for_a_cluster(
     backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    """Rows are streamed, or split where they are few and long, as beside a process that holds multiprocessors."""
-    labels = 6_000 + 8 * rows  # of no other test, whose answer would be known
+    """If no cluster fits, as when another process occupies multiprocessors, rows are streamed or split."""
+    labels = 6_000 + 8 * rows  # a size of no other test, as the occupancy of known sizes is cached
     logits = random_logits(generator, (rows, labels), torch.float32, backend.device)
     targets = random_positives(generator, (rows, labels), 0.01)
     monkeypatch.setenv("CUEMU_CLUSTERS", "0")
@@ -270,7 +270,7 @@ def test_no_room_for_a_cluster(
 def test_the_special_function_unit_errs_as_documented(
     backend: Backend, name: str, exact: Callable[[Any], Any], most: int
 ) -> None:
-    """By as many units in the last place as the PTX manual allows, no more; the same from call to call."""
+    """Results err by up to the number of units in the last place that the PTX manual allows, the same in each call."""
     function = getattr(library_of(backend), f"cuemu_{name}")
     function.argtypes, function.restype = [ctypes.c_float], ctypes.c_float
     arguments = np.linspace(-80.0, 80.0, 4_001, dtype=np.float32)[1::2]
@@ -289,7 +289,7 @@ def test_the_special_function_unit_errs_as_documented(
 
 
 def recorded(call: Callable[[], object]) -> tuple[list[int], list[str]]:
-    """Sizes of the allocations of a call on the CPU, and names of what ran."""
+    """Return the sizes of a call's allocations on the CPU, and the names of its operations."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
     sizes, names = [], []

@@ -1,4 +1,4 @@
-"""The divergence of two passes: values and gradients for both, by every engine."""
+"""The divergence of two passes: its value, and the gradients for both, by every engine."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def inputs(
     generator: torch.Generator, backend: Backend, shape: tuple[int, ...], dtype: torch.dtype, apart: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Two passes, as near to each other as dropout leaves them."""
+    """Return the logits of two passes, as near to each other as with dropout."""
     logits = random_logits(generator, shape, torch.float64, backend.device)
     other = logits + random_logits(generator, shape, torch.float64, backend.device, apart)
     return logits.to(dtype), other.to(dtype)
 
 
 def assert_both_within_budget(loss: Any, s: Tensor, t: Tensor, **arguments: Any) -> None:
-    """Either gradient, each while the other one is formed too."""
+    """Assert that either gradient is within the budget while the other one is formed too."""
     for first, second in ((s, t), (t, s)):
 
         def call(x: Tensor, y: Tensor, **options: Any) -> Tensor:
@@ -56,7 +56,7 @@ def test_dtypes_reductions_shapes(
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
 def test_weights_and_scale(backend: Backend, generator: torch.Generator, dtype: torch.dtype) -> None:
     s, t = inputs(generator, backend, (4, 3, 70), dtype)
-    s = s.transpose(0, 1).contiguous().transpose(0, 1)  # neither contiguous nor like the other one
+    s = s.transpose(0, 1).contiguous().transpose(0, 1)  # neither contiguous nor laid out like t
     weight = torch.rand(70, generator=generator).to(backend.device)
     weight[::7] = 0
     sample_weight = torch.rand(4, 3, generator=generator).to(backend.device)
@@ -89,7 +89,7 @@ def test_gradcheck(backend: Backend, generator: torch.Generator, reduction: str)
 
 
 def definition(s: float, t: float) -> tuple[float, float]:
-    """Value and gradient in s, in 150 digits."""
+    """Return the value and the gradient in s, computed with 150 digits."""
     with localcontext() as context:
         context.prec = 150
         a, b = Decimal(s), Decimal(t)
@@ -98,7 +98,7 @@ def definition(s: float, t: float) -> tuple[float, float]:
 
 
 def test_saturated_logits_are_exact(backend: Backend) -> None:
-    """The sigmoids differ by e^-|s|, or nearly not at all: no difference of theirs is taken."""
+    """The sigmoids differ by as little as e^-|s|, so the loss must not subtract them."""
     pairs = [(s, t) for s in (80.0, 40.0, 17.0, 3.0, 1e-6) for t in (80.5, 41.0, 17.0 + 2**-19, 3.0 + 2**-20, 0.0)]
     pairs += [(-s, -t) for s, t in pairs] + [(40.0, -40.0), (-80.0, 70.0)]
     s, t = (torch.tensor([list(side)], device=backend.device) for side in zip(*pairs, strict=True))
@@ -129,7 +129,7 @@ def test_infinite_logits_take_their_limits(backend: Backend) -> None:
         torch.testing.assert_close(plain.gradient, gradient)
 
 
-def test_nan_spoils_its_element_only(backend: Backend, generator: torch.Generator) -> None:
+def test_nan_affects_only_its_element(backend: Backend, generator: torch.Generator) -> None:
     s, t = inputs(generator, backend, (4, 50), torch.float32)
     clean = evaluate(symmetric_kl_loss, s, t, reduction="none")
     s[1, 7], t[2, 9] = NAN, NAN
@@ -146,7 +146,7 @@ def test_symmetric_bit_by_bit(backend: Backend, generator: torch.Generator) -> N
     assert float(same.value) == float(same.gradient.abs().sum()) == 0
 
 
-def test_negative_logits_are_no_unknown_targets(backend: Backend) -> None:
+def test_negative_logits_are_not_unknown_targets(backend: Backend) -> None:
     s = torch.zeros(2, 3, device=backend.device)
     assert float(symmetric_kl_loss(s, s - 1)) == pytest.approx(1 / (1 + math.exp(-1)) - 0.5)
 
@@ -178,7 +178,7 @@ def test_repeated_and_double_backward(backend: Backend, generator: torch.Generat
 
 
 def test_second_derivatives_of_the_reference(generator: torch.Generator) -> None:
-    """Of both logits: neither is a constant to the other's gradient."""
+    """The reference has second derivatives in both logits: neither is a constant in the other's gradient."""
     s, t = (torch.randn(2, 3, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
     with mlloss_cuda.use_backend("reference"):
         assert torch.autograd.gradgradcheck(symmetric_kl_loss, (s, t))

@@ -39,14 +39,14 @@ def test_masks_are_not_taken_for_label_numbers(mask: Any) -> None:
         csr_collate([(torch.zeros(2), mask)], 4)
 
 
-def test_a_tensor_that_is_a_mask_is_not_taken_for_label_numbers() -> None:
+def test_mask_tensors_are_not_taken_for_label_numbers() -> None:
     with pytest.raises(TypeError, match="from_dense"):
         csr_collate([(torch.zeros(2), torch.tensor([False, True]))], 4)
     with pytest.raises(TypeError, match="from_dense"):
         CSRTargets.from_lists(torch.tensor([[False, True]]), 4)  # type: ignore[arg-type]
 
 
-def test_from_lists_of_nothing() -> None:
+def test_from_empty_lists() -> None:
     assert CSRTargets.from_lists([], 4).to_dense().shape == (0, 4)
     assert CSRTargets.from_lists([[], []], 0).to_dense().shape == (2, 0)
 
@@ -135,12 +135,12 @@ def test_padding_is_not_read(dense: torch.Tensor) -> None:
         targets.pad_to(used - 1)
 
 
-def test_survives_a_file(dense: torch.Tensor, tmp_path: Path) -> None:
+def test_saves_and_loads(dense: torch.Tensor, tmp_path: Path) -> None:
     torch.save(CSRTargets.from_dense(dense), tmp_path / "targets.pt")
     assert torch.equal(torch.load(tmp_path / "targets.pt").to_dense(), dense)
 
 
-def test_moves_without_a_check(dense: torch.Tensor) -> None:
+def test_moves_without_validation(dense: torch.Tensor) -> None:
     targets = CSRTargets.from_dense(dense)
     assert targets.to("meta").device.type == "meta"
     assert "rows=7" in repr(targets)

@@ -1,4 +1,4 @@
-"""The package as training loops call it, without other packages: tests/training has the loops themselves."""
+"""The package as training loops call it, without other packages. tests/training runs the loops of those packages."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def sparse() -> CSRTargets:
     return CSRTargets.from_lists([[1], [2, 3], [], [0, 6], [4]], LABELS)
 
 
-# ---- targets as batches hold them ----------------------------------------------------------------
+# ---- targets in batches --------------------------------------------------------------------------
 
 
-def test_targets_do_not_change() -> None:
+def test_targets_are_immutable() -> None:
     targets = sparse()
     with pytest.raises(AttributeError, match="CSRTargets do not change"):
         targets.num_labels = 3
@@ -52,7 +52,7 @@ def test_targets_do_not_change() -> None:
 
 
 @pytest.mark.parametrize("value", (-100, -1, 0, 1, 0.25))
-def test_targets_are_counted_as_dense_ones(value: float) -> None:
+def test_ne_counts_like_dense_targets(value: float) -> None:
     weighed = CSRTargets(
         torch.tensor([0, 2, 2, 5]), torch.tensor([0, 3, 1, 2, 4]), 6, torch.tensor([1, -1.0, -100, 0.25, 0])
     )
@@ -117,7 +117,7 @@ def test_padded_labels_compile(generator: torch.Generator, mask_zero: bool) -> N
     torch.testing.assert_close(found, torch.autograd.grad(loss(logits, labels).sum(), logits))
 
 
-def test_a_graph_is_broken_with_words() -> None:
+def test_fullgraph_of_a_head_raises_with_advice() -> None:
     head = LinearLoss(FEATURES, LABELS, ZLPRLoss())
     compiled = torch.compile(head, fullgraph=True, backend="eager")
     with pytest.raises(Exception, match="compile the encoder and call the head outside") as caught:
@@ -129,14 +129,14 @@ def test_a_graph_is_broken_with_words() -> None:
 
 
 def step_of(update: Any, scaler: torch.amp.GradScaler | None, factor: float = 1.0) -> tuple[LinearLoss, nn.Linear]:
-    """A float32 head behind an encoder under float16 autocast, after one step."""
+    """Return a float32 head and an encoder under float16 autocast, after one step."""
     torch.manual_seed(5)
     encoder = nn.Linear(4, FEATURES)
     head = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=update)
     optimizer = torch.optim.SGD(encoder.parameters(), lr=0.1)
     with torch.autocast("cpu", torch.float16):
         features = encoder(torch.randn(5, 4) * factor)
-    if scaler is None:  # the same numbers, without a scale
+    if scaler is None:  # the same inputs, without a loss scale
         features = features.float().detach().requires_grad_()
         head(features, sparse()).backward()
         return head, encoder
@@ -150,13 +150,13 @@ def step_of(update: Any, scaler: torch.amp.GradScaler | None, factor: float = 1.
 @pytest.mark.parametrize(
     "make", (partial(FusedSGD, 0.1, momentum=0.9), partial(FusedAdam, 0.01, state_dtype=torch.float32))
 )
-def test_the_head_unscales(make: Any) -> None:
+def test_head_unscales_its_gradients(make: Any) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     scaled, encoder = step_of(make(grad_scaler=scaler), scaler)
     plain, _ = step_of(make(), None)
     torch.testing.assert_close(scaled.weight, plain.weight)
     torch.testing.assert_close(scaled.bias, plain.bias)
-    assert 0 < encoder.weight.grad.abs().max() < 1, "unscaled by its own optimizer"  # type: ignore[union-attr]
+    assert 0 < encoder.weight.grad.abs().max() < 1, "its own optimizer unscales it"  # type: ignore[union-attr]
     assert scaler.get_scale() == 2.0**16
 
 
@@ -167,9 +167,9 @@ def test_a_step_with_infinities_is_skipped(budget: int | None) -> None:
     head, _ = step_of(update, scaler, factor=1e30)
     before, _ = step_of(FusedSGD(0.0), None)
     assert torch.equal(head.weight, before.weight)
-    assert not update.state, "nor is it counted"
+    assert not update.state, "a skipped step must not be counted"
     assert scaler.get_scale() == 2.0**15
-    # The incoming gradient, and a row that is NaN by its targets.
+    # An infinite incoming gradient, and a row that is NaN because of its targets.
     head.memory_budget = budget
     features = torch.zeros((1, FEATURES), requires_grad=True)
     (head(features, torch.zeros(1, LABELS)) * float("inf")).backward()
@@ -177,7 +177,7 @@ def test_a_step_with_infinities_is_skipped(budget: int | None) -> None:
     assert torch.equal(head.weight, before.weight)
 
 
-def test_a_scale_that_nobody_told_of_is_refused() -> None:
+def test_missing_grad_scaler_raises() -> None:
     scaler = torch.amp.GradScaler("cpu")
     head = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=FusedSGD(0.1))
     before = head.weight.detach().clone()
@@ -196,7 +196,7 @@ def test_a_scale_that_nobody_told_of_is_refused() -> None:
         FusedSGD(grad_scaler=True)  # type: ignore[arg-type]
 
 
-def test_a_scaler_outlives_a_loaded_state() -> None:
+def test_grad_scaler_survives_load_state_dict() -> None:
     scaler = torch.amp.GradScaler("cpu")
     update = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=FusedSGD(0.1, grad_scaler=scaler)).fused_update
     assert update is not None
@@ -208,8 +208,8 @@ def test_a_scaler_outlives_a_loaded_state() -> None:
 # ---- a gradient for each sample ------------------------------------------------------------------
 
 
-def of_samples(loss: Any, *arguments: Tensor, **options: Any) -> None:
-    """Gradient and value for each sample are the reference's."""
+def assert_samples_match_the_reference(loss: Any, *arguments: Tensor, **options: Any) -> None:
+    """Assert that the gradient and value of each sample equal the reference's."""
     for f in (vmap(grad(loss), **options), vmap(loss, **options)):
         found = f(*arguments)
         with mlloss_cuda.use_backend("reference"):
@@ -235,10 +235,10 @@ def test_per_sample_gradients(backend: Backend, generator: torch.Generator, loss
     y = random_positives(generator, (SAMPLES, ROWS, LABELS)).to(backend.device).int()
     y[0, 0, 0] = -1 if getattr(loss, "ignore_index", None) else 0
     weights = torch.rand((SAMPLES, ROWS), generator=generator).to(backend.device)
-    of_samples(loss, x, y)
-    of_samples(loss, x[:, 0], y[:, 0])
-    of_samples(loss, x, y, weights)
-    of_samples(loss, x.movedim(0, 1), y[1], in_dims=(1, None))
+    assert_samples_match_the_reference(loss, x, y)
+    assert_samples_match_the_reference(loss, x[:, 0], y[:, 0])
+    assert_samples_match_the_reference(loss, x, y, weights)
+    assert_samples_match_the_reference(loss, x.movedim(0, 1), y[1], in_dims=(1, None))
     factors = torch.arange(SAMPLES, device=backend.device)
     whole = grad(lambda x: (vmap(loss)(x, y) * factors).sum())
     found = whole(x)
@@ -265,13 +265,13 @@ def test_per_sample_gradients_of_a_model(generator: torch.Generator) -> None:
         ("inplace_backward is set", ZLPRLoss(inplace_backward=True), torch.float32),
     ),
 )
-def test_vmap_refuses_with_words(why: str, loss: Any, dtype: torch.dtype) -> None:
+def test_vmap_raises_with_the_reason(why: str, loss: Any, dtype: torch.dtype) -> None:
     x, y = torch.zeros((SAMPLES, ROWS, LABELS), dtype=dtype), torch.zeros(SAMPLES, ROWS, LABELS)
     with pytest.raises(NotImplementedError, match=f"under vmap: .*{why}.*\n*.*use_backend"):
         vmap(grad(lambda x, y: loss(x * 1, y).sum()))(x, y)
 
 
-def test_vmap_refuses_what_differs() -> None:
+def test_vmap_raises_for_per_sample_weight_and_csr_targets() -> None:
     x, y = torch.zeros((SAMPLES, ROWS, LABELS)), torch.zeros(SAMPLES, ROWS, LABELS)
     with pytest.raises(NotImplementedError, match="weight differs from sample to sample"):
         vmap(lambda x, y, weight: zlpr_loss(x, y, weight=weight))(x, y, torch.ones(SAMPLES, LABELS))

@@ -1,4 +1,4 @@
-"""The Triton engine: every kind of tile, its functors beside the C++ ones, its plans, its place in dispatch."""
+"""The Triton engine: every kind of tile, its functors compared with the C++ ones, its plans, its role in dispatch."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from .inputs import (
     random_positives,
     random_probabilities,
 )
+from .new_process import run_python
 
 # ---- tiles -----------------------------------------------------------------------------------------------
 
@@ -46,7 +47,7 @@ from .inputs import (
 def test_rows_of_many_tiles(
     served: Case, backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str, elements: int
 ) -> None:
-    """Inner tiles without masks, and both ends; rows that begin on every boundary and on none."""
+    """Inner tiles without masks, and both ends; rows that begin on and between 16-byte boundaries."""
     shape = (2, 171) if elements == 64 else (2, 1_301)
     logits = random_logits(generator, shape, dtype, backend.device)
     dense = random_positives(generator, shape, 0.02)
@@ -70,7 +71,7 @@ def test_ends_of_rows(served: Case, backend: Backend, generator: torch.Generator
 def test_logits_targets_and_gradient_on_different_boundaries(
     served: Case, backend: Backend, generator: torch.Generator, storage: int
 ) -> None:
-    """Views of wider tensors: a tile's 16 elements may be whole for one and cut for another."""
+    """Views of wider tensors: 16 elements may be aligned in one tensor and not in another."""
     wide = random_logits(generator, (4, 150 + storage), torch.float32, backend.device)
     dense = random_positives(generator, (4, 150))
     logits = wide[:, storage:]
@@ -82,7 +83,7 @@ def test_logits_targets_and_gradient_on_different_boundaries(
 @pytest.mark.triton_engine
 @pytest.mark.parametrize("soft", (False, True))
 def test_tiles_with_many_entries(served: Case, backend: Backend, generator: torch.Generator, soft: bool) -> None:
-    """Beyond so many, labels look themselves up. Rows of one tile: empty, full, and with a few."""
+    """With many entries in a tile, labels are looked up one by one. Rows of one tile: empty, full, and with a few."""
     shape = (4, 300)
     dense: Tensor = random_positives(generator, shape, 0.5)
     if soft:
@@ -97,7 +98,7 @@ def test_tiles_with_many_entries(served: Case, backend: Backend, generator: torc
 
 @pytest.mark.triton_engine
 def test_extreme_rows_of_many_tiles(served: Case, backend: Backend, generator: torch.Generator) -> None:
-    """Sums that overflow without a maximum, in some rows and some tiles of them."""
+    """Sums overflow without a maximum in some rows, and in some tiles of a row."""
     logits = random_logits(generator, (6, 700), torch.float32, backend.device)
     logits[1] *= 40
     logits[2, 600:] += 120
@@ -117,11 +118,11 @@ CANCELLING = (
     "dice",
     "multi_positive_cross_entropy",
     "self_adjusting_dice",
-)  # differences of like numbers
+)  # losses that subtract nearly equal numbers
 
 
 def whole_range(generator: torch.Generator) -> Tensor:
-    """Of every 32 neighbours among the bfloat16 numbers one, NaN among them; and the ends of the range."""
+    """Return one of every 32 neighbouring bfloat16 numbers, NaN included, and the ends of the range."""
     first = torch.arange(-(2**15), 2**15, 32, dtype=torch.int32)
     drawn = first + torch.randint(0, 32, first.shape, generator=generator)
     limits = torch.finfo(torch.float32)
@@ -129,8 +130,10 @@ def whole_range(generator: torch.Generator) -> Tensor:
     return torch.cat([drawn.to(torch.int16).view(torch.bfloat16).float(), ends, -ends])
 
 
-def pair_member(case: Case, namespace: str, device: str, s: Tensor, y: Tensor, given: Tensor) -> dict[str, Tensor]:
-    """Of groups that are one element each: value, gradient, and the gradient of ``given`` coefficients."""
+def single_element_results(
+    case: Case, namespace: str, device: str, s: Tensor, y: Tensor, given: Tensor
+) -> dict[str, Tensor]:
+    """Return value, gradient, and the gradient from ``given`` coefficients, for groups of one element each."""
     ops = getattr(torch.ops, namespace)
     spec = case.registered
     sides, grouping = Sides(targets=y[:, None].to(device)), _ops.GROUPINGS.index(spec.groupings[0])
@@ -150,26 +153,26 @@ def pair_member(case: Case, namespace: str, device: str, s: Tensor, y: Tensor, g
 def test_functors_agree_with_the_compiled_ones(
     served: Case, backend: Backend, generator: torch.Generator, targets: str
 ) -> None:
-    """Element by element over the whole range, within rounding; the same infinities, the same NaN."""
+    """Results agree element by element over the whole range, up to rounding, with the same infinities and NaN."""
     if served.grouping not in ("element", "samples") or _ops.COMPOUND in served.spec:
-        return  # the same functors
+        return  # other cases use the same functors
     s = whole_range(generator)
     if targets == "probabilities":
         y = random_probabilities(generator, (1, s.numel()))[0].float()
     else:
         y = torch.full(s.shape, targets == "positive")
     given = torch.rand((served.registered.coefficients, s.numel()), generator=generator) + 0.5
-    # Where terms of the size of 1 may cancel; elsewhere only what is too small for a float is lost.
+    # Terms of the size of 1 may cancel; otherwise only numbers too small for a float are lost.
     unit = 1.0 if targets == "probabilities" or served.spec in CANCELLING else 0.0
-    got = pair_member(served, backend.namespace, backend.device, s, y, given)
-    expected = pair_member(served, _ops.NAMESPACE, "cpu", s, y, given)
+    got = single_element_results(served, backend.namespace, backend.device, s, y, given)
+    expected = single_element_results(served, _ops.NAMESPACE, "cpu", s, y, given)
     for name, e in expected.items():
         g, finite, infinite = got[name], e.isfinite(), e.isinf()
         assert torch.equal(g.isnan(), e.isnan()), name
         assert torch.equal(g[infinite], e[infinite]), name
-        # An exponential's argument is rounded, and so its relative error grows with it, until it is 0 or infinite.
+        # An exponential's argument is rounded, so its relative error grows with the argument, up to 0 or infinity.
         roundings = 8 + 2 * s.nan_to_num(0.0, 0.0, 0.0).abs().clamp(max=104)
-        # C++ calls e^-86.6 = 2.1 * tiny a 0 already, and here it is times up to 1.5.
+        # C++ rounds e^-86.6 = 2.1 * tiny to 0, and coefficients here multiply it by up to 1.5.
         lost = 4 * torch.finfo(torch.float32).tiny
         budget = roundings * torch.finfo(torch.float32).eps * e.abs().clamp(min=unit) + lost
         wrong = finite & ~((g - e).abs() <= budget)
@@ -177,7 +180,7 @@ def test_functors_agree_with_the_compiled_ones(
 
 
 def test_every_loss_has_its_functor() -> None:
-    """In the module of its name; with what the registry says of it. Triton need not be there."""
+    """The module of a loss's name declares the registry's properties. The test does not need Triton."""
     for spec in _registry.all_losses():
         source = (Path(mlloss_cuda.__file__).parent / "_triton" / f"{spec.name}.py").read_text()
         kind = "ElementWise" if spec.element_wise else "Group"
@@ -225,10 +228,10 @@ def test_few_long_rows_are_split(backend: Backend) -> None:
 
 
 @pytest.mark.triton_engine
-def test_tuning_walks_through(backend: Backend, tmp_path: Path) -> None:
-    """The program that measures tiles' sizes, on a tiny shape: every time is one, and the table's is among them."""
+def test_tuning_dry_run(backend: Backend, tmp_path: Path) -> None:
+    """The program that measures tile sizes runs on a tiny shape: no size fails, and the table's size is included."""
     if backend.device != "cpu":
-        return  # it runs there as it is
+        return  # on a GPU the program itself can be run
     tune.main(["--dry-run", "--json", str(tmp_path / "times.json")])
     rows = json.loads((tmp_path / "times.json").read_text())
     assert not [row["failure"] for row in rows if "failure" in row]
@@ -240,7 +243,7 @@ def test_tuning_walks_through(backend: Backend, tmp_path: Path) -> None:
 
 @pytest.fixture
 def gpu_without_libraries(monkeypatch: pytest.MonkeyPatch) -> dict[str, _backends.BackendStatus]:
-    """As on a machine with a GPU where neither engine is usable, until the test says otherwise."""
+    """A machine with a GPU on which neither engine is usable, unless a test changes the returned statuses."""
     found = {name: _backends.BackendStatus(False, f"no {name} here; install it") for name in ("cuda", "triton")}
     for name in found:
         engine = _backends._engines[name]
@@ -263,11 +266,11 @@ def test_triton_serves_where_the_cuda_library_does_not(gpu_without_libraries: di
 def test_one_warning_names_the_remedies(gpu_without_libraries: dict[str, Any]) -> None:
     with pytest.warns(UserWarning, match="no cuda here; install it; triton: no triton here; install it"):
         assert _backends.choose("cuda") == "reference"
-    assert _backends.choose("cuda") == "reference"  # in silence: a warning would be an error
+    assert _backends.choose("cuda") == "reference"  # no second warning, which would be an error
 
 
-def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Why Triton cannot serve, and what would help."""
+def test_status_gives_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The status says why Triton cannot be used, and what would help."""
     if torch.cuda.is_available():
         return
     assert "no GPU" in _backends._triton_status().reason
@@ -286,9 +289,6 @@ def _without_triton(name: str) -> Any:
 
 
 def test_importing_the_package_imports_no_triton() -> None:
-    """It takes half a second, and is optional."""
-    import subprocess
-    import sys
-
+    """Triton takes half a second to import, and is optional."""
     code = "import sys, mlloss_cuda; sys.exit('triton' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
+    assert run_python("-c", code).returncode == 0

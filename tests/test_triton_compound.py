@@ -1,4 +1,4 @@
-"""Compounds in the Triton engine, at the level of the ops: against float64, and against their terms one by one."""
+"""Compounds in the Triton engine, by the ops: compared with float64, and with their terms one by one."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from .inputs import (
 
 pytestmark = pytest.mark.triton_engine
 
-_PARAMETERS = 8  # of a term: its coefficient, its functor's own, zeros
+_PARAMETERS = 8  # of a term: its coefficient, its functor's parameters, zeros
 _SAMPLES = _ops.GROUPINGS.index("samples")
 _CASES = {case.spec: case for case in reversed(all_cases()) if case.grouping in ("element", "samples")}
 
 
 class Compound(NamedTuple):
-    """Coefficients and losses: called, the rows' losses by the public functions."""
+    """Coefficients and losses. A call returns the rows' losses by the public functions."""
 
     terms: tuple[tuple[float, Case], ...]
 
@@ -53,7 +53,7 @@ class Compound(NamedTuple):
 
 
 def compound(*names: str) -> Compound:
-    """Of these losses, and coefficients that no float rounds."""
+    """Return the compound of these losses, with coefficients that every float dtype holds exactly."""
     return Compound(tuple(((1.5, 0.25, 2.0)[k % 3], _CASES[name]) for k, name in enumerate(names)))
 
 
@@ -72,7 +72,7 @@ COMPOUNDS = tuple(
 
 
 class Given(NamedTuple):
-    """What the ops take beside a loss and its logits."""
+    """The arguments of the ops beside a loss and its logits."""
 
     sides: Sides
     smoothing: float = 0.0
@@ -80,7 +80,7 @@ class Given(NamedTuple):
 
     @staticmethod
     def of(targets: Any, dtype: torch.dtype, arguments: dict[str, Any]) -> Given:
-        """The public functions' arguments as the ops have them."""
+        """Convert the public functions' arguments to those of the ops."""
         if isinstance(targets, CSRTargets):
             values = None if targets.values is None else targets.values.to(dtype)
             placed = Sides(None, targets.crow_indices, targets.col_indices, values)
@@ -104,21 +104,23 @@ def forward(backend: Backend, loss: Compound, logits: Tensor, given: Given, redu
 def backward(
     backend: Backend, loss: Compound, logits: Tensor, given: Given, known: tuple[Tensor, Tensor], sums: bool = False
 ) -> Any:
-    """From coefficients and grad_output."""
+    """Return the results of loss_backward; ``known`` has the coefficients and grad_output."""
     ops = getattr(torch.ops, backend.namespace)
     tail = given.tail(loss.name, loss.parameters, _SAMPLES, logits.shape[1])
     return ops.loss_backward(logits, *tail, *known, True, sums, sums, sums)
 
 
-class Apart(NamedTuple):
-    """A term by its own op."""
+class SingleTerm(NamedTuple):
+    """The results of a term by its own op."""
 
-    value: Tensor  # of rows, before their weights
+    value: Tensor  # of rows, before sample weights
     gradients: tuple[Tensor, ...]  # as loss_backward returns them
-    of_kept: Tensor  # the first of them from the compound's coefficients
+    from_kept: Tensor  # the logits' gradient, from the compound's coefficients
 
 
-def apart(backend: Backend, case: Case, logits: Tensor, given: Given, kept: Tensor, grad_output: Tensor) -> Apart:
+def single_term(
+    backend: Backend, case: Case, logits: Tensor, given: Given, kept: Tensor, grad_output: Tensor
+) -> SingleTerm:
     ops = getattr(torch.ops, backend.namespace)
     unweighted = given._replace(sides=given.sides._replace(sample_weight=None))
     of_term = case.spec, case.parameters, _ops.GROUPINGS.index(case.grouping), logits.shape[1]
@@ -127,14 +129,14 @@ def apart(backend: Backend, case: Case, logits: Tensor, given: Given, kept: Tens
     seed = grad_output[:, None].expand(logits.shape) if case.element_wise else grad_output
     tail = given.tail(*of_term)
     gradients = ops.loss_backward(logits, *tail, coefficients, seed, True, True, True, True)
-    of_kept = gradients[0]
+    from_kept = gradients[0]
     if not case.element_wise:
-        of_kept = ops.loss_backward(logits, *tail, kept, seed, True, False, False, False)[0]
-    return Apart(value.sum(1) if case.element_wise else value, gradients, of_kept)
+        from_kept = ops.loss_backward(logits, *tail, kept, seed, True, False, False, False)[0]
+    return SingleTerm(value.sum(1) if case.element_wise else value, gradients, from_kept)
 
 
 def assert_close(got: Tensor, added: list[Tensor]) -> None:
-    """To the sum of these, relative to their sizes; gradients of low precision are rounded once each."""
+    """Assert equality with the sum of ``added``, relative to its size. Each low-precision gradient is rounded once."""
     assert got.dtype == added[0].dtype
     low = got.dtype in (torch.bfloat16, torch.float16)
     roundings = (2 if low else 256) * torch.finfo(got.dtype).eps
@@ -144,22 +146,22 @@ def assert_close(got: Tensor, added: list[Tensor]) -> None:
     assert torch.equal(got[infinite].double(), whole[infinite])
     if finite.any():
         errors = (got.double() - whole).abs()[finite]
-        # What adds up over rows or labels has errors of the largest.
+        # Sums over rows or labels have errors of the size of the largest.
         budget = roundings * (size[finite] if got.dim() == 2 else size[finite].max()) + torch.finfo(got.dtype).tiny
         assert bool((errors <= budget).all()), f"error {errors.max():.3e}, {(errors / budget).max():.1f} budgets"
 
 
-def assert_like_its_terms(
+def assert_equals_its_terms(
     backend: Backend, loss: Compound, logits: Tensor, given: Given, grad_output: Tensor, elements: int | None = None
 ) -> None:
-    """Values, gradients and their sums, and what is kept between the passes. ``elements``: of the compound's tiles."""
+    """Compare values, gradients, their sums and the kept coefficients. ``elements``: the compound's tile size."""
     with planned(backend.strategy, elements) if elements else nullcontext():
         value, coefficients, gradient = forward(backend, loss, logits, given)
         found = backward(backend, loss, logits, given, (coefficients, grad_output), sums=True)
     parts, first = [], 0
     for c, case in loss.terms:
         kept = coefficients[first : first + case.registered.coefficients]
-        parts.append(apart(backend, case, logits, given, kept, c * grad_output))
+        parts.append(single_term(backend, case, logits, given, kept, c * grad_output))
         first += kept.shape[0]
     weight = given.sides.sample_weight
     values = [c * part.value for (c, _), part in zip(loss.terms, parts, strict=True)]
@@ -172,7 +174,7 @@ def assert_like_its_terms(
         assert_close(each, [part.value])
     for got, *each in zip(found, *(part.gradients for part in parts), strict=True):
         assert_close(got, each)
-    assert_close(found[0], [part.of_kept for part in parts])
+    assert_close(found[0], [part.from_kept for part in parts])
     if bool((grad_output == 1).all()):
         assert_close(gradient, [found[0]])
 
@@ -194,7 +196,7 @@ OPTIONS: tuple[tuple[torch.dtype, str, tuple[str, ...]], ...] = (
 def drawn(
     generator: torch.Generator, shape: tuple[int, int], layout: str, names: tuple[str, ...], device: str
 ) -> tuple[Any, dict[str, Any]]:
-    """Targets, and arguments of the public functions."""
+    """Return targets, and arguments of the public functions."""
     dense = random_positives(generator, shape)
     arguments: dict[str, Any] = {}
     if "probabilities" in layout:
@@ -207,23 +209,23 @@ def drawn(
         targets = as_layout(dense, layout, device)
     for name, size in (("weight", shape[1]), ("sample_weight", shape[0])):
         if name in names:
-            # Multiples of 1/4, zeros among them.
+            # Multiples of 1/4, including zeros.
             arguments[name] = torch.randint(0, 9, (size,), generator=generator).double().to(device) / 4
     if "label_smoothing" in names:
         arguments["label_smoothing"] = 0.125
     return targets, arguments
 
 
-def not_here(backend: Backend, place: int) -> bool:
-    """Each combination in one strategy, in turn."""
+def belongs_to_other_strategy(backend: Backend, place: int) -> bool:
+    """Whether another strategy runs this combination: strategies take them in turn."""
     return backend.strategy != TRITON_STRATEGIES[place % len(TRITON_STRATEGIES)]
 
 
 @pytest.mark.parametrize("place", range(len(OPTIONS)), ids=lambda place: " ".join(map(str, OPTIONS[place])))
 def test_sum_of_definitions(backend: Backend, generator: torch.Generator, place: int) -> None:
-    """Each dtype, layout and option with one compound, in rows of several tiles."""
+    """Each dtype, layout and option, with one compound and rows of several tiles."""
     dtype, layout, names = OPTIONS[place]
-    if not_here(backend, place):
+    if belongs_to_other_strategy(backend, place):
         return
     loss, shape = COMPOUNDS[place], (4, 171)
     logits = random_logits(generator, shape, dtype, backend.device)
@@ -238,22 +240,22 @@ def test_sum_of_definitions(backend: Backend, generator: torch.Generator, place:
 
 
 @pytest.mark.parametrize("place", (0, 3, 4, 6), ids=lambda place: COMPOUNDS[place].name)
-def test_like_its_terms(backend: Backend, generator: torch.Generator, place: int) -> None:
-    """Their values and what they keep, and sums over labels and rows."""
-    if not_here(backend, place + 1):
+def test_equals_its_terms(backend: Backend, generator: torch.Generator, place: int) -> None:
+    """A compound has its terms' values, coefficients, and gradient sums over labels and rows."""
+    if belongs_to_other_strategy(backend, place + 1):
         return
     loss, shape = COMPOUNDS[place], (5, 81)
     dtype, layout, names = OPTIONS[(place + 2) % len(OPTIONS)]
     logits = random_logits(generator, shape, dtype, backend.device)
     targets, arguments = drawn(generator, shape, layout, names, backend.device)
     grad_output = torch.randn(shape[0], generator=generator).to(backend.device, _ops.compute_dtype(logits))
-    assert_like_its_terms(backend, loss, logits, Given.of(targets, grad_output.dtype, arguments), grad_output)
+    assert_equals_its_terms(backend, loss, logits, Given.of(targets, grad_output.dtype, arguments), grad_output)
 
 
 @pytest.mark.parametrize("place", (1, 2, 4, 5, 6), ids=lambda place: COMPOUNDS[place].name)
 def test_extreme_rows(backend: Backend, generator: torch.Generator, place: int) -> None:
-    """Rows that one term cannot take without maxima, and others can; infinities, NaN, rows of weight 0."""
-    if not_here(backend, place):
+    """Rows in which only some terms need maxima; infinities, NaN, and rows of weight 0."""
+    if belongs_to_other_strategy(backend, place):
         return
     loss, shape = COMPOUNDS[place], (9, 300)
     logits = random_logits(generator, shape, torch.float32, backend.device)
@@ -265,33 +267,33 @@ def test_extreme_rows(backend: Backend, generator: torch.Generator, place: int) 
     logits[8] -= 200
     sample_weight = torch.tensor([1.0, 2, 1, 0.5, 1, 1, 1, 0, 1], device=backend.device)
     given = Given(Sides(targets, sample_weight=sample_weight))
-    assert_like_its_terms(backend, loss, logits, given, torch.ones_like(sample_weight), 256)
+    assert_equals_its_terms(backend, loss, logits, given, torch.ones_like(sample_weight), 256)
 
 
 def test_weight_of_zero_where_labels_compete(backend: Backend, generator: torch.Generator) -> None:
-    """It excludes a label from the terms that have none compete, whatever its logit."""
+    """A weight of 0 excludes a label from terms without competing labels, whatever its logit is."""
     loss = compound("multi_positive_cross_entropy", "squared_hinge", "dice")
     logits = random_logits(generator, (4, 30), torch.float32, backend.device)
     logits[:3, 3] = torch.tensor([torch.nan, 1e25, torch.inf])
     targets, weight = random_positives(generator, (4, 30)).to(backend.device), torch.ones(30, device=backend.device)
     weight[3] = 0
     given = Given(Sides(targets, weight=weight))
-    assert_like_its_terms(backend, loss, logits, given, torch.ones(4, device=backend.device))
+    assert_equals_its_terms(backend, loss, logits, given, torch.ones(4, device=backend.device))
 
 
-def test_a_number_of_each_label(backend: Backend, generator: torch.Generator) -> None:
-    """For every element-wise term that takes one; a loss may come twice, with other parameters."""
+def test_label_parameters(backend: Backend, generator: torch.Generator) -> None:
+    """Every element-wise term that takes label parameters gets them; a loss may occur twice with other parameters."""
     weighted = replace(_CASES["bce_with_logits"], parameters=(3.0,))
     loss = Compound(((0.5, weighted), *COMPOUNDS[2].terms))
     logits = random_logits(generator, (4, 60), torch.float32, backend.device)
     targets, arguments = drawn(generator, (4, 60), "bool", ("weight",), backend.device)
     given = Given.of(targets, logits.dtype, arguments)
     given = given._replace(sides=given.sides._replace(label_parameter=torch.rand(60, generator=generator).to(logits)))
-    assert_like_its_terms(backend, loss, logits, given, torch.ones(4, device=backend.device))
+    assert_equals_its_terms(backend, loss, logits, given, torch.ones(4, device=backend.device))
 
 
 def test_reductions(backend: Backend, generator: torch.Generator) -> None:
-    """Factors reach every term; eight of them."""
+    """A reduction's factor reaches every term, here eight of them."""
     loss = compound("zlpr", "dice", "sigmoid_focal", "zlpr", "lsep", "bce_with_logits", "dice", "asymmetric")
     logits = random_logits(generator, (6, 40), torch.float32, backend.device)
     given = Given(Sides(random_positives(generator, (6, 40)).to(backend.device)))
@@ -303,7 +305,7 @@ def test_reductions(backend: Backend, generator: torch.Generator) -> None:
 
 
 def test_counts(backend: Backend) -> None:
-    """Of the terms, and a value of each."""
+    """A compound keeps its terms' coefficients, and a value for each term."""
     from mlloss_cuda._triton import functor_of
 
     for loss in COMPOUNDS:

@@ -1,4 +1,4 @@
-"""Bad input: a TypeError or ValueError that names the argument, before anything runs."""
+"""Bad input raises a TypeError or ValueError that names the argument, before anything runs."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_common_arguments(case: Case, error: type[Exception], argument: str, bad
         case(**arguments)
 
 
-# Losses have no gradient in these arguments. The message says what to pass.
+# Losses have no gradient in these arguments. The error message says what to pass instead.
 CONSTANTS: list[tuple[str, dict[str, Any]]] = [
     ("targets", {"targets": torch.zeros(2, 3, requires_grad=True)}),
     (
@@ -112,7 +112,7 @@ CONSTANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("argument", "given"), CONSTANTS, ids=lambda value: str(value)[:40])
-def test_no_gradient_is_dropped_without_a_word(case: Case, argument: str, given: dict[str, Any]) -> None:
+def test_constants_that_require_a_gradient_raise(case: Case, argument: str, given: dict[str, Any]) -> None:
     arguments = {"logits": X, "targets": Y, **given}
     with pytest.raises(ValueError, match=rf"^{argument}\b.* {argument}\.detach\(\)"):
         case(**arguments)
@@ -189,7 +189,7 @@ OWN: list[tuple[Any, Any, type[Exception], dict[str, Any]]] = [
 
 
 def _name(value: Any) -> str:
-    """The same in every process: a function's own text has its address."""
+    """Return a test id that is the same in every process: the text of a function contains its address."""
     return getattr(value, "__name__", None) or str(value)[:40]
 
 
@@ -203,7 +203,7 @@ def test_own_parameters(function: Any, module: Any, error: type[Exception], own:
             module(**own)
 
 
-def test_rescale_has_nothing_to_sum() -> None:
+def test_rescale_needs_a_reduction() -> None:
     for call in (SigmoidFocalLoss, lambda **own: sigmoid_focal_loss(X, Y, **own)):
         with pytest.raises(ValueError, match="^rescale"):
             call(rescale=True, reduction="none")
@@ -234,18 +234,18 @@ def test_zlpr_threshold(threshold: Any) -> None:
     ),
     ids=str,
 )
-def test_modules_check_when_made(case: Case, error: type[Exception], bad: dict[str, Any]) -> None:
+def test_modules_check_at_construction(case: Case, error: type[Exception], bad: dict[str, Any]) -> None:
     with pytest.raises(error, match=f"^{next(iter(bad))}"):
         case.module(**case.own, **bad)
 
 
-def test_modules_name_an_argument_they_do_not_have(case: Case) -> None:
+def test_modules_name_an_unexpected_argument(case: Case) -> None:
     with pytest.raises(TypeError, match=f"^{case.module.__name__}: unexpected argument 'weigth'"):
         case.module(**case.own, weigth=None)
 
 
 def test_use_backend_in_two_threads() -> None:
-    """Blocks that end in another order than they began leave nothing behind."""
+    """Blocks that end in another order than they began leave no backend forced."""
     first, second = mlloss_cuda.use_backend("reference"), mlloss_cuda.use_backend("reference")
     first.__enter__()
     second.__enter__()

@@ -1,4 +1,4 @@
-"""Values and gradients of every loss against float64 autograd of its definition."""
+"""Values and gradients of every loss, compared with float64 autograd of its definition."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from .inputs import (
     random_logits,
     random_positives,
     random_probabilities,
+    weights_and_offsets,
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 REDUCTIONS = ("none", "sum", "mean", "batchmean")
-# One label, odd rows within a tile, whole and broken tiles, and rows enough to be shared by threads.
+# One label, odd rows within a tile, whole and partial tiles, and enough rows for several threads.
 SHAPES = ((3, 1), (5, 37), (3, 4500), (17, 2048), (16, 2111))
 
 
@@ -95,17 +96,7 @@ def test_weights_offsets_and_scale(
     device = backend.device
     logits = random_logits(generator, shape, dtype, device)
     dense = random_positives(generator, shape, 0.05)
-    weight = torch.rand(shape[1], generator=generator).to(device)
-    weight[::7] = 0
-    sample_weight = torch.rand(shape[0], generator=generator).to(device)
-    sample_weight[3] = 0
-    arguments: dict[str, Any] = {
-        "weight": weight,
-        "sample_weight": sample_weight,
-        "logit_scale": 0.7,
-        "logit_bias": torch.randn(shape[1], generator=generator).to(device),
-        "reduction": reduction,
-    }
+    arguments = {**weights_and_offsets(generator, shape, device), "reduction": reduction}
     if reduction == "sum":
         arguments["normalizer"] = 37.0
     targets = as_layout(dense, layout, device)
@@ -117,7 +108,7 @@ def test_weights_offsets_and_scale(
 @pytest.mark.parametrize("layout", ("bool", "int64", "csr32", "float32"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_label_parameters(backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str) -> None:
-    """A loss's own number for each label, with and without weights beside it, in every sum of the gradient."""
+    """A loss's own parameter for each label enters the value and all sums of the gradient, with or without weights."""
     shape, device = (9, 2203), backend.device
     logits = random_logits(generator, shape, dtype, device)
     targets = as_layout(random_positives(generator, shape, 0.05), layout, device)
@@ -139,7 +130,7 @@ def test_label_parameters(backend: Backend, generator: torch.Generator, dtype: t
 def test_unknown_labels(
     served: Case, backend: Backend, generator: torch.Generator, layout: str, weighted: bool
 ) -> None:
-    """Excluded labels leave value and gradient as if they were not there, whatever their logit is."""
+    """Value and gradient are the same as without the excluded labels, whatever their logits are."""
     shape = (9, 2200)
     device = backend.device
     dense = random_positives(generator, shape, 0.05).double()
@@ -163,7 +154,7 @@ def test_unknown_labels(
 
 def test_reference_is_the_definition(case: Case, generator: torch.Generator) -> None:
     if case.definition is None:
-        # Groups that cross rows: the reference's own sums, transposed or flattened, by sample.
+        # Groups that cross rows equal the reference's groups by sample of transposed or flattened inputs.
         logits = random_logits(generator, (6, 11), torch.float64, "cpu")
         targets = random_probabilities(generator, (6, 11))
         own = {name: value for name, value in case.own.items() if name != "average"}

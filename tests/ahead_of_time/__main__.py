@@ -1,7 +1,7 @@
-"""``python -m tests.ahead_of_time``: the Triton kernels, compiled for GPUs that are not there.
+"""``python -m tests.ahead_of_time`` compiles the Triton kernels for GPUs that are not present.
 
-Fails on what does not compile, on spilled registers, on a kernel that no call needs, and where rows of odd
-length are not moved 16 bytes at a time. The kernels of a target are compiled in pieces, each in a process of its own.
+It fails if a kernel does not compile, spills registers, is needed by no call, or does not move rows of odd length
+16 bytes at a time. The kernels of a target are compiled in pieces, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .calls import LONG
-from .compile import TARGETS, WHOLLY, Compiled
+from .compile import ALL_CALLS, TARGETS, Compiled
 
 MOVERS = ("backward", "element_wise", "streaming")  # kernels that read logits and write a gradient
 
@@ -28,11 +28,11 @@ def _faults(target: str, compiled: Iterable[Compiled]) -> list[str]:
 
     faults = [f"{c.kernel} ({c.call}): {c.spills} spills" for c in compiled if c.spills]
     missing = {name for name in kernels.__all__ if name.islower()} - {c.kernel for c in compiled}
-    if target in WHOLLY and missing:
+    if target in ALL_CALLS and missing:
         faults.append(f"no call needs {', '.join(sorted(missing))}")
     for c in compiled:
         moves = c.kernel in MOVERS and f"{LONG[0]} x {LONG[1]}, bfloat16" in c.call
-        # What scale and bias are learned with forms its gradient in the backward.
+        # With a learned scale or bias, only the backward kernel stores a gradient.
         stores = c.wide_stores or (c.kernel != "backward" and "logit_scale" in c.call)
         if moves and not (c.wide_loads and stores):
             faults.append(f"{c.kernel} ({c.call}): no accesses of 16 bytes")
@@ -52,7 +52,7 @@ def _piece(target: str, folder: str, piece: int, pieces: int) -> dict[str, Any]:
 
 
 def _report(target: str, pieces: list[dict[str, Any]]) -> list[str]:
-    """Print a line a kernel, and return what is wrong."""
+    """Print a line for each kernel, and return the faults."""
     compiled = {c["hash"]: Compiled(**c) for piece in pieces for c in piece["compiled"]}.values()
     print(f"{target} by Triton {pieces[0]['triton']}: {len(compiled)} kernels")
     for kernel in sorted({c.kernel for c in compiled}):
@@ -62,10 +62,10 @@ def _report(target: str, pieces: list[dict[str, Any]]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compile, print a line a target and kernel, then what is wrong."""
+    """Compile the kernels, print a line for each target and kernel, then the faults; return 1 if there are any."""
     parser = argparse.ArgumentParser(prog="python -m tests.ahead_of_time", description=__doc__)
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; default: all")
-    parser.add_argument("--also", metavar="FOLDER", help=f"a folder with another Triton, for {', '.join(WHOLLY)}")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"one of {', '.join(TARGETS)}; default: all")
+    parser.add_argument("--also", metavar="FOLDER", help=f"a folder with another Triton, for {', '.join(ALL_CALLS)}")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
     given = parser.parse_args(arguments)
     unknown = set(given.targets) - set(TARGETS)
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unknown target {sorted(unknown)[0]!r}")
     runs = [(target, "") for target in given.targets or TARGETS]
     if given.also:
-        runs = [*((target, given.also) for target in WHOLLY), *runs]
+        runs = [*((target, given.also) for target in ALL_CALLS), *runs]
     faults = []
     with ThreadPoolExecutor(given.jobs) as pool:
         tasks = [pool.submit(_piece, *run, piece, given.jobs) for run, piece in product(runs, range(given.jobs))]

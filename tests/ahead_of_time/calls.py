@@ -1,4 +1,4 @@
-"""Calls that need every Triton kernel, and every branch of them that is decided when they are compiled."""
+"""Calls that need every Triton kernel, and every compile-time branch of each."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..parts import in_parts
 Call = tuple[str, Callable[[], Tensor]]
 
 LONG, FEW, SHORT = (80, 131_073), (2, 131_073), (64, 80)
-# One case a functor and grouping, and their names.
+# One case for each functor and grouping, by their names.
 LOSSES = {f"{case.spec}, {case.grouping}": case for case in reversed(all_cases())}
 MAIN = ("zlpr, samples", "sigmoid_focal, element", "dice, samples", "dice, macro", "dice, micro")
 OTHERS = tuple(name for name in LOSSES if name not in MAIN)
-# Several losses in one pass: the one with most statistics, and others.
+# Sums of losses: the one with most statistics, and others.
 LARGEST = "zlpr+sigmoid_focal+dice"
 COMPOUNDS = ("zlpr+sigmoid_focal", "zlpr+dice", "sigmoid_focal+dice", "bce_with_logits+dice", "asymmetric+zlpr")
-# Whose groups span parts of the labels: of rows, with late sums, of everything.
+# Losses whose groups span parts of the labels: rows, rows with late sums, and everything.
 PARTED = ("zlpr, samples", "decoupled_softmax, samples", "dice, micro")
-_PARAMETERS = 8  # of a compound's term: its coefficient, the functor's own, zeros
+_PARAMETERS = 8  # of a compound's term: the coefficient, the functor's parameters, zeros
 
 
 def _targets(shape: tuple[int, int], layout: str) -> Any:
@@ -56,7 +56,7 @@ def _step(name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str, **
 
 
 def _in_parts(name: str, layout: str) -> Call:
-    """A step over two parts of the labels."""
+    """Return a step over two parts of the labels."""
     _, step = _step(name, LONG, torch.bfloat16, layout)
 
     def parted() -> Tensor:
@@ -67,7 +67,7 @@ def _in_parts(name: str, layout: str) -> Call:
 
 
 def _pair(dtype: torch.dtype, **arguments: Any) -> Call:
-    """Two logits, a gradient for each."""
+    """Return a step of a loss of two logits, with a gradient for each."""
 
     def step() -> Tensor:
         pair = [torch.zeros(LONG, dtype=dtype, requires_grad=True) for _ in range(2)]
@@ -77,7 +77,7 @@ def _pair(dtype: torch.dtype, **arguments: Any) -> Call:
 
 
 def _compound(name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str, own: bool = False) -> Call:
-    """The ops themselves: a forward that forms the gradient, and a backward. ``own``: labels' weights and numbers."""
+    """Return a step by the ops: a forward that forms the gradient, and a backward. ``own`` adds [L] tensors."""
     cases = [next(case for case in LOSSES.values() if case.spec == term) for term in name.split("+")]
     parameters = [number for case in cases for number in (1.0, *case.parameters, *(0.0,) * _PARAMETERS)[:_PARAMETERS]]
 
@@ -99,7 +99,7 @@ def _compound(name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str
 
 
 def main_calls() -> Iterator[Call]:
-    """What most users run, for every target."""
+    """Yield the calls that most users make, for every target."""
     for name in MAIN:
         for layout in ("bool", "csr64"):
             yield _step(name, LONG, torch.bfloat16, layout)
@@ -115,7 +115,7 @@ def main_calls() -> Iterator[Call]:
 
 
 def more_calls() -> Iterator[Call]:
-    """Dtypes, layouts and options."""
+    """Yield calls with other dtypes, layouts and options."""
     for name in MAIN:
         yield _step(name, LONG, torch.float32, "csr32")
         yield _step(name, LONG, torch.float16, "bool")

@@ -1,7 +1,8 @@
-"""``python -m tests.ahead_of_time.compile TARGET PIECE PIECES [FOLDER]``: one piece of what a target needs, as JSON.
+"""``python -m tests.ahead_of_time.compile TARGET PIECE PIECES [FOLDER]`` compiles a piece of a target's kernels.
 
-The engine's own calls run on CPU tensors and compile, instead of launching, for a GPU that is not there. With FOLDER,
-the Triton that lies there is the one that compiles. A process compiles once: Triton's active driver is set for good.
+It prints one line of JSON. The engine's calls run on CPU tensors and compile, instead of launching, for a GPU that is
+not present. With FOLDER, the Triton in that folder compiles. A process compiles for one target, because Triton's
+active driver cannot be changed again.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
     "gfx1100": GPUTarget("hip", "gfx1100", 32),
 }
-# All calls; for the others, what most users run.
-WHOLLY = ("sm_90",)
+# Targets that compile all calls; the others compile the main calls.
+ALL_CALLS = ("sm_90",)
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the machine code of one specialisation of a kernel says."""
+    """Facts from the machine code of one specialisation of a kernel."""
 
-    hash: str  # the specialisation's, in Triton's cache
+    hash: str  # the specialisation's key in Triton's cache
     kernel: str
     call: str
     registers: int
@@ -53,7 +54,7 @@ class Compiled:
 
 
 class _Driver:
-    """A device that Triton compiles for, and never sees."""
+    """A driver for a device that Triton compiles for and that is not present."""
 
     def __init__(self, target: GPUTarget) -> None:
         self._target = target
@@ -69,7 +70,7 @@ class _Driver:
 
 
 def _disassembled(cubin: bytes) -> tuple[str, int]:
-    """Instructions and registers, by the disassembler that Triton brings."""
+    """Return instructions and registers, by the disassembler in Triton's package."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -80,33 +81,33 @@ def _disassembled(cubin: bytes) -> tuple[str, int]:
         )
     found = re.search(r"REG:(\d+)", usage)
     if found is None:
-        raise ValueError(f"cuobjdump says nothing of registers: {usage!r}")
+        raise ValueError(f"cuobjdump reports no registers: {usage!r}")
     return sass, int(found[1])
 
 
-def _of_nvidia(asm: Any) -> tuple[int, int, int, int]:
+def _read_nvidia(asm: Any) -> tuple[int, int, int, int]:
     sass, registers = _disassembled(asm["cubin"])
     spills = len(re.findall(r"\b(?:STL|LDL)\b", sass))
     loads, stores = (len(re.findall(rf"\b{op}\.E(?:\.\w+)*\.128", sass)) for op in ("LDG", "STG"))
     return registers, spills, loads, stores
 
 
-def _of_amd(asm: Any) -> tuple[int, int, int, int]:
+def _read_amd(asm: Any) -> tuple[int, int, int, int]:
     text = asm["amdgcn"]
 
-    def said(name: str) -> int:
+    def number_of(name: str) -> int:
         found = re.search(rf"\.{name}:\s+(\d+)", text)
         if found is None:
-            raise ValueError(f"the assembly says nothing of {name}")
+            raise ValueError(f"the assembly has no {name}")
         return int(found[1])
 
     loads, stores = (len(re.findall(rf"(?:global|buffer)_{op}_(?:dwordx4|b128)", text)) for op in ("load", "store"))
-    spills = said("vgpr_spill_count") + said("private_segment_fixed_size")
-    return said("vgpr_count"), spills, loads, stores
+    spills = number_of("vgpr_spill_count") + number_of("private_segment_fixed_size")
+    return number_of("vgpr_count"), spills, loads, stores
 
 
 def _compile(target: GPUTarget, calls: Iterable[Call]) -> list[Compiled]:
-    """Compile everything that the calls would launch."""
+    """Compile all kernels that the calls would launch."""
     triton.runtime.driver.set_active(_Driver(target))
     compiled: dict[str, Compiled] = {}
     current = ""
@@ -114,7 +115,7 @@ def _compile(target: GPUTarget, calls: Iterable[Call]) -> list[Compiled]:
     def run(kernel: Any, programs: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         made = kernel.warmup(*arguments, grid=(programs,), **options)
         if made.hash not in compiled:
-            read = _of_nvidia if target.backend == "cuda" else _of_amd
+            read = _read_nvidia if target.backend == "cuda" else _read_amd
             compiled[made.hash] = Compiled(made.hash, kernel.__name__, current, *read(made.asm))
 
     capability = target.arch if target.backend == "cuda" else None
@@ -133,8 +134,8 @@ def _compile(target: GPUTarget, calls: Iterable[Call]) -> list[Compiled]:
 def main(target: str, piece: str, pieces: str, folder: str = "") -> None:
     """Compile every ``pieces``-th call, and print Triton's version and what was compiled as one line of JSON."""
     if folder and not Path(triton.__file__).is_relative_to(Path(folder).resolve()):
-        raise ImportError(f"Triton was expected in {folder}, and {triton.__file__} is imported")
-    calls = [*main_calls(), *(more_calls() if target in WHOLLY else ())]
+        raise ImportError(f"expected Triton from {folder}, but {triton.__file__} is imported")
+    calls = [*main_calls(), *(more_calls() if target in ALL_CALLS else ())]
     compiled = _compile(TARGETS[target], islice(calls, int(piece), None, int(pieces)))
     print(json.dumps({"triton": triton.__version__, "compiled": [asdict(c) for c in compiled]}))
 

@@ -1,4 +1,4 @@
-"""What each loss brings to the shared tests: variations, and its definition written out once more."""
+"""Each loss's cases for the shared tests: its arguments, and its definition written out once more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlloss_cuda import _registry
 
 
 def compound_of(terms: Sequence[tuple[float, Any]]) -> _registry.Term:
-    """The terms of a compound loss as engines have them: one, in the order of their names."""
+    """Return a compound loss's terms as the single term that engines receive, in the order of their names."""
     single = [(coefficient, loss.term()) for coefficient, loss in terms]
     return _registry.compound(sorted(single, key=lambda pair: pair[1].spec.name))
 
@@ -28,15 +28,15 @@ class Case:
     function: Callable[..., Tensor]
     module: type
     own: dict[str, Any] = field(default_factory=dict)
-    parameters: tuple[float, ...] = ()  # what of them reaches the functor
+    parameters: tuple[float, ...] = ()  # the numbers that the functor receives
     # (s [L], y [L]) -> the loss of one row (or its elements' losses) in float64, straight from the paper
     definition: Callable[[Tensor, Tensor], Tensor] | None = None
     # Whether the case stands for a path through the engines: it meets every dtype, layout, strategy and reduction in
     # every combination. Others show that their functor is right: each value of a test's parameters once, one strategy.
     path: bool = False
-    derivative: bool = True  # the gradient is that of the value, and not of something else by definition
+    derivative: bool = True  # the gradient is the value's derivative, not another one by definition
     number: int = 0  # among all cases
-    first: bool = False  # of its function
+    first: bool = False  # the first case of its function
 
     def __call__(self, logits: Tensor, targets: Any, **arguments: Any) -> Tensor:
         return self.function(logits, targets, **{**self.own, **arguments})
@@ -63,8 +63,8 @@ class Case:
         return self.registered.competing
 
     @property
-    def held(self) -> bool:
-        """Whether the CUDA engine has kernels that hold its rows."""
+    def row_resident(self) -> bool:
+        """Whether the CUDA engine has row-resident kernels for this case."""
         return "terms" not in self.own
 
     @property
@@ -72,9 +72,9 @@ class Case:
         return self.own.get("average", self.registered.groupings[0])
 
     def takes(self, indices: dict[str, int], sizes: dict[str, int]) -> bool:
-        """Whether a test's combination of parameters is for this case: all, or those on a diagonal of its own.
+        """Whether this case takes a test's combination of parameters: all of them, or those on a diagonal of its own.
 
-        ``indices``: the place of each parameter's value, of so many as ``sizes`` says.
+        ``indices`` has the index of each parameter's value, ``sizes`` the number of its values.
         """
         if self.path or not sizes:
             return True
@@ -82,18 +82,18 @@ class Case:
             name: (index + place * self.number) % sizes[name]
             for place, (name, index) in enumerate(sorted(indices.items()))
         }
-        step = turned[max(sizes, key=lambda name: sizes[name])]  # the longest is at each of its values once
+        step = turned[max(sizes, key=lambda name: sizes[name])]  # the longest parameter takes each value once
         return all(index == step % sizes[name] for name, index in turned.items())
 
 
 def modules() -> list[ModuleType]:
-    """Of this folder: those of losses first that stand for a path through the engines."""
+    """Return this folder's modules, first those of losses that stand for a path through the engines."""
     found = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
     return sorted(found, key=lambda module: (not any(case.path for case in module.CASES), module.__name__))
 
 
 def flips() -> list[tuple[str, str, str, str]]:
-    """A loss's name, its header, and a term of its gradient or its value: right, and with its sign turned round."""
+    """Return each loss's name, its header, and a term of its gradient or value: as it is, and with the sign flipped."""
     return [module.FLIP for module in modules() if hasattr(module, "FLIP")]
 
 

@@ -1,4 +1,4 @@
-"""Sums of losses that the CUDA kernels are built for; of other sums see tests/test_compound.py."""
+"""Sums of losses that the CUDA kernels are built for. tests/test_compound.py tests other sums."""
 
 from collections.abc import Callable
 

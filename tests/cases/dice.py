@@ -5,7 +5,7 @@ from mlloss_cuda import DiceLoss, dice_loss
 
 from . import Case
 
-FULL = (1.0, 1.0, 1.0, 0.0)  # what of Overlap's parameters only Tversky, or log, changes
+FULL = (1.0, 1.0, 1.0, 0.0)  # the parameters of Overlap that only Tversky or `log` changes
 
 
 def definition(smooth: float, power: int, log: bool = False, focus: float = 0.0):

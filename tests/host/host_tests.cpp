@@ -1,4 +1,4 @@
-// C++ tests that need neither torch nor a GPU: the numerics, against the C library in double.
+// C++ tests that need neither torch nor a GPU: the numerics, compared with the C library in double.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -58,7 +58,7 @@ void test_one_minus_exp() {
   expect(mlloss::one_minus_exp_near(0.0f) == 0.0f, "1 - e^0 is 0", 0);
 }
 
-// Sums without their 1, from tiny ones to the largest that sixteen terms have.
+// The argument is a sum without its 1, from tiny values up to the largest that sixteen terms reach.
 void test_logarithm_of_one_plus() {
   const double error = std::max(worst([](float q) { return mlloss::logarithm_of_one_plus(q); },
                                       [](double q) { return std::log1p(q); }, 1e-30f, 1.0f),
@@ -75,7 +75,7 @@ void test_logarithm_of_one_plus() {
   expect(std::max(small, large) < 4.0, "minus_log_of is within 4 ulp", std::max(small, large));
   expect(mlloss::minus_log_of(0.0f, 1.0f) == 0.0f, "-log(1 - 0) is 0", 0);
   for (const float rest : {1.0000001f, 1.0000002f, 1.01f, 1.06f}) {
-    expect(mlloss::minus_log_of(1e-8f, rest) == 1e-8f, "a rest beyond 1 is 1", rest);
+    expect(mlloss::minus_log_of(1e-8f, rest) == 1e-8f, "a rest above 1 counts as 1", rest);
   }
 }
 
@@ -103,7 +103,7 @@ void test_whole_powers() {
     }
     expect(std::isnan(power.raised(NAN, power.lower(NAN))), "NaN^n is NaN", n);
     expect(n == 0 || power.lower(0.5f) == std::pow(0.5f, static_cast<float>(n - 1)), "x^(n-1) by products", n);
-    expect(mlloss::is_whole_power(n) && !mlloss::is_whole_power(n + 0.5), "which powers are whole", n);
+    expect(mlloss::is_whole_power(n) && !mlloss::is_whole_power(n + 0.5), "is_whole_power recognises whole numbers", n);
   }
 }
 
@@ -141,20 +141,21 @@ void test_logistic() {
   expect(std::isnan(mlloss::logistic(NAN).softplus), "softplus(NaN) is NaN", 0);
 }
 
-// Every half there is, widened and narrowed again; and ties, which go to even.
+// Every half is widened and narrowed again; ties round to even.
 void test_half() {
   for (uint32_t bits = 0; bits < 0x10000u; ++bits) {
     const mlloss::Half half{static_cast<uint16_t>(bits)};
     const float wide = mlloss::widen(half);
     const uint16_t back = mlloss::narrow<mlloss::Half>(wide).bits;
     const bool nan = (bits & 0x7fffu) > 0x7c00u;
-    expect(nan ? std::isnan(wide) && (back & 0x7fffu) > 0x7c00u : back == bits, "half survives", bits);
+    expect(nan ? std::isnan(wide) && (back & 0x7fffu) > 0x7c00u : back == bits, "half is unchanged by widen and narrow",
+           bits);
   }
   expect(mlloss::narrow<mlloss::Half>(2049.0f).bits == mlloss::narrow<mlloss::Half>(2048.0f).bits, "ties to even",
          2049);
   expect(mlloss::narrow<mlloss::Half>(2051.0f).bits == mlloss::narrow<mlloss::Half>(2052.0f).bits, "ties to even",
          2051);
-  expect(mlloss::narrow<mlloss::Half>(65519.0f).bits == 0x7bffu, "the largest half", 65519);
+  expect(mlloss::narrow<mlloss::Half>(65519.0f).bits == 0x7bffu, "65519 rounds to the largest half", 65519);
   expect(mlloss::narrow<mlloss::Half>(65520.0f).bits == 0x7c00u, "half overflows to inf", 65520);
   expect(mlloss::narrow<mlloss::Half>(-1e-8f).bits == 0x8000u, "half underflows to -0", -1e-8);
 }
@@ -164,7 +165,8 @@ void test_bfloat16() {
     const mlloss::BFloat16 value{static_cast<uint16_t>(bits)};
     const float wide = mlloss::widen(value);
     const uint16_t back = mlloss::narrow<mlloss::BFloat16>(wide).bits;
-    expect(std::isnan(wide) ? (back & 0x7fffu) > 0x7f80u : back == bits, "bfloat16 survives", bits);
+    expect(std::isnan(wide) ? (back & 0x7fffu) > 0x7f80u : back == bits, "bfloat16 is unchanged by widen and narrow",
+           bits);
   }
   expect(mlloss::narrow<mlloss::BFloat16>(257.0f).bits == mlloss::narrow<mlloss::BFloat16>(256.0f).bits, "ties to even",
          257);

@@ -1,4 +1,4 @@
-"""The comparisons' tally, for tests and at the end of the run."""
+"""The tally of comparisons, as a fixture and in the summary of the run."""
 
 from __future__ import annotations
 

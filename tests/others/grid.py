@@ -1,4 +1,4 @@
-"""Grids of options along their diagonals, and comparisons of a loss with another package's in both precisions."""
+"""Diagonals of grids of options, and comparisons of a loss with another package's in both precisions."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from .tally import Tally
 
 __all__ = ["SCALES", "Compared", "diagonal", "doubled", "drawn"]
 
-# Standard deviations of logits: usual ones, and some that are nearly certain.
+# Standard deviations of logits: typical ones, and one that gives nearly certain predictions.
 SCALES = (1.0, 3.0, 12.0)
 
 
 def diagonal(count: int, **axes: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """``count`` settings in which every value of every axis comes, beside ever other values of the rest."""
+    """Yield ``count`` settings with every value of every axis, in changing combinations with the other axes."""
     for i in range(count):
         chosen = {}
         for shift, (name, values) in enumerate(axes.items()):
-            # A round of an axis is begun one further than the one before: pairs of axes of equal length meet all.
+            # Each round of an axis begins one value later than the last, so axes of equal length meet in all pairs.
             place = i + shift * (i // len(values))
             chosen[name] = values[place % len(values)]
         yield chosen
 
 
 def drawn(seed: int, shape: tuple[int, ...], scale: float, share: float = 0.3) -> tuple[Tensor, Tensor]:
-    """Float32 logits and 0/1 targets, of which no channel, row or column is all of one kind."""
+    """Return float32 logits and 0/1 targets; each row, or each channel of a sample, has positives and negatives."""
     generator = torch.Generator().manual_seed(seed)
     x = scale * torch.randn(shape, generator=generator)
     y = torch.rand(shape, generator=generator) < share
@@ -41,7 +41,7 @@ def drawn(seed: int, shape: tuple[int, ...], scale: float, share: float = 0.3) -
 
 @contextmanager
 def doubled() -> Iterator[None]:
-    """Within it ``tensor.float()`` gives float64: losses that compute in float32 whatever they are given, do not."""
+    """Make ``tensor.float()`` return float64 within the block, for losses that always compute in float32."""
     own = torch.Tensor.float
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
     try:
@@ -51,7 +51,7 @@ def doubled() -> Iterator[None]:
 
 
 class Compared(NamedTuple):
-    """Comparisons for one package."""
+    """Comparisons with one package."""
 
     tally: Tally
     package: str
@@ -59,7 +59,7 @@ class Compared(NamedTuple):
     def losses(
         self, ours: Callable[..., Tensor], theirs: Callable[..., Tensor], logits: Tensor, targets: Tensor
     ) -> None:
-        """Value and gradient: equal in float64, and in float32 ours as near to that as theirs."""
+        """Compare value and gradient: equal in float64, and in float32 ours at least about as accurate as theirs."""
         wide = logits.double()
         soft = targets.double() if targets.dtype in (torch.bool, torch.float32) else targets
         with doubled():

@@ -1,7 +1,7 @@
-"""Liger-Kernel's cross-entropy by Triton's interpreter: a program, for Triton chooses that as it is imported.
+"""Liger-Kernel's cross-entropy by Triton's interpreter, in a process of its own: Triton chooses it when imported.
 
-``python -m tests.others.liger settings.pt results.pt``: the first is a list of (logits, classes, label_smoothing,
-reduction, weight), the second of as many (value, gradient).
+``python -m tests.others.liger settings.pt results.pt``: the first file has a list of (logits, classes,
+label_smoothing, reduction, weight), the second gets a list of (value, gradient).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import warnings
 
 
 def main(settings: str, results: str) -> None:
-    """Evaluate what is asked for."""
+    """Evaluate the settings and save the results."""
     os.environ["TRITON_INTERPRET"] = "1"
     import torch
 
@@ -22,7 +22,7 @@ def main(settings: str, results: str) -> None:
     done = []
     for logits, classes, smoothing, reduction, weight in torch.load(settings):
         leaf = logits.clone().requires_grad_()
-        # It writes the gradient over its input.
+        # The function writes the gradient over its input.
         value = LigerCrossEntropyFunction.apply(
             leaf.clone(), classes, weight, -100, 0.0, smoothing, reduction, None, False
         )[0]

@@ -1,4 +1,4 @@
-"""What is compared with, imported once: their warnings are their own, and torchvision needs help on a CPU."""
+"""The other packages, imported once without their warnings. torchvision needs help on a CPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def _module_alone(package: str, path: str) -> ModuleType:
-    """One file of an installed package, without all that the package imports."""
+    """Import one file of an installed package, without the package's other imports."""
     file = importlib.metadata.distribution(package).locate_file(path)
     spec = importlib.util.spec_from_file_location(f"{package}_alone", str(file))
     assert spec is not None
@@ -37,7 +37,7 @@ def _module_alone(package: str, path: str) -> ModuleType:
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    torchvision_ops = _torchvision_ops()  # first: others import torchvision
+    torchvision_ops = _torchvision_ops()  # first, because other packages import torchvision
     from kornia import losses as kornia_losses
     from monai import losses as monai_losses
     from segmentation_models_pytorch import losses as smp_losses
@@ -47,5 +47,5 @@ with warnings.catch_warnings():
 
     # The package as a whole imports tokenizers and trainers.
     bert4torch_losses: Any = _module_alone("bert4torch", "bert4torch/losses.py")
-    # Its kernels are Triton's, for a GPU: what it has in Python is its functions' definitions.
+    # Its Triton kernels need a GPU, but the definitions of its functions can be imported.
     from liger_kernel.ops import cross_entropy as liger_cross_entropy

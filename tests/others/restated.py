@@ -1,4 +1,4 @@
-"""Formulas of packages that are not installed, stated anew from what they publish: pyxclib's metrics, and ASL.
+"""Formulas of packages that are not installed, restated from their publications: pyxclib's metrics, and ASL.
 
 kunaldahiya/pyxclib, ``xclib/evaluation/xc_metrics.py``, is on no package index and builds with Cython and Numba;
 Alibaba-MIIL/ASL, ``src/loss_functions/losses.py`` (2021-08-06), is a repository without a package. Nothing is copied:
@@ -19,7 +19,7 @@ Ranking = list[list[int]]  # a row's labels, best first
 
 
 def _sums(found: Ranking, targets: Tensor, weight: Tensor, k: int, discount: Callable[[int], float]) -> list[float]:
-    """The gain of each row down to rank k."""
+    """Return the gain of each row down to rank k."""
     rows = zip(found, targets, strict=True)
     return [sum(discount(i) * (y[label] * weight[label]).item() for i, label in enumerate(row[:k])) for row, y in rows]
 
@@ -41,7 +41,7 @@ def _log(rank: int) -> float:
 
 
 def _ideal(targets: Tensor, k: int) -> list[float]:
-    """The gain of a row whose positives all come first. (A row without any gains nothing, whatever divides it.)"""
+    """Return the gain of a row whose positives all come first, and 1 for a row without positives, whose gain is 0."""
     return [sum(_log(i) for i in range(min(k, int(y.sum())))) or 1.0 for y in targets]
 
 
@@ -72,7 +72,7 @@ def psrecall(found: Ranking, targets: Tensor, weight: Tensor, k: int) -> float:
 
 
 def psndcg(found: Ranking, targets: Tensor, weight: Tensor, k: int) -> float:
-    """Each row's part is over the ideal gain of its number of positives, in numerator and denominator."""
+    """Numerator and denominator divide each row by the ideal gain of its number of positives."""
     best, ideal = _best(targets, weight, k), _ideal(targets, k)
     return _mean(_sums(found, targets, weight, k, _log), ideal) / _mean(_sums(best, targets, weight, k, _log), ideal)
 
@@ -80,7 +80,7 @@ def psndcg(found: Ranking, targets: Tensor, weight: Tensor, k: int) -> float:
 def asymmetric(
     logits: Tensor, targets: Tensor, gamma_neg: float, gamma_pos: float, clip: float | None, eps: float, detach: bool
 ) -> Tensor:
-    """ASL summed over everything: cut-off logarithms of p and of the shifted 1 - p, times a power of the miss."""
+    """Return ASL, summed over all elements: clamped logarithms of p and of the shifted 1 - p, times the focus."""
     p = logits.sigmoid()
     q = 1 - p if not clip else (1 - p + clip).clamp(max=1)
     cost = torch.where(targets > 0, p.clamp(min=eps).log(), q.clamp(min=eps).log())

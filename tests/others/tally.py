@@ -1,4 +1,4 @@
-"""How comparisons with other packages come out, counted, and printed at the end of a run."""
+"""The outcomes of comparisons with other packages, counted and printed at the end of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PROPERTY = "compared"
 
 
 class Tally:
-    """The comparisons of one test. A comparison that is none of :data:`OUTCOMES` fails the test."""
+    """The comparisons of one test. A comparison with none of the :data:`OUTCOMES` fails the test."""
 
     def __init__(self, properties: list[tuple[str, Any]]) -> None:
         self._properties = properties
@@ -25,14 +25,14 @@ class Tally:
         self._properties.append((_PROPERTY, (package, outcome)))
 
     def equal(self, package: str, ours: Tensor | float, theirs: Tensor | float, rtol: float, atol: float) -> None:
-        """The two are the same, but for roundings."""
+        """Assert that the two are equal up to roundings."""
         torch.testing.assert_close(_double(ours), _double(theirs), rtol=rtol, atol=atol, equal_nan=True)
         self._add(package, OUTCOMES[0])
 
     def near(self, package: str, ours: Tensor, theirs: Tensor, exact: Tensor) -> None:
-        """Float32 beside what float64 gives, errors as shares of the largest: ours is at most four times theirs.
+        """Assert that our float32 error is at most four times theirs, relative to the largest float64 result.
 
-        An error of some roundings is none, on either side. Where theirs is more than four times ours, ours is better.
+        Errors of a few roundings are ignored on either side. If theirs is more than four times ours, ours is better.
         """
         scale = exact.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
         own, other = (((_double(each) - exact).abs().max() / scale).item() for each in (ours, theirs))
@@ -42,7 +42,7 @@ class Tally:
         self._add(package, OUTCOMES[0] if other <= max(roundings, 4 * own) else OUTCOMES[1])
 
     def documented(self, package: str, holds: bool, choice: str) -> None:
-        """They differ, as the documentation says: ``holds`` says whether the difference is the documented one."""
+        """Assert that the two differ as documented: ``holds`` says whether they do."""
         assert holds, f"{package}: not the documented difference: {choice}"
         self._add(package, OUTCOMES[2])
 
@@ -52,8 +52,8 @@ def _double(value: Tensor | float) -> Tensor:
 
 
 def lines(reports: Iterable[Any]) -> list[str]:
-    """A line for each package, and one of all, from the tests' reports."""
-    # From another process a pair comes as a list.
+    """Return a line for each package and one for all, from the tests' reports."""
+    # A pair from another process arrives as a list.
     counts = Counter(
         tuple(value)
         for report in reports

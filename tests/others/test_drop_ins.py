@@ -1,4 +1,4 @@
-"""The drop-in modules beside the installed packages: the same signatures, defaults, and results of defaults."""
+"""The drop-in modules have the installed packages' signatures, defaults, and results with defaults."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PACKAGES: dict[str, tuple[ModuleType, Any]] = {
     "bert4torch": (bert4torch, bert4torch_losses),
 }
 NAMES = [(package, name) for package, (ours, _) in PACKAGES.items() for name in ours.__all__]
-# MONAI's default takes the input for probabilities; one of these says that it is logits.
+# By default these MONAI losses take probabilities; `sigmoid` or `softmax` says that the input is logits.
 ACTIVATION = ("DiceLoss", "TverskyLoss", "GeneralizedDiceLoss", "DiceCELoss", "DiceFocalLoss")
 
 
 class Pair(NamedTuple):
-    """The two of one name."""
+    """Our class or function and the package's, of one name."""
 
     ours: Callable[..., Any]
     theirs: Callable[..., Any]
@@ -43,8 +43,8 @@ class Pair(NamedTuple):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_version_that_the_documentation_names(package: str) -> None:
-    """The installed one, which is the pinned one."""
+def test_documented_version_is_installed(package: str) -> None:
+    """The documented version is the installed one, which is pinned."""
     version = importlib.metadata.version(package)
     minor = version.rpartition(".")[0] if package == "torchvision" else version
     assert re.search(rf"\b{re.escape(minor)}\b", PACKAGES[package][0].__doc__ or "")
@@ -54,7 +54,7 @@ def test_version_that_the_documentation_names(package: str) -> None:
 
 @pytest.mark.parametrize(("package", "name"), NAMES)
 def test_signature(package: str, name: str) -> None:
-    """Names, their order, and defaults. A default that is a member of an enum is its value."""
+    """Names, their order and defaults agree. For a default that is a member of an enum, its value counts."""
 
     def shown(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
         parameters = inspect.signature(function).parameters.values()
@@ -77,7 +77,7 @@ def default_data(package: str, name: str, generator: torch.Generator) -> tuple[T
 
 @pytest.mark.parametrize(("package", "name"), NAMES)
 def test_default_result(package: str, name: str, generator: torch.Generator, tally: Tally) -> None:
-    """Constructed with no argument, or where the input is logits, with the one that says so."""
+    """Results agree without arguments, or with only the one that declares the input to be logits."""
     x, y = default_data(package, name, generator)
     pair = Pair.of(package, name)
     if name in ACTIVATION:
@@ -92,7 +92,7 @@ def test_default_result(package: str, name: str, generator: torch.Generator, tal
             value = call(leaf, y)
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
             results.append((value, gradient))
-        # Some of theirs compute in float32, or add an epsilon of their own.
+        # Some of the packages' losses compute in float32, or add an epsilon.
         exact = package in ("monai", "torchvision") and "Focal" not in name
         tolerance = {"rtol": 1e-9, "atol": 1e-9} if exact else {"rtol": 2e-5, "atol": 2e-6}
         for ours, theirs in zip(*results, strict=True):

@@ -1,7 +1,7 @@
-"""Grids of options of other packages' losses, along their diagonals, against ours of the same meaning.
+"""Diagonals of grids of options of other packages' losses, compared with ours of the same meaning.
 
-Each setting is compared in value and gradient: in float64, where the two are equal, and in float32, where ours is as
-near to that as theirs. What differs by choice is a test of its own at the end.
+Each setting is compared in value and gradient: in float64, where the two are equal, and in float32, where ours is at
+least about as accurate. The last test has the documented differences.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def weights(seed: int, count: int) -> Tensor:
 
 
 def test_timm_asymmetric(tally: Tally) -> None:
-    """Logits within their eps, below which theirs has no gradient."""
+    """The logits stay within timm's eps, below which its loss has no gradient."""
     same = Compared(tally, "timm")
     axes = {
         "gamma_neg": (4.0, 2.0, 0.0),
@@ -82,7 +82,7 @@ def test_timm_bce(tally: Tally) -> None:
     for seed, options in enumerate(diagonal(36, **axes, scale=SCALES, classes=(False, True, False))):
         x, y = drawn(seed, (5, 8), options.pop("scale"))
         targets = y.int().argmax(1) if options.pop("classes") else y
-        # Theirs gives the weights' dtype, float64.
+        # timm's result has the weights' dtype, float64.
         same.losses(timm.BinaryCrossEntropy(**options), timm_losses.BinaryCrossEntropy(**options), x, targets)
 
 
@@ -105,15 +105,15 @@ MONAI_COMMON: dict[str, tuple[Any, ...]] = {
 
 
 def monai_settings(count: int, seed: int, channels: int = 3, **axes: Any) -> Any:
-    """Options with logits and targets, by channels or class numbers."""
+    """Yield options with logits and targets, by channels or class numbers."""
     chosen = diagonal(count, **axes, scale=SCALES, numbers=(False, True, False))
     for i, options in enumerate(chosen, seed):
         x, y = drawn(i, (2, channels, 4, 5), options.pop("scale"))
-        # Theirs makes float32 of class numbers, whose sums of squares are inexact.
+        # MONAI turns class numbers into float32, whose sums of squares are inexact.
         if options.pop("numbers") and not options.get("squared_pred"):
             options["to_onehot_y"] = True
             y = y.int().argmax(1, keepdim=True)
-            y[:, 0, 0, :channels] = torch.arange(channels)  # every class is there
+            y[:, 0, 0, :channels] = torch.arange(channels)  # every class occurs
         if "softmax" in options:
             options["sigmoid"] = not options["softmax"]
         yield options, x, y
@@ -148,13 +148,13 @@ def monai_settings(count: int, seed: int, channels: int = 3, **axes: Any) -> Any
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_monai_of_overlap(name: str, axes: dict[str, Any], tally: Tally) -> None:
+def test_monai_overlap_losses(name: str, axes: dict[str, Any], tally: Tally) -> None:
     same = Compared(tally, "monai")
     for options, x, y in monai_settings(36, 0, **axes):
         same.losses(getattr(monai, name)(**options), getattr(monai_losses, name)(**options), x, y)
 
 
-def test_monai_of_one_channel(tally: Tally) -> None:
+def test_monai_one_channel(tally: Tally) -> None:
     same = Compared(tally, "monai")
     axes = {"reduction": ("mean", "sum"), "batch": (False, True), "smooth_dr": (1e-5, 0.1), "jaccard": (False, True)}
     for seed, options in enumerate(diagonal(8, **axes, scale=SCALES)):
@@ -186,7 +186,7 @@ def test_monai_focal(tally: Tally) -> None:
 
 
 def test_asl(tally: Tally) -> None:
-    """By its formula, for it is no package."""
+    """ASL is compared with its formula, because it is not a package."""
     same = Compared(tally, "ASL")
     axes = {"gamma_neg": (4.0, 2.0, 0.0), "gamma_pos": (1.0, 0.0), "clip": (0.05, None, 0.3), "detach": (True, False)}
     for seed, options in enumerate(diagonal(18, **axes)):
@@ -198,7 +198,7 @@ def test_asl(tally: Tally) -> None:
 
 
 def test_bert4torch(tally: Tally) -> None:
-    """The sparse loss keeps 1e-7 where it subtracts: the smaller, the nearer it comes."""
+    """bert4torch's sparse loss clamps a difference at epsilon: the smaller it is, the more exact the loss."""
     same = Compared(tally, "bert4torch")
     for seed, scale in enumerate(SCALES):
         x, y = drawn(seed, (2, 5, 8), scale)
@@ -219,7 +219,7 @@ def test_bert4torch(tally: Tally) -> None:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """``[N, C, *spatial]`` as rows of C labels."""
+    """Reshape ``[N, C, *spatial]`` into rows of C labels."""
     return x.flatten(2).transpose(1, 2).reshape(-1, x.shape[1])
 
 
@@ -245,7 +245,7 @@ def test_kornia_focal(tally: Tally) -> None:
 
 
 def test_kornia_overlap(tally: Tally) -> None:
-    """Theirs are of a softmax and class numbers: ours, of its log-odds."""
+    """kornia's losses take a softmax and class numbers; ours take the softmax's log-odds."""
     same = Compared(tally, "kornia")
     for seed, options in enumerate(diagonal(12, kind=("micro", "macro", "tversky"), beta=(0.7, 0.2), scale=SCALES)):
         x, y = drawn(seed, (2, 3, 4, 5), options["scale"])
@@ -271,7 +271,7 @@ def test_kornia_overlap(tally: Tally) -> None:
 
 
 def test_smp_elements(tally: Tally) -> None:
-    """Theirs takes 1 - p_t by subtraction, which loses what is nearly certain in float32."""
+    """The package subtracts p_t from 1, which loses digits of nearly certain predictions in float32."""
     same = Compared(tally, "segmentation_models_pytorch")
     axes = {"alpha": (None, 0.25, 0.9), "gamma": GAMMAS, "mode": ("multilabel", "binary")}
     for seed, options in enumerate(diagonal(24, **axes, scale=SCALES, ignored=(False, True))):
@@ -305,7 +305,7 @@ def test_smp_elements(tally: Tally) -> None:
 
 
 def test_smp_overlap(tally: Tally) -> None:
-    """A group is a channel over the batch. Their smoothing of Dice stands beside the overlap, ours beside it twice."""
+    """A group is a channel over the batch. Their smoothing of Dice adds to the overlap, ours to twice the overlap."""
     same = Compared(tally, "segmentation_models_pytorch")
     axes = {"kind": ("Dice", "Jaccard", "Tversky"), "smooth": (0.5, 0.0), "log_loss": (False, True)}
     for seed, options in enumerate(diagonal(24, **axes, mode=("multilabel", "binary"), scale=SCALES)):
@@ -328,12 +328,12 @@ def test_smp_overlap(tally: Tally) -> None:
 
 
 def documented(tally: Tally, package: str, ours: Any, theirs: Any, choice: str) -> None:
-    """They differ, by more than roundings."""
+    """Count a documented difference, which must be larger than roundings."""
     tally.documented(package, abs(float(ours) - float(theirs)) > 1e-4 * abs(float(ours)), choice)
 
 
 @pytest.mark.filterwarnings("ignore:targets between 0 and 1:UserWarning")
-def test_different_by_choice(tally: Tally) -> None:
+def test_documented_differences(tally: Tally) -> None:
     x, y = torch.tensor([[[0.5, -1.0], [2.0, -0.5]]]), torch.full((1, 2, 2), 0.3)
     focal = monai_losses.FocalLoss()(x, y)
     documented(
@@ -353,7 +353,7 @@ def test_different_by_choice(tally: Tally) -> None:
     (own,) = torch.autograd.grad(timm.AsymmetricLossMultiLabel()(far, torch.ones(1, 1)), far)
     learns = abs(none.item()) < 1e-9 and own.item() == pytest.approx(-1)
     tally.documented("timm", learns, "there is no eps, below which a positive would learn nothing")
-    # A group that has no positives: theirs is left out of the mean, as 0.
+    # Without positives, the package counts a group as 0.
     x, y = drawn(3, (2, 3, 4, 5), 1.0)
     y[:, 1] = False
     theirs = smp_losses.DiceLoss("multilabel")(x, y)

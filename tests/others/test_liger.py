@@ -1,4 +1,4 @@
-"""Liger-Kernel's cross-entropy, which is ours of one positive a row."""
+"""Liger-Kernel's cross-entropy equals our loss of one positive per row."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_cross_entropy(tmp_path: Path, tally: Tally) -> None:
     ):
         kept = classes >= 0
         targets = CSRTargets.from_lists([[c] if c >= 0 else [] for c in classes.tolist()], LABELS)
-        # A row of the class -100 takes no part: a weight of 0, and a mean over the rest.
+        # A row of class -100 is left out: it has a weight of 0, and the mean is over the others.
         own = evaluate(
             multi_positive_cross_entropy_loss,
             x,

@@ -1,4 +1,4 @@
-"""Metrics against torchmetrics', scikit-learn's and pyxclib's, and torchmetrics' own by their definitions."""
+"""Metrics compared with torchmetrics, scikit-learn and pyxclib, and average precision with its definition."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CLOSE = {"rtol": 2e-6, "atol": 1e-7}
 
 @pytest.fixture
 def logits(generator: torch.Generator) -> Tensor:
-    """Large ones, whose sigmoids are equal."""
+    """Large logits, many of whose sigmoids are equal."""
     return 30 * torch.randn(ROWS, LABELS, generator=generator)
 
 
@@ -51,7 +51,7 @@ def targets(generator: torch.Generator) -> Tensor:
 
 
 def silent(function: Any, *given: Any, **arguments: Any) -> Any:
-    """Silence scikit-learn's warnings of labels that have no positives."""
+    """Call a function without scikit-learn's warnings about labels that have no positives."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return function(*given, **arguments)
@@ -60,7 +60,7 @@ def silent(function: Any, *given: Any, **arguments: Any) -> Any:
 @pytest.mark.parametrize("k", (1, 3, LABELS))
 def test_at_k(logits: Tensor, targets: Tensor, k: int, tally: Tally) -> None:
     indices = logits.topk(LABELS).indices
-    scores = logits - logits.min() + 1  # of 0 or less they take for not predicted
+    scores = logits - logits.min() + 1  # torchmetrics takes scores of 0 or less as not predicted
     for ours, theirs in (
         (precision_at_k, retrieval.retrieval_precision),
         (recall_at_k, retrieval.retrieval_recall),
@@ -71,8 +71,8 @@ def test_at_k(logits: Tensor, targets: Tensor, k: int, tally: Tally) -> None:
 
 
 @pytest.mark.parametrize("k", (1, 2, 3, 5))
-def test_at_k_of_pyxclib(logits: Tensor, targets: Tensor, k: int, generator: torch.Generator, tally: Tally) -> None:
-    """By its formulas, from sparse scores as it takes them. Some rows have fewer than k."""
+def test_at_k_equals_pyxclib(logits: Tensor, targets: Tensor, k: int, generator: torch.Generator, tally: Tally) -> None:
+    """pyxclib's formulas from sparse scores. Some rows have fewer than k scores."""
     kept = torch.rand(ROWS, LABELS, generator=generator) < 0.6
     ranked = logits.masked_fill(~kept, -torch.inf).argsort(1, descending=True)
     found = [[i for i in row if kept[n, i]] for n, row in enumerate(ranked.tolist())]
@@ -100,7 +100,7 @@ def test_at_k_of_pyxclib(logits: Tensor, targets: Tensor, k: int, generator: tor
 
 @pytest.mark.parametrize("average", ("samples", "macro", "micro", "weighted", None))
 @pytest.mark.parametrize("weighed", (False, True))
-def test_fbeta_is_scikit_learns(
+def test_fbeta_equals_scikit_learn(
     logits: Tensor, targets: Tensor, average: str | None, weighed: bool, generator: torch.Generator, tally: Tally
 ) -> None:
     predicted = logits > 10
@@ -115,7 +115,9 @@ def test_fbeta_is_scikit_learns(
         tally.equal("scikit-learn", got, torch.as_tensor(expected), **CLOSE)
 
 
-def test_others_of_scikit_learn(logits: Tensor, targets: Tensor, generator: torch.Generator, tally: Tally) -> None:
+def test_other_metrics_equal_scikit_learn(
+    logits: Tensor, targets: Tensor, generator: torch.Generator, tally: Tally
+) -> None:
     predicted, y = logits > 10, targets.numpy()
     for w in (None, torch.rand(ROWS, generator=generator, dtype=torch.float64)):
         given = {"sample_weight": None if w is None else w.numpy()}
@@ -137,7 +139,7 @@ def test_others_of_scikit_learn(logits: Tensor, targets: Tensor, generator: torc
 
 
 def test_labels_without_positives(tally: Tally) -> None:
-    """Left out of the mean by default; scikit-learn and torchmetrics count them as 0."""
+    """Labels without positives are left out of the mean; scikit-learn and torchmetrics count them as 0."""
     x, y = torch.tensor([[0.9, 0.1], [0.2, 0.3]]), torch.tensor([[1, 0], [0, 0]])
     theirs = silent(sklearn_metrics.average_precision_score, y.numpy(), x.numpy(), average="macro")
     assert theirs == 0.5
@@ -175,7 +177,7 @@ def test_sets(logits: Tensor, targets: Tensor, tally: Tally) -> None:
 
 
 def test_rankings(logits: Tensor, targets: Tensor, tally: Tally) -> None:
-    """Theirs goes by the order of equal logits: these are distinct."""
+    """torchmetrics depends on the order of equal scores, so these are distinct."""
     scores = torch.arange(logits.numel())[logits.flatten().argsort().argsort()].view_as(logits) / logits.numel()
     expected = classification.multilabel_ranking_loss(scores, targets.long(), LABELS)
     tally.equal("torchmetrics", ranking_loss(logits, targets), expected, **CLOSE)
@@ -188,7 +190,7 @@ def test_rankings(logits: Tensor, targets: Tensor, tally: Tally) -> None:
 
 
 def precision_of(x: Tensor, y: Tensor) -> float:
-    """Mean, over the positives, of the precision down to each."""
+    """Return the mean over the positives of the precision down to each."""
     order = x.argsort(descending=True)
     right = y[order].double()
     at = right.cumsum(0) / torch.arange(1, len(x) + 1)

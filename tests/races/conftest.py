@@ -1,4 +1,4 @@
-"""How these tests run the programs of tests/emulator."""
+"""Run the programs of tests/emulator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def run_program(folder: Path, name: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Standard output and errors together, in the order they came in."""
+    """Run a program; standard output and errors are captured together, in order."""
     return subprocess.run(
         [folder.resolve() / name, *words],
         env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0", **environment},

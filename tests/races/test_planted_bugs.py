@@ -1,4 +1,4 @@
-"""The detectors' own test: each must find the bugs it is there for, and none in correct kernels."""
+"""Tests of the detectors: each finds the planted bugs of its kind, and none in correct kernels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from .conftest import Run, run_program
 
-# What each detector says when it has found something: a crash for another reason is no detection.
+# The messages of each detector: a crash for another reason is not a detection.
 DETECTORS = {
     "plain": "cuemu: ERROR|WRONG|launch error",
     "sanitized": "ERROR: AddressSanitizer|runtime error",
@@ -17,7 +17,7 @@ DETECTORS = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The table is the program's own: each kernel with the detectors that must catch it."""
+    """The program lists each kernel with the detectors that must catch it."""
     listed = run_program(metafunc.config.getoption("--races"), "planted_bugs_plain", "--list").stdout
     table = {line.split()[0]: line.split()[1:] for line in listed.splitlines()}
     correct = [(name, detector) for name, caught_by in table.items() if not caught_by for detector in DETECTORS]

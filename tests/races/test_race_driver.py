@@ -1,4 +1,4 @@
-"""The engine's kernels under the race detector, and whether any barrier of theirs could be left out unnoticed."""
+"""The engine's kernels have no races, and the race detector notices if any barrier is left out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .conftest import Run
 ENGINE = Path(__file__).parent.parent.parent / "csrc" / "cuda"
 DTYPES = ("float", "double", "half", "bfloat16")
 DTYPES_BRIEF = DTYPES[:3]  # one of each width
-# A wrapper that passes its caller's place on is told by its callers.
+# cluster_sync is a wrapper that passes its caller's location on: its calls are listed, not its definition.
 ORDERING = re.compile(r"\b(__syncthreads\w*|__syncwarp|__threadfence\w*|(?<!void )cluster_sync)\s*\(")
 
 
 def barriers() -> list[str]:
-    """Every barrier and fence of the kernels, as file:line."""
+    """Return every barrier and fence of the kernels as file:line."""
     return [
         f"{path.name}:{number}"
         for path in sorted(ENGINE.glob("*.cu*"))
@@ -37,15 +37,15 @@ def test_no_races(request: pytest.FixtureRequest, run: Run, dtype: str) -> None:
     assert done.returncode == 0, "\n".join(failed)
 
 
-def test_barriers_are_found() -> None:
-    """A block's sum needs its two at least: else the scan has gone blind, and there is nothing to leave out."""
+def test_barriers_are_listed() -> None:
+    """A block's sum needs at least two barriers; if none were found, nothing would be left out below."""
     assert sum(place.startswith("block_reduce.cuh:") for place in barriers()) >= 2
 
 
 @pytest.mark.parametrize("place", barriers())
 def test_no_barrier_can_be_left_out(run: Run, place: str) -> None:
-    """One that nobody misses is superfluous, or something that it orders is not tested."""
-    for words in (["double"], []):  # most are missed in the smallest dtype already
+    """A barrier whose absence no run notices is superfluous, or an access that it orders is not tested."""
+    for words in (["double"], []):  # one dtype is enough for most
         if run("race_driver", "-x", *words, CUEMU_SKIP_SYNC=place).returncode != 0:
             return
-    pytest.fail(f"nothing fails without the barrier at {place}")
+    pytest.fail(f"no run fails without the barrier at {place}")

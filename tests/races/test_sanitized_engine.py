@@ -1,4 +1,4 @@
-"""That the run of the Python tests under sanitizers (make emulate-sanitized) would notice anything."""
+"""The sanitized build of the kernels (make emulate-sanitized) reports a read past the end of a tensor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Past every check of Python's: the op itself, with weights for so many of 40 labels.
+# Calls the op without any check in Python, with weights for a given number of the 40 labels.
 CALL = """
 import sys, torch
 from mlloss_cuda import BackendStatus, _backends

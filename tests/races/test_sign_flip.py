@@ -1,4 +1,4 @@
-"""Tests that cannot fail test nothing: with one sign turned round in each functor, every value test must fail."""
+"""With one sign flipped in each functor, every value test must fail."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.cases import flips
 pytestmark = pytest.mark.xdist_group("sign flip")
 
 ROOT = Path(__file__).parent.parent.parent
-# Those of losses of two logits, which have no case.
+# Losses of two logits have no case.
 FLIPS = (
     *flips(),
     ("symmetric_kl", "symmetric_kl.h", "up ? gradient : -gradient", "up ? gradient : gradient"),
 )
-# Tests of one dtype: one that every case runs, and for those that stand for a path a second one.
+# Tests of one dtype: one that every case runs, and a second one for cases that stand for a path.
 DTYPE, OTHER_DTYPES = "bfloat16", ("float", "double", "half")
 TESTS = (
     "tests/test_strategies.py::test_rows_of_one_chunk_and_of_many",
@@ -30,7 +30,7 @@ TESTS = (
     "tests/test_symmetric_kl.py::test_dtypes_reductions_shapes",
     *("-k", f"chunk_and_of_many or ({DTYPE} and mean and 37)"),
 )
-# In place of a dtype's kernels, which take a minute to compile.
+# Replaces a dtype's kernels, which take a minute to compile.
 NO_KERNELS = """#include "kernels.h"
 namespace mlloss {{ cuda::Table cuda::table_{}() {{ return {{}}; }} }}
 """
@@ -38,7 +38,7 @@ namespace mlloss {{ cuda::Table cuda::table_{}() {{ return {{}}; }} }}
 
 @functools.cache
 def run_tests(library: Path) -> list[tuple[str, str]]:
-    """Outcome and parameters of each emulated test."""
+    """Return the outcome and parameters of each emulated test."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--emulated", str(library), "-q", "-rA", "--tb=no", *TESTS],
         cwd=ROOT,
@@ -56,7 +56,7 @@ def outcomes(library: Path, loss: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def flipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The emulated library from a copy of the sources: a loss's tests run its own functor only, so one does for all."""
+    """The emulated library from a copy of the sources with all flips: a loss's tests run only that loss's functor."""
     source = tmp_path_factory.mktemp("flipped")
     for name in ("csrc", "tests/emulator"):
         shutil.copytree(ROOT / name, source / name)
@@ -73,7 +73,7 @@ def flipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def build(programs: Path, source: Path) -> None:
-    """As the folder of --races was configured."""
+    """Build the emulated library with the settings of the folder that --races names."""
     cache = (programs / ".." / ".." / "CMakeCache.txt").read_text()
     settings = dict(re.findall(r"^(\w+):\w+=(.*)$", cache, re.MULTILINE))
     passed_on = {name: value for name, value in settings.items() if name.startswith("MLLOSS_")}
@@ -90,5 +90,5 @@ def test_one_flipped_sign_fails_every_value_test(flipped: Path, loss: str) -> No
 
 
 @pytest.mark.parametrize("loss", [loss for loss, *_ in FLIPS])
-def test_the_same_tests_pass_as_the_sources_stand(request: pytest.FixtureRequest, loss: str) -> None:
+def test_same_tests_pass_without_the_flip(request: pytest.FixtureRequest, loss: str) -> None:
     assert outcomes(request.config.getoption("--races") / "emulated.so", loss) == {"PASSED"}

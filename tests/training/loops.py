@@ -1,4 +1,4 @@
-"""One problem, trained by four loops: plain PyTorch, Trainer, Accelerate, Lightning."""
+"""A problem that is trained by four loops: plain PyTorch, Trainer, Accelerate, Lightning."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FEATURES, LABELS, BATCH, RATE = 8, 20, 4, 0.5
 
 
 class Problem(NamedTuple):
-    """Rows, and how they are trained on."""
+    """Rows, and the settings of their training."""
 
     samples: list[dict[str, Any]]  # "x" and "labels"
     collate: Callable[[list[Any]], Any]
@@ -36,7 +36,7 @@ class Problem(NamedTuple):
 
 
 class Model(nn.Module):
-    """As Trainer calls a model: by the names of its arguments, for a dict."""
+    """A model as Trainer calls it: with keyword arguments, and returning a dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,12 +47,12 @@ class Model(nn.Module):
 
 
 def sparse_rows(batch: list[Any]) -> Any:
-    """A batch whose labels are ``CSRTargets``."""
+    """Collate a batch whose labels are ``CSRTargets``."""
     return csr_collate(batch, num_labels=LABELS)
 
 
 def dense_rows(batch: list[Any]) -> Any:
-    """A batch whose labels are dense; -100 in a sample marks an unknown one."""
+    """Collate a batch whose labels are dense, with -100 for unknown ones (``~label`` in a sample)."""
     own = csr_collate([{**each, "labels": [y for y in each["labels"] if y >= 0]} for each in batch], num_labels=LABELS)
     dense = own["labels"].to_dense().float()
     for row, each in enumerate(batch):
@@ -61,14 +61,14 @@ def dense_rows(batch: list[Any]) -> Any:
 
 
 def groups(problem: Problem) -> Iterator[list[Any]]:
-    """The batches of each step; the last group may have fewer."""
+    """Yield the batches of each step; the last step may have fewer."""
     batches = list(problem.loader())
     for start in range(0, len(batches), problem.accumulation):
         yield batches[start : start + problem.accumulation]
 
 
 def plain(problem: Problem) -> nn.Module:
-    """A step has the mean loss of its rows."""
+    """Train with plain PyTorch; the loss of a step is the mean over its rows."""
     model = problem.model()
     optimizer = torch.optim.SGD(model.parameters(), RATE)
     for batches in groups(problem):
@@ -82,7 +82,7 @@ def plain(problem: Problem) -> nn.Module:
 
 
 def by_trainer(problem: Problem, folder: Path, **arguments: Any) -> Any:
-    """The ``Trainer`` of the problem, not yet run."""
+    """Return a ``Trainer`` for the problem, without running it."""
     model = problem.model()
     optimizer = torch.optim.SGD(model.parameters(), RATE)
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
@@ -118,7 +118,7 @@ def trainer(problem: Problem, folder: Path) -> nn.Module:
 
 
 def by_accelerate(problem: Problem, folder: Path) -> nn.Module:
-    """Accelerate divides by the steps of a whole group: a loop says what the last one's batches weigh."""
+    """Train with Accelerate, which divides by the batches of a full step: the loop rescales each batch's loss."""
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=problem.accumulation)
     model = problem.model()
     optimizer = torch.optim.SGD(model.parameters(), RATE)
@@ -135,7 +135,7 @@ def by_accelerate(problem: Problem, folder: Path) -> nn.Module:
 
 
 class Module(lightning.LightningModule):  # type: ignore[name-defined,misc]
-    """The same under Lightning, which divides by the steps of a whole group too."""
+    """The model under Lightning, which also divides by the batches of a full step."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Module(lightning.LightningModule):  # type: ignore[name-defined,misc]
     def training_step(self, batch: Any, index: int) -> Tensor:
         self.seen.append(batch["labels"])
         loss = self._problem.loss(self.model(batch["x"])["logits"], batch["labels"])
-        self.log("loss", loss)  # it looks for the batch's size
+        self.log("loss", loss)  # Lightning infers the batch size here
         return loss * self._shares[index]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""The packages that train, imported once: their warnings are their own, and nothing is looked for in a network."""
+"""The training packages, imported once without their warnings, and without access to a network."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ with warnings.catch_warnings():
     import accelerate
     import lightning
     import transformers
-    from transformers import Trainer as _Trainer  # noqa: F401 - transformers imports it when it is asked for
+    from transformers import Trainer as _Trainer  # noqa: F401 - transformers imports it on first use

@@ -1,4 +1,4 @@
-"""Losses and targets inside other people's training loops, run by those packages themselves."""
+"""Losses and targets inside the training loops of other packages."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ from .packages import accelerate, lightning, transformers
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> None:
-    """Accelerate keeps its first settings for the whole process, and refuses others."""
+    """Reset Accelerate, which keeps its first settings for the whole process and rejects others."""
     accelerate.state.AcceleratorState._reset_state(True)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the packages' own
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of these packages
 
 COLLATORS = {"dense": dense_rows, "csr": sparse_rows}
 
 
 def samples(generator: torch.Generator, count: int = 14, unknown: float = 0.0) -> list[dict[str, Any]]:
-    """Four batches, the last with half of the rows: with an accumulation of 3 a group of one is left."""
+    """Return four batches of samples, the last with half of the rows. Accumulating 3 leaves a step of one batch."""
     x = torch.randn((count, FEATURES), generator=generator)
     y = torch.rand((count, LABELS), generator=generator) < 0.2
     hidden = torch.rand((count, LABELS), generator=generator) < unknown
@@ -66,7 +66,7 @@ def samples(generator: torch.Generator, count: int = 14, unknown: float = 0.0) -
 @pytest.mark.parametrize("accumulation", (1, 3))
 @pytest.mark.parametrize("labels", COLLATORS)
 def test_every_loop_trains_alike(generator: torch.Generator, tmp_path: Path, labels: str, accumulation: int) -> None:
-    """The same data, seed and schedule: the same weights, in a step of one batch, of three, and of what is left."""
+    """The same data, seed and schedule give the same weights, also if the last step has fewer batches."""
     problem = Problem(samples(generator), COLLATORS[labels], ZLPRLoss(), accumulation)
     expected = dict(plain(problem).state_dict())
     for loop in (trainer, by_accelerate, by_lightning):
@@ -80,7 +80,7 @@ def test_every_loop_trains_alike(generator: torch.Generator, tmp_path: Path, lab
 
 @pytest.mark.parametrize("loss", (ZLPRLoss(ignore_index=-100), DiceLoss(ignore_index=-100)), ids=repr)
 def test_trainer_logs_the_loss_of_the_batch(generator: torch.Generator, tmp_path: Path, loss: Any) -> None:
-    """Half of the labels unknown: what is logged, trained by and evaluated is one thing."""
+    """With half of the labels unknown, the logged, trained and evaluated losses are the same."""
     problem = Problem(samples(generator, BATCH, unknown=0.5), dense_rows, loss, 1)
     own = by_trainer(problem, tmp_path)
     batch = dense_rows(problem.samples)
@@ -97,20 +97,20 @@ def test_trainer_logs_the_loss_of_the_batch(generator: torch.Generator, tmp_path
 
 
 def test_trainer_counts_sparse_labels(generator: torch.Generator, tmp_path: Path) -> None:
-    """Two batches in a step, and one that is left: its step is by the whole of its loss."""
+    """The first step has two batches; the last has one, whose full loss it uses."""
     problem = Problem(samples(generator, 3 * BATCH), sparse_rows, BCEWithLogitsLoss(), 2)
     own = by_trainer(problem, tmp_path)
     own.train()
     batch = sparse_rows(problem.samples[-BATCH:])
     last = own.state.log_history[1]["loss"]
-    # Before its step the model is the one that the first two batches have left.
+    # Before the last step, the model is that of training on the first two batches.
     first = plain(problem._replace(samples=problem.samples[: 2 * BATCH]))
     wanted = BCEWithLogitsLoss()(first(batch["x"])["logits"], batch["labels"])
     assert last == pytest.approx(wanted.item(), rel=1e-3)
 
 
 def test_trainer_resumes(generator: torch.Generator, tmp_path: Path) -> None:
-    """With clipping, from a checkpoint in the middle: the same weights."""
+    """Training that resumes from a checkpoint, with clipping, gives the same weights."""
     problem = Problem(samples(generator), sparse_rows, ZLPRLoss(), 1)
     options = {"max_grad_norm": 0.5, "num_train_epochs": 2}
     whole = by_trainer(problem, tmp_path / "whole", save_strategy="epoch", **options)
@@ -122,7 +122,7 @@ def test_trainer_resumes(generator: torch.Generator, tmp_path: Path) -> None:
 
 
 def test_trainer_trains_a_transformer(generator: torch.Generator, tmp_path: Path) -> None:
-    """In bfloat16, the whole model compiled, with dicts of token ids and CSR labels."""
+    """A compiled model in bfloat16 trains on dicts of token ids and CSR labels."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = transformers.BertConfig(vocab_size=30, num_labels=LABELS, **sizes)
     rows = [{"input_ids": torch.arange(6) + i, "labels": [i, i + 1]} for i in range(8)]
@@ -157,7 +157,7 @@ def test_trainer_trains_a_transformer(generator: torch.Generator, tmp_path: Path
 
 @pytest.mark.parametrize("precision", ("bf16-true", "bf16-mixed"))
 def test_lightning_converts_a_batch(generator: torch.Generator, tmp_path: Path, precision: str) -> None:
-    """The features, and not the targets, whose values are what they were; and it knows the batch's size."""
+    """Lightning converts the features and leaves the targets as they are; it also finds the batch size."""
     rows = samples(generator)
     module = Module(Problem(rows, sparse_rows, ZLPRLoss(), 1))
     run_lightning(module, DataLoader(rows, BATCH, collate_fn=sparse_rows), tmp_path, precision=precision)  # type: ignore[arg-type]
@@ -179,7 +179,7 @@ def test_fabric_takes_sparse_targets(generator: torch.Generator) -> None:
     assert bool(loss.isfinite())
 
 
-# ---- Accelerate, and what is torch's own ---------------------------------------------------------
+# ---- Accelerate, and torch's DataLoader ----------------------------------------------------------
 
 
 def test_accelerate_clips_and_casts(generator: torch.Generator) -> None:

@@ -1,4 +1,4 @@
-"""``python tests/wheel/contents.py FILE``: a wheel or a source distribution has all that it must have, and no more."""
+"""``python tests/wheel/contents.py FILE`` checks that a wheel or source distribution has exactly the right files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("_C", "_cpu", "_cuda")
-LEAST_BYTES, MOST_BYTES = 1 << 20, 100 << 20  # the package index takes no more
-EXTRAS = {"data", "demo", "dev", "docs", "metrics", "others", "triton"}  # and whichever more the project has
+LEAST_BYTES, MOST_BYTES = 1 << 20, 100 << 20  # the package index accepts no more
+EXTRAS = {"data", "demo", "dev", "docs", "metrics", "others", "triton"}  # the project may have more
 
 
 def expected_files(cuda: bool) -> set[str]:
-    """Every source of the package, its marker, and the libraries by their names without the interpreter's suffix."""
+    """Return the package's sources, its marker, and the libraries' names without the interpreter's suffix."""
     package = ROOT / "mlloss_cuda"
     sources = {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py")}
     return {*sources, "mlloss_cuda/py.typed", *(f"mlloss_cuda/{name}.so" for name in LIBRARIES[: 3 if cuda else 2])}
 
 
 def problems(wheel: Path, cuda: bool) -> list[str]:
-    """What is wrong with the wheel."""
+    """Return the faults of the wheel."""
     found: list[str] = []
     version = re.search(r'__version__ = "(.+)"', (ROOT / "mlloss_cuda/_version.py").read_text())
     assert version is not None
@@ -53,11 +53,11 @@ def problems(wheel: Path, cuda: bool) -> list[str]:
 
 
 def problems_of_source(distribution: Path) -> list[str]:
-    """The faults of the source distribution, which has what a build needs and the index's own files."""
+    """Return the faults of the source distribution, which must have the files for a build and for the index."""
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*") if path.is_file()}
     named = {"CMakeLists.txt", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"}
     wanted = {*sources, *named, *expected_files(cuda=False)} - {"mlloss_cuda/_C.so", "mlloss_cuda/_cpu.so"}
-    written = {"PKG-INFO", "setup.cfg"}  # by setuptools, with its notes on the package
+    written = {"PKG-INFO", "setup.cfg"}  # by setuptools, beside its egg-info
     with tarfile.open(distribution) as archive:
         names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     files = {name for name in names - written if not name.startswith("mlloss_cuda.egg-info/")}
@@ -67,7 +67,7 @@ def problems_of_source(distribution: Path) -> list[str]:
 
 
 def wrong_metadata(metadata: object, version: str) -> list[str]:
-    """What is wrong with name, version, licence, dependencies and extras."""
+    """Return the faults in name, version, licence, dependencies and extras."""
     get = metadata.get_all  # type: ignore[attr-defined]
     own = {line for line in get("Requires-Dist") if "extra ==" not in line}
     checks = {
@@ -81,7 +81,7 @@ def wrong_metadata(metadata: object, version: str) -> list[str]:
 
 
 def main() -> int:
-    """1 if something is wrong."""
+    """Print the faults; return True if there are any."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, help="a wheel, or a source distribution (.tar.gz)")
     parser.add_argument("--without-cuda", action="store_true", help="the wheel was built where there is no nvcc")

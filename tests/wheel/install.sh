@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # install.sh ENVIRONMENT FOLDER: installs the sources in FOLDER as the README says, as a package and then editable, without
-# CUDA and for this machine's instruction set alone (the wheel has them all), and tries what is installed from another folder.
-# ENVIRONMENT has torch.
+# CUDA and for this machine's instruction set only (the wheel has them all), and tests each install from another folder.
+# ENVIRONMENT is a virtual environment with torch.
 set -euo pipefail
 environment=$(realpath "$1") sources=$(realpath "$2") here=$(realpath "$(dirname "$0")")
 python=$environment/bin/python
@@ -10,7 +10,7 @@ cd "$sources"
 "$python" -m pip install --quiet pybind11 cmake ninja setuptools
 for how in "." "-e ."; do
   echo "== pip install --no-build-isolation $how, in \"$(basename "$(dirname "$sources")")\""
-  # shellcheck disable=SC2086  # two words, where it is two
+  # shellcheck disable=SC2086  # $how may be two words
   "$python" -m pip install --quiet --no-build-isolation --no-deps $how
   editable=$([ "$how" = "." ] || echo --editable)
   # shellcheck disable=SC2086

@@ -1,7 +1,7 @@
-"""``python -I tests/wheel/smoke.py``: the package that is installed works, where torch is and nothing else.
+"""``python -I tests/wheel/smoke.py`` checks that the installed package works with torch and nothing else.
 
-It is run isolated (``-I``), so that neither this folder nor the one it is called from is on the path. ``--editable``
-says that an editable install is under test.
+It is run isolated (``-I``), so that neither this folder nor the current one is on the path. ``--editable`` means that
+an editable install is under test.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ ROWS, LABELS = 16, 5_003
 
 
 def check_where(editable: bool) -> None:
-    """The package under test is the one that is installed, and no source tree can have been imported in its place."""
+    """The installed package was imported, and not a source tree."""
     package = Path(m.__file__).resolve().parent
     assert not package.is_relative_to(Path(__file__).resolve().parents[2] / "mlloss_cuda")
     assert importlib.metadata.version("mlloss-cuda") == m.__version__
     if editable:
-        assert (package.parent / "setup.py").exists(), f"{package} is not a source tree's"
+        assert (package.parent / "setup.py").exists(), f"{package} is not in a source tree"
         return
-    assert package.is_relative_to(Path(sys.prefix).resolve()), f"{package} is not of this environment"
+    assert package.is_relative_to(Path(sys.prefix).resolve()), f"{package} is not in this environment"
     files = importlib.metadata.files("mlloss-cuda") or []
-    assert package / "_backends.py" in {Path(file.locate()).resolve() for file in files}, "not as the wheel lists it"
+    assert package / "_backends.py" in {Path(file.locate()).resolve() for file in files}, "not in the wheel's list"
 
 
 def check_libraries() -> None:
-    """All that was built loads; CUDA's library too, which registers its ops without a GPU."""
+    """Every library that was built loads; the CUDA library registers its ops even without a GPU."""
     backends = m.backends()
     assert backends["cpu"].usable, backends["cpu"].reason
     built = bool(_extension.build_information()["cuda"])
@@ -46,16 +46,16 @@ def check_libraries() -> None:
 
 
 def check_info() -> None:
-    """The command line says what is there."""
+    """The command line reports versions and backends."""
     command = [sys.executable, "-I", "-m", "mlloss_cuda", "info", "--shape", "512x131072"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for word in (m.__version__, torch.__version__, "built with", "cpu        usable", "sm_90"):
-        assert word in told, f"{word!r} is not in:\n{told}"
-    print(told)
+        assert word in output, f"{word!r} is not in:\n{output}"
+    print(output)
 
 
 def step(loss: torch.nn.Module, logits: torch.Tensor, targets: object) -> tuple[torch.Tensor, torch.Tensor]:
-    """A loss and its gradient."""
+    """Return a loss and its gradient."""
     x = logits.clone().requires_grad_()
     value = loss(x, targets)
     value.backward()
@@ -64,7 +64,7 @@ def step(loss: torch.nn.Module, logits: torch.Tensor, targets: object) -> tuple[
 
 
 def check_losses() -> None:
-    """Forward and backward against the reference in float64, dense and CSR."""
+    """Forward and backward agree with the reference in float64, for dense and CSR targets."""
     logits = torch.randn(ROWS, LABELS)
     dense = torch.rand(ROWS, LABELS) < 0.003
     columns = [row.nonzero().flatten().tolist() for row in dense]
@@ -82,7 +82,7 @@ def check_losses() -> None:
 
 
 def check_training() -> None:
-    """A step of training makes the loss of its batch smaller."""
+    """A training step reduces the loss of its batch."""
     head = m.LinearLoss(8, LABELS, m.ZLPRLoss())
     optimizer = torch.optim.Adam(head.parameters(), 1e-2)
     inputs, targets = torch.randn(ROWS, 8), torch.rand(ROWS, LABELS) < 0.01
@@ -96,14 +96,14 @@ def check_training() -> None:
 
 
 def main() -> None:
-    """All of it; an exception is the failure."""
-    warnings.simplefilter("error")  # a fall-back to the reference warns
+    """Run all checks; a failure raises."""
+    warnings.simplefilter("error")  # a fallback to the reference warns
     check_where("--editable" in sys.argv[1:])
     check_libraries()
     check_info()
     check_losses()
     check_training()
-    print(f"mlloss_cuda {m.__version__} with torch {torch.__version__}: what is installed works")
+    print(f"mlloss_cuda {m.__version__} with torch {torch.__version__}: the installed package works")
 
 
 if __name__ == "__main__":
