@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from bench import readme
-from bench.experiments import report, store
+from bench.studies.experiments import report, store
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -28,6 +28,6 @@ def test_readme_has_no_gpu_figures_without_a_gpu() -> None:
 
 def test_experiments_agree_with_the_results() -> None:
     text = report.PAGE.read_text()
-    assert report.rendered(text, list(store.read(store.RESULTS))) == text, "python -m bench.experiments report"
+    assert report.rendered(text, list(store.read(store.RESULTS))) == text, "python -m bench.studies.experiments report"
     pictures = {path.name for path in (report.PAGE.parent / "images" / "experiments").iterdir()}
     assert all(f"(images/experiments/{name})" in text for name in pictures)

@@ -1,4 +1,4 @@
-"""``python -m bench.linear_train``: do weights train that step inside backward, in bfloat16?
+"""``python -m bench.studies.linear_train``: do weights train that step inside backward, in bfloat16?
 
 The demo's data (identifiers that a function's body uses, from its name and docstring), a bag of words in float32,
 and a ``LinearLoss`` whose weights are float32, or bfloat16 in each rounding: loss and precision at 1, side by side.
@@ -69,7 +69,7 @@ def run(data: model.Data, update: FusedUpdate, dtype: torch.dtype, epochs: int) 
 
 def main(given: list[str] | None = None) -> int:
     """Print a table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.linear_train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.studies.linear_train", description=__doc__)
     parser.add_argument("--files", type=int, default=400, help="of the demo's corpus")
     parser.add_argument("--labels", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=3)

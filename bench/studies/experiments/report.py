@@ -17,7 +17,7 @@ from .training import LOSSES
 
 __all__ = ["PAGE", "blocks", "rendered", "write"]
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "experiments.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "experiments.md"
 LESS_IS_BETTER = ("ranking loss",)
 METRICS = (
     "subset accuracy",
@@ -53,7 +53,7 @@ def write(path: Path, check: bool) -> int:
 def rendered(text: str, records: Sequence[Record]) -> str:
     """``text`` with what lies between its markers drawn anew."""
     for name, block in blocks(records).items():
-        begin, end = f"<!-- {name}: python -m bench.experiments report -->\n\n", "\n\n<!-- end -->"
+        begin, end = f"<!-- {name}: python -m bench.studies.experiments report -->\n\n", "\n\n<!-- end -->"
         marked = re.compile(f"({begin}).*?({end})", re.DOTALL)
         text, count = marked.subn(lambda match, block=block: f"{match[1]}{block}{match[2]}", text)  # type: ignore[misc]
         if count != 1:

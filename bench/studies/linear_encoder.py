@@ -1,4 +1,4 @@
-"""``python -m bench.linear_encoder``: memory of a whole training step, an encoder and a head of 2,812,281 labels.
+"""``python -m bench.studies.linear_encoder``: memory of a whole training step, an encoder and a head of 2,812,281 labels.
 
 A BERT-base (110M parameters, of random weights: memory does not care) in float32 under autocast to bfloat16,
 its layers recomputed in the backward, stepped by AdamW; a ``LinearLoss`` in bfloat16 stepped inside backward. Its
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import give_memory_back
+from .. import give_memory_back
 
 PUBLISHED = {
     "ELMO, BF16": 10.4,
@@ -53,7 +53,7 @@ def _encoder(layers: int, width: int) -> tuple[object, object]:
 
 
 def _resident(name: str) -> int:
-    from .measure import _status
+    from ..measure import _status
 
     return _status(name)
 
@@ -89,8 +89,8 @@ def _step(given: dict[str, int | str]) -> dict[str, float]:
 
 def measured(given: dict[str, int | str]) -> dict[str, float]:
     """The same in a process whose allocator gives back what is freed."""
-    command = [sys.executable, "-m", "bench.linear_encoder", "--child", json.dumps(given)]
-    finished = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True)
+    command = [sys.executable, "-m", "bench.studies.linear_encoder", "--child", json.dumps(given)]
+    finished = subprocess.run(command, cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True)
     if finished.returncode:
         raise RuntimeError((finished.stderr.strip().splitlines() or ["no message"])[-1])
     found: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
@@ -99,7 +99,7 @@ def measured(given: dict[str, int | str]) -> dict[str, float]:
 
 def main(given: list[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.linear_encoder", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.studies.linear_encoder", description=__doc__)
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")

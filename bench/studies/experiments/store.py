@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.report import about
+from ...report import about
 
 __all__ = ["KEY", "RESULTS", "Store", "read"]
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "experiments.jsonl"
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "experiments.jsonl"
 KEY = ("part", "set", "loss", "seed", "rate", "tuning")  # what a run is
 
 Record = dict[str, Any]

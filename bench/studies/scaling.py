@@ -1,4 +1,4 @@
-"""``python -m bench.scaling``: what a step of a sharded head should take on 8 to 1024 GPUs, on paper.
+"""``python -m bench.studies.scaling``: what a step of a sharded head should take on 8 to 1024 GPUs, on paper.
 
 Weak scaling: each GPU has as many labels, all see the same rows. Nothing here is measured; every number that goes in is
 an option, and ``--step-ms`` takes the place of the assumed step of one device once there is one.
@@ -67,7 +67,7 @@ class Assumed:
 
 def main(given: list[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.scaling", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.studies.scaling", description=__doc__)
     parser.add_argument("--step-ms", type=float, help="of one device, measured")
     parser.add_argument("--rows", type=int, default=Assumed.rows)
     options = parser.parse_args(given)

@@ -1,4 +1,4 @@
-"""``python -m bench.experiments``: train by each loss, write down what comes of it, and report.
+"""``python -m bench.studies.experiments``: train by each loss, write down what comes of it, and report.
 
     losses NAME=FILE.arff[+FILE.arff][@LABELS.xml] ...   eleven losses, the rate tuned, five seeds
     imbalance NAME=FILE.arff[@LABELS.xml]                three labels, 1 positive to 11.5 negatives
@@ -23,7 +23,9 @@ __all__ = ["main"]
 def main(given: list[str] | None = None) -> int:
     """One of the parts."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.studies.experiments",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", choices=("losses", "imbalance", "names", "report"))
     parser.add_argument("sets", nargs="*", metavar="NAME=FILE.arff")

@@ -1,4 +1,4 @@
-"""``python -m bench.compounds``: sums of losses beside their terms alone, forward + backward, on the CPU.
+"""``python -m bench.studies.compounds``: sums of losses beside their terms alone, forward + backward, on the CPU.
 
 Each sum as a multiple of its most expensive term, and of its terms' sum, in one run, everything in turn. Twice: as
 PyTorch comes, on all cores; and on one thread with an allocator that gives memory back to nobody, where
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from . import keep_memory
+from .. import keep_memory
 
 SUMS = (("zlpr", "focal", "dice"), ("zlpr", "bce", "dice"), ("zlpr", "asymmetric", "dice"), ("zlpr", "dice"))
 
@@ -76,14 +76,14 @@ def report(title: str, ms: dict[str, float]) -> None:
 
 def main() -> None:
     """Both tables, each from a process of its own."""
-    parser = argparse.ArgumentParser(prog="python -m bench.compounds", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.studies.compounds", description=__doc__)
     parser.add_argument("--labels", type=int, default=131_072)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--part", choices=("plain", "arithmetic"))
     given = parser.parse_args()
     if given.part is None:
         for part in ("plain", "arithmetic"):
-            command = [sys.executable, "-m", "bench.compounds", "--part", part]
+            command = [sys.executable, "-m", "bench.studies.compounds", "--part", part]
             subprocess.run([*command, f"--labels={given.labels}", f"--rounds={given.rounds}"], check=True)
         return
     import torch
