@@ -15,7 +15,7 @@ import torch
 
 from bench import commits, compare, figures, page, plots, publish
 from bench.check import check_gradient, truth
-from bench.competitors import Problem, all_cases
+from bench.implementations import Problem, all_cases
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -76,7 +76,7 @@ def test_a_gradient_that_jumps_may_be_on_either_side() -> None:
 
 
 def scale(results: Results, factor: Callable[[str, Results], float]) -> None:
-    """Times by competitor."""
+    """Times by implementation."""
     for entry in results["times"]:
         for name, summary in entry["summary"].items():
             summary["median_ms"] *= factor(name, summary)

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from bench.competitors import Case
 from bench.gpu import __main__ as command
 from bench.gpu import benchmark, parts, processes, profile, small, suite
 from bench.gpu.device import Device
-from bench.gpu.matrix import MAIN_LABELS, default_groups, dry_groups, narrowed, quick_groups
+from bench.gpu.plan import MAIN_LABELS, default_groups, dry_groups, narrowed, quick_groups
+from bench.implementations import Case
 
 from . import test_cuda
 from .conftest import STRATEGIES
@@ -175,7 +175,7 @@ def test_logs_come_back_with_the_results(
 
 def test_sanitizers_meet_every_kernel_early() -> None:
     work = small._work(Device(True), 3)
-    kernels = [(case.name, str(case.arguments), way.name) for _, _, case, way in work]
+    kernels = [(case.name, str(case.arguments), strategy.name) for _, _, case, strategy in work]
     assert len(set(kernels[: len(set(kernels))])) == len(set(kernels))
     assert work == small._work(Device(True), 3)
     assert work != small._work(Device(True), 4)
@@ -246,7 +246,7 @@ def test_a_visit_compiles_nothing() -> None:
     assert given[given.index("-n") + 1] == "10" if find_spec("xdist") else "-n" not in given
     asked_of_bench = command._bench_options(options_of("--visit", "fast"))
     assert {"--quick", "--no-compile", "--no-triton"} <= set(asked_of_bench)
-    assert not any(group.peers for group in quick_groups())
+    assert not any(group.names for group in quick_groups())
 
 
 def test_tests_of_huge_tensors_run_by_one_process(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +318,7 @@ def test_narrowed_groups() -> None:
     one = narrowed(default_groups(), ("zlpr",), (MAIN_LABELS,), compiled=False)
     assert {group.dtype for group in one} == {"bfloat16", "float32", "float16"}
     assert all(group.labels == MAIN_LABELS and group.losses == ("zlpr",) for group in one)
-    assert not any("compile" in peer for group in one for peer in group.peers)
+    assert not any("compile" in peer for group in one for peer in group.names)
     assert [group.losses for group in narrowed(quick_groups(), ("dice", "bce"))] == [("dice", "bce"), *[("bce",)] * 5]
     with pytest.raises(ValueError, match="nothing to measure"):
         narrowed(quick_groups(), ("dice",), (8_192,))
@@ -343,8 +343,8 @@ def test_profile_reads_what_ncu_prints() -> None:
     assert (missing.dram_bytes, missing.issue_percent) == (None, 48.77)
     calls = [vars(profile.Profiled(name, "streaming", "csr", 1, 2, 2**29)) for name in ("zlpr", "dice")]
     lines = profile.table(profile.joined(calls, text)).splitlines()
-    assert len(lines) == 5
-    assert "1.51" in lines[1]  # of the plan's bytes
+    assert len(lines) == 6
+    assert "1.51" in lines[2]  # of the plan's bytes
     with pytest.raises(ValueError, match="3 calls were made, and ncu saw 2"):
         profile.joined([*calls, calls[0]], text)
     with pytest.raises(ValueError, match="no table"):
@@ -353,7 +353,7 @@ def test_profile_reads_what_ncu_prints() -> None:
 
 def test_profile_covers_every_strategy() -> None:
     for loss in ("zlpr", "dice"):
-        assert {way for name, way, *_ in profile._CALLS if name == loss} == {
+        assert {strategy for name, strategy, *_ in profile._CALLS if name == loss} == {
             "streaming",
             "resident",
             "cluster",

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from bench import compare, figures, page, plots, readme
-from bench.competitors import all_cases
+from bench.implementations import all_cases
 
 ROOT = Path(__file__).parent.parent
 DTYPES = ("float32", "bfloat16")

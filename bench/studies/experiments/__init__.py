@@ -1,1 +1,1 @@
-"""Training with one loss or another, on real data: ``python -m bench.studies.experiments --help``."""
+"""Training with each loss on real data: ``python -m bench.studies.experiments --help``."""
