@@ -33,9 +33,9 @@ def truth(case: Case, problem: Problem) -> tuple[Tensor, Tensor]:
     for rows in _row_chunks(problem):
         logits = problem.source[rows].double().requires_grad_()
         # The reduction is a mean: a part's mean counts by its share of the rows.
-        beside = getattr(problem, case.beside)[rows]
-        beside = beside.double() if beside.is_floating_point() else beside
-        part = case.reference(logits, beside) * (logits.shape[0] / problem.rows)
+        second = getattr(problem, case.second_argument)[rows]
+        second = second.double() if second.is_floating_point() else second
+        part = case.reference(logits, second) * (logits.shape[0] / problem.rows)
         gradient[rows] = torch.autograd.grad(part, logits)[0]
         value += part.detach()
     return value, gradient

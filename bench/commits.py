@@ -41,11 +41,11 @@ class _Commit:
         command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(_TREE)!r})\n" + _SERVE, str(folder)]
         self.process = subprocess.Popen(command, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def ask(self, **request: Any) -> Any:
+    def request(self, **content: Any) -> Any:
         """Send a request, and wait for its answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.write(json.dumps(content) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
@@ -123,10 +123,10 @@ def _turns(folders: tuple[Path, Path], name: str, rounds: int, **what: Any) -> I
     """Yield the milliseconds of one commit, of the other and of a copy, turn by turn."""
     commits = (_Commit(folders[0]), _Commit(folders[1]))
     for commit in commits:
-        commit.ask(name=name, **what)
+        commit.request(name=name, **what)
     for turn in range(rounds):
-        ms = {i: commits[i].ask(run=name) for i in ((0, 1) if turn % 2 else (1, 0))}
-        yield ms[0], ms[1], commits[turn % 2].ask(run="copy")
+        ms = {i: commits[i].request(run=name) for i in ((0, 1) if turn % 2 else (1, 0))}
+        yield ms[0], ms[1], commits[turn % 2].request(run="copy")
     for commit in commits:
         commit.end()
 

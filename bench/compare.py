@@ -37,17 +37,17 @@ class Change:
 
     @property
     def slower(self) -> bool:
-        """Whether the time grew by more than is allowed."""
+        """True if the time grew by more than is allowed."""
         return self.ratio > 1 + self.allowed
 
     @property
     def faster(self) -> bool:
-        """Whether the time fell by more than is allowed."""
+        """True if the time fell by more than is allowed."""
         return self.ratio < 1 / (1 + self.allowed)
 
     @property
     def quiet(self) -> bool:
-        """Whether both runs had the machine to themselves."""
+        """True if both runs had the machine to themselves."""
         return self.before.quiet and self.after.quiet
 
 

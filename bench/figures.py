@@ -36,7 +36,7 @@ class Figure:
 
     @property
     def ours(self) -> bool:
-        """Whether this package's kernels were timed."""
+        """True if this package's kernels were timed."""
         return self.implementation in OURS
 
     @property
@@ -56,7 +56,7 @@ class Results:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a GPU was measured."""
+        """True if a GPU was measured."""
         return "bandwidth" in self.header
 
     @property

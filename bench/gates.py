@@ -36,7 +36,7 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        """Whether the figure is within its limit."""
+        """True if the figure is within its limit."""
         return self.measured <= self.wanted if self.at_most else self.measured >= self.wanted
 
     @property

@@ -71,23 +71,23 @@ class Case:
     layouts: Mapping[str, str] = field(default_factory=lambda: LAYOUTS)  # second argument by implementation
 
     @property
-    def beside(self) -> str:
+    def second_argument(self) -> str:
         """The second argument of peers and of the float64 reference: an attribute of a problem."""
         return self.layouts["fused"]
 
     @property
     def takes_targets(self) -> bool:
-        """Whether the second argument is targets, and not the logits of a second pass."""
-        return self.beside == "dense"
+        """True if the second argument is targets, and not the logits of a second pass."""
+        return self.second_argument == "dense"
 
     @property
     def element_wise(self) -> bool:
-        """Whether the loss of a label depends on that label alone."""
+        """True if the loss of a label depends on that label alone."""
         return self.groupings == ("element",)
 
     @property
     def main(self) -> bool:
-        """Whether the README's tables and the curves over L show it."""
+        """True if the README's tables and the curves over L show it."""
         return self.name in MAIN
 
     @property
@@ -262,14 +262,14 @@ def _published(name: str, case: Case, problem: Problem) -> Implementation | None
     if loss is None:
         return None
     takes_bool = case.name in formulas.MASKING
-    beside = "dense" if takes_bool else "floating" if case.takes_targets else case.beside
+    takes = "dense" if takes_bool else "floating" if case.takes_targets else case.second_argument
     if name.startswith("float32"):
         loss = _in_float32_bool(loss) if takes_bool else _in_float32(loss)
     if not name.endswith("compile"):
-        return Implementation(name, loss, beside)
+        return Implementation(name, loss, takes)
     # A GPU reads a byte a label faster than a float; on a CPU inductor's code is 1.1 to 1.6 times slower from bool.
     reads_bytes = name == "float32-compile" and problem.device != "cpu"
-    return Implementation(name, _compiled(loss), case.beside if reads_bytes else beside)
+    return Implementation(name, _compiled(loss), case.second_argument if reads_bytes else takes)
 
 
 def _package(name: str, case: Case) -> Implementation | None:
@@ -293,7 +293,9 @@ def _make(name: str, case: Case, problem: Problem) -> Implementation | None:
     if name == "inplace":
         return Implementation(name, case.in_place, in_place=True) if case.takes_targets else None
     if name in ("eager", "compile"):
-        return Implementation(name, case.reference if name == "eager" else _compiled(case.reference), case.beside)
+        return Implementation(
+            name, case.reference if name == "eager" else _compiled(case.reference), case.second_argument
+        )
     return _package(name, case) if name in PACKAGES else _published(name, case, problem)
 
 

@@ -49,7 +49,7 @@ class Measured:
 
     @property
     def quiet(self) -> bool:
-        """Whether the times are reliable: a thread that waits for a core costs whole time slices."""
+        """True if the times are reliable: a thread that waits for a core costs whole time slices."""
         return self.others is None or self.others < _QUIET
 
 
@@ -144,7 +144,7 @@ def measure_case(case: Case, problem: Problem, names: tuple[str, ...], count: in
         problem.labels,
         samples,
         problem.nbytes,
-        {**problem.target_bytes, "dense": problem.target_bytes[case.beside]},
+        {**problem.target_bytes, "dense": problem.target_bytes[case.second_argument]},
         unavailable,
         share,
     )

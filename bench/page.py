@@ -15,22 +15,22 @@ __all__ = ["rendered"]
 _HEAD = """\
 # Benchmarks
 
-Drawn by `make report` from `bench/results`; do not edit. `make bench` measures the CPU in five minutes,
-`make bench-full` every loss, shape, dtype, layout and peer, `make gpu` a GPU. Ratios are of one run; a bare time says
-nothing of another machine.
+`make report` draws this page from `bench/results`; do not edit it. `make bench` measures the CPU in five minutes,
+`make bench-full` every loss, shape, dtype, layout and peer, and `make gpu` a GPU. Ratios are of one run; a bare time
+says nothing about another machine.
 
 - **Time** is that of forward + backward with `reduction="mean"`: the median, and after ± half of the interquartile
-  range. Rounds are interleaved, in an order drawn anew each time, the logits just written. Every output was compared
-  with float64 before.
-- **Of the floor**: logits, gradient and targets moved once each at the speed of a copy of the logits in the same run,
-  over the time.
-- **Peers** are told by how many times faster ours is, with dense targets. *Reference* is this package's plain PyTorch
-  with all its options and checks, *published* the bare formula as papers and packages write it (BCE and
-  multi-positive cross-entropy: `torch.nn.functional`'s), on the targets that suit it best; in 16 bits it is computed
-  in float32, as under autocast. *Compiled* is `torch.compile`'s.
+  range. Rounds are interleaved in a new random order each time, and the logits are written before each run. Every
+  output was compared with float64 first.
+- **Of the floor**: the time to move logits, gradient and targets once each, at the speed of a copy of the logits in
+  the same run, over the time.
+- **Peers**: the columns show how many times faster ours is with dense targets. *Reference* is this package's plain
+  PyTorch with all its options and checks. *Published* is the bare formula as papers and packages write it (BCE and
+  multi-positive cross-entropy: `torch.nn.functional`'s), on the targets that suit it best; with 16-bit logits it is
+  computed in float32, as under autocast. *Compiled* means `torch.compile`.
 - **Memory**, in brackets, is the peak beyond logits and targets in units of the logits: the gradient is 1.
 
-`python -m bench compare BEFORE.json AFTER.json` compares two results, and fails where ours became slower by more than
+`python -m bench compare BEFORE.json AFTER.json` compares two results, and fails if ours became slower by more than
 the two runs' spreads explain.
 """
 

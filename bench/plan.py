@@ -1,4 +1,4 @@
-"""What is timed: shapes, dtypes, losses and implementations; and the plan of ``python -m bench`` on a CPU.
+"""The description of what is timed: shape, dtype, implementations; and the plan of ``python -m bench`` on a CPU.
 
 The most informative tables come first, since time may run out. This module imports no torch.
 """
@@ -31,7 +31,7 @@ _FULL_CURVE = (SMALL_SHAPE, (64, 32_768), MAIN_SHAPE, (12, 670_091), (3, 2_812_2
 _OURS = ("fused", "floating", "csr", "inplace")
 _PEERS = ("eager", "plain", "torchvision", "monai")
 _COMPILED = ("compile", "plain-compile")
-# In 16 bits the formulas are right in float32 only, as autocast runs them.
+# 16-bit logits are converted to float32 for the formulas, as autocast does; otherwise they would be wrong.
 _LOW_PEERS, _LOW_COMPILED = ("eager", "float32"), ("compile", "float32-compile")
 
 

@@ -57,18 +57,21 @@ def cpu_block(results: Results) -> str:
     """Return the table of ``make bench``."""
     rows, labels = _CPU_SHAPE
     head = (
-        f"B = {rows}, L = {labels:,}, float32, forward + backward",
-        "time, in copies of the logits (CSR)",
-        "faster than the published formula: eager · `torch.compile` (from floating targets, as theirs)",
-        "faster than this package's plain PyTorch: eager · `torch.compile`",
-        "peak memory, in logits (published, eager · compiled)",
+        "loss",
+        "copies of the logits (CSR)",
+        "faster than published formula",
+        "faster than reference",
+        "peak memory",
     )
     loaded = of_json(results, "cpu")
     note = (
-        f"One run of `make bench`: {loaded.provenance}; medians, allocator warm for everyone.\n"
-        "Ours from dense bool targets, CSR in brackets; the published formula, the bare one as papers and packages\n"
-        "write it, from those that suit it best, made beforehand. All samples are in `bench/results/cpu.json`,\n"
-        "everything drawn from them in [docs/benchmarks.md](docs/benchmarks.md)."
+        f"Forward + backward, B = {rows}, L = {labels:,}, float32. Time is in copies of the logits, with dense bool\n"
+        "targets and, in brackets, CSR targets. *Faster* is against eager · `torch.compile`: the published formula is\n"
+        "the bare one as papers and packages write it, on the targets that suit it best (in brackets: ours on the\n"
+        "same floating targets); the reference is this package's plain PyTorch. Peak memory is in units of the logits,\n"
+        "the published formula's, eager · compiled, in brackets.\n\n"
+        f"One run of `make bench`: {loaded.provenance}; medians, warm allocator for all.\n"
+        "All samples are in `bench/results/cpu.json`, all figures in [docs/benchmarks.md](docs/benchmarks.md)."
     )
     return f"{table(head, [_cpu_row(name, results) for name in _NAMES])}\n\n{note}"
 
@@ -100,20 +103,15 @@ def _gpu_row(name: str, results: Results, labels: int) -> list[str]:
 
 
 def _gpu_table(results: Results, labels: int) -> str:
-    head = (
-        f"{results['machine']['gpu']}, L = {labels:,}, bfloat16, forward + backward",
-        "time (CSR)",
-        "of the floor (CSR)",
-        "faster than eager · `torch.compile`",
-        "the same with CSR",
-        "peak memory, in logits",
-    )
+    head = ("loss", "time (CSR)", "of the floor (CSR)", "faster, dense targets", "faster, CSR targets", "peak memory")
     copy, read = (results["bandwidth"][name]["bytes_per_second"] / 1e12 for name in ("copy", "read"))
     met = sum(gate["passed"] for gate in results["gates"])
     versions, driver = results["versions"], results["gpu"].get("before", {}).get("driver_version", "unknown")
     note = (
-        f"One run of `make gpu`, torch {versions['torch']}, driver {driver}; the floor is logits, gradient and\n"
-        f"targets once each at the speed of a copy ({copy:.2f} TB/s in that run; reading alone {read:.2f}).\n"
+        f"{results['machine']['gpu']}, L = {labels:,}, bfloat16, forward + backward. *Faster* is against the fastest\n"
+        "eager formula · `torch.compile`; peak memory is in units of the logits. The floor is logits, gradient and\n"
+        f"targets once each at the speed of a copy ({copy:.2f} TB/s in that run; reading alone {read:.2f}).\n\n"
+        f"One run of `make gpu`, torch {versions['torch']}, driver {driver}.\n"
         f"{met} of {len(results['gates'])} gates met; all samples are in `bench/results`."
     )
     rows = filter(None, (_gpu_row(name, results, labels) for name in _NAMES))

@@ -57,7 +57,7 @@ class Samples(Sampled):
 def rounds(
     items: Sequence[Item], count: int, seconds: float = math.inf, enough: int = 0
 ) -> Iterator[tuple[int, list[Item]]]:
-    """Yield each round's number and the items in an order drawn anew: a noisy moment hits all of them alike.
+    """Yield each round's number and the items in a new random order: a noisy moment hits all of them alike.
 
     There are ``count`` rounds, or fewer: after ``seconds``, no round begins once there were ``enough``.
     """

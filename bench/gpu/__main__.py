@@ -137,7 +137,7 @@ def _ready(options: argparse.Namespace, done: list[Part], end: float) -> dict[st
     if not architecture and not dry:
         raise SystemExit("make gpu: the driver shows no GPU here. `make gpu DRY=1` walks through it on the CPU.")
     print("building ...", flush=True)
-    # Without a GPU the build is for every architecture, and has its own time.
+    # A build without a GPU is for every architecture, and has its own time.
     done.append(build(architecture, (end - time.monotonic()) / 2 if architecture else 600.0))
     if not done[-1].right:
         return None

@@ -86,7 +86,7 @@ class Run:
 
     @property
     def late(self) -> bool:
-        """Whether the time is over, so that no measurement begins."""
+        """True if the time is over, so that no measurement begins."""
         return self.seconds > self.options.seconds
 
     def _step(self, what: str, measure: Callable[[], Any]) -> None:

@@ -64,7 +64,7 @@ class Timed(Sampled):
 
     @property
     def ours(self) -> bool:
-        """Whether this package's kernels were timed."""
+        """True if this package's kernels were timed."""
         return self.implementation in OURS
 
 
@@ -77,7 +77,7 @@ class Rotation:
         footprint = 2 * first.nbytes + first.dense.nbytes
         count = min(512, max(2, -(-4 * device.l2_bytes // footprint)))
         self.problems = [first, *(make(i) for i in range(1, count))]
-        # By the losses' own dtype, so that backward converts nothing.
+        # One for each dtype of a loss, so that backward converts nothing.
         self._grad_outputs: dict[torch.dtype, Tensor] = {}
         for problem in self.problems:  # so that no call waits for the allocator
             problem.leaf.grad = torch.empty_like(problem.source)
@@ -126,7 +126,7 @@ class Job:
 
 def _bytes(case: Case, problem: Problem, implementation: str, mode: str, reads: int) -> tuple[int, int]:
     """Return the bytes of the floor, and those that a plan with ``reads`` reads of the logits moves."""
-    targets = problem.target_bytes[case.layouts.get(implementation, case.beside)]
+    targets = problem.target_bytes[case.layouts.get(implementation, case.second_argument)]
     logits = problem.nbytes
     gradient = 0 if mode == "forward" else logits
     # float16 recomputes the gradient, so that grad_output costs no pass of its own there.

@@ -1,4 +1,4 @@
-"""What ``make gpu`` times on a GPU: shapes, dtypes, losses and peers, the most informative first."""
+"""The tables of times that ``make gpu`` measures: shapes, dtypes, losses and peers, the most informative first."""
 
 from __future__ import annotations
 

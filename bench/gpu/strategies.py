@@ -55,7 +55,7 @@ def strategies(
         )
         reads = plan["reads"] + (mode != "forward" and not forms)
         found.setdefault(plan["strategy"], Strategy(plan["strategy"], number, reads, plan["forward"]))
-    # In a dry run the tensors are the CPU's, which Triton cannot read.
+    # Triton cannot read the CPU tensors of a dry run.
     return [
         *found.values(),
         *([] if device.dry or not triton else _of_triton(labels, rows, dtype, element_wise, mode, forms)),
