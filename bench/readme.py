@@ -68,8 +68,8 @@ def cpu_block(results: Results) -> str:
         f"Forward + backward, B = {rows}, L = {labels:,}, float32. Time is in copies of the logits, with dense bool\n"
         "targets and, in brackets, CSR targets. *Faster* is against eager · `torch.compile`: the published formula is\n"
         "the bare one as papers and packages write it, on the targets that suit it best (in brackets: ours on the\n"
-        "same floating targets); the reference is this package's plain PyTorch. Peak memory is in units of the logits,\n"
-        "the published formula's, eager · compiled, in brackets.\n\n"
+        "same floating targets); the reference is this package's plain PyTorch. Peak memory is in units of the\n"
+        "logits, in brackets the published formula's, eager · compiled.\n\n"
         f"One run of `make bench`: {loaded.provenance}; medians, warm allocator for all.\n"
         "All samples are in `bench/results/cpu.json`, all figures in [docs/benchmarks.md](docs/benchmarks.md)."
     )
