@@ -21,33 +21,33 @@ from mlloss_cuda import CSRTargets, ZLPRLoss, hf_compute_loss
 from mlloss_cuda.data import csr_collate
 from mlloss_cuda.metrics import precision_at_k
 
-UNKNOWN = -1  # not -100, which the Trainer does not count: every row weighs the same, however much of it is known
+UNKNOWN = -1  # not -100, which the Trainer would not count: each row has the same weight, however many labels are known
 
 
 def rows(count: int, seed: int) -> list[dict[str, Any]]:
-    """Samples as a tokenised data set has them; labels are lists of numbers."""
+    """Return samples like those of a tokenised data set; labels are lists of numbers."""
     words, labels = documents(count, seed)
     ids = [torch.tensor(padded(own)) for own in words]
     return [{"input_ids": x, "attention_mask": x.ne(0).long(), "labels": y} for x, y in zip(ids, labels, strict=True)]
 
 
 def collate_dense(samples: list[dict[str, Any]], known: float = 1.0) -> dict[str, Any]:
-    """Labels ``[B, L]`` of 0 and 1; a share of them is unknown."""
+    """Collate labels ``[B, L]`` of 0 and 1; a share of them is unknown."""
     batch = csr_collate(samples, num_labels=LABELS)
     dense = batch["labels"].to_dense().float()
-    # The Trainer sees to it that torch's generator begins as the run's seed says.
+    # The Trainer seeds torch's generator with the run's seed.
     return {**batch, "labels": dense.masked_fill(torch.rand(dense.shape) >= known, UNKNOWN)}
 
 
 def metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """The metrics of the whole evaluation set, whose dense labels the Trainer has joined."""
+    """Compute metrics of the whole evaluation set, whose dense labels the Trainer has concatenated."""
     logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
     best = logits.topk(5, dim=1).indices
     return {f"precision_at_{k}": precision_at_k(best, CSRTargets.from_dense(labels), k).item() for k in (1, 5)}
 
 
 def model() -> BertForSequenceClassification:
-    """Two layers of 64, with the problem type that is several labels a row."""
+    """Make a model of two layers of width 64 with several labels a row."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     config = BertConfig(vocab_size=WORDS + 2, num_labels=LABELS, hidden_dropout_prob=0.0, **sizes)
@@ -55,15 +55,15 @@ def model() -> BertForSequenceClassification:
 
 
 def run(collate: Callable[..., Any], evaluated: Callable[..., Any], sparse: bool, folder: str) -> tuple[float, float]:
-    """Train with one collator, evaluate with another one; the loss before and after."""
+    """Train with one collator and evaluate with another; return the loss before and after."""
     arguments = TrainingArguments(
         folder,
         per_device_train_batch_size=16,
-        gradient_accumulation_steps=3,  # 63 batches: the last group is full; any number is as right
+        gradient_accumulation_steps=3,  # 63 batches make whole groups; other numbers work too
         num_train_epochs=4,
         learning_rate=5e-3,
         lr_scheduler_type="constant",
-        prediction_loss_only=sparse,  # the Trainer joins dense labels for compute_metrics, and no others
+        prediction_loss_only=sparse,  # the Trainer concatenates only dense labels for compute_metrics
         logging_steps=21,
         save_strategy="no",
         report_to=[],

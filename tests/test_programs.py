@@ -1,4 +1,4 @@
-"""The programs beside the library, at their smallest: `python -m demo` and `python -m bench`."""
+"""`python -m demo` and `python -m bench` at their smallest sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from bench import compare, figures, page, plots, readme
-from bench.competitors import all_cases
+from bench.implementations import all_cases
 
 ROOT = Path(__file__).parent.parent
 DTYPES = ("float32", "bfloat16")
@@ -50,7 +50,7 @@ def test_bench_quick(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     written = json.loads(results.read_text())
     assert not written["left_out"]
-    # Every loss in every layout, timed and with its memory; and all peers but compiled ones.
+    # Every loss is timed in every layout, and its memory measured; all peers run but compiled ones.
     cases = {case.name: case for case in all_cases()}
     names = cases.keys()
     for dtype, peers in (("float32", {"eager", "plain"}), ("bfloat16", {"eager", "float32"})):
@@ -69,7 +69,7 @@ def test_bench_quick(tmp_path: Path) -> None:
 
 
 def test_gpu_dry_run(tmp_path: Path) -> None:
-    """It walks through the benchmark on the CPU, and leaves nothing beside real results."""
+    """A dry run executes the benchmark on the CPU, and leaves no file beside real results."""
     before = sorted((ROOT / "bench" / "results").iterdir())
     done = run("bench.gpu", "--dry-run", "--no-build", "--part", "bench", TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -82,7 +82,7 @@ def test_gpu_dry_run(tmp_path: Path) -> None:
     assert {time["mode"] for time in results["times"]} == {"step", "scaled", "forward"}
     assert all(time["ms"] for time in results["times"] if time["competitor"] in ("fused", "csr"))
     assert {(one["loss"], bool(one["ms"])) for one in results["linear"]} == {("bce", True), ("zlpr", True)}
-    # The README's table, the page and its pictures are drawn from such a file.
+    # Such a file gives the README's table, the page and its pictures.
     assert "TB/s" in readme.gpu_block([results], labels=1_001)
     loaded = figures.load(path)
     assert "### 6 x 1,001, bfloat16" in page.rendered([loaded]).partition("**GPUs**")[2]

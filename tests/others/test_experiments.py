@@ -1,4 +1,4 @@
-"""The experiments at their smallest, which need torchmetrics: on made-up sets, resumed, and reported."""
+"""The experiments at their smallest, on invented sets: run, resumed and reported. They need torchmetrics."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.experiments import __main__, imbalance, report, store, study, training
+from bench.studies.experiments import __main__, imbalance, report, store, study, training
 
 from . import packages  # noqa: F401 - torchvision as torchmetrics can import it
 
 
 @pytest.fixture
 def arff(tmp_path: Path, generator: torch.Generator) -> Path:
-    """Labels that follow from the features."""
+    """Write a set whose labels depend on the features."""
     x = torch.randn(400, 6, generator=generator)
     y = (x[:, :3] > 1.4).int()
     lines = ["@relation r", *(f"@attribute x{i} numeric" for i in range(6))]
@@ -40,7 +40,7 @@ def test_runs_and_resumes(arff: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         for part in ("losses", "imbalance"):
             assert __main__.main([part, *given]) == 0
         first = results.read_text()
-        # A line that was cut off is run again, and nothing else.
+        # Only the run of a line that was cut off is repeated.
         results.write_text(first[:-20])
         assert __main__.main(["losses", *given]) == __main__.main(["imbalance", *given]) == 0
     finally:
@@ -57,7 +57,7 @@ def test_runs_and_resumes(arff: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_parts_are_apart(arff: Path) -> None:
-    """No row is in two of them."""
+    """No row is in two parts."""
     task = study.split("made", study.load([arff], None))
     rows = [tuple(row.tolist()) for part in (task.train, task.valid, task.test) for row in part.x]
     assert len(set(rows)) == len(rows) == 400
