@@ -1,6 +1,6 @@
-"""``python -m bench``: forward + backward of every loss against the other ways to compute it, on the CPU.
+"""``python -m bench``: forward + backward of every loss against other implementations of it, on the CPU.
 
-GPUs have a program of their own: ``make gpu``. ``python -m bench compare BEFORE AFTER`` compares two results.
+``make gpu`` measures a GPU. ``python -m bench compare BEFORE AFTER`` compares two results.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from . import WARM, keep_memory
 from .plan import MAIN_SHAPE, Section, default_sections, full_sections, one_shape, quick_sections
 
-_SECONDS = 235.0  # for times; memory comes after
+_SECONDS = 235.0  # for times; memory is measured after them
 
 
 def _shape(text: str) -> tuple[int, int]:
@@ -32,15 +32,17 @@ def _shape(text: str) -> tuple[int, int]:
 
 def _arguments(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--loss", action="append", metavar="NAME", help="only this one (may be repeated)")
+    parser.add_argument("--loss", action="append", metavar="NAME", help="only this loss (may be repeated)")
     parser.add_argument("--shape", type=_shape, metavar="BxL", help="only this shape")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="only this dtype")
-    parser.add_argument("--seed", type=int, help="of the random data; default: a new one")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write results and all samples there")
+    parser.add_argument("--seed", type=int, help="seed of the random data; default: a new one")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="file for the results and all samples")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--no-memory", action="store_true", help="leave memory out")
     parser.add_argument("--full", action="store_true", help="every loss, shape, dtype, layout and peer")
-    parser.add_argument("--seconds", type=float, metavar="S", help="begin no loss after so long; default: 235, or none")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="begin no loss after this time; default: 235, or none"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny shapes, no torch.compile, no gates: does it run?")
     options = parser.parse_args(given)
     if options.seconds is None:
@@ -49,7 +51,7 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
 
 
 def _sections(options: argparse.Namespace) -> list[Section]:
-    """What is timed."""
+    """Return the sections that the options name."""
     dtypes = [options.dtype] if options.dtype else ["float32", "bfloat16"]
     if options.quick:
         sections = quick_sections(options.shape or (4, 1_000), dtypes)
@@ -63,7 +65,7 @@ def _sections(options: argparse.Namespace) -> list[Section]:
 
 
 def _cases(wanted: list[str] | None) -> list[Any]:
-    from .competitors import all_cases
+    from .implementations import all_cases
 
     cases = all_cases()
     known = {case.name for case in cases} | {case.function.__name__.removesuffix("_loss") for case in cases}
@@ -84,38 +86,36 @@ def _print_header(header: dict[str, Any], warm: bool) -> None:
     print(", ".join(f"{name} {version}" for name, version in versions.items() if version))
     commit = f"commit {header['commit'][:12]}{' (modified)' if header['modified'] else ''}" if header["commit"] else ""
     print(", ".join(filter(None, [commit, f"seed {header['seed']}", f"load average {machine['load_before']:.1f}"])))
-    print(WARM if warm else "allocator: as the system has it; times contain page faults for fresh memory.")
-    print("order: interleaved rounds, shuffled; logits just written before every run; outputs checked against float64.")
+    print(WARM if warm else "allocator: the system's; times contain page faults for fresh memory.")
     print(
-        "peers: `reference` is this library's plain PyTorch, with all its options and checks; `published` the bare\n"
+        "order: interleaved rounds, shuffled; logits are written before every run; outputs are checked against float64."
+    )
+    print(
+        "peers: `reference` is this library's plain PyTorch with all its options and checks; `published` is the bare\n"
         "  formula as papers and packages write it (BCE: torch's), on the kind of targets that suits it best."
     )
 
 
-def _of(section: Section, cases: list[Any]) -> list[Any]:
+def _cases_of(section: Section, cases: list[Any]) -> list[Any]:
     wanted = {"main": (True,), "others": (False,), "all": (True, False)}[section.cases]
     return [case for case in cases if case.main in wanted]
 
 
-def _shape_of(section: Section) -> str:
-    return f"{section.rows} x {section.labels:,}, {section.dtype}"
-
-
 def _time(section: Section, cases: list[Any], seed: int, end: float) -> tuple[list[Any], list[str]]:
-    """One table; and what was left out because it would have begun after ``end``."""
+    """Print one table; return its times, and the cases that are left out because ``end`` has passed."""
     import torch
 
-    from .competitors import LABELS, Problem
+    from .implementations import LABELS, Problem
     from .measure import measure_case
     from .report import disturbed, time_table
 
-    print(f"\n{_shape_of(section)}, reduction mean; of sums of losses, batchmean", flush=True)
+    print(f"\n{section}, reduction mean (batchmean for sums of losses)", flush=True)
     start = time.monotonic()
     problem = Problem(section.rows, section.labels, getattr(torch, section.dtype), "cpu", seed)
     measured, left_out = [], []
     for case in cases:
         if time.monotonic() > end:
-            left_out.append(f"{case.name}, {_shape_of(section)}")
+            left_out.append(f"{case.name}, {section}")
             continue
         measured.append(measure_case(case, problem, section.names, section.rounds, section.seconds))
     took = f"{time.monotonic() - start:.0f} s"
@@ -127,8 +127,8 @@ def _time(section: Section, cases: list[Any], seed: int, end: float) -> tuple[li
 
 
 def _remember(timed: list[tuple[Section, list[Any]]], seed: int) -> list[Any]:
-    """Of whom was timed: a peer that could not run there would not here."""
-    from .measure import Request, measure_memory
+    """Measure memory only for implementations that were timed: one that cannot run would fail here too."""
+    from .memory import Request, measure_memory
     from .report import memory_table
 
     requests: dict[tuple[int, int, str], Request] = {}
@@ -144,7 +144,7 @@ def _remember(timed: list[tuple[Section, list[Any]]], seed: int) -> list[Any]:
 
 
 def main(given: list[str] | None = None) -> int:
-    """Run, print, and write what was asked for; or compare two results."""
+    """Measure, print, and write the results; or compare two results."""
     given = sys.argv[1:] if given is None else given
     if given[:1] == ["compare"]:
         from .compare import main as compare
@@ -154,7 +154,9 @@ def main(given: list[str] | None = None) -> int:
     start = time.monotonic()
     warm = keep_memory()  # before torch is imported
 
-    from .report import about, as_json, gate_table, gates, memory_gates, written
+    from .about import about
+    from .gates import gate_table, gates, memory_gates
+    from .report import as_json, written
 
     seed = options.seed if options.seed is not None else secrets.randbelow(2**31)
     cases = _cases(options.loss)
@@ -163,7 +165,7 @@ def main(given: list[str] | None = None) -> int:
     timed: list[tuple[Section, list[Any]]] = []
     left_out: list[str] = []
     for section in _sections(options):
-        measured, late = _time(section, _of(section, cases), seed, start + options.seconds)
+        measured, late = _time(section, _cases_of(section, cases), seed, start + options.seconds)
         timed.append((section, measured))
         left_out += late
     measured = [m for _, found in timed for m in found]

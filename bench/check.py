@@ -1,4 +1,4 @@
-"""Right before fast: outputs against float64, some rows at a time where the whole is too large."""
+"""Check outputs against float64 before anything is timed, some rows at a time if the whole is too large."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .competitors import Case, Competitor, Problem
+from .implementations import Case, Implementation, Problem
 
 __all__ = ["check", "check_gradient", "check_value", "jumps", "truth"]
 
-# (relative, and of the largest gradient) to float64: float32 sums over many labels; one rounding in the others.
+# Tolerances to float64, relative and as a share of the largest gradient: float32 sums over many labels, the other
+# dtypes are rounded once.
 _TOLERANCES = {torch.float32: (1e-4, 1e-5), torch.bfloat16: (8e-3, 4e-3), torch.float16: (2e-3, 1e-3)}
-
 
 # margin_bce's gradient jumps where a probability passes the margin: within a rounding of it, either side is right.
 _JUMPING = ("margin_bce",)
-_AT_A_JUMP = 1e-6  # of the elements, at most
-_AT_ONCE = 1 << 26  # elements that are compared in float64 at a time
+_AT_A_JUMP = 1e-6  # the largest share of elements that may be on the other side of a jump
+_AT_ONCE = 1 << 26  # the number of elements that are compared in float64 at a time
 
 
 def _row_chunks(problem: Problem) -> Iterator[slice]:
@@ -27,15 +27,15 @@ def _row_chunks(problem: Problem) -> Iterator[slice]:
 
 
 def truth(case: Case, problem: Problem) -> tuple[Tensor, Tensor]:
-    """Value and gradient in float64; the gradient then rounded to float32, by less than any tolerance."""
+    """Compute value and gradient in float64; the gradient is kept in float32, which rounds by less than a tolerance."""
     value = torch.zeros((), dtype=torch.float64, device=problem.device)
     gradient = torch.empty(problem.source.shape, dtype=torch.float32, device=problem.device)
     for rows in _row_chunks(problem):
         logits = problem.source[rows].double().requires_grad_()
-        # The reduction is a mean, so that each row of a part weighs more than one of the whole.
-        beside = getattr(problem, case.beside)[rows]
-        beside = beside.double() if beside.is_floating_point() else beside
-        part = case.reference(logits, beside) * (logits.shape[0] / problem.rows)
+        # The reduction is a mean: a part's mean counts by its share of the rows.
+        second = getattr(problem, case.second_argument)[rows]
+        second = second.double() if second.is_floating_point() else second
+        part = case.reference(logits, second) * (logits.shape[0] / problem.rows)
         gradient[rows] = torch.autograd.grad(part, logits)[0]
         value += part.detach()
     return value, gradient
@@ -46,7 +46,7 @@ def _compare(
 ) -> None:
     found, expected = found.double(), expected.double()
     error = (found - expected).abs()
-    # Not `>`: that is False for NaN.
+    # Not `>`, which is False for NaN.
     wrong = ~(error <= expected.abs() * relative + absolute)
     if jumps is not None and int(wrong.sum()) <= 2 + error.numel() * _AT_A_JUMP:
         wrong &= ~(error <= jumps)
@@ -69,14 +69,14 @@ def check_gradient(
 ) -> None:
     """Compare a gradient, times ``factor``, with float64, some rows at a time.
 
-    ``jumps``: it may have the value on the other side of a jump, in one element of a million or so.
+    ``jumps``: about one element in a million may have the value on the other side of a jump.
 
     Raises:
         AssertionError: it is wrong.
     """
     assert gradient.shape == expected.shape, f"gradient: shape {tuple(gradient.shape)}"
     relative, absolute = _TOLERANCES[problem.dtype]
-    # Half of the least number above 0 is lost to rounding, which matters in float16.
+    # Rounding loses up to half of the least number above 0, which matters in float16.
     least = torch.finfo(problem.dtype).smallest_normal * torch.finfo(problem.dtype).eps
     largest = float(expected.abs().max()) * factor
     jump = (1 + relative) * largest if jumps else None
@@ -85,19 +85,19 @@ def check_gradient(
 
 
 def jumps(case: str) -> bool:
-    """Whether the gradient does."""
+    """Return whether the gradient of a case jumps."""
     return case in _JUMPING
 
 
-def check(case: Case, competitor: Competitor, problem: Problem, expected: tuple[Tensor, Tensor]) -> None:
+def check(case: Case, implementation: Implementation, problem: Problem, expected: tuple[Tensor, Tensor]) -> None:
     """Run once and compare with float64.
 
     Raises:
         AssertionError: value or gradient is wrong.
     """
-    value = competitor.run(problem.fresh(competitor.in_place), problem).detach()
-    if competitor.copies:
+    value = implementation.run(problem.fresh(implementation.in_place), problem).detach()
+    if implementation.copies:
         assert torch.equal(value, problem.source), "the copy differs"
         return
     check_value(value, problem, expected[0])
-    check_gradient(problem.gradient(competitor.in_place), problem, expected[1], jumps=jumps(case.name))
+    check_gradient(problem.gradient(implementation.in_place), problem, expected[1], jumps=jumps(case.name))

@@ -1,9 +1,9 @@
 """``python -m bench.commits BEFORE [AFTER]``: two commits side by side, forward + backward on the CPU.
 
-Each commit is built in a folder of its own, for this machine's instruction set, and runs in a process of its own; the
-two are timed turn by turn, so that whatever else this machine does is the same for both. AFTER is the tree as it is
-here, unless it is named. Times are the least of all turns of several such pairs of processes, since one process of
-several is slow from its start to its end. A ratio above 1: AFTER is faster.
+Each commit is built in a folder of its own, for this machine's instruction set, and runs in a process of its own. The
+two are timed in turn, so that other load on the machine hits both alike. AFTER is the working tree unless it is named.
+Times are the least of all turns of several pairs of processes, since some processes are slow from start to end. A ratio
+above 1 means that AFTER is faster.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from typing import Any
 import torch
 
 from . import keep_memory
-from .competitors import Competitor, Problem, all_cases, build
-from .measure import _clocked
+from .implementations import Implementation, Problem, all_cases, build
+from .markdown import head_lines, row_line
+from .measure import clocked
 
 __all__ = ["compared", "main"]
 
 _TREE = Path(__file__).resolve().parents[1]
 _LOSSES = ("zlpr", "bce", "dice", "focal", "asymmetric", "symmetric_kl", "zlpr+focal+dice")
-_FEW = 100  # page faults a run
+_FEW = 100  # page faults of a run that meets no new memory
 _NAMES = {"dense": "fused", "csr": "csr"}
 
 
 class _Commit:
-    """A process that runs one commit's package, for one case: what an earlier one left in its memory shows in times."""
+    """A process that runs one commit's package for one case: memory that an earlier case leaves would show in times."""
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(_TREE)!r})\n" + _SERVE, str(folder)]
         self.process = subprocess.Popen(command, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def ask(self, **request: Any) -> Any:
+    def request(self, **content: Any) -> Any:
         """Send a request, and wait for its answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.write(json.dumps(content) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
@@ -52,11 +53,11 @@ class _Commit:
         return json.loads(line)
 
     def end(self) -> None:
-        """Let the process go."""
+        """End the process."""
         self.process.communicate()
 
 
-# The package is the commit's, the benchmark this tree's.
+# The package is the commit's; the benchmark is this tree's.
 _SERVE = """
 sys.path.insert(0, sys.argv[1])
 import mlloss_cuda
@@ -67,7 +68,7 @@ serve()
 
 
 def serve() -> None:
-    """Answer requests from standard input: what to prepare, or how often to run it."""
+    """Answer requests from standard input: prepare a case, or run an implementation of it."""
     keep_memory()
     cases = {case.name: case for case in all_cases()}
     runs: dict[str, Any] = {}
@@ -85,21 +86,21 @@ def serve() -> None:
             print(json.dumps(_warm(*runs[request["run"]])), flush=True)
 
 
-def _warm(competitor: Competitor, problem: Problem) -> float:
+def _warm(implementation: Implementation, problem: Problem) -> float:
     """Run for a tenth of a second, or a second while most runs meet new memory, and return the least milliseconds.
 
-    A core that has waited begins at half of its speed.
+    A core that was idle begins at half of its speed.
     """
     begin, least, clean = time.monotonic(), math.inf, 0
     while (seconds := time.monotonic() - begin) < 0.1 or (clean < 3 and seconds < 1.0):
-        ms, faults = _clocked(competitor, problem)
+        ms, faults = clocked(implementation, problem)
         clean += faults < _FEW
         least = min(least, ms)
     return least
 
 
 def _built(commit: str) -> Path:
-    """The folder of a commit, built; it is kept for the next time."""
+    """Return the folder of a commit, built; later runs find it there."""
     found = subprocess.run(["git", "rev-parse", "--short=12", commit], cwd=_TREE, capture_output=True, text=True)
     if found.returncode:
         raise SystemExit(f"no commit is called {commit!r} here")
@@ -119,19 +120,19 @@ def _built(commit: str) -> Path:
 
 
 def _turns(folders: tuple[Path, Path], name: str, rounds: int, **what: Any) -> Iterator[tuple[float, float, float]]:
-    """Milliseconds of one commit, of the other and of a copy, turn by turn."""
+    """Yield the milliseconds of one commit, of the other and of a copy, turn by turn."""
     commits = (_Commit(folders[0]), _Commit(folders[1]))
     for commit in commits:
-        commit.ask(name=name, **what)
+        commit.request(name=name, **what)
     for turn in range(rounds):
-        ms = {i: commits[i].ask(run=name) for i in ((0, 1) if turn % 2 else (1, 0))}
-        yield ms[0], ms[1], commits[turn % 2].ask(run="copy")
+        ms = {i: commits[i].request(run=name) for i in ((0, 1) if turn % 2 else (1, 0))}
+        yield ms[0], ms[1], commits[turn % 2].request(run="copy")
     for commit in commits:
         commit.end()
 
 
 def compared(folders: tuple[Path, Path], processes: int, rounds: int, **what: Any) -> tuple[float, float, float]:
-    """The ratio, and each commit's time in copies of the logits."""
+    """Return the ratio, and each commit's time in copies of the logits."""
     turns = [turn for _ in range(processes) for turn in _turns(folders, rounds=rounds, **what)]
     before, after, copy = (min(ms) for ms in zip(*turns, strict=True))
     return before / after, before / copy, after / copy
@@ -148,7 +149,7 @@ def _requests(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build what is missing, compare, and print a line for each case."""
+    """Build the commits that are not built, compare, and print a line for each case."""
     parser = argparse.ArgumentParser(prog="python -m bench.commits", description=__doc__)
     parser.add_argument("before", metavar="BEFORE")
     parser.add_argument("after", metavar="AFTER", nargs="?")
@@ -161,11 +162,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     given = parser.parse_args(arguments)
     folders = (_built(given.before), _built(given.after) if given.after else _TREE)
-    print(f"{'':36} {'times as fast':>14} {'copies before':>14} {'after':>7}")
+    print(head_lines(("case", "times as fast", "copies before", "copies after")))
     for request in _requests(given):
         ratio, before, after = compared(folders, given.processes, rounds=given.rounds, threads=given.threads, **request)
         title = "{case} {rows}x{labels} {dtype} {name}".format(**request)
-        print(f"{title:44} {ratio:6.2f} {before:14.2f} {after:7.2f}", flush=True)
+        print(row_line((title, *(f"{number:.2f}" for number in (ratio, before, after)))), flush=True)
     return 0
 
 

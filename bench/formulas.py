@@ -1,7 +1,7 @@
-"""The losses as papers and other packages write them: without this package's options and checks.
+"""The losses as papers and other packages write them, without this package's options and checks.
 
-Each takes the targets that suit it best: bool where it masks, floating where it multiplies. What PyTorch has itself is
-PyTorch's own.
+Benchmarks and the demo compare with them. Each formula takes the targets that suit it best: bool if it masks, floating
+if it multiplies. A loss that PyTorch has is PyTorch's own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["MASKING", "PACKAGED", "PUBLISHED", "monai", "torchvision", "torchvision_ops"]
+__all__ = [
+    "MASKING",
+    "PACKAGED",
+    "PUBLISHED",
+    "bce",
+    "dice",
+    "focal",
+    "monai",
+    "torchvision",
+    "torchvision_ops",
+    "zlpr_by_softplus",
+]
 
 Loss = Callable[[Tensor, Any], Tensor]
 
@@ -35,6 +46,11 @@ def _zlpr(logits: Tensor, targets: Tensor) -> Tensor:
     return (negatives.logsumexp(1) + positives.logsumexp(1)).mean()
 
 
+def zlpr_by_softplus(logits: Tensor, targets: Tensor) -> Tensor:
+    """Compute ZLPR without concatenating a zero: log(1 + sum of exp) is softplus(logsumexp). It is faster."""
+    return (F.softplus(_log_sum_exp(logits, ~targets)) + F.softplus(_log_sum_exp(-logits, targets))).mean()
+
+
 def _lsep(logits: Tensor, targets: Tensor) -> Tensor:
     return F.softplus(_log_sum_exp(logits, ~targets) + _log_sum_exp(-logits, targets)).mean()
 
@@ -48,12 +64,26 @@ def _decoupled_softmax(logits: Tensor, targets: Tensor) -> Tensor:
 # ---- labels ----
 
 
-def _focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def bce(logits: Tensor, targets: Tensor) -> Tensor:
+    """Compute PyTorch's BCE: the sum over labels, the mean over rows."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
+
+
+def focal(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
+    """Compute torchvision's focal loss without alpha: the sum over labels, the mean over rows."""
+    return _focal_terms(logits, targets, gamma).sum() / len(logits)
+
+
+def _focal_terms(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
     p = logits.sigmoid()
     ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     p_t = p * targets + (1 - p) * (1 - targets)
+    return ce * (1 - p_t) ** gamma
+
+
+def _focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     alpha_t = alpha * targets + (1 - alpha) * (1 - targets)
-    return (alpha_t * ce * (1 - p_t) ** gamma).mean()
+    return (alpha_t * _focal_terms(logits, targets, gamma)).mean()
 
 
 def _margin_bce(logits: Tensor, targets: Tensor, margin: float = 0.8) -> Tensor:
@@ -75,7 +105,8 @@ def _asymmetric(
 # ---- overlap ----
 
 
-def _dice(logits: Tensor, targets: Tensor, smooth: float = 1.0) -> Tensor:
+def dice(logits: Tensor, targets: Tensor, smooth: float = 1.0) -> Tensor:
+    """Compute the Dice loss of each row, and the mean over rows."""
     p = logits.sigmoid()
     overlap = 2 * (p * targets).sum(1) + smooth
     return (1 - overlap / (p.sum(1) + targets.sum(1) + smooth)).mean()
@@ -102,12 +133,12 @@ def _symmetric_kl(logits: Tensor, other: Tensor) -> Tensor:
 
 
 def _zlpr_and_dice(logits: Tensor, targets: Tensor) -> Tensor:
-    return _zlpr(logits, targets) + _dice(logits, targets.to(logits.dtype))
+    return _zlpr(logits, targets) + dice(logits, targets.to(logits.dtype))
 
 
 def _zlpr_focal_and_dice(logits: Tensor, targets: Tensor) -> Tensor:
     numbers = targets.to(logits.dtype)
-    return _zlpr(logits, targets) + logits.shape[1] * _focal(logits, numbers) + _dice(logits, numbers)
+    return _zlpr(logits, targets) + logits.shape[1] * _focal(logits, numbers) + dice(logits, numbers)
 
 
 MASKING: dict[str, Loss] = {
@@ -122,27 +153,29 @@ PUBLISHED: dict[str, Loss] = {
     **MASKING,
     "asymmetric": _asymmetric,
     "bce": F.binary_cross_entropy_with_logits,
-    "dice": _dice,
+    "dice": dice,
     "focal": _focal,
     "jaccard": _jaccard,
     "margin_bce": _margin_bce,
-    "multi_positive_cross_entropy": F.cross_entropy,  # which sums a row's targets too
+    "multi_positive_cross_entropy": F.cross_entropy,  # takes several targets a row
     "symmetric_kl": _symmetric_kl,
     "tversky": _tversky,
 }
 
 
-# ---- packages, where they are installed; floating targets ----
+# ---- packages, if they are installed; they take floating targets ----
 
 PACKAGED = {"torchvision": ("focal",), "monai": ("focal", "dice", "jaccard", "tversky")}
 
-_kept: list[torch.library.Library] = []  # their ops go when these do
+_kept: list[torch.library.Library] = []  # an op exists as long as its library
 
 
 @functools.cache
 def torchvision_ops() -> Any:
-    """``torchvision.ops``. The package index has torchvision's library for CUDA alone; beside a torch without CUDA its
-    import misses two ops, which are defined here and never called.
+    """Import ``torchvision.ops``.
+
+    PyPI's torchvision is built for CUDA: with a torch without CUDA, its import needs two ops, which are defined here
+    and never called.
     """
     if torch.version.cuda is None and not importlib.metadata.version("torchvision").endswith("+cpu"):
         ops = torch.library.Library("torchvision", "FRAGMENT")
@@ -153,10 +186,10 @@ def torchvision_ops() -> Any:
 
 
 def torchvision(name: str) -> Loss | None:
-    """torchvision's loss of that name; None where it has none.
+    """Return torchvision's loss of that name, or None if it has none.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: torchvision is not installed.
     """
     if name not in PACKAGED["torchvision"]:
         return None
@@ -165,10 +198,10 @@ def torchvision(name: str) -> Loss | None:
 
 
 def monai(name: str) -> Loss | None:
-    """MONAI's loss of that name, a row of ours being a channel of theirs; None where it has none.
+    """Return MONAI's loss of that name, or None if it has none. A row of ours is an image of one channel there.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: MONAI is not installed.
     """
     if name not in PACKAGED["monai"]:
         return None
@@ -176,7 +209,7 @@ def monai(name: str) -> Loss | None:
     made = {
         "focal": lambda: losses.FocalLoss(alpha=0.25, gamma=2.0),
         "dice": lambda: losses.DiceLoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0),
-        # They smooth twice the intersection over twice the union.
+        # MONAI smooths twice the intersection over twice the union.
         "jaccard": lambda: losses.DiceLoss(sigmoid=True, jaccard=True, smooth_nr=2.0, smooth_dr=2.0),
         "tversky": lambda: losses.TverskyLoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0),
     }[name]()

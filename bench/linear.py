@@ -1,38 +1,44 @@
 """``python -m bench.linear``: a linear layer and its loss, forward + backward, on the CPU: time and memory.
 
-Times are ratios to the three matrix products alone, of one run; memory is what a process of its own
-needs beside input, weight, bias and targets. ``--big`` is one step at 2,812,281 labels, weights in bfloat16
-stepped inside backward: 4.3 GB of weights.
+Times are ratios to the three matrix products alone, of one run; memory is what a process of its own needs beyond input,
+weight, bias and targets. ``--big`` is one step at 2,812,281 labels, with weights in bfloat16 that step inside backward:
+4.3 GB of weights. ``bench.gpu`` measures the same layer on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
-import random
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import WARM, give_memory_back, keep_memory
+from .markdown import mebibytes, ratio, table
+from .plan import shape_of
+from .samples import Sampled, rounds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["FUSED_UPDATE", "NAMES", "Layer", "LinearTime", "Shape", "linear_table"]
+
+FUSED_UPDATE = "fused update"
 NAMES = {
     "products": "the matrix products alone",
     "ours": "mlloss_cuda.linear_loss",
+    FUSED_UPDATE: "mlloss_cuda.linear_loss, FusedSGD inside backward",
     "unfused": "F.linear, then mlloss_cuda's loss",
     "eager": "F.linear, then the formula, eager",
     "compile": "the same, torch.compile",
 }
+_CPU_NAMES = ("products", "ours", "unfused", "eager", "compile")
+
+
+# ---- the layer, on any device ----
 
 
 @dataclass(frozen=True)
@@ -47,18 +53,18 @@ class Shape:
     update: str | None = None  # "sgd": weights step inside backward
 
     def __str__(self) -> str:
-        return f"{self.loss}, {self.rows} x {self.labels:,}, {self.features} features, {self.dtype}"
+        return f"{self.loss}, {shape_of(self.rows, self.labels)}, {self.features} features, {self.dtype}"
 
 
 class Layer:
-    """Random input, weight, bias and targets, and the ways to compute the loss."""
+    """Random input, weight, bias and targets, and the implementations of layer and loss."""
 
     def __init__(self, shape: Shape, device: str = "cpu") -> None:
         import torch
 
         import mlloss_cuda
 
-        from .competitors import Problem, all_cases
+        from .implementations import Problem, all_cases
 
         dtype = getattr(torch, shape.dtype)
         self.case = next(case for case in all_cases() if case.name == shape.loss)
@@ -68,19 +74,18 @@ class Layer:
             shape.features, shape.labels, module(), device=device, dtype=dtype, fused_update=update
         )
         self.inputs = torch.randn(shape.rows, shape.features, device=device).to(dtype).requires_grad_()
-        # Of a problem, the targets alone: its logits are not wanted.
-        self.targets = Problem(shape.rows, 16, dtype, device, 0).csr
-        width = shape.labels // 16
-        columns = self.targets.col_indices * width
-        self.targets = mlloss_cuda.CSRTargets(self.targets.crow_indices, columns, shape.labels)
+        # A problem of 16 labels gives the targets; its logits would be too large at the layer's width.
+        narrow = Problem(shape.rows, 16, dtype, device, 0).csr
+        columns = narrow.col_indices * (shape.labels // 16)
+        self.targets = mlloss_cuda.CSRTargets(narrow.crow_indices, columns, shape.labels)
 
     def fresh(self) -> None:
-        """No gradients from before."""
+        """Drop the gradients of an earlier step."""
         for leaf in (self.inputs, *self.head.parameters()):
             leaf.grad = None
 
-    def ways(self, names: list[str]) -> dict[str, Callable[[], Any]]:
-        """A forward and backward by each."""
+    def steps(self, names: Sequence[str]) -> dict[str, Callable[[], Any]]:
+        """Return a forward and backward by each of these implementations."""
         import torch
         import torch.nn.functional as F
 
@@ -101,101 +106,159 @@ class Layer:
             logits = F.linear(x, weight, bias)
             _ = logits @ weight, logits.t() @ x
 
-        ways: dict[str, Callable[[], Any]] = {
+        def ours() -> None:
+            self.head(x, self.targets).backward()
+
+        steps: dict[str, Callable[[], Any]] = {
             "products": products,
-            "ours": lambda: self.head(x, self.targets).backward(),
+            "ours": ours,
+            FUSED_UPDATE: ours,  # the head of such a shape has the update
             "unfused": lambda: self.head.loss(F.linear(x, weight, bias), self.targets).backward(),
             "eager": lambda: formula(x, weight, bias).backward(),
             "compile": lambda: compiled(x, weight, bias).backward(),
         }
-        return {name: ways[name] for name in names}
+        return {name: steps[name] for name in names}
 
 
-def _seconds(layer: Layer, way: Callable[[], Any]) -> float:
+@dataclass
+class LinearTime(Sampled):
+    """One implementation of layer and loss: samples and memory, or why there are none."""
+
+    loss: str
+    implementation: str  # a key of NAMES
+    rows: int
+    labels: int
+    features: int
+    dtype: str
+    ms: list[float] = field(default_factory=list)
+    given_bytes: int | None = None  # input, weights, targets, and all other memory in use before the step
+    peak_bytes: int | None = None  # beyond those; None: not measured
+    planned_bytes: int | None = None
+    failure: str = ""
+
+    @classmethod
+    def of(cls, shape: Shape, implementation: str) -> LinearTime:
+        """Return an entry without samples."""
+        return cls(shape.loss, implementation, shape.rows, shape.labels, shape.features, shape.dtype)
+
+    def fail(self, words: str) -> None:
+        """Record why there are no samples."""
+        self.failure = words
+
+    @property
+    def wrong(self) -> str:
+        """The error that stopped it; a lack of memory is none."""
+        return "" if self.failure.startswith("OutOfMemory") else self.failure
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all fields and the median, by the names that result files have."""
+        found = {("way" if name == "implementation" else name): value for name, value in asdict(self).items()}
+        return {**found, **({"median_ms": self.median} if self.ms else {})}
+
+
+def linear_table(times: Sequence[LinearTime]) -> str:
+    """Return a line for each implementation, on any device."""
+    head = ("linear head", "shape, features", "ms", "least", "x products", "x ours", "peak MiB", "planned", "given")
+    rows, untimed = [], []
+    for one in times:
+        if not one.ms:
+            untimed.append(f"NOT TIMED: linear head, {one.loss}: {NAMES[one.implementation]}: {one.failure}")
+            continue
+        medians = {t.implementation: t.median for t in times if (t.loss, t.dtype) == (one.loss, one.dtype) and t.ms}
+        rows.append(
+            (
+                f"{one.loss}: {NAMES[one.implementation]}",
+                f"{shape_of(one.rows, one.labels)} x {one.features}",
+                f"{one.median:.3f}" if one.median < 100 else f"{one.median:,.0f}",
+                f"{one.minimum:.3f}" if one.minimum < 100 else f"{one.minimum:,.0f}",
+                *(ratio(one.median / medians[name]) if name in medians else "" for name in ("products", "ours")),
+                *map(mebibytes, (one.peak_bytes, one.planned_bytes, one.given_bytes)),
+            )
+        )
+    return "\n".join([table(head, rows, padded=True), *untimed])
+
+
+# ---- on a CPU ----
+
+
+def _milliseconds(layer: Layer, step: Callable[[], Any]) -> float:
     layer.fresh()
     start = time.perf_counter()
-    way()
-    return time.perf_counter() - start
+    step()
+    return 1e3 * (time.perf_counter() - start)
 
 
-def time_of(shape: Shape, names: list[str], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each in interleaved rounds, in an order drawn anew each round."""
+def times_of(shape: Shape, names: Sequence[str], count: int) -> list[LinearTime]:
+    """Time each implementation in ``count`` interleaved rounds."""
     layer = Layer(shape)
-    ways = layer.ways(names)
-    for way in ways.values():
-        _seconds(layer, way)
-    samples: dict[str, list[float]] = {name: [] for name in ways}
-    order = random.Random(0)
-    for _ in range(rounds):
-        for name in order.sample(names, len(names)):
-            samples[name].append(_seconds(layer, ways[name]))
-    return samples
+    steps = layer.steps(names)
+    for step in steps.values():
+        _milliseconds(layer, step)
+    times = {name: LinearTime.of(shape, name) for name in names}
+    for _, order in rounds(names, count):
+        for name in order:
+            times[name].ms.append(_milliseconds(layer, steps[name]))
+    return list(times.values())
 
 
-def _peak(shape: Shape, name: str) -> dict[str, float]:
-    """Bytes at the worst moment of a step, beside what it is given; in this process."""
-    from .measure import _status
+def _peak(shape: Shape, name: str) -> dict[str, int]:
+    """Measure, in this process, the bytes in use before a step, and the most that the step needs beyond them."""
+    from .memory import Meter
 
-    layer = Layer(shape)
-    (way,) = layer.ways([name]).values()
-    result = {"planned": float(layer.head.plan(shape.rows).peak_bytes)}
-    for _ in range(1 if shape.labels > 1_000_000 else 2):  # the first grows thread stacks
+    layer, meter = Layer(shape), Meter("cpu")
+    (step,) = layer.steps([name]).values()
+    result = {"planned_bytes": int(layer.head.plan(shape.rows).peak_bytes)}
+    for _ in range(1 if shape.labels > 1_000_000 else 2):  # the first step grows thread stacks
         layer.fresh()
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
-        way()
-        result |= {"peak": float(_status("VmHWM") - before), "given": float(before)}
+        before = meter.start()
+        step()
+        result |= {"peak_bytes": meter.peak() - before, "given_bytes": before}
     return result
 
 
-def peak_of(shape: Shape, name: str) -> dict[str, float] | None:
-    """The same in a process whose allocator gives back what is freed; None where it cannot be known."""
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    command = [sys.executable, "-m", "bench.linear", "--child", json.dumps({**asdict(shape), "name": name})]
-    finished = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True)
-    if finished.returncode:
-        raise RuntimeError((finished.stderr.strip().splitlines() or ["no message"])[-1])
-    found: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
-    return found
+def _measure_peak(shape: Shape, one: LinearTime) -> bool:
+    """Measure memory in a process whose allocator returns what is freed; return False where it cannot be known."""
+    from .memory import in_own_process, resets_peak
+
+    if not resets_peak():
+        return False
+    found = in_own_process("bench.linear", {**asdict(shape), "name": one.implementation})
+    one.peak_bytes, one.given_bytes = found["peak_bytes"], found["given_bytes"]
+    if one.implementation == "ours":
+        one.planned_bytes = found["planned_bytes"]
+    return True
 
 
-def _print_table(shape: Shape, names: list[str], rounds: int) -> None:
-    print(f"\n{shape}, reduction mean")
-    samples = time_of(shape, names, rounds)
-    medians = {name: statistics.median(seconds) for name, seconds in samples.items()}
-    print(f"{'':40} {'ms':>8} {'least':>8} {'products':>9} {'ours':>6} {'MiB':>8}")
-    for name, median in medians.items():
-        peak = None if name in ("products", "compile") else peak_of(shape, name)
-        memory = f"{peak['peak'] / 2**20:8,.0f}" if peak else ""
-        print(
-            f"{NAMES[name]:40} {1e3 * median:8.0f} {1e3 * min(samples[name]):8.0f} "
-            f"{median / medians['products']:8.2f}x {median / medians['ours']:5.2f}x {memory:>8}",
-            flush=True,
-        )
+def _print_table(shape: Shape, names: Sequence[str], count: int) -> None:
+    print(f"\n{shape}, reduction mean", flush=True)
+    times = times_of(shape, names, count)
+    for one in times:
+        if one.implementation not in ("products", "compile"):
+            _measure_peak(shape, one)
+    print(linear_table(times), flush=True)
 
 
 def _print_big(rows: int) -> None:
     for loss in ("bce", "zlpr"):
         shape = Shape(rows, 2_812_281, 768, "bfloat16", loss, "sgd")
-        found = peak_of(shape, "ours")
-        assert found is not None, "memory cannot be measured here"
+        one = LinearTime.of(shape, "ours")
+        assert _measure_peak(shape, one), "memory cannot be measured here"
+        assert one.given_bytes is not None
         print(
-            f"{shape}, plain SGD inside backward: peak {found['peak'] / 2**20:,.0f} MiB beside "
-            f"{found['given'] / 2**30:.2f} GiB of weights and process (planned {found['planned'] / 2**20:,.0f})",
+            f"{shape}, plain SGD inside backward: peak {mebibytes(one.peak_bytes)} MiB beside "
+            f"{one.given_bytes / 2**30:.2f} GiB of weights and process (planned {mebibytes(one.planned_bytes)})",
             flush=True,
         )
 
 
 def main(given: list[str] | None = None) -> int:
-    """Print what was asked for."""
+    """Print the tables that the options name."""
     parser = argparse.ArgumentParser(prog="python -m bench.linear", description=__doc__)
-    parser.add_argument("--big", action="store_true", help="2,812,281 labels: memory of a step")
+    parser.add_argument("--big", action="store_true", help="memory of a step at 2,812,281 labels")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, no torch.compile: does it run?")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="only this one")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="only this dtype")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(given)
@@ -210,7 +273,7 @@ def main(given: list[str] | None = None) -> int:
         return 0
     if keep_memory():
         print(WARM)
-    names = [name for name in NAMES if not (name == "compile" and (options.no_compile or options.quick))]
+    names = [name for name in _CPU_NAMES if not (name == "compile" and (options.no_compile or options.quick))]
     for dtype in [options.dtype] if options.dtype else ["float32", "bfloat16"]:
         for loss in ("bce", "zlpr"):
             shape = Shape(8, 1_003, 16, dtype, loss) if options.quick else Shape(128, 131_073, 768, dtype, loss)

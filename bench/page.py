@@ -1,4 +1,4 @@
-"""``docs/benchmarks.md``: every figure that is committed, CPUs' and GPUs' apart."""
+"""``docs/benchmarks.md``: every figure in ``bench/results``, CPUs and GPUs in chapters of their own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import groupby
 
 from .figures import Figure, Results
 from .markdown import factor, table
+from .plan import shape_of
 from .plots import NAMES, name_of, pictures_of
 
 __all__ = ["rendered"]
@@ -14,22 +15,22 @@ __all__ = ["rendered"]
 _HEAD = """\
 # Benchmarks
 
-Drawn by `make report` from `bench/results`; do not edit. `make bench` measures the CPU in five minutes,
-`make bench-full` every loss, shape, dtype, layout and peer, `make gpu` a GPU. Ratios are of one run; a bare time says
-nothing of another machine.
+`make report` draws this page from `bench/results`; do not edit it. `make bench` measures the CPU in five minutes,
+`make bench-full` every loss, shape, dtype, layout and peer, and `make gpu` a GPU. Ratios are of one run; a bare time
+says nothing about another machine.
 
 - **Time** is that of forward + backward with `reduction="mean"`: the median, and after ± half of the interquartile
-  range. Rounds are interleaved, in an order drawn anew each time, the logits just written. Every output was compared
-  with float64 before.
-- **Of the floor**: logits, gradient and targets moved once each at the speed of a copy of the logits in the same run,
-  over the time.
-- **Peers** are told by how many times faster ours is, with dense targets. *Reference* is this package's plain PyTorch
-  with all its options and checks, *published* the bare formula as papers and packages write it (BCE and
-  multi-positive cross-entropy: `torch.nn.functional`'s), on the targets that suit it best; in 16 bits it is computed
-  in float32, as under autocast. *Compiled* is `torch.compile`'s.
+  range. Rounds are interleaved in a new random order each time, and the logits are written before each run. Every
+  output was compared with float64 first.
+- **Of the floor**: the time to move logits, gradient and targets once each, at the speed of a copy of the logits in
+  the same run, over the time.
+- **Peers**: the columns show how many times faster ours is with dense targets. *Reference* is this package's plain
+  PyTorch with all its options and checks. *Published* is the bare formula as papers and packages write it (BCE and
+  multi-positive cross-entropy: `torch.nn.functional`'s), on the targets that suit it best; with 16-bit logits it is
+  computed in float32, as under autocast. *Compiled* means `torch.compile`.
 - **Memory**, in brackets, is the peak beyond logits and targets in units of the logits: the gradient is 1.
 
-`python -m bench compare BEFORE.json AFTER.json` compares two results, and fails where ours became slower by more than
+`python -m bench compare BEFORE.json AFTER.json` compares two results, and fails if ours became slower by more than
 the two runs' spreads explain.
 """
 
@@ -71,8 +72,8 @@ def _times(peer: Figure | None, ours: Figure, peak: float | None) -> str:
 
 
 def _row(figures: Sequence[Figure], peaks: dict[str, float]) -> list[str]:
-    """One loss at one shape."""
-    by_name = {figure.competitor: figure for figure in figures if figure.default}
+    """Return the row of one loss at one shape."""
+    by_name = {figure.implementation: figure for figure in figures if figure.default}
     ours = by_name["fused"]
     floors = [f"{f.of_the_floor:.0%}" for name in ("fused", "csr") if (f := by_name.get(name)) and f.of_the_floor]
     return [
@@ -91,12 +92,12 @@ def _shape_table(results: Results, figures: Sequence[Figure]) -> str:
     rows = [
         _row(of_case, peaks.get(case, {}))
         for case, of_case in _by_case(figures)
-        if any(f.competitor == "fused" and f.default for f in of_case)
+        if any(f.implementation == "fused" and f.default for f in of_case)
     ]
-    said = [0, *(i for i in range(1, len(head)) if any(row[i] for row in rows))]
-    head, *rows = ([row[i] for i in said] for row in (head, *rows))
+    filled = [0, *(i for i in range(1, len(head)) if any(row[i] for row in rows))]
+    head, *rows = ([row[i] for i in filled] for row in (head, *rows))
     busy = "" if all(f.quiet for f in figures) else " Other programs took part of the machine."
-    shape = f"{first.rows} x {first.labels:,}, {first.dtype}"
+    shape = f"{shape_of(first.rows, first.labels)}, {first.dtype}"
     return f"### {shape}\n\n{table(head, rows)}\n\n{results.provenance}.{busy}\n"
 
 
@@ -109,7 +110,7 @@ def _by_case(figures: Sequence[Figure]) -> Iterator[tuple[str, list[Figure]]]:
 
 
 def _memory(results: Results, at: Figure) -> dict[str, dict[str, float]]:
-    """Peaks by case and competitor, where that shape has them."""
+    """Return the peaks at that shape by case and implementation."""
     found: dict[str, dict[str, float]] = {}
     for row in results.memory:
         if (row["rows"], row["labels"], row["dtype"]) == (at.rows, at.labels, at.dtype):
@@ -140,11 +141,11 @@ def _first(results: Results) -> str:
 
 
 def rendered(everything: Sequence[Results]) -> str:
-    """The page."""
+    """Return the text of the page."""
     parts = [_HEAD]
     for title, on_gpu in (("CPU", False), ("GPU", True)):
         found = [results for results in everything if results.on_gpu == on_gpu]
         sections = [part for results in found for part in _section(results)]
-        # Of each kind a chapter: nobody is to compare a CPU's time with a GPU's.
+        # One chapter for each kind of device: a CPU's time says nothing about a GPU's.
         parts += [f"---\n\n**{title}s**\n", *(sections or [_NO_GPU])]
     return "\n".join(parts)

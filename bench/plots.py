@@ -1,4 +1,4 @@
-"""Pictures of results: time and memory over L, and shares of the floor. The same results, the same bytes."""
+"""Pictures of results: time and memory over L, and shares of the floor. The same results give the same bytes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .competitors import LABELS, MAIN
 from .figures import Figure, Results
+from .implementations import LABELS, MAIN
 
 __all__ = ["FOLDER", "NAMES", "draw", "pictures_of"]
 
@@ -28,7 +28,7 @@ NAMES = {
     "zlpr+dice": "ZLPR + Dice",
     "zlpr+focal+dice": "ZLPR + focal + Dice",
 }
-# Of colours that stay apart for most eyes (Okabe and Ito); ours full, the others hollow.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; markers are full for ours and hollow for peers.
 _STYLES: dict[str, tuple[str, str]] = {
     "fused": ("#0072b2", "o"),
     "csr": ("#56b4e9", "s"),
@@ -51,25 +51,25 @@ def _dtype(results: Results) -> str:
 
 
 def name_of(case: str) -> str:
-    """As prose has it."""
+    """Return a loss's name as prose has it."""
     return NAMES.get(case, case.replace("_", " "))
 
 
-def _style(competitor: str) -> dict[str, Any]:
-    colour, marker = _STYLES[competitor]
-    ours = competitor in _OURS
+def _style(implementation: str) -> dict[str, Any]:
+    colour, marker = _STYLES[implementation]
+    ours = implementation in _OURS
     return {
         "color": colour,
         "marker": marker,
         "markersize": 5,
         "markerfacecolor": colour if ours else "white",
-        "linestyle": "--" if competitor == "copy" else "-",
+        "linestyle": "--" if implementation == "copy" else "-",
         "linewidth": 1.8 if ours else 1.2,
     }
 
 
-def _shown(results: Results, case: str, competitor: str) -> list[Figure]:
-    wanted = {"case": case, "competitor": competitor, "dtype": _dtype(results), "mode": "step", "default": True}
+def _shown(results: Results, case: str, implementation: str) -> list[Figure]:
+    wanted = {"case": case, "implementation": implementation, "dtype": _dtype(results), "mode": "step", "default": True}
     return sorted(results.find(**wanted), key=lambda figure: figure.labels)
 
 
@@ -89,10 +89,10 @@ def _panels(results: Results, title: str, ylabel: str) -> tuple[Any, list[Any]]:
     return figure, list(axes)
 
 
-def _legend(figure: Any, competitors: Sequence[str]) -> None:
+def _legend(figure: Any, implementations: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], label=LABELS[name], **_style(name)) for name in competitors]
+    handles = [Line2D([], [], label=LABELS[name], **_style(name)) for name in implementations]
     height, lines = figure.get_figheight(), -(-len(handles) // 4)
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.16 / height), "ncol": 4}
     figure.legend(handles=handles, frameon=False, fontsize=8, **place)
@@ -100,18 +100,18 @@ def _legend(figure: Any, competitors: Sequence[str]) -> None:
 
 
 def _draw_time(results: Results) -> Any:
-    """Nanoseconds a logit: a line that stays level is time proportional to L."""
+    """Draw nanoseconds a logit: a level line is time proportional to L."""
     title = f"Time of forward + backward, {_dtype(results)}, dense targets where not said otherwise"
     figure, axes = _panels(results, title, "nanoseconds a logit")
     drawn = []
-    for competitor in _STYLES:
+    for implementation in _STYLES:
         for axis, case in zip(axes, MAIN, strict=True):
-            found = _shown(results, case, competitor)
+            found = _shown(results, case, implementation)
             if found:
                 time = [f.ms * 1e6 / (f.rows * f.labels) for f in found]
-                axis.plot([f.labels for f in found], time, **_style(competitor))
-                drawn.append(competitor)
-    if results.on_gpu:  # where the copy is measured once
+                axis.plot([f.labels for f in found], time, **_style(implementation))
+                drawn.append(implementation)
+    if results.on_gpu:  # its copy is measured once
         copy = 2 * 2 / results.header["bandwidth"]["copy"]["bytes_per_second"] * 1e9
         drawn.append("copy")
     for axis in axes:
@@ -123,18 +123,20 @@ def _draw_time(results: Results) -> Any:
 
 
 def _draw_memory(results: Results) -> Any:
-    """Peak memory in units of the logits."""
+    """Draw peak memory in units of the logits."""
     dtype = results.memory[0]["dtype"]
     title = f"Peak memory of forward + backward beyond logits and targets, {dtype}"
     figure, axes = _panels(results, title, "in units of the logits")
     drawn = []
-    for competitor in _STYLES:
+    for implementation in _STYLES:
         for axis, case in zip(axes, MAIN, strict=True):
-            found = [m for m in results.memory if (m["case"], m["competitor"], m["dtype"]) == (case, competitor, dtype)]
+            found = [
+                m for m in results.memory if (m["case"], m["competitor"], m["dtype"]) == (case, implementation, dtype)
+            ]
             if found:
                 found.sort(key=lambda m: m["labels"])
-                axis.plot([m["labels"] for m in found], [m["peak"] for m in found], **_style(competitor))
-                drawn.append(competitor)
+                axis.plot([m["labels"] for m in found], [m["peak"] for m in found], **_style(implementation))
+                drawn.append(implementation)
     for axis in axes:
         axis.set_ylim(bottom=-0.3)
     _legend(figure, [name for name in _STYLES if name in drawn])
@@ -142,33 +144,35 @@ def _draw_memory(results: Results) -> Any:
 
 
 def _lines(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
-    """A line a loss; on a GPU the main ones' other ways to launch, Triton's among them, have lines of their own."""
+    """Return a line for each loss; on a GPU each strategy that is not the default, Triton too, has its own for MAIN."""
     lines: dict[str, list[Figure]] = {}
     for case in [*NAMES, *sorted({f.case for f in figures} - set(NAMES))]:
         of_case = [f for f in figures if f.case == case]
-        ways = dict.fromkeys(f.strategy for f in of_case if not f.default) if case in MAIN else {}
+        strategies = dict.fromkeys(f.strategy for f in of_case if not f.default) if case in MAIN else {}
         if of_case:
             lines[name_of(case)] = [f for f in of_case if f.default]
-        for way in ways:
-            lines[f"{name_of(case)}, {way}"] = [f for f in of_case if f.strategy == way and not f.default]
+        for strategy in strategies:
+            lines[f"{name_of(case)}, {strategy}"] = [f for f in of_case if f.strategy == strategy and not f.default]
     return lines
 
 
-def _told(figures: Sequence[Figure]) -> tuple[int, int, int]:
-    return len({f.case for f in figures}), len({f.competitor for f in figures}), figures[0].labels
+def _extent(figures: Sequence[Figure]) -> tuple[int, int, int]:
+    return len({f.case for f in figures}), len({f.implementation for f in figures}), figures[0].labels
 
 
 def _draw_floor(results: Results) -> Any:
-    """The share of the floor that each loss reaches, at the size with the most losses and peers."""
+    """Draw the share of the floor that each loss reaches, at the size with the most losses and peers."""
     from matplotlib import pyplot as plt
 
-    step = [f for f in results.find(dtype=_dtype(results), mode="step") if f.of_the_floor and f.competitor in _STYLES]
-    labels = max({f.labels for f in step}, key=lambda size: _told([f for f in step if f.labels == size]))
+    step = [
+        f for f in results.find(dtype=_dtype(results), mode="step") if f.of_the_floor and f.implementation in _STYLES
+    ]
+    labels = max({f.labels for f in step}, key=lambda size: _extent([f for f in step if f.labels == size]))
     lines = _lines([f for f in step if f.labels == labels])
     figure, axis = plt.subplots(figsize=(9, 1.9 + 0.34 * len(lines)))
     for place, shown in enumerate(lines.values()):
         for one in shown:
-            style = {**_style(one.competitor), "linestyle": "none", "markersize": 6.5}
+            style = {**_style(one.implementation), "linestyle": "none", "markersize": 6.5}
             axis.plot(100 * (one.of_the_floor or 0.0), place, **style)
     axis.axvline(100, color="0.25", linestyle="--", linewidth=1.2)
     axis.set_yticks(range(len(lines)), list(lines))
@@ -180,7 +184,7 @@ def _draw_floor(results: Results) -> Any:
     title = f"How near to the memory's bandwidth, L = {labels:,}, {_dtype(results)}, forward + backward"
     figure.text(0.012, 0.985, title, ha="left", va="top", fontsize=11, fontweight="bold")
     figure.text(0.988, 0.008, results.provenance, ha="right", va="bottom", fontsize=7, color="0.4")
-    drawn = {f.competitor for shown in lines.values() for f in shown}
+    drawn = {f.implementation for shown in lines.values() for f in shown}
     _legend(figure, [name for name in _STYLES if name in drawn])
     return figure
 
@@ -189,12 +193,12 @@ _PICTURES = {"time": _draw_time, "memory": _draw_memory, "floor": _draw_floor}
 
 
 def pictures_of(results: Results) -> dict[str, str]:
-    """The files that ``draw`` makes of these results, by what they show."""
+    """Return the names of the files that ``draw`` makes of these results, by what they show."""
     return {what: f"{results.name}-{what}.svg" for what in _PICTURES if what != "memory" or results.memory}
 
 
 def draw(everything: Sequence[Results], folder: Path = FOLDER) -> None:
-    """Write the pictures, and take away those of results that are there no more."""
+    """Write the pictures, and remove those of results that are gone."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -206,7 +210,7 @@ def draw(everything: Sequence[Results], folder: Path = FOLDER) -> None:
         "axes.spines.top": False,
         "axes.spines.right": False,
         "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
-        # Text stays text, and names within the file do not change from run to run.
+        # Text stays text, and ids within the file do not change from run to run.
         "svg.fonttype": "none",
         "svg.hashsalt": "mlloss_cuda",
     }

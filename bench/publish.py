@@ -16,13 +16,13 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def texts() -> dict[Path, str]:
-    """What the pages are to say."""
+    """Return the text of each page."""
     at = _ROOT / "README.md"
     return {at: readme.rendered(at.read_text()), _ROOT / "docs" / "benchmarks.md": page.rendered(committed())}
 
 
 def main(given: list[str] | None = None) -> int:
-    """Write all of it, or say whether the pages would change."""
+    """Write pages and pictures, or return whether the pages would change."""
     parser = argparse.ArgumentParser(prog="python -m bench.publish", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if a page would change")
     options = parser.parse_args(given)

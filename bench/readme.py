@@ -28,9 +28,9 @@ def _cpu_row(name: str, results: Results) -> list[str]:
     rows, labels = _CPU_SHAPE
     shape = {"case": name, "device": "cpu", "dtype": "float32", "rows": rows, "labels": labels}
     found = next(t for t in results["times"] if shape.items() <= t.items())
-    ms = {competitor: summary["median_ms"] for competitor, summary in found["summary"].items()}
+    ms = {implementation: summary["median_ms"] for implementation, summary in found["summary"].items()}
     here = {"rows": rows, "labels": labels, "dtype": "float32"}
-    # Of results that do not say, memory is of this shape.
+    # Rows of older results name no shape: they were measured at this one.
     peak = {
         m["competitor"]: m["peak"]
         for m in results["memory"]
@@ -47,30 +47,33 @@ def _cpu_row(name: str, results: Results) -> list[str]:
 
 
 def _over_published(name: str, ms: dict[str, float]) -> str:
-    """How many times faster; in brackets from the same floating targets as theirs, where these suit them best."""
+    """Return how many times faster ours is; in brackets, from floating targets, where those suit the formula best."""
     ours = ["fused"] if name in MASKING else ["fused", "floating"]
     first, *second = (" · ".join(factor(ms[peer] / ms[own]) for peer in ("plain", "plain-compile")) for own in ours)
     return first + "".join(f" ({each})" for each in second)
 
 
 def cpu_block(results: Results) -> str:
-    """The table of ``make bench``."""
+    """Return the table of ``make bench``."""
     rows, labels = _CPU_SHAPE
     head = (
-        f"B = {rows}, L = {labels:,}, float32, forward + backward",
-        "time, in copies of the logits (CSR)",
-        "faster than the published formula: eager · `torch.compile` (from floating targets, as theirs)",
-        "faster than this package's plain PyTorch: eager · `torch.compile`",
-        "peak memory, in logits (published, eager · compiled)",
+        "loss",
+        "copies of the logits (CSR)",
+        "faster than published formula",
+        "faster than reference",
+        "peak memory",
     )
     loaded = of_json(results, "cpu")
-    told = (
-        f"One run of `make bench`: {loaded.provenance}; medians, allocator warm for everyone.\n"
-        "Ours from dense bool targets, CSR in brackets; the published formula, the bare one as papers and packages\n"
-        "write it, from those that suit it best, made beforehand. All samples are in `bench/results/cpu.json`,\n"
-        "everything drawn from them in [docs/benchmarks.md](docs/benchmarks.md)."
+    note = (
+        f"Forward + backward, B = {rows}, L = {labels:,}, float32. Time is in copies of the logits, with dense bool\n"
+        "targets and, in brackets, CSR targets. *Faster* is against eager · `torch.compile`: the published formula is\n"
+        "the bare one as papers and packages write it, on the targets that suit it best (in brackets: ours on the\n"
+        "same floating targets); the reference is this package's plain PyTorch. Peak memory is in units of the\n"
+        "logits, in brackets the published formula's, eager · compiled.\n\n"
+        f"One run of `make bench`: {loaded.provenance}; medians, warm allocator for all.\n"
+        "All samples are in `bench/results/cpu.json`, all figures in [docs/benchmarks.md](docs/benchmarks.md)."
     )
-    return f"{table(head, [_cpu_row(name, results) for name in _NAMES])}\n\n{told}"
+    return f"{table(head, [_cpu_row(name, results) for name in _NAMES])}\n\n{note}"
 
 
 # ---- GPU ----
@@ -82,7 +85,7 @@ _NO_GPU = (
 
 
 def _gpu_row(name: str, results: Results, labels: int) -> list[str]:
-    """Empty where time ran out before that loss."""
+    """Return the row of a loss; an empty one if time ran out before that loss."""
     wanted = {"case": name, "dtype": "bfloat16", "labels": labels, "mode": "step", "default": True}
     ours = {t["competitor"]: t for t in results["times"] if wanted.items() <= t.items() and t["ms"]}
     peak = {m["competitor"]: m["peak"] for m in results["memory"] if m["case"] == name}
@@ -100,33 +103,28 @@ def _gpu_row(name: str, results: Results, labels: int) -> list[str]:
 
 
 def _gpu_table(results: Results, labels: int) -> str:
-    head = (
-        f"{results['machine']['gpu']}, L = {labels:,}, bfloat16, forward + backward",
-        "time (CSR)",
-        "of the floor (CSR)",
-        "faster than eager · `torch.compile`",
-        "the same with CSR",
-        "peak memory, in logits",
-    )
+    head = ("loss", "time (CSR)", "of the floor (CSR)", "faster, dense targets", "faster, CSR targets", "peak memory")
     copy, read = (results["bandwidth"][name]["bytes_per_second"] / 1e12 for name in ("copy", "read"))
     met = sum(gate["passed"] for gate in results["gates"])
     versions, driver = results["versions"], results["gpu"].get("before", {}).get("driver_version", "unknown")
-    told = (
-        f"One run of `make gpu`, torch {versions['torch']}, driver {driver}; the floor is logits, gradient and\n"
-        f"targets once each at the speed of a copy ({copy:.2f} TB/s in that run; reading alone {read:.2f}).\n"
+    note = (
+        f"{results['machine']['gpu']}, L = {labels:,}, bfloat16, forward + backward. *Faster* is against the fastest\n"
+        "eager formula · `torch.compile`; peak memory is in units of the logits. The floor is logits, gradient and\n"
+        f"targets once each at the speed of a copy ({copy:.2f} TB/s in that run; reading alone {read:.2f}).\n\n"
+        f"One run of `make gpu`, torch {versions['torch']}, driver {driver}.\n"
         f"{met} of {len(results['gates'])} gates met; all samples are in `bench/results`."
     )
     rows = filter(None, (_gpu_row(name, results, labels) for name in _NAMES))
-    return f"{table(head, list(rows))}\n\n{told}"
+    return f"{table(head, list(rows))}\n\n{note}"
 
 
 def results_of_gpus() -> list[Results]:
-    """Every benchmark of a GPU that is committed."""
+    """Read every result of a GPU."""
     return [json.loads(path.read_text()) for path in sorted(_RESULTS.glob("*-bench.json"))]
 
 
 def gpu_block(found: Sequence[Results], labels: int = _GPU_LABELS) -> str:
-    """The tables of ``make gpu``, or that there are none."""
+    """Return the tables of ``make gpu``, or a sentence that there are none."""
     return "\n\n".join(_gpu_table(results, labels) for results in found) or _NO_GPU
 
 
@@ -134,14 +132,14 @@ def gpu_block(found: Sequence[Results], labels: int = _GPU_LABELS) -> str:
 
 
 def rendered(text: str) -> str:
-    """``text`` with what lies between its markers drawn anew."""
+    """Return ``text`` with the tables between its markers drawn anew."""
     blocks = {
         "CPU results": cpu_block(json.loads((_RESULTS / "cpu.json").read_text())),
         "GPU results": gpu_block(results_of_gpus()),
     }
     for name, block in blocks.items():
         marked = re.compile(rf"(<!-- {name}: make report -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
-        # A function, since a replacement text would have its backslashes read.
+        # A function, since backslashes of a replacement text would be read as escapes.
         text, count = marked.subn(lambda match, block=block: f"{match[1]}{block}{match[2]}", text)  # type: ignore[misc]
         if count != 1:
             raise SystemExit(f"README.md: expected one block of {name}, found {count}")

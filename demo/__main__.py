@@ -1,120 +1,33 @@
-"""`make demo`: predict the names that a function's body uses from its docstring, four losses over.
+"""`make demo`: predict the names that a function's body uses from its docstring, with four losses.
 
 Run from the repository root: `python -m demo`. See `--help`.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import math
 import os
 import platform
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import keep_memory
 from demo import corpus
+from demo.options import LABEL_FLOOR, ROOT, Options, parse_arguments
 
-if TYPE_CHECKING:  # torch is imported late: the corpus workers import this module, and need none
+if TYPE_CHECKING:  # torch is imported late: the corpus workers import this module without it
     import torch
 
     from demo.measure import Compiled, Measurement
     from demo.model import Data, History, NameModel
 
-ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".demo_cache"
-PLOT = ROOT / "demo" / "out" / "losses.png"
-LABEL_FLOOR = 30_000
-EPOCHS = 5
-# Shares of the time: for torch.compile, for timing each loss, and for what follows training.
+# Shares of the time: for torch.compile, for timing each loss, and for the steps after training.
 COMPILING, TIMING, ENDING = 0.35, 0.03, 0.1
-
-
-@dataclass(frozen=True)
-class Options:
-    minutes: float
-    labels: int | None
-    epochs: int
-    seed: int
-    device: str
-    packages: list[str] | None
-    compile: bool
-    output: Path
-    smoke: bool
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
-    parser = argparse.ArgumentParser(
-        prog="python -m demo",
-        description="Reads the Python packages installed on this machine, and learns to predict "
-        "the names that a function's body uses from its docstring: with BCE, focal, Dice and "
-        "ZLPR, fused, against eager PyTorch and torch.compile.",
-    )
-    parser.add_argument(
-        "--minutes", type=_number(float, 0.1), default=2.0, metavar="M",
-        help="for everything; training shortens to fit, for all losses alike (default: 2)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--labels", type=_number(int, 100), metavar="L",
-        help="the L most frequent names (default: those that two functions use, but no fewer "
-        f"than {LABEL_FLOOR:,})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--epochs", type=_number(int, 1), metavar="N",
-        help=f"passes over the data for each loss, if time suffices (default: {EPOCHS})",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=_number(int, 0), default=0, help="default: 0")
-    parser.add_argument("--device", default="auto", help='"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"')
-    parser.add_argument(
-        "--packages", nargs="+", metavar="NAME",
-        help=f"what to read (default: what is installed of {', '.join(corpus.DEFAULT_PACKAGES)})",
-    )  # fmt: skip
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument(
-        "--output", type=Path, default=PLOT, metavar="PNG",
-        help="where the plot goes (default: demo/out/losses.png)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--smoke", action="store_true",
-        help="a tiny run to see that everything works: 120 files, 1,000 names, 2 epochs, "
-        "no torch.compile",
-    )  # fmt: skip
-    given = parser.parse_args(arguments)
-    if given.output.suffix.lower() != ".png":
-        parser.error(f"argument --output: the plot is a .png, got {given.output}")
-    if given.packages:
-        given.packages = list(dict.fromkeys(given.packages))
-    return Options(
-        minutes=given.minutes,
-        labels=given.labels or (1_000 if given.smoke else None),
-        epochs=given.epochs or (2 if given.smoke else EPOCHS),
-        seed=given.seed,
-        device=given.device,
-        packages=given.packages,
-        compile=not (given.no_compile or given.smoke),
-        output=given.output,
-        smoke=given.smoke,
-    )
-
-
-def _number(kind: type, least: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"expected {'an integer' if kind is int else 'a number'}, got {text!r}"
-            ) from None
-        if not least <= value < math.inf:
-            raise argparse.ArgumentTypeError(f"expected {least} or more, got {text}")
-        return value
-
-    return parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class UsageError(Exception):
-    """A flag that cannot be honoured on this machine."""
+    """A flag that this machine cannot satisfy."""
 
 
 def _fail(message: str) -> int:
@@ -154,7 +67,7 @@ def run(options: Options) -> None:
     print("Which names does a function's body use, given its docstring?")
     print("A row is a documented function, its labels are the identifiers in its body.\n")
 
-    # Before torch is imported: the allocator's settings hold for all that follows.
+    # The corpus is read before torch is imported, which the parsing processes do not need.
     packages = corpus.find_packages(options.packages)
     print("corpus    " + ", ".join(f"{package.name} {package.version}" for package in packages))
     functions, split, origin = _load(packages, options)
@@ -162,7 +75,7 @@ def run(options: Options) -> None:
 
     from demo import measure, model
 
-    kept = measure.keep_freed_memory()
+    kept = keep_memory()
     device = _device(options.device)
     data = model.prepare(functions, split, device)
     _print_versions(device)
@@ -173,7 +86,7 @@ def run(options: Options) -> None:
         f"(the logits are {logits_mb:.1f} MB)"
     )
     rows, logits = _measured_batch(data, options.seed)
-    compiled = measure.Compiled(reason="left out, as asked for")
+    compiled = measure.Compiled(reason="left out by --no-compile or --smoke")
     if options.compile:
         compiled = measure.compile_formulas(logits, data.targets[rows], COMPILING * 60 * options.minutes)
     measurements = {}
@@ -187,7 +100,7 @@ def run(options: Options) -> None:
             rounds=3 if options.smoke else 21,
             seconds=TIMING * 60 * options.minutes,
         )
-        shown = ", ".join(f"{who} {_ms(measurements[name].ms[who])} ms" for who in measure.COMPETITORS)
+        shown = ", ".join(f"{each} {_ms(measurements[name].ms[each])} ms" for each in measure.IMPLEMENTATIONS)
         print(f"  {name:<6} {shown}", flush=True)
     _print_measuring_notes(measurements, compiled, data, device, kept)
 
@@ -247,7 +160,7 @@ def _device(wanted: str) -> torch.device:
         raise UsageError(f'--device: "{wanted}" is not supported; try auto, cpu or cuda')
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise UsageError(f'--device: "{wanted}" asked for, but torch sees no CUDA GPU')
+            raise UsageError(f'--device: "{wanted}" needs a CUDA GPU, and torch sees none')
         if (device.index or 0) >= torch.cuda.device_count():
             raise UsageError(f'--device: "{wanted}", but there are {torch.cuda.device_count()}')
     return device
@@ -288,7 +201,7 @@ def _draw(
         print(f"\nplot: {os.path.relpath(path)}")
 
 
-# --- what people read -----------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------
 
 
 def _print_corpus(functions: corpus.Corpus, split: corpus.Split, origin: str) -> None:
@@ -319,9 +232,9 @@ def _print_versions(device: torch.device) -> None:
 def _backend(device: torch.device) -> str:
     import mlloss_cuda
 
-    # In the order in which they are taken; the reference serves every device.
-    serves = ("cuda", "triton") if device.type == "cuda" else ("cpu",)
-    usable = [name for name in serves if mlloss_cuda.backends()[name].usable]
+    # In the order of preference; the reference runs on every device.
+    candidates = ("cuda", "triton") if device.type == "cuda" else ("cpu",)
+    usable = [name for name in candidates if mlloss_cuda.backends()[name].usable]
     return f"backend: {(usable or ['reference (plain PyTorch: see python -m mlloss_cuda info)'])[0]}"
 
 
@@ -340,7 +253,7 @@ def _print_measuring_notes(
         f"{dense_mb:.1f} MB of float32 a batch, that neither times nor peaks include"
     )
     if device.type == "cpu" and kept:
-        print("  malloc keeps freed memory, for everyone: fresh pages cost more than the losses")
+        print("  malloc keeps freed memory for all implementations: fresh pages cost more than the losses")
 
 
 def _print_training(name: str, history: History) -> None:
@@ -349,7 +262,7 @@ def _print_training(name: str, history: History) -> None:
 
 
 def _print_head(network: NameModel, data: Data, options: Options) -> None:
-    """What the last layer costs as it was trained, and as two modules."""
+    """Prints the cost of the last layer with its loss as one module, and as two."""
     from demo import measure, model
 
     rows = data.train[: model.BATCH]
@@ -390,13 +303,13 @@ def _print_table(
     if not_compiled:
         print(f"  n/a: torch.compile, {not_compiled}")
     if any(None in (m.peak_mb["fused"], m.peak_mb["eager"]) for m in measurements.values()):
-        print("  n/a: peak memory, which this system does not tell")
+        print("  n/a: peak memory, which this system does not report")
     epochs = next(iter(histories.values())).epochs
     print(f"  precision after {epochs:.1f} epochs of each loss, on the same batches")
 
 
 def _print_gains(measurements: dict[str, Measurement]) -> None:
-    """How much less time and memory the fused losses take, in this run."""
+    """Prints how much less time and memory the fused losses take in this run."""
     print("\nThe fused losses, loss and gradient, beside plain PyTorch")
     for name, m in measurements.items():
         gains = [

@@ -1,7 +1,7 @@
 """A multi-label data set that every machine has: the Python packages that are installed on it.
 
-A row is a documented function. Its features are the hashed words of its docstring and name, its
-labels the identifiers that its body uses. No torch in this module: worker processes import it.
+A row is a documented function. Its features are the hashed words of its docstring and name, its labels the identifiers
+that its body uses. This module imports no torch, since worker processes import it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ import numpy as np
 
 DEFAULT_PACKAGES = ("stdlib", "torch", "sympy", "numpy", "networkx", "matplotlib")
 BUCKETS = 1 << 16  # hashed words share this many embedding rows
-MAX_WORDS = 256  # of one function: a few reference-manual docstrings run to thousands
+MAX_WORDS = 256  # of one function: a few docstrings are reference manuals of thousands of words
 HELD_OUT_PERCENT = 10
-CACHE_FORMAT = 2  # raise it whenever a row's content changes: older caches are then not found
+CACHE_FORMAT = 2  # raise it when a row's content changes, so that older caches are not used
 IGNORED_NAMES = frozenset({"self", "cls", "_"})  # in nearly every body, so nothing to predict
 
-# The standard library's folder holds everything that pip installed, too; few functions of tests are documented, and
-# their files would take a third of the time.
+# The standard library's folder also holds what pip installed. Few functions of tests are documented, and their files
+# would take a third of the time.
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests"}
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # splits snake_case and camelCase alike
@@ -75,7 +75,7 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Every documented function found, with every identifier: no split and no threshold yet."""
+    """Every documented function with every identifier, before the split and the choice of labels."""
 
     words: Ragged  # row -> hashed words
     names: Ragged  # row -> numbers into `vocabulary`
@@ -111,7 +111,7 @@ class Package:
 
 
 def find_package(name: str) -> Package | None:
-    """An importable top-level package, found without importing it; "stdlib" is Python's own."""
+    """Finds a top-level package without importing it; "stdlib" is Python's own."""
     if name == "stdlib":
         root = Path(sysconfig.get_path("stdlib"))
         return Package(name, platform.python_version(), root) if root.is_dir() else None
@@ -134,7 +134,7 @@ def find_package(name: str) -> Package | None:
 
 
 def find_packages(wanted: Sequence[str] | None) -> list[Package]:
-    """The packages asked for; by default, those of DEFAULT_PACKAGES that are installed."""
+    """Returns the wanted packages; by default, those of DEFAULT_PACKAGES that are installed."""
     found = {name: find_package(name) for name in wanted or DEFAULT_PACKAGES}
     missing = [name for name, package in found.items() if package is None]
     if wanted and missing:
@@ -172,7 +172,7 @@ def _words(text: str) -> list[str]:
 
 
 def hash_words(function: str, docstring: str) -> list[int]:
-    """Buckets of the words, each once. CRC-32, because Python's own hash changes with each run."""
+    """Returns the buckets of the words, each once. Python's own hash changes with each run; CRC-32 does not."""
     words = [f"name:{word}" for word in _words(function)] + _words(docstring)
     unique = list(dict.fromkeys(words))[:MAX_WORDS]
     return list(dict.fromkeys(zlib.crc32(word.encode()) % BUCKETS for word in unique))
@@ -190,7 +190,7 @@ def _identifiers(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
 
 
 def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Every function of a file. Only statements are visited: expressions hold none, and are most of a tree."""
+    """Yields every function of a file. Only statements are visited: expressions, most of a tree, contain none."""
     pending: deque[ast.AST] = deque([tree])
     while pending:
         node = pending.popleft()
@@ -204,10 +204,10 @@ Row = tuple[str, str, list[int], list[str]]  # name, summary, words, identifiers
 
 
 def read_file(path: Path) -> list[Row] | None:
-    """The documented functions of one file; None where it does not parse."""
+    """Returns the documented functions of one file, or None if it does not parse."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            warnings.simplefilter("ignore")  # for invalid escapes in the packages' strings
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
         return None
@@ -218,7 +218,7 @@ def read_file(path: Path) -> list[Row] | None:
         identifiers = _identifiers(node) if words else []
         if words and identifiers:
             first_paragraph = " ".join(docstring.split("\n\n")[0].split())
-            # Some tests hold control characters and lone surrogates; a terminal should not.
+            # Control characters and lone surrogates do not belong in a terminal.
             summary = "".join(filter(str.isprintable, first_paragraph))[:200]
             rows.append((node.name, summary, words, identifiers))
     return rows
@@ -228,7 +228,7 @@ def read_file(path: Path) -> list[Row] | None:
 
 
 class ProgressBar:
-    """A bar on a terminal; elsewhere (a log, a pipe) a line at every quarter."""
+    """A progress bar on a terminal; in a log or a pipe, a line at every quarter."""
 
     def __init__(self, title: str, total: int) -> None:
         self.title, self.total = title, total
@@ -296,7 +296,7 @@ def load(
     max_files: int | None = None,
     workers: int | None = None,
 ) -> tuple[Corpus, str]:
-    """The corpus, from the cache where it is fresh; and a sentence that says where it came from."""
+    """Returns the corpus, from the cache if it is fresh, and a phrase that says where it came from."""
     files = _list_files(packages, max_files)
     if not files:
         raise CorpusError("the chosen packages hold no Python source files")
@@ -304,7 +304,7 @@ def load(
     if cache.exists():
         try:
             return _read_cache(cache), f"read from {_shown(cache)}"
-        except Exception as error:  # any damage at all: what the cache holds can be built again
+        except Exception as error:  # any damage: the cache can be built again
             print(f"  {_shown(cache)} is unreadable ({_first_line(error)}): building it again")
     start = time.perf_counter()
     corpus = build(files, workers or min(os.cpu_count() or 1, 8))
@@ -375,7 +375,7 @@ def _write_cache(path: Path, corpus: Corpus) -> None:
             files=_pack(corpus.files),
             unparsable=np.int64(corpus.unparsable),
         )
-        partial.replace(path)  # whole or not at all: a reader never sees half a file
+        partial.replace(path)  # at once, so that no reader sees half a file
     finally:
         partial.unlink(missing_ok=True)
 

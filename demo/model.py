@@ -1,4 +1,4 @@
-"""The model - hashed words, an embedding bag, a linear layer to every label with its loss - and its training."""
+"""The model, an embedding bag of hashed words and a linear layer to every label with its loss; and its training."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 DIM = 64
 BATCH = 128
 TOP = (1, 3, 5)
-# One setting for all four losses. Adam divides the gradient's scale out, which the losses share
-# least of all. SparseAdam on the embeddings touches the batch's few thousand words only, and
-# needs the higher rate, since most words come by rarely.
+# One setting for all four losses. Adam divides out the gradient's scale, in which the losses differ most.
+# SparseAdam updates only the batch's few thousand words, and needs a higher rate, since most words are rare.
 HEAD_RATE = 3e-3
 EMBEDDING_RATE = 5e-2
 ADAM_EPS = 1e-15  # ZLPR's and Dice's gradients fall below Adam's usual 1e-8 at 30,000 labels
@@ -39,7 +38,7 @@ class WordBags:
     weight: Tensor
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What EmbeddingBag takes: words, row offsets, word weights."""
+        """Returns the arguments of EmbeddingBag: words, row offsets, word weights."""
         start = self.crow[rows]
         length = self.crow[rows + 1] - start
         offset = torch.cumsum(length, 0) - length
@@ -55,7 +54,7 @@ class Data:
     train: Tensor
     held_out: Tensor
     num_labels: int
-    base_rate: Tensor  # share of the training rows that carry the label
+    base_rate: Tensor  # share of the training rows that have the label
 
     def popular(self, k: int) -> Tensor:
         return self.base_rate.topk(k).indices
@@ -80,7 +79,7 @@ def prepare(corpus: Corpus, split: Split, device: torch.device) -> Data:
 
 
 def _weigh_words(words: Ragged, train: np.ndarray, device: torch.device) -> WordBags:
-    """Rare words count more (idf), and each row has unit length however long its docstring is."""
+    """Weighs rare words more (idf), and gives each row unit length."""
     rows_with_word = np.bincount(words.take(train).col, minlength=BUCKETS)
     idf = np.log((1 + len(train)) / (1 + rows_with_word)) + 1
     weight = idf[words.col]
@@ -110,11 +109,11 @@ class NameModel(nn.Module):
             self.head.bias.copy_(torch.logit(base_rate, eps=1e-6))
 
     def features(self, words: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-        """What the head takes."""
+        """Computes the head's input."""
         return self.embedding(words, offsets, per_sample_weights=weights)
 
     def forward(self, words: tuple[Tensor, Tensor, Tensor], targets: mlloss_cuda.CSRTargets) -> Tensor:
-        """The loss: no logits leave the head."""
+        """Computes the loss; no logits leave the head."""
         return self.head(self.features(*words), targets)
 
 
@@ -129,7 +128,7 @@ LOSSES: dict[str, Callable[[], LossModule]] = {
 
 @dataclass
 class History:
-    """What one training run leaves: curves over training seconds, and the final precision."""
+    """The results of one training run: curves over training seconds, and the final precision."""
 
     seconds: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
@@ -142,7 +141,7 @@ class History:
 
 
 class Trainer:
-    """A model with its optimizers, and what training it has shown so far."""
+    """A model with its optimizers and its results so far."""
 
     def __init__(
         self,
@@ -166,7 +165,7 @@ class Trainer:
         self._losses: list[Tensor] = []
 
     def step(self, rows: Tensor, progress: float) -> None:
-        """One step; both rates fall linearly to zero as ``progress`` goes from 0 to 1."""
+        """Takes one step; both rates fall linearly to zero as ``progress`` goes from 0 to 1."""
         start = time.perf_counter()
         self.embedding.param_groups[0]["lr"] = EMBEDDING_RATE * (1 - progress)
         self.head.param_groups[0]["lr"] = self.head_rate * (1 - progress)
@@ -181,7 +180,7 @@ class Trainer:
         self.spent += _slowest(time.perf_counter() - start, self.group, self.data.train.device)
 
     def record(self, rows: Tensor) -> None:
-        """A point of the curves: the mean loss since the last one, and the precision on ``rows``."""
+        """Adds a point to the curves: the mean loss since the last point, and the precision on ``rows``."""
         if self._losses:
             self.history.seconds.append(self.spent)
             self.history.loss.append(torch.stack(self._losses).mean().item())
@@ -190,7 +189,7 @@ class Trainer:
         self.history.curve.append(precision(self.model, self.data, rows))
 
     def finish(self, steps: int, epochs: float, cut_short: bool) -> None:
-        """The precision on all held-out rows, and how far training came."""
+        """Records the precision on all held-out rows, and the number of epochs."""
         self.history.final = precision(self.model, self.data, self.data.held_out)
         self.history.epochs, self.history.cut_short = epochs, cut_short
         self.history.step_ms = 1e3 * self.spent / steps
@@ -205,10 +204,10 @@ def train_in_turn(
     curve_points: int = 8,
     report: Callable[[float], None] = lambda progress: None,
 ) -> None:
-    """Trains all of them for ``epochs``, or as much of these as ``seconds`` of steps allow.
+    """Trains all of them for ``epochs``, or for as many as fit into ``seconds`` of steps.
 
-    They take their steps in turn, on the same batches and at the same rates, so that a slow machine gives all of them
-    less alike. Evaluation is off the clock. ``report`` is called with the progress, from 0 to 1.
+    They take their steps in turn, on the same batches and at the same rates, so that a slow machine shortens all of
+    them alike. Evaluation does not count as time. ``report`` is called with the progress, from 0 to 1.
     """
     data = trainers[0].data
     batch = min(BATCH, len(data.train))
@@ -249,12 +248,12 @@ def train(
     head_weight: Tensor | None = None,
     group: ProcessGroup | None = None,
 ) -> tuple[NameModel, History]:
-    """Trains one model for `epochs`, or as much of them as `seconds` allow; evaluation is off the clock.
+    """Trains one model for `epochs`, or for as many as fit into `seconds`; evaluation does not count as time.
 
     The head begins at `head_weight`, `[L, DIM]`; at zeros without it.
 
-    With a process group the labels lie over its ranks. They hold the same embedding and see the same rows, so that
-    it stays the same: the head sums the gradient that it gets.
+    With a process group, each rank has a part of the labels. All ranks hold the same embedding and see the same rows;
+    the head sums the gradient of its input, so the embeddings stay equal.
     """
     trainer = Trainer(loss_function, data, seed, head_rate, head_weight, group)
     train_in_turn([trainer], epochs=epochs, seconds=seconds, seed=seed, curve_points=curve_points)
@@ -263,12 +262,12 @@ def train(
 
 @torch.no_grad()
 def top(model: NameModel, data: Data, rows: Tensor, k: int) -> Tensor:
-    """The k best labels of each row, best first."""
+    """Returns the k best labels of each row, best first."""
     return torch.cat([model.head.topk(model.features(*data.words.take(part)), k).indices for part in rows.split(256)])
 
 
 def hits(predicted: Tensor, data: Data, rows: Tensor) -> Tensor:
-    """Which predicted labels are right, without a dense target."""
+    """Returns which predicted labels are right, without a dense target."""
     targets = data.targets[rows]
     length = targets.crow_indices.diff()
     row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), length)
@@ -278,9 +277,9 @@ def hits(predicted: Tensor, data: Data, rows: Tensor) -> Tensor:
 
 
 def precision(model: NameModel | None, data: Data, rows: Tensor) -> dict[int, float]:
-    """Precision at k in percent: of the k best labels, how many are right, averaged over the rows.
+    """Computes precision at k in percent: the share of the k best labels that are right, averaged over rows.
 
-    Without a model: of the most frequent labels, the same for every row.
+    Without a model, the predicted labels are the most frequent ones, the same for every row.
     """
     k_max = min(max(TOP), data.num_labels)
     if model is None:
@@ -297,7 +296,7 @@ def _spread(length: int, count: int, device: torch.device) -> Tensor:
 
 
 def _slowest(seconds: float, group: ProcessGroup | None, device: torch.device) -> float:
-    """Of all ranks, for what depends on the clock must be the same on all."""
+    """Returns the most seconds of all ranks, so that decisions by time are the same on all of them."""
     if group is None:
         return seconds
     slowest = torch.tensor(seconds, device=device)

@@ -1,4 +1,4 @@
-"""Loss and precision over training time, one line a loss."""
+"""The plot of loss and precision over training time, one line for each loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from demo.model import History
 
-# Okabe and Ito's palette: told apart by colour-blind readers; the markers help in grey.
+# Okabe and Ito's palette, which colour-blind readers can tell apart; the markers help in grey.
 STYLE = {
     "BCE": ("#0072B2", "o"),
     "focal": ("#E69F00", "s"),

@@ -1,6 +1,6 @@
 """The demo on several processes, each with a slice of the labels: `torchrun --nproc-per-node 2 -m demo`.
 
-ZLPR alone is trained, as the demo trains it on one; what it reaches is to be the same.
+Only ZLPR is trained, as the demo trains it on one process, and it should reach the same precision.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from demo import corpus
 
 if TYPE_CHECKING:
-    from demo.__main__ import Options
+    from demo.options import Options
 
 
 def run(options: Options, load: Callable[[Any], tuple[corpus.Corpus, corpus.Split, str]]) -> None:
-    """Train on all ranks of the group that torchrun has made; the first one prints."""
+    """Trains on all ranks of the group that torchrun has made; the first rank prints."""
     import torch
     from torch import distributed
 
@@ -38,7 +38,7 @@ def run(options: Options, load: Callable[[Any], tuple[corpus.Corpus, corpus.Spli
             print(text, flush=True)
 
     packages = corpus.find_packages(options.packages)
-    if rank:  # the first one leaves what it has read
+    if rank:  # the first rank writes the cache that the others read
         distributed.barrier()
     functions, split, origin = load(packages)
     if not rank:

@@ -1,4 +1,4 @@
-"""Sphinx, for ``make docs``: the pages of this folder, and the API from docstrings that are filled at import."""
+"""Sphinx settings of ``make docs``: the pages in this folder, and the API from the docstrings."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""``make pictures``: each loss and its gradient over one logit, as docs/losses.md shows them.
+"""``make pictures``: each loss and its gradient over one logit, for docs/losses.md.
 
-Drawn from the definitions (the reference backend, float64). The same matplotlib writes the same bytes.
+The reference backend computes the curves in float64. The same matplotlib writes the same bytes.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ __all__ = ["FOLDER", "PICTURES"]
 
 FOLDER = Path(__file__).parent / "images" / "losses"
 POINTS, REACH = 241, 6.0
-# Okabe and Ito's palette, told apart by colour-blind readers; black is for what is there to compare with.
+# Okabe and Ito's palette, which colour-blind readers can distinguish; curves for comparison are grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 COMPARED = "0.45"
 POSITIVE, NEGATIVE = (0.0, ()), (0.0, (4.0, 1.6))  # strokes and gaps
 
-Others = Sequence[tuple[int, float, int]]  # so many labels, at this logit, with this target
-LossOfALogit = Callable[[Tensor], Tensor]  # the row's loss by the logit of one of its labels
+Others = Sequence[tuple[int, float, int]]  # number of labels, their logit, their target
+LossOfALogit = Callable[[Tensor], Tensor]  # the row's loss as a function of one label's logit
 
 
 @dataclass(frozen=True)
 class Curves:
-    """One entry of the legend: the loss by the logit of a positive, and by that of a negative."""
+    """One entry of the legend: the loss as a function of a positive's logit, and of a negative's."""
 
     name: str
     positive: LossOfALogit | None = None
@@ -43,11 +43,11 @@ class Curves:
 
 @dataclass(frozen=True)
 class Picture:
-    """A loss's two panels. ``function`` names it among the exports; nothing is drawn of what is not there."""
+    """A loss's two panels. They are drawn if the package exports ``function``."""
 
     function: str
-    state: str  # what is held fixed
-    curves: Callable[[], list[Curves]]  # five, and what they are compared with, at most
+    state: str  # the fixed part of the row
+    curves: Callable[[], list[Curves]]  # at most five, and curves for comparison
     labelled: bool = True  # positive and negative labels differ
 
 
@@ -55,7 +55,7 @@ class Picture:
 
 
 def by_logit(call: Callable[..., Tensor], target: float, others: Others, **own: Any) -> LossOfALogit:
-    """The loss of a row by the logit of its first label, of this target."""
+    """Return the loss of a row as a function of the logit of its first label, which has this target."""
     rest = [torch.full((count,), at, dtype=torch.float64) for count, at, _ in others]
     known = [torch.full((count,), float(y), dtype=torch.float64) for count, _, y in others]
     targets = torch.cat([torch.tensor([target], dtype=torch.float64), *known])[None]
@@ -69,7 +69,7 @@ def by_logit(call: Callable[..., Tensor], target: float, others: Others, **own: 
 def both(
     name: str, function: str, others: Others = (), sides: str = "+-", compared: bool = False, **own: Any
 ) -> Curves:
-    """The curves of a positive (``+`` in ``sides``) and of a negative (``-``) among ``others``."""
+    """Return the curves of a positive (``+`` in ``sides``) and of a negative (``-``) among ``others``."""
     call = getattr(functional, function)
     positive, negative = (by_logit(call, target, others, **own) for target in (1.0, 0.0))
     return Curves(name, positive if "+" in sides else None, negative if "-" in sides else None, compared)
@@ -223,7 +223,7 @@ def _plot(axes: Sequence[Any], curves: Sequence[Curves]) -> None:
     colours = iter(COLOURS)
     for place, entry in enumerate(curves):
         line: dict[str, Any] = {"color": COMPARED if entry.compared else next(colours)}
-        # The first on top, for it is the default, or leaves the others where they go on together.
+        # The first curve is on top: it is the default, or it leaves the others where these coincide.
         line |= {"linewidth": 1.1 if entry.compared else 1.8, "zorder": 3 - place / 8}
         for loss, style in ((entry.positive, POSITIVE), (entry.negative, NEGATIVE)):
             if loss is not None:
@@ -232,7 +232,7 @@ def _plot(axes: Sequence[Any], curves: Sequence[Curves]) -> None:
 
 
 def _legend_rows(curves: Sequence[Curves], labelled: bool) -> int:
-    """One, if it is not too wide."""
+    """Return 1 if all entries fit into one row, else 2."""
     return 1 if sum(len(c.name) + 10 for c in curves) + 46 * labelled < 130 else 2
 
 
@@ -269,24 +269,24 @@ def draw(name: str, picture: Picture, folder: Path, suffix: str) -> None:
     rows = _legend_rows(curves, picture.labelled)
     figure.tight_layout(rect=(0, 0.02 + 0.065 * rows, 1, 0.95), w_pad=2.5)
     _legend(figure, curves, picture.labelled)
-    # Neither a date nor a version: the same picture, the same bytes.
+    # Without date and version the same picture has the same bytes.
     metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
     figure.savefig(folder / f"{name}.{suffix}", metadata=metadata)
     plt.close(figure)
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Draw every loss that is exported; 1 if one of them has no picture here."""
+    """Draw every exported loss; return 1 if one of them has no picture here."""
     import matplotlib
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=FOLDER, metavar="FOLDER", help="default: docs/images/losses")
     parser.add_argument("--format", choices=("svg", "png"), default="svg", help="default: svg")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="these pictures alone")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these pictures")
     options = parser.parse_args(given)
     matplotlib.use("Agg")
     matplotlib.rcParams.update({"font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False})
-    # Text stays text, in fewer bytes than outlines take.
+    # Text stays text, which takes fewer bytes than outlines.
     matplotlib.rcParams.update({"svg.hashsalt": "mlloss_cuda", "svg.fonttype": "none", "axes.titlesize": 10.5})
     matplotlib.rcParams["font.sans-serif"] = ["DejaVu Sans", "Verdana", "Arial"]
     options.output.mkdir(parents=True, exist_ok=True)
@@ -296,7 +296,7 @@ def main(given: Sequence[str] | None = None) -> int:
     for name in options.names or PICTURES:
         picture = PICTURES[name]
         if picture.function not in functional.__all__:
-            print(f"{name}: not drawn, for mlloss_cuda has no {picture.function}")
+            print(f"{name}: not drawn, because mlloss_cuda has no {picture.function}")
             continue
         with mlloss_cuda.use_backend("reference"):
             draw(name, picture, options.output, options.format)

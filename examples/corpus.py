@@ -10,12 +10,12 @@ WORDS, LABELS = 600, 100
 
 
 def documents(count: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
-    """The words and the labels of each document. A label brings 3 of its own 6 words; a fifth of the rest is noise."""
+    """Return the words and labels of each document. A label adds 3 of its own 6 words; some random words are noise."""
     own = np.random.default_rng(0).integers(WORDS, size=(LABELS, 6))
     draw = np.random.default_rng(seed)
     words, labels = [], []
     for _ in range(count):
-        # Labels are as unevenly frequent as those of real corpora.
+        # Label frequencies are uneven, like those of real corpora.
         topics = np.unique((LABELS * draw.random(draw.integers(1, 6)) ** 2).astype(int))
         text = [draw.choice(own[topic], 3, replace=False) for topic in topics]
         text.append(draw.integers(WORDS, size=max(1, len(topics) // 2)))
@@ -25,7 +25,7 @@ def documents(count: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
 
 
 def write_xmc(path: Path, count: int, seed: int) -> Path:
-    """The documents as a file of the Extreme Classification Repository: a header, then ``l1,l2 f1:v1 f2:v2``."""
+    """Write the documents as a file of the Extreme Classification Repository: a header, then ``l1,l2 f1:v1 f2:v2``."""
     lines = [f"{count} {WORDS} {LABELS}"]
     for words, labels in zip(*documents(count, seed), strict=True):
         lines.append(",".join(map(str, labels)) + " " + " ".join(f"{word}:1" for word in words))
@@ -34,6 +34,6 @@ def write_xmc(path: Path, count: int, seed: int) -> Path:
 
 
 def padded(words: list[int], length: int = 24) -> list[int]:
-    """``length`` token ids, of which 0 is padding and the first is 1."""
+    """Return ``length`` token ids; the first is 1, and 0 is padding."""
     ids = [1, *(word + 2 for word in words)][:length]
     return ids + [0] * (length - len(ids))

@@ -1,10 +1,10 @@
-"""FSDP2 for the encoder, the labels of the head over the same ranks.
+"""FSDP2 for the encoder, and the head's labels sharded over the same ranks.
 
     torchrun --standalone --nproc-per-node 2 examples/fsdp2.py
 
 Each rank has a slice of the head's weights and steps it inside backward (``FusedSGD``). The head needs the same rows on
-every rank, so these ranks are one group of a larger job: data parallelism would be a second dimension of its mesh. On
-CPUs with Gloo, on GPUs with NCCL. Started by ``python`` alone it trains the same on one process.
+every rank, so these ranks are one group of a larger job: data parallelism would be a second dimension of its mesh. It
+uses Gloo on CPUs and NCCL on GPUs. Started by ``python`` alone, it trains the same model in one process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Encoder(nn.Module):
 
 
 def make(group: distributed.ProcessGroup | None, device: torch.device) -> tuple[Encoder, LinearLoss]:
-    """Encoder and head, that begin alike on any number of ranks."""
+    """Make encoder and head, whose initial weights are the same on any number of ranks."""
     torch.manual_seed(0)
     encoder = Encoder().to(device)
     whole = torch.empty(LABELS, WIDTH).uniform_(-(WIDTH**-0.5), WIDTH**-0.5)
@@ -56,7 +56,7 @@ def make(group: distributed.ProcessGroup | None, device: torch.device) -> tuple[
 
 
 def batches(seed: int, device: torch.device) -> list[tuple[Tensor, CSRTargets]]:
-    """The same rows on every rank."""
+    """Return batches, the same on every rank."""
     words, labels = documents(ROWS, seed)
     ids = torch.tensor([padded(own) for own in words], device=device)
     targets = CSRTargets.from_lists(labels, LABELS)

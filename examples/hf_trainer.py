@@ -21,26 +21,26 @@ from mlloss_cuda import CSRTargets, ZLPRLoss, hf_compute_loss
 from mlloss_cuda.data import csr_collate
 from mlloss_cuda.metrics import precision_at_k
 
-UNKNOWN = -1  # not -100, which the Trainer does not count: every row weighs the same, however much of it is known
+UNKNOWN = -1  # not -100, which the Trainer would not count: each row has the same weight, however many labels are known
 
 
 def rows(count: int, seed: int) -> list[dict[str, Any]]:
-    """Samples as a tokenised data set has them; labels are lists of numbers."""
+    """Return samples like those of a tokenised data set; labels are lists of numbers."""
     words, labels = documents(count, seed)
     ids = [torch.tensor(padded(own)) for own in words]
     return [{"input_ids": x, "attention_mask": x.ne(0).long(), "labels": y} for x, y in zip(ids, labels, strict=True)]
 
 
 def collate_dense(samples: list[dict[str, Any]], known: float = 1.0) -> dict[str, Any]:
-    """Labels ``[B, L]`` of 0 and 1; a share of them is unknown."""
+    """Collate labels ``[B, L]`` of 0 and 1; a share of them is unknown."""
     batch = csr_collate(samples, num_labels=LABELS)
     dense = batch["labels"].to_dense().float()
-    # The Trainer sees to it that torch's generator begins as the run's seed says.
+    # The Trainer seeds torch's generator with the run's seed.
     return {**batch, "labels": dense.masked_fill(torch.rand(dense.shape) >= known, UNKNOWN)}
 
 
 def metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """The metrics of the whole evaluation set, whose dense labels the Trainer has joined."""
+    """Compute metrics of the whole evaluation set, whose dense labels the Trainer has concatenated."""
     logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
     best = logits.topk(5, dim=1).indices
     return {f"precision_at_{k}": precision_at_k(best, CSRTargets.from_dense(labels), k).item() for k in (1, 5)}
@@ -55,15 +55,15 @@ def model() -> BertForSequenceClassification:
 
 
 def run(collate: Callable[..., Any], evaluated: Callable[..., Any], sparse: bool, folder: str) -> tuple[float, float]:
-    """Train with one collator, evaluate with another one; the loss before and after."""
+    """Train with one collator and evaluate with another; return the loss before and after."""
     arguments = TrainingArguments(
         folder,
         per_device_train_batch_size=8,
-        gradient_accumulation_steps=2,  # of 125 batches, so that the last group of an epoch is incomplete
+        gradient_accumulation_steps=2,  # 125 batches leave an incomplete last group in every epoch
         num_train_epochs=8,
         learning_rate=3e-3,
         warmup_steps=30,
-        prediction_loss_only=sparse,  # the Trainer joins dense labels for compute_metrics, and no others
+        prediction_loss_only=sparse,  # the Trainer concatenates only dense labels for compute_metrics
         logging_steps=126,
         save_strategy="no",
         report_to=[],

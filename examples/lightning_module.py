@@ -2,8 +2,8 @@
 
     python examples/lightning_module.py
 
-Nothing of ours is to be told to Lightning: ``CSRTargets`` are moved by their own ``to``, and stay as they are when it
-converts a batch. The two devices are processes on the CPU, each with its own rows. Needs
+Lightning needs no plugin: it moves ``CSRTargets`` by their own ``to``, and does not change them when it converts a
+batch. The two devices are processes on the CPU, each with its own rows. Needs
 ``pip install "mlloss-cuda[data,training]"``.
 """
 
@@ -28,7 +28,7 @@ Batch = tuple[Tensor, CSRTargets]
 
 
 class Classifier(lightning.LightningModule):
-    """A bag of words and the head. (With ``fused_update`` the head would step by one process's rows: leave it out.)"""
+    """A bag of words and the head. The head has no ``fused_update``, which would step by one process's rows alone."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Classifier(lightning.LightningModule):
 
 
 def loader(count: int, seed: int, shuffle: bool) -> DataLoader[Any]:
-    """Pairs of ids and labels; the collator runs in a worker, and its batches come pinned where there is a GPU."""
+    """Load pairs of ids and labels; a worker collates them, into pinned memory if there is a GPU."""
     words, labels = documents(count, seed)
     samples = [(torch.tensor(padded(own)), y) for own, y in zip(words, labels, strict=True)]
     collate = partial(csr_collate, num_labels=LABELS)

@@ -1,9 +1,9 @@
 """Extreme multi-label classification in plain PyTorch, from the repository's files to propensity-scored metrics.
 
     python examples/train_xmc.py --train train.txt --test test.txt --checkpoint run.pt
-    python examples/train_xmc.py --checkpoint run.pt --epochs 8  # goes on where it stopped, to the bit
+    python examples/train_xmc.py --checkpoint run.pt --epochs 8  # resumes the run, with the same bits
 
-The last layer's weights step inside backward (``FusedAdam``): neither logits nor the weights' gradient stand in memory.
+The last layer's weights step inside backward (``FusedAdam``): neither logits nor the weights' gradient are in memory.
 It trains on a generated corpus unless files are given, and needs ``pip install "mlloss-cuda[data]"``.
 """
 
@@ -45,14 +45,14 @@ class Model(nn.Module):
 
 
 def batches(data: MultiLabelData, epoch: int | None = None) -> Batches:
-    """Batches in an order that the epoch's number decides, so that a resumed run sees the same ones."""
+    """Load batches in an order that depends on the epoch's number, so that a resumed run sees the same ones."""
     order = None if epoch is None else torch.Generator().manual_seed(epoch)
     return DataLoader(data, 64, epoch is not None, generator=order, collate_fn=csr_collate)
 
 
 @torch.no_grad()
 def evaluate(model: Model, test: MultiLabelData, weights: Tensor, device: torch.device) -> tuple[float, str]:
-    """The mean loss of the test rows, and the metrics of the five best labels in words."""
+    """Return the mean loss of the test rows, and the metrics of the five best labels as text."""
     total, best = 0.0, []
     for x, targets in batches(test):
         features = model.features(x.to(device))
@@ -68,14 +68,14 @@ def evaluate(model: Model, test: MultiLabelData, weights: Tensor, device: torch.
 
 
 def train(model: Model, optimizer: torch.optim.Optimizer, data: MultiLabelData, epoch: int) -> None:
-    """One epoch, with a progress bar."""
+    """Train one epoch with a progress bar."""
     device, steps, start = next(model.parameters()).device, batches(data, epoch), time.perf_counter()
     for step, (x, targets) in enumerate(steps, 1):
         loss = model(x.to(device), targets.to(device))
         loss.backward()  # the head has stepped
         optimizer.step()
         optimizer.zero_grad()
-        if step % 20 == 0 or step == len(steps):  # .item() waits for a GPU: not in every step
+        if step % 20 == 0 or step == len(steps):  # not in every step, since .item() waits for a GPU
             bar = "#" * (30 * step // len(steps))
             print(f"\repoch {epoch} [{bar:30}] {step}/{len(steps)} loss {loss.item():.3f}", end="", flush=True)
     print(f"  {time.perf_counter() - start:.1f} s")

@@ -1,4 +1,4 @@
-"""Pages and pictures are those of bench/results; comparisons of two results."""
+"""Pages and pictures agree with bench/results; two results are compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from bench import commits, compare, figures, page, plots, publish
 from bench.check import check_gradient, truth
-from bench.competitors import Problem, all_cases
+from bench.implementations import Problem, all_cases
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -25,11 +25,11 @@ Results = dict[str, Any]
 
 def test_pages_agree_with_the_results() -> None:
     for path, text in publish.texts().items():
-        assert path.read_text() == text, f"{path.name}: make report draws it anew"
+        assert path.read_text() == text, f"{path.name}: run make report"
 
 
 def test_pictures_agree_with_the_results(tmp_path: Path) -> None:
-    """Byte for byte, by the version of matplotlib that is pinned."""
+    """The bytes are equal with the pinned version of matplotlib."""
     matplotlib = pytest.importorskip("matplotlib")
     if f'"matplotlib=={matplotlib.__version__}"' not in (ROOT / "pyproject.toml").read_text():
         pytest.skip("another matplotlib draws other bytes")
@@ -44,11 +44,11 @@ def test_the_page_has_no_gpu_figures_without_a_gpu() -> None:
     assert page.rendered([]).endswith("wait for hardware (`make gpu`).\n")
 
 
-# ---- right before fast ---------------------------------------------------------------------------
+# ---- checks before timing -------------------------------------------------------------------------
 
 
 def test_two_commits_turn_by_turn() -> None:
-    """The same tree as both, at a shape that takes no time."""
+    """Both commits are this tree, at a shape that takes no time."""
     here = Path(commits.__file__).parents[1]
     what = {"case": "zlpr", "rows": 2, "labels": 64, "dtype": "float32", "name": "csr", "threads": 1}
     found = commits.compared((here, here), processes=1, rounds=2, **what)
@@ -76,12 +76,12 @@ def test_a_gradient_that_jumps_may_be_on_either_side() -> None:
 
 
 def scale(results: Results, factor: Callable[[str, Results], float]) -> None:
-    """Times by competitor."""
+    """Multiply each implementation's times."""
     for entry in results["times"]:
         for name, summary in entry["summary"].items():
             summary["median_ms"] *= factor(name, summary)
             if "of_the_floor" in summary:
-                del summary["of_the_floor"]  # told anew from the times
+                del summary["of_the_floor"]  # is computed again from the times
 
 
 def quietly(results: Results) -> None:
@@ -106,7 +106,7 @@ def beyond_spreads(results: Results) -> None:
 
 
 def all_a_little(results: Results) -> None:
-    """Within the spread of nearly each."""
+    """Make ours slower within the spread of nearly every figure."""
     scale(results, lambda name, summary: 1.08 if name in ("fused", "csr", "inplace", "floating") else 1.0)
 
 
@@ -134,7 +134,7 @@ def fresh_memory(results: Results) -> None:
 
 
 def other_machine(results: Results) -> None:
-    """Half as fast in everything."""
+    """Make everything half as fast, on another machine."""
     results["machine"]["cpu"] = "another"
     scale(results, lambda name, summary: 2.0)
 

@@ -1,4 +1,4 @@
-"""What ``make gpu`` does when something goes wrong, on a machine without a GPU."""
+"""``make gpu`` when something goes wrong, on a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from bench.competitors import Case
 from bench.gpu import __main__ as command
 from bench.gpu import benchmark, parts, processes, profile, small, suite
 from bench.gpu.device import Device
-from bench.gpu.matrix import MAIN_LABELS, default_groups, dry_groups, narrowed, quick_groups
+from bench.gpu.plan import MAIN_LABELS, default_groups, dry_groups, narrowed, quick_groups
+from bench.implementations import Case
 
 from . import test_cuda
 from .conftest import STRATEGIES
@@ -46,11 +46,11 @@ def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("workers", (0, 2))
 def test_a_broken_context_ends_its_process_alone(tmp_path: Path, workers: int) -> None:
-    """Of eight tests two fail; each failure is in the file, and by pytest-xdist all others run."""
+    """Two of eight tests fail: each failure is in the file, and with pytest-xdist all other tests run."""
     if workers and not find_spec("xdist"):
         pytest.skip("pytest-xdist is not installed")
     (tmp_path / "test_it.py").write_text(BREAKS)
-    # As on a GPU: one by one, where tests are known by groups xdist fails on a worker that ends.
+    # Tests are distributed one by one, as on a GPU: with groups xdist fails on a worker that ends.
     distributed = ["-p", "xdist", "-n", "2", "--dist", "load", "--maxschedchunk", "1"] if workers else []
     options = ["-q", "-p", "no:cacheprovider", "-p", "tests.failures", "--failures", "failures.txt", "test_it.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
@@ -61,13 +61,13 @@ def test_a_broken_context_ends_its_process_alone(tmp_path: Path, workers: int) -
     text = (tmp_path / "failures.txt").read_text()
     failed = suite.failed_in(tmp_path / "failures.txt")
     assert set(failed) == {"test_it.py::test_one[1]", "test_it.py::test_one[3]"}
-    assert len(failed) == 2 + bool(workers)  # and that a worker ended
+    assert len(failed) == 2 + bool(workers)  # with workers, the end of a worker is reported too
     assert "illegal memory access" in text
     assert "assert 1 != 1" in text
 
 
 def test_children_end_with_the_command(tmp_path: Path) -> None:
-    """A child of a child too, at SIGTERM."""
+    """SIGTERM also ends the children of children."""
     sleeps = "import subprocess, sys; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
     code = f"""
 import signal, sys
@@ -140,7 +140,7 @@ def test_racecheck_alone_fails_nothing(logs: Path) -> None:
 def test_logs_come_back_with_the_results(
     logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where a part raises; one alone has all of the time, of several each its share."""
+    """Logs come back also if a part raises. A single part has all the time; several parts share it."""
     given = []
     terminates = signal.getsignal(signal.SIGTERM)
 
@@ -167,7 +167,7 @@ def test_logs_come_back_with_the_results(
         assert "logs/tests-cuda.log" in archive.getnames()
     assert given[0] == (pytest.approx(95, abs=10), True)
     assert given[1] == (pytest.approx(95 * 4 / 11, abs=10), False)
-    # The results from before it raised are on disk.
+    # The results before the exception are on disk.
     left = json.loads((results / "dry-run-tests.json").read_text())
     assert (left["found"], left["right"], left["words"]) == (1, None, "not finished")
     signal.signal(signal.SIGTERM, terminates)
@@ -175,14 +175,14 @@ def test_logs_come_back_with_the_results(
 
 def test_sanitizers_meet_every_kernel_early() -> None:
     work = small._work(Device(True), 3)
-    kernels = [(case.name, str(case.arguments), way.name) for _, _, case, way in work]
+    kernels = [(case.name, str(case.arguments), strategy.name) for _, _, case, strategy in work]
     assert len(set(kernels[: len(set(kernels))])) == len(set(kernels))
     assert work == small._work(Device(True), 3)
     assert work != small._work(Device(True), 4)
 
 
 def test_a_case_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured is on disk, and what went wrong beside it."""
+    """The file has the measurements, and the failures as well."""
     measure_case = benchmark.measure_case
 
     def fails_once(case: Case, *rest: Any) -> None:
@@ -204,11 +204,11 @@ def test_a_case_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.Mo
     results = json.loads(options.json.read_text())
     assert results["failures"] == ["6 x 1,001, bfloat16, focal: RuntimeError: no truth"]
     assert {entry["case"] for entry in results["times"] if entry["ms"]} == {run.cases[0].name, run.cases[2].name}
-    # An error that stays is raised, once what is known is written.
+    # An error that stays is raised after the results are written.
     monkeypatch.setattr(run.device, "synchronize", stays)
     with pytest.raises(RuntimeError, match="CUDA error"):
         run._group(dry_groups()[1])
-    # Strategies that were not the planned ones are told.
+    # A strategy that was not the planned one is a failure.
     (first, *_) = (timed for timed in run.times if timed.ours)
     first.ran = "another"
     assert any(f"planned {first.strategy}, ran another" in failure for failure in run.failures())
@@ -219,17 +219,17 @@ def options_of(*given: str) -> Any:
 
 
 def test_two_visits_fit_fifteen_minutes() -> None:
-    """A start of the machine, a gap between the commands and the transfers are counted too."""
+    """The machine's start, a gap between the commands and the transfers count too."""
     limits = [options_of("--visit", name).limit for name in ("right", "fast")]
     assert sum(limits) + 120 + 30 + 30 <= 900
     for name in ("right", "fast"):
         options = options_of("--visit", name)
         assert options.no_build
         assert not options.triton
-        # A path that is given goes before.
+        # An explicit limit takes precedence.
         assert options_of("--visit", name, "--limit", "99").limit == 99
     assert options_of().part == list(command._PARTS)
-    # The tests that failed run once more in one process, so that a broken context names its test.
+    # Failed tests run again in one process, so that a broken context identifies its test.
     again = options_of("--test", "tests/test_edges.py::test")
     assert again.part == ["tests"]
     asked = command._suite(again, first=False)
@@ -242,15 +242,15 @@ def test_a_visit_compiles_nothing() -> None:
     asked = command._suite(options_of("--visit", "right"), first=False)
     assert asked.backends() == ("cuda",)
     given = asked.options("cuda")
-    assert "--brief=40" in given  # which leaves tests that call a compiler out
+    assert "--brief=40" in given  # leaves out tests that call a compiler
     assert given[given.index("-n") + 1] == "10" if find_spec("xdist") else "-n" not in given
     asked_of_bench = command._bench_options(options_of("--visit", "fast"))
     assert {"--quick", "--no-compile", "--no-triton"} <= set(asked_of_bench)
-    assert not any(group.peers for group in quick_groups())
+    assert not any(group.names for group in quick_groups())
 
 
 def test_tests_of_huge_tensors_run_by_one_process(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Side by side they take more memory than a GPU has."""
+    """In parallel they need more memory than a GPU has."""
     given = command._suite(options_of(), first=False).options("cuda")
     assert given[given.index("-m") + 1] == "not large"
     started = []
@@ -273,7 +273,7 @@ def test_tests_of_huge_tensors_run_by_one_process(logs: Path, monkeypatch: pytes
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    """Whoever waits for a GPU's memory gets it when the process that holds it ends."""
+    """A process that waits for a GPU's memory gets it when the process that holds it ends."""
     code = """
 import sys, time
 from tests.alone import one_at_a_time
@@ -300,11 +300,11 @@ with one_at_a_time("test-of-the-lock"):
 
 
 def test_tests_of_huge_tensors_are_few() -> None:
-    """One a strategy, and one of a loss that has none: each moves the memory of a GPU several times."""
+    """There is one test for each strategy, and one of an element-wise loss: each moves a GPU's memory several times."""
     found = {name: marks for name, value in vars(test_cuda).items() if (marks := _marks(value)) and "large" in marks}
     assert set(found) == {"test_rows_past_31_bits", "test_elements_past_31_bits"}
     assert not any("parametrize" in marks for marks in found.values())
-    assert "element_wise" in found["test_elements_past_31_bits"]  # by the first strategy alone
+    assert "element_wise" in found["test_elements_past_31_bits"]  # runs by the first strategy alone
     assert set(test_cuda.PAST_31_BITS) == set(STRATEGIES)
     assert set(suite._LARGE) < set(STRATEGIES)
 
@@ -318,7 +318,7 @@ def test_narrowed_groups() -> None:
     one = narrowed(default_groups(), ("zlpr",), (MAIN_LABELS,), compiled=False)
     assert {group.dtype for group in one} == {"bfloat16", "float32", "float16"}
     assert all(group.labels == MAIN_LABELS and group.losses == ("zlpr",) for group in one)
-    assert not any("compile" in peer for group in one for peer in group.peers)
+    assert not any("compile" in peer for group in one for peer in group.names)
     assert [group.losses for group in narrowed(quick_groups(), ("dice", "bce"))] == [("dice", "bce"), *[("bce",)] * 5]
     with pytest.raises(ValueError, match="nothing to measure"):
         narrowed(quick_groups(), ("dice",), (8_192,))
@@ -327,24 +327,24 @@ def test_narrowed_groups() -> None:
 
 
 def test_profile_reads_what_ncu_prints() -> None:
-    """The sample has ncu's format; its figures are of no GPU."""
+    """The sample has ncu's format; its figures are invented."""
     text = profile._SAMPLE.read_text()
     (streaming,), split = profile.read(text)
     assert streaming.name == "streaming"
     assert streaming.dram_bytes == 541_065_216 + 268_501_248
     assert streaming.seconds == pytest.approx(352.128e-6)
     assert (streaming.dram_percent, streaming.issue_percent, streaming.occupancy_percent) == (71.2, 48.77, 36.9)
-    assert streaming.stall == "long scoreboard 6.8"  # neither what is selected, nor what is counted twice
+    assert streaming.stall == "long scoreboard 6.8"  # neither "selected" nor the metrics that count twice
     assert [kernel.name for kernel in split] == ["row_statistics", "group_backward"]
-    # Scaled units, and a figure that is missing.
+    # Scaled units, and a missing figure.
     scaled = profile.read(text.replace('"541,065,216"', '"541.07"').replace('"byte","byte"', '"Mbyte","byte"'))
     assert scaled[0][0].dram_bytes == pytest.approx(541.07e6 + 268_501_248)
     missing = profile.read(text.replace('"541,065,216"', '"n/a"'))[0][0]
     assert (missing.dram_bytes, missing.issue_percent) == (None, 48.77)
     calls = [vars(profile.Profiled(name, "streaming", "csr", 1, 2, 2**29)) for name in ("zlpr", "dice")]
     lines = profile.table(profile.joined(calls, text)).splitlines()
-    assert len(lines) == 5
-    assert "1.51" in lines[1]  # of the plan's bytes
+    assert len(lines) == 6
+    assert "1.51" in lines[2]  # times the plan's bytes
     with pytest.raises(ValueError, match="3 calls were made, and ncu saw 2"):
         profile.joined([*calls, calls[0]], text)
     with pytest.raises(ValueError, match="no table"):
@@ -353,7 +353,7 @@ def test_profile_reads_what_ncu_prints() -> None:
 
 def test_profile_covers_every_strategy() -> None:
     for loss in ("zlpr", "dice"):
-        assert {way for name, way, *_ in profile._CALLS if name == loss} == {
+        assert {strategy for name, strategy, *_ in profile._CALLS if name == loss} == {
             "streaming",
             "resident",
             "cluster",
@@ -373,7 +373,7 @@ def test_capability_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sanitizers_run_one_after_another(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memcheck first; what each found is known before the next begins."""
+    """Memcheck runs first; each tool's findings are saved before the next tool begins."""
     seen: list[str] = []
 
     class Tool:

@@ -1,4 +1,4 @@
-"""The reader of machine code, on a small kernel written by hand; the kernels themselves are read by `make sass`."""
+"""Tests of the reader of machine code, on a small kernel written by hand."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_a_jump_without_targets_is_an_error() -> None:
         (replace(STATISTICS, target_width=4, avoid=frozenset({0xE0})), 8 + 3 + 8 + 1 + 4),
         (replace(STATISTICS, target_width=8), None),
         (replace(STATISTICS, arithmetic="MUFU.LG2"), None),
-        (replace(STATISTICS, operations=8), None),  # of which a trip has half
+        (replace(STATISTICS, operations=8), None),  # a trip has half of them
     ],
 )
 def test_cheapest_path(demand: Demand, expected: int | None) -> None:
@@ -149,11 +149,11 @@ def test_a_loop_that_always_stores_has_no_statistics() -> None:
 
 
 def test_few_instructions_not_few_blocks() -> None:
-    # Around the chunk's exponentials by one long block, or by .L_x_4, which is split in two.
+    # Two paths reach the chunk's exponentials: one long block, or .L_x_4, which is split in two.
     text = SAMPLE.replace("LD.E R8, desc[UR4][R10.64]", "NOP")
     split = text.replace(EXPONENTIAL, EXPONENTIAL + ".L_y:\n")
     assert instructions(STATISTICS, split) == 18
-    # And by .L_x_5 alone, where .L_x_4 costs more.
+    # With .L_x_4 made more expensive, the path through .L_x_5 alone is the cheapest.
     assert instructions(STATISTICS, text.replace(EXPONENTIAL, EXPONENTIAL + NOTHING * 9)) == 8 + 3 + 8 + 1 + 4
 
 
@@ -240,12 +240,12 @@ def test_faults() -> None:
 
 def test_excesses() -> None:
     entry = budgets.entry_of(kernel_of())
-    assert entry["paths"] == {"statistics, csr": [4.5, 1.0, 0], "gradient, csr": [4.75, 1.0, 16]}
+    assert entry.paths == {"statistics, csr": (4.5, 1.0, 0), "gradient, csr": (4.75, 1.0, 16)}
     assert budgets.excesses_of(entry, entry) == []
     assert "has no budget" in budgets.excesses_of(entry, None)[0]
-    assert "40 registers" in budgets.excesses_of({**entry, "registers": 40}, entry)[0]
-    for worse, what in (([5.0, 1.0, 16], "5.00 instr"), ([4.75, 1.25, 16], "1.25 special"), ([4.75, 1.0, 4], "of 4 b")):
-        (excess,) = budgets.excesses_of({**entry, "paths": {"gradient, csr": worse}}, entry)
+    assert "40 registers" in budgets.excesses_of(replace(entry, registers=40), entry)[0]
+    for worse, what in (((5.0, 1.0, 16), "5.00 instr"), ((4.75, 1.25, 16), "1.25 special"), ((4.75, 1.0, 4), "of 4 b")):
+        (excess,) = budgets.excesses_of(replace(entry, paths={"gradient, csr": worse}), entry)
         assert what in excess
 
 
@@ -254,15 +254,28 @@ def test_kernels_and_list_must_agree() -> None:
     assert budgets.listing_faults(listed) == []
     assert "streaming<*> is listed" in budgets.listing_faults([k for k in listed if k.title != "streaming<Zlpr>"])[0]
     assert "new<Zlpr> is not listed" in budgets.listing_faults([*listed, replace(kernel_of(), title="new<Zlpr>")])[0]
-    units = {"float sm_90": {"streaming<Zlpr>": {}, "streaming<Gone>": {}}}
-    assert ["streaming<Gone>" in fault for fault in budgets.vanished([kernel_of()], units)] == [True]
+    entry = budgets.entry_of(kernel_of())
+    table = budgets.Budgets(units={"float sm_90": {"streaming<Zlpr>": entry, "streaming<Gone>": entry}})
+    assert ["streaming<Gone>" in fault for fault in budgets.vanished([kernel_of()], table)] == [True]
 
 
 def test_static_shared_memory_of_every_kernel_is_what_the_planner_allows_for() -> None:
-    entries = [entry for kernels in budgets.load()["units"].values() for entry in kernels.values()]
-    assert 0 < max(entry["shared"] for entry in entries) <= budgets.most_static_shared()
+    entries = [entry for kernels in budgets.load().units.values() for entry in kernels.values()]
+    assert 0 < max(entry.shared for entry in entries) <= budgets.most_static_shared()
 
 
-def test_the_table_is_what_the_budgets_give() -> None:
+def test_the_page_and_the_table_follow_from_the_budgets() -> None:
     assert (ROOT / "docs" / "machine_code.md").read_text() == report.render(budgets.load())
     assert budgets.FILE.read_text() == budgets.dump(budgets.load())
+
+
+def test_what_is_measured_again_replaces_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "FILE", tmp_path / "budgets.tsv")
+    table = budgets.Budgets("13.0", "old", dict.fromkeys(("float sm_80", "float sm_90"), "old"))
+    table.units = {unit: {"streaming<Gone>": budgets.entry_of(kernel_of())} for unit in table.measured_on}
+    budgets.save(table, [kernel_of()], "new")
+    saved = budgets.load()
+    assert saved.units["float sm_90"] == {"streaming<Zlpr>": budgets.entry_of(kernel_of())}
+    assert saved.units["float sm_80"] == table.units["float sm_80"]
+    assert (saved.is_older("float sm_80"), saved.is_older("float sm_90")) == (True, False)
+    assert "float sm_80, older | float sm_90 |" in report.render(saved)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bench import compare, figures, page, plots, readme
-from bench.competitors import all_cases
+from bench.implementations import all_cases
 
 from .new_process import run_python
 

@@ -1,4 +1,4 @@
-"""Beside the times of losses: bandwidth, what a call costs the host, and memory."""
+"""Baselines beside the times of losses: bandwidth, the host's time for a call, and memory."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..competitors import Case, Competitor, Problem, build
-from ..measure import Remembered, memory_of
+from ..implementations import Case, Implementation, Problem, build
+from ..memory import Remembered, memory_of, resets_peak
 from .device import Device
-from .matrix import HOST_SHAPE, MAIN_LABELS, Group
 from .measure import OURS, ROUNDS, Rotation
+from .plan import HOST_SHAPE, MAIN_LABELS, Group
 
 __all__ = ["HostTime", "bandwidth", "host_times", "peak_memory"]
 
 
 def bandwidth(device: Device, compiled: bool = True) -> dict[str, dict[str, Any]]:
-    """Bytes a second of a copy, and of the fastest of some kernels that only read; samples in milliseconds.
+    """Return bytes a second of a copy, and of the fastest of some kernels that only read; samples in milliseconds.
 
-    ``compiled``: whether one of those is ``torch.compile``'s.
+    ``compiled``: whether one of the readers is ``torch.compile``'s.
     """
     numel = 1 << (18 if device.dry else 28)
     sources = [torch.randn(numel, device=device.type) for _ in range(2)]
@@ -41,7 +40,7 @@ def bandwidth(device: Device, compiled: bool = True) -> dict[str, dict[str, Any]
     found = {"copy": _bandwidth(device, lambda i: copies[i % 2].copy_(sources[i % 2]), 2 * nbytes, "copy_")}
     read = []
     for name, reader in readers.items():
-        # Only torch.compile may be missing something.
+        # Only torch.compile may lack something that it needs.
         with suppress(*([Exception] if "compile" in name else [])):
             read.append(_bandwidth(device, reader, nbytes, name))
     found["read"] = max(read, key=lambda one: one["bytes_per_second"])
@@ -61,10 +60,10 @@ def _bandwidth(device: Device, call: Callable[[int], Any], nbytes: int, kernel: 
 
 @dataclass
 class HostTime:
-    """What a call costs the host, which waits for nothing."""
+    """The host's time for a call, which waits for nothing."""
 
     case: str
-    competitor: str
+    implementation: str
     mode: str
     rows: int
     labels: int
@@ -72,35 +71,35 @@ class HostTime:
 
     @property
     def median(self) -> float:
-        """Microseconds."""
+        """The median in microseconds."""
         return statistics.median(self.us)
 
 
-def _host_time(device: Device, rotation: Rotation, contender: Competitor, mode: str) -> list[float]:
+def _host_time(device: Device, rotation: Rotation, implementation: Implementation, mode: str) -> list[float]:
     samples = []
     for index in range(20 if device.dry else 400):
         if index % 50 == 0:
             device.synchronize()  # or the launch queue fills, and the host waits
-        rotation.prepare(index, contender)
+        rotation.prepare(index, implementation)
         start = time.perf_counter_ns()
-        rotation.call(contender, mode, index)
+        rotation.call(implementation, mode, index)
         samples.append((time.perf_counter_ns() - start) / 1e3)
     return samples[len(samples) // 4 :]
 
 
 def host_times(case: Case, device: Device, seed: int) -> list[HostTime]:
-    """Microseconds a call at 64 x 5,000, bfloat16."""
+    """Measure the host's microseconds for a call at 64 x 5,000, bfloat16."""
     rotation = Rotation(Group(*HOST_SHAPE, "bfloat16", ()), device, seed)
     return [
-        HostTime(case.name, competitor.name, mode, *HOST_SHAPE, _host_time(device, rotation, competitor, mode))
-        for competitor in build(case, rotation[0], OURS)
-        for mode in ("step", "unit", "forward")  # unit: a step whose grad_output of 1 is known beforehand
+        HostTime(case.name, implementation.name, mode, *HOST_SHAPE, _host_time(device, rotation, implementation, mode))
+        for implementation in build(case, rotation[0], OURS)
+        for mode in ("step", "unit", "forward")  # unit: a step whose grad_output is known to be 1
     ]
 
 
 def peak_memory(case: Case, device: Device, seed: int) -> list[Remembered]:
-    """Memory of forward + backward beyond logits and targets, in units of the logits, bfloat16."""
-    if device.dry and not Path("/proc/self/clear_refs").exists():
+    """Measure memory of forward + backward beyond logits and targets, in units of the logits, in bfloat16."""
+    if device.dry and not resets_peak():
         return []
     rows, labels = (8, 50_001) if device.dry else (1_024, MAIN_LABELS)
     problem = Problem(rows, labels, torch.bfloat16, device.type, seed)

@@ -15,26 +15,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..competitors import Case, all_cases, kernel_cases
-from ..measure import Remembered
-from ..report import Gate, about
+from ..about import about
+from ..gates import Gate
+from ..implementations import Case, all_cases, kernel_cases
+from ..linear import LinearTime, linear_table
+from ..memory import Remembered
+from ..plan import shape_of
+from ..samples import as_stored
 from .baselines import HostTime, bandwidth, host_times, peak_memory
 from .device import Device, gpu_facts
-from .linear import LinearTime, linear_table, linear_times
-from .matrix import Group, default_groups, dry_groups, full_groups, narrowed, quick_groups
-from .measure import Rotation, Timed, contenders_of, failures_go_to, measure_case
-from .report import all_gates, gate_summary, headline, missed, time_table, times_as_json
+from .gates import all_gates, gate_summary, missed
+from .linear import linear_times
+from .measure import Rotation, Timed, failures_go_to, jobs_of, measure_case
+from .plan import Group, default_groups, dry_groups, full_groups, narrowed, quick_groups
+from .report import headline, time_table, times_as_json
 
 _NOTES = """\
-Median of device events; the host queues calls ahead, so that none waits for its launch; inputs rotated so that nothing
-comes from L2; every output compared with float64 first. `of the floor`: logits, gradient and targets once each, over
+Medians of device events; the host queues calls ahead, so that none waits for its launch; inputs rotate, so that nothing
+comes from L2; every output is compared with float64 first. `of the floor`: logits, gradient and targets once each, over
 time, over copy bandwidth (forward alone: read-only bandwidth). `scaled`: grad_output 1/2. *: the planner's own choice.
-x eager: against the fastest right one of the eager formulas. x compile: against torch.compile of the published formula
-in float32 arithmetic."""
+x eager: against the fastest right eager formula. x compile: against torch.compile of the published formula in float32
+arithmetic."""
 
 
 class Run:
-    """Everything measured so far, and how it is written down."""
+    """All measurements so far, and the file that they are written to."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.dry, self.start = options, options.dry_run, time.monotonic()
@@ -47,27 +52,27 @@ class Run:
         self.host: list[HostTime] = []
         self.memory: list[Remembered] = []
         self.linear: list[LinearTime] = []
-        self.errors: list[str] = []  # what ended a measurement, but not of one contender
+        self.errors: list[str] = []  # failures that ended more than one job
         self.left_out: list[str] = []
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self.start
 
     def measure(self, groups: list[Group]) -> None:
-        """All of it, the most telling first, until the time is out; what was measured is on disk after each step."""
+        """Measure the most informative groups first, until the time is over; results are on disk after each step."""
         self.bandwidth = bandwidth(self.device, self.options.compile)
         self.write()
         self._group(groups[0])
         if not self.options.quick:
-            self._beside_times()
+            self._baselines()
         for group in groups[1:]:
             self._group(group)
         self.header["gpu"]["after"] = gpu_facts(clocks_only=True)
 
-    def _beside_times(self) -> None:
-        """The host time and memory of calls, and the linear head."""
+    def _baselines(self) -> None:
+        """Measure the host time and memory of calls, and the linear head."""
         for case in self._cases(self.options.losses or None):
             self._step(f"host time, {case.name}", partial(self._host, case))
         for case in self._cases(self.options.losses or None):
@@ -81,7 +86,7 @@ class Run:
 
     @property
     def late(self) -> bool:
-        """Whether nothing more is begun."""
+        """True if the time is over, so that no measurement begins."""
         return self.seconds > self.options.seconds
 
     def _step(self, what: str, measure: Callable[[], Any]) -> None:
@@ -93,11 +98,11 @@ class Run:
         self.write()
 
     def _note(self, what: str, words: str) -> None:
-        """A lack of memory is nobody's error."""
+        """Record a failure; a lack of memory counts as left out."""
         (self.left_out if words.startswith("OutOfMemory") else self.errors).append(f"{what}: {words}")
 
     def _group(self, group: Group) -> None:
-        shape, before = f"{group.rows} x {group.labels:,}, {group.dtype}", len(self.times)
+        shape, before = str(group), len(self.times)
         if self.late:
             self.left_out.append(shape)
             return
@@ -117,36 +122,36 @@ class Run:
         self.memory += peak_memory(case, self.device, self.seed)
 
     def _case(self, group: Group, case: Case, rotation: Rotation) -> None:
-        contenders = contenders_of(group, case, rotation, self.device, self.options.triton)
-        self.times += [contender.timed for contender in contenders]
-        measure_case(case, contenders, rotation, self.device)
+        jobs = jobs_of(group, case, rotation, self.device, self.options.triton)
+        self.times += [job.timed for job in jobs]
+        measure_case(case, jobs, rotation, self.device)
 
     def failures(self) -> list[str]:
-        """Our own kernels, where they were wrong or did not run as planned; and what ended a measurement."""
+        """Return our kernels that were wrong or did not run as planned, and the failures that ended a measurement."""
         wrong = [
-            f"{t.case}, {t.rows} x {t.labels:,}, {t.dtype}, {t.competitor}, {t.mode}, {t.strategy}: {t.wrong}"
+            f"{t.case}, {shape_of(t.rows, t.labels)}, {t.dtype}, {t.implementation}, {t.mode}, {t.strategy}: {t.wrong}"
             for t in self.times
             if t.wrong
         ]
         return [
             *wrong,
-            *(f"linear head, {t.loss}, {t.way}: {t.wrong}" for t in self.linear if t.wrong),
+            *(f"linear head, {t.loss}, {t.implementation}: {t.wrong}" for t in self.linear if t.wrong),
             *self.errors,
         ]
 
     def gates(self) -> dict[str, list[Gate]]:
-        """Every gate that the measurements so far decide, by kind."""
+        """Return every gate that the measurements so far decide, by kind."""
         return all_gates(self.times, self.bandwidth, self.host, self.memory)
 
     def write(self, indent: int | None = None) -> None:
-        """The results so far, samples included; without an indent, as it goes, in half the time."""
+        """Write the results so far, samples included; without an indent this takes half the time."""
         results = {
             **self.header,
             "seconds": self.seconds,
             "bandwidth": self.bandwidth,
             "times": times_as_json(self.times, self.bandwidth),
-            "host": [{**asdict(one), "median_us": one.median} for one in self.host],
-            "memory": [asdict(row) for row in self.memory],
+            "host": [{**as_stored(one), "median_us": one.median} for one in self.host],
+            "memory": [as_stored(row) for row in self.memory],
             "linear": [one.as_json() for one in self.linear],
             "gates": [
                 {"kind": kind, **asdict(gate), "passed": gate.passed}
@@ -157,13 +162,13 @@ class Run:
             "left_out": self.left_out,
             "summary": self.summary(),
         }
-        # Whole at any time.
+        # The file is complete at any time.
         written = self.options.json.with_suffix(".tmp")
         written.write_text(json.dumps(results, indent=indent) + "\n")
         os.replace(written, self.options.json)
 
     def summary(self) -> str:
-        """The short table."""
+        """Return the short tables."""
         bandwidths = (
             f"{name} {one['bytes_per_second'] / 1e12:.3f} TB/s ({one['kernel']})"
             for name, one in self.bandwidth.items()
@@ -183,21 +188,23 @@ class Run:
 
 def _arguments(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.benchmark", description=__doc__)
-    parser.add_argument("--json", type=Path, required=True, metavar="PATH", help="where the results go")
+    parser.add_argument("--json", type=Path, required=True, metavar="PATH", help="file for the results")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU: does it run?")
     parser.add_argument("--full", action="store_true", help="every dtype, size, mode and peer")
-    parser.add_argument("--quick", action="store_true", help="this package's kernels alone, in bfloat16; times alone")
-    parser.add_argument("--losses", type=names, default=(), metavar="NAME,...", help="only these")
-    parser.add_argument("--labels", type=numbers, default=(), metavar="N,...", help="only shapes with so many")
-    parser.add_argument("--no-compile", dest="compile", action="store_false", help="nothing of torch.compile's")
-    parser.add_argument("--no-triton", dest="triton", action="store_false", help="the CUDA kernels alone")
-    parser.add_argument("--seconds", type=float, default=150.0, help="no new case is begun after so long")
-    parser.add_argument("--seed", type=int, help="of the random data; default: a new one")
+    parser.add_argument("--quick", action="store_true", help="only times of this package's kernels, in bfloat16")
+    parser.add_argument("--losses", type=names, default=(), metavar="NAME,...", help="only these losses")
+    parser.add_argument(
+        "--labels", type=numbers, default=(), metavar="N,...", help="only shapes with these numbers of labels"
+    )
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave torch.compile out")
+    parser.add_argument("--no-triton", dest="triton", action="store_false", help="only the CUDA kernels")
+    parser.add_argument("--seconds", type=float, default=150.0, help="no case begins after this time")
+    parser.add_argument("--seed", type=int, help="seed of the random data; default: a new one")
     return parser.parse_args(given)
 
 
 def names(given: str) -> tuple[str, ...]:
-    """Losses, as tables name them."""
+    """Parse losses, as tables name them."""
     found = tuple(given.split(","))
     if unknown := set(found) - {case.name for case in all_cases()}:
         raise argparse.ArgumentTypeError(f"no loss is named {', '.join(sorted(unknown))}")
@@ -205,13 +212,13 @@ def names(given: str) -> tuple[str, ...]:
 
 
 def numbers(given: str) -> tuple[int, ...]:
-    """Numbers of labels."""
+    """Parse numbers of labels."""
     return tuple(int(number) for number in given.split(","))
 
 
 def _groups(options: argparse.Namespace) -> list[Group]:
     labels: tuple[int, ...] = ()
-    if options.dry_run:  # whose shapes are their own
+    if options.dry_run:  # has shapes of its own, so that --labels does not apply
         groups = [replace(g, losses=quick_groups()[0].losses) for g in dry_groups()] if options.quick else dry_groups()
     else:
         groups = full_groups() if options.full else quick_groups() if options.quick else default_groups()
@@ -220,7 +227,7 @@ def _groups(options: argparse.Namespace) -> list[Group]:
 
 
 def main(given: list[str] | None = None) -> int:
-    """Measure, write and print; 1 if an output of ours was wrong."""
+    """Measure, write and print; return 1 if an output of ours was wrong."""
     options = _arguments(given)
     groups = _groups(options)
     print(_NOTES, flush=True)
@@ -228,7 +235,7 @@ def main(given: list[str] | None = None) -> int:
     run = Run(options)
     try:
         run.measure(groups)
-    except Exception as error:  # of CUDA's, after which nothing runs
+    except Exception as error:  # a CUDA error, after which nothing runs
         run.errors.append(f"stopped: {type(error).__name__}: {error}")
     finally:
         run.write(indent=1)

@@ -1,4 +1,4 @@
-"""What is measured on: a CUDA device, or in a dry run the CPU."""
+"""The device that is measured: a CUDA device, or in a dry run the CPU."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Device", "gpu_facts"]
 Call = Callable[[int], None]
 
 _BATCH = 8  # timed calls between two waits: few enough for the launch queue, which holds 1,024
-_SPIN_HZ = 2_000_000_000  # at least a clock's cycles a second, so that a spin is not too short
+_SPIN_HZ = 2_000_000_000  # cycles a second, no less than any clock's, so that a spin is not too short
 
 
 @dataclass
 class Device:
-    """Clocks and facts of the device; ``dry`` puts the CPU and its clock in the place of a GPU."""
+    """Clocks and facts of the device; with ``dry`` the CPU and its clock stand for a GPU."""
 
     dry: bool
     type: str = field(init=False)
@@ -43,13 +43,13 @@ class Device:
             torch.cuda.synchronize()
 
     def give_back(self) -> None:
-        """Leave no cached memory of the last shape in the way of the next."""
+        """Free the memory that torch has cached for the last shape."""
         if not self.dry:
             torch.cuda.empty_cache()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """A range for a profiler that waits to be asked: a mark, then the calls of this block."""
+        """Open a range for a profiler that does not profile from the start: a mark, then the calls of this block."""
         if self.dry:
             yield
             return
@@ -61,7 +61,7 @@ class Device:
             torch.cuda.profiler.stop()
 
     def time_batch(self, prepare: Call, call: Call, first: int, host_seconds: float) -> list[float]:
-        """Milliseconds of ``call(first)``, ``call(first + 1)``, ...; ``prepare(i)`` before each is not timed."""
+        """Return the milliseconds of ``call(first)``, ``call(first + 1)``, ...; ``prepare(i)`` runs before, untimed."""
         if self.dry:
             return [_by_cpu_clock(prepare, call, first + i) for i in range(2)]
         events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(_BATCH)]
@@ -76,7 +76,7 @@ class Device:
         return [start.elapsed_time(end) for start, end in events]
 
     def host_seconds(self, prepare: Call, call: Call, index: int) -> float:
-        """What the host needs to queue a call."""
+        """Return the seconds that the host takes to queue a call."""
         self.synchronize()
         prepare(index)
         start = time.perf_counter()
@@ -91,7 +91,7 @@ def _by_cpu_clock(prepare: Call, call: Call, index: int) -> float:
     return (time.perf_counter_ns() - start) / 1e6
 
 
-_ASKED = ("name", "driver_version", "compute_cap", "memory.total", "power.limit", "ecc.mode.current")
+_FACTS = ("name", "driver_version", "compute_cap", "memory.total", "power.limit", "ecc.mode.current")
 _CLOCKS = (
     "clocks.sm",
     "clocks.mem",
@@ -104,10 +104,10 @@ _CLOCKS = (
 
 
 def gpu_facts(clocks_only: bool = False) -> dict[str, Any]:
-    """What the driver says of the device, now; nothing where there is no ``nvidia-smi``."""
+    """Return what the driver reports about the device now; nothing if there is no ``nvidia-smi``."""
     if shutil.which("nvidia-smi") is None:
         return {}
-    names = _CLOCKS if clocks_only else _ASKED + _CLOCKS
+    names = _CLOCKS if clocks_only else _FACTS + _CLOCKS
     index = str(torch.cuda.current_device()) if torch.cuda.is_available() else "0"
     answered = subprocess.run(
         ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader", "-i", index],

@@ -1,4 +1,4 @@
-"""``python -m bench.gpu.facts``: the device, the backends and one ZLPR step, by one process that imports torch once."""
+"""``python -m bench.gpu.facts``: the device, the backends and one ZLPR step, in one process: torch is imported once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["facts"]
 
 
 def _step(dry: bool) -> str:
-    """A forward and a backward of ZLPR against float64 on the CPU; what is wrong, or nothing."""
+    """Compare a forward and backward of ZLPR with float64 on the CPU; return the error, or an empty string."""
     import torch
 
     import mlloss_cuda
@@ -36,7 +36,7 @@ def _step(dry: bool) -> str:
     assert leaf.grad is not None
     assert exact.grad is not None
     apart = (leaf.grad.cpu().double() - exact.grad).norm() / exact.grad.norm()
-    if abs(float(value) / float(expected) - 1) < 1e-5 and float(apart) < 1e-5:  # NaN is in neither
+    if abs(float(value) / float(expected) - 1) < 1e-5 and float(apart) < 1e-5:  # NaN fails both comparisons
         return ""
     return (
         f"value {float(value)!r}, float64 {float(expected)!r}; the gradient differs by {float(apart):.2g} of its norm"
@@ -44,7 +44,7 @@ def _step(dry: bool) -> str:
 
 
 def _header(dry: bool) -> dict[str, Any]:
-    from ..report import about
+    from ..about import about
     from .device import gpu_facts
 
     header = about(0, False)
@@ -53,7 +53,7 @@ def _header(dry: bool) -> dict[str, Any]:
 
 
 def _name(dry: bool) -> str:
-    """The device's name, for files."""
+    """Return the device's name for the names of files."""
     import re
 
     import torch
@@ -63,7 +63,7 @@ def _name(dry: bool) -> str:
 
 
 def facts(dry: bool, seconds: float) -> tuple[Part, dict[str, Any]]:
-    """How the step went; and ``name``, ``header``, and ``unusable``: why the libraries do not serve, or nothing."""
+    """Return the outcome of the step, and a dict: ``name``, ``header``, ``unusable`` (why libraries do not load)."""
     path = processes.LOGS / f"facts-{os.getpid()}.json"  # another command may run beside this one
     path.unlink(missing_ok=True)
     command = [sys.executable, "-m", "bench.gpu.facts", "--json", str(path), *(["--dry-run"] if dry else [])]
@@ -73,7 +73,7 @@ def facts(dry: bool, seconds: float) -> tuple[Part, dict[str, Any]]:
         return Part("step", False, how(ended.status), ended.seconds), {"unusable": reason}
     found = json.loads(path.read_text())
     path.unlink()
-    wrong = found.get("step", "the step did not end")
+    wrong = found.get("step", "the step did not finish")
     if wrong:
         print(ended.tail())
     words = f"{found['name']}: {wrong or 'one ZLPR step is right'}"
@@ -81,10 +81,10 @@ def facts(dry: bool, seconds: float) -> tuple[Part, dict[str, Any]]:
 
 
 def main(given: list[str] | None = None) -> int:
-    """Write what is known before the step is made, then how it went."""
+    """Write the facts before the step runs, then the step's outcome."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.facts", description=__doc__)
-    parser.add_argument("--json", type=Path, required=True, metavar="PATH", help="where the facts are written")
-    parser.add_argument("--dry-run", action="store_true", help="on the CPU")
+    parser.add_argument("--json", type=Path, required=True, metavar="PATH", help="file for the facts")
+    parser.add_argument("--dry-run", action="store_true", help="run on the CPU")
     options = parser.parse_args(given)
     import mlloss_cuda
 

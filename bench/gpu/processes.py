@@ -1,4 +1,4 @@
-"""Processes with a time limit whose output goes to a log, and how a part of ``make gpu`` went."""
+"""Processes with a time limit whose output goes to a log, and the outcome of a part of ``make gpu``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TIMED_OUT = 124
 
 @dataclass
 class Part:
-    """How a part went: right or not, None if somebody has to look; in words, and what its JSON holds beside that."""
+    """The outcome of a part: right, wrong, or None if it is unknown; in words; and the rest of its JSON."""
 
     name: str
     right: bool | None
@@ -47,25 +47,25 @@ class Part:
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended, by itself or at its limit."""
+    """A process that has ended, by itself or at its time limit."""
 
     status: int
     log: Path
     seconds: float
 
     def tail(self, lines: int = 25) -> str:
-        """The end of what was printed."""
+        """Return the last lines that it printed."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
 def environment_with(**more: str) -> dict[str, str]:
-    """This process's environment, in which the repository's own package is imported, whatever is installed."""
+    """Return this process's environment, changed to import the repository's package before an installed one."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **more}
 
 
 class Started:
-    """A process whose output goes to a log; interrupted ``grace`` seconds before its time is over."""
+    """A process whose output goes to a log, and which is interrupted ``grace`` seconds before its time is over."""
 
     running: ClassVar[list[Started]] = []
 
@@ -88,7 +88,7 @@ class Started:
         self.running.append(self)
 
     def wait(self) -> Ended:
-        """Wait until it ends, or its time does."""
+        """Wait until it ends or its time is over."""
         try:
             status = self.process.wait(max(1.0, self.start + self.limit - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -99,7 +99,7 @@ class Started:
         return Ended(status, self.log, time.monotonic() - self.start)
 
     def _interrupt(self) -> None:
-        """Interrupt as from a keyboard: pytest then reports what it has."""
+        """Interrupt as from a keyboard: pytest then reports the tests so far."""
         self.process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(self.grace)
@@ -113,7 +113,7 @@ class Started:
 
 
 def end_all() -> None:
-    """End what is still running: a session of its own does not end with this one."""
+    """End the processes that still run: a process with a session of its own outlives this one."""
     for started in list(Started.running):
         started.end()
 
@@ -124,17 +124,17 @@ def clear() -> None:
 
 
 def keep_logs(folder: Path) -> None:
-    """The logs and reports of every part, as one file."""
+    """Write the logs and reports of every part into one file."""
     with tarfile.open(folder / "logs.tar.gz", "w:gz") as archive:
         if LOGS.exists():
             archive.add(LOGS, "logs")
 
 
 def how(status: int) -> str:
-    """An exit status in words."""
+    """Return an exit status in words."""
     return "out of time" if status == TIMED_OUT else f"exit status {status}"
 
 
 def verdict_of(verdicts: Sequence[bool | None]) -> bool | None:
-    """Wrong if any is; else unknown if any is."""
+    """Return wrong if any verdict is; otherwise unknown if any is."""
     return False if False in verdicts else None if None in verdicts else True

@@ -1,6 +1,6 @@
-"""``python -m bench.gpu.profile``: what binds a kernel, by Nsight Compute; one call each of the most telling losses.
+"""``python -m bench.gpu.profile``: what limits a kernel, by Nsight Compute, for one call of each informative loss.
 
-Run by ``make gpu`` under ``ncu``; by itself it only makes the calls. ``table`` reads the CSV that ``ncu`` prints.
+``make gpu`` runs it under ``ncu``; by itself it only makes the calls. ``read`` reads the CSV that ``ncu`` prints.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..plan import shape_of
 from .processes import ROOT, Part, Started, how
 
 __all__ = ["Kernel", "Profiled", "profile", "read", "table"]
@@ -29,7 +30,7 @@ _SECTIONS = (
     "Occupancy",
     "LaunchStats",
 )
-# Asked for by name, whatever sections a version of ncu has them in.
+# Metrics by name, since versions of ncu have them in different sections.
 _DRAM = ("dram__bytes_read.sum", "dram__bytes_write.sum")
 _FIGURES = {
     "seconds": "gpu__time_duration.sum",
@@ -39,33 +40,33 @@ _FIGURES = {
     "occupancy_percent": "sm__warps_active.avg.pct_of_peak_sustained_active",
     "registers": "launch__registers_per_thread",
 }
-_MARK = "spin_kernel"  # torch's, one before each call: tells the calls apart in what ncu prints
+_MARK = "spin_kernel"  # torch's kernel, one before each call: it separates the calls in ncu's output
 _SAMPLE = ROOT / "tests" / "data" / "ncu_raw.csv"
 _SCALES = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _SECONDS = {"ns": 1e-9, "nsecond": 1e-9, "us": 1e-6, "usecond": 1e-6, "ms": 1e-3, "msecond": 1e-3}
 _STALL = re.compile(r"smsp__average_warps_issue_stalled_(?!selected)(\w+?)_per_issue_active\.ratio")
 
 
-# ---- what ncu says ----
+# ---- what ncu prints ----
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """The figures of one launch; a figure that ncu did not give is None."""
+    """The figures of one launch; None stands for a figure that ncu did not print."""
 
     name: str
     seconds: float | None
     dram_bytes: float | None
-    dram_percent: float | None  # of the memory's peak
-    compute_percent: float | None  # of the multiprocessors' peak
-    issue_percent: float | None  # of cycles in which a scheduler issues
+    dram_percent: float | None  # share of the memory's peak
+    compute_percent: float | None  # share of the multiprocessors' peak
+    issue_percent: float | None  # share of cycles in which a scheduler issues
     occupancy_percent: float | None
     registers: float | None
-    stall: str  # the first reason that warps wait for, and cycles an instruction
+    stall: str  # the main reason why warps wait, and its cycles an instruction
 
 
 def _number(text: str, unit: str) -> float | None:
-    """In bytes, seconds or per cent; ncu groups thousands and may scale units."""
+    """Return a value in bytes, seconds or percent; ncu groups thousands and may scale units."""
     try:
         value = float(text.replace(",", ""))
     except ValueError:
@@ -96,9 +97,9 @@ def _kernel(name: str, row: dict[str, float | None]) -> Kernel:
 
 
 def read(text: str) -> list[list[Kernel]]:
-    """The kernels of each call, from what ``ncu --csv --page raw`` printed: a header, a row of units, a row a launch.
+    """Return the kernels of each call from the output of ``ncu --csv --page raw``: a header, units, a row a launch.
 
-    Lines of other programs' are left out. A launch of the mark begins a call.
+    Lines of other programs are ignored. A launch of the mark begins a call.
 
     Raises:
         ValueError: there is no header, or no mark before the first kernel.
@@ -122,7 +123,7 @@ def read(text: str) -> list[list[Kernel]]:
 
 
 def _short(name: str) -> str:
-    """``streaming`` of ``void mlloss::cuda::streaming<...>(...)``."""
+    """Return ``streaming`` for ``void mlloss::cuda::streaming<...>(...)``."""
     found = re.search(r"mlloss::cuda::(\w+)", name)
     return found[1] if found else name[:40]
 
@@ -132,7 +133,7 @@ def _short(name: str) -> str:
 
 @dataclass
 class Profiled:
-    """One call, what its plan moves, and the kernels that it launched."""
+    """One call, the bytes that its plan moves, and the kernels that it launched."""
 
     case: str
     strategy: str
@@ -143,7 +144,7 @@ class Profiled:
     kernels: list[Kernel] = field(default_factory=list)
 
 
-# Loss, strategy ("" for the planner's own), rows, labels. Split goes by waves, and two of them tell as much as all.
+# Loss, strategy ("" is the planner's choice), rows, labels. Split runs in waves, and two of them show as much as all.
 _LONG, _FEW = 131_073, 2_812_281
 _CALLS = (
     *(("zlpr", strategy, 1_024, _LONG) for strategy in ("streaming", "resident", "cluster")),
@@ -159,9 +160,9 @@ _CALLS = (
 def _run_calls(dry: bool, path: Path) -> None:
     import torch
 
-    from ..competitors import Problem, all_cases
+    from ..implementations import Problem, all_cases
     from .device import Device
-    from .matrix import forced, strategies
+    from .strategies import forced, strategies
 
     device = Device(dry)
     cases = {case.name: case for case in all_cases()}
@@ -169,20 +170,20 @@ def _run_calls(dry: bool, path: Path) -> None:
     for name, wanted, rows, labels in _CALLS:
         rows, labels = (4, 1_001) if dry else (rows, labels)
         case = cases[name]
-        ways = strategies(labels, rows, "bfloat16", case.element_wise, "step", device, "csr", triton=False)
-        way = next((way for way in ways if way.name == wanted), None if wanted else ways[0])
-        if way is None:
-            print(f"{name}: no plan is {wanted} for {rows} x {labels:,}")
+        plans = strategies(labels, rows, "bfloat16", case.element_wise, "step", device, "csr", triton=False)
+        plan = next((plan for plan in plans if plan.name == wanted), None if wanted else plans[0])
+        if plan is None:
+            print(f"{name}: no plan is {wanted} for {shape_of(rows, labels)}")
             continue
         problem = Problem(rows, labels, torch.bfloat16, device.type, labels)
-        sizes = 2 * problem.nbytes + (way.reads - 1) * problem.nbytes + way.reads * problem.target_bytes["csr"]
-        with forced(way):
-            case.fused(problem.leaf, problem.csr)  # loads the kernels; nobody looks yet
+        sizes = 2 * problem.nbytes + (plan.reads - 1) * problem.nbytes + plan.reads * problem.target_bytes["csr"]
+        with forced(plan):
+            case.fused(problem.leaf, problem.csr)  # loads the kernels before the profiler's range
             device.synchronize()
             with device.watched():
                 case.fused(problem.leaf, problem.csr)
                 device.synchronize()
-        found.append(asdict(Profiled(name, way.name, "csr", rows, labels, sizes)))
+        found.append(asdict(Profiled(name, plan.name, "csr", rows, labels, sizes)))
         path.write_text(json.dumps(found) + "\n")
         del problem
         device.give_back()
@@ -195,7 +196,7 @@ def _percent(value: float | None) -> str:
 def _row(call: Profiled, kernel: Kernel, first: bool) -> tuple[str, ...]:
     moved = sum(k.dram_bytes or 0 for k in call.kernels)
     return (
-        f"{call.case}, {call.strategy}, {call.rows} x {call.labels:,}" if first else "",
+        f"{call.case}, {call.strategy}, {shape_of(call.rows, call.labels)}" if first else "",
         kernel.name,
         "" if kernel.seconds is None else f"{kernel.seconds * 1e6:.1f}",
         "" if kernel.dram_bytes is None else f"{kernel.dram_bytes / 2**20:.1f}",
@@ -210,24 +211,24 @@ def _row(call: Profiled, kernel: Kernel, first: bool) -> tuple[str, ...]:
 
 
 def table(calls: Sequence[Profiled]) -> str:
-    """A line a kernel: what it moved beside the plan's bytes, and what bound it."""
-    from ..report import table as lines
+    """Return a line for each kernel: the bytes that it moved beside the plan's, and what limited it."""
+    from ..markdown import table as lines
 
     head = (
-        *("", "kernel", "µs", "DRAM MiB", "of the plan", "memory", "compute", "issue", "occupancy"),
+        *("call", "kernel", "µs", "DRAM MiB", "of the plan", "memory", "compute", "issue", "occupancy"),
         "registers",
         "stall",
     )
     rows = [_row(call, kernel, i == 0) for call in calls for i, kernel in enumerate(call.kernels)]
     note = "ncu empties the caches before each kernel: what split reads again from L2 is read from memory here."
-    return f"{lines(head, rows)}\n{note}"
+    return f"{lines(head, rows, padded=True)}\n{note}"
 
 
 def joined(calls: list[dict[str, Any]], text: str) -> list[Profiled]:
-    """The calls with their kernels.
+    """Return the calls with their kernels.
 
     Raises:
-        ValueError: ncu saw another number of calls than were made.
+        ValueError: ncu saw a number of calls that differs from those made.
     """
     measured = read(text)
     if len(measured) != len(calls):
@@ -252,7 +253,7 @@ def _command(dry: bool, path: Path) -> list[str]:
 
 
 def profile(dry: bool, seconds: float, path: Path) -> Part:
-    """The calls under ncu, and the table; in a dry run the calls alone, and the table of a stored sample."""
+    """Make the calls under ncu and print the table; in a dry run, make them without ncu and print a stored sample's."""
     if not dry and shutil.which("ncu") is None:
         return Part("profile", False, "ncu is not on the PATH", 0.0)
     made = path.with_suffix(".calls")
@@ -275,7 +276,7 @@ def profile(dry: bool, seconds: float, path: Path) -> Part:
 def main(given: list[str] | None = None) -> int:
     """Make the calls."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.profile", description=__doc__)
-    parser.add_argument("--json", type=Path, required=True, metavar="PATH", help="where the calls are written")
+    parser.add_argument("--json", type=Path, required=True, metavar="PATH", help="file for the calls")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU")
     options = parser.parse_args(given)
     _run_calls(options.dry_run, options.json)

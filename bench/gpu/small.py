@@ -1,4 +1,4 @@
-"""``python -m bench.gpu.small``: every kernel at small shapes, for the sanitizers to look at."""
+"""``python -m bench.gpu.small``: every kernel at small shapes, for the sanitizers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any
 
 import torch
 
-from ..competitors import Case, Problem, kernel_cases
+from ..implementations import Case, Problem, kernel_cases
 from .device import Device
-from .matrix import Strategy, forced, strategies
+from .strategies import Strategy, forced, strategies
 
-# One row of one chunk, odd widths that begin and end within a chunk, more than a tile, more rows than tiles; the last
-# so wide that blocks with wide targets need more shared memory than they have unasked.
+# One row of one chunk, odd widths that begin and end within a chunk, more than a tile, more rows than tiles. The last
+# is so wide that blocks with wide targets need more shared memory than the default.
 _SHAPES = ((1, 5), (3, 33), (5, 2_051), (2, 9_001))
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
-# Of targets that take the most memory beside these logits, wider than they are where any is.
+# Targets that take the most memory beside logits of these widths, wider than the logits if any are.
 _WIDE = {2: torch.float32, 4: torch.int64, 8: torch.int64}
 
 
 def _cases() -> list[Case]:
-    """Every loss, by every grouping that the CUDA engine has."""
+    """Return every loss by every grouping that the CUDA engine has."""
     found = []
     for case in kernel_cases():
         several = len(case.groupings) > 1
@@ -36,7 +36,7 @@ def _cases() -> list[Case]:
 
 
 def _learnable(case: Case, problem: Problem, logits: torch.Tensor) -> None:
-    """The sums over rows and over labels that learnable arguments need, with every side input."""
+    """Run the sums over rows and over labels that learnable arguments need, with every side input."""
     dtype = torch.float64 if problem.dtype == torch.float64 else torch.float32
 
     def ones(*shape: int) -> torch.Tensor:
@@ -55,7 +55,7 @@ def _learnable(case: Case, problem: Problem, logits: torch.Tensor) -> None:
 
 
 def _call_pair(case: Case, problem: Problem) -> None:
-    """A loss of two passes' logits: both gradients, the labels' and rows' weights, the elements' own values."""
+    """Run a loss of two passes' logits: both gradients, weights of labels and rows, values of elements."""
     leaf, other = problem.leaf, problem.other.requires_grad_()
     weights = {"weight": torch.ones(problem.labels), "sample_weight": torch.ones(problem.rows)}
     dtype = torch.float64 if problem.dtype == torch.float64 else torch.float32
@@ -67,7 +67,7 @@ def _call_pair(case: Case, problem: Problem) -> None:
 
 
 def _call(case: Case, problem: Problem) -> None:
-    """Forward and backward by every path: formed, scaled, recomputed, in place, statistics alone."""
+    """Run forward and backward by every path: formed, scaled, recomputed, in place, statistics alone."""
     leaf = problem.leaf
     dense = [problem.dense.to(dtype) for dtype in (torch.uint8, _WIDE[problem.dtype.itemsize])]
     for targets in (problem.dense, problem.csr, problem.floating * 0.75, *dense):
@@ -87,20 +87,19 @@ _Work = tuple[tuple[int, int], str, Case, Strategy]  # shape, dtype, loss, launc
 
 
 def _work(device: Device, seed: int) -> list[_Work]:
-    """Every loss at every shape, in every dtype, by every strategy; shuffled, each kernel in turn, if time runs out."""
+    """Return every loss, shape, dtype and strategy, shuffled; each kernel comes once before any comes twice."""
     found: list[_Work] = []
     for (rows, labels), dtype, case in itertools.product(_SHAPES, _DTYPES, _cases()):
-        ways = strategies(labels, rows, dtype, case.element_wise, "step", device)
-        ways = [way for way in ways if way.engine == "cuda"]
-        # Other groupings than rows are split, whatever is asked for.
+        plans = strategies(labels, rows, dtype, case.element_wise, "step", device, triton=False)
+        # Groupings other than rows always take the split strategy.
         once = case.arguments.get("average", "samples") != "samples"
-        found += [((rows, labels), dtype, case, way) for way in (ways[:1] if once else ways)]
+        found += [((rows, labels), dtype, case, plan) for plan in (plans[:1] if once else plans)]
     random.Random(seed).shuffle(found)
     met: Counter[tuple[str, ...]] = Counter()
 
     def turn(work: _Work) -> int:
-        _, _, case, way = work
-        kernel = (case.name, str(case.arguments), way.name)
+        _, _, case, strategy = work
+        kernel = (case.name, str(case.arguments), strategy.name)
         met[kernel] += 1
         return met[kernel]
 
@@ -108,20 +107,22 @@ def _work(device: Device, seed: int) -> list[_Work]:
 
 
 def main(given: list[str] | None = None) -> int:
-    """Run all of it once; the sanitizer that watches says what is wrong."""
+    """Run everything once; the sanitizer that watches reports errors."""
     start = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.small", description=__doc__)
-    parser.add_argument("--dry-run", action="store_true", help="on the CPU")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="nothing is begun after so long")
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31), help="of the order; default: a new one")
+    parser.add_argument("--dry-run", action="store_true", help="run on the CPU")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="no case begins after this time")
+    parser.add_argument(
+        "--seed", type=int, default=secrets.randbelow(2**31), help="seed of the order; default: a new one"
+    )
     options = parser.parse_args(given)
     device, calls = Device(options.dry_run), 0
     work = _work(device, options.seed)
-    for (rows, labels), dtype, case, way in work:
+    for (rows, labels), dtype, case, strategy in work:
         if time.monotonic() - start > options.seconds:
             break
         problem = Problem(rows, labels, getattr(torch, dtype), device.type, rows * labels, positives=3)
-        with forced(way):
+        with forced(strategy):
             (_call if case.takes_targets else _call_pair)(case, problem)
         device.synchronize()
         calls += 1

@@ -1,4 +1,4 @@
-"""The parts of ``make gpu`` that run the test suite: on CUDA, on Triton, and tests of huge tensors one by one."""
+"""Parts of ``make gpu`` that run tests: the suite on CUDA and Triton, and tests of huge tensors one by one."""
 
 from __future__ import annotations
 
@@ -20,63 +20,63 @@ __all__ = ["Suite", "large", "tests"]
 
 Save = Callable[[dict[str, Any]], None]
 
-_TELLING = ("strategies", "values", "edges", "cuda", "parts")  # first, since time may run out
-_FIRST = 2  # of these, for a look at whether anything works
-_CUDA_SHARE = 0.75  # of the time; Triton's is the rest
-_GRACE = 10.0  # pytest-xdist's workers end before it reports
-_TRITON_BRIEF = 30  # each specialisation of a kernel is compiled when it is first met: a share of the tests meets all
-_LARGE = ("streaming", "split")  # strategies of which a test of huge tensors runs where time is short
-_NOTHING_RAN = 5  # pytest's exit status
+_EARLY = ("strategies", "values", "edges", "cuda", "parts")  # the most informative files run first, if time runs out
+_FIRST = 2  # the number of early files that show whether anything works
+_CUDA_SHARE = 0.75  # of the time; Triton has the rest
+_GRACE = 10.0  # seconds: pytest-xdist's workers end before it reports
+_TRITON_BRIEF = 30  # Triton compiles a kernel at its first use: one test in 30 uses all specialisations
+_LARGE = ("streaming", "split")  # strategies whose tests of huge tensors run when time is short
+_NOTHING_RAN = 5  # pytest's exit status if no test ran
 _DRY = ["tests/test_edges.py", "-k", "test_few_long_rows"]
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Which tests are run, and by how many processes."""
+    """The tests that run, and the number of processes."""
 
     dry: bool = False
-    first: bool = False  # on CUDA alone, the files that find what is broken everywhere
+    first: bool = False  # only the first files, on CUDA: they find what is broken everywhere
     triton: bool = True
-    brief: int | None = None  # of the largest tests' combinations one in so many
+    brief: int | None = None  # run one in this number of the largest tests' combinations
     workers: int | None = None  # None: three for four cores
-    only: tuple[str, ...] = ()  # these tests alone, in one process that waits for each launch
+    only: tuple[str, ...] = ()  # run these tests alone, in one process that waits for each launch
 
     def files(self) -> list[str]:
-        """The arguments that name tests."""
+        """Return pytest's arguments that name tests."""
         if self.dry:
             return _DRY
         if self.only:
             return list(self.only)
-        telling = [f"tests/test_{name}.py" for name in _TELLING]
+        early = [f"tests/test_{name}.py" for name in _EARLY]
         found = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").glob("test_*.py"))
-        files = [*telling, *(path for path in found if path not in telling)]
+        files = [*early, *(path for path in found if path not in early)]
         return files[:_FIRST] if self.first else files
 
     def backends(self) -> tuple[str, ...]:
-        """The parts that are tested, one after the other."""
+        """Return the backends that are tested, one after the other."""
         more = ("triton",) if self.triton and not self.first and not self.only and find_spec("triton") else ()
-        # The sanitizers and the benchmark find Triton's kernels compiled.
+        # Triton is tested before the benchmark, which then finds its kernels compiled.
         return ("cpu",) if self.dry else ("cuda", *more)
 
     def options(self, backend: str) -> list[str]:
-        """pytest's arguments beside the tests."""
+        """Return pytest's arguments that name no test."""
         if backend == "cpu":
             return []
-        # A warning is shown; it fails no test, as it does on a CPU.
+        # Warnings are shown; on a GPU they fail no test.
         options = ["--maxfail=200", "-W", "default"]
         if self.only:
             return options
         brief = _TRITON_BRIEF if backend == "triton" else self.brief
         options += ["-m", "not large", *([f"--brief={brief}"] if brief else [])]
         if find_spec("xdist"):
-            # One by one, so that the order is kept. By groups, xdist would repeat a test that ended a worker.
+            # One by one, so that the order is kept; with groups, xdist would repeat a test that ended a worker.
             workers = self.workers or max(1, 3 * (os.cpu_count() or 1) // 4)
             options += ["-p", "xdist", "-n", str(workers), "--dist", "load", "--maxschedchunk", "1"]
         return options
 
 
 def _counts(report: Path) -> dict[str, int]:
-    """Numbers of tests; empty if a killed run has left no report."""
+    """Return the numbers of tests; nothing if the run was killed before it reported."""
     if not report.exists():
         return {}
     suite = ElementTree.parse(report).getroot().find("testsuite")
@@ -85,13 +85,13 @@ def _counts(report: Path) -> dict[str, int]:
 
 
 def failed_in(failures: Path) -> list[str]:
-    """The tests that a file of ``--failures`` names."""
+    """Return the tests that a file of ``--failures`` names."""
     lines = failures.read_text(errors="replace").splitlines() if failures.exists() else []
     return [line.removeprefix("FAILED ") for line in lines if line.startswith("FAILED ")]
 
 
 def _start(name: str, backend: str, arguments: Sequence[str], seconds: float, seed: str, **more: str) -> Started:
-    # No plugin that happens to be installed; one seed for all workers.
+    # Plugins that happen to be installed stay out; all workers have one seed.
     environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "MLLOSS_TEST_SEED": seed, "OMP_NUM_THREADS": "2", **more}
     if backend != "cpu":
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
@@ -101,7 +101,7 @@ def _start(name: str, backend: str, arguments: Sequence[str], seconds: float, se
 
 
 def ended_tests(name: str, ended: Ended) -> tuple[bool | None, str, dict[str, Any]]:
-    """Right or not, in words, and for the results."""
+    """Return the verdict, its words, and the entry for the results."""
     counts = _counts(processes.LOGS / f"{name}.xml")
     failed = failed_in(processes.LOGS / f"{name}-failures.txt")
     if ended.status:
@@ -118,7 +118,7 @@ def ended_tests(name: str, ended: Ended) -> tuple[bool | None, str, dict[str, An
 
 
 def tests(suite: Suite, seconds: float, save: Save) -> Part:
-    """The test suite on CUDA, its strategies included, then a share on Triton; in a dry run a few tests on the CPU."""
+    """Run the test suite on CUDA, with all strategies, then a share on Triton; in a dry run a few tests on the CPU."""
     start, seed = time.monotonic(), str(secrets.randbelow(2**31))
     results: dict[str, Any] = {"seed": int(seed)}
     verdicts, words = [], []
@@ -128,20 +128,20 @@ def tests(suite: Suite, seconds: float, save: Save) -> Part:
         left = start + seconds - time.monotonic()
         share = 1.0 if backend == backends[-1] else _CUDA_SHARE
         arguments, name = [*suite.options(backend), *suite.files()], f"tests-{backend}"
-        right, said, results[backend] = ended_tests(
+        right, outcome, results[backend] = ended_tests(
             name, _start(name, backend, arguments, left * share, seed, **blocking).wait()
         )
         verdicts.append(right)
-        words.append(f"{backend}: {said}")
+        words.append(f"{backend}: {outcome}")
         save(results)
     part = "first" if suite.first else "tests"
     return Part(part, verdict_of(verdicts), "; ".join(words), time.monotonic() - start, results)
 
 
 def large(dry: bool, seconds: float, few: bool) -> Part:
-    """Tests of tensors past 2^31 elements, one at a time: each takes a large part of a GPU's memory.
+    """Run tests of tensors past 2^31 elements, one at a time: each takes a large part of a GPU's memory.
 
-    ``few``: two, of rows, by the strategies that the planner chooses. In a dry run pytest finds none to run.
+    ``few``: two tests of rows, by the strategies that the planner chooses. In a dry run pytest finds no test to run.
     """
     backend, name = "cpu" if dry else "cuda", "large"
     arguments = [

@@ -1,6 +1,6 @@
-"""``python -m bench.gpu.tune``: sizes of the Triton kernels' tiles, timed on this GPU beside those of the table.
+"""``python -m bench.gpu.tune``: times of candidate tile sizes for the Triton kernels on this GPU, and of the table's.
 
-Nothing is tuned in a user's program. What wins here by more than the noise belongs in ``_triton/tuning.py``.
+Nothing is tuned in a user's program. A size that wins here by more than the noise belongs in ``_triton/tuning.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _POSITIVES = 5  # a row
 
 
 class _Call(NamedTuple):
-    """What is timed: a kind of work of the table, on one shape and dtype."""
+    """A call to time: one kind of work in the table of sizes, at one shape and dtype."""
 
     work: str
     rows: int
@@ -34,7 +34,7 @@ class _Call(NamedTuple):
     dtype: torch.dtype
 
     def make(self, device: str) -> Callable[[int], Any]:
-        """Forward + backward; logits of several calls, so that none finds its own in L2."""
+        """Return forward + backward; calls alternate between logits, so that none finds its own in L2."""
         logits = [torch.randn(self.rows, self.labels, device=device, dtype=self.dtype) for _ in range(2)]
         columns = torch.arange(_POSITIVES).expand(self.rows, -1) * (self.labels // _POSITIVES)
         targets = CSRTargets.from_padded(columns, self.labels).to(device)
@@ -59,7 +59,7 @@ def _median(device: Device, call: Callable[[int], Any]) -> float:
 def _candidates(dry: bool) -> Iterator[Any]:
     from mlloss_cuda._triton.tuning import Size
 
-    yield None  # the table's
+    yield None  # the table's own size
     for elements in _ELEMENTS:
         for warps in _WARPS:
             for registers in _REGISTERS:
@@ -71,7 +71,7 @@ def _candidates(dry: bool) -> Iterator[Any]:
 
 
 def measure(device: Device, call: _Call, dry: bool) -> Iterator[dict[str, Any]]:
-    """Milliseconds of each size; why, where there are none."""
+    """Yield the milliseconds of each size, or the failure."""
     from mlloss_cuda._triton import plan
 
     run = call.make(device.type)
@@ -81,17 +81,19 @@ def measure(device: Device, call: _Call, dry: bool) -> Iterator[dict[str, Any]]:
         try:
             with use_backend("triton"):
                 yield {**row, "ms": _median(device, run)}
-        except Exception as error:  # too many registers, say
+        except Exception as error:  # for example too many registers
             yield {**row, "failure": f"{type(error).__name__}: {str(error)[:120]}"}
         finally:
             plan.forced_size = None
 
 
 def main(given: list[str] | None = None) -> None:
-    """Time every size, the fastest first."""
+    """Time every size, and print the fastest first."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.tune", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="every time, for a closer look")
-    parser.add_argument("--dry-run", action="store_true", help="tiny shapes, wherever Triton runs: does it run?")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="file for all times")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tiny shapes on any device that runs Triton: does it run?"
+    )
     options = parser.parse_args(given)
     device, found = Device(options.dry_run), []
     shapes = ((3, 500),) if options.dry_run else _SHAPES
@@ -102,7 +104,7 @@ def main(given: list[str] | None = None) -> None:
                 found += timed
                 print(f"\n{work}, {rows} x {labels:,}, {str(dtype)[6:]}")
                 for row in sorted((row for row in timed if "ms" in row), key=lambda row: row["ms"])[:6]:
-                    print(f"  {row['ms']:9.4f} ms  {row['size'] or 'as in the table'}", flush=True)
+                    print(f"  {row['ms']:9.4f} ms  {row['size'] or 'the size in the table'}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -1,1 +1,1 @@
-"""What nvcc made of the CUDA kernels: read from the machine code, and held against budgets."""
+"""A check of the machine code that nvcc makes of the CUDA kernels, against budgets."""

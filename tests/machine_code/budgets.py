@@ -1,53 +1,132 @@
-"""Figures against budgets.json: what was measured last is the most that may be measured next.
+"""Budgets of the kernels: the figures measured last are the most that the next measurement may show.
 
-units    dtype and architecture -> kernel -> registers, shared memory, instructions, and for each path
-         [instructions an element, special-function operations an element, bytes of its narrowest store]
-gates    architecture -> device -> instructions and special-function operations an element, forward with gradient,
-         for 2-byte logits: 70% of what it issues while a copy moves the element
+budgets.tsv has a line for each unit (a dtype and an architecture) with a digest of the sources it was measured on, and
+below it a line for each kernel:
+
+    title  registers  bytes of shared memory  instructions  loop ...
+
+A loop is its name and, for each of PATHS that it has, instructions an element / special-function operations an
+element / bytes of the narrowest store.
 """
 
-import json
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from .figures import Kernel
-from .kernels import ARCHITECTURES, KERNELS, ONLY_IN, entry_for
+from .kernels import KERNELS, ONLY_IN, PATHS, UNITS, entry_for
 
-FILE = Path(__file__).parent / "budgets.json"
+FILE = Path(__file__).parent / "budgets.tsv"
 PLANNER = Path(__file__).parents[2] / "csrc" / "core" / "launch_plan.h"
-SLACK = 0.02  # of a budget: an instruction or two that the compiler's order of things makes
-REGISTERS = 8  # a thread's are given out by so many
+SLACK = 0.02  # of a budget: an instruction or two that the compiler's scheduling adds
+REGISTERS = 8  # the hardware's unit of allocation for a thread
 
-Entry = dict[str, Any]
+Figures = tuple[float, float, int]  # of a path
 
 
-def load() -> dict[str, Any]:
-    return json.loads(FILE.read_text())
+@dataclass(frozen=True)
+class Entry:
+    """The figures of a kernel."""
+
+    registers: int
+    shared: int
+    instructions: int
+    paths: dict[str, Figures] = field(default_factory=dict)  # by loop and path: "gradient, csr"
+
+
+@dataclass
+class Budgets:
+    """The table of budgets."""
+
+    nvcc: str = ""
+    sources: str = ""  # the digest of the sources measured last
+    measured_on: dict[str, str] = field(default_factory=dict)  # the digest for each unit
+    units: dict[str, dict[str, Entry]] = field(default_factory=dict)
+
+    def is_older(self, unit: str) -> bool:
+        """Whether a unit was measured on an earlier version of the kernels."""
+        return self.measured_on[unit] != self.sources
+
+
+def _figures(text: str) -> Figures:
+    issued, special, store = text.split("/")
+    return float(issued), float(special), int(store)
+
+
+def _parse_loop(text: str) -> Iterable[tuple[str, Figures]]:
+    name, *paths = re.split(r" (?=[\d-])", text)
+    return ((f"{name}, {path}", _figures(f)) for path, f in zip(PATHS, paths, strict=False) if f != "-")
+
+
+def _dump_loops(paths: dict[str, Figures]) -> list[str]:
+    loops = dict.fromkeys(name.partition(",")[0] for name in paths)
+    figures = {name: f"{f[0]:.6g}/{f[1]:.6g}/{f[2]}" for name, f in paths.items()}
+    return [" ".join([loop, *(figures.get(f"{loop}, {p}", "-") for p in PATHS)]).rstrip(" -") for loop in loops]
+
+
+def parse(text: str) -> Budgets:
+    found = Budgets()
+    for line in text.splitlines():
+        name, *fields = line.split("\t")
+        if name == "measured":
+            found.nvcc, found.sources = fields
+        elif name == "unit":
+            unit = fields[0]
+            found.measured_on[unit] = fields[1]
+            found.units[unit] = {}
+        else:
+            registers, shared, instructions = map(int, fields[:3])
+            paths = dict(path for loop in fields[3:] for path in _parse_loop(loop))
+            found.units[unit][name] = Entry(registers, shared, instructions, paths)
+    return found
+
+
+def dump(budgets: Budgets) -> str:
+    lines = [["measured", budgets.nvcc, budgets.sources]]
+    for unit in UNITS:
+        if unit not in budgets.units:
+            continue
+        lines.append(["unit", unit, budgets.measured_on[unit]])
+        for title, e in budgets.units[unit].items():
+            lines.append([title, str(e.registers), str(e.shared), str(e.instructions), *_dump_loops(e.paths)])
+    return "".join("\t".join(line) + "\n" for line in lines)
+
+
+def load() -> Budgets:
+    return parse(FILE.read_text())
+
+
+def save(budgets: Budgets, kernels: list[Kernel], sources: str) -> None:
+    """Make today's figures the budgets of the units that the kernels belong to."""
+    budgets.sources = sources
+    for unit in {k.unit for k in kernels}:
+        budgets.measured_on[unit] = sources
+        budgets.units[unit] = {k.title: entry_of(k) for k in kernels if k.unit == unit}
+    FILE.write_text(dump(budgets))
 
 
 def entry_of(kernel: Kernel) -> Entry:
+    used = kernel.resources
     paths = {
-        name: [round(path.issued, 3), round(path.special, 3), path.narrowest_store]
+        name: (round(path.issued, 3), round(path.special, 3), path.narrowest_store)
         for name, path in kernel.paths.items()
         if path
     }
-    return {
-        "registers": kernel.resources.registers,
-        "shared": kernel.resources.shared,
-        "instructions": kernel.instructions,
-        "paths": paths,
-    }
+    return Entry(used.registers, used.shared, kernel.instructions, paths)
+
+
+# ---- what fails ---------------------------------------------------------------------------------
 
 
 def most_static_shared() -> int:
-    """Bytes that the planner leaves to a kernel's own shared memory."""
+    """Return the bytes that the planner leaves to a kernel's own shared memory."""
     (found,) = re.findall(r"\bkStaticShared = (\d+);", PLANNER.read_text())
     return int(found)
 
 
 def faults_of(kernel: Kernel) -> list[str]:
-    """What no budget excuses."""
+    """Return what is wrong whatever the budget is."""
     used = kernel.resources
     faults = []
     if used.spills:
@@ -59,7 +138,7 @@ def faults_of(kernel: Kernel) -> list[str]:
     if used.shared > most_static_shared():
         faults.append(f"has {used.shared} bytes of static shared memory, kStaticShared is {most_static_shared()}")
     faults += [
-        f"has no path '{name}': the logits' 16-byte load, an exponential an element, and the store where there is one. "
+        f"has no path '{name}': the logits' 16-byte load, an exponential an element, and the store if there is one. "
         "If its loops changed, tests/machine_code/kernels.py must say so"
         for name, path in kernel.paths.items()
         if path is None
@@ -71,34 +150,28 @@ def _granted(registers: int) -> int:
     return -(-registers // REGISTERS) * REGISTERS
 
 
-def _path_excesses(name: str, figures: list[float], budget: list[float]) -> list[str]:
-    excesses = [
-        f"'{name}': {figure:.2f} {what} an element, budget {most:.2f}"
-        for figure, most, what in zip(figures, budget, ("instructions", "special-function operations"), strict=False)
-        if figure > most * (1 + SLACK)
-    ]
-    if figures[2] < budget[2]:
-        excesses.append(f"'{name}': stores of {figures[2]:g} bytes, budget {budget[2]:g}")
-    return excesses
-
-
 def excesses_of(entry: Entry, budget: Entry | None) -> list[str]:
-    """Where a kernel's figures exceed its budget."""
+    """Return where a kernel's figures exceed its budget."""
     if budget is None:
         return ["has no budget (--update writes one)"]
     excesses = []
-    if _granted(entry["registers"]) > _granted(budget["registers"]):
-        excesses.append(f"{entry['registers']} registers, budget {budget['registers']}")
-    for name, figures in entry["paths"].items():
-        if name not in budget["paths"]:
+    if _granted(entry.registers) > _granted(budget.registers):
+        excesses.append(f"{entry.registers} registers, budget {budget.registers}")
+    for name, figures in entry.paths.items():
+        if name not in budget.paths:
             excesses.append(f"'{name}' has no budget (--update writes one)")
-        else:
-            excesses += _path_excesses(name, figures, budget["paths"][name])
+            continue
+        most = budget.paths[name]
+        for k, what in enumerate(("instructions", "special-function operations")):
+            if figures[k] > most[k] * (1 + SLACK):
+                excesses.append(f"'{name}': {figures[k]:.2f} {what} an element, budget {most[k]:.2f}")
+        if figures[2] < most[2]:
+            excesses.append(f"'{name}': stores of {figures[2]} bytes, budget {most[2]}")
     return excesses
 
 
 def listing_faults(kernels: list[Kernel]) -> list[str]:
-    """Where kernels.py and the build differ."""
+    """Return where the list in kernels.py and the build differ."""
     titles = sorted({k.title for k in kernels})
     built = {entry_for(title) for title in titles}
     unlisted = [f"{title} is not listed in tests/machine_code/kernels.py" for title in titles if not entry_for(title)]
@@ -111,35 +184,12 @@ def listing_faults(kernels: list[Kernel]) -> list[str]:
     return unlisted + missing
 
 
-def vanished(kernels: list[Kernel], units: dict[str, dict[str, Entry]]) -> list[str]:
-    """Budgets of kernels that are no longer built."""
-    built: dict[str, set[str]] = {}
-    for k in kernels:
-        built.setdefault(k.unit, set()).add(k.title)
+def vanished(kernels: list[Kernel], budgets: Budgets) -> list[str]:
+    """Return the budgets of kernels that are no longer built."""
+    built = {(k.unit, k.title) for k in kernels}
     return [
         f"{unit}: {title} has a budget and is not built (--update removes it)"
-        for unit, titles in built.items()
-        for title in units.get(unit, {})
-        if title not in titles
+        for unit in dict.fromkeys(k.unit for k in kernels)
+        for title in budgets.units.get(unit, {})
+        if (unit, title) not in built
     ]
-
-
-def save(budgets: dict[str, Any], kernels: list[Kernel]) -> None:
-    """Today's figures as the budgets of the units they are about, a line a kernel."""
-    units: dict[str, dict[str, Entry]] = budgets["units"]
-    for unit in {k.unit for k in kernels}:
-        units[unit] = {k.title: entry_of(k) for k in kernels if k.unit == unit}
-    order = [f"{dtype} {architecture}" for dtype, some in ARCHITECTURES.items() for architecture in some]
-    budgets["units"] = {unit: units[unit] for unit in order if unit in units}
-    FILE.write_text(dump(budgets))
-
-
-def dump(budgets: dict[str, Any]) -> str:
-    units = ",\n".join(
-        f"  {json.dumps(unit)}: {{\n"
-        + ",\n".join(f"   {json.dumps(title)}: {json.dumps(entry)}" for title, entry in entries.items())
-        + "\n  }"
-        for unit, entries in budgets["units"].items()
-    )
-    gates = ",\n".join(f"  {json.dumps(a)}: {json.dumps(g)}" for a, g in budgets["gates"].items())
-    return f'{{\n "nvcc": {json.dumps(budgets["nvcc"])},\n "gates": {{\n{gates}\n }},\n "units": {{\n{units}\n }}\n}}\n'

@@ -1,4 +1,4 @@
-"""Compiles the kernels, one translation unit for one architecture at a time, and disassembles them."""
+"""Compilation and disassembly of the kernels: one translation unit for one architecture at a time."""
 
 import hashlib
 import os
@@ -7,15 +7,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# As CMake's Release build compiles them.
+# The flags of CMake's Release build.
 FLAGS = ("-O3", "-DNDEBUG", "-std=c++17", "-cubin", "-Xptxas", "-v,-warn-spills,-warn-lmem-usage")
 
 KEPT_BUILDS = 4
 
+_COMMENT = re.compile(r"//[^\n]*")
 _FUNCTION = re.compile(r"Function properties for (\S+)")
 _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _USED = re.compile(r"Used (\d+) registers")
@@ -23,16 +25,16 @@ _SHARED = re.compile(r"(\d+) bytes smem")
 
 
 class MissingToolError(RuntimeError):
-    """Without nvcc or nvdisasm there is nothing to read."""
+    """nvcc or nvdisasm is missing."""
 
 
 class ChangedError(RuntimeError):
-    """The sources are not those that compilation began with."""
+    """The sources changed during the compilation."""
 
 
 @dataclass
 class Resources:
-    """What ptxas says of a kernel."""
+    """The resources of a kernel, as ptxas reports them."""
 
     registers: int = 0
     shared: int = 0
@@ -55,7 +57,7 @@ class Unit:
 
 
 def find_tool(name: str) -> str:
-    """The toolkit's, or pip's."""
+    """Return the path of a tool of the CUDA toolkit, or of pip's packages of it."""
     homes = [os.environ[v] for v in ("CUDA_HOME", "CUDA_PATH") if v in os.environ]
     packages = [str(p) for p in sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*"))]
     folders = [str(Path(home) / "bin") for home in [*homes, *packages, "/usr/local/cuda"]]
@@ -80,7 +82,7 @@ def nvcc_release() -> str:
 
 
 def parse_log(log: str) -> dict[str, Resources]:
-    """Registers, shared memory, stack and spills by symbol, from ptxas's log."""
+    """Return the resources by symbol, from ptxas's log."""
     found: dict[str, Resources] = {}
     current = Resources()
     for line in log.splitlines():
@@ -101,15 +103,26 @@ def demangle(symbols: list[str]) -> dict[str, str]:
     return dict(zip(symbols, run("c++filt", *symbols).stdout.splitlines(), strict=True))
 
 
+def _sources(source: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted((source / "csrc").rglob("*")):
+        if path.is_file() and "cpu" not in path.relative_to(source).parts:
+            yield str(path.relative_to(source)), path.read_text()
+
+
+def sources_digest(source: Path) -> str:
+    """Return a digest of the kernels' sources that does not change with comments and line breaks."""
+    digest = hashlib.sha256()
+    for name, text in _sources(source):
+        digest.update(f"{name} {' '.join(_COMMENT.sub('', text).split())}".encode() + b"\0")
+    return digest.hexdigest()[:12]
+
+
 def _key(source: Path, nvcc: str, disassembler: str) -> str:
-    """Changes with anything that the machine code depends on."""
+    """Return a digest of everything that the machine code depends on."""
     digest = hashlib.sha256()
     for tool in (nvcc, disassembler):
         digest.update(run(tool, "--version").stdout.encode())
-    digest.update(repr(FLAGS).encode())
-    for path in sorted((source / "csrc").rglob("*")):
-        if path.is_file() and "cpu" not in path.relative_to(source).parts:
-            digest.update(str(path.relative_to(source)).encode() + b"\0" + path.read_bytes())
+    digest.update(repr((FLAGS, list(_sources(source)))).encode())
     return digest.hexdigest()[:16]
 
 
@@ -120,7 +133,7 @@ def _compile(source: Path, unit: Unit, cache: Path, nvcc: str, disassembler: str
         file = source / "csrc" / "cuda" / f"kernels_{unit.dtype}.cu"
         done = run(nvcc, *FLAGS, f"-arch={unit.architecture}", "-o", str(cubin), str(file))
         log.write_text(done.stderr)
-        # Last, and by renaming: a file that is there is whole.
+        # The last step is a renaming: a file that exists is complete.
         partial = stem.parent / f"{stem.name}.partial"
         partial.write_text(run(disassembler, "-c", str(cubin)).stdout)
         partial.rename(sass)
@@ -129,14 +142,14 @@ def _compile(source: Path, unit: Unit, cache: Path, nvcc: str, disassembler: str
 
 
 def _prune(cache: Path, used: Path) -> None:
-    """Forgets all but the latest builds."""
+    """Delete all but the latest builds."""
     folders = sorted((f for f in cache.iterdir() if f != used), key=lambda f: f.stat().st_mtime)
     for folder in folders[:-KEPT_BUILDS]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def build(source: Path, wanted: list[Unit], cache: Path, jobs: int) -> list[Unit]:
-    """Fills in the units, from the cache where the sources are the same."""
+    """Return the units filled in, from the cache if the sources are the same."""
     nvcc, disassembler = find_tool("nvcc"), find_tool("nvdisasm")
     key = _key(source, nvcc, disassembler)
     folder = cache / key
@@ -151,6 +164,6 @@ def build(source: Path, wanted: list[Unit], cache: Path, jobs: int) -> list[Unit
     with ThreadPoolExecutor(jobs) as pool:
         made = list(pool.map(one, wanted))
     if _key(source, nvcc, disassembler) != key:
-        shutil.rmtree(folder)  # of which sources this is made, nobody knows
+        shutil.rmtree(folder)  # it mixes two versions of the sources
         raise ChangedError(f"{source}: changed while it was compiled; try again")
     return made

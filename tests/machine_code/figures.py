@@ -1,4 +1,4 @@
-"""What the machine code says of each kernel."""
+"""The figures of each kernel, read from its machine code."""
 
 import math
 import re
@@ -20,7 +20,7 @@ _LOGITS = ("__nv_bfloat16", "__half", "float", "double")
 class Kernel:
     """One kernel for one dtype and architecture."""
 
-    title: str  # the template, with the loss and what else it was made for: "streaming<Zlpr>"
+    title: str  # the template with its arguments: "streaming<Zlpr>"
     unit: str  # "bfloat16 sm_90"
     resources: Resources
     instructions: int
@@ -29,7 +29,7 @@ class Kernel:
 
 
 def title_of(demangled: str) -> str:
-    """A kernel's template with its arguments, less namespaces and the logits' dtype."""
+    """Return a kernel's template with its arguments, without namespaces and the logits' dtype."""
     match = _KERNEL.search(demangled)
     if not match:
         raise ValueError(f"{demangled} is not named as the kernels of csrc/cuda are")
@@ -53,13 +53,11 @@ def _demand(dtype: str, loop: Loop, dense: bool, avoid: frozenset[int] = frozens
 
 
 def _loop_paths(blocks: list[Block], dtype: str, loop: Loop) -> Iterator[tuple[str, Path | None]]:
-    if not loop.paths:  # nor targets
-        yield loop.name, cheapest(blocks, _demand(dtype, loop, dense=False))
     negatives: frozenset[int] = frozenset()
     for name in loop.paths:
         if dtype in SPARSE_ONLY and name != PATHS[0]:
             continue
-        # The body for hard labels is the cheapest other than the one for negatives.
+        # The body for hard labels is the cheapest one besides the body for negatives.
         avoid = negatives if name == "bool, positives" else frozenset()
         path = cheapest(blocks, _demand(dtype, loop, dense=name != "csr", avoid=avoid))
         if name == "bool" and path:

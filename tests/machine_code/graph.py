@@ -1,4 +1,4 @@
-"""The control-flow graph of a kernel: basic blocks, and where each can go next."""
+"""The control-flow graph of a kernel: basic blocks and their successors."""
 
 import re
 from collections import defaultdict
@@ -9,32 +9,28 @@ from .sass import Function, Instruction
 _JUMPS = ("BRA", "BRX", "BRXU", "JMP", "JMX", "JMXU")
 _ENDS = ("EXIT", "RET", "KILL")
 _BARRIER_REGISTER = re.compile(r"\bB\d+\b")
-# What BRA may name beside its target, if it is taken by some threads only: @P0 BRA, BRA.U UP0, BRA.DIV UR4.
+# A predicate in BRA's operands: some threads do not take the branch. @P0 BRA, BRA.U UP0, BRA.DIV UR4.
 _CONDITION = re.compile(r"(?<!\w)!?~?(UP|P|UR)\d")
 
 
 class UnreadableError(ValueError):
-    """Machine code that this reader does not understand; a wrong graph would give wrong figures."""
+    """Machine code that this parser does not understand; a wrong graph would give wrong figures."""
 
 
 @dataclass
 class Block:
-    """Instructions that run one after the other, and the blocks that may follow."""
+    """Instructions that run in sequence, and the indices of the blocks that may follow."""
 
     instructions: list[Instruction]
     next: list[int]
 
 
-def _is_jump(i: Instruction) -> bool:
-    return i.name in _JUMPS
-
-
 def _conditional(i: Instruction) -> bool:
-    return bool(i.guard) or (_is_jump(i) and bool(_CONDITION.search(i.operands.split("`")[0])))
+    return bool(i.guard) or (i.name in _JUMPS and bool(_CONDITION.search(i.operands.split("`")[0])))
 
 
 def _splits_after(i: Instruction) -> bool:
-    return _is_jump(i) or i.name in (*_ENDS, "BSYNC")
+    return i.name in _JUMPS or i.name in (*_ENDS, "BSYNC")
 
 
 def _starts(function: Function) -> list[int]:
@@ -44,7 +40,7 @@ def _starts(function: Function) -> list[int]:
 
 
 def _reconvergence(function: Function) -> dict[str, list[str]]:
-    """Where threads that wait at a barrier register go on: what BSSY said, by register."""
+    """Return the labels that BSSY gives for each barrier register: where waiting threads continue."""
     targets: dict[str, list[str]] = defaultdict(list)
     for i in function.instructions:
         if i.name == "BSSY":
@@ -53,21 +49,21 @@ def _reconvergence(function: Function) -> dict[str, list[str]]:
 
 
 def _after_wait(function: Function, place: int, waits: dict[str, list[str]]) -> list[int]:
-    """The places after BSYNC. Where one of them is the next instruction, that is the one meant."""
+    """Return the places that may follow BSYNC. If the next instruction is among them, it is the only one."""
     register = _BARRIER_REGISTER.findall(function.instructions[place].operands)[0]
     places = sorted({function.labels[label] for label in waits[register]})
     return [place + 1] if place + 1 in places else places
 
 
 def _successors(function: Function, place: int, waits: dict[str, list[str]]) -> list[int]:
-    """The places in the function that may follow the instruction at `place`."""
+    """Return the places in the function that may follow the instruction at `place`."""
     i = function.instructions[place]
     go_on = [place + 1] if place + 1 < len(function.instructions) else []
     if i.name in _ENDS:
         return go_on if i.guard else []
     if i.name == "BSYNC":
         return sorted({*_after_wait(function, place, waits), *(go_on if i.guard else [])})
-    if not _is_jump(i):
+    if i.name not in _JUMPS:
         return go_on
     if not i.targets:
         raise UnreadableError(f"{function.symbol}: {i.opcode} {i.operands} at {i.address:#x} names no target")
@@ -76,7 +72,7 @@ def _successors(function: Function, place: int, waits: dict[str, list[str]]) -> 
 
 
 def blocks_of(function: Function) -> list[Block]:
-    """Basic blocks in order; the first is the kernel's entry. Calls count as one instruction: they are rare paths."""
+    """Return basic blocks in order, the kernel's entry first. A call counts as one instruction: calls are rare."""
     starts = _starts(function)
     index = {start: b for b, start in enumerate(starts)}
     waits = _reconvergence(function)

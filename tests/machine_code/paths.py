@@ -1,8 +1,8 @@
-"""The cheapest way around a loop that does what the loop is there for.
+"""The cheapest path around a loop that does the loop's work.
 
-A kernel's options are branches, so how many instructions its loop holds says little about how many are executed.
-What counts is one trip around by the common path: through the load of the logits, an exponential an element, and the
-store of the gradient. Any path must go through these, and the cheapest one skips what the common case skips.
+A kernel's options are branches, so the size of its loop does not tell how many instructions are executed. The figure
+that counts is one trip around the loop by the common path: through the load of the logits, an exponential an element,
+and the store of the gradient. Every path must contain these, and the cheapest one skips what the common case skips.
 """
 
 import heapq
@@ -15,10 +15,10 @@ from .sass import Instruction
 
 CHUNK = 16  # bytes
 
-# Barriers of a block or cluster stand between loops, never in one over a thread's chunks.
+# Barriers of a block or cluster are between loops, never inside a loop over a thread's chunks.
 _BARRIERS = ("BAR", "UCGABAR_ARV", "UCGABAR_WAIT")
 
-# How logits reach registers: the instructions that each chunk needs one of, and those that belong to other ways.
+# How logits reach registers: by source, the instructions that each chunk needs one of.
 SOURCES: dict[str, tuple[str, ...]] = {
     "copied": ("LDGSTS", "LDS"),  # cp.async into shared memory, and out of it
     "global": ("LDG",),
@@ -26,21 +26,21 @@ SOURCES: dict[str, tuple[str, ...]] = {
 }
 _WIDE_READS = ("LDG", "LDS", "LDGSTS")
 
-# Progress of a trip: chunks by each instruction of the source, bytes stored, arithmetic, loads of targets.
+# The progress of a trip: chunks by each instruction of the source, bytes stored, arithmetic, loads of targets.
 Progress = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What one trip around a loop must contain."""
+    """The work that one trip around a loop must do."""
 
     lanes: int  # elements in 16 bytes
-    arithmetic: str  # the operation that elements need, as an opcode's beginning
-    stores: bool  # the gradient, in whatever pieces; or no store at all
-    operations: int  # of the arithmetic for one chunk, at least
+    arithmetic: str  # the operation that elements need, by the beginning of its opcode
+    stores: bool  # whether it stores the gradient, in pieces of any size; if not, it stores nothing
+    operations: int  # the arithmetic of one chunk, at least
     source: str = "global"
-    chunks: int = 1  # a trip, where the loop is unrolled
-    target_width: int = 0  # bytes of the dense targets' load for one chunk, 0 for none
+    chunks: int = 1  # a trip, if the loop is unrolled
+    target_width: int = 0  # bytes of the load of a chunk's dense targets; 0: no targets
     others: bool = False  # whether it may load more than logits and targets
     avoid: frozenset[int] = frozenset()  # addresses that the path must not contain
 
@@ -54,7 +54,7 @@ class Demand:
         return i.name in SOURCES[self.source] and i.width >= CHUNK
 
     def is_target(self, i: Instruction) -> bool:
-        # Where they were copied ahead, their load is one from shared memory.
+        # Targets that were copied ahead are loaded from shared memory.
         return self.target_width > 0 and (i.loads_global or i.loads_shared) and i.width == self.target_width
 
     def forbids(self, i: Instruction) -> bool:
@@ -65,7 +65,7 @@ class Demand:
         return i.loads_global or (i.name in _WIDE_READS and i.width >= CHUNK)
 
     def gain(self, block: Block) -> Progress | None:
-        """What a block contributes; None if no trip may contain it."""
+        """Return what a block contributes; None if no trip may contain it."""
         if any(map(self.forbids, block.instructions)):
             return None
         code = block.instructions
@@ -75,7 +75,7 @@ class Demand:
         return (*reads, stored, operations, sum(map(self.is_target, code)))
 
     def advance(self, progress: Progress, gain: Progress) -> Progress | None:
-        """Progress after a block. More chunks or targets than wanted are another path; more arithmetic is not."""
+        """Return the progress after a block; None if it has more chunks or targets than one trip takes."""
         reads = len(SOURCES[self.source])
         total = [a + b for a, b in zip(progress, gain, strict=True)]
         if any(total[k] > self.goal[k] for k in (*range(reads), len(total) - 1)):
@@ -100,12 +100,12 @@ class Path:
 
     @property
     def narrowest_store(self) -> int:
-        """Bytes; 0 without stores."""
+        """The bytes of the narrowest store; 0 without stores."""
         return min((i.width for i in self.instructions if i.stores_global), default=0)
 
     @property
     def accesses(self) -> Counter[str]:
-        """Accesses to global memory by opcode."""
+        """The number of accesses to global memory by opcode."""
         return Counter(i.opcode for i in self.instructions if i.loads_global or i.stores_global or i.name == "LDGSTS")
 
     def addresses(self, opcode: str) -> frozenset[int]:
@@ -114,7 +114,7 @@ class Path:
 
 _UNREACHED = 1 << 60
 
-State = tuple[int, Progress]  # a block, and the progress with it
+State = tuple[int, Progress]  # a block, and the progress after it
 
 
 def _trace(before: dict[State, State], last: State) -> list[int]:
@@ -125,7 +125,7 @@ def _trace(before: dict[State, State], last: State) -> list[int]:
 
 
 def _cycle_from(blocks: list[Block], start: int, gains: dict[int, Progress], demand: Demand) -> list[int]:
-    """The blocks of the cheapest cycle through a block that meets the demand: Dijkstra over blocks and progress."""
+    """Return the cheapest cycle through a block that meets the demand: Dijkstra's search over blocks and progress."""
     progress = demand.advance(tuple(0 for _ in demand.goal), gains[start])
     if progress is None:
         return []
@@ -164,6 +164,6 @@ def _cheapest_by(blocks: list[Block], demand: Demand) -> Path | None:
 
 
 def cheapest(blocks: list[Block], demand: Demand) -> Path | None:
-    """The cheapest trip that meets the demand, with the logits from the first source that any trip has."""
+    """Return the cheapest trip that meets the demand, with the logits from the first source that has one."""
     found = (_cheapest_by(blocks, replace(demand, source=source)) for source in SOURCES)
     return next((path for path in found if path), None)

@@ -1,95 +1,94 @@
-"""docs/machine_code.md, from budgets.json alone."""
+"""docs/machine_code.md, written from the budgets alone."""
 
-from typing import Any
+from .budgets import SLACK, Budgets, Figures
+from .kernels import DTYPES, FORWARD, GATES, UNITS
 
-from .kernels import DTYPES, FORWARD, PATHS
+_TEXT = """# Machine code
 
-_HEAD = """# Machine code
+`python -m tests.machine_code --update` writes this page from what nvcc {nvcc} makes of the kernels. No figure comes
+from a run on a GPU. The figures of every kernel and loop are in `tests/machine_code/budgets.tsv`.
 
-Written by `make sass UPDATE=1` from what nvcc {nvcc} makes of the kernels; nothing here was run on a GPU.
+The tables show a forward pass with gradient, by loss and launch strategy. A cell has, for one architecture:
 
-Instructions and special-function operations (`MUFU`) an element, along the cheapest way around each loop that loads
-16 bytes of logits, takes an exponential of every element and, in gradient loops, stores the gradient. So they are the
-least that the common case executes: whole chunks, no weights, no offsets, no smoothing. *csr*, *bool*: a chunk without
-positives, of CSR and of dense bool targets. *bool, positives*: a dense chunk of hard labels with positives in it.
+- **instructions and special-function operations** (`MUFU`) **an element**, summed over the loops for statistics and
+  gradient (without second-pass sums), for a chunk of CSR targets without positives. They are counted along the cheapest
+  path around each loop that loads 16 bytes of logits, takes an exponential of every element and, in gradient loops,
+  stores the gradient: the least that the common case executes, with whole chunks, no weights, no offsets and no
+  smoothing. A dense bool chunk costs up to {dense:.1f} instructions more;
+- **registers** a thread, of the kernel that needs most.
+
+No kernel spills: spilled registers, local memory or a stack frame fail the check, whatever the budget. So do a kernel
+or a path that is missing or not listed, {slack:.0%} more instructions or special-function operations than the budget,
+more registers, and narrower stores.
+
+**The gate** is 70% of what a device issues while a copy moves the element; over it, arithmetic bounds the kernel. For
+2-byte logits it is {gates}; for float it is twice that.
+**Bold** cells exceed the gate of every device of their architecture, *italic* ones that of some.
+{older}"""
+_OLDER = """
+Columns marked *older* were measured on an earlier version of the kernels; a full `--update` measures them again.
 """
 
-_GATES = """
-## Forward with gradient, against the gates
-
-Statistics and gradient together, *csr* and *bool*, without late sums. The gate is 70% of what the device issues while
-a copy moves the element; beyond it arithmetic is what bounds the kernel. **Bold**: over the gate.
-"""
-
-Loops = tuple[tuple[str, str], ...]
+_TABLES = {"2-byte logits": ("bfloat16", "half"), "float and double logits": ("float", "double")}
 
 
-def _pair(figures: list[float], gate: list[float] | None = None) -> str:
-    texts = [f"{figures[0]:.1f}", f"{figures[1]:.1f}"]
-    if gate:
-        texts = [f"**{t}**" if f > g else t for t, f, g in zip(texts, figures, gate, strict=False)]
-    return " · ".join(texts)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _losses(kernels: dict[str, Any], pattern: str) -> list[str]:
-    """What * stands for, in the order of the kernels; where loops are looked for at all."""
-    before, after = pattern.split("*")
-    titles = (t for t, entry in kernels.items() if t.startswith(before) and t.endswith(after) and entry["paths"])
-    return [t[len(before) : len(t) - len(after)] for t in titles]
-
-
-def _total(kernels: dict[str, Any], loops: Loops, loss: str, path: str) -> list[float]:
-    """The sum over a pass's loops of instructions and special-function operations an element."""
-    parts = [kernels[title.replace("*", loss)]["paths"][f"{loop}, {path}"] for title, loop in loops]
-    return [sum(part[k] for part in parts) for k in (0, 1)]
-
-
-def _gate_rows(budgets: dict[str, Any]) -> list[list[str]]:
-    rows = []
-    for unit, kernels in budgets["units"].items():
-        dtype, architecture = unit.split()
-        if dtype == "double":  # of which the gates say nothing
+def _totals(budgets: Budgets, unit: str, strategy: str, path: str) -> dict[str, tuple[float, float, int]]:
+    """Return instructions and special-function operations, summed over a strategy's loops, and registers, by loss."""
+    kernels = budgets.units.get(unit, {})
+    loops = FORWARD[strategy]
+    before, after = loops[0][0].split("*")
+    totals = {}
+    for title, entry in kernels.items():
+        if not (title.startswith(before) and title.endswith(after) and entry.paths):
             continue
-        for device, of_two_bytes in budgets["gates"].get(architecture, {}).items():
-            gate = [g * DTYPES[dtype] / 2 for g in of_two_bytes]
-            for name, loops in FORWARD.items():
-                for loss in _losses(kernels, loops[0][0]):
-                    both = [_pair(_total(kernels, loops, loss, path), gate) for path in PATHS[:2]]
-                    rows.append([device, dtype, loss, name, *both, _pair(gate)])
-    return sorted(rows, key=lambda row: row[0])
+        loss = title[len(before) : len(title) - len(after)]
+        entries = [kernels[pattern.replace("*", loss)] for pattern, _ in loops]
+        parts: list[Figures | None] = [
+            e.paths.get(f"{loop}, {path}") for e, (_, loop) in zip(entries, loops, strict=True)
+        ]
+        found = [p for p in parts if p]
+        if len(found) == len(parts):
+            totals[loss] = (sum(p[0] for p in found), sum(p[1] for p in found), max(e.registers for e in entries))
+    return totals
 
 
-def _loop_rows(title: str, entry: dict[str, Any]) -> list[list[str]]:
-    loops = list(dict.fromkeys(name.partition(",")[0] for name in entry["paths"])) or [""]
-    rows = []
-    for loop in loops:
-        paths = {name: f for name, f in entry["paths"].items() if name.partition(",")[0] == loop}
-        figures = [paths.get(f"{loop}, {path}") for path in PATHS]
-        if loop in paths:  # without targets
-            figures[0] = paths[loop]
-        stores = min((f[2] for f in paths.values()), default=0)
-        rows.append(
-            [
-                f"`{title}`",
-                *(str(entry[key]) for key in ("registers", "shared", "instructions")),
-                loop,
-                *(_pair(f) if f else "" for f in figures),
-                f"{stores:g}" if stores else "",
-            ]
-        )
-    return rows
+def _cell(unit: str, total: tuple[float, float, int] | None) -> str:
+    if total is None:
+        return ""
+    dtype, architecture = unit.split()
+    gates = GATES.get(architecture, {}).values() if dtype != "double" else ()
+    over = [any(t > g * DTYPES[dtype] / 2 for t, g in zip(total, gate, strict=False)) for gate in gates]
+    mark = "" if not any(over) else "**" if all(over) else "*"
+    return f"{mark}{total[0]:.1f} · {total[1]:.1f}{mark} · {total[2]}"
 
 
-def render(budgets: dict[str, Any]) -> str:
-    text = _HEAD.format(nvcc=budgets["nvcc"]) + _GATES + "\n"
-    text += _table(["device", "logits", "loss", "strategy", "csr", "bool", "gate"], _gate_rows(budgets))
-    head = ["kernel", "registers", "shared bytes", "instructions in all", "loop", *PATHS, "bytes a store"]
-    for unit, kernels in budgets["units"].items():
-        rows = [row for title, entry in kernels.items() for row in _loop_rows(title, entry)]
-        text += f"\n## {unit}\n\n" + _table(head, rows)
+def _table(budgets: Budgets, dtypes: tuple[str, ...]) -> list[str]:
+    units = [unit for unit in UNITS if unit.split()[0] in dtypes and unit in budgets.units]
+    heads = [unit + (", older" if budgets.is_older(unit) else "") for unit in units]
+    rows = [["loss", "strategy", *heads], ["---"] * (2 + len(units))]
+    for strategy in FORWARD:
+        totals = {unit: _totals(budgets, unit, strategy, "csr") for unit in units}
+        losses = sorted({loss for of_unit in totals.values() for loss in of_unit})
+        rows += [[loss, strategy, *(_cell(u, totals[u].get(loss)) for u in units)] for loss in losses]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _most_for_dense(budgets: Budgets) -> float:
+    """Return by how many instructions an element dense bool targets exceed CSR targets, at most."""
+    differences = [0.0]
+    for unit in budgets.units:
+        for strategy in FORWARD:
+            sparse, dense = (_totals(budgets, unit, strategy, path) for path in ("csr", "bool"))
+            differences += [dense[loss][0] - sparse[loss][0] for loss in dense]
+    return max(differences)
+
+
+def render(budgets: Budgets) -> str:
+    gates = [f"{a} · {b} ({device})" for devices in GATES.values() for device, (a, b) in devices.items()]
+    older = _OLDER if any(map(budgets.is_older, budgets.units)) else ""
+    text = _TEXT.format(
+        nvcc=budgets.nvcc, dense=_most_for_dense(budgets), slack=SLACK, gates=", ".join(gates), older=older
+    )
+    for title, dtypes in _TABLES.items():
+        text += "\n".join(["", f"## {title[0].upper()}{title[1:]}", "", *_table(budgets, dtypes), ""])
     return text

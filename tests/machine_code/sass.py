@@ -1,4 +1,4 @@
-"""Instructions out of nvdisasm's text (`nvdisasm -c`, which names branch targets by labels)."""
+"""A parser of nvdisasm's text (`nvdisasm -c`, which names branch targets by labels)."""
 
 import re
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Instruction:
 
     @property
     def width(self) -> int:
-        """Bytes a thread moves, if this is a memory access."""
+        """The bytes that a thread moves, if this is a memory access."""
         suffixes = self.opcode.split(".")[1:]
         return next((_WIDTHS[s] for s in suffixes if s in _WIDTHS), 4)
 
@@ -45,7 +45,7 @@ class Instruction:
 
     @property
     def loads_shared(self) -> bool:
-        """Not those that never run, which stand before every LDGSTS."""
+        """Whether this loads from shared memory. The predicated-off loads that precede every LDGSTS do not count."""
         return self.name == "LDS" and self.guard.lstrip("@") != "!PT"
 
     @property
@@ -59,11 +59,11 @@ class Instruction:
 
 @dataclass
 class Function:
-    """A kernel's instructions in order, with the labels that stand before them."""
+    """A kernel's instructions in order, with the labels before them."""
 
     symbol: str
     instructions: list[Instruction] = field(default_factory=list)
-    labels: dict[str, int] = field(default_factory=dict)  # to a place in `instructions`
+    labels: dict[str, int] = field(default_factory=dict)  # the index of an instruction
 
 
 def parse_instruction(line: str) -> Instruction | None:
@@ -77,7 +77,7 @@ def parse_instruction(line: str) -> Instruction | None:
 
 
 def parse(text: str) -> list[Function]:
-    """Every function of a disassembly; subroutines belong to the kernel in whose section they are."""
+    """Return every function of a disassembly; subroutines belong to the kernel whose section holds them."""
     functions: list[Function] = []
     for line in text.splitlines():
         section = _SECTION.match(line)

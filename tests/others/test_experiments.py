@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.experiments import __main__, imbalance, report, store, study, training
+from bench.studies.experiments import __main__, imbalance, report, store, study, training
 
 from . import packages  # noqa: F401 - makes torchvision importable for torchmetrics
 

@@ -1,4 +1,4 @@
-"""The demo's corpus, tens of thousands of labels: precision by time, ZLPR beside BCE, and from label embeddings."""
+"""The demo's corpus with tens of thousands of labels: precision over time of ZLPR, BCE, and label embeddings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["LOSSES", "RATES", "run"]
 
 EMBEDDINGS = ", label embeddings"
 LOSSES = ("BCE", "ZLPR", f"BCE{EMBEDDINGS}", f"ZLPR{EMBEDDINGS}")
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)  # of the last layer
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)  # rates of the last layer
 SEEDS = (1, 2, 3)
 EPOCHS, TUNING_EPOCHS, POINTS = 4, 2, 12
 LABELS = 30_000
@@ -27,7 +27,7 @@ CACHE = Path("build/experiments")
 
 
 def run(store: Store, labels: int = LABELS, seeds: Sequence[int] = SEEDS) -> None:
-    """Whatever has not been run."""
+    """Make every run that has no record."""
     packages = corpus.find_packages(None)
     functions, _ = corpus.load(packages, CACHE)
     split = corpus.split(functions, labels, labels, 0)
@@ -43,14 +43,14 @@ def run(store: Store, labels: int = LABELS, seeds: Sequence[int] = SEEDS) -> Non
     for loss in LOSSES:
         tuned = {rate: _run(store, tuning, loss, rate, 0, about)["final"]["5"] for rate in RATES}
         best[loss] = max(tuned, key=lambda each: tuned[each])
-    # In turn: what else the machine does falls on both.
+    # The losses take turns, so that other load on the machine hits all alike.
     for seed in seeds:
         for loss in LOSSES:
             _run(store, data, loss, best[loss], seed, about)
 
 
 def _without_held_out(data: model.Data, file_of_row: Any) -> model.Data:
-    """A tenth of the files to learn from are held out in place of those that are reported on."""
+    """Hold out a tenth of the training files in place of the files that are reported."""
     held = torch.from_numpy(np.asarray(file_of_row) % 10 == 3)[data.train]
     return dataclasses.replace(data, train=data.train[~held], held_out=data.train[held])
 
@@ -62,8 +62,10 @@ def _run(store: Store, data: model.Data, loss: str, rate: float, seed: int, abou
     if found is not None:
         differ = [name for name in about if found.get(name) != about[name]]
         if differ:
-            told = f"{differ[0]} {found.get(differ[0])} there, {about[differ[0]]} here"
-            raise SystemExit(f"{store.path}: its runs are of another corpus ({told}): --results names another file")
+            difference = f"{differ[0]} {found.get(differ[0])} there, {about[differ[0]]} here"
+            raise SystemExit(
+                f"{store.path}: its runs are of another corpus ({difference}): --results names another file"
+            )
         return found
     plain = loss.removesuffix(EMBEDDINGS)
     _, history = model.train(

@@ -13,13 +13,13 @@ from .training import LOSSES
 
 __all__ = ["draw"]
 
-# Okabe and Ito's palette: told apart by colour-blind readers.
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
 ZLPR, BCE, OTHER = "#D55E00", "#0072B2", "0.45"
 SHOWN = ("subset accuracy", "F1 samples", "AP samples")
 
 
 def draw(records: Sequence[Record], folder: Path) -> None:
-    """losses.svg and names.svg."""
+    """Draw losses.svg and names.svg."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -39,7 +39,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def _losses(records: Sequence[Record], path: Path) -> None:
-    """A row of panels a metric, a column a set, a line a loss: the mean over seeds, and from the least to the most."""
+    """Draw a row of panels for each metric, a column for each set, and each loss's mean and range over seeds."""
     from matplotlib import pyplot as plt
 
     names, order = sets_of(records), list(reversed(LOSSES))
@@ -63,14 +63,14 @@ def _losses(records: Sequence[Record], path: Path) -> None:
 
 
 def _names(records: Sequence[Record], path: Path) -> None:
-    """Precision by training time, a thin line a seed."""
+    """Draw precision over training time, a thin line for each seed."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
     for axis, k in zip(axes, ("1", "5"), strict=True):
         for loss in dict.fromkeys(each["loss"] for each in records):
             colour, marker = (BCE, "o") if loss.startswith("BCE") else (ZLPR, "D")
-            # Hollow and broken: from embeddings of the labels.
+            # Hollow markers and dashed lines: heads that begin at label embeddings.
             style: dict[str, Any] = {"linestyle": "--", "markerfacecolor": "white"} if "," in loss else {}
             for number, run in enumerate(each for each in records if each["loss"] == loss):
                 line = [point[k] for point in run["curve"]]

@@ -1,8 +1,8 @@
-"""``python -m bench.compounds``: sums of losses beside their terms alone, forward + backward, on the CPU.
+"""``python -m bench.studies.compounds``: sums of losses beside their terms alone, forward + backward, on the CPU.
 
-Each sum as a multiple of its most expensive term, and of its terms' sum, in one run, everything in turn. Twice: as
-PyTorch comes, on all cores; and on one thread with an allocator that gives memory back to nobody, where
-arithmetic is all that is left.
+Each sum is a multiple of its most expensive term and of its terms' sum, in one run of interleaved rounds. There are two
+tables: PyTorch's defaults on all cores; and one thread with an allocator that keeps freed memory, which leaves
+arithmetic alone.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import subprocess
 import sys
 import time
 
-from . import keep_memory
+from .. import keep_memory
+from ..markdown import ratio, table
+from ..samples import rounds
 
 SUMS = (("zlpr", "focal", "dice"), ("zlpr", "bce", "dice"), ("zlpr", "asymmetric", "dice"), ("zlpr", "dice"))
 
 
-def measure(rows: int, labels: int, rounds: int) -> dict[str, float]:
-    """Medians in milliseconds."""
+def measure(rows: int, labels: int, count: int) -> dict[str, float]:
+    """Return the median milliseconds of each loss and sum."""
     import torch
 
     from mlloss_cuda import (
@@ -54,45 +56,44 @@ def measure(rows: int, labels: int, rounds: int) -> dict[str, float]:
         value.backward()
         return (time.perf_counter() - start) * 1e3
 
-    ways = [(name,) for name in alone] + list(SUMS)
-    times: dict[tuple[str, ...], list[float]] = {way: [] for way in ways}
-    for _ in range(rounds):
-        random.shuffle(ways)
+    every = [*((name,) for name in alone), *SUMS]
+    times: dict[tuple[str, ...], list[float]] = {terms: [] for terms in every}
+    for _, order in rounds(every, count):
         gc.collect()
-        for way in ways:
-            run(way)  # leaves the caches and the allocator as this way does
-            times[way].append(run(way))
-    return {" + ".join(way): statistics.median(own) for way, own in times.items()}
+        for terms in order:
+            run(terms)  # the timed run then finds caches and allocator as this one leaves them
+            times[terms].append(run(terms))
+    return {" + ".join(terms): statistics.median(own) for terms, own in times.items()}
 
 
 def report(title: str, ms: dict[str, float]) -> None:
-    """One table."""
-    print(f"\n{title}\n")
-    print("| sum | over its most expensive term | over the sum of its terms |\n|---|---|---|")
-    for way in map(" + ".join, SUMS):
-        terms = [ms[name] for name in way.split(" + ")]
-        print(f"| {way} | {ms[way] / max(terms):.2f} | {ms[way] / sum(terms):.2f} |")
+    """Print one table."""
+    rows = []
+    for name in map(" + ".join, SUMS):
+        terms = [ms[term] for term in name.split(" + ")]
+        rows.append((name, ratio(ms[name] / max(terms)), ratio(ms[name] / sum(terms))))
+    head = ("sum", "over its most expensive term", "over the sum of its terms")
+    print(f"\n{title}\n\n{table(head, rows, padded=True)}")
 
 
 def main() -> None:
-    """Both tables, each from a process of its own."""
-    parser = argparse.ArgumentParser(prog="python -m bench.compounds", description=__doc__)
+    """Print both tables, each from a process of its own."""
+    parser = argparse.ArgumentParser(prog="python -m bench.studies.compounds", description=__doc__)
     parser.add_argument("--labels", type=int, default=131_072)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--part", choices=("plain", "arithmetic"))
     given = parser.parse_args()
     if given.part is None:
         for part in ("plain", "arithmetic"):
-            command = [sys.executable, "-m", "bench.compounds", "--part", part]
+            command = [sys.executable, "-m", "bench.studies.compounds", "--part", part]
             subprocess.run([*command, f"--labels={given.labels}", f"--rounds={given.rounds}"], check=True)
         return
     import torch
 
     shape = f"x {given.labels:,} float32, CSR targets, forward + backward"
     if given.part == "plain":
-        report(
-            f"As PyTorch comes, {torch.get_num_threads()} threads, 64 {shape}", measure(64, given.labels, given.rounds)
-        )
+        title = f"PyTorch's defaults, {torch.get_num_threads()} threads, 64 {shape}"
+        report(title, measure(64, given.labels, given.rounds))
         return
     keep_memory()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Rare labels one by one, 1 positive to about 11.5 negatives: BCE, weighted, truncated, or focal."""
+"""Rare labels one by one, 1 positive to about 11.5 negatives: plain, weighted and truncated BCE, and focal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["RATIO", "TITLES", "auc", "best_rate", "run"]
 
 RATIO = 11.5
 EPOCHS, LABELS = 10, 3
-CRITERIA = ("F1", "AUC")  # what a rate is chosen by: for decisions, and for the order
+CRITERIA = ("F1", "AUC")  # a rate is chosen by F1 for decisions, and by AUC for the order
 TITLES = {
     "bce": "BCE",
     "bce-weighted": "BCE, `pos_weight` = negatives / positives",
@@ -34,7 +34,7 @@ TITLES = {
 
 
 def losses(ratio: float) -> dict[str, LossModule]:
-    """All that are compared."""
+    """Return the losses that are compared."""
     return {
         "bce": BCEWithLogitsLoss(),
         "bce-weighted": BCEWithLogitsLoss(pos_weight=ratio),
@@ -46,25 +46,25 @@ def losses(ratio: float) -> dict[str, LossModule]:
 
 
 def auc(logits: Tensor, y: Tensor) -> float:
-    """Of the pairs of a positive and a negative, how many are the right way round; ties are half."""
+    """Return the share of pairs of a positive and a negative that are in the right order; a tie counts half."""
     positive, negative = logits[y].double(), logits[~y].double().sort().values
     below = torch.searchsorted(negative, positive) + torch.searchsorted(negative, positive, right=True)
     return (below.double().mean() / (2 * len(negative))).item()
 
 
 def nearest_labels(data: MultiLabelData) -> list[int]:
-    """Whose ratios of negatives to positives are nearest to 11.5."""
+    """Return the labels whose ratios of negatives to positives are nearest to 11.5."""
     positives = torch.bincount(data.targets.col_indices, minlength=data.targets.num_labels)
     return ((len(data) - positives) / positives.clamp(min=1) - RATIO).abs().argsort(stable=True)[:LABELS].tolist()
 
 
 def best_rate(tuned: Mapping[float, dict[str, float]], criterion: str) -> float:
-    """By the metrics of each rate on the rows to choose by."""
+    """Return the best rate, by the metrics on the validation rows."""
     return max(tuned, key=lambda rate: tuned[rate][criterion])
 
 
 def score(logits: Tensor, y: Tensor) -> dict[str, float]:
-    """At the threshold that training has, a logit of 0."""
+    """Compute the metrics of decisions at the threshold of training, a logit of 0, and of the order."""
     found = logits > 0
     sides = [(found[side] == y[side]).double().mean().item() for side in (y, ~y)]
     values = {
@@ -78,7 +78,7 @@ def score(logits: Tensor, y: Tensor) -> dict[str, float]:
 
 
 def run(store: Store, name: str, data: MultiLabelData, seeds: Sequence[int] = SEEDS) -> None:
-    """Whatever has not been run."""
+    """Make every run that has no record."""
     whole = split(name, data)
     for label in nearest_labels(data):
         title = str(label) if data.label_names is None else data.label_names[label]

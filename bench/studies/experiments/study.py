@@ -22,17 +22,17 @@ from mlloss_cuda.metrics import (
 )
 
 from .store import Store
-from .training import BATCH, LOSSES, RATES, Part, Task, Way, logits_of, predicted, train
+from .training import BATCH, LOSSES, RATES, Part, Recipe, Task, logits_of, predicted, train
 
 __all__ = ["CRITERIA", "SEEDS", "chosen", "load", "read_sets", "run", "score", "split"]
 
 SEEDS = (1, 2, 3, 4, 5)  # the rate is tuned with seed 0
-STEPS = 1200  # of every run, or nearly so: whole epochs, within these
-EPOCHS = (8, 60)
+STEPS = 1200  # of every run, rounded to whole epochs
+EPOCHS = (8, 60)  # the least and the most epochs
 
 
 def read_sets(given: Sequence[str]) -> dict[str, MultiLabelData]:
-    """Of ``NAME=FILE.arff[+FILE.arff][@LABELS.xml]``: name and rows."""
+    """Return name and rows of each ``NAME=FILE.arff[+FILE.arff][@LABELS.xml]``."""
     sets = {}
     for text in given:
         name, _, files = text.partition("=")
@@ -44,7 +44,7 @@ def read_sets(given: Sequence[str]) -> dict[str, MultiLabelData]:
 
 
 def load(files: Sequence[Path], labels: Path | None) -> MultiLabelData:
-    """One set, of one file or of several that follow each other."""
+    """Return one set from one file, or from the rows of several files in order."""
     import scipy.sparse
 
     parts = [read_arff(file, labels) for file in files]
@@ -57,7 +57,7 @@ def load(files: Sequence[Path], labels: Path | None) -> MultiLabelData:
 
 
 def split(name: str, data: MultiLabelData) -> Task:
-    """60% to learn from, 15% to choose by, 25% to report on: the same for every loss and seed."""
+    """Split rows: 60% train, 15% choose a rate, 25% are reported; the same for every loss and seed."""
     x, y = torch.from_numpy(data.features.toarray()), data.targets.to_dense()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     first, second = int(0.6 * len(x)), int(0.75 * len(x))
@@ -69,11 +69,11 @@ def split(name: str, data: MultiLabelData) -> Task:
 
 
 def score(
-    way: Way, logits: Tensor, y: Tensor, held_out: Tensor, held_out_y: Tensor, brief: bool = False
+    recipe: Recipe, logits: Tensor, y: Tensor, held_out: Tensor, held_out_y: Tensor, brief: bool = False
 ) -> dict[str, float]:
-    """Every metric; brief: those that a rate is chosen by."""
+    """Compute every metric, or with ``brief`` those by which a rate is chosen."""
     sparse = CSRTargets.from_dense(y)
-    found = CSRTargets.from_dense(predicted(way, logits, held_out, held_out_y))
+    found = CSRTargets.from_dense(predicted(recipe, logits, held_out, held_out_y))
     top = logits.topk(min(5, logits.shape[1])).indices
     values = {
         "subset accuracy": subset_accuracy(found, sparse),
@@ -97,7 +97,7 @@ def _mean(metrics: dict[str, float]) -> float:
     return (metrics["subset accuracy"] + metrics["F1 samples"] + metrics["AP samples"]) / 3
 
 
-# What a rate is chosen by: a decision's metrics and a ranking's, none alone; or the one that a claim is about.
+# A rate is chosen by metrics of decisions and of the ranking together, or by the one metric of a paper's claim.
 CRITERIA: dict[str, Callable[[dict[str, float]], tuple[float, ...]]] = {
     "all": lambda metrics: (_mean(metrics),),
     "subset accuracy": lambda metrics: (metrics["subset accuracy"], _mean(metrics)),
@@ -105,43 +105,43 @@ CRITERIA: dict[str, Callable[[dict[str, float]], tuple[float, ...]]] = {
 
 
 def chosen(metrics: Mapping[float, dict[str, float]], criterion: str) -> float:
-    """The best of the rates, by their metrics on the rows to choose by."""
+    """Return the best rate, by the metrics on the validation rows."""
     return max(metrics, key=lambda rate: CRITERIA[criterion](metrics[rate]))
 
 
-def once(task: Task, way: Way, rate: float, seed: int, tuning: bool) -> dict[str, Any]:
-    """Train, and evaluate: on the validation rows while the rate is tuned, else on the test rows."""
+def once(task: Task, recipe: Recipe, rate: float, seed: int, tuning: bool) -> dict[str, Any]:
+    """Train, and evaluate on the validation rows while the rate is tuned, otherwise on the test rows."""
     per_epoch = max(len(task.train.x) // BATCH, 1)
     epochs = min(max(round(STEPS / per_epoch), EPOCHS[0]), EPOCHS[1])
     start = time.perf_counter()
-    model = train(way.objective, task.train, rate, epochs, seed)
+    model = train(recipe.objective, task.train, rate, epochs, seed)
     seconds = time.perf_counter() - start
     held_out = logits_of(model, task.valid)
     part = task.valid if tuning else task.test
     logits = held_out if tuning else logits_of(model, task.test)
-    metrics = score(way, logits, part.y, held_out, task.valid.y, brief=tuning)
+    metrics = score(recipe, logits, part.y, held_out, task.valid.y, brief=tuning)
     return {"epochs": epochs, "seconds": round(seconds, 2), "metrics": metrics}
 
 
 def run(store: Store, sets: dict[str, MultiLabelData], seeds: Sequence[int] = SEEDS) -> None:
-    """Whatever has not been run."""
+    """Make every run that has no record."""
     for name, data in sets.items():
         task = split(name, data)
-        for loss, way in LOSSES.items():
+        for loss, recipe in LOSSES.items():
             tuned = {}
             for rate in RATES:
                 key = {"part": "losses", "set": name, "loss": loss, "seed": 0, "rate": rate, "tuning": True}
-                tuned[rate] = _run(store, key, task, way)["metrics"]
+                tuned[rate] = _run(store, key, task, recipe)["metrics"]
             for rate in dict.fromkeys(chosen(tuned, criterion) for criterion in CRITERIA):
                 for seed in seeds:
                     key = {"part": "losses", "set": name, "loss": loss, "seed": seed, "rate": rate, "tuning": False}
-                    _run(store, key, task, way)
+                    _run(store, key, task, recipe)
 
 
-def _run(store: Store, key: dict[str, Any], task: Task, way: Way) -> dict[str, Any]:
+def _run(store: Store, key: dict[str, Any], task: Task, recipe: Recipe) -> dict[str, Any]:
     found = store.find(key)
     if found is None:
-        found = store.add(key, once(task, way, key["rate"], key["seed"], key["tuning"]))
+        found = store.add(key, once(task, recipe, key["rate"], key["seed"], key["tuning"]))
         print(
             f"{key['set']:10} {key['loss']:14} seed {key['seed']} rate {key['rate']:g}: {found['seconds']:.1f} s",
             flush=True,

@@ -1,4 +1,4 @@
-"""Tables and pictures of docs/experiments.md, from the results: the same results give the same bytes."""
+"""Tables of docs/experiments.md from the results: the same results give the same bytes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...markdown import table as markdown
 from .imbalance import CRITERIA, TITLES, best_rate
-from .store import Record, read
+from .store import Record
 from .study import chosen
 from .training import LOSSES
 
-__all__ = ["PAGE", "blocks", "rendered", "write"]
+__all__ = ["PAGE", "blocks", "rendered"]
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "experiments.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "experiments.md"
 LESS_IS_BETTER = ("ranking loss",)
 METRICS = (
     "subset accuracy",
@@ -33,27 +34,13 @@ METRICS = (
 )
 RULE, BY_CHANCE = "zlpr", 2.0
 
-Values = dict[str, list[float]]  # of each loss, a value a seed
-
-
-def write(path: Path, check: bool) -> int:
-    """Draw everything anew, or say whether the tables would change."""
-    from . import pictures
-
-    records = list(read(path))
-    before = PAGE.read_text()
-    after = rendered(before, records)
-    if check:
-        return int(before != after)
-    PAGE.write_text(after)
-    pictures.draw(records, PAGE.parent / "images" / "experiments")
-    return 0
+Values = dict[str, list[float]]  # loss: a value for each seed
 
 
 def rendered(text: str, records: Sequence[Record]) -> str:
-    """``text`` with what lies between its markers drawn anew."""
+    """Return ``text`` with the tables between its markers drawn anew."""
     for name, block in blocks(records).items():
-        begin, end = f"<!-- {name}: python -m bench.experiments report -->\n\n", "\n\n<!-- end -->"
+        begin, end = f"<!-- {name}: python -m bench.studies.experiments report -->\n\n", "\n\n<!-- end -->"
         marked = re.compile(f"({begin}).*?({end})", re.DOTALL)
         text, count = marked.subn(lambda match, block=block: f"{match[1]}{block}{match[2]}", text)  # type: ignore[misc]
         if count != 1:
@@ -62,7 +49,7 @@ def rendered(text: str, records: Sequence[Record]) -> str:
 
 
 def blocks(records: Sequence[Record]) -> dict[str, str]:
-    """Each table by its name."""
+    """Return each table by its name."""
     losses, claimed = by_criterion(records, "all"), by_criterion(records, "subset accuracy")
     return {
         "claim": claim(claimed),
@@ -74,23 +61,23 @@ def blocks(records: Sequence[Record]) -> dict[str, str]:
     }
 
 
-# ---- what is in the results ----
+# ---- records ----
 
 
 def reported(records: Sequence[Record], part: str) -> list[Record]:
-    """Runs on rows that no choice has seen."""
+    """Return runs on rows by which nothing was chosen."""
     return [each for each in records if each["part"] == part and not each["tuning"]]
 
 
 def by_criterion(records: Sequence[Record], criterion: str) -> list[Record]:
-    """Of the losses' runs, those at the rate that the criterion chooses."""
+    """Return the losses' runs at the rates that the criterion chooses."""
     return _at_best_rates(records, "losses", lambda metrics: chosen(metrics, criterion))
 
 
 def _at_best_rates(
     records: Sequence[Record], part: str, best: Callable[[dict[float, dict[str, float]]], float]
 ) -> list[Record]:
-    """The runs that are reported, of each set and loss at the best of the rates that were tried."""
+    """Return the reported runs of each set and loss at the best of the rates that were tried."""
     tuned: dict[tuple[str, str], dict[float, dict[str, float]]] = {}
     for each in records:
         if each["part"] == part and each["tuning"]:
@@ -100,12 +87,12 @@ def _at_best_rates(
 
 
 def sets_of(records: Sequence[Record]) -> list[str]:
-    """Their names, in order."""
+    """Return the names of the sets in order."""
     return list(dict.fromkeys(each["set"] for each in records))
 
 
 def values(records: Sequence[Record], name: str, metric: str) -> Values:
-    """Of each loss, every seed."""
+    """Return the values of each loss for every seed."""
     found: Values = {}
     for each in records:
         if each["set"] == name:
@@ -114,13 +101,13 @@ def values(records: Sequence[Record], name: str, metric: str) -> Values:
 
 
 def best_first(found: Values, metric: str) -> list[str]:
-    """Losses by their mean."""
+    """Return the losses in the order of their means."""
     means = {loss: statistics.fmean(each) for loss, each in found.items()}
     return sorted(means, key=lambda loss: means[loss] if metric in LESS_IS_BETTER else -means[loss])
 
 
 def apart(first: Sequence[float], second: Sequence[float]) -> float:
-    """How far two means lie apart, in standard errors of their difference (Welch)."""
+    """Return the distance of two means in standard errors of their difference (Welch)."""
     error = sum(statistics.variance(each) / len(each) for each in (first, second)) ** 0.5
     difference = statistics.fmean(first) - statistics.fmean(second)
     return difference / error if error else (0.0 if difference == 0 else float("inf") * difference)
@@ -129,15 +116,8 @@ def apart(first: Sequence[float], second: Sequence[float]) -> float:
 # ---- tables ----
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
-    lines.insert(1, f"|{'---|' * len(head)}")
-    return "\n".join(lines)
-
-
 def percent(found: Sequence[float], strong: bool = False, digits: int = 1) -> str:
-    """Mean and standard deviation over seeds."""
+    """Return mean and standard deviation over seeds as text."""
     if len(found) < 2:
         return "-"
     mean = f"{100 * statistics.fmean(found):.{digits}f}"
@@ -145,19 +125,19 @@ def percent(found: Sequence[float], strong: bool = False, digits: int = 1) -> st
 
 
 def origin(records: Sequence[Record]) -> str:
-    """Machine, versions, commits."""
+    """Return a line of machine, versions and commits."""
     found = [each["from"] for each in records]
-    told = [", ".join(sorted({each[name] for each in found})) for name in ("cpu", "torch", "mlloss_cuda", "python")]
+    parts = [", ".join(sorted({each[name] for each in found})) for name in ("cpu", "torch", "mlloss_cuda", "python")]
     commits = ", ".join(dict.fromkeys(each["commit"] for each in found))
     dates = ", ".join(sorted({each["date"] for each in found}))
     return (
-        f"\n\n{told[0]}; torch {told[1]}, mlloss_cuda {told[2]}, Python {told[3]}; commit {commits}; {dates}.\n"
+        f"\n\n{parts[0]}; torch {parts[1]}, mlloss_cuda {parts[2]}, Python {parts[3]}; commit {commits}; {dates}.\n"
         "In percent, mean ± standard deviation over seeds; the best mean is bold."
     )
 
 
 def table(records: Sequence[Record], name: str) -> str:
-    """Every metric of every loss on one set."""
+    """Return every metric of every loss on one set."""
     columns = {metric: values(records, name, metric) for metric in METRICS}
     best = {metric: best_first(found, metric)[0] for metric, found in columns.items()}
     rates = {each["loss"]: each["rate"] for each in records if each["set"] == name}
@@ -170,7 +150,7 @@ def table(records: Sequence[Record], name: str) -> str:
 
 
 def summary(records: Sequence[Record]) -> str:
-    """For each metric and set: which loss is best, and ZLPR's place."""
+    """Return the best loss and ZLPR's place for each metric and set."""
     names = sets_of(records)
     rows = []
     for metric in METRICS:
@@ -183,15 +163,15 @@ def summary(records: Sequence[Record]) -> str:
 
 
 def claim(records: Sequence[Record]) -> str:
-    """Subset accuracy of every loss on every set."""
+    """Return the subset accuracy of every loss on every set."""
     names = sets_of(records)
     columns = {name: values(records, name, "subset accuracy") for name in names}
     best = {name: best_first(found, "subset accuracy")[0] for name, found in columns.items()}
     rates = {(each["set"], each["loss"]): each["rate"] for each in records}
 
     def cell(name: str, loss: str) -> str:
-        told = percent(columns[name].get(loss, []), best[name] == loss, 2)
-        return f"{told} ({rates[name, loss]:g})" if (name, loss) in rates else told
+        text = percent(columns[name].get(loss, []), best[name] == loss, 2)
+        return f"{text} ({rates[name, loss]:g})" if (name, loss) in rates else text
 
     rows = [[LOSSES[loss].title, *(cell(name, loss) for name in names)] for loss in LOSSES]
     comparison = comparisons(records, ("subset accuracy",))
@@ -199,7 +179,7 @@ def claim(records: Sequence[Record]) -> str:
 
 
 def comparisons(records: Sequence[Record], metrics: Sequence[str] = METRICS) -> str:
-    """How often plain ZLPR is above each other loss, over the sets."""
+    """Return how often plain ZLPR is better than each other loss, over the sets."""
     names, rows = sets_of(records), []
     for metric in metrics:
         sign = -1 if metric in LESS_IS_BETTER else 1
@@ -217,7 +197,7 @@ def comparisons(records: Sequence[Record], metrics: Sequence[str] = METRICS) -> 
 
 
 def imbalance(records: Sequence[Record]) -> str:
-    """A table a set, and what it is about: decisions at the rate that is best for F1, order at the one for AUC."""
+    """Return a table for each set: decisions at the rate that is best for F1, the order at the rate for AUC."""
     chosen_runs = {
         name: _at_best_rates(records, "imbalance", functools.partial(best_rate, criterion=name)) for name in CRITERIA
     }
@@ -251,7 +231,7 @@ def imbalance(records: Sequence[Record]) -> str:
 
 
 def names(records: Sequence[Record]) -> str:
-    """Precision at the end, and when the other's was reached."""
+    """Return final precision, and the time at which the lower precision was reached."""
     first, rows = records[0], []
     by_loss: dict[str, list[Record]] = {}
     for each in records:
@@ -262,18 +242,18 @@ def names(records: Sequence[Record]) -> str:
         rows.append([loss, f"{runs[0]['rate']:g}", *cells, spread([run["seconds"] for run in runs]), spread(halves)])
     times = ("seconds", "seconds to 90% of the lower precision at 5")
     head = ("loss", "rate", *(f"precision at {k}" for k in (1, 3, 5)), *times)
-    told = f"{first['labels']:,} labels; {first['rows']:,} functions to learn from, {first['held_out']:,} held out; "
-    told += f"{first['packages']}.\n\n"
-    return told + markdown(head, rows) + origin(records).rpartition("; the best")[0] + "."
+    about = f"{first['labels']:,} labels; {first['rows']:,} functions to learn from, {first['held_out']:,} held out; "
+    about += f"{first['packages']}.\n\n"
+    return about + markdown(head, rows) + origin(records).rpartition("; the best")[0] + "."
 
 
 def lasts(runs: Sequence[Record], k: str) -> float:
-    """The mean at the end of the curves."""
+    """Return the mean of the curves' last points."""
     return statistics.fmean(run["curve"][-1][k] for run in runs)
 
 
 def reached(run: Record, level: float, k: str) -> float:
-    """When a curve first stands at a level, between its points by a straight line."""
+    """Return the time when a curve first reaches a level, interpolated between its points."""
     points: list[tuple[float, Any]] = list(zip(run["times"], (point[k] for point in run["curve"]), strict=True))
     for (t0, v0), (t1, v1) in itertools.pairwise(points):
         if v1 >= level:
@@ -282,5 +262,5 @@ def reached(run: Record, level: float, k: str) -> float:
 
 
 def spread(found: Sequence[float]) -> str:
-    """Mean and standard deviation."""
+    """Return mean and standard deviation as text."""
     return f"{statistics.fmean(found):.0f} ± {statistics.stdev(found):.0f}"

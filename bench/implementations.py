@@ -1,4 +1,4 @@
-"""What is compared: every registered loss, and the other ways to compute it."""
+"""The losses that are timed, their data, and every implementation: this package's and its peers'."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
     "OURS",
     "PACKAGES",
     "Case",
-    "Competitor",
+    "Implementation",
     "Problem",
     "all_cases",
     "build",
@@ -48,14 +48,13 @@ LABELS = {
     "monai": "MONAI",
 }
 
-# Ours by the form of targets, an attribute of a problem; in place they are dense.
+# This package's implementations by the form of targets, an attribute of a problem; "inplace" takes dense ones.
 LAYOUTS = {"fused": "dense", "floating": "floating", "csr": "csr"}
 OURS = (*LAYOUTS, "inplace")
 PACKAGES = ("torchvision", "monai")
 
-
-MAIN = ("zlpr", "focal", "bce", "dice")  # compared with everything, at every size
-# Sums of losses, in one pass each on every engine: one of the most usual kind, one of all three kinds of statistics.
+MAIN = ("zlpr", "focal", "bce", "dice")  # compared with every peer, at every size
+# Sums of losses, one pass each on every engine: the most usual sum, and one with all three kinds of statistics.
 _SUMS = (("zlpr", "dice"), ("zlpr", "focal", "dice"))
 _SHORT = {"sigmoid_focal": "focal", "bce_with_logits": "bce"}  # names in tables
 
@@ -66,59 +65,59 @@ class Case:
 
     name: str
     function: Callable[..., Tensor]
-    spec: str  # of the kernels, which some losses share
+    spec: str  # the name of the kernels, which some losses share
     groupings: tuple[str, ...]
     arguments: dict[str, Any] = field(default_factory=dict)
-    layouts: Mapping[str, str] = field(default_factory=lambda: LAYOUTS)  # ours by what they take beside the logits
+    layouts: Mapping[str, str] = field(default_factory=lambda: LAYOUTS)  # second argument by implementation
 
     @property
-    def beside(self) -> str:
-        """What peers and float64 take beside the logits: an attribute of a problem."""
+    def second_argument(self) -> str:
+        """The second argument of peers and of the float64 reference: an attribute of a problem."""
         return self.layouts["fused"]
 
     @property
     def takes_targets(self) -> bool:
-        """Whether that is targets, and not a second pass's logits."""
-        return self.beside == "dense"
+        """True if the second argument is targets, and not the logits of a second pass."""
+        return self.second_argument == "dense"
 
     @property
     def element_wise(self) -> bool:
-        """Whether each label is for itself."""
+        """True if the loss of a label depends on that label alone."""
         return self.groupings == ("element",)
 
     @property
     def main(self) -> bool:
-        """Whether it is one of the four that README's tables and the curves over L show."""
+        """True if the README's tables and the curves over L show it."""
         return self.name in MAIN
 
     @property
     def published(self) -> Loss | None:
-        """The bare formula, where there is one."""
+        """The bare formula, if there is one."""
         return formulas.PUBLISHED.get(self.name)
 
     def fused(self, logits: Tensor, targets: Any) -> Tensor:
-        """The loss through the public API, on the backend that serves."""
+        """Compute the loss through the public API, on the default backend."""
         return self.function(logits, targets, **self.arguments)
 
     def in_place(self, logits: Tensor, targets: Any) -> Tensor:
-        """The same, with the gradient in the logits' memory."""
+        """Compute the loss with the gradient in the logits' memory."""
         return self.function(logits, targets, inplace_backward=True, **self.arguments)
 
     def reference(self, logits: Tensor, targets: Any) -> Tensor:
-        """The loss in plain PyTorch, as the library defines it."""
+        """Compute the loss in plain PyTorch, as the library defines it."""
         with use_backend("reference"):
             return self.function(logits, targets, **self.arguments)
 
 
 def all_cases() -> tuple[Case, ...]:
-    """A case for each loss and for some sums, the main ones first."""
+    """Return a case for each loss and for some sums, the main ones first."""
     found = [*(case for name in losses.__all__ for case in _alone(getattr(losses, name))), *map(_sum, _SUMS)]
     rank = {name: place for place, name in enumerate(MAIN)}
     return tuple(sorted(found, key=lambda case: rank.get(case.name, len(MAIN))))
 
 
 def _alone(module: Any) -> Iterator[Case]:
-    """The case of a loss's module; none of what is a function, or a sum."""
+    """Yield the case of a loss's module; functions and sums yield none."""
     function = getattr(module, "_function", None)
     if function is None or module is losses.CompoundLoss:
         return
@@ -135,18 +134,18 @@ def _sum(names: tuple[str, ...]) -> Case:
 
 
 def kernel_cases() -> tuple[Case, ...]:
-    """Of the losses that share their kernels, the first; no sums."""
+    """Return the first of the losses that share their kernels; no sums."""
     alone = tuple(case for case in all_cases() if case.function is not losses.compound_loss)
     first = {case.spec: case for case in reversed(alone)}
     return tuple(case for case in alone if first[case.spec] == case)
 
 
 class _Made(torch.autograd.Function):
-    """Logits that an operation made, whose gradient goes no further: ``inplace_backward`` takes no leaf."""
+    """Make logits that are no leaf and whose gradient goes no further: ``inplace_backward`` rejects leaves."""
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, memory: Tensor) -> Tensor:
-        # A tensor of its own on that memory: autograd refuses to overwrite a view made here.
+        # A new tensor on that memory: autograd refuses to overwrite a view made here.
         return memory.new_empty(0).set_(memory.untyped_storage(), 0, memory.shape, memory.stride())
 
     @staticmethod
@@ -155,13 +154,13 @@ class _Made(torch.autograd.Function):
 
 
 class Problem:
-    """Random logits, and targets with ``positives`` labels a row in each form, drawn where they are needed."""
+    """Random logits, and targets with ``positives`` labels a row, in each form, drawn on the device."""
 
     def __init__(self, rows: int, labels: int, dtype: torch.dtype, device: str, seed: int, positives: int = 15) -> None:
         generator = torch.Generator(device).manual_seed(seed)
         self.rows, self.labels, self.dtype, self.device = rows, labels, dtype, device
         self.source = torch.randn(rows, labels, generator=generator, dtype=dtype, device=device)
-        # One label of each of so many ranges: sorted and distinct, without a loop over rows.
+        # One label of each range: sorted and distinct, without a loop over rows.
         each = min(positives, labels)
         width = labels // each
         drawn = torch.randint(width, (rows, each), generator=generator, device=device)
@@ -171,22 +170,22 @@ class Problem:
 
     @functools.cached_property
     def floating(self) -> Tensor:
-        """Where a package takes floating targets they are made beforehand, at no cost to it."""
+        """Floating targets, made beforehand at no cost to the packages that take them."""
         return self.dense.to(self.dtype)
 
     @functools.cached_property
     def other(self) -> Tensor:
-        """The logits of a second pass over the same input, near the first's; no gradient is asked for."""
+        """The logits of a second pass over the same input, near the first's, without a gradient."""
         return self.source + 0.5 * self.source.roll(1, 1)
 
     @functools.cached_property
     def leaf(self) -> Tensor:
-        """The logits to differentiate, in memory of their own."""
+        """The logits to differentiate, in their own memory."""
         return self.source.clone().requires_grad_()
 
     @functools.cached_property
     def memory(self) -> Tensor:
-        """For the gradient that overwrites the logits."""
+        """The memory of the logits that their gradient overwrites."""
         return self.source.clone()
 
     @functools.cached_property
@@ -200,12 +199,12 @@ class Problem:
 
     @property
     def target_bytes(self) -> dict[str, int]:
-        """Of the targets in each form, and of other logits."""
+        """Bytes of the targets in each form, and of the other logits."""
         csr = self.csr.crow_indices.nbytes + self.csr.col_indices.nbytes
         return {"dense": self.dense.nbytes, "floating": self.nbytes, "csr": csr, "other": self.nbytes}
 
     def fresh(self, in_place: bool = False) -> Tensor:
-        """The logits, just written, as the layer before leaves them, and without a gradient."""
+        """Return logits that were just written, as the layer before them would, and that have no gradient."""
         self.leaf.grad = None
         if in_place:
             self.memory.copy_(self.source)
@@ -215,15 +214,15 @@ class Problem:
         return self.leaf
 
     def gradient(self, in_place: bool = False) -> Tensor:
-        """What the last backward left."""
+        """Return the gradient of the last backward."""
         gradient = self.memory if in_place else self.leaf.grad
         assert gradient is not None, "no gradient: run a backward first"
         return gradient
 
 
 @dataclass
-class Competitor:
-    """One way to compute a case, and its backward unless ``copies``."""
+class Implementation:
+    """An implementation of a case, and of its backward unless ``copies``."""
 
     name: str  # a key of LABELS
     formula: Loss
@@ -232,11 +231,11 @@ class Competitor:
     copies: bool = False
 
     def loss(self, logits: Tensor, problem: Problem) -> Tensor:
-        """The forward."""
+        """Compute the forward."""
         return self.formula(logits, getattr(problem, self.targets))
 
     def run(self, logits: Tensor, problem: Problem) -> Tensor:
-        """What is timed."""
+        """Run what is timed."""
         value = self.loss(logits, problem)
         if not self.copies:
             value.backward()
@@ -249,7 +248,7 @@ def _compiled(loss: Loss) -> Loss:
 
 
 def _in_float32(loss: Loss) -> Loss:
-    """As autocast runs it: low-precision logits and targets are converted first, which a compiler fuses."""
+    """Return the loss as autocast runs it: logits and targets are converted first, which a compiler fuses."""
     return lambda logits, targets: loss(logits.float(), targets.float())
 
 
@@ -257,50 +256,52 @@ def _in_float32_bool(loss: Loss) -> Loss:
     return lambda logits, targets: loss(logits.float(), targets)
 
 
-def _published(name: str, case: Case, problem: Problem) -> Competitor | None:
-    """The published formula of a case, on the kind of targets that suits it best."""
+def _published(name: str, case: Case, problem: Problem) -> Implementation | None:
+    """Return the published formula of a case, on the kind of targets that suits it best."""
     loss = case.published
     if loss is None:
         return None
     takes_bool = case.name in formulas.MASKING
-    beside = "dense" if takes_bool else "floating" if case.takes_targets else case.beside
+    takes = "dense" if takes_bool else "floating" if case.takes_targets else case.second_argument
     if name.startswith("float32"):
         loss = _in_float32_bool(loss) if takes_bool else _in_float32(loss)
     if not name.endswith("compile"):
-        return Competitor(name, loss, beside)
-    # A GPU reads a byte a label sooner than floats; on a CPU inductor's code is 1.1 to 1.6 times slower from bool.
+        return Implementation(name, loss, takes)
+    # A GPU reads a byte a label faster than a float; on a CPU inductor's code is 1.1 to 1.6 times slower from bool.
     reads_bytes = name == "float32-compile" and problem.device != "cpu"
-    return Competitor(name, _compiled(loss), case.beside if reads_bytes else beside)
+    return Implementation(name, _compiled(loss), case.second_argument if reads_bytes else takes)
 
 
-def _package(name: str, case: Case) -> Competitor | None:
-    """Another package's loss, where the package is installed and has it."""
+def _package(name: str, case: Case) -> Implementation | None:
+    """Return another package's loss, if the package is installed and has it."""
     if importlib.util.find_spec(name) is None:
         return None
     loss = {"torchvision": formulas.torchvision, "monai": formulas.monai}[name](case.name)
-    return None if loss is None else Competitor(name, loss, "floating")
+    return None if loss is None else Implementation(name, loss, "floating")
 
 
-def _copy(problem: Problem) -> Competitor:
+def _copy(problem: Problem) -> Implementation:
     buffer = torch.empty_like(problem.source)
-    return Competitor("copy", lambda logits, _: buffer.copy_(logits.detach()), copies=True)
+    return Implementation("copy", lambda logits, _: buffer.copy_(logits.detach()), copies=True)
 
 
-def _make(name: str, case: Case, problem: Problem) -> Competitor | None:
+def _make(name: str, case: Case, problem: Problem) -> Implementation | None:
     if name == "copy":
         return _copy(problem)
     if name in LAYOUTS:
-        return Competitor(name, case.fused, case.layouts[name]) if name in case.layouts else None
+        return Implementation(name, case.fused, case.layouts[name]) if name in case.layouts else None
     if name == "inplace":
-        return Competitor(name, case.in_place, in_place=True) if case.takes_targets else None
+        return Implementation(name, case.in_place, in_place=True) if case.takes_targets else None
     if name in ("eager", "compile"):
-        return Competitor(name, case.reference if name == "eager" else _compiled(case.reference), case.beside)
+        return Implementation(
+            name, case.reference if name == "eager" else _compiled(case.reference), case.second_argument
+        )
     return _package(name, case) if name in PACKAGES else _published(name, case, problem)
 
 
-def build(case: Case, problem: Problem, names: tuple[str, ...]) -> Iterator[Competitor]:
-    """The competitors of those names, as far as the case has them."""
+def build(case: Case, problem: Problem, names: tuple[str, ...]) -> Iterator[Implementation]:
+    """Yield the implementations with these names that the case has."""
     for name in names:
-        competitor = _make(name, case, problem)
-        if competitor is not None:
-            yield competitor
+        implementation = _make(name, case, problem)
+        if implementation is not None:
+            yield implementation

@@ -1,7 +1,8 @@
-"""``python -m bench.linear_train``: do weights train that step inside backward, in bfloat16?
+"""``python -m bench.studies.linear_train``: do bfloat16 weights train that step inside backward?
 
-The demo's data (identifiers that a function's body uses, from its name and docstring), a bag of words in float32,
-and a ``LinearLoss`` whose weights are float32, or bfloat16 in each rounding: loss and precision at 1, side by side.
+The data are the demo's: identifiers that a function's body uses, from its name and docstring. The model is a bag of
+words in float32 and a ``LinearLoss`` whose weights are float32, or bfloat16 in each rounding. The table compares loss
+and precision at 1.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from demo import corpus, model
 from mlloss_cuda import FusedAdam, FusedSGD, LinearLoss, ZLPRLoss
 from mlloss_cuda.linear import FusedUpdate
 
+from ..markdown import head_lines, row_line
+
 CACHE = Path("build/linear_train")
 UPDATES: dict[str, Callable[[str], FusedUpdate]] = {
     "FusedAdam": lambda rounding: FusedAdam(3e-3, eps=1e-15, rounding=rounding, seed=0),
@@ -27,19 +30,19 @@ WEIGHTS = ("float32", "stochastic", "kahan", "nearest")
 
 
 def load(files: int, labels: int) -> model.Data:
-    """Part of the demo's data."""
+    """Return a part of the demo's data."""
     functions, _ = corpus.load(corpus.find_packages(None), CACHE, max_files=files)
     return model.prepare(functions, corpus.split(functions, labels, 100, 0), torch.device("cpu"))
 
 
 def run(data: model.Data, update: FusedUpdate, dtype: torch.dtype, epochs: int) -> tuple[float, float]:
-    """The mean loss of the last epoch, and precision at 1 on what was held out."""
+    """Train; return the mean loss of the last epoch, and precision at 1 on the held-out rows."""
     torch.manual_seed(0)
     bag = nn.EmbeddingBag(corpus.BUCKETS, model.DIM, mode="sum", sparse=True)
     nn.init.normal_(bag.weight, std=0.1)
     head = LinearLoss(model.DIM, data.num_labels, ZLPRLoss(), fused_update=update, dtype=torch.float32)
     nn.init.zeros_(head.weight)
-    head.to(dtype)  # the same beginning for all
+    head.to(dtype)  # all runs begin with the same weights
     words = torch.optim.SparseAdam(list(bag.parameters()), lr=0.05)
     steps = epochs * (len(data.train) // model.BATCH)
     schedules = [torch.optim.lr_scheduler.LinearLR(each, 1, 0, steps) for each in (words, update)]
@@ -68,21 +71,21 @@ def run(data: model.Data, update: FusedUpdate, dtype: torch.dtype, epochs: int) 
 
 
 def main(given: list[str] | None = None) -> int:
-    """Print a table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.linear_train", description=__doc__)
-    parser.add_argument("--files", type=int, default=400, help="of the demo's corpus")
+    """Print the table, row by row as runs end."""
+    parser = argparse.ArgumentParser(prog="python -m bench.studies.linear_train", description=__doc__)
+    parser.add_argument("--files", type=int, default=400, help="number of files of the demo's corpus")
     parser.add_argument("--labels", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=3)
     options = parser.parse_args(given)
     data = load(options.files, options.labels)
     print(f"{len(data.train):,} functions to learn from, {data.num_labels:,} labels, {options.epochs} epochs, ZLPR")
-    print(f"{'':20} {'weights':12} {'last loss':>10} {'precision at 1':>15}")
+    print(head_lines(("update", "weights", "last loss", "precision at 1")))
     for name, make in UPDATES.items():
         for weights in WEIGHTS:
             rounding = "nearest" if weights == "float32" else weights
             dtype = torch.float32 if weights == "float32" else torch.bfloat16
             loss, right = run(data, make(rounding), dtype, options.epochs)
-            print(f"{name:20} {weights:12} {loss:10.4f} {100 * right:14.1f}%", flush=True)
+            print(row_line((name, weights, f"{loss:.4f}", f"{right:.1%}")), flush=True)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Results as lines of JSON, one a run: what is there is not run again."""
+"""Results as lines of JSON, one for each run; a run whose line exists is not repeated."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.report import about
+from ...about import about
 
 __all__ = ["KEY", "RESULTS", "Store", "read"]
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "experiments.jsonl"
-KEY = ("part", "set", "loss", "seed", "rate", "tuning")  # what a run is
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "experiments.jsonl"
+KEY = ("part", "set", "loss", "seed", "rate", "tuning")  # the identity of a run
 
 Record = dict[str, Any]
 
 
 class Store:
-    """Appends to a file; an interrupted program leaves whole lines, and goes on where it was."""
+    """A file that results are appended to; after an interruption the program goes on with the next run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records = list(read(path)) if path.exists() else []
         if path.exists() and not path.read_bytes().endswith(b"\n"):
-            with path.open("a") as file:  # after a line that was cut off
+            with path.open("a") as file:  # ends a line that was cut off
                 file.write("\n")
         found = about(0, False)
         machine, versions = found["machine"], found["versions"]
@@ -39,11 +39,11 @@ class Store:
         }
 
     def find(self, run: Mapping[str, Any]) -> Record | None:
-        """The record of a run, if it has been made."""
+        """Return the record of a run, if there is one."""
         return next((each for each in self.records if all(each.get(name) == run.get(name) for name in KEY)), None)
 
     def add(self, run: Mapping[str, Any], found: Mapping[str, Any]) -> Record:
-        """Write a run down."""
+        """Append the record of a run."""
         record = {**{name: run[name] for name in KEY if name in run}, **found, "from": self.origin}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
@@ -55,7 +55,7 @@ class Store:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """Every whole line; one that was cut off is run again."""
+    """Yield every whole line; the run of a line that was cut off is repeated."""
     for line in path.read_text().splitlines():
         try:
             yield json.loads(line)

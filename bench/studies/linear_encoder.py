@@ -1,26 +1,24 @@
-"""``python -m bench.linear_encoder``: memory of a whole training step, an encoder and a head of 2,812,281 labels.
+"""``python -m bench.studies.linear_encoder``: memory of a training step of an encoder and a head of 2,812,281 labels.
 
-A BERT-base (110M parameters, of random weights: memory does not care) in float32 under autocast to bfloat16,
-its layers recomputed in the backward, stepped by AdamW; a ``LinearLoss`` in bfloat16 stepped inside backward. Its
-table is of resident memory on a CPU, beside what is published of others on GPUs.
+The encoder is a BERT-base (110M parameters, random: memory does not depend on them) in float32 under autocast to
+bfloat16. Its layers are recomputed in the backward, and AdamW steps it. The head is a ``LinearLoss`` in bfloat16 that
+steps inside backward. The output is resident memory on a CPU, beside published figures of other methods on GPUs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
-from pathlib import Path
 
-from . import give_memory_back
+from .. import give_memory_back
 
 PUBLISHED = {
     "ELMO, BF16": 10.4,
     "ELMO, FP8": 6.6,
     "Renee": 39.7,
-}  # GiB on a GPU, Amazon-3M (ELMO, ICML 2025)
+}  # GiB on a GPU, Amazon-3M, from ELMO (ICML 2025)
 
 
 def _encoder(layers: int, width: int) -> tuple[object, object]:
@@ -29,7 +27,7 @@ def _encoder(layers: int, width: int) -> tuple[object, object]:
     from torch.utils.checkpoint import checkpoint
 
     class Encoder(nn.Module):
-        """Embeddings, layers, the mean over tokens."""
+        """Embeddings, layers, and the mean over tokens."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -52,54 +50,41 @@ def _encoder(layers: int, width: int) -> tuple[object, object]:
     return encoder, torch.optim.AdamW(encoder.parameters(), lr=1e-4, fused=True)
 
 
-def _resident(name: str) -> int:
-    from .measure import _status
-
-    return _status(name)
-
-
 def _step(given: dict[str, int | str]) -> dict[str, float]:
-    """Peak and parts of two steps, in this process."""
+    """Measure the peak of two steps and its parts in this process."""
     import torch
 
     import mlloss_cuda
 
+    from ..memory import Meter
+
     rows, labels, width = int(given["rows"]), int(given["labels"]), int(given["width"])
-    torch.randn(64, 64) @ torch.randn(64, 64)  # the libraries' own memory
-    base = _resident("VmRSS")
+    meter = Meter("cpu")
+    torch.randn(64, 64) @ torch.randn(64, 64)  # so that the libraries have their own memory
+    base = meter.in_use()
     encoder, optimizer = _encoder(int(given["layers"]), width)
     loss = mlloss_cuda.BCEWithLogitsLoss() if given["loss"] == "bce" else mlloss_cuda.ZLPRLoss()
     update = mlloss_cuda.FusedSGD(0.05)
     head = mlloss_cuda.LinearLoss(width, labels, loss, dtype=torch.bfloat16, fused_update=update)
-    weights = _resident("VmRSS") - base
+    weights = meter.in_use() - base
     tokens = torch.randint(30_522, (rows, int(given["tokens"])))
     columns = torch.randint(labels // 64, (rows, 36)).add(torch.arange(36) * (labels // 36)).sort(1).values
     targets = mlloss_cuda.CSRTargets(torch.arange(rows + 1) * 36, columns.clamp(max=labels - 1).reshape(-1), labels)
-    Path("/proc/self/clear_refs").write_text("5")
+    meter.start()
     started = time.perf_counter()
-    for _ in range(2):  # AdamW's moments are there from the second on
+    for _ in range(2):  # AdamW has moments from the second step on
         head(encoder(tokens), targets).backward()  # type: ignore[operator]
         optimizer.step()  # type: ignore[attr-defined]
         optimizer.zero_grad()  # type: ignore[attr-defined]
     seconds = (time.perf_counter() - started) / 2
     parameters = sum(own.numel() for own in encoder.parameters())  # type: ignore[attr-defined]
-    peak = _resident("VmHWM") - base
+    peak = meter.peak() - base
     return {"peak": peak, "weights": weights, "base": base, "parameters": parameters, "seconds": seconds}
 
 
-def measured(given: dict[str, int | str]) -> dict[str, float]:
-    """The same in a process whose allocator gives back what is freed."""
-    command = [sys.executable, "-m", "bench.linear_encoder", "--child", json.dumps(given)]
-    finished = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True)
-    if finished.returncode:
-        raise RuntimeError((finished.stderr.strip().splitlines() or ["no message"])[-1])
-    found: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
-    return found
-
-
 def main(given: list[str] | None = None) -> int:
-    """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.linear_encoder", description=__doc__)
+    """Print the memory of a step with each loss, and the published figures."""
+    parser = argparse.ArgumentParser(prog="python -m bench.studies.linear_encoder", description=__doc__)
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
@@ -109,14 +94,16 @@ def main(given: list[str] | None = None) -> int:
         give_memory_back()
         print(json.dumps(_step(json.loads(options.child))))
         return 0
-    own = {"layers": 2, "width": 64, "labels": 2_003} if options.quick else {}
-    sizes = {"layers": 12, "width": 768, "labels": 2_812_281, "rows": options.rows, "tokens": options.tokens, **own}
+    from ..memory import in_own_process
+
+    quick = {"layers": 2, "width": 64, "labels": 2_003} if options.quick else {}
+    sizes = {"layers": 12, "width": 768, "labels": 2_812_281, "rows": options.rows, "tokens": options.tokens, **quick}
     for loss in ("bce", "zlpr"):
-        found = measured({**sizes, "loss": loss})
+        found = in_own_process("bench.studies.linear_encoder", {**sizes, "loss": loss})
         gib = {name: found[name] / 2**30 for name in ("peak", "weights", "base")}
         print(
             f"{loss}, {options.rows} x {options.tokens} tokens, an encoder of {found['parameters'] / 1e6:.0f}M, "
-            f"a head of {sizes['labels']:,} labels: peak {gib['peak']:.2f} GiB, of it weights {gib['weights']:.2f} "
+            f"a head of {sizes['labels']:,} labels: peak {gib['peak']:.2f} GiB, weights {gib['weights']:.2f} of it "
             f"(resident, on a CPU; {gib['base']:.2f} GiB of libraries not counted; {found['seconds']:.0f} s a step)",
             flush=True,
         )

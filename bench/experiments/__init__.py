@@ -1,1 +1,0 @@
-"""Training with one loss or another, on real data: ``python -m bench.experiments --help``."""

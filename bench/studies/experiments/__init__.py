@@ -1,0 +1,1 @@
+"""Training with each loss on real data: ``python -m bench.studies.experiments --help``."""

@@ -1,0 +1,1 @@
+"""A check that the loops of the CPU kernels are vectorised."""
