@@ -184,9 +184,9 @@ $(VENV)/.training: $(VENV)/.dev pyproject.toml
 	@touch $@
 
 # The kernels' machine code against its budgets. All units take a quarter of an hour, and are for changes of the kernels.
-UNITS := $(if $(or $(FULL),$(UPDATE)),,--units "bfloat16 sm_90")
+UNITS := $(if $(or $(FULL),$(UPDATE),$(ARGS)),,--units "bfloat16 sm_90")
 check-machine-code: $(FULL_BUILD) $(VENV)/.disassembler
-	@if $(HAS_CUDA); then $(BIN)/python -m tests.machine_code $(UNITS) $(if $(UPDATE),--update); \
+	@if $(HAS_CUDA); then $(BIN)/python -m tests.machine_code $(UNITS) $(if $(UPDATE),--update) $(ARGS); \
 	else echo "skipped: the package is built without CUDA, since no nvcc was found"; fi
 
 $(VENV)/.disassembler: Makefile

@@ -78,7 +78,7 @@ class CMakeBuild(build_ext):
                 stale.unlink()
 
 
-if sys.argv[1:] == ["--print-cmake-paths"]:  # for `make emulate`, which configures a build of its own
+if sys.argv[1:] == ["--print-cmake-paths"]:  # for `make test-emulated`, which configures a build of its own
     print(*cmake_paths())
     sys.exit()
 

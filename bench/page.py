@@ -16,7 +16,7 @@ _HEAD = """\
 # Benchmarks
 
 `make report` draws this page from `bench/results`; do not edit it. `make bench` measures the CPU in five minutes,
-`make bench-full` every loss, shape, dtype, layout and peer, and `make gpu` a GPU. Ratios are of one run; a bare time
+`make bench FULL=1` every loss, shape, dtype, layout and peer, and `make gpu` a GPU. Ratios are of one run; a bare time
 says nothing about another machine.
 
 - **Time** is that of forward + backward with `reduction="mean"`: the median, and after ± half of the interquartile

@@ -98,7 +98,7 @@ def default_sections() -> list[Section]:
 
 
 def full_sections() -> list[Section]:
-    """Return the sections of ``make bench-full``: every loss, shape, dtype, layout and peer.
+    """Return the sections of ``make bench FULL=1``: every loss, shape, dtype, layout and peer.
 
     They take an hour and a half, most of it torch.compile's.
     """

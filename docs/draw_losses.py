@@ -1,4 +1,4 @@
-"""``make pictures``: each loss and its gradient over one logit, for docs/losses.md.
+"""``make report``: each loss and its gradient over one logit, for docs/losses.md.
 
 The reference backend computes the curves in float64. The same matplotlib writes the same bytes.
 """

@@ -42,7 +42,7 @@ def test_every_loss_has_its_section_and_picture(function: str) -> None:
     sections = sections_of(function)
     assert sections, f"docs/losses.md: no heading names `{function}`"
     assert f"(images/losses/{function}.svg)" in "".join(sections.values())
-    assert (DOCS / f"images/losses/{function}.svg").is_file(), "make pictures"
+    assert (DOCS / f"images/losses/{function}.svg").is_file(), "make report"
     for text in sections.values():
         assert re.search(r"^`.+`", text.lstrip()), "a section must begin with a formula"
         for part in ("**For**", "**Not for**", "**Numerics**", "**Source**"):

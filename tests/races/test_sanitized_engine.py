@@ -1,4 +1,4 @@
-"""The sanitized build of the kernels (make emulate-sanitized) reports a read past the end of a tensor."""
+"""The sanitized build of the kernels (make check PART=part-sanitized) reports a read past the end of a tensor."""
 
 from __future__ import annotations
 
