@@ -185,8 +185,8 @@ def test_every_loss_has_its_functor() -> None:
         source = (Path(mlloss_cuda.__file__).parent / "_triton" / f"{spec.name}.py").read_text()
         kind = "ElementWise" if spec.element_wise else "Group"
         assert f"FUNCTOR = {kind}(" in source, spec.name
-        assert ("competing=True" in source) == spec.competing, spec.name
-        assert ("raw_targets=True" in source) == spec.raw_targets, spec.name
+        assert ("softmax_over_labels=True" in source) == spec.competing, spec.name
+        assert ("second_logits=True" in source) == spec.raw_targets, spec.name
         if not spec.element_wise:
             assert f"coefficients=tl.constexpr({spec.coefficients})" in source, spec.name
 

@@ -312,4 +312,4 @@ def test_counts(backend: Backend) -> None:
         made = functor_of(loss.name)
         assert made is functor_of(loss.name)
         assert made.coefficients.value == sum(case.registered.coefficients + 1 for _, case in loss.terms)
-        assert made.competing == any(case.competing for _, case in loss.terms)
+        assert made.softmax_over_labels == any(case.competing for _, case in loss.terms)

@@ -1,6 +1,6 @@
-"""The Triton engine: the same losses where the CUDA library is not built, and on GPUs of other makers.
+"""The Triton engine: the same losses without a compiled CUDA library, and on GPUs of other vendors.
 
-Triton is imported in this package and nowhere else, and this package only once a GPU is there to use it.
+Only this package imports Triton, and it is imported only once there is a GPU to run on.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Asymmetric loss; the twin of csrc/losses/asymmetric.h, where the formulas' reasons are."""
+"""Asymmetric loss, as in csrc/losses/asymmetric.h, which explains the formulas."""
 
 import triton
 import triton.language as tl
@@ -9,7 +9,7 @@ from .numerics import at_most, expectation, is_whole, logistic, minus_log_of, mi
 
 __all__ = ["FUNCTOR"]
 
-# p: gamma of negatives, of positives, the clip m, 1 for powers that are constants to the gradient, logit(m).
+# p: gamma of negatives, gamma of positives, the clip m, 1 if the gradient treats the powers as constants, logit(m).
 
 
 @triton.jit
@@ -29,13 +29,13 @@ def _of_negative(s, parts, p):
     u = tl.where(sigmoid > clip, sigmoid - clip, 0.0)
     ratio = minus_log_over(u, rest)
     cost = tl.where(clipped, u * ratio, softplus)
-    # Without a clip u is p, whose logarithm is exact where p itself is 0.
+    # Without a clip u is the sigmoid, and -softplus(-s) is its exact logarithm even if it rounds to 0.
     minus_log = tl.where(clipped, -tl.log(u), softplus_negated)
     modulation = tl.exp(-p[0] * at_most(minus_log, 1e30))
     share = tl.where(clipped, sigmoid * negated / rest, sigmoid)
     focus = tl.where(clipped, sigmoid * negated * ratio, negated * at_most(softplus, 1e30))
     slope = share + (1.0 - p[3]) * p[0] * focus
-    # NaN is not below any threshold.
+    # A negative below the clip has a loss of 0, but a NaN stays NaN.
     nothing = tl.where(s == s, 0.0, s)
     counts = s > p[4]
     return tl.where(counts, modulation * cost, nothing), tl.where(counts, modulation * slope, nothing)
@@ -50,7 +50,7 @@ def _by_products(s, positive, p):
     rest = tl.where(positive, sigmoid, negated + clip)
     logarithm = minus_log_of(v, rest)
     lost = tl.where(positive, -s, s)
-    # The cost of a negative grows with the logit where there is no clip.
+    # Without a clip, the cost of a large negative is its logit.
     far = tl.where(positive, 80.0, tl.where(clip > 0.0, float("inf"), 80.0))
     cost = tl.where(lost > far, lost, logarithm)
     power_of_positive, lower_of_positive = raised(v, v, p[1])
@@ -60,7 +60,7 @@ def _by_products(s, positive, p):
     both = sigmoid * negated
     share = tl.where(positive, negated, tl.where(clip > 0.0, both / tl.where(rest > 0.0, rest, 1.0), sigmoid))
     slope = power * share + focus * (both * logarithm)
-    # NaN is not below any threshold.
+    # A negative below the clip has a loss of 0, but a NaN stays NaN.
     nothing = tl.where(s == s, 0.0, s)
     counts = positive | (s > p[4])
     return tl.where(counts, power * cost, nothing), tl.where(counts, tl.where(positive, -slope, slope), nothing)

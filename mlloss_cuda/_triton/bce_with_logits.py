@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Binary cross-entropy; the twin of csrc/losses/bce.h, where the formulas' reasons are."""
+"""Binary cross-entropy, as in csrc/losses/bce.h, which explains the formulas."""
 
 import triton
 import triton.language as tl
@@ -9,7 +9,7 @@ from .numerics import expectation, logistic, weighed
 
 __all__ = ["FUNCTOR"]
 
-# p: a factor of every label's weight of positives.
+# p: a common factor of the labels' weights of positives.
 
 
 @triton.jit

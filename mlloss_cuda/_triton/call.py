@@ -1,7 +1,7 @@
-"""What crosses from torch to the kernels: tensors, strides and numbers, in tuples that Triton takes as arguments.
+"""The arguments of the kernels: tensors, strides and numbers, in tuples that Triton accepts.
 
-None stands for what is not there, and is known when a kernel is compiled. A field must not be named
-``values``: Triton's tuples have that.
+An absent argument is None, which is a compile-time constant. A field must not be named ``values``, which is an
+attribute of Triton's tuples.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ __all__ = ["Call", "GradOutput", "Numbers", "Results", "Tile"]
 
 
 class Numbers(NamedTuple):
-    """Each a tuple of one float32, or of two whose sum is a float64."""
+    """Numbers, each a tuple of one float32, or of two whose sum is a float64."""
 
     scale: Any
     offset: Any
     smooth_slope: Any  # smoothed targets: y * smooth_slope + smooth_floor
     smooth_floor: Any
-    factor: Any  # the reduction's part of value and gradient
-    parameters: Any  # a tuple of such
+    factor: Any  # the reduction's factor of value and gradient
+    parameters: Any  # a tuple of such tuples
 
 
 class Call(NamedTuple):
@@ -29,7 +29,7 @@ class Call(NamedTuple):
     logits_row: Any
     logits_label: Any
     labels: Any
-    # Of a part of the labels: CSR's column of the logits' first, and how many labels there are. None: a whole call
+    # The number of the logits' first label and the number of all labels, for a part of the labels. None: all labels
     first_label: Any
     all_labels: Any
     # Dense, or None
@@ -43,48 +43,48 @@ class Call(NamedTuple):
     ignore_index: Any
     weight: Any
     sample_weight: Any
-    scale: Any  # 0-d, in place of numbers.scale
+    scale: Any  # 0-d, replaces numbers.scale; or None
     label_offset: Any
     row_offset: Any
     row_offset_stride: Any
     normalizer: Any
-    label_parameter: Any  # of each label, for functors that take one; None: ones
+    label_parameter: Any  # a number for each label, for functors that read one; None: ones
     numbers: Numbers
 
 
 class Tile(NamedTuple):
-    """How a kernel goes over the logits: one compile-time argument.
+    """The shape and the properties of tiles, as one compile-time argument.
 
-    In a list, Triton 3.6 wants its fields by names of their own.
+    Triton 3.6 does not accept a field inside a list such as a shape: assign it first, ``R: tl.constexpr = tile.rows``.
     """
 
     rows: Any
     columns: Any
-    dtype: Any  # in which is computed
-    wide: Any  # logits: labels lie next to each other, so that 16 elements on a boundary are one access or two
-    wide_targets: Any  # and dense targets beside them on the same boundaries
-    wide_gradient: Any
+    dtype: Any  # the compute dtype
+    wide: Any  # the labels' logits are contiguous, so that 16 aligned elements take one or two accesses
+    wide_targets: Any  # dense targets are contiguous too, with the logits' alignment
+    wide_gradient: Any  # the same for the gradient
     masked: Any  # every tile may have elements outside its rows
     soft: Any  # targets may be probabilities
-    crosses_rows: Any  # a row's weight belongs to its elements
-    competing: Any  # as functors have it
-    raw_targets: Any  # as functors have it
+    crosses_rows: Any  # groups span rows, so the weight of a row belongs to its elements
+    softmax_over_labels: Any  # as in the functor
+    second_logits: Any  # as in the functor
     ignores_nan: Any = False  # a floating target that is NaN is unknown
 
 
 class Results(NamedTuple):
-    """What a pass fills; None: not wanted."""
+    """The outputs of a pass; None: not needed."""
 
     losses: Any = None
     coefficients: Any = None
     gradient: Any = None
-    gradient_row: Any = None  # its stride from row to row: of a gradient in the logits' place, theirs
+    gradient_row: Any = None  # the row stride; a gradient in the logits' memory has theirs
     row_sums: Any = None
     scale_sums: Any = None
 
 
 class GradOutput(NamedTuple):
-    """What a backward pass starts from. None: 1, or in place of a label's stride: the same for all labels."""
+    """The input gradient of a backward pass. A tensor of None is 1, a label stride of None is one value for all."""
 
     tensor: Any = None
     row: Any = None

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Decoupled softmax; the twin of csrc/losses/decoupled_softmax.h, where the formulas' reasons are."""
+"""Decoupled softmax, as in csrc/losses/decoupled_softmax.h, which explains the formulas."""
 
 import triton
 import triton.language as tl
@@ -9,19 +9,20 @@ from .numerics import exp_difference, logistic, nan_of, sigmoid, two_parts
 
 __all__ = ["FUNCTOR"]
 
-# sums: S of the negatives, sum y in two parts; late: softplus(z) and sigmoid(z) of the positives, z = LSE_N - s.
+# sums: S of the negatives, sum y in two parts. Second-pass sums: softplus(z) and sigmoid(z) over the positives,
+# z = LSE_N - s.
 # coefficients: m, the negatives' factor, log S, the positives' factor.
 
 
 @triton.jit
 def _above(s, m):
-    """s - m; 0 for equal arguments, infinite ones included."""
+    """Return s - m, and 0 for equal arguments, infinite ones included."""
     return tl.where(s == m, 0.0, s - m)
 
 
 @triton.jit
 def _of_negative(y, x, SOFT: tl.constexpr):
-    """Selected, not multiplied: 0 * inf is NaN for a confident logit."""
+    """Return (1 - y) x by selection, because 0 * inf would be NaN for a large logit."""
     if SOFT:
         return tl.where(y < 1.0, (1.0 - y) * x, 0.0)
     else:
@@ -30,7 +31,7 @@ def _of_negative(y, x, SOFT: tl.constexpr):
 
 @triton.jit
 def _with_target(y, x, SOFT: tl.constexpr):
-    """The sums of one label, with x its exponential."""
+    """Return the sums of one label whose exponential is x."""
     if SOFT:
         upper, lower = two_parts(y)
         return _of_negative(y, x, SOFT), upper, lower
@@ -45,7 +46,7 @@ def _maxima(s, y, w, p):
 
 @triton.jit
 def _sums(s, y, w, m, p, SOFT: tl.constexpr):
-    # Not exp_difference alone: -inf is nothing, even where it is the maximum.
+    # A logit of -inf adds 0 even if -inf is the maximum, where exp_difference is 1.
     x = tl.where(s == float("-inf"), 0.0, exp_difference(s, m[0]))
     return _with_target(y, x, SOFT)
 
@@ -56,7 +57,7 @@ def _first_sums(s, y, w, p, SOFT: tl.constexpr):
 
 
 @triton.jit
-def _unsafe(sums):
+def _needs_max_shift(sums):
     return (sums[0] > 1.2676506e30) | (sums[0] < 7.8886091e-31)  # 2^100, 2^-100
 
 
@@ -66,30 +67,30 @@ def _rescale(sums, old, new):
 
 
 @triton.jit
-def _settle(m, sums):
-    """m and log S; -inf for the latter where there are no negatives."""
+def _second_pass_input(m, sums):
+    """Return m and log S, which is -inf without negatives."""
     none = sums[0] == 0.0
     return m[0], tl.where(none, float("-inf"), tl.log(tl.where(none, 1.0, sums[0])))
 
 
 @triton.jit
-def _late(s, y, w, settled, p, SOFT: tl.constexpr):
-    sigma, _, softplus, _ = logistic(settled[1] - _above(s, settled[0]))
+def _second_pass_sums(s, y, w, given, p, SOFT: tl.constexpr):
+    sigma, _, softplus, _ = logistic(given[1] - _above(s, given[0]))
     share = w * y
     nothing = tl.where(s == s, tl.zeros_like(s), nan_of(s))
     return tl.where(share > 0.0, share * softplus, nothing), tl.where(share > 0.0, share * sigma, nothing)
 
 
 @triton.jit
-def _finalize(m, sums, late, p):
+def _finalize(m, sums, second_sums, p):
     targets = sums[1] + sums[2]
     empty = (sums[0] == 0.0) | (targets == 0.0)
-    nothing = 0.0 * (sums[0] + late[0])  # of a NaN, NaN
+    nothing = 0.0 * (sums[0] + second_sums[0])  # 0, or NaN if a logit is NaN
     total = tl.where(empty, 1.0, sums[0])
     share = 1.0 / tl.where(targets > 1.0, targets, 1.0)
     c0 = tl.where(empty & (m[0] == float("-inf")), 0.0, m[0])
-    c1 = tl.where(empty, nothing, late[1] * share / total)
-    value = tl.where(empty, nothing, late[0] * share)
+    c1 = tl.where(empty, nothing, second_sums[1] * share / total)
+    value = tl.where(empty, nothing, second_sums[0] * share)
     c3 = tl.where(empty, nothing, tl.where(value == value, share, value))
     return value, (c0, c1, tl.log(total), c3)
 
@@ -114,7 +115,7 @@ FUNCTOR = Group(
     maxima=_maxima,
     sums=_sums,
     first_sums=_first_sums,
-    unsafe=_unsafe,
+    needs_max_shift=_needs_max_shift,
     rescale=_rescale,
     finalize=_finalize,
     scaled=_scaled,
@@ -123,8 +124,8 @@ FUNCTOR = Group(
     sums_count=tl.constexpr(3),
     coefficients=tl.constexpr(4),
     initial=tl.constexpr(float("-inf")),
-    competing=True,
-    settle=_settle,
-    late=_late,
-    late_count=tl.constexpr(2),
+    softmax_over_labels=True,
+    second_pass_input=_second_pass_input,
+    second_pass_sums=_second_pass_sums,
+    second_pass_count=tl.constexpr(2),
 )

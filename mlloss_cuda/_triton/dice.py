@@ -1,6 +1,5 @@
 # mypy: ignore-errors
-"""Soft Dice, and by other coefficients Tversky and Jaccard;
-the twin of csrc/losses/dice.h, where the formulas' reasons are."""
+"""Soft Dice and, with other parameters, Tversky and Jaccard, as in csrc/losses/dice.h, which explains the formulas."""
 
 import triton
 import triton.language as tl
@@ -25,7 +24,7 @@ def _sums(s, y, w, m, p, SOFT: tl.constexpr):
 
 @triton.jit
 def _gradient(s, y, w, c, p, SOFT: tl.constexpr):
-    # t and not e^-s, whose square overflows: p (1 - p) = t / (1 + t)^2 for either sign of s.
+    # t = e^-|s| gives p (1 - p) = t / (1 + t)^2 for both signs of s; the square of e^-s would overflow.
     t = tl.exp(-tl.abs(s))
     r = 1.0 / (1.0 + t)
     probability = tl.where(s >= 0.0, r, t * r)
@@ -36,7 +35,7 @@ FUNCTOR = Group(
     maxima=None,
     sums=_sums,
     first_sums=_first_sums,
-    unsafe=None,
+    needs_max_shift=None,
     rescale=None,
     finalize=overlap.finalize,
     scaled=overlap.scaled,

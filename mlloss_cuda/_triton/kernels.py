@@ -1,8 +1,8 @@
 # mypy: ignore-errors
-"""The skeletons: element-wise, streaming by row, split, sums over rows. They run any functor of ``functor.py``.
+"""The kernels: element-wise, streaming by row, split, sums over rows. They run any functor of ``functor.py``.
 
-A program takes tiles of ``tile.rows`` rows; nothing is accumulated by atomics, and what programs leave
-behind is merged in a fixed order. ``rows``, ``nnz`` and the like are no part of a kernel's specialisation.
+A program processes tiles of ``tile.rows`` rows. There are no atomics: partial results of programs are merged in a
+fixed order. Kernels are not specialised for numbers such as ``rows`` and ``nnz``.
 """
 
 import triton
@@ -17,9 +17,9 @@ __all__ = [
     "join",
     "label_gradient",
     "label_statistics",
-    "late_sums",
     "merge",
     "scale",
+    "second_pass_sums",
     "statistics",
     "streaming",
     "total",
@@ -95,7 +95,7 @@ def _as_rows(a):
 
 @triton.jit
 def _at_edge(call, first, tile: tl.constexpr):
-    """Whether a tile has elements outside its rows, or groups of 16 that their ends cut."""
+    """Return whether a tile has elements outside its rows, or groups of 16 elements that cross a row's end."""
     return (first == 0) | (first > call.labels - tile.columns)
 
 
@@ -123,17 +123,21 @@ def _first_sums(call, functor, p, block, begin, end, tile: tl.constexpr):
 
 @triton.jit
 def _statistics(call, functor, p, block, begin, end, tile: tl.constexpr):
-    """Maxima and sums of tiles ``begin`` to ``end``: with the maxima at 0; where that will not do, rarely, once for
-    the maxima and once with them fixed."""
+    """Return maxima and sums of tiles ``begin`` to ``end``.
+
+    The sums are first taken with all maxima at 0. If that is not enough, which is rare, one sweep finds the maxima and
+    another takes the sums with them.
+    """
     R: tl.constexpr = tile.rows
     C: tl.constexpr = tile.columns
-    _, here, _ = block
+    _, exists, _ = block
     m = _full(functor.maxima_count, [R], 0.0, tile.dtype)
     sums = _first_sums(call, functor, p, block, begin, end, tile)
     if functor.maxima_count > 0:
         m = terms.first_maxima(functor, sums, m)
-        # One loop for both, since it is compiled often; no branch: Triton 3.6 has none for AMD that yields so much.
-        for _sweep in range(2 * tl.max((terms.unsafe(functor, sums) & here).to(tl.int32))):
+        # One loop does both sweeps to save compile time. A loop replaces a branch, because for AMD a branch of Triton
+        # 3.6 cannot yield this many values.
+        for _sweep in range(2 * tl.max((terms.needs_max_shift(functor, sums) & exists).to(tl.int32))):
             maxima = _full(functor.maxima_count, [R, C], functor.initial, tile.dtype)
             partial = _full(functor.sums_count, [R, C], 0.0, tile.dtype)
             for i in range(begin, end):
@@ -141,7 +145,7 @@ def _statistics(call, functor, p, block, begin, end, tile: tl.constexpr):
                 maxima = _larger(terms.maxima(functor, s, y, w, p), maxima)
                 parameter = label_parameter(call, place, tile.dtype)
                 some = terms.sums(functor, s, y, w, _as_rows(m), parameter, p, tile.soft)
-                # A maximum of -inf makes no difference to -inf: what is not valid must not count.
+                # At a maximum of -inf, an invalid logit of -inf would have a difference of 0 and be counted.
                 partial = _add(partial, _only(valid, some))
             m = _max(maxima, 1)
             sums = _sum(partial, 1)
@@ -149,42 +153,42 @@ def _statistics(call, functor, p, block, begin, end, tile: tl.constexpr):
 
 
 @triton.jit
-def _late_tile(call, functor, p, block, settled, first, tile: tl.constexpr, EDGE: tl.constexpr):
+def _second_pass_tile(call, functor, p, block, pass_input, first, tile: tl.constexpr, EDGE: tl.constexpr):
     _, s, y, w, _, _ = read(call, block, first, tile, EDGE)
-    return functor.late(s, y, w, settled, p, tile.soft)
+    return functor.second_pass_sums(s, y, w, pass_input, p, tile.soft)
 
 
 @triton.jit
-def _late_sums(call, functor, p, block, m, sums, tiles, tile: tl.constexpr):
-    """Of whole rows whose other sums are complete."""
+def _second_pass_sums(call, functor, p, block, m, sums, tiles, tile: tl.constexpr):
+    """Return the second-pass sums of whole rows with complete statistics."""
     R: tl.constexpr = tile.rows
     C: tl.constexpr = tile.columns
-    settled = _as_rows(functor.settle(m, sums))
-    late = _full(functor.late_count, [R, C], 0.0, tile.dtype)
+    pass_input = _as_rows(functor.second_pass_input(m, sums))
+    second_sums = _full(functor.second_pass_count, [R, C], 0.0, tile.dtype)
     for i in range(0, tiles):
         first = i * tile.columns
         if tile.masked:
-            late = _add(late, _late_tile(call, functor, p, block, settled, first, tile, True))
+            second_sums = _add(second_sums, _second_pass_tile(call, functor, p, block, pass_input, first, tile, True))
         elif _at_edge(call, first, tile):
-            late = _add(late, _late_tile(call, functor, p, block, settled, first, tile, True))
+            second_sums = _add(second_sums, _second_pass_tile(call, functor, p, block, pass_input, first, tile, True))
         else:
-            late = _add(late, _late_tile(call, functor, p, block, settled, first, tile, False))
-    return _sum(late, 1)
+            second_sums = _add(second_sums, _second_pass_tile(call, functor, p, block, pass_input, first, tile, False))
+    return _sum(second_sums, 1)
 
 
 @triton.jit
-def _conclude(functor, p, m, sums, late, results, group, here, groups, weight):
-    """Value and coefficients of groups, stored; coefficients returned."""
-    if functor.late is not None:
-        value, c = functor.finalize(m, sums, late, p)
+def _finalize(functor, p, m, sums, second_sums, results, group, exists, groups, weight):
+    """Compute and store value and coefficients of groups, and return the coefficients."""
+    if functor.second_pass_sums is not None:
+        value, c = functor.finalize(m, sums, second_sums, p)
     else:
         value, c = terms.finalize(functor, m, sums, p)
     if results.losses is not None:
         value = tl.where(weight == 0.0, 0.0, value * weight)
-        tl.store(results.losses + group, value, mask=here)
+        tl.store(results.losses + group, value, mask=exists)
     if results.coefficients is not None:
         for k in tl.static_range(len(c)):
-            tl.store(results.coefficients + k * tl.cast(groups, tl.int64) + group, c[k], mask=here)
+            tl.store(results.coefficients + k * tl.cast(groups, tl.int64) + group, c[k], mask=exists)
     return c
 
 
@@ -216,52 +220,52 @@ def _row_gradients(call, functor, p, c, results, block, weight, tiles, tile: tl.
 
 @triton.jit(do_not_specialize=["rows", "nnz", "tiles", "groups"])
 def streaming(call, functor, results, rows, nnz, tiles, groups, tile: tl.constexpr):
-    """A program takes whole rows: statistics, then gradients, whose logits come from L2 the second time."""
+    """A program processes whole rows: statistics, then gradients, for which the logits come from L2."""
     p = parameters(call, tile.dtype)
     for i in range(tl.program_id(0), tl.cdiv(rows, tile.rows), tl.num_programs(0)):
         block = rows_from(call, i * tile.rows, rows, nnz, tile)
-        row, here, _ = block
+        row, exists, _ = block
         m, sums = _statistics(call, functor, p, block, 0, tiles, tile)
-        late = ()
-        if functor.late is not None:
-            late = _late_sums(call, functor, p, block, m, sums, tiles, tile)
-        weight = row_weight(call, row, here, tile.dtype)
-        c = _conclude(functor, p, m, sums, late, results, row, here, groups, weight)
+        second_sums = ()
+        if functor.second_pass_sums is not None:
+            second_sums = _second_pass_sums(call, functor, p, block, m, sums, tiles, tile)
+        weight = row_weight(call, row, exists, tile.dtype)
+        c = _finalize(functor, p, m, sums, second_sums, results, row, exists, groups, weight)
         if results.gradient is not None:
             _row_gradients(call, functor, p, c, results, block, weight, tiles, tile)
 
 
-# ---- gradients from what is known ----------------------------------------------------------------------
-# `known` is a tuple of the coefficients, the number of rows, and a GradOutput.
+# ---- gradients from coefficients -----------------------------------------------------------------------
+# `given` is a tuple of the coefficients, the number of rows, and a GradOutput.
 
 
 @triton.jit
-def _output_factor(call, known, block, tile: tl.constexpr):
-    """What a row's gradient is multiplied by, [rows]; and where anything flows."""
-    _, _, grad_output = known
-    row, here, _ = block
+def _output_factor(call, given, block, tile: tl.constexpr):
+    """Return the factor of each row's gradient, [rows], and whether the row has a gradient."""
+    _, _, grad_output = given
+    row, exists, _ = block
     factor = tl.zeros(row.shape, tile.dtype) + call_factor(call, tile.dtype)
-    live = here
+    live = exists
     if not tile.crosses_rows:
-        weight = row_weight(call, row, here, tile.dtype)
+        weight = row_weight(call, row, exists, tile.dtype)
         factor = factor * weight
-        live = here & (weight != 0.0)
+        live = exists & (weight != 0.0)
     if grad_output.tensor is not None:
         if grad_output.label is None:
-            factor = factor * tl.load(grad_output.tensor + row * grad_output.row, mask=here, other=0.0)
+            factor = factor * tl.load(grad_output.tensor + row * grad_output.row, mask=exists, other=0.0)
     return factor, live
 
 
 @triton.jit
-def _coefficients(call, functor, known, block, place, GROUPING: tl.constexpr):
-    """Of each element's group."""
-    coefficients, rows, _ = known
-    row, here, _ = block
+def _coefficients(call, functor, given, block, place, GROUPING: tl.constexpr):
+    """Load the coefficients of each element's group."""
+    coefficients, rows, _ = given
+    row, exists, _ = block
     label, inside, _, _ = place
     c = ()
     for k in tl.static_range(functor.coefficients):
         if GROUPING == SAMPLES:
-            c = c + (tl.load(coefficients + k * tl.cast(rows, tl.int64) + row, mask=here, other=0.0)[:, None],)
+            c = c + (tl.load(coefficients + k * tl.cast(rows, tl.int64) + row, mask=exists, other=0.0)[:, None],)
         elif GROUPING == MACRO:
             c = c + (tl.load(coefficients + k * tl.cast(call.labels, tl.int64) + label, mask=inside, other=0.0),)
         else:
@@ -270,17 +274,17 @@ def _coefficients(call, functor, known, block, place, GROUPING: tl.constexpr):
 
 
 @triton.jit
-def _gradient(call, functor, p, known, block, first, tile: tl.constexpr, EDGE: tl.constexpr, GROUPING: tl.constexpr):
-    """x, d loss / d s times grad_output, and the tile's place."""
-    _, _, grad_output = known
+def _gradient(call, functor, p, given, block, first, tile: tl.constexpr, EDGE: tl.constexpr, GROUPING: tl.constexpr):
+    """Return x, d loss / d s times grad_output, and the tile's place."""
+    _, _, grad_output = given
     row, _, _ = block
-    factor, live = _output_factor(call, known, block, tile)
+    factor, live = _output_factor(call, given, block, tile)
     x, s, y, w, valid, place = read(call, block, first, tile, EDGE)
     if GROUPING == ELEMENT:
         _, g = functor.evaluate(s, y, label_parameter(call, place, tile.dtype), p, tile.soft)
         g = g * (w * factor[:, None])
     else:
-        c = _coefficients(call, functor, known, block, place, GROUPING)
+        c = _coefficients(call, functor, given, block, place, GROUPING)
         c = terms.scaled(functor, c, factor[:, None], p)
         g = terms.gradient(functor, s, y, w, c, label_parameter(call, place, tile.dtype), p, tile.soft)
     if grad_output.tensor is not None:
@@ -293,18 +297,18 @@ def _gradient(call, functor, p, known, block, first, tile: tl.constexpr, EDGE: t
 
 @triton.jit
 def _backward_tile(
-    call, functor, known, results, block, i, tiles, tile: tl.constexpr, EDGE: tl.constexpr, GROUPING: tl.constexpr
+    call, functor, given, results, block, i, tiles, tile: tl.constexpr, EDGE: tl.constexpr, GROUPING: tl.constexpr
 ):
-    row, here, _ = block
+    row, exists, _ = block
     first = i * tile.columns
     p = parameters(call, tile.dtype)
-    x, g, place = _gradient(call, functor, p, known, block, first, tile, EDGE, GROUPING)
+    x, g, place = _gradient(call, functor, p, given, block, first, tile, EDGE, GROUPING)
     if results.row_sums is not None:
-        tl.store(results.row_sums + row * tiles + i, tl.sum(g, 1), mask=here)
+        tl.store(results.row_sums + row * tiles + i, tl.sum(g, 1), mask=exists)
     if results.scale_sums is not None:
-        # Where nothing flows, an infinite or unknown logit must not count.
+        # An infinite or unknown logit with a gradient of 0 must not contribute.
         product = tl.where(g == 0.0, 0.0, g * x)
-        tl.store(results.scale_sums + row * tiles + i, tl.sum(product, 1), mask=here)
+        tl.store(results.scale_sums + row * tiles + i, tl.sum(product, 1), mask=exists)
     if results.gradient is not None:
         g = g * logit_scale(call, tile.dtype)
         store(results.gradient, results.gradient_row, g, block, place, first, tile, EDGE)
@@ -314,24 +318,24 @@ def _backward_tile(
 def backward(
     call, functor, coefficients, grad_output, results, rows, nnz, tiles, tile: tl.constexpr, GROUPING: tl.constexpr
 ):
-    """A program a tile: gradients from what is known, and their sums over the tile's labels."""
-    known = coefficients, rows, grad_output
+    """A program processes one tile: gradients from coefficients, and their sums over the tile's labels."""
+    given = coefficients, rows, grad_output
     i = tl.program_id(0) % tiles
     block = rows_from(call, tl.program_id(0) // tiles * tile.rows, rows, nnz, tile)
     if tile.masked:
-        _backward_tile(call, functor, known, results, block, i, tiles, tile, True, GROUPING)
+        _backward_tile(call, functor, given, results, block, i, tiles, tile, True, GROUPING)
     elif _at_edge(call, i * tile.columns, tile):
-        _backward_tile(call, functor, known, results, block, i, tiles, tile, True, GROUPING)
+        _backward_tile(call, functor, given, results, block, i, tiles, tile, True, GROUPING)
     else:
-        _backward_tile(call, functor, known, results, block, i, tiles, tile, False, GROUPING)
+        _backward_tile(call, functor, given, results, block, i, tiles, tile, False, GROUPING)
 
 
 @triton.jit(do_not_specialize=["rows", "nnz", "run", "splits"])
 def label_gradient(
     call, functor, coefficients, grad_output, parts, rows, nnz, run, splits, tile: tl.constexpr, GROUPING: tl.constexpr
 ):
-    """Sums of d loss / d s over ``run`` rows, for ``tile.columns`` labels: [splits, labels]."""
-    known = coefficients, rows, grad_output
+    """A program sums d loss / d s over ``run`` rows, for ``tile.columns`` labels: [splits, labels]."""
+    given = coefficients, rows, grad_output
     R: tl.constexpr = tile.rows
     C: tl.constexpr = tile.columns
     p = parameters(call, tile.dtype)
@@ -341,7 +345,7 @@ def label_gradient(
     sums = tl.zeros([R, C], tile.dtype)
     for start in range(split * run, end, tile.rows):
         block = rows_from(call, start, end, nnz, tile)
-        _x, g, _place = _gradient(call, functor, p, known, block, first, tile, True, GROUPING)
+        _x, g, _place = _gradient(call, functor, p, given, block, first, tile, True, GROUPING)
         sums += g
     label = first + tl.arange(0, tile.columns)
     at = parts + tl.cast(split, tl.int64) * call.labels + label
@@ -353,11 +357,11 @@ def label_gradient(
 
 @triton.jit
 def _element_tile(call, functor, results, parts, block, first, tile: tl.constexpr, EDGE: tl.constexpr):
-    row, here, _ = block
+    row, exists, _ = block
     _, s, y, w, valid, place = read(call, block, first, tile, EDGE)
     parameter = label_parameter(call, place, tile.dtype)
     value, g = functor.evaluate(s, y, parameter, parameters(call, tile.dtype), tile.soft)
-    weight = row_weight(call, row, here, tile.dtype)
+    weight = row_weight(call, row, exists, tile.dtype)
     live = valid & (weight != 0.0)[:, None]
     value = tl.where(live, value * (w * weight[:, None]), 0.0)
     if results.losses is not None:
@@ -373,7 +377,7 @@ def _element_tile(call, functor, results, parts, block, first, tile: tl.constexp
 
 @triton.jit(do_not_specialize=["rows", "nnz", "tiles"])
 def element_wise(call, functor, results, parts, rows, nnz, tiles, tile: tl.constexpr):
-    """A program a tile: values and gradients in one visit."""
+    """A program processes one tile: values and gradients in one visit."""
     first = tl.program_id(0) % tiles * tile.columns
     block = rows_from(call, tl.program_id(0) // tiles * tile.rows, rows, nnz, tile)
     if tile.masked:
@@ -385,22 +389,22 @@ def element_wise(call, functor, results, parts, rows, nnz, tiles, tile: tl.const
 
 
 # ---- split ---------------------------------------------------------------------------------------------
-# Parts of groups, [maxima and sums, splits, groups].
+# `parts` are the statistics of parts of groups, [maxima and sums, splits, groups].
 
 
 @triton.jit
-def _store_parts(parts, m, sums, split, splits, group, here, groups):
+def _store_parts(parts, m, sums, split, splits, group, exists, groups):
     step = tl.cast(groups, tl.int64) * splits
     at = parts + tl.cast(groups, tl.int64) * split + group
     for k in tl.static_range(len(m)):
-        tl.store(at + k * step, m[k], mask=here)
+        tl.store(at + k * step, m[k], mask=exists)
     for k in tl.static_range(len(sums)):
-        tl.store(at + (k + len(m)) * step, sums[k], mask=here)
+        tl.store(at + (k + len(m)) * step, sums[k], mask=exists)
 
 
 @triton.jit(do_not_specialize=["rows", "nnz", "tiles", "run", "splits", "groups"])
 def statistics(call, functor, parts, rows, nnz, tiles, run, splits, groups, tile: tl.constexpr):
-    """A program takes ``run`` tiles of ``tile.rows`` rows. One group: whole rows, every so many."""
+    """A program processes ``run`` tiles of ``tile.rows`` rows, or, for one group, whole rows in strides."""
     R: tl.constexpr = tile.rows
     p = parameters(call, tile.dtype)
     if tile.crosses_rows:
@@ -413,15 +417,15 @@ def statistics(call, functor, parts, rows, nnz, tiles, run, splits, groups, tile
     else:
         split = tl.program_id(0) % splits
         block = rows_from(call, tl.program_id(0) // splits * tile.rows, rows, nnz, tile)
-        row, here, _ = block
+        row, exists, _ = block
         end = tl.minimum((split + 1) * run, tiles)
         m, sums = _statistics(call, functor, p, block, split * run, end, tile)
-        _store_parts(parts, m, sums, split, splits, row, here, groups)
+        _store_parts(parts, m, sums, split, splits, row, exists, groups)
 
 
 @triton.jit(do_not_specialize=["rows", "nnz", "run", "splits"])
 def label_statistics(call, functor, parts, rows, nnz, run, splits, tile: tl.constexpr):
-    """A program takes ``run`` rows of ``tile.columns`` labels, each of which is a group."""
+    """A program processes ``run`` rows of ``tile.columns`` labels, each of which is a group."""
     R: tl.constexpr = tile.rows
     C: tl.constexpr = tile.columns
     p = parameters(call, tile.dtype)
@@ -448,15 +452,15 @@ def _load_parts(parts, count: tl.constexpr, first, split, splits, group, groups,
 
 
 @triton.jit
-def _joined(functor, parts, splits, group, here, groups, tile: tl.constexpr):
-    """Maxima and sums of groups from their parts, ``tile.columns`` splits at a time."""
+def _joined(functor, parts, splits, group, exists, groups, tile: tl.constexpr):
+    """Merge the parts of groups to maxima and sums, ``tile.columns`` splits at a time."""
     G: tl.constexpr = tile.rows
     S: tl.constexpr = tile.columns
     m = _full(functor.maxima_count, [G, S], functor.initial, tile.dtype)
     sums = _full(functor.sums_count, [G, S], 0.0, tile.dtype)
     for first in range(0, splits, S):
         split = first + tl.arange(0, S)
-        mask = here[:, None] & (split < splits)[None, :]
+        mask = exists[:, None] & (split < splits)[None, :]
         some_m = _load_parts(parts, functor.maxima_count, 0, split, splits, group, groups, mask, functor.initial)
         some = _load_parts(parts, functor.sums_count, functor.maxima_count, split, splits, group, groups, mask, 0.0)
         if functor.maxima_count > 0:
@@ -475,25 +479,28 @@ def _joined(functor, parts, splits, group, here, groups, tile: tl.constexpr):
 
 @triton.jit
 def _groups_of(groups, tile: tl.constexpr):
-    """This program's, and those of them that are there."""
+    """Return the program's groups, and which of them exist."""
     group = (tl.program_id(0) * tile.rows + tl.arange(0, tile.rows)).to(tl.int64)
     return group, group < groups
 
 
 @triton.jit(do_not_specialize=["splits", "groups"])
-def merge(call, functor, parts, late, results, splits, groups, tile: tl.constexpr, GROUPING: tl.constexpr):
-    """Joins the parts of ``tile.rows`` groups; value and coefficients. ``late``: [late sums, groups], or None."""
+def merge(call, functor, parts, second_sums, results, splits, groups, tile: tl.constexpr, GROUPING: tl.constexpr):
+    """Merge the parts of ``tile.rows`` groups and finalize them to value and coefficients.
+
+    ``second_sums`` are the second-pass sums, [sums, groups], or None.
+    """
     p = parameters(call, tile.dtype)
-    group, here = _groups_of(groups, tile)
-    m, sums = _joined(functor, parts, splits, group, here, groups, tile)
-    late_sums = ()
-    if late is not None:
-        for k in tl.static_range(functor.late_count):
-            late_sums = late_sums + (tl.load(late + k * tl.cast(groups, tl.int64) + group, mask=here, other=0.0),)
+    group, exists = _groups_of(groups, tile)
+    m, sums = _joined(functor, parts, splits, group, exists, groups, tile)
+    loaded = ()
+    if second_sums is not None:
+        for k in tl.static_range(functor.second_pass_count):
+            loaded = loaded + (tl.load(second_sums + k * tl.cast(groups, tl.int64) + group, mask=exists, other=0.0),)
     weight = tl.full([tile.rows], 1.0, tile.dtype)
     if GROUPING == SAMPLES:
-        weight = row_weight(call, group, here, tile.dtype)
-    _conclude(functor, p, m, sums, late_sums, results, group, here, groups, weight)
+        weight = row_weight(call, group, exists, tile.dtype)
+    _finalize(functor, p, m, sums, loaded, results, group, exists, groups, weight)
 
 
 # ---- over a part of the labels -------------------------------------------------------------------------
@@ -501,40 +508,40 @@ def merge(call, functor, parts, late, results, splits, groups, tile: tl.constexp
 
 @triton.jit(do_not_specialize=["splits", "groups"])
 def join(functor, parts, out, splits, groups, tile: tl.constexpr):
-    """The parts of ``tile.rows`` groups as one: [maxima and sums, groups]."""
-    group, here = _groups_of(groups, tile)
-    m, sums = _joined(functor, parts, splits, group, here, groups, tile)
-    _store_parts(out, m, sums, 0, 1, group, here, groups)
+    """Merge the parts of ``tile.rows`` groups to one: [maxima and sums, groups]."""
+    group, exists = _groups_of(groups, tile)
+    m, sums = _joined(functor, parts, splits, group, exists, groups, tile)
+    _store_parts(out, m, sums, 0, 1, group, exists, groups)
 
 
 @triton.jit
-def _known(known, first, count: tl.constexpr, row, here, rows, T: tl.constexpr):
+def _load_statistics(merged, first, count: tl.constexpr, row, exists, rows, T: tl.constexpr):
     result = ()
     for k in tl.static_range(count):
-        x = tl.load(known + (first + k) * tl.cast(rows, tl.int64) + row, mask=here, other=0.0)
+        x = tl.load(merged + (first + k) * tl.cast(rows, tl.int64) + row, mask=exists, other=0.0)
         result = result + (x.to(T),)
     return result
 
 
 @triton.jit(do_not_specialize=["rows", "nnz", "tiles"])
-def late_sums(call, functor, known, out, rows, nnz, tiles, tile: tl.constexpr):
-    """Of the part's rows, [late sums, rows], from ``known`` statistics of all parts, [maxima and sums, rows]."""
+def second_pass_sums(call, functor, merged, out, rows, nnz, tiles, tile: tl.constexpr):
+    """Second-pass sums of a part's rows, [sums, rows], from the ``merged`` statistics, [maxima and sums, rows]."""
     p = parameters(call, tile.dtype)
     for i in range(tl.program_id(0), tl.cdiv(rows, tile.rows), tl.num_programs(0)):
         block = rows_from(call, i * tile.rows, rows, nnz, tile)
-        row, here, _ = block
-        m = _known(known, 0, functor.maxima_count, row, here, rows, tile.dtype)
-        sums = _known(known, functor.maxima_count, functor.sums_count, row, here, rows, tile.dtype)
-        late = _late_sums(call, functor, p, block, m, sums, tiles, tile)
-        _store_parts(out, (), late, 0, 1, row, here, rows)
+        row, exists, _ = block
+        m = _load_statistics(merged, 0, functor.maxima_count, row, exists, rows, tile.dtype)
+        sums = _load_statistics(merged, functor.maxima_count, functor.sums_count, row, exists, rows, tile.dtype)
+        second_sums = _second_pass_sums(call, functor, p, block, m, sums, tiles, tile)
+        _store_parts(out, (), second_sums, 0, 1, row, exists, rows)
 
 
-# ---- what is left --------------------------------------------------------------------------------------
+# ---- totals --------------------------------------------------------------------------------------------
 
 
 @triton.jit(do_not_specialize=["count"])
 def total(call, parts, out, count, C: tl.constexpr):
-    """The reduced loss from its parts, in one program."""
+    """Add up the reduced loss from its parts, in one program."""
     T: tl.constexpr = parts.dtype.element_ty
     sums = tl.zeros([C], T)
     for first in range(0, count, C):
@@ -545,7 +552,7 @@ def total(call, parts, out, count, C: tl.constexpr):
 
 @triton.jit(do_not_specialize=["count"])
 def scale(gradient, grad_output, count, C: tl.constexpr):
-    """A finished gradient times grad_output, in place. A factor of 1 costs a launch and no traffic."""
+    """Multiply a gradient by grad_output in place. A factor of 1 costs only a launch, and no traffic."""
     factor = tl.load(grad_output)
     if factor != 1.0:
         at = tl.program_id(0).to(tl.int64) * C + tl.arange(0, C)

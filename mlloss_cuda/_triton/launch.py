@@ -1,4 +1,4 @@
-"""The ops of ``_ops`` by the Triton kernels: arguments, memory, launches. Nothing here waits for the GPU."""
+"""The ops of ``_ops`` on the Triton kernels: arguments, memory, launches. Nothing here waits for the GPU."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _SHARED = len(SHARED_NAMES)
 
 @functools.cache
 def functor_of(loss: str) -> ElementWise | Group:
-    """By the loss's name in the registry, which is that of the functor's module here; a compound's by its terms'."""
+    """Return the functor from the module with the loss's registry name; a compound's name lists its terms."""
     if JOINED_BY in loss:
         return compound_of([functor_of(term) for term in loss.split(JOINED_BY)])
     functor: ElementWise | Group = importlib.import_module(f"{__package__}.{loss}").FUNCTOR
@@ -81,7 +81,7 @@ def _facts_of(tensor: Tensor) -> DeviceFacts:
 
 
 def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device."""
+    """Make the tensor's device current, because Triton launches on the current device."""
     if tensor.device.type == "cpu":
         return nullcontext()
     index = tensor.device.index
@@ -89,15 +89,15 @@ def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 def run(kernel: Any, programs: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-    """Every launch of this engine comes through here; ahead of time, tests compile in its place."""
+    """Launch a kernel. Every launch of this engine calls this function, which ahead-of-time tests replace."""
     kernel[(programs,)](*arguments, **options)
 
 
 def launch(kernel: Any, programs: int, *arguments: Any, warps: int = 4, registers: int | None = None) -> None:
-    """A grid of so many programs."""
+    """Launch a kernel with this number of programs."""
     if programs == 0:
         return
-    # Fused multiply-adds are meant: they are no longer the default from Triton 3.10 on.
+    # Fused multiply-adds are intended, and no longer the default from Triton 3.10 on.
     options: dict[str, Any] = {"num_warps": warps, "enable_fp_fusion": True}
     if registers is not None:
         options["maxnreg"] = registers
@@ -105,12 +105,12 @@ def launch(kernel: Any, programs: int, *arguments: Any, warps: int = 4, register
 
 
 def launch_plan(kernel: Any, plan: Plan, *arguments: Any) -> None:
-    """As the plan has it."""
+    """Launch a kernel by its plan."""
     launch(kernel, plan.programs, *arguments, warps=plan.warps, registers=plan.registers)
 
 
 def describe(rows: int, labels: int, dtype: torch.dtype, element_wise: bool) -> tuple[str, int]:
-    """The plan of a pass on the current device, in words, and how often it takes the logits from memory."""
+    """Describe the plan of a pass on the current device, and count its reads of the logits from memory."""
     if torch.accelerator.is_available():
         device = torch.accelerator.current_accelerator()
         facts = _facts(device.type if device else "cpu", torch.accelerator.current_device_index())
@@ -141,7 +141,7 @@ def _count(group: str, rows: int, labels: int) -> int:
 
 
 def _factor(rows: int, a: Arguments) -> float:
-    """Of all labels, whichever are here. Of nothing: 0 * inf, NaN."""
+    """Return the reduction's factor over all labels, not only those of this part; inf for a mean without elements."""
     count = {"mean": _count(a.group, rows, a.all_labels), "batchmean": rows}.get(a.reduce, 1)
     return 1 / count if count else math.inf
 
@@ -159,7 +159,7 @@ def _numbers(rows: int, a: Arguments, double: bool) -> Numbers:
 
 
 def _ignored(a: Arguments) -> int | None:
-    """The ignore_index, unless it is a number that no target can be."""
+    """Return the ignore_index, or None if no target can equal it."""
     index, targets = a.ignore_index, a.targets
     if index is None or targets is None or not targets.is_floating_point():
         return index
@@ -208,7 +208,7 @@ def _into(gradient: Tensor | None) -> Results:
 
 
 def _tile(logits: Tensor, a: Arguments, plan: Plan, down_rows: bool = False, gradient_row: int | None = None) -> Tile:
-    # Down the rows a column is the same label in each: no shifts.
+    # A tile that goes down the rows has the same label in a column of every row, so rows are not shifted.
     wide = logits.stride(1) == 1 and not down_rows
     together = a.targets is not None and a.targets.stride(1) == 1
     soft = a.label_smoothing > 0 or (a.values is not None if a.targets is None else a.targets.is_floating_point())
@@ -225,8 +225,8 @@ def _tile(logits: Tensor, a: Arguments, plan: Plan, down_rows: bool = False, gra
         masked=plan.rows > 1 or not wide,
         soft=soft,
         crosses_rows=a.group in ("macro", "micro"),
-        competing=functor_of(a.loss).competing,
-        raw_targets=functor_of(a.loss).raw_targets,
+        softmax_over_labels=functor_of(a.loss).softmax_over_labels,
+        second_logits=functor_of(a.loss).second_logits,
         ignores_nan=_ignores_nan(a),
     )
 
@@ -259,7 +259,7 @@ _NO_CALL = Call._make([None] * len(Call._fields))
 
 
 def _of_groups(call: Call) -> Call:
-    """What matters to groups as wholes: a kernel compiled for these serves whatever logits and targets are like."""
+    """Keep only the arguments of whole groups, so that one compiled kernel serves all kinds of logits and targets."""
     return _NO_CALL._replace(sample_weight=call.sample_weight, normalizer=call.normalizer, numbers=call.numbers)
 
 
@@ -290,8 +290,8 @@ def _forward_groups(
     if a.group == "macro":
         _statistics_of_labels(call, logits, a, functor, results)
     else:
-        late = functor.late is not None
-        plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), a.group == "micro", late)
+        second_pass = functor.second_pass_sums is not None
+        plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), a.group == "micro", second_pass)
         if plan.strategy == "streaming":
             results = _into(gradient)._replace(losses=values, coefficients=coefficients)
             tile = _tile(logits, a, plan, gradient_row=results.gradient_row)
@@ -338,7 +338,7 @@ def _statistics_of_labels(call: Call, logits: Tensor, a: Arguments, functor: Gro
 
 
 def _merging(parts: Tensor, tile: Tile) -> tuple[int, Tile]:
-    """How many programs merge, and by what tiles."""
+    """Return the number of programs that merge, and their tile."""
     _, splits, groups = parts.shape
     elements = _MERGE_ELEMENTS[tile.dtype]
     columns = min(elements, max(2, plans.power_of_two(splits)))
@@ -380,7 +380,7 @@ def _grad_output(grad_output: Tensor, group: str) -> GradOutput:
 def _gradients(
     call: Call, logits: Tensor, a: Arguments, coefficients: Tensor, grad_output: GradOutput, results: Results
 ) -> None:
-    """From coefficients that are known; row_sums and scale_sums are of each tile."""
+    """Launch gradients from coefficients; ``row_sums`` and ``scale_sums`` have one value for each tile."""
     plan = plans.plan_units(_shape(logits, a), _facts_of(logits))
     shape = (logits.shape[0], _nnz(a), plan.tiles)
     tile = _tile(logits, a, plan, gradient_row=results.gradient_row)
@@ -411,7 +411,7 @@ def _backward(
     need_row, need_scale, need_label = needs
     output = _grad_output(grad_output, a.group)
     with _on_device_of(logits):
-        # First: in place, the next pass overwrites the logits.
+        # This comes first, because an in-place gradient overwrites the logits.
         label = _label_sums(logits, a, coefficients, output) if need_label else _empty(logits, 0)
         tiles = plans.plan_units(_shape(logits, a), _facts_of(logits)).tiles
         row = _empty(logits, logits.shape[0], tiles) if need_row else None
@@ -424,9 +424,9 @@ def _backward(
 
 
 # ---- over a part of the labels -------------------------------------------------------------------------
-# Statistics of groups are float64 here, [statistics, groups], whatever they were summed in.
+# Statistics of groups are float64, [statistics, groups], whatever dtype they were summed in.
 
-# Of what merges no logits are known.
+# The tile of kernels that merge statistics and read no logits.
 _WIDE = Tile(1, 1, tl.float64, False, False, False, False, False, False, False, False)
 
 
@@ -441,7 +441,7 @@ def _wide(like: Tensor, *shape: int) -> Tensor:
 
 
 def _join(functor: Group, parts: Tensor) -> Tensor:
-    """Of [statistics, parts, groups]."""
+    """Merge [statistics, parts, groups] to [statistics, groups]."""
     joined = _wide(parts, parts.shape[0], parts.shape[2])
     programs, tile = _merging(parts, _WIDE)
     launch(kernels.join, programs, functor, parts, joined, *parts.shape[1:], tile)
@@ -485,20 +485,21 @@ def loss_statistics(logits: Tensor, *args: Any) -> Tensor:
     a = Arguments(*args)
     functor = _group_functor(a.loss)
     with _on_device_of(logits):
-        plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), a.group == "micro", alone=True)
+        plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), a.group == "micro", statistics_only=True)
         return _join(functor, _parts_of_rows(_call(logits, a), logits, a, functor, plan)[0])
 
 
 def loss_late(logits: Tensor, *args: Any) -> Tensor:
     a, known = Arguments(*args[:_SHARED]), args[_SHARED]
     functor = _group_functor(a.loss)
-    if functor.late is None:
+    if functor.second_pass_sums is None:
         return _wide(logits, 0, _groups(logits, a.group))
-    late = _wide(logits, functor.late_count.value, logits.shape[0])
+    late = _wide(logits, functor.second_pass_count.value, logits.shape[0])
     with _on_device_of(logits):
-        plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), late=True)
+        plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), second_pass=True)
         shape = (logits.shape[0], _nnz(a), plan.tiles)
-        launch_plan(kernels.late_sums, plan, _call(logits, a), functor, known, late, *shape, _tile(logits, a, plan))
+        arguments = (_call(logits, a), functor, known, late, *shape, _tile(logits, a, plan))
+        launch_plan(kernels.second_pass_sums, plan, *arguments)
     return late
 
 
@@ -522,7 +523,7 @@ def loss_finish(
     functor, groups = _group_functor(loss), statistics.shape[2]
     nothing = (None,) * 11
     a = Arguments(*nothing, loss, parameters, grouping, reduction, 1.0, 0.0, 0.0, None, 0, 0)
-    # Of everything, what rows weigh is in the statistics.
+    # For micro averages, sample weights are already in the statistics.
     call = _call_without_logits(rows, a, sample_weight, normalizer)
     coefficients = statistics.new_empty((functor.coefficients.value, groups), dtype=dtype)
     reduced = a.reduce != "none"

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""LSEP; the twin of csrc/losses/lsep.h, where the formulas' reasons are."""
+"""LSEP, as in csrc/losses/lsep.h, which explains the formulas."""
 
 import triton
 import triton.language as tl
@@ -11,7 +11,7 @@ from .two_sides import exponentials, first_exponentials, maxima
 
 __all__ = ["FUNCTOR"]
 
-# sums: the negatives', the positives', how many positives there are.
+# sums: exponentials of the negatives, exponentials of the positives, the number of positives.
 
 
 @triton.jit
@@ -22,7 +22,7 @@ def _maxima(s, y, w, p):
 @triton.jit
 def _sums(s, y, w, m, p, SOFT: tl.constexpr):
     negative, positive = exponentials(s, y, m[0], m[1], SOFT)
-    # Selected: an excluded label may lie far above a maximum.
+    # Selected, not multiplied, because an excluded label may lie far above the maximum.
     counts = w > 0.0
     one = tl.where(counts & (y > 0.0), tl.full(s.shape, 1.0, s.dtype), 0.0)
     return tl.where(counts, w * negative, 0.0), tl.where(counts, w * positive, 0.0), one
@@ -36,14 +36,14 @@ def _first_sums(s, y, w, p, SOFT: tl.constexpr):
 
 @triton.jit
 def _first_maxima(sums):
-    # A maximum of 0 that no label has would hide another part's positives, which may all lie far above 0.
+    # For a side without labels, a maximum of 0 would make the exponentials of another part vanish when they merge.
     none = tl.full(sums[0].shape, float("-inf"), sums[0].dtype)
     return tl.where(sums[0] == 0.0, none, 0.0), tl.where(sums[1] == 0.0, none, 0.0)
 
 
 @triton.jit
-def _unsafe(sums):
-    # 2^100 and 2^-100: a maximum mends too small a sum, too; most tiles have no positives at all.
+def _needs_max_shift(sums):
+    # The bounds are 2^100 and 2^-100. A sum of positives of 0 is valid without positives, as in most tiles.
     large = (sums[0] > 1.2676506e30) | (sums[1] > 1.2676506e30)
     return large | (sums[0] < 7.8886091e-31) | ((sums[1] < 7.8886091e-31) & (sums[2] > 0.0))
 
@@ -54,8 +54,8 @@ def _rescale(sums, old, new):
 
 
 @triton.jit
-def _within(m):
-    """The maximum of a side without labels."""
+def _zero_if_empty(m):
+    """Replace the maximum of a side without labels by 0."""
     return tl.where(m > float("-inf"), m, 0.0)
 
 
@@ -63,24 +63,24 @@ def _within(m):
 def _finalize(m, sums, p):
     negatives, positives = sums[0], sums[1]
     empty = (negatives == 0.0) | (positives == 0.0)
-    apart = tl.where(m[0] == -m[1], 0.0, m[0] + m[1])  # infinite logits of both sides that are equal differ by 0
+    apart = tl.where(m[0] == -m[1], 0.0, m[0] + m[1])  # equal infinite logits of both sides differ by 0
     pairs = apart + (tl.log(negatives) + tl.log(positives))
     t = tl.exp(-tl.abs(pairs))
     share = 1.0 / (1.0 + t)
     up = pairs >= 0.0
-    nothing = 0.0 * (negatives + positives)  # of a NaN, NaN
+    nothing = 0.0 * (negatives + positives)  # 0, or NaN if a logit is NaN
     value = tl.where(empty, nothing, tl.where(up, pairs, 0.0) + log1p(t))
     r = tl.where(up, share, t * share)
     c0 = tl.where(empty, nothing, r / tl.where(empty, 1.0, negatives))
     c1 = tl.where(empty, nothing, r / tl.where(empty, 1.0, positives))
-    return value, (tl.where(empty, _within(m[0]), m[0]), c0, tl.where(empty, _within(m[1]), m[1]), c1)
+    return value, (tl.where(empty, _zero_if_empty(m[0]), m[0]), c0, tl.where(empty, _zero_if_empty(m[1]), m[1]), c1)
 
 
 FUNCTOR = Group(
     maxima=_maxima,
     sums=_sums,
     first_sums=_first_sums,
-    unsafe=_unsafe,
+    needs_max_shift=_needs_max_shift,
     rescale=_rescale,
     finalize=_finalize,
     scaled=two_sides.scaled,

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Margin-truncated binary cross-entropy; the twin of csrc/losses/margin_bce.h, where the formulas' reasons are."""
+"""Margin-truncated binary cross-entropy, as in csrc/losses/margin_bce.h, which explains the formulas."""
 
 import triton
 import triton.language as tl
@@ -14,7 +14,7 @@ __all__ = ["FUNCTOR"]
 
 @triton.jit
 def _undecided(z, p):
-    """Value and gradient in z. A NaN is not decided, and goes through the products."""
+    """Return value and gradient in z, which are 0 if z is above the margin; NaN propagates through the products."""
     _, negated, _, softplus_negated = logistic(z)
     step = tl.where(z < p[0], 1.0, tl.where(z == p[0], 0.5, 0.0))
     decided = z > p[0]

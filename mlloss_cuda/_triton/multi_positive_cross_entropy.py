@@ -1,6 +1,5 @@
 # mypy: ignore-errors
-"""Multi-positive softmax cross-entropy; the twin of
-csrc/losses/multi_positive_cross_entropy.h, where the formulas' reasons are."""
+"""Multi-positive softmax cross-entropy, as in csrc/losses/multi_positive_cross_entropy.h (which explains it)."""
 
 import triton
 import triton.language as tl
@@ -10,7 +9,7 @@ from .numerics import exp_difference, two_parts
 
 __all__ = ["FUNCTOR"]
 
-# sums: S, k's upper part, T, k's lower part; coefficients: m, k / S, 1.
+# sums: S, the upper part of k, T, the lower part of k; coefficients: m, k / S, 1.
 
 
 @triton.jit
@@ -29,12 +28,12 @@ def _parts(k, SOFT: tl.constexpr):
 @triton.jit
 def _sums(s, y, w, m, p, SOFT: tl.constexpr):
     k = w * y
-    # A label that is no target may be infinitely far away.
+    # Only positives are multiplied, because m - s may be infinite for other labels.
     target = (k > 0.0) & (s != m[0])
-    # A label that is out does not compete, though all others lie at -inf too.
-    out = (s == float("-inf")) & (w == 0.0)
+    # An excluded label adds 0 even if all others are at -inf too, where exp_difference is 1.
+    excluded = (s == float("-inf")) & (w == 0.0)
     upper, lower = _parts(k, SOFT)
-    return tl.where(out, 0.0, exp_difference(s, m[0])), upper, tl.where(target, k * (m[0] - s), 0.0), lower
+    return tl.where(excluded, 0.0, exp_difference(s, m[0])), upper, tl.where(target, k * (m[0] - s), 0.0), lower
 
 
 @triton.jit
@@ -45,8 +44,8 @@ def _first_sums(s, y, w, p, SOFT: tl.constexpr):
 
 
 @triton.jit
-def _unsafe(sums):
-    # Where one target has nearly all of the sum, the maximum makes its probability exact. 2^100 and 2^-100.
+def _needs_max_shift(sums):
+    # If one target has nearly all of the sum, its maximum makes its probability exact. The bounds are 2^100 and 2^-100.
     k = sums[1] + sums[3]
     mean = sums[2] / tl.where(k > 0.0, k, 1.0)
     decided = (k > 0.0) & (sums[0] < 1.00002 * tl.exp(-mean))
@@ -65,7 +64,7 @@ def _rescale(sums, old, new):
 def _finalize(m, sums, p):
     k = sums[1] + sums[3]
     empty = k == 0.0
-    nothing = 0.0 * sums[0]  # of a NaN, NaN
+    nothing = 0.0 * sums[0]  # 0, or NaN if a logit is NaN
     value = tl.where(empty, nothing, sums[2] + k * tl.log(sums[0]))
     return value, (m[0], tl.where(empty, nothing, k / sums[0]), tl.full(m[0].shape, 1.0, m[0].dtype))
 
@@ -84,7 +83,7 @@ FUNCTOR = Group(
     maxima=_maxima,
     sums=_sums,
     first_sums=_first_sums,
-    unsafe=_unsafe,
+    needs_max_shift=_needs_max_shift,
     rescale=_rescale,
     finalize=_finalize,
     scaled=_scaled,
@@ -93,5 +92,5 @@ FUNCTOR = Group(
     sums_count=tl.constexpr(4),
     coefficients=tl.constexpr(3),
     initial=tl.constexpr(float("-inf")),
-    competing=True,
+    softmax_over_labels=True,
 )

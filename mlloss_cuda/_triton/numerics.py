@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The logistic function's parts and their like; the twin of csrc/core/numerics.h."""
+"""Numerics of the logistic function and of powers, as in csrc/core/numerics.h."""
 
 import triton
 import triton.language as tl
@@ -25,27 +25,27 @@ __all__ = [
 
 @triton.jit
 def at_most(x, most):
-    """``x``, or ``most`` if that is less; NaN stays."""
+    """Return the smaller of ``x`` and ``most``; NaN stays NaN."""
     return tl.where(x > most, most, x)
 
 
 @triton.jit
 def nan_of(x):
-    """NaN in the shape and dtype of ``x``."""
+    """Return NaN in the shape and dtype of ``x``."""
     return tl.full(x.shape, float("nan"), x.dtype)
 
 
 @triton.jit
 def exp_difference(x, m):
-    """exp(x - m), and 1 for equal arguments, infinite ones included."""
+    """Return exp(x - m), and 1 for equal arguments, infinite ones included."""
     return tl.where(x == m, 1.0, tl.exp(x - m))
 
 
 @triton.jit
 def one_minus_exp(d):
-    """1 - exp(-d) for d in [0, 0.35): a series, where the difference would cancel."""
+    """Return 1 - exp(-d) for d in [0, 0.35) by a series, because the difference would cancel."""
     if d.dtype == tl.float64:
-        # The error of e^-d is divided out.
+        # The division cancels the rounding error of e^-d.
         rest = tl.exp(-d)
         exact = (1.0 - rest) * (-d / tl.log(tl.where(rest == 1.0, 0.5, tl.where(rest == 0.0, 0.5, rest))))
         return tl.where(rest == 1.0, d, exact)
@@ -60,22 +60,22 @@ def one_minus_exp(d):
 
 @triton.jit
 def weighed(factor, cost):
-    """factor * cost for a cost >= 0: what weighs nothing costs nothing, were the cost infinite."""
+    """Return factor * cost for a cost >= 0; it is 0 for a factor of 0 and an infinite cost."""
     return tl.where((factor == 0.0) & (cost == float("inf")), 0.0, factor * cost)
 
 
 @triton.jit
 def two_parts(x):
-    """A multiple of 2^-12, of which sums up to 4096 are exact in float, and the rest; for 0 <= x < 1024."""
+    """Split 0 <= x < 1024 into a multiple of 2^-12, whose sums up to 4096 are exact in float, and the rest."""
     upper = (x + 3072.0) - 3072.0
     return upper, x - upper
 
 
 @triton.jit
 def log1p(x):
-    """log(1 + x) to the last place, for x > -1; inf and NaN included."""
+    """Return log(1 + x) to the last place, for x > -1; inf and NaN included."""
     one = 1.0 + x
-    rounded = one - 1.0  # what of x is in `one`
+    rounded = one - 1.0  # the part of x that `one` contains
     y = tl.log(one) * (x / tl.where(rounded == 0.0, 1.0, rounded))
     y = tl.where(rounded == 0.0, x, y)
     return tl.where(x == float("inf"), x, y)
@@ -83,7 +83,7 @@ def log1p(x):
 
 @triton.jit
 def _two_atanh_over(u2):
-    """2 atanh(u) / u for u^2 in [0, 1/9], relative error 4e-9."""
+    """Return 2 atanh(u) / u for u^2 in [0, 1/9], with a relative error of 4e-9."""
     p = 0.281577783632 * u2 + 0.279651577452
     p = p * u2 + 0.400245952308
     p = p * u2 + 0.666663216414
@@ -92,7 +92,7 @@ def _two_atanh_over(u2):
 
 @triton.jit
 def minus_log_of(u, rest):
-    """-log(1 - u) for u in [0, 1], from u and ``rest`` = 1 - u; finite where the rest is 0."""
+    """Return -log(1 - u) for u in [0, 1], from u and ``rest`` = 1 - u; finite for a rest of 0."""
     if u.dtype == tl.float64:
         near = -log1p(-tl.where(u > 0.5, 0.5, u))
         far = -tl.log(tl.where(rest < 2.3e-308, 2.3e-308, rest))
@@ -107,15 +107,15 @@ def minus_log_of(u, rest):
 
 @triton.jit
 def is_whole(n):
-    """Whether a power of n is a product."""
+    """Return whether n is a whole number up to 4, so that x^n is computed as a product."""
     return (n == 0.0) | (n == 1.0) | (n == 2.0) | (n == 3.0) | (n == 4.0)
 
 
 @triton.jit
 def raised(x, minus_log, n):
-    """x^n and x^(n-1), for a number n of the call, from x or from -log(x): products where n is whole and 4 at most.
+    """Return x^n and x^(n-1) for a parameter n, as products if ``is_whole(n)``, else from -log(x).
 
-    For n = 0 the latter is any number; for an n that is not whole it is 0, and of no use.
+    x^(n-1) is arbitrary for n = 0, and 0 if n is not whole.
     """
     if is_whole(n):
         lower = tl.where((n == 2.0) | (n == 4.0), x, 1.0) * tl.where(n > 2.0, x * x, 1.0)
@@ -128,7 +128,7 @@ def raised(x, minus_log, n):
 
 @triton.jit
 def minus_log_over(u, rest):
-    """-log(1 - u) / u for u in [0, 1), from u and ``rest`` = 1 - u: 1 at 0, where the quotient is lost."""
+    """Return -log(1 - u) / u for u in [0, 1), from u and ``rest`` = 1 - u; it is 1 at 0."""
     v = u / (2.0 - u)
     near = _two_atanh_over(v * v) / (2.0 - u)
     if u.dtype == tl.float64:
@@ -139,7 +139,10 @@ def minus_log_over(u, rest):
 
 @triton.jit
 def expectation(y, positive, negative):
-    """Of value and gradient for a probability y. Selected, not multiplied: a certain label has one term."""
+    """Return the expectation of value and gradient for a target y, which is the probability of a positive.
+
+    Terms of probability 0 are dropped by selection, because 0 * inf is NaN.
+    """
     some, certain = y > 0.0, y >= 1.0
     value = tl.where(some, y * positive[0], 0.0) + tl.where(certain, 0.0, (1.0 - y) * negative[0])
     gradient = tl.where(some, y * positive[1], 0.0) + tl.where(certain, 0.0, (1.0 - y) * negative[1])
@@ -148,13 +151,13 @@ def expectation(y, positive, negative):
 
 @triton.jit
 def sigmoid(z):
-    """1 / (1 + e^-z)."""
+    """Return 1 / (1 + e^-z)."""
     return 1.0 / (1.0 + tl.exp(-z))
 
 
 @triton.jit
 def sigmoids(z):
-    """Return sigmoid(z) and sigmoid(-z), the smaller to its own precision."""
+    """Return sigmoid(z) and sigmoid(-z), the smaller one to full relative precision."""
     tail = tl.exp(-tl.abs(z))
     r = 1.0 / (1.0 + tail)
     rest = tail * r
@@ -164,7 +167,7 @@ def sigmoids(z):
 
 @triton.jit
 def logistic(z):
-    """Of z: sigmoid, sigmoid of -z, log(1 + e^z), log(1 + e^-z); from one exp and, in float, one division."""
+    """Return sigmoid(z), sigmoid(-z), log(1 + e^z), log(1 + e^-z), from one exp and, in float, one division."""
     t = tl.exp(-tl.abs(z))
     if z.dtype == tl.float64:
         r = 1.0 / (1.0 + t)
@@ -178,7 +181,7 @@ def logistic(z):
         tail = u * _two_atanh_over(u * u)
     tr = t * r
     up = z >= 0.0
-    # Not z * 0: an infinite z has a tail of 0, and NaN has to come through.
+    # Not z * 0, which is NaN for an infinite z; a NaN propagates through the tail.
     above = tl.where(up, z, 0.0)
     below = tl.where(up, 0.0, -z)
     return tl.where(up, r, tr), tl.where(up, tr, r), above + tail, below + tail

@@ -1,4 +1,4 @@
-"""From a call's shape and a device's facts to how the kernels are launched."""
+"""Launch plans from a call's shape and a device's facts."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = [
     "reads_from_memory",
 ]
 
-GROUP: Final = 16  # of tile.py: elements of an access or two, on whose boundaries tiles begin
+GROUP: Final = 16  # elements of one or two accesses; tiles begin on multiples of this (tile.py)
 LEAST_COLUMNS: Final = 16
-MOST_ROWS: Final = 64  # of a tile
-MANY_STATISTICS: Final = 12  # of a compound: beyond, a thread's registers hold fewer elements of each
-DOWN_COLUMNS: Final = 128  # of a tile that goes down the rows: two or more accesses that lie together
+MOST_ROWS: Final = 64  # rows of a tile
+MANY_STATISTICS: Final = 12  # a compound with more statistics has smaller tiles, to fit a thread's registers
+DOWN_COLUMNS: Final = 128  # columns of a tile that goes down the rows: two or more contiguous accesses
 STRATEGIES: Final = ("automatic", "streaming", "split")
 
-# What tests and benchmarks ask for: a strategy, and a tile's size. Not for users.
+# Tests and benchmarks set these to force a strategy and the size of a tile. They are not public.
 forced_strategy: str = "automatic"
 forced_size: Size | None = None
 
 
 class Shape(NamedTuple):
-    """Of the logits, and of what is kept of their rows."""
+    """The shape of the logits, and the number of statistics of their rows."""
 
     rows: int
     labels: int
@@ -40,7 +40,7 @@ class Shape(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A tile is ``rows`` x ``columns``; ``tiles`` of them make a row, ``splits`` programs share it."""
+    """The launch of a kernel: tiles of ``rows`` x ``columns``, ``tiles`` in a row, shared by ``splits`` programs."""
 
     strategy: str
     rows: int
@@ -49,7 +49,7 @@ class Plan(NamedTuple):
     registers: int | None
     tiles: int
     splits: int
-    run: int  # tiles of a split, or rows
+    run: int  # tiles (or rows) of a split
     programs: int
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ def _divide_up(a: int, b: int) -> int:
 
 
 def power_of_two(n: int) -> int:
-    """The least that is not below ``n``."""
+    """Return the smallest power of two >= ``n``."""
     return 1 << max(0, n - 1).bit_length()
 
 
@@ -76,7 +76,7 @@ def _size(shape: Shape, facts: DeviceFacts, work: str) -> Size:
 
 
 def _tile(shape: Shape, facts: DeviceFacts, work: str) -> tuple[int, int, int, int | None, int]:
-    """Rows, columns, warps, registers and tiles a row. Short rows share a tile; what is left of it is not idle."""
+    """Return rows, columns, warps and registers of a tile, and the tiles of a row. Short rows share a tile."""
     size = forced_size or _size(shape, facts, work)
     length = shape.labels + (0 if shape.aligned else GROUP - 1)
     columns = max(LEAST_COLUMNS, min(size.elements, power_of_two(length)))
@@ -86,18 +86,18 @@ def _tile(shape: Shape, facts: DeviceFacts, work: str) -> tuple[int, int, int, i
 
 
 def plan_units(shape: Shape, facts: DeviceFacts) -> Plan:
-    """A program a tile, in any order."""
+    """Plan one program for each tile, in any order."""
     rows, columns, warps, registers, tiles = _tile(shape, facts, "units")
     return Plan("units", rows, columns, warps, registers, tiles, tiles, 1, _divide_up(shape.rows, rows) * tiles)
 
 
 def _few_long_rows(shape: Shape, facts: DeviceFacts) -> bool:
-    """Programs that own rows would leave most of the device idle."""
+    """Return whether one program for each row would leave most of the device idle."""
     return shape.rows * 2 <= facts.processors and shape.labels * shape.itemsize >= 1 << 17
 
 
 def _streaming_programs(shape: Shape, facts: DeviceFacts, rows: int, warps: int) -> int:
-    """As few rows in flight as keep the device busy, if that lets the second read come from L2."""
+    """Return the number of programs, reduced as far as the device stays busy if the second read then comes from L2."""
     block = max(1, rows * shape.labels * shape.itemsize)
     most = facts.processors * max(1, 32 // warps)
     in_l2 = facts.l2_bytes * 2 // 5 // block
@@ -107,26 +107,28 @@ def _streaming_programs(shape: Shape, facts: DeviceFacts, rows: int, warps: int)
 
 
 def plan_rows(
-    shape: Shape, facts: DeviceFacts, everything: bool = False, late: bool = False, alone: bool = False
+    shape: Shape, facts: DeviceFacts, one_group: bool = False, second_pass: bool = False, statistics_only: bool = False
 ) -> Plan:
-    """Statistics of rows (or of ``everything``), and what follows from them. ``late``: sums that need them complete
-    follow too, and so rows are not split. ``alone``: nothing follows."""
+    """Plan the statistics of rows (of the whole batch if ``one_group``), and the gradient.
+
+    ``second_pass``: second-pass sums follow, so rows are not split. ``statistics_only``: only statistics are needed.
+    """
     rows, columns, warps, registers, tiles = _tile(shape, facts, "rows")
     blocks = _divide_up(shape.rows, rows)
-    if everything:
+    if one_group:
         splits = max(1, min(blocks, 8 * facts.processors))
         return Plan("split", rows, columns, warps, registers, tiles, splits, tiles, splits)
     strategy = forced_strategy
-    if late:
+    if second_pass:
         strategy = "streaming"
-    if alone:
+    if statistics_only:
         strategy = "split"
     if strategy == "automatic":
         strategy = "split" if _few_long_rows(shape, facts) else "streaming"
     if strategy == "streaming":
         programs = min(blocks, _streaming_programs(shape, facts, rows, warps))
         return Plan("streaming", rows, columns, warps, registers, tiles, 1, tiles, programs)
-    # As many programs as hide the loads' latency on every multiprocessor.
+    # Enough programs to hide the latency of loads on every multiprocessor.
     wanted = _divide_up(8 * facts.processors, max(1, blocks))
     run = max(1, _divide_up(tiles, wanted))
     splits = max(1, _divide_up(tiles, run))
@@ -134,7 +136,7 @@ def plan_rows(
 
 
 def reads_from_memory(plan: Plan, shape: Shape, facts: DeviceFacts) -> int:
-    """How often the logits come from memory when a gradient is formed: the rows in flight may stay in L2."""
+    """Count reads of the logits from memory when a gradient is formed; the rows in flight may stay in L2."""
     if plan.strategy == "units":
         return 1
     in_flight = plan.programs * plan.rows * shape.labels * shape.itemsize
@@ -142,7 +144,7 @@ def reads_from_memory(plan: Plan, shape: Shape, facts: DeviceFacts) -> int:
 
 
 def plan_down_rows(shape: Shape, facts: DeviceFacts) -> Plan:
-    """Sums over rows: a program takes ``run`` rows of a block of labels."""
+    """Plan sums over rows: a program processes ``run`` rows of a block of labels."""
     size = forced_size or _size(shape, facts, "units")
     widest = forced_size.elements if forced_size else DOWN_COLUMNS
     columns = max(LEAST_COLUMNS, min(widest, power_of_two(shape.labels)))

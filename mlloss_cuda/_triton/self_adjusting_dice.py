@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Self-adjusting Dice; the twin of csrc/losses/self_adjusting_dice.h, where the formulas' reasons are."""
+"""Self-adjusting Dice, as in csrc/losses/self_adjusting_dice.h, which explains the formulas."""
 
 import triton
 import triton.language as tl
@@ -11,7 +11,7 @@ from .overlap import slope_of, sums_of
 
 __all__ = ["FUNCTOR"]
 
-# p: those of overlap.py, then f > 0.
+# p: the parameters of overlap.py, then f > 0.
 
 
 @triton.jit
@@ -36,7 +36,7 @@ FUNCTOR = Group(
     maxima=None,
     sums=_sums,
     first_sums=_first_sums,
-    unsafe=None,
+    needs_max_shift=None,
     rescale=None,
     finalize=overlap.finalize,
     scaled=overlap.scaled,

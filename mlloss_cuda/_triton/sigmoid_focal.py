@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Sigmoid focal loss; the twin of csrc/losses/focal.h, where the formulas' reasons are."""
+"""Sigmoid focal loss, as in csrc/losses/focal.h, which explains the formulas."""
 
 import triton
 import triton.language as tl
@@ -35,7 +35,7 @@ def _soft(s, y, p):
     log_miss = tl.where(some, tl.where(whole, -softplus, inner), -softplus_negated)
     power, _ = raised(miss, -log_miss, p[0])
     modulation = alpha * power
-    # p q / miss, without the division's 0 / 0 at hard labels.
+    # p q / miss, without 0 / 0 at hard labels.
     between = sigmoid * negated / tl.where(miss == 0.0, 1.0, miss)
     ratio = tl.where(some, tl.where(whole, sigmoid, between), negated)
     slope = (sigmoid - y) + p[0] * (1.0 - 2.0 * y) * ratio * at_most(ce, 1e30)

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Squared hinge; the twin of csrc/losses/squared_hinge.h, where the formulas' reasons are."""
+"""Squared hinge, as in csrc/losses/squared_hinge.h, which explains the formulas."""
 
 import triton
 import triton.language as tl
@@ -12,7 +12,7 @@ __all__ = ["FUNCTOR"]
 
 @triton.jit
 def _lack(z):
-    """Of z to a margin of 1; NaN lacks NaN."""
+    """Return the distance of z below the margin of 1, else 0; NaN stays NaN."""
     return tl.where(z > 1.0, 0.0, 1.0 - z)
 
 

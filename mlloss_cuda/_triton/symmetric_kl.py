@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Symmetric Kullback-Leibler divergence; the twin of csrc/losses/symmetric_kl.h, where the formulas' reasons are."""
+"""Symmetric Kullback-Leibler divergence, as in csrc/losses/symmetric_kl.h, which explains the formulas."""
 
 import triton
 import triton.language as tl
@@ -25,4 +25,4 @@ def _evaluate(s, t, parameter, p, SOFT: tl.constexpr):
     return value, tl.where(up, gradient, -gradient)
 
 
-FUNCTOR = ElementWise(evaluate=_evaluate, raw_targets=True)
+FUNCTOR = ElementWise(evaluate=_evaluate, second_logits=True)

@@ -1,8 +1,9 @@
 # mypy: ignore-errors
-"""What kernels ask of a group's functor, and of a compound: the sum of its terms' values, each times its coefficient.
+"""The functions that kernels call for a group functor, which may be a compound: a weighted sum of several losses.
 
-A tile is read once and shown to each term. Statistics are the terms' one after another, and so are coefficients,
-followed by each term's value; an element-wise term has one sum, its row's value, and no coefficients.
+A tile is read once and evaluated by each term. The statistics of a compound are those of its terms, concatenated. Its
+coefficients are concatenated too, and followed by each term's value. An element-wise term has one sum, the value of
+its row, and no coefficients.
 """
 
 from collections.abc import Sequence
@@ -21,22 +22,22 @@ __all__ = [
     "first_sums",
     "gradient",
     "maxima",
+    "needs_max_shift",
     "rescale",
     "scaled",
     "sums",
-    "unsafe",
 ]
 
-JOINED_BY = "+"  # a compound's name: its terms'
-_PARAMETERS = tl.constexpr(8)  # of each term: its coefficient, then its functor's own
+JOINED_BY = "+"  # a compound's name is its terms' names joined by this
+_PARAMETERS = tl.constexpr(8)  # parameters of each term: its coefficient, then those of its functor
 
 
 class Term(NamedTuple):
-    """A loss in a compound, and where its statistics and coefficients lie among those of all."""
+    """A loss in a compound, and the position of its statistics and coefficients among those of the compound."""
 
     functor: ElementWise | Group
     element_wise: Any
-    excludes: Any  # labels of weight 0, which come because another term has labels compete
+    excludes: Any  # the term must exclude labels of weight 0, which the tile keeps for the softmax of another term
     first_maximum: Any
     maxima_count: Any
     first_sum: Any
@@ -46,7 +47,7 @@ class Term(NamedTuple):
 
 
 # ---- a term --------------------------------------------------------------------------------------------
-# Triton has no functions in tuples that are assigned or returned: terms are arguments only.
+# Triton cannot assign or return a tuple with functions, so terms are passed only as arguments.
 
 
 @triton.jit
@@ -58,8 +59,8 @@ def _part(x, first: tl.constexpr, count: tl.constexpr):
 
 
 @triton.jit
-def _own(p, k: tl.constexpr):
-    """The parameters of a term's functor."""
+def _term_parameters(p, k: tl.constexpr):
+    """Return the parameters of a term's functor."""
     return _part(p, k * _PARAMETERS + 1, _PARAMETERS - 1)
 
 
@@ -74,10 +75,10 @@ def _sums_of(term, sums):
 
 
 @triton.jit
-def _shown(term, s, y, w):
-    """A tile as the term's functor has it."""
+def _for_term(term, s, y, w):
+    """Return a tile in the form that the term's functor expects."""
     if term.excludes:
-        # Selected: what is excluded from a softmax is -inf.
+        # Selected, not multiplied, because an element excluded from a softmax has a logit of -inf.
         counts = w != 0.0
         return tl.where(counts, s, 0.0), tl.where(counts, y, 0.0), tl.where(counts, w, 0.0)
     else:
@@ -86,32 +87,32 @@ def _shown(term, s, y, w):
 
 @triton.jit
 def _term_value(term, s, y, w, parameter, p, SOFT: tl.constexpr):
-    s, y, w = _shown(term, s, y, w)
+    s, y, w = _for_term(term, s, y, w)
     value, _ = term.functor.evaluate(s, y, parameter, p, SOFT)
     return w * value
 
 
 @triton.jit
 def _term_maxima(term, s, y, w, p):
-    s, y, w = _shown(term, s, y, w)
+    s, y, w = _for_term(term, s, y, w)
     return term.functor.maxima(s, y, w, p)
 
 
 @triton.jit
 def _term_sums(term, s, y, w, m, p, SOFT: tl.constexpr):
-    s, y, w = _shown(term, s, y, w)
+    s, y, w = _for_term(term, s, y, w)
     return term.functor.sums(s, y, w, m, p, SOFT)
 
 
 @triton.jit
 def _term_first_sums(term, s, y, w, p, SOFT: tl.constexpr):
-    s, y, w = _shown(term, s, y, w)
+    s, y, w = _for_term(term, s, y, w)
     return term.functor.first_sums(s, y, w, p, SOFT)
 
 
 @triton.jit
 def _term_gradient(term, s, y, w, c, parameter, p, SOFT: tl.constexpr):
-    s, y, w = _shown(term, s, y, w)
+    s, y, w = _for_term(term, s, y, w)
     if term.element_wise:
         _, slope = term.functor.evaluate(s, y, parameter, p, SOFT)
         return slope * (w * c[0])
@@ -120,7 +121,7 @@ def _term_gradient(term, s, y, w, c, parameter, p, SOFT: tl.constexpr):
 
 
 # ---- a functor, or all terms ---------------------------------------------------------------------------
-# As in Group. parameter: the labels' own numbers, which element-wise terms may take.
+# These are the members of Group. `parameter` has a number for each label, which element-wise terms may read.
 
 
 @triton.jit
@@ -131,7 +132,7 @@ def maxima(functor, s, y, w, p):
         result = ()
         for k in tl.static_range(functor.terms_count):
             if functor.terms[k].maxima_count > 0:
-                result = result + _term_maxima(functor.terms[k], s, y, w, _own(p, k))
+                result = result + _term_maxima(functor.terms[k], s, y, w, _term_parameters(p, k))
         return result
 
 
@@ -143,10 +144,10 @@ def sums(functor, s, y, w, m, parameter, p, SOFT: tl.constexpr):
         result = ()
         for k in tl.static_range(functor.terms_count):
             if functor.terms[k].element_wise:
-                result = result + (_term_value(functor.terms[k], s, y, w, parameter, _own(p, k), SOFT),)
+                result = result + (_term_value(functor.terms[k], s, y, w, parameter, _term_parameters(p, k), SOFT),)
             else:
                 own = _maxima_of(functor.terms[k], m)
-                result = result + _term_sums(functor.terms[k], s, y, w, own, _own(p, k), SOFT)
+                result = result + _term_sums(functor.terms[k], s, y, w, own, _term_parameters(p, k), SOFT)
         return result
 
 
@@ -158,9 +159,9 @@ def first_sums(functor, s, y, w, parameter, p, SOFT: tl.constexpr):
         result = ()
         for k in tl.static_range(functor.terms_count):
             if functor.terms[k].element_wise:
-                result = result + (_term_value(functor.terms[k], s, y, w, parameter, _own(p, k), SOFT),)
+                result = result + (_term_value(functor.terms[k], s, y, w, parameter, _term_parameters(p, k), SOFT),)
             else:
-                result = result + _term_first_sums(functor.terms[k], s, y, w, _own(p, k), SOFT)
+                result = result + _term_first_sums(functor.terms[k], s, y, w, _term_parameters(p, k), SOFT)
         return result
 
 
@@ -174,7 +175,7 @@ def _term_first_maxima(term, sums, m):
 
 @triton.jit
 def first_maxima(functor, sums, m):
-    """The maxima of first sums, whose ``m`` are 0."""
+    """Return the maxima that belong to the first sums; ``m`` are zeros."""
     if functor.terms_count == 0:
         if functor.first_maxima is not None:
             return functor.first_maxima(sums)
@@ -190,15 +191,15 @@ def first_maxima(functor, sums, m):
 
 
 @triton.jit
-def unsafe(functor, sums):
-    """For any term."""
+def needs_max_shift(functor, sums):
+    """Return whether any term needs its maxima."""
     if functor.terms_count == 0:
-        return functor.unsafe(sums)
+        return functor.needs_max_shift(sums)
     else:
         result = tl.full(sums[0].shape, False, tl.int1)
         for k in tl.static_range(functor.terms_count):
             if functor.terms[k].maxima_count > 0:
-                result = result | functor.terms[k].functor.unsafe(_sums_of(functor.terms[k], sums))
+                result = result | functor.terms[k].functor.needs_max_shift(_sums_of(functor.terms[k], sums))
         return result
 
 
@@ -228,7 +229,9 @@ def finalize(functor, m, sums, p):
             own = _sums_of(functor.terms[k], sums)
             value = own[0]
             if not functor.terms[k].element_wise:
-                value, c = functor.terms[k].functor.finalize(_maxima_of(functor.terms[k], m), own, _own(p, k))
+                value, c = functor.terms[k].functor.finalize(
+                    _maxima_of(functor.terms[k], m), own, _term_parameters(p, k)
+                )
                 coefficients = coefficients + c
             total += p[k * _PARAMETERS] * value
             each = each + (value,)
@@ -237,7 +240,7 @@ def finalize(functor, m, sums, p):
 
 @triton.jit
 def scaled(functor, c, factor, p):
-    """Of a compound, a tuple a term; an element-wise one's is the factor."""
+    """Scale the coefficients; a compound has a tuple for each term, for element-wise terms only the factor."""
     if functor.terms_count == 0:
         return functor.scaled(c, factor)
     else:
@@ -259,29 +262,29 @@ def gradient(functor, s, y, w, c, parameter, p, SOFT: tl.constexpr):
     else:
         result = tl.zeros_like(s)
         for k in tl.static_range(functor.terms_count):
-            result += _term_gradient(functor.terms[k], s, y, w, c[k], parameter, _own(p, k), SOFT)
+            result += _term_gradient(functor.terms[k], s, y, w, c[k], parameter, _term_parameters(p, k), SOFT)
         return result
 
 
-# ---- their making --------------------------------------------------------------------------------------
+# ---- construction --------------------------------------------------------------------------------------
 
 
 def _counts(functor: ElementWise | Group) -> tuple[int, int, int]:
-    """Of maxima, sums and coefficients."""
+    """Return the numbers of maxima, sums and coefficients."""
     if isinstance(functor, ElementWise):
         return 0, 1, 0
     return functor.maxima_count.value, functor.sums_count.value, functor.coefficients.value
 
 
 def compound_of(functors: Sequence[ElementWise | Group]) -> Group:
-    """The compound of these, in this order."""
-    competing = any(functor.competing for functor in functors)
+    """Return the compound of these functors, in this order."""
+    softmax_over_labels = any(functor.softmax_over_labels for functor in functors)
     begin = [0, 0, 0]
     terms = []
     for functor in functors:
         counts = _counts(functor)
         places = (n for pair in zip(begin, counts, strict=True) for n in pair)
-        facts = (isinstance(functor, ElementWise), competing and not functor.competing, *places)
+        facts = (isinstance(functor, ElementWise), softmax_over_labels and not functor.softmax_over_labels, *places)
         terms.append(Term(functor, *map(tl.constexpr, facts)))
         begin = [place + count for place, count in zip(begin, counts, strict=True)]
     all_maxima, all_sums, all_coefficients = begin
@@ -290,9 +293,9 @@ def compound_of(functors: Sequence[ElementWise | Group]) -> Group:
         maxima_count=tl.constexpr(all_maxima),
         sums_count=tl.constexpr(all_sums),
         coefficients=tl.constexpr(all_coefficients + len(terms)),
-        # Where a functor's own is higher, each element without a part in a maximum hands that over.
+        # A term with a higher initial maximum returns it itself for elements without a candidate.
         initial=tl.constexpr(float("-inf")),
-        competing=competing,
+        softmax_over_labels=softmax_over_labels,
         terms_count=tl.constexpr(len(terms)),
         terms=tuple(terms),
     )

@@ -1,9 +1,9 @@
 # mypy: ignore-errors
 """Reading and writing tiles of rows x columns.
 
-Rows of odd length begin anywhere. A tile's columns count from the 16-element boundary before its row's
-first logit, so that accesses of 16 bytes stay possible; a label is a column less the row's shift. Groups of
-16 that a row's end cuts are read and written one by one, in the tiles at the edges only.
+Rows of odd length may begin at any element. The columns of a tile count from the 16-element boundary before its row's
+first logit, so that accesses of 16 bytes stay possible; a label is a column minus the row's shift. Groups of 16 that
+cross the end of a row are read and written element by element, in the tiles at the edges only.
 """
 
 import triton
@@ -24,12 +24,12 @@ __all__ = [
 ]
 
 _GROUP = tl.constexpr(16)  # elements: at least 16 bytes of every dtype
-_LOOP = tl.constexpr(64)  # entries of a tile that are put in place one after another
+_LOOP = tl.constexpr(64)  # up to this number, the CSR entries of a tile are placed one after another
 
 
 @triton.jit
 def number(x, T: tl.constexpr):
-    """A scalar argument in the compute dtype."""
+    """Return a scalar argument in the compute dtype."""
     if tl.float64 == T:
         return tl.cast(x[0], T) + tl.cast(x[1], T)
     else:
@@ -38,7 +38,7 @@ def number(x, T: tl.constexpr):
 
 @triton.jit
 def parameters(call, T: tl.constexpr):
-    """The loss's own, as functors take them."""
+    """Return the loss's parameters as the tuple that functors take."""
     result = ()
     for i in tl.static_range(len(call.numbers.parameters)):
         result = result + (number(call.numbers.parameters[i], T),)
@@ -47,7 +47,7 @@ def parameters(call, T: tl.constexpr):
 
 @triton.jit
 def call_factor(call, T: tl.constexpr):
-    """What the reduction multiplies every value and gradient by."""
+    """Return the reduction's factor of every value and gradient."""
     factor = number(call.numbers.factor, T)
     if call.normalizer is not None:
         factor = factor / tl.load(call.normalizer)
@@ -55,18 +55,21 @@ def call_factor(call, T: tl.constexpr):
 
 
 @triton.jit
-def row_weight(call, row, here, T: tl.constexpr):
-    """The rows' own weights, [rows]."""
+def row_weight(call, row, exists, T: tl.constexpr):
+    """Return the rows' sample weights, [rows]."""
     weight = tl.full(row.shape, 1.0, T)
     if call.sample_weight is not None:
-        weight = tl.load(call.sample_weight + row, mask=here, other=0.0)
+        weight = tl.load(call.sample_weight + row, mask=exists, other=0.0)
     return weight
 
 
 @triton.jit
 def _places(call, block, first, tile: tl.constexpr, EDGE: tl.constexpr):
-    """Of a block's tile at column ``first``: label, inside, whole, shift. ``whole``: in a group of 16 in the row."""
-    row, here, _ = block
+    """Return label, inside, whole and shift for a block's tile at column ``first``.
+
+    ``whole``: the element's group of 16 lies within the row.
+    """
+    row, exists, _ = block
     R: tl.constexpr = tile.rows
     C: tl.constexpr = tile.columns
     column = first + tl.arange(0, C)
@@ -77,15 +80,15 @@ def _places(call, block, first, tile: tl.constexpr, EDGE: tl.constexpr):
     inside = tl.full([R, C], True, tl.int1)
     whole = inside
     if EDGE:
-        inside = (label >= 0) & (label < call.labels) & here[:, None]
+        inside = (label >= 0) & (label < call.labels) & exists[:, None]
         group = (column // _GROUP * _GROUP)[None, :] - shift[:, None]
-        whole = (group >= 0) & (group <= call.labels - _GROUP) & here[:, None]
+        whole = (group >= 0) & (group <= call.labels - _GROUP) & exists[:, None]
     return label, inside, whole, shift
 
 
 @triton.jit
 def _offsets(row, shift, label, first, row_stride, label_stride, tile: tl.constexpr, WIDE: tl.constexpr):
-    """Elements from a tensor's first one, [R, C]."""
+    """Return offsets in elements from the start of a tensor, [R, C]."""
     if WIDE:
         aligned = tl.multiple_of(row * row_stride - shift, _GROUP)
         return aligned[:, None] + (first + tl.arange(0, tile.columns))[None, :]
@@ -107,7 +110,7 @@ def _load(pointer, offsets, inside, whole, WIDE: tl.constexpr, EDGE: tl.constexp
 
 @triton.jit
 def store(pointer, row_stride, x, block, place, first, tile: tl.constexpr, EDGE: tl.constexpr):
-    """Write a tile into memory of the logits' shape, in which labels lie side by side."""
+    """Write a tile to memory of the logits' shape with contiguous labels."""
     row, _, _ = block
     label, inside, whole, shift = place
     offsets = _offsets(row, shift, label, first, row_stride, 1, tile, tile.wide_gradient)
@@ -125,13 +128,13 @@ def store(pointer, row_stride, x, block, place, first, tile: tl.constexpr, EDGE:
 
 
 @triton.jit
-def _sparse_rows(call, row, here, nnz):
-    """The rows' first entries and how many they have, inside the buffers whatever crow_indices says."""
+def _sparse_rows(call, row, exists, nnz):
+    """Return the rows' first entries and counts, clamped to the buffers for any crow_indices."""
     if call.crow is None:
         return row, tl.zeros(row.shape, tl.int32)
     else:
-        begin = tl.load(call.crow + row, mask=here, other=0).to(tl.int64)
-        end = tl.load(call.crow + row + 1, mask=here, other=0).to(tl.int64)
+        begin = tl.load(call.crow + row, mask=exists, other=0).to(tl.int64)
+        end = tl.load(call.crow + row + 1, mask=exists, other=0).to(tl.int64)
         begin = tl.minimum(tl.maximum(begin, 0), nnz)
         end = tl.minimum(tl.maximum(end, begin), nnz)
         most = call.labels
@@ -142,15 +145,15 @@ def _sparse_rows(call, row, here, nnz):
 
 @triton.jit
 def rows_from(call, start, rows, nnz, tile: tl.constexpr):
-    """A block: ``tile.rows`` rows from ``start`` on, those of them that are before row ``rows``, their entries."""
+    """Return a block: ``tile.rows`` rows from ``start``, which of them exist (are below ``rows``), their entries."""
     row = (start + tl.arange(0, tile.rows)).to(tl.int64)
-    here = row < rows
-    return row, here, _sparse_rows(call, row, here, nnz)
+    exists = row < rows
+    return row, exists, _sparse_rows(call, row, exists, nnz)
 
 
 @triton.jit
 def _column(call, begin, at, mask):
-    """Columns of entries; those that name no label are -1. Of a part: those right of it are one past its last."""
+    """Return the columns of entries, -1 for invalid labels; entries right of a part are one past its last label."""
     column = tl.load(call.columns + begin + at, mask=mask, other=-1)
     if call.first_label is not None:
         column = tl.minimum(tl.where(mask, column - call.first_label, -1), call.labels)
@@ -161,7 +164,7 @@ def _column(call, begin, at, mask):
 
 @triton.jit
 def _first_not_below(call, begin, low, high, label):
-    """The first of the entries ``low`` to ``high`` whose column is not below ``label``; vectors, a row each."""
+    """Return the first of the entries ``low`` to ``high`` with a column >= ``label``, for each row."""
     while tl.max(high - low) > 0:
         middle = (low + high) // 2
         open_ = low < high
@@ -181,7 +184,7 @@ def _entry(call, begin, at, mask, T: tl.constexpr):
 
 @triton.jit
 def _sparse_targets(call, entries, label, shift, first, tile: tl.constexpr):
-    """Targets of a tile from its rows' entries. Most tiles of a long row have none, and cost one search."""
+    """Return the targets of a tile from its rows' entries. Most tiles of a long row have none, and cost one search."""
     T: tl.constexpr = tile.dtype
     R: tl.constexpr = tile.rows
     C: tl.constexpr = tile.columns
@@ -195,11 +198,11 @@ def _sparse_targets(call, entries, label, shift, first, tile: tl.constexpr):
         if most <= _LOOP:
             for k in range(most):
                 at = low + k
-                here = at < high
-                column = _column(call, begin, at, here)
-                y = tl.where(label == column[:, None], _entry(call, begin, at, here, T)[:, None], y)
+                exists = at < high
+                column = _column(call, begin, at, exists)
+                y = tl.where(label == column[:, None], _entry(call, begin, at, exists, T)[:, None], y)
         else:
-            # Each label looks itself up: the first entry not below it, by powers of two.
+            # Each label searches the first entry with a column >= its own, by powers of two.
             step = 1
             while step * 2 <= most:
                 step *= 2
@@ -221,14 +224,14 @@ def _sparse_targets(call, entries, label, shift, first, tile: tl.constexpr):
 
 @triton.jit
 def _dense_targets(call, block, place, first, tile: tl.constexpr, EDGE: tl.constexpr):
-    """Targets, where they are excluded, and where they spoil their logit."""
+    """Return targets, which elements are excluded, and which targets are invalid and make their logit NaN."""
     T: tl.constexpr = tile.dtype
     row, _, _ = block
     label, inside, whole, shift = place
     offsets = _offsets(row, shift, label, first, call.targets_row, call.targets_label, tile, tile.wide_targets)
     raw = _load(call.targets, offsets, inside, whole, tile.wide_targets, EDGE)
     excluded = inside == 0
-    if tile.raw_targets:
+    if tile.second_logits:
         return raw.to(T) * logit_scale(call, T), excluded, label < label
     elif raw.dtype.is_floating():
         if tile.ignores_nan:
@@ -260,12 +263,12 @@ def _targets(call, block, place, first, tile: tl.constexpr, EDGE: tl.constexpr):
 
 
 @triton.jit
-def _transformed(call, x, row, here, place, T: tl.constexpr):
-    """scale * x + offsets"""
+def _transformed(call, x, row, exists, place, T: tl.constexpr):
+    """Return scale * x + offsets."""
     label, inside, _, _ = place
     s = x * logit_scale(call, T) + number(call.numbers.offset, T)
     if call.row_offset is not None:
-        s += tl.load(call.row_offset + row * call.row_offset_stride, mask=here, other=0.0)[:, None]
+        s += tl.load(call.row_offset + row * call.row_offset_stride, mask=exists, other=0.0)[:, None]
     if call.label_offset is not None:
         s += tl.load(call.label_offset + label, mask=inside, other=0.0)
     return s
@@ -281,7 +284,7 @@ def logit_scale(call, T: tl.constexpr):
 
 @triton.jit
 def label_parameter(call, place, T: tl.constexpr):
-    """The labels' own numbers, for functors that take them."""
+    """Return the labels' parameters, for functors that read them."""
     label, inside, _, _ = place
     parameter = tl.full(label.shape, 1.0, T)
     if call.label_parameter is not None:
@@ -291,30 +294,31 @@ def label_parameter(call, place, T: tl.constexpr):
 
 @triton.jit
 def read(call, block, first, tile: tl.constexpr, EDGE: tl.constexpr):
-    """Of a block's tile at column ``first``: x (logits as they are), s, y, w, valid, and its place.
+    """Read a block's tile at column ``first``: x (the raw logits), s, y, w, valid, and its place.
 
-    What is not valid comes as functors have it. ``EDGE``: the tile may have elements outside its rows.
+    Elements that are not valid are excluded as functors expect it. ``EDGE``: the tile may have elements outside its
+    rows.
     """
     T: tl.constexpr = tile.dtype
     R: tl.constexpr = tile.rows
     C: tl.constexpr = tile.columns
-    row, here, _ = block
+    row, exists, _ = block
     place = _places(call, block, first, tile, EDGE)
     label, inside, whole, shift = place
     offsets = _offsets(row, shift, label, first, call.logits_row, call.logits_label, tile, tile.wide)
     x = _load(call.logits, offsets, inside, whole, tile.wide, EDGE).to(T)
     y, excluded, spoiled = _targets(call, block, place, first, tile, EDGE)
-    s = _transformed(call, x, row, here, place, T)
+    s = _transformed(call, x, row, exists, place, T)
     s = tl.where(spoiled, nan_of(s), s)
     w = tl.full([R, C], 1.0, T)
     if call.weight is not None:
         w = tl.load(call.weight + label, mask=inside, other=0.0)
     if tile.crosses_rows:
-        w = w * row_weight(call, row, here, T)[:, None]
-    if tile.soft and not tile.raw_targets:
+        w = w * row_weight(call, row, exists, T)[:, None]
+    if tile.soft and not tile.second_logits:
         y = y * number(call.numbers.smooth_slope, T) + number(call.numbers.smooth_floor, T)
     valid = excluded == 0
-    if tile.competing:
+    if tile.softmax_over_labels:
         s = tl.where(valid, s, float("-inf"))
     else:
         valid = valid & (w != 0.0)

@@ -1,7 +1,6 @@
-"""Sizes of tiles, as a table: by what a kernel does, bytes an element, and device family.
+"""A table of tile sizes by the work of a kernel, the bytes of an element, and the device family.
 
-Nothing is tuned while a user's program runs. ``python -m bench.gpu.tune`` measures the candidates on a GPU; what
-it finds belongs here.
+There is no tuning at run time. ``python -m bench.gpu.tune`` measures candidates on a GPU; its results belong here.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ __all__ = ["DeviceFacts", "Size", "family_of", "size_of"]
 
 
 class Size(NamedTuple):
-    """Elements of a tile, the warps that share them, and the registers that a thread may take (None: any number)."""
+    """Elements of a tile, the warps that share them, and the limit of registers for a thread (None: no limit)."""
 
     elements: int
     warps: int
@@ -20,17 +19,17 @@ class Size(NamedTuple):
 
 
 class DeviceFacts(NamedTuple):
-    """What plans are made from."""
+    """The facts about a device that plans depend on."""
 
-    family: str  # "cuda", "hip", "rdna" or "xpu", with the capability where the table knows it
+    family: str  # "cuda", "hip", "rdna" or "xpu", followed by the capability if the table has an entry for it
     processors: int
     l2_bytes: int
 
 
-# "rows": a program takes whole rows, and holds the partial sums of a tile in registers; "compounds": those of several
-# losses. "units": tiles in any order. Bytes an element -> size. Not measured yet: chosen so that a thread has one or
-# two accesses of 16 bytes on their way, and no registers are spilled. Without a bound ptxas spills a few, to fit one
-# more block.
+# "rows": a program processes whole rows, and holds the partial sums of a tile in registers; "compounds": the same with
+# the sums of several losses; "units": tiles in any order. The keys are bytes of an element. The sizes are not measured
+# yet: they are chosen so that a thread has one or two accesses of 16 bytes in flight and no registers are spilled.
+# Without a limit ptxas spills a few registers to fit one more block.
 _TABLE: Final[dict[str, dict[str, dict[int, Size]]]] = {
     "cuda": {
         "rows": {2: Size(4096, 16, 128), 4: Size(4096, 16, 128), 8: Size(1024, 8, 255)},
@@ -56,11 +55,11 @@ _TABLE: Final[dict[str, dict[str, dict[int, Size]]]] = {
 
 
 def size_of(family: str, work: str, itemsize: int) -> Size:
-    """The tile for a kind of work; of the family itself where the table has it, else of its kind."""
+    """Return the tile size for a kind of work, from the entry of the family or else of its kind of device."""
     table = _TABLE.get(family) or _TABLE[family.rstrip("0123456789")]
     return table[work][itemsize]
 
 
 def family_of(kind: str, capability: int | None) -> str:
-    """As the table names it."""
+    """Return the name of the device family in the table."""
     return f"{kind}{capability}" if f"{kind}{capability}" in _TABLE else kind

@@ -1,6 +1,8 @@
 # mypy: ignore-errors
-"""What losses with a log-sum-exp over the negatives' s and one over the positives' -s share; the twin of
-csrc/losses/two_sides.h. Of each pair, [0] is the negatives', [1] the positives'."""
+"""Functions for losses with a log-sum-exp over the negatives' s and one over the positives' -s.
+
+They are those of csrc/losses/two_sides.h. In each pair, [0] is of the negatives and [1] of the positives.
+"""
 
 import triton
 import triton.language as tl
@@ -12,7 +14,7 @@ __all__ = ["exponentials", "first_exponentials", "gradient", "maxima", "scaled"]
 
 @triton.jit
 def maxima(s, y, w, p, initial: tl.constexpr):
-    """Each element's part in its side's maximum; ``initial`` in the other's."""
+    """Return each element's candidate for its side's maximum, and ``initial`` for the other's."""
     negative = (y < 1.0) & (w > 0.0) & (s > initial)
     positive = (y > 0.0) & (w > 0.0) & (-s > initial)
     return tl.where(negative, s, initial), tl.where(positive, -s, initial)
@@ -20,11 +22,11 @@ def maxima(s, y, w, p, initial: tl.constexpr):
 
 @triton.jit
 def exponentials(s, y, m0, m1, SOFT: tl.constexpr):
-    """(1-y) e^(s-m0) and y e^(-s-m1). A hard label belongs to one side: one exponential."""
+    """Return (1-y) e^(s-m0) and y e^(-s-m1). A hard label belongs to one side and needs one exponential."""
     if SOFT:
         negative = (1.0 - y) * exp_difference(s, m0)
         positive = y * exp_difference(-s, m1)
-        # Selected, not multiplied: 0 * inf is NaN for a confident logit.
+        # Selected, not multiplied, because 0 * inf would be NaN for a large logit.
         nothing = tl.where(s == s, tl.zeros_like(s), nan_of(s))
         return tl.where(y < 1.0, negative, nothing), tl.where(y > 0.0, positive, 0.0)
     else:
@@ -34,7 +36,7 @@ def exponentials(s, y, m0, m1, SOFT: tl.constexpr):
 
 @triton.jit
 def first_exponentials(s, y, w, SOFT: tl.constexpr):
-    """The same times the weight, with both m at 0."""
+    """Return the exponentials with both m at 0, times the weight."""
     if SOFT:
         zero = tl.zeros_like(s)
         negative, positive = exponentials(s, y, zero, zero, SOFT)
@@ -46,13 +48,13 @@ def first_exponentials(s, y, w, SOFT: tl.constexpr):
 
 @triton.jit
 def scaled(c, factor):
-    """Coefficients times factor."""
+    """Return the coefficients times factor."""
     return c[0], c[1] * factor, c[2], c[3] * factor
 
 
 @triton.jit
 def gradient(s, y, w, c, p, SOFT: tl.constexpr):
-    """From m and the factor of each side."""
+    """Return the gradient from m and the factor of each side."""
     negative, positive = exponentials(s, y, c[0], c[2], SOFT)
     if SOFT:
         return w * (negative * c[1] - positive * c[3])

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""ZLPR; the twin of csrc/losses/zlpr.h, where the formulas' reasons are."""
+"""ZLPR, as in csrc/losses/zlpr.h, which explains the formulas."""
 
 import triton
 import triton.language as tl
@@ -29,8 +29,8 @@ def _first_sums(s, y, w, p, SOFT: tl.constexpr):
 
 
 @triton.jit
-def _unsafe(sums):
-    # 2^100; NaN is not unsafe: no maximum would mend it.
+def _needs_max_shift(sums):
+    # The bound is 2^100. A NaN stays as it is, because a shift would not change it.
     return (sums[0] > 1.2676506e30) | (sums[1] > 1.2676506e30)
 
 
@@ -41,7 +41,7 @@ def _rescale(sums, old, new):
 
 @triton.jit
 def _side(m, total):
-    """log(e^m (sum + e^-m)), and 1 / (sum + e^-m); log1p keeps losses far below the rounding of 1."""
+    """Return log(e^m (sum + e^-m)) and 1 / (sum + e^-m); log1p keeps losses far below the rounding of 1."""
     less_one = tl.where(m == 0.0, 0.0, tl.exp(-m) - 1.0)
     return m + log1p(total + less_one), 1.0 / (total + tl.exp(-m))
 
@@ -51,7 +51,7 @@ def _finalize(m, sums, p):
     negative, c0 = _side(m[0], sums[0])
     positive, c1 = _side(m[1], sums[1])
     value = negative + positive
-    # A NaN of one side makes the row NaN, the other side's gradient with it.
+    # A NaN on one side makes the whole row NaN, including the other side's gradient.
     c0, c1 = tl.where(value == value, c0, value), tl.where(value == value, c1, value)
     return value, (m[0], c0, m[1], c1)
 
@@ -60,7 +60,7 @@ FUNCTOR = Group(
     maxima=_maxima,
     sums=_sums,
     first_sums=_first_sums,
-    unsafe=_unsafe,
+    needs_max_shift=_needs_max_shift,
     rescale=_rescale,
     finalize=_finalize,
     scaled=two_sides.scaled,

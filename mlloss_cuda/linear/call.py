@@ -65,8 +65,8 @@ def _evaluate(
     inputs: Any, weight: Any, bias: Any, targets: Any, loss: Any, sample_weight: Any, settings: Settings
 ) -> Tensor:
     if is_dtensor(weight):
-        (own, cut), bias = _local_weight(weight), _local_bias(weight, bias)
-        weight, settings = own, settings._replace(shards=cut)
+        (local, cut), bias = _local_weight(weight), _local_bias(weight, bias)
+        weight, settings = local, settings._replace(shards=cut)
     shards, arguments = settings.shards, (inputs, weight, bias, targets, loss, sample_weight, settings)
     if shards is None:
         layer, passes = _checked(*arguments)
@@ -75,12 +75,12 @@ def _evaluate(
     leading = layer.inputs.shape[:-1]
     if settings.update is not None and not _needs_gradient(weight):
         settings = settings._replace(update=None)
-    if any(own.call.backend == "reference" for own in passes) or layer.empty_for(shards):
+    if any(each.call.backend == "reference" for each in passes) or layer.empty_for(shards):
         return _evaluate_unfused(layer, loss, targets, sample_weight, settings)
 
     flat = layer.inputs.reshape(math.prod(leading), layer.inputs.shape[-1])
     value = _run(layer._replace(inputs=flat), loss, passes, settings)
-    of_rows = loss.reduction == "none" and all(own.call.term.grouping == "samples" for own in passes)
+    of_rows = loss.reduction == "none" and all(each.call.term.grouping == "samples" for each in passes)
     return value.reshape(leading) if of_rows else value
 
 
@@ -97,15 +97,15 @@ def _checked(
     logits = stand_in if settings.shards is None else ShardedLogits(stand_in, settings.shards)
     passes = loss.passes(logits, targets, sample_weight)
     if settings.update is not None:
-        reference = any(own.call.backend == "reference" for own in passes)
-        check_update(settings.update, inputs, [own for own in (weight, bias) if own is not None], reference)
+        reference = any(each.call.backend == "reference" for each in passes)
+        check_update(settings.update, inputs, [each for each in (weight, bias) if each is not None], reference)
     return Layer(inputs, weight, bias), passes
 
 
 def _described(checked: tuple[Layer, list[Pass]]) -> str:
     layer, passes = checked
     wanted = "a gradient" if _needs_gradient(layer.inputs) else "no gradient"
-    return "; ".join(described(own.call) for own in passes) + f"; {wanted} of the input"
+    return "; ".join(described(each.call) for each in passes) + f"; {wanted} of the input"
 
 
 def _evaluate_unfused(layer: Layer, loss: LossModule, targets: Any, sample_weight: Any, settings: Settings) -> Tensor:
@@ -148,20 +148,24 @@ _uncompiled = uncompiled(
 
 
 def _run(layer: Layer, loss: LossModule, passes: list[Pass], settings: Settings) -> Tensor:
-    terms = [own.call.term for own in passes]
-    calls = [own.call for own in passes]
+    terms = [each.call.term for each in passes]
+    calls = [each.call for each in passes]
     needs = layer.needs()
     sides = [call.sides for call in calls]
     learned = tuple(
-        (_needs_gradient(own.row_offset), _needs_gradient(own.logit_scale), _needs_gradient(own.label_offset))
-        for own in sides
+        (
+            _needs_gradient(tensors.row_offset),
+            _needs_gradient(tensors.logit_scale),
+            _needs_gradient(tensors.label_offset),
+        )
+        for tensors in sides
     )
     training = any(needs) or any(map(any, learned))
     parts = all(_backends.takes_parts(call.backend) for call in calls)
     shape = layer.inputs.shape[0], layer.inputs.dtype
     job = Job(
         make_plan(_demand(*shape, layer.weight, layer.bias is not None, loss, terms, parts, training, settings)),
-        tuple(own.coefficient for own in passes),
+        tuple(each.coefficient for each in passes),
         tuple(call.options for call in calls),
         needs,
         learned,
@@ -169,7 +173,7 @@ def _run(layer: Layer, loss: LossModule, passes: list[Pass], settings: Settings)
         settings.update,
         settings.shards,
     )
-    value, outcomes = run(*layer, [side for own in sides for side in own], job)
+    value, outcomes = run(*layer, [side for tensors in sides for side in tensors], job)
     loss.note(passes, outcomes)
     return value
 

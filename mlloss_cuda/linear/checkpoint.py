@@ -40,34 +40,34 @@ class HeadState:
     def state_dict(self) -> dict[str, Any]:
         """Return parameters and moments as DTensors that share their memory, numbers, and the loss's state."""
         head, update = self._head, self._head.fused_update
-        state: dict[str, Any] = {name: self._of_all(own) for name, own in self._tensors()}
+        state: dict[str, Any] = {name: self._of_all(tensor) for name, tensor in self._tensors()}
         state["loss"] = head.loss.state_dict()
         if update is not None:
             state["options"] = {name: value for name, value in update.param_groups[0].items() if name != "params"}
-            state["steps"] = {name: update.state[own].get("step", 0) for name, own in self._parameters()}
+            state["steps"] = {name: update.state[parameter].get("step", 0) for name, parameter in self._parameters()}
         return state
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state; copying a tensor that was loaded in place has no effect."""
         head, update = self._head, self._head.fused_update
-        for name, own in self._tensors():
-            local_of(own).copy_(local_of(state[name]))
+        for name, tensor in self._tensors():
+            local_of(tensor).copy_(local_of(state[name]))
         head.loss.load_state_dict(state["loss"])
         if update is not None:
             update.param_groups[0].update(state["options"])
-            for name, own in self._parameters():
-                update.state[own]["step"] = state["steps"][name]
+            for name, parameter in self._parameters():
+                update.state[parameter]["step"] = state["steps"][name]
 
     def _parameters(self) -> list[tuple[str, Tensor]]:
         return list(self._head.named_parameters(recurse=False))
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         update = self._head.fused_update
-        for name, own in self._parameters():
-            yield name, own.detach()
-            for moment in () if update is None else update.state_names(own):
-                yield f"{name}.{moment}", update.state_tensor(moment, own)  # type: ignore[union-attr]
+        for name, parameter in self._parameters():
+            yield name, parameter.detach()
+            for moment in () if update is None else update.state_names(parameter):
+                yield f"{name}.{moment}", update.state_tensor(moment, parameter)  # type: ignore[union-attr]
 
     def _of_all(self, tensor: Tensor) -> Tensor:
         shards = self._head.shards

@@ -81,8 +81,8 @@ class Evaluation(NamedTuple):
         return (logits, *shared_arguments(sides, options))
 
 
-def _cut(sides: Sides, names: Sequence[str], own: slice) -> Sides:
-    return sides._replace(**{name: side[own] for name in names if (side := getattr(sides, name)) is not None})
+def _cut(sides: Sides, names: Sequence[str], chosen: slice) -> Sides:
+    return sides._replace(**{name: side[chosen] for name in names if (side := getattr(sides, name)) is not None})
 
 
 def group_columns(tensor: Tensor, grouping: str, part: Part) -> Tensor:
@@ -92,12 +92,12 @@ def group_columns(tensor: Tensor, grouping: str, part: Part) -> Tensor:
     return tensor[..., part.rows if grouping == "samples" else part.labels].contiguous()
 
 
-def zero_sums(own: Evaluation, plan: LinearPlan, like: Tensor) -> list[Tensor | None]:
+def zero_sums(evaluation: Evaluation, plan: LinearPlan, like: Tensor) -> list[Tensor | None]:
     """Return zeros for the gradients of LEARNED, or None for those that are not needed."""
     sizes = ((plan.rows,), (), (plan.labels,))
     return [
         like.new_zeros(size, dtype=_ops.compute_dtype(like)) if needed else None
-        for needed, size in zip(own.learned, sizes, strict=True)
+        for needed, size in zip(evaluation.learned, sizes, strict=True)
     ]
 
 
@@ -111,9 +111,9 @@ class Outcome(NamedTuple):
 class Progress:
     """The values, coefficients or statistics of a pass, collected chunk by chunk."""
 
-    def __init__(self, own: Evaluation, plan: LinearPlan, shards: LabelShards | None = None) -> None:
-        self.own, self.plan, self.shards = own, plan, shards
-        self.within = own.within(plan)
+    def __init__(self, evaluation: Evaluation, plan: LinearPlan, shards: LabelShards | None = None) -> None:
+        self.evaluation, self.plan, self.shards = evaluation, plan, shards
+        self.within = evaluation.within(plan)
         self.values: list[Tensor] = []
         self.coefficients: list[Tensor] = []
         self.statistics: list[Tensor] = []
@@ -123,17 +123,17 @@ class Progress:
 
     def evaluate(self, logits: Tensor, part: Part) -> Tensor:
         """Collect value and coefficients of a chunk, or its statistics; return the coefficients."""
-        arguments = self.own.arguments(logits, part, self.plan)
+        arguments = self.evaluation.arguments(logits, part, self.plan)
         if not self.within:
-            self.statistics.append(self.own.ops.loss_statistics(*arguments))
+            self.statistics.append(self.evaluation.ops.loss_statistics(*arguments))
             return logits.new_empty(0)
-        value, coefficients, _ = self.own.ops.loss_forward(*arguments, True, False)
+        value, coefficients, _ = self.evaluation.ops.loss_forward(*arguments, True, False)
         return self._collect(value, coefficients)
 
     def evaluate_in_place(self, logits: Tensor, part: Part) -> None:
         """Collect value and coefficients of a chunk, and overwrite its logits by their gradient."""
-        keep = self.own.options.keep
-        self._collect(*self.own.ops.loss_forward_(*self.own.arguments(logits, part, self.plan), keep))
+        keep = self.evaluation.options.keep
+        self._collect(*self.evaluation.ops.loss_forward_(*self.evaluation.arguments(logits, part, self.plan), keep))
 
     def _collect(self, value: Tensor, coefficients: Tensor) -> Tensor:
         self.values.append(value)
@@ -143,14 +143,14 @@ class Progress:
     @property
     def needs_second_pass(self) -> bool:
         """Whether second-pass sums are needed once the statistics are complete."""
-        return not self.within and _ops.counts_of(self.own.options.loss).late_sums > 0
+        return not self.within and _ops.counts_of(self.evaluation.options.loss).late_sums > 0
 
     def add_second_pass(self, logits: Tensor, part: Part) -> None:
         """Collect the second-pass sums of a chunk."""
         if self._merged is None:
             self._merged = self._merge(self._all_statistics())
-        arguments = self.own.arguments(logits, part, self.plan)
-        self.second_pass_sums.append(self.own.ops.loss_late(*arguments, self._merged))
+        arguments = self.evaluation.arguments(logits, part, self.plan)
+        self.second_pass_sums.append(self.evaluation.ops.loss_late(*arguments, self._merged))
 
     def outcome(self, dtype: torch.dtype) -> Outcome:
         """Return the result over all chunks."""
@@ -166,7 +166,7 @@ class Progress:
         return Outcome(value, torch.cat(self.coefficients, 1) if several else self.coefficients[0])
 
     def _merge(self, statistics: Tensor) -> Tensor:
-        merged: Tensor = self.own.ops.loss_merge(statistics, self.own.options.loss)
+        merged: Tensor = self.evaluation.ops.loss_merge(statistics, self.evaluation.options.loss)
         return merged
 
     def _all_statistics(self) -> Tensor:
@@ -174,8 +174,8 @@ class Progress:
         if self._gathered is None:
             self._gathered = torch.stack(self.statistics)
             if self.shards is not None:
-                own = self._gathered[0] if len(self.statistics) == 1 else self._merge(self._gathered)
-                self._gathered = self.shards.gather(own)
+                merged = self._gathered[0] if len(self.statistics) == 1 else self._merge(self._gathered)
+                self._gathered = self.shards.gather(merged)
         return self._gathered
 
     def _all_second_pass_sums(self) -> Tensor:
@@ -185,9 +185,14 @@ class Progress:
         return sums if self.shards is None else self.shards.gather(sums.sum(0))
 
     def _finalized(self, dtype: torch.dtype) -> Outcome:
-        own = self.own
+        evaluation = self.evaluation
         return Outcome(
             *finished(
-                self._all_statistics(), self._all_second_pass_sums(), own.sides, own.options, self.plan.rows, dtype
+                self._all_statistics(),
+                self._all_second_pass_sums(),
+                evaluation.sides,
+                evaluation.options,
+                self.plan.rows,
+                dtype,
             )
         )

@@ -73,10 +73,10 @@ class ProductSum:
         self.seen: set[int] = set()
         self._pending_sum: Work | None = None
 
-    def add(self, own: slice, a: Tensor, b: Tensor) -> None:
+    def add(self, rows: slice, a: Tensor, b: Tensor) -> None:
         """Add ``a @ b`` to a slice of the matrix's rows; slices never overlap partially."""
-        self._add(self.total[own], a, b, own.start not in self.seen)
-        self.seen.add(own.start)
+        self._add(self.total[rows], a, b, rows.start not in self.seen)
+        self.seen.add(rows.start)
         self._remaining -= 1
         if self._remaining == 0 and self.shards is not None:
             self._pending_sum = self.shards.begin_sum(self.total)

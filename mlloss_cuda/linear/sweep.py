@@ -69,7 +69,7 @@ class Head:
         self.inputs, self.weight, self.bias, self.plan, self.needs_input = inputs, weight, bias, plan, needs_input
         self.shards = shards
         self.dtype = _ops.compute_dtype(inputs)
-        self.evaluations = [own.adapted(plan, inputs) for own in evaluations]
+        self.evaluations = [each.adapted(plan, inputs) for each in evaluations]
         self._buffer: Tensor | None = None
 
     def values(self) -> tuple[list[Outcome], Tensor | None]:
@@ -98,8 +98,8 @@ class Head:
         for part in self.plan.parts():
             logits = self.logits(part) if kept is None else kept
             chunk = [
-                (own, group_columns(outcome.coefficients, own.grouping, part))
-                for own, outcome in zip(self.evaluations, outcomes, strict=True)
+                (evaluation, group_columns(outcome.coefficients, evaluation.grouping, part))
+                for evaluation, outcome in zip(self.evaluations, outcomes, strict=True)
             ]
             overwrite = kept is None or not keep
             self._accumulate(part, self._gradient(logits, part, chunk, grad_output, learned, overwrite), of_input, sink)
@@ -118,20 +118,20 @@ class Head:
             if self._one_op:
                 progress[0].evaluate_in_place(gradient, part)
             else:
-                chunk = [(each.own, each.evaluate(gradient, part)) for each in progress]
+                chunk = [(each.evaluation, each.evaluate(gradient, part)) for each in progress]
                 gradient = self._gradient(gradient, part, chunk, one, learned, True)
             self._accumulate(part, gradient, of_input, sink)
         outcomes = [each.outcome(self.dtype) for each in progress]
         return outcomes, None if of_input is None else of_input.result(), learned
 
     def _progress(self) -> list[Progress]:
-        return [Progress(own, self.plan, self.shards) for own in self.evaluations]
+        return [Progress(each, self.plan, self.shards) for each in self.evaluations]
 
     @property
     def _one_op(self) -> bool:
         """Whether one op gives both the value and the gradient."""
-        own = self.evaluations[0]
-        return len(self.evaluations) == 1 and own.coefficient == 1 and not any(own.learned)
+        evaluation = self.evaluations[0]
+        return len(self.evaluations) == 1 and evaluation.coefficient == 1 and not any(evaluation.learned)
 
     # ---- one chunk ----
 
@@ -147,15 +147,15 @@ class Head:
             # oneDNN's bfloat16 products on AMX multiply the padding by 0, so a NaN in it would reach every result.
             whole[:, columns:].zero_()
         inputs = self.inputs[part.rows]
-        for labels, own in self._blocks(part):
+        for labels, chosen in self._blocks(part):
             bias = None if self.bias is None else self.bias[labels]
-            linear_into(logits[:, own], inputs, self.weight[labels], bias)
+            linear_into(logits[:, chosen], inputs, self.weight[labels], bias)
         return logits
 
     def _blocks(self, part: Part) -> list[tuple[slice, slice]]:
         """Return the labels of each block and their columns in the chunk."""
         first = part.labels.start
-        return [(own, slice(own.start - first, own.stop - first)) for own in self.plan.blocks(part.labels)]
+        return [(block, slice(block.start - first, block.stop - first)) for block in self.plan.blocks(part.labels)]
 
     def _gradient(
         self,
@@ -168,13 +168,13 @@ class Head:
     ) -> Tensor:
         """Return the sum of the passes' gradients, written over the logits if ``overwrite``."""
         total: Tensor | None = None
-        for place, ((own, coefficients), sums) in enumerate(zip(chunk, learned, strict=True)):
-            output = group_columns(grad_output, own.grouping, part) * own.coefficient
-            arguments = (*own.arguments(logits, part, self.plan), coefficients, output)
+        for place, ((evaluation, coefficients), sums) in enumerate(zip(chunk, learned, strict=True)):
+            output = group_columns(grad_output, evaluation.grouping, part) * evaluation.coefficient
+            arguments = (*evaluation.arguments(logits, part, self.plan), coefficients, output)
             if overwrite and place == len(chunk) - 1:
-                found, gradient = own.ops.loss_backward_(*arguments, *own.learned), logits
+                found, gradient = evaluation.ops.loss_backward_(*arguments, *evaluation.learned), logits
             else:
-                gradient, *found = own.ops.loss_backward(*arguments, True, *own.learned)
+                gradient, *found = evaluation.ops.loss_backward(*arguments, True, *evaluation.learned)
             _add_learned(sums, found, part)
             total = gradient if total is None else gradient.add_(total)
         assert total is not None
@@ -183,8 +183,8 @@ class Head:
     def _accumulate(self, part: Part, gradient: Tensor, of_input: ProductSum | None, sink: Sink) -> None:
         """Add a chunk's gradient to the sums for input, weight and bias."""
         inputs = self.inputs[part.rows]
-        for labels, own in self._blocks(part):
-            block = gradient[:, own]
+        for labels, columns in self._blocks(part):
+            block = gradient[:, columns]
             if of_input is not None:
                 of_input.add(part.rows, block, self.weight[labels].to(inputs.dtype))
             if self.bias is not None:
@@ -199,7 +199,7 @@ class Head:
         return ProductSum(shape, self.inputs.dtype, self.inputs.device, visits, rows, self.shards)
 
     def _learned(self) -> list[list[Tensor | None]]:
-        return [zero_sums(own, self.plan, self.inputs) for own in self.evaluations]
+        return [zero_sums(each, self.plan, self.inputs) for each in self.evaluations]
 
 
 def _add_learned(sums: list[Tensor | None], found: Sequence[Tensor], part: Part) -> None:

@@ -110,7 +110,7 @@ class FusedUpdate(torch.optim.Optimizer):
 
     def check_parameter(self, parameter: Tensor) -> None:
         """Check, before anything runs, that a step can update this parameter."""
-        if not any(parameter is own for own in self.param_groups[0]["params"]):
+        if not any(parameter is each for each in self.param_groups[0]["params"]):
             raise ValueError("fused_update: expected the head's own parameters; was one of them replaced?")
 
     def scratch(self, weight: Tensor) -> int:
@@ -140,9 +140,9 @@ class FusedUpdate(torch.optim.Optimizer):
         kept = [self.state_tensor(name, parameter) for name in self.state_names(parameter)]
         size = _rows_at_a_time(parameter)
         for start in range(labels.start, labels.stop, size):
-            own = slice(start, min(start + size, labels.stop))
-            strip = gradient[start - labels.start : own.stop - labels.start]
-            self._step_rows(parameter.detach()[own], strip, [each[own] for each in kept], noise)
+            rows = slice(start, min(start + size, labels.stop))
+            strip = gradient[start - labels.start : rows.stop - labels.start]
+            self._step_rows(parameter.detach()[rows], strip, [each[rows] for each in kept], noise)
 
     def _step_rows(self, target: Tensor, gradient: Tensor, kept: list[Tensor], noise: torch.Generator) -> None:
         group, step = self.param_groups[0], self.state[self.param_groups[0]["params"][0]]["step"]
@@ -195,7 +195,7 @@ class FusedUpdate(torch.optim.Optimizer):
 
     def _noise(self, parameter: Tensor, labels: slice, seed: int, step: int) -> torch.Generator:
         """Return the block's random generator, which depends only on the seed, the step and the plan."""
-        place = next(i for i, own in enumerate(self.param_groups[0]["params"]) if own is parameter)
+        place = next(i for i, each in enumerate(self.param_groups[0]["params"]) if each is parameter)
         mixed = seed
         for number in (step, place, self._first_label + labels.start):
             # Two rounds of an integer hash; any large odd constants would do.
@@ -425,8 +425,8 @@ class FusedAdam(FusedUpdate):
         super().__init__(rounding, seed, grad_scaler, defaults)
 
     def _state_dtype(self, parameter: Tensor) -> torch.dtype:
-        own: torch.dtype = self.param_groups[0]["state_dtype"]
-        return parameter.dtype if parameter.dtype == torch.float64 else own
+        state_dtype: torch.dtype = self.param_groups[0]["state_dtype"]
+        return parameter.dtype if parameter.dtype == torch.float64 else state_dtype
 
     def _delta(
         self,
