@@ -93,7 +93,7 @@ def _floor(entry: dict[str, Any], name: str) -> float | None:
     sizes = {
         "dense": entry["rows"] * entry["labels"],
         "floating": logits,
-        "csr": 8 * (16 * entry["rows"] + 1),  # as there are 15 positives a row
+        "csr": 8 * (16 * entry["rows"] + 1),  # there are 15 positives a row
     }
     ms = {implementation: summary["median_ms"] for implementation, summary in entry["summary"].items()}
     sizes |= entry.get("target_bytes", {})

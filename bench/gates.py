@@ -19,7 +19,7 @@ _WANTED = {"zlpr": (14.0, 8.0, 4.0), "focal": (9.0, 2.2, 6.0), "dice": (4.0, 2.2
 # The most copies of the logits that a sum of losses takes: one loop for all terms reaches it, a loop a term does not.
 _MOST_COPIES = {"zlpr+dice": 4.0, "zlpr+focal+dice": 6.0}
 _NOISE = 1.05  # "no slower" allows this
-_LEAST_LABELS = 8_192  # of memory's gates: with fewer, a row's coefficients and the ends of pages weigh too much
+_LEAST_LABELS = 8_192  # with fewer labels, a row's coefficients and the ends of pages count too much
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Remembered:
     implementation: str
     device: str
     held: float  # after the forward
-    peak: float  # of forward + backward
+    peak: float  # during forward + backward
     rows: int
     labels: int
     dtype: str

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if importlib.util.find_spec("mlloss_cuda") is None:
         return _fail("mlloss_cuda is not installed here: run `make build` first")
     try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # as torchrun starts us
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun started this process
             from demo import sharded
 
             sharded.run(options, lambda packages: _load(packages, options))
@@ -167,7 +167,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def _measured_batch(data: Data, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of training rows, and logits for it."""
+    """Return a batch of training rows, and logits for it."""
     import torch
 
     from demo import model
@@ -262,7 +262,7 @@ def _print_training(name: str, history: History) -> None:
 
 
 def _print_head(network: NameModel, data: Data, options: Options) -> None:
-    """Prints the cost of the last layer with its loss as one module, and as two."""
+    """Print the cost of the last layer with its loss as one module, and as two."""
     from demo import measure, model
 
     rows = data.train[: model.BATCH]
@@ -309,7 +309,7 @@ def _print_table(
 
 
 def _print_gains(measurements: dict[str, Measurement]) -> None:
-    """Prints how much less time and memory the fused losses take in this run."""
+    """Print how much less time and memory the fused losses take in this run."""
     print("\nThe fused losses, loss and gradient, beside plain PyTorch")
     for name, m in measurements.items():
         gains = [

@@ -29,10 +29,10 @@ import numpy as np
 
 DEFAULT_PACKAGES = ("stdlib", "torch", "sympy", "numpy", "networkx", "matplotlib")
 BUCKETS = 1 << 16  # hashed words share this many embedding rows
-MAX_WORDS = 256  # of one function: a few docstrings are reference manuals of thousands of words
+MAX_WORDS = 256  # a function's limit: a few docstrings are manuals of thousands of words
 HELD_OUT_PERCENT = 10
 CACHE_FORMAT = 2  # raise it when a row's content changes, so that older caches are not used
-IGNORED_NAMES = frozenset({"self", "cls", "_"})  # in nearly every body, so nothing to predict
+IGNORED_NAMES = frozenset({"self", "cls", "_"})  # nearly every body has these, so that there is nothing to predict
 
 # The standard library's folder also holds what pip installed. Few functions of tests are documented, and their files
 # would take a third of the time.
@@ -65,7 +65,7 @@ class Ragged:
         return Ragged(crow, self.col[positions])
 
     def keep_columns(self, new_column: np.ndarray) -> Ragged:
-        """Renumbers the columns, drops those whose new number is negative, and sorts each row."""
+        """Renumber the columns, drop those whose new number is negative, and sort each row."""
         column = new_column[self.col]
         row = np.repeat(np.arange(len(self)), np.diff(self.crow))[column >= 0]
         column = column[column >= 0]
@@ -111,7 +111,7 @@ class Package:
 
 
 def find_package(name: str) -> Package | None:
-    """Finds a top-level package without importing it; "stdlib" is Python's own."""
+    """Find a top-level package without importing it; "stdlib" is Python's own."""
     if name == "stdlib":
         root = Path(sysconfig.get_path("stdlib"))
         return Package(name, platform.python_version(), root) if root.is_dir() else None
@@ -134,7 +134,7 @@ def find_package(name: str) -> Package | None:
 
 
 def find_packages(wanted: Sequence[str] | None) -> list[Package]:
-    """Returns the wanted packages; by default, those of DEFAULT_PACKAGES that are installed."""
+    """Return the wanted packages; by default, those of DEFAULT_PACKAGES that are installed."""
     found = {name: find_package(name) for name in wanted or DEFAULT_PACKAGES}
     missing = [name for name, package in found.items() if package is None]
     if wanted and missing:
@@ -172,7 +172,7 @@ def _words(text: str) -> list[str]:
 
 
 def hash_words(function: str, docstring: str) -> list[int]:
-    """Returns the buckets of the words, each once. Python's own hash changes with each run; CRC-32 does not."""
+    """Return the buckets of the words, each once. Python's own hash changes with each run; CRC-32 does not."""
     words = [f"name:{word}" for word in _words(function)] + _words(docstring)
     unique = list(dict.fromkeys(words))[:MAX_WORDS]
     return list(dict.fromkeys(zlib.crc32(word.encode()) % BUCKETS for word in unique))
@@ -190,7 +190,7 @@ def _identifiers(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
 
 
 def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Yields every function of a file. Only statements are visited: expressions, most of a tree, contain none."""
+    """Yield every function of a file. Only statements are visited: expressions, most of a tree, contain none."""
     pending: deque[ast.AST] = deque([tree])
     while pending:
         node = pending.popleft()
@@ -204,7 +204,7 @@ Row = tuple[str, str, list[int], list[str]]  # name, summary, words, identifiers
 
 
 def read_file(path: Path) -> list[Row] | None:
-    """Returns the documented functions of one file, or None if it does not parse."""
+    """Return the documented functions of one file, or None if it does not parse."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # for invalid escapes in the packages' strings
@@ -254,7 +254,7 @@ class ProgressBar:
 
 
 def build(files: Sequence[tuple[str, Path]], workers: int) -> Corpus:
-    """Parses the files in worker processes; the result does not depend on their number."""
+    """Parse the files in worker processes; the result does not depend on their number."""
     bar = ProgressBar("  parsing", len(files))
     rows: list[Row] = []
     file_of_row: list[int] = []
@@ -296,7 +296,7 @@ def load(
     max_files: int | None = None,
     workers: int | None = None,
 ) -> tuple[Corpus, str]:
-    """Returns the corpus, from the cache if it is fresh, and a phrase that says where it came from."""
+    """Return the corpus, from the cache if it is fresh, and a phrase that says where it came from."""
     files = _list_files(packages, max_files)
     if not files:
         raise CorpusError("the chosen packages hold no Python source files")
@@ -319,7 +319,7 @@ def load(
 
 
 def split(corpus: Corpus, num_labels: int | None, floor: int, seed: int) -> Split:
-    """Holds out whole files, so that a function's near-copies stay on one side.
+    """Hold out whole files, so that a function's near-copies stay on one side.
 
     The labels are the identifiers that at least two training functions use, or the `num_labels`
     most frequent; never fewer than `floor` while there are more.

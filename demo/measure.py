@@ -34,7 +34,7 @@ class Peer:
     """A formula of plain PyTorch, run eagerly and by torch.compile."""
 
     function: Callable[[Tensor, Tensor], Tensor]
-    target_dtype: torch.dtype  # what suits the formula best
+    target_dtype: torch.dtype  # the dtype that suits the formula best
 
 
 PEERS = {
@@ -54,7 +54,7 @@ class Measurement:
 
     ms: dict[str, float | None] = field(default_factory=dict)
     peak_mb: dict[str, float | None] = field(default_factory=dict)
-    error: dict[str, float] = field(default_factory=dict)  # of the gradient, relative to float64
+    error: dict[str, float] = field(default_factory=dict)  # the gradient's, relative to float64
 
 
 class _OutOfTimeError(Exception):
@@ -71,7 +71,7 @@ class Compiled:
 
 
 def compile_formulas(logits: Tensor, targets: CSRTargets, seconds: float) -> Compiled:
-    """Compiles every loss's plain formula, and gives up on all of them if they take more than ``seconds`` together.
+    """Compile every loss's plain formula, and give up on all of them if they take more than ``seconds`` together.
 
     All or none: a table with some of them would favour losses whose formula compiles slowly.
     """
@@ -102,7 +102,7 @@ def compile_formulas(logits: Tensor, targets: CSRTargets, seconds: float) -> Com
 
 @contextlib.contextmanager
 def _limit(seconds: float) -> Iterator[None]:
-    """Raises an exception in this block when the seconds are over, if the system has such a clock."""
+    """Raise an exception in this block when the seconds are over, if the system has such a clock."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -130,7 +130,7 @@ def measure(
     rounds: int,
     seconds: float,
 ) -> Measurement:
-    """Takes medians over interleaved rounds, so that a noisy moment hits every implementation alike."""
+    """Take medians over interleaved rounds, so that a noisy moment hits every implementation alike."""
     peer = PEERS[name]
     dense = targets.to_dense().to(peer.target_dtype)
     result = Measurement()
@@ -173,7 +173,7 @@ class HeadMeasurement:
 
 
 def measure_head(head: LinearLoss, features: Tensor, targets: CSRTargets, rounds: int) -> HeadMeasurement:
-    """Measures both with the same parameters and features; they leave the same gradients."""
+    """Measure both with the same parameters and features; they leave the same gradients."""
     features = features.detach().requires_grad_()
     inputs = (features, head.weight, head.bias)
     calls = {
@@ -217,7 +217,7 @@ def _time(step: Callable[[], object], device: torch.device) -> float:
 
 
 def _peak_mb(step: Callable[[], object], device: torch.device) -> float | None:
-    """Memory that one step needs at its peak, beyond the memory in use before it; None if it cannot be measured."""
+    """Return the MB that a step needs at its peak beyond those in use before it; None if unknown."""
     if device.type == "cuda":
         return _peak_bytes(step, device) / 1e6
     gc.collect()
@@ -241,7 +241,7 @@ def _peak_bytes(step: Callable[[], object], device: torch.device) -> int:
 
 @contextlib.contextmanager
 def _return_freed_memory() -> Iterator[None]:
-    """Makes malloc return what is freed at once, so that resident memory is memory in use."""
+    """Make malloc return what is freed at once, so that resident memory is memory in use."""
     give_memory_back()
     trim_memory()
     try:

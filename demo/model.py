@@ -38,7 +38,7 @@ class WordBags:
     weight: Tensor
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the arguments of EmbeddingBag: words, row offsets, word weights."""
+        """Return the arguments of EmbeddingBag: words, row offsets, word weights."""
         start = self.crow[rows]
         length = self.crow[rows + 1] - start
         offset = torch.cumsum(length, 0) - length
@@ -79,7 +79,7 @@ def prepare(corpus: Corpus, split: Split, device: torch.device) -> Data:
 
 
 def _weigh_words(words: Ragged, train: np.ndarray, device: torch.device) -> WordBags:
-    """Weighs rare words more (idf), and gives each row unit length."""
+    """Weigh rare words more (idf), and give each row unit length."""
     rows_with_word = np.bincount(words.take(train).col, minlength=BUCKETS)
     idf = np.log((1 + len(train)) / (1 + rows_with_word)) + 1
     weight = idf[words.col]
@@ -104,16 +104,16 @@ class NameModel(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.3)
         nn.init.zeros_(self.head.weight)
         # Every loss starts from the base rates. A bias of zero would open at p = 1/2 for each
-        # of 30,000 labels; one flat bias of -log(L) is sane too, but all four learn slower from it.
+        # of 30,000 labels; one bias of -log(L) for all works too, but all four learn more slowly from it.
         with torch.no_grad():
             self.head.bias.copy_(torch.logit(base_rate, eps=1e-6))
 
     def features(self, words: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-        """Computes the head's input."""
+        """Compute the head's input."""
         return self.embedding(words, offsets, per_sample_weights=weights)
 
     def forward(self, words: tuple[Tensor, Tensor, Tensor], targets: mlloss_cuda.CSRTargets) -> Tensor:
-        """Computes the loss; no logits leave the head."""
+        """Compute the loss; no logits leave the head."""
         return self.head(self.features(*words), targets)
 
 
@@ -165,7 +165,7 @@ class Trainer:
         self._losses: list[Tensor] = []
 
     def step(self, rows: Tensor, progress: float) -> None:
-        """Takes one step; both rates fall linearly to zero as ``progress`` goes from 0 to 1."""
+        """Take one step; both rates fall linearly to zero as ``progress`` goes from 0 to 1."""
         start = time.perf_counter()
         self.embedding.param_groups[0]["lr"] = EMBEDDING_RATE * (1 - progress)
         self.head.param_groups[0]["lr"] = self.head_rate * (1 - progress)
@@ -180,7 +180,7 @@ class Trainer:
         self.spent += _slowest(time.perf_counter() - start, self.group, self.data.train.device)
 
     def record(self, rows: Tensor) -> None:
-        """Adds a point to the curves: the mean loss since the last point, and the precision on ``rows``."""
+        """Add a point to the curves: the mean loss since the last point, and the precision on ``rows``."""
         if self._losses:
             self.history.seconds.append(self.spent)
             self.history.loss.append(torch.stack(self._losses).mean().item())
@@ -189,7 +189,7 @@ class Trainer:
         self.history.curve.append(precision(self.model, self.data, rows))
 
     def finish(self, steps: int, epochs: float, cut_short: bool) -> None:
-        """Records the precision on all held-out rows, and the number of epochs."""
+        """Record the precision on all held-out rows, and the number of epochs."""
         self.history.final = precision(self.model, self.data, self.data.held_out)
         self.history.epochs, self.history.cut_short = epochs, cut_short
         self.history.step_ms = 1e3 * self.spent / steps
@@ -204,7 +204,7 @@ def train_in_turn(
     curve_points: int = 8,
     report: Callable[[float], None] = lambda progress: None,
 ) -> None:
-    """Trains all of them for ``epochs``, or for as many as fit into ``seconds`` of steps.
+    """Train all of them for ``epochs``, or for as many as fit into ``seconds`` of steps.
 
     They take their steps in turn, on the same batches and at the same rates, so that a slow machine shortens all of
     them alike. Evaluation does not count as time. ``report`` is called with the progress, from 0 to 1.
@@ -248,7 +248,7 @@ def train(
     head_weight: Tensor | None = None,
     group: ProcessGroup | None = None,
 ) -> tuple[NameModel, History]:
-    """Trains one model for `epochs`, or for as many as fit into `seconds`; evaluation does not count as time.
+    """Train one model for `epochs`, or for as many as fit into `seconds`; evaluation does not count as time.
 
     The head begins at `head_weight`, `[L, DIM]`; at zeros without it.
 
@@ -262,12 +262,12 @@ def train(
 
 @torch.no_grad()
 def top(model: NameModel, data: Data, rows: Tensor, k: int) -> Tensor:
-    """Returns the k best labels of each row, best first."""
+    """Return the k best labels of each row, best first."""
     return torch.cat([model.head.topk(model.features(*data.words.take(part)), k).indices for part in rows.split(256)])
 
 
 def hits(predicted: Tensor, data: Data, rows: Tensor) -> Tensor:
-    """Returns which predicted labels are right, without a dense target."""
+    """Return which predicted labels are right, without a dense target."""
     targets = data.targets[rows]
     length = targets.crow_indices.diff()
     row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), length)
@@ -277,7 +277,7 @@ def hits(predicted: Tensor, data: Data, rows: Tensor) -> Tensor:
 
 
 def precision(model: NameModel | None, data: Data, rows: Tensor) -> dict[int, float]:
-    """Computes precision at k in percent: the share of the k best labels that are right, averaged over rows.
+    """Compute precision at k in percent: the share of the k best labels that are right, averaged over rows.
 
     Without a model, the predicted labels are the most frequent ones, the same for every row.
     """
@@ -296,7 +296,7 @@ def _spread(length: int, count: int, device: torch.device) -> Tensor:
 
 
 def _slowest(seconds: float, group: ProcessGroup | None, device: torch.device) -> float:
-    """Returns the most seconds of all ranks, so that decisions by time are the same on all of them."""
+    """Return the most seconds of all ranks, so that decisions by time are the same on all of them."""
     if group is None:
         return seconds
     slowest = torch.tensor(seconds, device=device)

@@ -17,7 +17,7 @@ STYLE = {
 
 
 def draw(histories: Mapping[str, History], popular: Mapping[int, float], subtitle: str, path: Path) -> None:
-    """Writes the PNG. Raises ImportError without matplotlib."""
+    """Write the PNG. Raises ImportError without matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def run(options: Options, load: Callable[[Any], tuple[corpus.Corpus, corpus.Split, str]]) -> None:
-    """Trains on all ranks of the group that torchrun has made; the first rank prints."""
+    """Train on all ranks of the group that torchrun has made; the first rank prints."""
     import torch
     from torch import distributed
 

@@ -37,7 +37,7 @@ class Model(nn.Module):
         self.head = LinearLoss(width, labels, ZLPRLoss(), fused_update=FusedAdam(2e-3, seed=0))
 
     def features(self, x: Tensor) -> Tensor:
-        """``[B, width]`` of ``torch.sparse_csr`` rows ``[B, words]``."""
+        """Compute ``[B, width]`` from ``torch.sparse_csr`` rows ``[B, words]``."""
         return self.hidden(self.bag(x.col_indices(), x.crow_indices()[:-1], per_sample_weights=x.values()))
 
     def forward(self, x: Tensor, targets: CSRTargets) -> Tensor:

@@ -44,7 +44,7 @@ class Timed(Sampled):
     default: bool  # whether the planner chooses this strategy
     plan: str
     floor_bytes: int  # logits, gradient and targets, once each
-    planned_bytes: int  # what the plan reads and writes, from any memory
+    planned_bytes: int  # bytes that the plan reads and writes in any memory
     ms: list[float] = field(default_factory=list)
     failure: str = ""
     ran: str = ""  # the strategy that the CUDA engine took

@@ -21,7 +21,7 @@ __all__ = [
 HOST_SHAPE = (64, 5_000)
 MAIN_LABELS = 131_073
 LABELS = (8_192, 32_000, 131_073, 670_091, 2_812_281)
-_LEAST_BYTES = 256 << 20  # of the logits, from 8,192 labels on
+_LEAST_BYTES = 256 << 20  # the least size of the logits, from 8,192 labels on
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 # Forward + backward; the same with a grad_output of 1/2; forward without gradient.

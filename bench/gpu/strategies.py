@@ -23,7 +23,7 @@ class Strategy:
 
     name: str
     number: int  # the CUDA engine's number for it; 0 is the planner's own choice
-    reads: int  # of the logits, forward and backward together
+    reads: int  # reads of the logits, forward and backward together
     words: str  # the plan as the planner prints it
     engine: str = "cuda"
 

@@ -27,7 +27,7 @@ from .training import BATCH, LOSSES, RATES, Part, Recipe, Task, logits_of, predi
 __all__ = ["CRITERIA", "SEEDS", "chosen", "load", "read_sets", "run", "score", "split"]
 
 SEEDS = (1, 2, 3, 4, 5)  # the rate is tuned with seed 0
-STEPS = 1200  # of every run, rounded to whole epochs
+STEPS = 1200  # steps of every run, rounded to whole epochs
 EPOCHS = (8, 60)  # the least and the most epochs
 
 
