@@ -3,7 +3,7 @@
     python examples/lightning_module.py
 
 Lightning needs no plugin: it moves ``CSRTargets`` by their own ``to``, and does not change them when it converts a
-batch. The two devices are processes on the CPU, each with its own rows. Needs
+batch. The two devices are processes on the CPU, or GPUs where there are two, each with its own rows. Needs
 ``pip install "mlloss-cuda[data,training]"``.
 """
 
@@ -66,7 +66,8 @@ def loader(count: int, seed: int, shuffle: bool) -> DataLoader[Any]:
         collate_fn=collate,
         num_workers=1,
         persistent_workers=True,
-        pin_memory=torch.cuda.is_available(),
+        drop_last=shuffle,  # the batches of a training step have one size
+        pin_memory=torch.cuda.device_count() > 1,
     )
 
 
@@ -75,7 +76,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="lightning")
     lightning.seed_everything(0, verbose=False)
     trainer = lightning.Trainer(
-        accelerator="auto" if torch.cuda.is_available() else "cpu",
+        accelerator="gpu" if torch.cuda.device_count() > 1 else "cpu",
         devices=2,
         strategy="ddp",
         precision="bf16-mixed",

@@ -3,8 +3,8 @@
     python examples/train_xmc.py --train train.txt --test test.txt --checkpoint run.pt
     python examples/train_xmc.py --checkpoint run.pt --epochs 8  # resumes the run, with the same bits
 
-The last layer's weights step inside backward (``FusedAdam``): neither logits nor the weights' gradient are in memory.
-It trains on a generated corpus unless files are given, and needs ``pip install "mlloss-cuda[data]"``.
+The last layer's weights step inside backward (``FusedAdam``): their gradient is never whole in memory, and logits come
+in chunks. It trains on a generated corpus unless files are given, and needs ``pip install "mlloss-cuda[data]"``.
 """
 
 from __future__ import annotations

@@ -16,17 +16,17 @@ template <class T>
 class WholePower {
  public:
   explicit MLLOSS_HD WholePower(double n)
-      : one_(n == 2.0 || n == 4.0 ? T(1) : T(0)), two_(n > 2.0 ? T(1) : T(0)), none_(n == 0.0) {}
+      : one_(n == 2.0 || n == 4.0 ? T(1) : T(0)), two_(n > 2.0 ? T(1) : T(0)), none_(n == 0.0 ? T(1) : T(0)) {}
 
   // Returns x^(n-1), and any number for n = 0.
   MLLOSS_HD T lower(T x) const { return (one_ * x + (T(1) - one_)) * (two_ * (x * x) + (T(1) - two_)); }
 
-  // Returns x^n from x^(n-1). A NaN stays NaN, also for n = 0.
-  MLLOSS_HD T raised(T x, T lower) const { return none_ ? T(1) + (x - x) : lower * x; }
+  // Returns x^n from x^(n-1) for a finite x. A NaN stays NaN, also for n = 0.
+  MLLOSS_HD T raised(T x, T lower) const { return lower * x * (T(1) - none_) + none_; }
 
  private:
   T one_, two_;  // 1 if n - 1 has that bit, else 0
-  bool none_;
+  T none_;       // 1 for n = 0, else 0
 };
 
 }  // namespace MLLOSS_ISA

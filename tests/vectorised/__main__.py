@@ -33,13 +33,7 @@ class KnownScalar(NamedTuple):
     reason: str
 
 
-EXCEPTIONS = (
-    KnownScalar(
-        "fused.h: add_elements_as",
-        r"(Asymmetric|SigmoidFocal).*::add_elements_as<.*, 1>",
-        "powers by products with exponents other than the defaults: a branch on an exponent of 0 stays in the loop",
-    ),
-)
+EXCEPTIONS: tuple[KnownScalar, ...] = ()
 
 
 def arguments() -> argparse.Namespace:
