@@ -43,9 +43,9 @@ def sparse() -> CSRTargets:
 
 def test_targets_are_immutable() -> None:
     targets = sparse()
-    with pytest.raises(AttributeError, match="CSRTargets do not change"):
+    with pytest.raises(AttributeError, match="CSRTargets are immutable"):
         targets.num_labels = 3
-    with pytest.raises(AttributeError, match="CSRTargets do not change"):
+    with pytest.raises(AttributeError, match="CSRTargets are immutable"):
         del targets.values
     for twin in (copy.deepcopy(targets), pickle.loads(pickle.dumps(targets))):
         assert torch.equal(twin.to_dense(), targets.to_dense())
@@ -188,7 +188,7 @@ def test_missing_grad_scaler_raises() -> None:
     assert torch.equal(head.weight, before)
     head(half.detach().float(), sparse()).backward()  # the encoder does not learn
     scaler.scale(head(torch.zeros(5, FEATURES), sparse())).backward()
-    with pytest.raises(RuntimeError, match="^fused_update: backward has stepped the weights by gradients that"):
+    with pytest.raises(RuntimeError, match="^fused_update: backward has updated the weights with gradients that"):
         scaler.step(head.fused_update)  # type: ignore[arg-type]
     head.fused_update.grad_scaler = torch.amp.GradScaler("cpu", enabled=False)  # type: ignore[union-attr]
     head(half.float(), sparse()).backward()

@@ -250,6 +250,7 @@ def gpu_without_libraries(monkeypatch: pytest.MonkeyPatch) -> dict[str, _backend
         status = lambda name=name: found[name]  # noqa: E731
         monkeypatch.setitem(_backends._engines, name, engine._replace(status=status, devices=("cuda",)))
     monkeypatch.setattr(_backends, "_usable_cache", {})
+    monkeypatch.setattr(_backends, "_chosen", {})
     monkeypatch.setattr(_backends, "_warned", set())
     return found
 
@@ -259,6 +260,7 @@ def test_triton_serves_where_the_cuda_library_does_not(gpu_without_libraries: di
     gpu_without_libraries["triton"] = usable
     assert _backends.choose("cuda") == "triton"
     _backends._usable_cache.clear()
+    _backends._chosen.clear()
     gpu_without_libraries["cuda"] = usable
     assert _backends.choose("cuda") == "cuda"
 
