@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from . import _ops
-from ._call import Options, Sides, shared_arguments
+from ._call import Options, TensorArguments, shared_arguments
 from ._positional import positional
 from ._vmap import losses_of_samples
 
@@ -105,15 +105,17 @@ def unit_grad_output(loss: Tensor) -> Tensor:
     return unit
 
 
-def _passed_forward(logits: Tensor, sides: Sides, options: Options, form: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _passed_forward(
+    logits: Tensor, tensors: TensorArguments, options: Options, form: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Run the forward op: the value, the coefficients, and the gradient if ``form`` and not ``in_place``."""
     ops = getattr(torch.ops, options.namespace)
     if form and options.in_place:
-        value, coefficients = ops.loss_forward_(logits, *shared_arguments(sides, options), options.keep)
+        value, coefficients = ops.loss_forward_(logits, *shared_arguments(tensors, options), options.keep)
         torch.autograd.graph.increment_version(logits)
         return value, coefficients, logits.new_empty(0)
     results: tuple[Tensor, Tensor, Tensor] = ops.loss_forward(
-        logits, *shared_arguments(sides, options), options.keep or not form, form
+        logits, *shared_arguments(tensors, options), options.keep or not form, form
     )
     return results
 
@@ -128,10 +130,10 @@ class _EagerLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, call: tuple[Sides, Options, bool], *learned: Tensor | None
+        ctx: Any, logits: Tensor, call: tuple[TensorArguments, Options, bool], *learned: Tensor | None
     ) -> tuple[Tensor, ...]:
-        sides, options, form = call
-        value, coefficients, gradient = _passed_forward(logits, sides, options, form)
+        tensors, options, form = call
+        value, coefficients, gradient = _passed_forward(logits, tensors, options, form)
         own = options.keep or not form
         anchor = value.new_empty(0) if own else coefficients
         ctx.set_materialize_grads(False)
@@ -139,7 +141,7 @@ class _EagerLoss(torch.autograd.Function):
         if form:
             ctx.save_for_backward(anchor, logits if options.in_place else gradient)
         else:
-            ctx.save_for_backward(anchor, logits, coefficients, *sides)
+            ctx.save_for_backward(anchor, logits, coefficients, *tensors)
         if own:
             ctx.mark_non_differentiable(coefficients)
             return value, coefficients, anchor
@@ -169,7 +171,7 @@ class _FusedLoss(torch.autograd.Function):
     @positional
     def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, options, form = arguments
-        results = _passed_forward(logits, Sides(*tensors), options, form)
+        results = _passed_forward(logits, TensorArguments(*tensors), options, form)
         if form and not options.keep:
             return results
         return *results, results[0].new_empty(0)
@@ -192,7 +194,7 @@ class _FusedLoss(torch.autograd.Function):
         grad_output = grad_outputs[0]
         if not ctx.form:
             return backward_from_logits(ctx, grad_output)
-        none = (None,) * (len(Sides._fields) + 2)
+        none = (None,) * (len(TensorArguments._fields) + 2)
         if grad_output is None:
             return None, *none
         return _scaled(ctx, grad_output), *none
@@ -200,17 +202,21 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], logits: Tensor, *arguments: Any) -> Any:
         *tensors, options, form = arguments
-        return losses_of_samples(info.batch_size, in_dims, logits, Sides(*tensors), options, form, _each, _of_each)
+        return losses_of_samples(
+            info.batch_size, in_dims, logits, TensorArguments(*tensors), options, form, _each, _of_each
+        )
 
 
-def _each(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
+def _each(logits: Tensor, tensors: TensorArguments, options: Options) -> tuple[Tensor, Tensor]:
     """A loss for each row or element, and coefficients."""
-    return _FusedLoss.apply(logits, *sides, options, False)[:2]
+    return _FusedLoss.apply(logits, *tensors, options, False)[:2]
 
 
-def _of_each(logits: Tensor, sides: Sides, options: Options, coefficients: Tensor, grad_output: Tensor) -> Tensor:
+def _of_each(
+    logits: Tensor, tensors: TensorArguments, options: Options, coefficients: Tensor, grad_output: Tensor
+) -> Tensor:
     """The gradient of the logits from a ``grad_output`` for each row or element."""
-    ops, shared = getattr(torch.ops, options.namespace), shared_arguments(sides, options)
+    ops, shared = getattr(torch.ops, options.namespace), shared_arguments(tensors, options)
     return ops.loss_backward(logits, *shared, coefficients, grad_output, True, False, False, False)[0]
 
 
@@ -251,13 +257,13 @@ def _spend(ctx: Any) -> None:
 
 
 def backward_from_logits(ctx: Any, grad_output: Tensor | None) -> tuple[Any, ...]:
-    """The backward of a Function of ``(logits, *sides, options, one more)``, which has saved what this reads."""
+    """The backward of a Function of ``(logits, *tensors, options, one more)``, which has saved what this reads."""
     if grad_output is None:
-        return (None,) * (len(Sides._fields) + 3)
-    need = dict(zip(Sides._fields, ctx.needs_input_grad[1:], strict=False))
+        return (None,) * (len(TensorArguments._fields) + 3)
+    need = dict(zip(TensorArguments._fields, ctx.needs_input_grad[1:], strict=False))
     needs = ctx.needs_input_grad[0], need["logit_scale"], need["label_offset"], need["row_offset"]
     gradient, scale, label, row = _from_logits(ctx, grad_output, needs)
-    return gradient, *Sides(logit_scale=scale, label_offset=label, row_offset=row), None, None
+    return gradient, *TensorArguments(logit_scale=scale, label_offset=label, row_offset=row), None, None
 
 
 def _from_logits(
@@ -266,11 +272,11 @@ def _from_logits(
     """Return the gradients of logits, logit_scale, label_offset and row_offset, from coefficients and the logits."""
     need_logits, need_scale, need_label, need_row = needs
     _spend(ctx)
-    anchor, logits, coefficients, *tensors = ctx.saved_tensors
+    anchor, logits, coefficients, *given = ctx.saved_tensors
     options: Options = ctx.options
-    sides = Sides(*tensors)
+    tensors = TensorArguments(*given)
     wanted = need_row, need_scale, need_label
-    ops, shared = getattr(torch.ops, options.namespace), shared_arguments(sides, options)
+    ops, shared = getattr(torch.ops, options.namespace), shared_arguments(tensors, options)
     with torch.no_grad():
         if need_logits and options.in_place:
             row, scale, label = ops.loss_backward_(logits, *shared, coefficients, grad_output, *wanted)
@@ -280,7 +286,7 @@ def _from_logits(
             gradient, row, scale, label = ops.loss_backward(
                 logits, *shared, coefficients, grad_output, need_logits, *wanted
             )
-        if need_row and sides.row_offset is not None and sides.row_offset.dim() == 0:
+        if need_row and tensors.row_offset is not None and tensors.row_offset.dim() == 0:
             row = row.sum()
         scale = scale.sum()
     return (
@@ -320,26 +326,26 @@ def _transformed() -> bool:
     )
 
 
-def fused_pair(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
-    """A symmetric loss of two logits, of which ``sides.targets`` are the second ones.
+def fused_pair(logits: Tensor, tensors: TensorArguments, options: Options) -> tuple[Tensor, Tensor]:
+    """A symmetric loss of two logits, of which ``tensors.targets`` are the second ones.
 
     A call for each that is differentiated, in which the other one is a constant.
     """
-    other = sides.targets
+    other = tensors.targets
     assert other is not None
-    scaled = sides.logit_scale is not None and sides.logit_scale.requires_grad
+    scaled = tensors.logit_scale is not None and tensors.logit_scale.requires_grad
     first, second = (_differentiated(x.requires_grad or scaled) for x in (logits, other))
     values = []
     if first or not second:
-        values.append(fused_loss(logits, sides._replace(targets=other.detach()), options)[0])
+        values.append(fused_loss(logits, tensors._replace(targets=other.detach()), options)[0])
     if second:
-        values.append(fused_loss(other, sides._replace(targets=logits.detach()), options)[0])
+        values.append(fused_loss(other, tensors._replace(targets=logits.detach()), options)[0])
     return values[0] if len(values) == 1 else _Same.apply(*values), logits.new_empty(0)
 
 
-def fused_loss(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
+def fused_loss(logits: Tensor, tensors: TensorArguments, options: Options) -> tuple[Tensor, Tensor]:
     """The loss by the engine that ``options.namespace`` names, and coefficients if kept; every check has been made."""
-    scale, label, row = sides.logit_scale, sides.label_offset, sides.row_offset
+    scale, label, row = tensors.logit_scale, tensors.label_offset, tensors.row_offset
     auxiliary = (
         (scale is not None and scale.requires_grad)
         or (label is not None and label.requires_grad)
@@ -348,10 +354,10 @@ def fused_loss(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, 
     transformed = _transformed()
     if not transformed and not ((auxiliary or logits.requires_grad) and torch.is_grad_enabled()):
         ops = getattr(torch.ops, options.namespace)
-        return ops.loss_forward(logits, *shared_arguments(sides, options), options.keep, False)[:2]
+        return ops.loss_forward(logits, *shared_arguments(tensors, options), options.keep, False)[:2]
     scalar = _ops.REDUCTIONS[options.reduction] != "none" or _ops.GROUPINGS[options.grouping] == "micro"
     form = scalar and not auxiliary and logits.dtype != torch.float16
     if transformed or torch.compiler.is_compiling():
-        return _FusedLoss.apply(logits, *sides, options, form)[:2]
+        return _FusedLoss.apply(logits, *tensors, options, form)[:2]
     learned = (scale, label, row) if auxiliary else ()
-    return _EagerLoss.apply(logits, (sides, options, form), *learned)[:2]
+    return _EagerLoss.apply(logits, (tensors, options, form), *learned)[:2]

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import _backends, _ops
 from . import _validation as check
 from ._autograd import fused_loss, fused_pair
-from ._call import CheckedCall, Options, Sides
+from ._call import CheckedCall, Options, TensorArguments
 from ._reference import reference_loss
 from ._registry import Term
 from .targets import CSRTargets
@@ -81,10 +81,10 @@ def evaluate_kept(term: Term, logits: Any, targets: Any, *, keep: bool = True, *
 
 def run(call: CheckedCall) -> tuple[Tensor, Tensor]:
     """Run a checked call on its backend."""
-    term, sides, options = call.term, call.sides, call.options
+    term, tensors, options = call.term, call.tensors, call.options
     if call.backend != "reference":
-        return (fused_pair if term.spec.raw_targets else fused_loss)(call.logits, sides, options)
-    return reference_loss(term.spec, call.logits, call.targets, sides, options), call.logits.new_empty(0)
+        return (fused_pair if term.spec.second_logits else fused_loss)(call.logits, tensors, options)
+    return reference_loss(term.spec, call.logits, call.targets, tensors, options), call.logits.new_empty(0)
 
 
 def prepare(term: Term, logits: Any, targets: Any, **arguments: Any) -> CheckedCall:
@@ -95,10 +95,10 @@ def prepare(term: Term, logits: Any, targets: Any, **arguments: Any) -> CheckedC
     return _prepare(term, logits, targets, **arguments)
 
 
-def _constant(name: str, side: Any, shape: tuple[int, ...], logits: Tensor) -> Tensor:
+def _constant(name: str, value: Any, shape: tuple[int, ...], logits: Tensor) -> Tensor:
     """A tensor beside the logits that the loss is not differentiated in: finite, >= 0."""
-    check.check_constant(name, side)
-    return check.check_side(name, side, shape, logits, low=0.0, open_low=False).detach()
+    check.check_constant(name, value)
+    return check.check_tensor(name, value, shape, logits, low=0.0, open_low=False).detach()
 
 
 def _prepare(
@@ -119,7 +119,7 @@ def _prepare(
 ) -> CheckedCall:
     spec = term.spec
     logits = check.check_logits(logits)
-    targets = (check.check_other_logits if spec.raw_targets else check.check_targets)(targets, logits)
+    targets = (check.check_other_logits if spec.second_logits else check.check_targets)(targets, logits)
     reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
     if ignore_index is not None:
         targets, ignore_index = without_nan(targets, check.check_ignore_index(ignore_index))
@@ -140,7 +140,7 @@ def _prepare(
         normalizer = _check_normalizer(normalizer, reduction, logits)
     scale, logit_scale = _split_scale(logit_scale, logits)
     if logit_bias is not None:
-        logit_bias = check.check_side("logit_bias", logit_bias, (labels,), logits)
+        logit_bias = check.check_tensor("logit_bias", logit_bias, (labels,), logits)
     offset, label_offset, row_offset = _offsets(term.threshold, logit_bias, logits)
 
     backend = _backends.choose(logits.device.type, spec.name)
@@ -158,7 +158,7 @@ def _prepare(
         backend,
         flat,
         targets,
-        Sides(
+        TensorArguments(
             dense,
             crow_indices,
             col_indices,
@@ -208,7 +208,7 @@ def shifted(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: Any) -
     logits = check.check_logits(logits)
     number, scale = _split_scale(logit_scale, logits)
     if logit_bias is not None:
-        logit_bias = check.check_side("logit_bias", logit_bias, (logits.shape[-1],), logits)
+        logit_bias = check.check_tensor("logit_bias", logit_bias, (logits.shape[-1],), logits)
     offset, of_labels, of_rows = _offsets(threshold, logit_bias, logits, finite=False)
     s = logits.to(_ops.compute_dtype(logits)) * (number if scale is None else scale) + offset
     if of_labels is not None:
@@ -257,7 +257,7 @@ def _check_normalizer(normalizer: Any, reduction: str, logits: Tensor) -> Tensor
 def _split_scale(logit_scale: Any, logits: Tensor) -> tuple[float, Tensor | None]:
     """A number, or a 0-d tensor that stands in its place."""
     if isinstance(logit_scale, Tensor):
-        return 1.0, check.check_side("logit_scale", logit_scale, (), logits)
+        return 1.0, check.check_tensor("logit_scale", logit_scale, (), logits)
     return check.check_number("logit_scale", logit_scale), None
 
 
@@ -269,7 +269,7 @@ def _offsets(
         return -check.check_number("threshold", threshold), logit_bias, None
     leading, labels = tuple(logits.shape[:-1]), logits.shape[-1]
     shape = tuple(threshold.shape)
-    shift = check.check_side("threshold", threshold, shape, logits, finite=finite)
+    shift = check.check_tensor("threshold", threshold, shape, logits, finite=finite)
     if threshold.numel() == 1:
         return 0.0, logit_bias, -shift.reshape(())
     if shape[-1] == labels and threshold.numel() == labels:

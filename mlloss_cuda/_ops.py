@@ -84,7 +84,7 @@ class Counts(NamedTuple):
 
     coefficients: int = 0
     statistics: int = 0
-    late_sums: int = 0
+    second_pass_sums: int = 0
 
 
 _COUNTS: dict[str, Counts] = {}
@@ -186,7 +186,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "loss_backward": _fake_backward,
     "loss_backward_": _fake_backward_,
     "loss_statistics": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).statistics, args),
-    "loss_late": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).late_sums, args),
+    "loss_late": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).second_pass_sums, args),
     "loss_merge": lambda statistics, loss: statistics.new_empty(statistics.shape[1:]),
     "loss_finish": _fake_finish,
     "scale_gradient": lambda gradient, grad_output: torch.empty_like(gradient),

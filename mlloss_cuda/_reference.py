@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._call import Options, Sides
+from ._call import Options, TensorArguments
 from ._limits import scaled
 from ._registry import LossSpec
 from .targets import CSRTargets
@@ -45,20 +45,20 @@ def _nan_where(condition: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def reference_loss(
-    spec: LossSpec, logits: Tensor, targets: Tensor | CSRTargets, sides: Sides, options: Options
+    spec: LossSpec, logits: Tensor, targets: Tensor | CSRTargets, tensors: TensorArguments, options: Options
 ) -> Tensor:
-    """The loss of 2-D logits; ``sides`` and ``options`` as the ops take them."""
-    grouping, weight, sample_weight = _ops.GROUPINGS[options.grouping], sides.weight, sides.sample_weight
-    scale = options.scale if sides.logit_scale is None else sides.logit_scale
+    """The loss of 2-D logits; ``tensors`` and ``options`` as the ops take them."""
+    grouping, weight, sample_weight = _ops.GROUPINGS[options.grouping], tensors.weight, tensors.sample_weight
+    scale = options.scale if tensors.logit_scale is None else tensors.logit_scale
     ignore_index, smoothing, parameters = options.ignore_index, options.label_smoothing, options.parameters
     dtype = _ops.compute_dtype(logits)
     rows, labels = logits.shape
     s = scaled(logits.to(dtype), scale) + options.offset
-    if sides.label_offset is not None:
-        s = s + sides.label_offset
-    if sides.row_offset is not None:
-        s = s + sides.row_offset.reshape(-1, 1)
-    if spec.raw_targets:
+    if tensors.label_offset is not None:
+        s = s + tensors.label_offset
+    if tensors.row_offset is not None:
+        s = s + tensors.row_offset.reshape(-1, 1)
+    if spec.second_logits:
         assert isinstance(targets, Tensor)
         y, excluded = scaled(targets.to(dtype), scale), None
     else:
@@ -74,15 +74,15 @@ def reference_loss(
         w = torch.where(excluded, 0.0, torch.ones_like(y) if w is None else w)
     if smoothing > 0:
         y = y * (1 - smoothing) + smoothing / labels
-    out = excluded if spec.competing or w is None else w == 0
+    out = excluded if spec.softmax_over_labels or w is None else w == 0
     if sample_weight is not None:
         weightless = (sample_weight == 0)[:, None].expand_as(s)
         out = weightless if out is None else out | weightless
     if out is not None:
-        s, y = torch.where(out, -torch.inf if spec.competing else 0.0, s), torch.where(out, 0.0, y)
+        s, y = torch.where(out, -torch.inf if spec.softmax_over_labels else 0.0, s), torch.where(out, 0.0, y)
 
     if spec.element_wise:
-        own = {"label_parameter": sides.label_parameter} if spec.label_parameter else {}
+        own = {"label_parameter": tensors.label_parameter} if spec.label_parameter else {}
         values = spec.reference(s, y, soft, parameters, **own)
         if w is not None:
             values = torch.where(w == 0, 0.0, values * w)
@@ -96,7 +96,7 @@ def reference_loss(
         values = values * lost.reshape(values.shape)
         if sample_weight is not None and grouping == "samples":
             values = torch.where(sample_weight == 0, 0.0, values * sample_weight)
-    return _reduced(values, _ops.REDUCTIONS[options.reduction], rows, sides.normalizer)
+    return _reduced(values, _ops.REDUCTIONS[options.reduction], rows, tensors.normalizer)
 
 
 def _floating(targets: Tensor | CSRTargets) -> bool:

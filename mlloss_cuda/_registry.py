@@ -19,7 +19,7 @@ class LossSpec:
 
     ``reference`` is the definition in plain PyTorch, from ``s`` after scale, bias and threshold and ``y``
     in [0, 1] (``soft``: not only 0 and 1). Element-wise: ``reference(s, y, soft, parameters)``, a value
-    for each element, and ``label_parameter=`` ([L] or None) where the functor takes one; of ``raw_targets``
+    for each element, and ``label_parameter=`` ([L] or None) where the functor takes one; of ``second_logits``
     ``y`` is another logit, any number. Groups:
     ``reference(s, y, soft, w, parameters, dim)``, with ``w`` a weight for each element or None, reduced
     over ``dim``.
@@ -31,9 +31,9 @@ class LossSpec:
     reference: Callable[..., torch.Tensor]
     statistics: int = 0  # the functor's kMaxima + kSums
     label_parameter: bool = False  # the functor's kLabelParameter
-    competing: bool = False  # the functor's kCompeting: what is excluded comes as s = -inf
-    late_sums: int = 0  # the functor's kLateSums: with them, a third visit, and no place in a compound's pass
-    raw_targets: bool = False  # the functor's kRawTargets: other logits in the targets' place, differentiable too
+    softmax_over_labels: bool = False  # the functor's kCompeting: what is excluded comes as s = -inf
+    second_pass_sums: int = 0  # the functor's kLateSums: with them, a third visit, and no place in a compound's pass
+    second_logits: bool = False  # the functor's kRawTargets: other logits in the targets' place, differentiable too
 
     @property
     def element_wise(self) -> bool:
@@ -63,7 +63,7 @@ def register(spec: LossSpec) -> LossSpec:
     if spec.name in _losses:
         raise ValueError(f"a loss named {spec.name!r} is registered already")
     _losses[spec.name] = spec
-    _ops.declare_counts(spec.name, _ops.Counts(spec.coefficients, spec.statistics, spec.late_sums))
+    _ops.declare_counts(spec.name, _ops.Counts(spec.coefficients, spec.statistics, spec.second_pass_sums))
     return spec
 
 
@@ -87,7 +87,7 @@ def compound(terms: Sequence[tuple[float, Term]]) -> Term:
         _no_reference,
         counts.statistics,
         label_parameter=any(spec.label_parameter for spec in specs),
-        competing=any(spec.competing for spec in specs),
+        softmax_over_labels=any(spec.softmax_over_labels for spec in specs),
     )
     own_numbers = [term.label_parameter for _, term in terms if term.label_parameter is not None]
     return Term(spec, parameters, None, terms[0][1].threshold, own_numbers[0] if own_numbers else None)

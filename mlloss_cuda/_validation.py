@@ -26,8 +26,8 @@ __all__ = [
     "check_logits",
     "check_number",
     "check_other_logits",
-    "check_side",
     "check_targets",
+    "check_tensor",
     "readable",
 ]
 
@@ -132,7 +132,7 @@ def check_constant(name: str, value: Any) -> None:
         )
 
 
-def check_side(
+def check_tensor(
     name: str,
     value: Any,
     shape: tuple[int, ...],
@@ -154,14 +154,14 @@ def check_side(
         raise ValueError(f"{name}: expected on the logits' device {logits.device}, got {value.device}")
     if tuple(value.shape) != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
-    side = value.to(_ops.compute_dtype(logits)).contiguous()
-    if finite and readable(side) and side.numel():
+    tensor = value.to(_ops.compute_dtype(logits)).contiguous()
+    if finite and readable(tensor) and tensor.numel():
         # A NaN is the minimum of all that it stands among.
-        least, most = side.detach().aminmax()
+        least, most = tensor.detach().aminmax()
         if not ((least > low if open_low else least >= low) and most < math.inf):
             bound = "" if low == -math.inf else f" {'>' if open_low else '>='} {low:g}"
             raise ValueError(f"{name}: expected finite values{bound}, got some that are not")
-    return side
+    return tensor
 
 
 def check_other_logits(other: Any, logits: Tensor) -> Tensor:

@@ -692,8 +692,8 @@ def test_bytes_on_the_wire(ranks: Ranks) -> None:
             expected = [agreement, 4]  # the rank's share of the loss, in float32
         else:
             expected = [agreement, 8 * rows * counts.statistics]
-            if counts.late_sums:
-                expected.append(8 * rows * counts.late_sums)
+            if counts.second_pass_sums:
+                expected.append(8 * rows * counts.second_pass_sums)
         assert gathers == expected, (name, sent)
         assert reduced == ([4 * rows * FEATURES] if name.startswith("linear") else []), (name, sent)
 

@@ -49,7 +49,7 @@ def check_loss(loss: Any) -> None:
     if not isinstance(loss, LossModule):
         raise TypeError(f"loss: expected a loss module of mlloss_cuda, got {loss!r}")
     for term in loss.terms_on("cpu"):
-        if term.spec.raw_targets:
+        if term.spec.second_logits:
             raise TypeError(f"loss: expected a loss of logits and targets, got {loss!r}, which takes two logits")
         if term.alone:
             raise ValueError(f"loss: expected a loss that one pass evaluates, got {loss!r}; leave out rescale")

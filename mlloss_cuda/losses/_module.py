@@ -18,13 +18,13 @@ from ._decisions import Decisions
 if TYPE_CHECKING:
     from .compound import CompoundLoss
 
-__all__ = ["LossModule", "Pass"]
+__all__ = ["CheckedPass", "LossModule"]
 
 # None, or a tensor that may come later.
 _BUFFERS = ("weight", "logit_bias", "pos_weight")
 
 
-class Pass(NamedTuple):
+class CheckedPass(NamedTuple):
     """One of the evaluations that a module's loss is the sum of: checked, not run."""
 
     coefficient: float
@@ -113,13 +113,17 @@ class LossModule(Decisions):
         """What each of :meth:`passes` will be of, on such a device."""
         return [self.term()]
 
-    def passes(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> list[Pass]:
+    def passes(
+        self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None
+    ) -> list[CheckedPass]:
         """The loss, checked as a call would check it, and not run: of ``logits`` no value is looked at."""
         common = {name: getattr(self, name, default) for name, default in DEFAULTS.items()}
         common["inplace_backward"] = False
-        return [Pass(1.0, prepare(self.term(), logits, targets, **common, sample_weight=sample_weight, keep=False))]
+        return [
+            CheckedPass(1.0, prepare(self.term(), logits, targets, **common, sample_weight=sample_weight, keep=False))
+        ]
 
-    def note(self, passes: list[Pass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def note(self, passes: list[CheckedPass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Keep what a call keeps, of the value and the coefficients that each pass came to."""
 
     def initial_bias(self, num_labels: int) -> float:

@@ -17,9 +17,8 @@ from .. import _validation as check
 from .._dispatch import evaluate_kept, local_logits, prepare
 from .._registry import Term
 from ..targets import CSRTargets
-from . import _module
 from ._arguments import DEFAULTS, CommonArguments, documented
-from ._module import LossModule
+from ._module import CheckedPass, LossModule
 
 __all__ = ["CompoundLoss", "Pass", "compound_loss"]
 
@@ -58,7 +57,7 @@ def _check_terms(terms: Any) -> tuple[tuple[float, LossModule], ...]:
         coefficient, loss = pair
         if isinstance(loss, CompoundLoss):
             raise TypeError("terms: expected single losses, got a CompoundLoss; add compounds with +")
-        if loss.term().spec.raw_targets:
+        if loss.term().spec.second_logits:
             raise TypeError(f"terms: expected losses of logits and targets, got {loss!r}, which takes two logits")
         pairs.append((_coefficient(coefficient), loss))
     return tuple(pairs)
@@ -75,8 +74,8 @@ def _prepare(pairs: Sequence[tuple[float, LossModule]], common: dict[str, Any]) 
     prepared = []
     for coefficient, loss in pairs:
         own = {name: getattr(loss, name) for name in common if name not in _OF_THE_SUM}
-        sides = {name: common[name] if _is_default(name, value) else value for name, value in own.items()}
-        prepared.append(_Prepared(coefficient, loss.term(), sides))
+        shared = {name: common[name] if _is_default(name, value) else value for name, value in own.items()}
+        prepared.append(_Prepared(coefficient, loss.term(), shared))
     return prepared
 
 
@@ -103,7 +102,7 @@ def _share_a_pass(a: _Prepared, b: _Prepared) -> bool:
 
 
 def _may_share(term: Term) -> bool:
-    return not term.alone and term.grouping in ("element", "samples") and not term.spec.late_sums
+    return not term.alone and term.grouping in ("element", "samples") and not term.spec.second_pass_sums
 
 
 def _groups(prepared: Sequence[_Prepared]) -> list[list[int]]:
@@ -418,11 +417,11 @@ class CompoundLoss(LossModule):
         return {**self.__dict__, "_last_plan": None}
 
     def _planned_on(self, device_type: str, labels: int) -> list[_Planned]:
-        return _planned(self.terms, self._sides(), device_type, labels, str(self.reduction))
+        return _planned(self.terms, self._common_arguments(), device_type, labels, str(self.reduction))
 
     def terms_on(self, device_type: str) -> list[Term]:
         """What each of :meth:`passes` will be of, on such a device."""
-        prepared = _prepare(self.terms, self._sides())
+        prepared = _prepare(self.terms, self._common_arguments())
         return [
             prepared[places[0]].term
             if backend is None
@@ -432,23 +431,23 @@ class CompoundLoss(LossModule):
 
     def passes(
         self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None
-    ) -> list[_module.Pass]:
+    ) -> list[CheckedPass]:
         """The sum, checked as a call would check it, and not run: of ``logits`` no value is looked at."""
         call = _Arguments(logits, targets, sample_weight, self.normalizer, str(self.reduction), False)
         passes = []
         for planned in self._planned_on(logits.device.type, logits.shape[-1]):
             engine = {**planned.common, **call.engine(planned.reduction)}
             own = prepare(planned.term, logits, targets, **engine, keep=planned.loss is None)
-            passes.append(_module.Pass(planned.coefficient, own, planned.places, planned.shares))
+            passes.append(CheckedPass(planned.coefficient, own, planned.places, planned.shares))
         return passes
 
-    def note(self, passes: list[_module.Pass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def note(self, passes: list[CheckedPass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Each term's value, for logging."""
         values: list[Tensor | None] = [None] * len(self.losses)
         reduction = str(self.reduction)
         for (_, made, places, shares), (value, kept) in zip(passes, outcomes, strict=True):
-            sides = made.sides
-            call = _Arguments(made.logits, made.targets, sides.sample_weight, sides.normalizer, reduction, False)
+            tensors = made.tensors
+            call = _Arguments(made.logits, made.targets, tensors.sample_weight, tensors.normalizer, reduction, False)
             own = _of_terms(kept, shares, call) if shares else [value.detach()]
             for i, term_value in zip(places, own, strict=True):
                 values[i] = term_value
@@ -475,9 +474,9 @@ class CompoundLoss(LossModule):
             >>> (ZLPRLoss() + DiceLoss() + DiceLoss(average="macro")).plan()
             [Pass(terms=(1, 0), backend='cpu'), Pass(terms=(2,), backend=None)]
         """
-        return _plan(_prepare(self.terms, self._sides()), torch.device(device).type)
+        return _plan(_prepare(self.terms, self._common_arguments()), torch.device(device).type)
 
-    def _sides(self) -> dict[str, Any]:
+    def _common_arguments(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in DEFAULTS if name not in _OF_THE_SUM}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> CompoundLoss:

@@ -35,8 +35,8 @@ _SPEC = register(
         coefficients=4,
         reference=_reference,
         statistics=4,
-        competing=True,
-        late_sums=2,
+        softmax_over_labels=True,
+        second_pass_sums=2,
     )
 )
 

@@ -33,7 +33,7 @@ _SPEC = register(
         coefficients=3,
         reference=_reference,
         statistics=5,
-        competing=True,
+        softmax_over_labels=True,
     )
 )
 

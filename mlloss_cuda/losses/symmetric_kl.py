@@ -26,7 +26,7 @@ _SPEC = register(
         groupings=("element",),
         coefficients=0,
         reference=_reference,
-        raw_targets=True,
+        second_logits=True,
     )
 )
 

@@ -83,7 +83,7 @@ def check_sample_weight(weight: Any, rows: int, device: torch.device) -> Tensor 
     if isinstance(weight, Tensor):
         weight = weight.reshape(-1)
     like = torch.empty(0, dtype=torch.float64, device=device)
-    return check.check_side("sample_weight", weight, (rows,), like, low=0, open_low=False)
+    return check.check_tensor("sample_weight", weight, (rows,), like, low=0, open_low=False)
 
 
 def mean_of_rows(values: Tensor, weight: Tensor | None) -> Tensor:

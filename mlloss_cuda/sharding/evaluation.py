@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 from .. import _dispatch, _ops
 from .. import _validation as check
 from .._autograd import backward_from_logits, fused_loss, fused_pair
-from .._call import CheckedCall, Options, Sides, shared_arguments
+from .._call import CheckedCall, Options, TensorArguments, shared_arguments
 from .._graph_break import uncompiled
 from .._positional import positional
 from .._reference import equal_to
@@ -62,7 +62,7 @@ _uncompiled = uncompiled(
 def prepare(term: Term, logits: ShardedLogits, targets: Any, *, inplace_backward: Any, **arguments: Any) -> CheckedCall:
     """Check the call as if all labels were here, then cut it to this rank's. No value of the logits is read."""
     check.check_logits(logits.local)
-    if not term.spec.raw_targets:
+    if not term.spec.second_logits:
         check.check_constant("targets", targets)
     in_place = _dispatch.check_in_place(logits.local, inplace_backward)
     seen, own, everything = local_targets(targets, logits)
@@ -105,20 +105,20 @@ def local_call(call: CheckedCall, logits: ShardedLogits, targets: Any, everythin
     """From a call of all labels to this rank's: its columns of whatever is of labels. Views, and no copies."""
     shards, rows = logits.shards, call.logits.shape[0]
     width = logits.local.shape[-1]
-    sides = call.sides
-    cut: dict[str, Any] = {name: replicated(getattr(sides, name), shards) for name in ("logit_scale", "row_offset")}
+    tensors = call.tensors
+    cut: dict[str, Any] = {name: replicated(getattr(tensors, name), shards) for name in ("logit_scale", "row_offset")}
     for name in _OF_LABELS:
-        side = replicated(getattr(sides, name), shards)
-        cut[name] = None if side is None else side[shards.own]
+        tensor = replicated(getattr(tensors, name), shards)
+        cut[name] = None if tensor is None else tensor[shards.own]
     if isinstance(targets, Tensor):
-        own = targets if targets.requires_grad and call.term.spec.raw_targets else targets.detach()
+        own = targets if targets.requires_grad and call.term.spec.second_logits else targets.detach()
         targets = own.reshape(rows, width)
         cut["targets"] = targets
     options = call.options._replace(first_label=shards.own.start if everything else 0, all_labels=shards.labels)
     return call._replace(
         logits=logits.local.reshape(rows, width),
         targets=targets,
-        sides=sides._replace(**cut),
+        tensors=tensors._replace(**cut),
         options=options,
         shards=shards,
     )
@@ -132,14 +132,14 @@ def described(call: CheckedCall) -> str:
         f"{call.logits.shape[0]} rows of {call.shards.labels} labels, {call.logits.dtype}, {options.loss} with "
         f"{options.parameters}, by {call.term.grouping}, reduction {_ops.REDUCTIONS[options.reduction]!r}, "
         f"scale {options.scale}, offset {options.offset}, label_smoothing {options.label_smoothing}, "
-        f"backend {call.backend}, gradients of {_learned(call.sides)}"
+        f"backend {call.backend}, gradients of {_learned(call.tensors)}"
     )
 
 
-def _learned(sides: Sides) -> list[str]:
+def _learned(tensors: TensorArguments) -> list[str]:
     """What beside the logits wants a gradient: each has a sum over ranks."""
     names = ("logit_scale", "label_offset", "row_offset") if torch.is_grad_enabled() else ()
-    return [name for name in names if (side := getattr(sides, name)) is not None and side.requires_grad]
+    return [name for name in names if (tensor := getattr(tensors, name)) is not None and tensor.requires_grad]
 
 
 def run_sharded(call: CheckedCall) -> tuple[Tensor, Tensor]:
@@ -147,10 +147,10 @@ def run_sharded(call: CheckedCall) -> tuple[Tensor, Tensor]:
     shards, options = call.shards, call.options
     assert shards is not None
     if call.term.grouping in ("samples", "micro"):
-        value, coefficients, _ = _Spanning.apply(call.logits, *call.sides, options, shards)
+        value, coefficients, _ = _Spanning.apply(call.logits, *call.tensors, options, shards)
         return value, coefficients
-    run = fused_pair if call.term.spec.raw_targets else fused_loss
-    value, coefficients = run(call.logits, call.sides, options)
+    run = fused_pair if call.term.spec.second_logits else fused_loss
+    value, coefficients = run(call.logits, call.tensors, options)
     if _ops.REDUCTIONS[options.reduction] != "none":
         value = total_over(value, shards)
     return value, coefficients
@@ -162,15 +162,15 @@ class _Spanning(torch.autograd.Function):
     @staticmethod
     @positional
     def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        *tensors, options, shards = arguments
-        ops, sides = getattr(torch.ops, options.namespace), Sides(*tensors)
-        shared = (logits, *shared_arguments(sides, options))
+        *given, options, shards = arguments
+        ops, tensors = getattr(torch.ops, options.namespace), TensorArguments(*given)
+        shared = (logits, *shared_arguments(tensors, options))
         statistics = shards.gather(ops.loss_statistics(*shared))
         late = statistics.new_empty(0)
-        if _ops.counts_of(options.loss).late_sums:
+        if _ops.counts_of(options.loss).second_pass_sums:
             late = shards.gather(ops.loss_late(*shared, ops.loss_merge(statistics, options.loss)))
         rows, dtype = logits.shape[0], _ops.compute_dtype(logits)
-        value, coefficients = finished(statistics, late, sides, options, rows, dtype)
+        value, coefficients = finished(statistics, late, tensors, options, rows, dtype)
         return value, coefficients, value.new_empty(0)
 
     @staticmethod
@@ -188,13 +188,13 @@ class _Spanning(torch.autograd.Function):
 
 
 def finished(
-    statistics: Tensor, late: Tensor, sides: Sides, options: Options, rows: int, dtype: torch.dtype
+    statistics: Tensor, late: Tensor, tensors: TensorArguments, options: Options, rows: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Value and coefficients, from what all parts have gathered."""
     ops = getattr(torch.ops, options.namespace)
     numbers = options.grouping, options.reduction, rows, dtype
-    tensors = statistics, late, sides.sample_weight, sides.normalizer
-    found: tuple[Tensor, Tensor] = ops.loss_finish(*tensors, options.loss, list(options.parameters), *numbers)
+    inputs = statistics, late, tensors.sample_weight, tensors.normalizer
+    found: tuple[Tensor, Tensor] = ops.loss_finish(*inputs, options.loss, list(options.parameters), *numbers)
     return found
 
 
@@ -231,7 +231,7 @@ def whole_call(call: CheckedCall, targets: Any, everything: bool, logits: Sharde
     if everything:
         targets = targets.label_range(shards.own.start, shards.own.stop)
     options = call.options
-    if not call.term.spec.raw_targets:  # ranks may have them in layouts and dtypes of their own
+    if not call.term.spec.second_logits:  # ranks may have them in layouts and dtypes of their own
         targets, options = _as_one_dtype(targets, call), options._replace(ignore_index=_UNKNOWN)
     targets = _Whole.apply(targets.reshape(rows, logits.local.shape[-1]), shards)
     return call._replace(logits=whole, targets=targets, options=options, shards=None)
