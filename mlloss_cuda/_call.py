@@ -38,7 +38,7 @@ class TensorArguments(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The ops' arguments that are not tensors, up to ``all_labels``; then what decides which op runs."""
+    """The ops' arguments that are not tensors, up to ``all_labels``; the last fields determine which op runs."""
 
     loss: str
     parameters: tuple[float, ...]
@@ -48,15 +48,15 @@ class Options(NamedTuple):
     offset: float
     label_smoothing: float
     ignore_index: int | None
-    first_label: SymInt  # the logits' first column, among all labels
+    first_label: SymInt  # the label of the logits' first column
     all_labels: SymInt
-    namespace: str = ""  # of the engine's ops; empty for the reference
+    namespace: str = ""  # the namespace of the engine's ops; empty for the reference
     in_place: bool = False
     keep: bool = False  # the call returns coefficients, whether or not the backward needs them
 
 
 class CheckedCall(NamedTuple):
-    """A call that passed every check, and what a backend needs to run it."""
+    """A call that passed every check, with everything that a backend needs to run it."""
 
     term: Term
     backend: str

@@ -1,7 +1,7 @@
 """The reference backend: every loss from its definition, in plain PyTorch, differentiated by autograd.
 
-It is what the kernels are tested against (in float64), and what serves where no engine does. Parts of the labels
-are of the fused engines only: autograd keeps all logits and more, so that there is nothing to gain from a part.
+Tests compare the kernels with it (in float64), and it serves calls that no engine serves. It does not support parts
+of the labels: autograd keeps all logits and more, so parts would save nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["equal_to", "reference_loss"]
 
 
 def _dense(targets: Tensor | CSRTargets, ignore_index: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Targets as numbers, and where they are excluded (None: nowhere)."""
+    """Return dense targets as numbers, and a mask of the excluded ones (None if there are none)."""
     if isinstance(targets, CSRTargets):
         y = targets.to_dense()
         excluded = y < 0 if targets.values is not None else None
@@ -27,27 +27,27 @@ def _dense(targets: Tensor | CSRTargets, ignore_index: int | None, dtype: torch.
         y = targets
         excluded = equal_to(y, ignore_index) if ignore_index is not None else None
     if not y.is_floating_point():
-        # A negative stays, to be found out below; every integer from 1 on is a positive.
+        # Every integer >= 1 is a positive. Negative targets stay negative; the caller turns them into NaN.
         return y.to(dtype).clamp(max=1), excluded
     return y.to(dtype), excluded
 
 
 def equal_to(y: Tensor, index: int) -> Tensor:
-    """A mask of targets that equal the checked ``ignore_index`` as numbers: 255 is not -1, though it is in uint8."""
+    """Return a mask of targets equal to the checked ``ignore_index`` as numbers: 255 in uint8 is not -1."""
     if index == _ops.IGNORE_NAN:
         return y.isnan()
     return y.double() == float(index) if y.is_floating_point() else y.long() == index
 
 
 def _nan_where(condition: Tensor, dtype: torch.dtype) -> Tensor:
-    """A factor that makes NaN of a value and, as no selection does, of its gradient."""
+    """Return a factor that is NaN where ``condition`` holds: unlike a selection, it makes the gradient NaN too."""
     return torch.ones_like(condition, dtype=dtype).masked_fill(condition, torch.nan)
 
 
 def reference_loss(
     spec: LossSpec, logits: Tensor, targets: Tensor | CSRTargets, tensors: TensorArguments, options: Options
 ) -> Tensor:
-    """The loss of 2-D logits; ``tensors`` and ``options`` as the ops take them."""
+    """Return the loss of 2-D logits; ``tensors`` and ``options`` are those of the ops."""
     grouping, weight, sample_weight = _ops.GROUPINGS[options.grouping], tensors.weight, tensors.sample_weight
     scale = options.scale if tensors.logit_scale is None else tensors.logit_scale
     ignore_index, smoothing, parameters = options.ignore_index, options.label_smoothing, options.parameters
@@ -63,7 +63,7 @@ def reference_loss(
         y, excluded = scaled(targets.to(dtype), scale), None
     else:
         y, excluded = _dense(targets, ignore_index, dtype)
-        # A negative target, or one that is no number, makes its logit one that is none.
+        # A negative or NaN target makes its logit NaN.
         spoiled = ~(y >= 0) if excluded is None else ~(y >= 0) & ~excluded
         s, y = s * _nan_where(spoiled, dtype), torch.where(spoiled, 0.0, y)
     soft = y.is_floating_point() and (smoothing > 0 or _floating(targets))
@@ -90,7 +90,7 @@ def reference_loss(
             values = torch.where(sample_weight[:, None] == 0, 0.0, values * sample_weight[:, None])
     else:
         dim = {"samples": (1,), "macro": (0,), "micro": (0, 1)}[grouping]
-        # A NaN makes its whole group NaN, so that definitions need not look out for it.
+        # A NaN makes its whole group NaN here, so that the definitions need not handle it.
         lost = _nan_where(s.isnan().any(dim, keepdim=True), dtype)
         values = spec.reference(s * lost, y, soft, w, parameters, dim)
         values = values * lost.reshape(values.shape)

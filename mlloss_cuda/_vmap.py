@@ -1,4 +1,4 @@
-"""The rule by which ``torch.vmap`` takes the fused losses: the samples' rows become the rows of one call."""
+"""The rule of the fused losses for ``torch.vmap``: the rows of all samples become the rows of one call."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def losses_of_samples(
     call: Callable[..., Any],
     backward: Callable[..., Tensor],
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    """What ``call`` returns of ``size`` samples, each with ``[rows, L]`` logits, and where it has their dimension.
+    """Return the results for ``size`` samples, each with ``[rows, L]`` logits, and the results' batch dimensions.
 
-    ``call(logits, tensors, options)`` has a loss for each row, or element, and coefficients;
-    ``backward(logits, tensors, options, coefficients, grad_output)`` the gradient of the logits.
+    ``call(logits, tensors, options)`` returns a loss for each row or element, and the coefficients;
+    ``backward(logits, tensors, options, coefficients, grad_output)`` returns the gradient of the logits.
     """
     dims = dict(zip(tensors._fields, in_dims[1:], strict=False))
     _check(dims, tensors, options, form)
@@ -74,7 +74,7 @@ def _check(dims: dict[str, int | None], tensors: TensorArguments, options: Optio
     if _ops.GROUPINGS[options.grouping] not in ("element", "samples"):
         _refuse("its groups cross rows")
     if options.keep and _ops.GROUPINGS[options.grouping] == "element":
-        _refuse("a sum of element-wise losses keeps the value of each")
+        _refuse("a sum of element-wise losses keeps the value of each term")
     if options.in_place:
         _refuse("inplace_backward is set")
     if not form:
@@ -84,5 +84,5 @@ def _check(dims: dict[str, int | None], tensors: TensorArguments, options: Optio
 def _refuse(why: str) -> NoReturn:
     raise NotImplementedError(
         f"mlloss_cuda: the kernels do not serve this loss under vmap: {why}. Call it under "
-        'mlloss_cuda.use_backend("reference"), whose operations are PyTorch\'s own.'
+        'mlloss_cuda.use_backend("reference"), which consists of PyTorch operations.'
     )

@@ -135,7 +135,7 @@ def _local_bias(weight: Any, bias: Any) -> Any:
     if bias is None:
         return None
     if not is_dtensor(bias) or bias.placements != weight.placements or bias.device_mesh != weight.device_mesh:
-        came = tuple(bias.placements) if is_dtensor(bias) else check.came(bias)
+        came = tuple(bias.placements) if is_dtensor(bias) else check.received(bias)
         raise ValueError(f"linear_bias: expected a DTensor of the weight's mesh and placements, got {came}")
     return from_dtensor("linear_bias", bias, 0)[0]
 

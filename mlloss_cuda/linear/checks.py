@@ -127,11 +127,11 @@ def check_input(inputs: Any, weight: Any, bias: Any) -> Tensor:
         if value is None and dim == 1:
             continue
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype not in check.LOGITS_DTYPES:
-            raise TypeError(f"{name}: expected a dense floating tensor, got {check.came(value)}")
+            raise TypeError(f"{name}: expected a dense floating tensor, got {check.received(value)}")
         if value.dim() != dim:
             raise ValueError(f"{name}: expected {'[L, D]' if dim == 2 else '[L]'}, got shape {tuple(value.shape)}")
     if not isinstance(inputs, Tensor) or inputs.layout != torch.strided or inputs.dtype not in check.LOGITS_DTYPES:
-        raise TypeError(f"input: expected a dense floating tensor [..., D], got {check.came(inputs)}")
+        raise TypeError(f"input: expected a dense floating tensor [..., D], got {check.received(inputs)}")
     if inputs.dim() == 0 or inputs.shape[-1] != weight.shape[1]:
         raise ValueError(f"input: expected shape [..., {weight.shape[1]}], got {tuple(inputs.shape)}")
     if bias is not None and bias.shape[0] != weight.shape[0]:

@@ -28,7 +28,7 @@ def check_group(name: str, group: Any) -> ProcessGroup:
     if group is None:
         return distributed.group.WORLD  # type: ignore[return-value]
     if not isinstance(group, distributed.ProcessGroup):
-        raise TypeError(f"{name}: expected a torch.distributed process group or None, got {check.came(group)}")
+        raise TypeError(f"{name}: expected a torch.distributed process group or None, got {check.received(group)}")
     return group
 
 
