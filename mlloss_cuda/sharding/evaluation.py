@@ -1,8 +1,8 @@
-"""A loss whose labels lie on several ranks: what a rank makes of its own columns, and what ranks make of it together.
+"""The evaluation of a loss whose labels lie on several ranks.
 
-Elements, and groups that are labels, are a rank's own: their loss is a share of the total. Groups that are rows, or
-everything, span ranks: each rank's statistics are gathered once (late sums once more), merged by the functor's own
-rule in the order of ranks, and every rank finishes alone.
+If groups are elements or labels, each group lies on one rank, and a rank's loss is its share of the total. If groups
+are rows or the whole batch, they span ranks: the ranks gather their statistics once (and second-pass sums once more),
+each rank merges them with the functor's ``merge`` in the order of the ranks, and computes the value on its own.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def _evaluate(term: Term, logits: ShardedLogits, targets: Any, arguments: dict[s
 
 _uncompiled = uncompiled(
     _evaluate,
-    "a mlloss_cuda loss of sharded labels runs collectives, which no graph holds; compile with fullgraph=False, or "
-    "compile what makes the logits and call the loss outside",
+    "a mlloss_cuda loss of sharded labels runs collectives, which no graph can contain; compile with fullgraph=False, "
+    "or compile the model that computes the logits and call the loss outside",
 )
 
 
 def prepare(term: Term, logits: ShardedLogits, targets: Any, *, inplace_backward: Any, **arguments: Any) -> CheckedCall:
-    """Check the call as if all labels were here, then cut it to this rank's. No value of the logits is read."""
+    """Check the call as if this rank had all labels, then cut it to the rank's labels. No value of the logits is read."""
     check.check_logits(logits.local)
     if not term.spec.second_logits:
         check.check_constant("targets", targets)
@@ -75,7 +75,7 @@ def prepare(term: Term, logits: ShardedLogits, targets: Any, *, inplace_backward
 
 
 def local_targets(targets: Any, logits: ShardedLogits) -> tuple[Any, Any, bool]:
-    """What checks look at, as if all labels were here; what is; and whether it holds all labels' columns."""
+    """Return targets of all labels for the checks, the targets to use, and whether these are CSR of all labels."""
     shards, local = logits.shards, logits.local
     if isinstance(targets, Tensor) and targets.layout == torch.sparse_csr:
         targets = CSRTargets.from_sparse(targets)
@@ -90,7 +90,7 @@ def local_targets(targets: Any, logits: ShardedLogits) -> tuple[Any, Any, bool]:
     if is_dtensor(targets):
         targets = targets.to_local()
     if not isinstance(targets, Tensor) or targets.layout != torch.strided:
-        return targets, targets, False  # the checks say what is wrong
+        return targets, targets, False  # the checks will raise the error
     if targets.shape == logits.shape:
         targets = targets[..., shards.own]
     if targets.shape != local.shape:
@@ -102,7 +102,7 @@ def local_targets(targets: Any, logits: ShardedLogits) -> tuple[Any, Any, bool]:
 
 
 def local_call(call: CheckedCall, logits: ShardedLogits, targets: Any, everything: bool) -> CheckedCall:
-    """From a call of all labels to this rank's: its columns of whatever is of labels. Views, and no copies."""
+    """Return this rank's part of a call: its labels of every tensor with an entry per label, as views."""
     shards, rows = logits.shards, call.logits.shape[0]
     width = logits.local.shape[-1]
     tensors = call.tensors
@@ -125,7 +125,7 @@ def local_call(call: CheckedCall, logits: ShardedLogits, targets: Any, everythin
 
 
 def described(call: CheckedCall) -> str:
-    """What ranks must agree about, in words."""
+    """Describe in words what must be equal on all ranks."""
     options = call.options
     assert call.shards is not None
     return (
@@ -137,13 +137,16 @@ def described(call: CheckedCall) -> str:
 
 
 def _learned(tensors: TensorArguments) -> list[str]:
-    """What beside the logits wants a gradient: each has a sum over ranks."""
+    """Return the names of tensors besides the logits that need a gradient, which is a sum over ranks."""
     names = ("logit_scale", "label_offset", "row_offset") if torch.is_grad_enabled() else ()
     return [name for name in names if (tensor := getattr(tensors, name)) is not None and tensor.requires_grad]
 
 
 def run_sharded(call: CheckedCall) -> tuple[Tensor, Tensor]:
-    """The loss of all ranks (``reduction="none"`` of elements and labels: of this one's), and coefficients."""
+    """Return the loss of all ranks and the coefficients.
+
+    With ``reduction="none"``, the values of elements or labels are those of this rank.
+    """
     shards, options = call.shards, call.options
     assert shards is not None
     if call.term.grouping in ("samples", "micro"):
@@ -157,7 +160,7 @@ def run_sharded(call: CheckedCall) -> tuple[Tensor, Tensor]:
 
 
 class _Spanning(torch.autograd.Function):
-    """Groups that span ranks. Like ``_FusedLoss``, whose backward from logits and coefficients it has."""
+    """A loss whose groups span ranks. Its backward is that of ``_FusedLoss`` from logits and coefficients."""
 
     @staticmethod
     @positional
@@ -190,7 +193,7 @@ class _Spanning(torch.autograd.Function):
 def finished(
     statistics: Tensor, late: Tensor, tensors: TensorArguments, options: Options, rows: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Value and coefficients, from what all parts have gathered."""
+    """Return the value and the coefficients from the statistics and second-pass sums of all parts."""
     ops = getattr(torch.ops, options.namespace)
     numbers = options.grouping, options.reduction, rows, dtype
     inputs = statistics, late, tensors.sample_weight, tensors.normalizer
@@ -199,7 +202,7 @@ def finished(
 
 
 class _Whole(torch.autograd.Function):
-    """The columns of all ranks, of which each has made the same: a gradient's own columns are the rank's."""
+    """The columns of all ranks. Every rank computes the same gradient of them, and returns its own columns of it."""
 
     @staticmethod
     def forward(local: Tensor, shards: LabelShards) -> Tensor:
@@ -221,24 +224,24 @@ def _columns_of_all(local: Tensor, shards: LabelShards) -> Tensor:
     return torch.cat([part[..., :size] for part, size in zip(shards.gather(padded), shards.sizes, strict=True)], -1)
 
 
-_UNKNOWN = -12345  # in the place of whatever value says so
+_UNKNOWN = -12345  # replaces the ranks' own marks of unknown targets
 
 
 def whole_call(call: CheckedCall, targets: Any, everything: bool, logits: ShardedLogits) -> CheckedCall:
-    """For a backend that knows no parts: the logits of all ranks, on each of them."""
+    """Return a call with the logits of all ranks on each rank, for a backend that does not support parts."""
     shards, rows = logits.shards, call.logits.shape[0]
     whole: Tensor = _Whole.apply(logits.local.reshape(rows, logits.local.shape[-1]), shards)
     if everything:
         targets = targets.label_range(shards.own.start, shards.own.stop)
     options = call.options
-    if not call.term.spec.second_logits:  # ranks may have them in layouts and dtypes of their own
+    if not call.term.spec.second_logits:  # layout and dtype of targets may differ between ranks
         targets, options = _as_one_dtype(targets, call), options._replace(ignore_index=_UNKNOWN)
     targets = _Whole.apply(targets.reshape(rows, logits.local.shape[-1]), shards)
     return call._replace(logits=whole, targets=targets, options=options, shards=None)
 
 
 def _as_one_dtype(targets: Any, call: CheckedCall) -> Tensor:
-    """Dense, in the compute dtype, with one value for what is unknown."""
+    """Return dense targets in the compute dtype, with ``_UNKNOWN`` for unknown labels."""
     ignored = call.options.ignore_index
     if isinstance(targets, CSRTargets):
         dense = targets.to_dense()
@@ -249,5 +252,5 @@ def _as_one_dtype(targets: Any, call: CheckedCall) -> Tensor:
     return dense.to(_ops.compute_dtype(call.logits)).masked_fill(unknown, _UNKNOWN)
 
 
-# From here on dispatch hands over every call whose logits are sharded.
+# From here on, dispatch passes every call with sharded logits to this module.
 _dispatch.serve_sharded(_dispatch.ShardedEngine(as_sharded, prepare, evaluate_kept))
