@@ -60,7 +60,7 @@ _uncompiled = uncompiled(
 
 
 def prepare(term: Term, logits: ShardedLogits, targets: Any, *, inplace_backward: Any, **arguments: Any) -> CheckedCall:
-    """Check the call as if this rank had all labels, then cut it to the rank's labels. No value of the logits is read."""
+    """Check the call as if this rank had all labels, then cut it to the rank's. No value of the logits is read."""
     check.check_logits(logits.local)
     if not term.spec.second_logits:
         check.check_constant("targets", targets)

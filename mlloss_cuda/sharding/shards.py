@@ -58,9 +58,7 @@ class LabelShards:
         sizes = _gather(torch.tensor([own], device=device), group).flatten().tolist()
         failed = [rank for rank, size in enumerate(sizes) if size < 0]
         if failed and own >= 0:
-            raise ValueError(
-                f"{name}: the {name} of rank {failed[0]} failed their checks; the error on that rank says why"
-            )
+            raise ValueError(f"{name}: rank {failed[0]} failed its own check; the error there gives the reason")
         return cls(group, tuple(sizes), group.rank())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LabelShards:
@@ -93,7 +91,7 @@ class LabelShards:
         return self.gather(tensor).sum(0, dtype=torch.float64).to(tensor.dtype)
 
     def begin_sum(self, tensor: Tensor) -> Work | None:
-        """Start a sum over ranks in place; the result is complete after ``wait`` on the work. None for a single rank."""
+        """Start a sum over ranks in place; the result is there after ``wait`` on the work. None for one rank."""
         from torch import distributed
 
         return None if self.ranks == 1 else distributed.all_reduce(tensor, group=self.group, async_op=True)
