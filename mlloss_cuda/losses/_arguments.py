@@ -101,9 +101,8 @@ COMMON_ARGUMENTS: Final[dict[str, CommonArgument]] = {
         "mean",
         lambda name, value: check.check_choice(name, value, _ops.REDUCTIONS),
         """``"none"`` gives {none}, ``"sum"`` their sum, ``"mean"`` their mean,
-        ``"batchmean"`` their sum over the number of rows. Excluded and weighted elements count
-        fully in these numbers.
-        Default ``"{reduction}"``.""",
+        ``"batchmean"`` their sum over the number of rows. The counts include excluded and
+        weighted ones. Default ``"{reduction}"``.""",
     ),
     "inplace_backward": CommonArgument(
         False,

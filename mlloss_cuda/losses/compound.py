@@ -67,9 +67,7 @@ def _check_of_the_sum(loss: LossModule, reduction: str) -> None:
     for name in _OF_THE_SUM:
         own, default = getattr(loss, name), DEFAULTS[name]
         if own is not default and own != default and not (name == "reduction" and own == reduction):
-            raise ValueError(
-                f"{name}: expected it on the compound only, which applies it to all terms; {loss!r} has {own!r}"
-            )
+            raise ValueError(f"{name}: expected it on the compound only, not on its terms; {loss!r} has {own!r}")
 
 
 def _prepare(pairs: Sequence[tuple[float, LossModule]], common: dict[str, Any]) -> list[_Prepared]:

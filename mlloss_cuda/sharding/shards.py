@@ -54,7 +54,7 @@ class LabelShards:
 
     @classmethod
     def gathered(cls, name: str, group: ProcessGroup, own: int, device: torch.device) -> LabelShards:
-        """Gather the sizes of all ranks' slices. A negative ``own`` tells the other ranks that this rank has failed."""
+        """Gather the sizes of all ranks' slices. A negative ``own`` means that this rank has failed."""
         sizes = _gather(torch.tensor([own], device=device), group).flatten().tolist()
         failed = [rank for rank, size in enumerate(sizes) if size < 0]
         if failed and own >= 0:
