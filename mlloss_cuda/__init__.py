@@ -43,7 +43,7 @@ __all__ = [
 ]
 __all__ += _losses
 
-# These are imported on first use, so that `import mlloss_cuda` needs torch alone.
+# These are imported on first use, so that `import mlloss_cuda` needs nothing but torch.
 _SUBMODULES = ("compat", "data", "functional", "metrics")
 
 

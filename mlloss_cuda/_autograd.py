@@ -1,8 +1,8 @@
-"""One autograd Function over one op a pass, for every loss and engine.
+"""The autograd Functions over the ops, one op for each pass, for every loss and engine.
 
-The gradient is formed in the forward when that costs least: the result is a scalar, only the logits
-are differentiated, and their dtype can hold a gradient that a later loss scale has not yet reached
-(not float16). Otherwise the backward reads the logits once more.
+The forward computes the gradient if that costs least: if the result is a scalar, only the logits are
+differentiated, and their dtype can hold a gradient before a loss scale multiplies it (not float16).
+Otherwise the backward reads the logits once more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from . import _ops
-from ._call import Options, Sides, shared_arguments
+from ._call import Options, TensorArguments, shared_arguments
 from ._positional import positional
 from ._vmap import losses_of_samples
 
@@ -22,7 +22,7 @@ __all__ = ["backward_from_logits", "fused_loss", "fused_pair", "unit_grad_output
 
 
 class _Once(torch.autograd.Function):
-    """Ties a gradient to the loss's node, so that differentiating it again says what is wrong."""
+    """A tie between a gradient and the loss's node, so that differentiating the gradient raises a clear error."""
 
     generate_vmap_rule = True
 
@@ -43,37 +43,38 @@ class _Once(torch.autograd.Function):
 
 
 def once(gradient: Tensor, anchor: Tensor) -> Tensor:
+    """Return the gradient, tied to the anchor if someone may differentiate it."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return gradient
     return _Once.apply(gradient, anchor)
 
 
 def keeps_graph() -> bool:
-    """Whether this backward may come again. Unknown under compile and functorch: then nothing is overwritten."""
+    """Return whether this backward may run again: True under compile and functorch, where it is unknown."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return True
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
-# By dtype, device and the stream on which they were filled; kept, so that their ids are nobody else's.
+# The keys are dtype, device and the stream that filled the tensor. The tensors are kept, so their ids stay unique.
 _units: dict[tuple[torch.dtype, torch.device, int], Tensor] = {}
 _unit_ids: set[int] = set()
 
 
 def unit_grad_output(loss: Tensor) -> Tensor:
-    """A 1 to begin the backward pass with, which costs no launch: ``loss.backward(unit_grad_output(loss))``.
+    """Return a 1 that starts the backward pass without a launch: ``loss.backward(unit_grad_output(loss))``.
 
-    ``loss.backward()`` fills a tensor of ones on every call, and the loss's backward then reads on the GPU what it is
-    multiplied by. This tensor is made once for each dtype, device and stream, and the losses of this package know it:
-    their backward launches nothing where the forward has formed the gradient. Where a batch is small, launches are
-    what a step costs.
+    ``loss.backward()`` fills a tensor of ones on every call, and the loss's backward then reads this factor on the
+    GPU. The tensor of this function is filled once for each dtype, device and stream, and the losses of this package
+    recognise it: their backward launches nothing if the forward has computed the gradient. For small batches,
+    launches dominate the cost of a step.
 
     Args:
         loss: a reduced loss of this package, or any other 0-d tensor.
 
     Returns:
-        a 0-d tensor of 1 in the dtype and on the device of ``loss``. It is shared: to change it in place is allowed,
-        and costs the next caller a new one.
+        A 0-d tensor of 1 in the dtype and on the device of ``loss``. It is shared between callers. Changing it in
+        place is allowed; the next caller then gets a new one.
 
     Raises:
         TypeError: ``loss`` is not a tensor.
@@ -92,7 +93,7 @@ def unit_grad_output(loss: Tensor) -> Tensor:
         raise ValueError(f"loss: expected a 0-d tensor, got shape {tuple(loss.shape)}")
     device = loss.device
     if torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
-        return torch.ones_like(loss, requires_grad=False)  # what a graph fills is the graph's
+        return torch.ones_like(loss, requires_grad=False)  # a tensor that a graph fills belongs to the graph
     stream = 0 if device.type == "cpu" else torch.accelerator.current_stream(device).stream_id
     unit = _units.get((loss.dtype, device, stream))
     if unit is None or unit._version:
@@ -105,33 +106,35 @@ def unit_grad_output(loss: Tensor) -> Tensor:
     return unit
 
 
-def _passed_forward(logits: Tensor, sides: Sides, options: Options, form: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _passed_forward(
+    logits: Tensor, tensors: TensorArguments, options: Options, form: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Run the forward op: the value, the coefficients, and the gradient if ``form`` and not ``in_place``."""
     ops = getattr(torch.ops, options.namespace)
     if form and options.in_place:
-        value, coefficients = ops.loss_forward_(logits, *shared_arguments(sides, options), options.keep)
+        value, coefficients = ops.loss_forward_(logits, *shared_arguments(tensors, options), options.keep)
         torch.autograd.graph.increment_version(logits)
         return value, coefficients, logits.new_empty(0)
     results: tuple[Tensor, Tensor, Tensor] = ops.loss_forward(
-        logits, *shared_arguments(sides, options), options.keep or not form, form
+        logits, *shared_arguments(tensors, options), options.keep or not form, form
     )
     return results
 
 
 class _EagerLoss(torch.autograd.Function):
-    """The loss of ``[B, L]`` logits; differentiable in them, logit_scale, label_offset and row_offset.
+    """The loss of ``[B, L]`` logits, differentiable in logits, logit_scale, label_offset and row_offset.
 
-    It serves ordinary eager calls, and costs the host as little as a Function can. ``learned`` holds logit_scale,
-    label_offset and row_offset where one of them requires a gradient. The outputs are those of ``_FusedLoss`` without
+    It serves ordinary eager calls with as little host time as possible. ``learned`` holds logit_scale, label_offset
+    and row_offset if one of them requires a gradient, else nothing. The outputs are those of ``_FusedLoss`` without
     the gradient.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, call: tuple[Sides, Options, bool], *learned: Tensor | None
+        ctx: Any, logits: Tensor, call: tuple[TensorArguments, Options, bool], *learned: Tensor | None
     ) -> tuple[Tensor, ...]:
-        sides, options, form = call
-        value, coefficients, gradient = _passed_forward(logits, sides, options, form)
+        tensors, options, form = call
+        value, coefficients, gradient = _passed_forward(logits, tensors, options, form)
         own = options.keep or not form
         anchor = value.new_empty(0) if own else coefficients
         ctx.set_materialize_grads(False)
@@ -139,7 +142,7 @@ class _EagerLoss(torch.autograd.Function):
         if form:
             ctx.save_for_backward(anchor, logits if options.in_place else gradient)
         else:
-            ctx.save_for_backward(anchor, logits, coefficients, *sides)
+            ctx.save_for_backward(anchor, logits, coefficients, *tensors)
         if own:
             ctx.mark_non_differentiable(coefficients)
             return value, coefficients, anchor
@@ -158,18 +161,18 @@ class _EagerLoss(torch.autograd.Function):
 
 
 class _FusedLoss(torch.autograd.Function):
-    """The same for ``torch.compile`` and functorch, which want every tensor as an argument or a result of its own.
+    """The same loss for ``torch.compile`` and functorch, which need every tensor as a separate argument or result.
 
-    The last output is an anchor: an empty tensor that hangs on this node. It is kept in place of the
-    loss, which is the user's to change (``loss /= n``). Where nobody keeps coefficients and the gradient is
-    formed, the op's empty coefficients are the anchor, and the gradient comes last.
+    The last output is an anchor: an empty tensor that belongs to this node. It is saved instead of the loss,
+    because the user may change the loss in place (``loss /= n``). If the forward computes the gradient and the
+    caller keeps no coefficients, the op's empty coefficients are the anchor, and the gradient is the last output.
     """
 
     @staticmethod
     @positional
     def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, options, form = arguments
-        results = _passed_forward(logits, Sides(*tensors), options, form)
+        results = _passed_forward(logits, TensorArguments(*tensors), options, form)
         if form and not options.keep:
             return results
         return *results, results[0].new_empty(0)
@@ -192,7 +195,7 @@ class _FusedLoss(torch.autograd.Function):
         grad_output = grad_outputs[0]
         if not ctx.form:
             return backward_from_logits(ctx, grad_output)
-        none = (None,) * (len(Sides._fields) + 2)
+        none = (None,) * (len(TensorArguments._fields) + 2)
         if grad_output is None:
             return None, *none
         return _scaled(ctx, grad_output), *none
@@ -200,22 +203,26 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], logits: Tensor, *arguments: Any) -> Any:
         *tensors, options, form = arguments
-        return losses_of_samples(info.batch_size, in_dims, logits, Sides(*tensors), options, form, _each, _of_each)
+        return losses_of_samples(
+            info.batch_size, in_dims, logits, TensorArguments(*tensors), options, form, _each, _of_each
+        )
 
 
-def _each(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
-    """A loss for each row or element, and coefficients."""
-    return _FusedLoss.apply(logits, *sides, options, False)[:2]
+def _each(logits: Tensor, tensors: TensorArguments, options: Options) -> tuple[Tensor, Tensor]:
+    """Return the loss of each row or element, and the coefficients."""
+    return _FusedLoss.apply(logits, *tensors, options, False)[:2]
 
 
-def _of_each(logits: Tensor, sides: Sides, options: Options, coefficients: Tensor, grad_output: Tensor) -> Tensor:
-    """The gradient of the logits from a ``grad_output`` for each row or element."""
-    ops, shared = getattr(torch.ops, options.namespace), shared_arguments(sides, options)
+def _of_each(
+    logits: Tensor, tensors: TensorArguments, options: Options, coefficients: Tensor, grad_output: Tensor
+) -> Tensor:
+    """Return the gradient of the logits, from a ``grad_output`` for each row or element."""
+    ops, shared = getattr(torch.ops, options.namespace), shared_arguments(tensors, options)
     return ops.loss_backward(logits, *shared, coefficients, grad_output, True, False, False, False)[0]
 
 
 def _scaled(ctx: Any, grad_output: Tensor) -> Tensor:
-    """Return the gradient that the forward formed, times ``grad_output``."""
+    """Return the gradient that the forward computed, times ``grad_output``."""
     if ctx.options.in_place:
         _spend(ctx)
     if not torch.is_grad_enabled():
@@ -230,10 +237,10 @@ def _product(ctx: Any, grad_output: Tensor) -> Tensor:
     compiling = torch.compiler.is_compiling()
     ops = getattr(torch.ops, ctx.options.namespace)
     if torch._C._are_functorch_transforms_active():
-        return gradient * grad_output  # vmap has a rule for it
-    # The tensor of unit_grad_output, unchanged: its value is known without a look at the device.
+        return gradient * grad_output  # vmap has a rule for this product
+    # An unchanged tensor of unit_grad_output is known to be 1 without a read from the device.
     unit = not compiling and id(grad_output) in _unit_ids and grad_output._version == 0
-    # The graph may be walked again; under torch.compile that is unknown, so nothing is overwritten.
+    # If the graph is kept, the backward may run again. torch.compile does not know, so it overwrites nothing.
     kept = compiling or torch._C._autograd._get_current_graph_task_keep_graph()
     if kept and not ctx.options.in_place:
         return gradient.clone() if unit else ops.scale_gradient(gradient, grad_output)
@@ -243,34 +250,35 @@ def _product(ctx: Any, grad_output: Tensor) -> Tensor:
 
 
 def _spend(ctx: Any) -> None:
+    """Mark an in-place gradient as used, and raise if it was used before."""
     if not ctx.options.in_place:
         return
     if ctx.spent:
-        raise RuntimeError("inplace_backward: the logits hold one gradient, for one backward only")
+        raise RuntimeError("inplace_backward: the logits hold a single gradient, which serves one backward only")
     ctx.spent = True
 
 
 def backward_from_logits(ctx: Any, grad_output: Tensor | None) -> tuple[Any, ...]:
-    """The backward of a Function of ``(logits, *sides, options, one more)``, which has saved what this reads."""
+    """Return the gradients for a Function with the arguments ``(logits, *tensors, options, one more)``."""
     if grad_output is None:
-        return (None,) * (len(Sides._fields) + 3)
-    need = dict(zip(Sides._fields, ctx.needs_input_grad[1:], strict=False))
+        return (None,) * (len(TensorArguments._fields) + 3)
+    need = dict(zip(TensorArguments._fields, ctx.needs_input_grad[1:], strict=False))
     needs = ctx.needs_input_grad[0], need["logit_scale"], need["label_offset"], need["row_offset"]
     gradient, scale, label, row = _from_logits(ctx, grad_output, needs)
-    return gradient, *Sides(logit_scale=scale, label_offset=label, row_offset=row), None, None
+    return gradient, *TensorArguments(logit_scale=scale, label_offset=label, row_offset=row), None, None
 
 
 def _from_logits(
     ctx: Any, grad_output: Tensor, needs: tuple[bool, bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of logits, logit_scale, label_offset and row_offset, from coefficients and the logits."""
+    """Return the gradients of logits, logit_scale, label_offset and row_offset, from what was saved."""
     need_logits, need_scale, need_label, need_row = needs
     _spend(ctx)
-    anchor, logits, coefficients, *tensors = ctx.saved_tensors
+    anchor, logits, coefficients, *given = ctx.saved_tensors
     options: Options = ctx.options
-    sides = Sides(*tensors)
+    tensors = TensorArguments(*given)
     wanted = need_row, need_scale, need_label
-    ops, shared = getattr(torch.ops, options.namespace), shared_arguments(sides, options)
+    ops, shared = getattr(torch.ops, options.namespace), shared_arguments(tensors, options)
     with torch.no_grad():
         if need_logits and options.in_place:
             row, scale, label = ops.loss_backward_(logits, *shared, coefficients, grad_output, *wanted)
@@ -280,7 +288,7 @@ def _from_logits(
             gradient, row, scale, label = ops.loss_backward(
                 logits, *shared, coefficients, grad_output, need_logits, *wanted
             )
-        if need_row and sides.row_offset is not None and sides.row_offset.dim() == 0:
+        if need_row and tensors.row_offset is not None and tensors.row_offset.dim() == 0:
             row = row.sum()
         scale = scale.sum()
     return (
@@ -292,7 +300,7 @@ def _from_logits(
 
 
 class _Same(torch.autograd.Function):
-    """Two results that are one number, each with gradients of its own."""
+    """Two results with equal values but separate gradients: returns the first, and passes its gradient to both."""
 
     generate_vmap_rule = True
 
@@ -310,36 +318,37 @@ class _Same(torch.autograd.Function):
 
 
 def _differentiated(required: bool) -> bool:
+    """Return whether a call needs autograd, given whether its input requires a gradient."""
     return _transformed() or (required and torch.is_grad_enabled())
 
 
 def _transformed() -> bool:
-    """Whether forward-mode AD or functorch is active: autograd has to see such a call, to serve or to refuse it."""
+    """Return whether forward-mode AD or functorch is active: autograd must see such a call, to serve or refuse it."""
     return not torch.compiler.is_compiling() and (
         torch.autograd.forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
     )
 
 
-def fused_pair(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
-    """A symmetric loss of two logits, of which ``sides.targets`` are the second ones.
+def fused_pair(logits: Tensor, tensors: TensorArguments, options: Options) -> tuple[Tensor, Tensor]:
+    """Compute a symmetric loss of two logits; ``tensors.targets`` holds the second ones.
 
-    A call for each that is differentiated, in which the other one is a constant.
+    There is one call for each input that is differentiated; the other input is a constant in it.
     """
-    other = sides.targets
+    other = tensors.targets
     assert other is not None
-    scaled = sides.logit_scale is not None and sides.logit_scale.requires_grad
+    scaled = tensors.logit_scale is not None and tensors.logit_scale.requires_grad
     first, second = (_differentiated(x.requires_grad or scaled) for x in (logits, other))
     values = []
     if first or not second:
-        values.append(fused_loss(logits, sides._replace(targets=other.detach()), options)[0])
+        values.append(fused_loss(logits, tensors._replace(targets=other.detach()), options)[0])
     if second:
-        values.append(fused_loss(other, sides._replace(targets=logits.detach()), options)[0])
+        values.append(fused_loss(other, tensors._replace(targets=logits.detach()), options)[0])
     return values[0] if len(values) == 1 else _Same.apply(*values), logits.new_empty(0)
 
 
-def fused_loss(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
-    """The loss by the engine that ``options.namespace`` names, and coefficients if kept; every check has been made."""
-    scale, label, row = sides.logit_scale, sides.label_offset, sides.row_offset
+def fused_loss(logits: Tensor, tensors: TensorArguments, options: Options) -> tuple[Tensor, Tensor]:
+    """Return the loss from the engine in ``options.namespace``, and the coefficients if kept; all checks are done."""
+    scale, label, row = tensors.logit_scale, tensors.label_offset, tensors.row_offset
     auxiliary = (
         (scale is not None and scale.requires_grad)
         or (label is not None and label.requires_grad)
@@ -348,10 +357,10 @@ def fused_loss(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, 
     transformed = _transformed()
     if not transformed and not ((auxiliary or logits.requires_grad) and torch.is_grad_enabled()):
         ops = getattr(torch.ops, options.namespace)
-        return ops.loss_forward(logits, *shared_arguments(sides, options), options.keep, False)[:2]
+        return ops.loss_forward(logits, *shared_arguments(tensors, options), options.keep, False)[:2]
     scalar = _ops.REDUCTIONS[options.reduction] != "none" or _ops.GROUPINGS[options.grouping] == "micro"
     form = scalar and not auxiliary and logits.dtype != torch.float16
     if transformed or torch.compiler.is_compiling():
-        return _FusedLoss.apply(logits, *sides, options, form)[:2]
+        return _FusedLoss.apply(logits, *tensors, options, form)[:2]
     learned = (scale, label, row) if auxiliary else ()
-    return _EagerLoss.apply(logits, (sides, options, form), *learned)[:2]
+    return _EagerLoss.apply(logits, (tensors, options, form), *learned)[:2]

@@ -1,4 +1,4 @@
-"""Which engine serves a call, and why another one cannot."""
+"""The backends: their status, the choice of one for a call, and ``use_backend``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MOST_TRITON_LABELS: Final = 2**31 - 2**16  # a tile's columns are counted in 32
 
 
 class BackendStatus(NamedTuple):
-    """Whether a backend can be used here, and if not, why."""
+    """The status of a backend: whether it can be used here, and if not, the reason."""
 
     usable: bool
     reason: str  # empty when usable
@@ -51,7 +51,7 @@ def _cuda_status() -> BackendStatus:
 
 
 def _gpu_keys() -> list[str]:
-    """Dispatch keys of the GPUs that torch sees and Triton drives: NVIDIA's and AMD's, Intel's."""
+    """Return the dispatch keys of GPUs that torch sees and Triton supports: CUDA for NVIDIA and AMD, XPU for Intel."""
     found = (("CUDA", torch.cuda.is_available()), ("XPU", torch.xpu.is_available()))
     return [key for key, available in found if available]
 
@@ -61,31 +61,31 @@ def _triton_status() -> BackendStatus:
         return BackendStatus(False, "triton is not installed; `pip install triton`")
     keys = _gpu_keys()
     if not keys:
-        return BackendStatus(False, "torch sees no GPU that Triton drives")
+        return BackendStatus(False, "torch sees no GPU that Triton supports")
     try:
         version = importlib.import_module("triton").__version__
         if tuple(map(int, version.split(".")[:2])) < _LEAST_TRITON:
             return BackendStatus(
-                False, f"Triton {version} is too old; install 3.6 or later, as torch 2.11 and later have it"
+                False, f"Triton {version} is too old; install 3.6 or later, which torch 2.11 and later include"
             )
         for key in keys:
             importlib.import_module("mlloss_cuda._triton").register(key)
-    except Exception as error:  # whatever a broken installation raises
+    except Exception as error:  # a broken installation may raise anything
         return BackendStatus(False, f"triton does not load: {type(error).__name__}: {error}")
     return BackendStatus(True, "")
 
 
 class Engine(NamedTuple):
-    """A fused engine: whether it can run here, the device types it serves, where its ops are, how wide a row may be."""
+    """A fused engine: its status, the device types that it serves, the namespace of its ops and its limits."""
 
     status: Callable[[], BackendStatus]
     devices: tuple[str, ...]
     namespace: str
-    most_labels: int | None = None  # any number
-    compounds: Callable[[str], bool] = lambda name: True  # whether a loss of several terms runs in one pass
+    most_labels: int | None = None  # the most labels in a row; None is no limit
+    compounds: Callable[[str], bool] = lambda name: True  # returns whether a sum of losses runs in one pass
 
 
-# In the order of preference. The reference serves every device, and comes last.
+# The order is that of preference. The reference serves every device and comes last; it is not listed here.
 _engines: dict[str, Engine] = {
     "cuda": Engine(_cuda_status, ("cuda",), _ops.NAMESPACE, _MOST_CUDA_LABELS, compiled_compounds),
     "triton": Engine(_triton_status, ("cuda", "xpu"), "mlloss_cuda_triton", _MOST_TRITON_LABELS),
@@ -94,7 +94,7 @@ _engines: dict[str, Engine] = {
 
 
 def add_engine(name: str, engine: Engine) -> None:
-    """Make a further engine known, as a test does with the emulated kernels."""
+    """Register another engine; tests register the emulated kernels this way."""
     _ops.define(engine.namespace)
     _engines[name] = engine
     _usable_cache.pop(name, None)
@@ -102,7 +102,7 @@ def add_engine(name: str, engine: Engine) -> None:
 
 
 def ops_of(backend: str) -> tuple[str, int | None]:
-    """Return the namespace of a backend's ops (empty: none) and the most labels that it takes (None: any number)."""
+    """Return the namespace of a backend's ops (empty for the reference) and its most labels (None for no limit)."""
     engine = _engines.get(backend)
     return ("", None) if engine is None else (engine.namespace, engine.most_labels)
 
@@ -112,7 +112,7 @@ def _status(name: str) -> BackendStatus:
 
 
 def backends() -> dict[str, BackendStatus]:
-    """Each backend's name, whether it is usable here, and if not, why.
+    """Return the status of each backend by its name: whether it is usable here, and if not, the reason.
 
     Example:
         >>> backends()["reference"].usable
@@ -122,13 +122,13 @@ def backends() -> dict[str, BackendStatus]:
 
 
 class _Request:
-    """One ``use_backend`` block. Blocks in several threads end in any order: each takes out its own."""
+    """One ``use_backend`` block. Blocks in several threads end in any order, so each removes its own request."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
-# A module global, not a ContextVar: torch.compile(fullgraph=True) reads one and not the other.
+# This is a module global because torch.compile(fullgraph=True) can read one, but not a ContextVar.
 _forced: str | None = None
 _requests: list[_Request] = []
 _warned: set[str] = set()
@@ -142,7 +142,7 @@ def use_backend(name: str) -> Iterator[None]:
         name: ``"cuda"``, ``"triton"``, ``"cpu"`` or ``"reference"`` (plain PyTorch, any device).
 
     Raises:
-        ValueError: the name is unknown, or the backend is not usable; the reason is given.
+        ValueError: the name is unknown, or the backend is not usable; the message gives the reason.
 
     Example:
         >>> with use_backend("reference"):
@@ -164,12 +164,12 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = _requests[-1].name if _requests else None
 
 
-# The backend of each device type that a fused engine serves, when none is forced.
+# The backend of each device type that a fused engine serves, if no backend is forced.
 _chosen: dict[str, str] = {}
 
 
 def choose(device_type: str, loss: str = "") -> str:
-    """Return the first backend that has ``loss`` for tensors on a device of that type."""
+    """Return the first backend that serves ``loss`` for tensors on a device of this type."""
     if _forced is None and device_type in _chosen and _ops.COMPOUND not in loss:
         return _chosen[device_type]
     if _ops.COMPOUND in loss:
@@ -192,23 +192,23 @@ def choose(device_type: str, loss: str = "") -> str:
 
 
 def forced() -> str | None:
-    """What ``use_backend`` asks for."""
+    """Return the backend that ``use_backend`` forces, or None."""
     return _forced
 
 
 def one_pass(device_type: str, compound: str, forced: str | None) -> str | None:
-    """The backend that runs a loss of several terms in one pass; None where none does."""
+    """Return the backend that runs a sum of losses in one pass, or None."""
     names = _serving(device_type) if forced is None else [forced] if forced in _serving(device_type) else []
     return next((name for name in names if _usable(name) and _engines[name].compounds(compound)), None)
 
 
 def takes_label_parameters(backend: str) -> bool:
-    """Whether a backend's compounds take numbers of each label's own."""
+    """Return whether a backend's compounds support a label parameter, such as ``pos_weight``."""
     return backend in ("cpu", "triton")
 
 
 def takes_parts(backend: str) -> bool:
-    """Whether a backend has the ops of losses over parts of the labels: the fused engines."""
+    """Return whether a backend has the ops for parts of the labels; all fused engines have them."""
     return backend in _engines
 
 
@@ -225,8 +225,8 @@ def _usable(name: str) -> bool:
     return _usable_cache[name]
 
 
-# torch.compiler.assume_constant_result, without the import of dynamo: what is installed does not change, and
-# importing an engine is nothing to trace.
+# This is torch.compiler.assume_constant_result without the import of dynamo. The result is constant because the
+# installed packages do not change, and dynamo cannot trace the import of an engine.
 _usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 one_pass._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
@@ -237,6 +237,6 @@ def _warn(device_type: str) -> None:
     _warned.add(device_type)
     reasons = "; ".join(f"{name}: {_status(name).reason}" for name in _serving(device_type))
     warnings.warn(
-        f"mlloss_cuda: no fused kernels for {device_type!r} tensors, plain PyTorch serves ({reasons or 'no engine'})",
+        f"mlloss_cuda: no fused kernels for {device_type!r} tensors, PyTorch serves them ({reasons or 'no engine'})",
         stacklevel=2,
     )

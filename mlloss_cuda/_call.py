@@ -1,8 +1,8 @@
 """One call of a loss as the ops and the engines take it.
 
-``Sides`` and the first fields of ``Options`` are the only list of the arguments that every op shares: the ops' schemas
-(``_ops``), the fakes, the Triton engine and the reference read names, order and types here, and csrc/ops.h has the same
-list in C++. A test compares the two.
+``TensorArguments`` and the first fields of ``Options`` are the only list of the arguments that every op shares. The
+ops' schemas (``_ops``), the fakes, the Triton engine and the reference read names, order and types here; csrc/ops.h has
+the same list in C++, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from .sharding.shards import LabelShards
     from .targets import CSRTargets
 
-__all__ = ["SHARED_NAMES", "CheckedCall", "Options", "Sides", "shared_arguments", "shared_schema"]
+__all__ = ["SHARED_NAMES", "CheckedCall", "Options", "TensorArguments", "shared_arguments", "shared_schema"]
 
 SymInt = int  # an int that torch.compile may leave symbolic
 
 
-class Sides(NamedTuple):
+class TensorArguments(NamedTuple):
     """The tensors beside the logits: targets, their indices, and the rest in the compute dtype."""
 
     targets: Tensor | None = None
@@ -38,7 +38,7 @@ class Sides(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The ops' arguments that are not tensors, up to ``all_labels``; then what decides which op runs."""
+    """The ops' arguments that are not tensors, up to ``all_labels``; the last fields determine which op runs."""
 
     loss: str
     parameters: tuple[float, ...]
@@ -48,27 +48,27 @@ class Options(NamedTuple):
     offset: float
     label_smoothing: float
     ignore_index: int | None
-    first_label: SymInt  # the logits' first column, among all labels
+    first_label: SymInt  # the label of the logits' first column
     all_labels: SymInt
-    namespace: str = ""  # of the engine's ops; empty for the reference
+    namespace: str = ""  # the namespace of the engine's ops; empty for the reference
     in_place: bool = False
     keep: bool = False  # the call returns coefficients, whether or not the backward needs them
 
 
 class CheckedCall(NamedTuple):
-    """A call that passed every check, and what a backend needs to run it."""
+    """A call that passed every check, with everything that a backend needs to run it."""
 
     term: Term
     backend: str
     logits: Tensor  # [rows, labels]
     targets: Tensor | CSRTargets
-    sides: Sides
+    tensors: TensorArguments
     options: Options
-    shards: LabelShards | None = None  # if set, logits, targets and sides hold this rank's labels
+    shards: LabelShards | None = None  # if set, logits, targets and tensors hold this rank's labels
 
 
 _OP_OPTIONS: Final = Options._fields[: Options._fields.index("namespace")]
-SHARED_NAMES: Final = Sides._fields + _OP_OPTIONS
+SHARED_NAMES: Final = TensorArguments._fields + _OP_OPTIONS
 
 _SCHEMA_TYPES: Final = {
     "Tensor | None": "Tensor?",
@@ -83,11 +83,11 @@ _SCHEMA_TYPES: Final = {
 
 def shared_schema() -> str:
     """Return the shared arguments as an op's schema declares them."""
-    annotations = {**Sides.__annotations__, **Options.__annotations__}
+    annotations = {**TensorArguments.__annotations__, **Options.__annotations__}
     written = {name: getattr(kind, "__forward_arg__", kind) for name, kind in annotations.items()}
     return ", ".join(f"{_SCHEMA_TYPES[written[name]]} {name}" for name in SHARED_NAMES)
 
 
-def shared_arguments(sides: Sides, options: Options) -> tuple[Any, ...]:
+def shared_arguments(tensors: TensorArguments, options: Options) -> tuple[Any, ...]:
     """Return the arguments that every op takes after the logits, in the schemas' order."""
-    return sides + options[: len(_OP_OPTIONS)]
+    return tensors + options[: len(_OP_OPTIONS)]

@@ -1,4 +1,4 @@
-"""From a user's call to an engine's: checks, shapes, choice of backend."""
+"""Checks of a call, its shapes, and the choice of the backend that runs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from . import _backends, _ops
 from . import _validation as check
 from ._autograd import fused_loss, fused_pair
-from ._call import CheckedCall, Options, Sides
+from ._call import CheckedCall, Options, TensorArguments
 from ._reference import reference_loss
 from ._registry import Term
 from .targets import CSRTargets
@@ -32,9 +32,9 @@ __all__ = [
 
 
 class ShardedEngine(NamedTuple):
-    """What ``mlloss_cuda.sharding`` serves: logits of which this rank has some columns."""
+    """The functions of ``mlloss_cuda.sharding`` that serve logits of which this rank has some columns."""
 
-    as_sharded: Callable[[Any], Any]  # None for anything else
+    as_sharded: Callable[[Any], Any]  # returns None for anything but sharded logits
     prepare: Callable[..., CheckedCall]
     evaluate_kept: Callable[..., tuple[Tensor, Tensor]]
 
@@ -68,7 +68,7 @@ def evaluate(term: Term, logits: Any, targets: Any, **common: Any) -> Tensor:
 
 
 def evaluate_kept(term: Term, logits: Any, targets: Any, *, keep: bool = True, **common: Any) -> tuple[Tensor, Tensor]:
-    """Evaluate, and also return the coefficients [C, groups] that engines leave (nothing, by the reference)."""
+    """Evaluate the loss, and also return the coefficients [C, groups]; they are empty if the reference serves."""
     if type(logits) is not Tensor and (sharded := _as_sharded(logits)) is not None:
         assert _sharded_engine is not None
         return _sharded_engine.evaluate_kept(term, sharded, targets, **common, keep=keep)
@@ -81,10 +81,10 @@ def evaluate_kept(term: Term, logits: Any, targets: Any, *, keep: bool = True, *
 
 def run(call: CheckedCall) -> tuple[Tensor, Tensor]:
     """Run a checked call on its backend."""
-    term, sides, options = call.term, call.sides, call.options
+    term, tensors, options = call.term, call.tensors, call.options
     if call.backend != "reference":
-        return (fused_pair if term.spec.raw_targets else fused_loss)(call.logits, sides, options)
-    return reference_loss(term.spec, call.logits, call.targets, sides, options), call.logits.new_empty(0)
+        return (fused_pair if term.spec.second_logits else fused_loss)(call.logits, tensors, options)
+    return reference_loss(term.spec, call.logits, call.targets, tensors, options), call.logits.new_empty(0)
 
 
 def prepare(term: Term, logits: Any, targets: Any, **arguments: Any) -> CheckedCall:
@@ -95,10 +95,10 @@ def prepare(term: Term, logits: Any, targets: Any, **arguments: Any) -> CheckedC
     return _prepare(term, logits, targets, **arguments)
 
 
-def _constant(name: str, side: Any, shape: tuple[int, ...], logits: Tensor) -> Tensor:
-    """A tensor beside the logits that the loss is not differentiated in: finite, >= 0."""
-    check.check_constant(name, side)
-    return check.check_side(name, side, shape, logits, low=0.0, open_low=False).detach()
+def _constant(name: str, value: Any, shape: tuple[int, ...], logits: Tensor) -> Tensor:
+    """Check a tensor argument that has no gradient, and return it: finite and >= 0."""
+    check.check_constant(name, value)
+    return check.check_tensor(name, value, shape, logits, low=0.0, open_low=False).detach()
 
 
 def _prepare(
@@ -119,7 +119,7 @@ def _prepare(
 ) -> CheckedCall:
     spec = term.spec
     logits = check.check_logits(logits)
-    targets = (check.check_other_logits if spec.raw_targets else check.check_targets)(targets, logits)
+    targets = (check.check_other_logits if spec.second_logits else check.check_targets)(targets, logits)
     reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
     if ignore_index is not None:
         targets, ignore_index = without_nan(targets, check.check_ignore_index(ignore_index))
@@ -140,7 +140,7 @@ def _prepare(
         normalizer = _check_normalizer(normalizer, reduction, logits)
     scale, logit_scale = _split_scale(logit_scale, logits)
     if logit_bias is not None:
-        logit_bias = check.check_side("logit_bias", logit_bias, (labels,), logits)
+        logit_bias = check.check_tensor("logit_bias", logit_bias, (labels,), logits)
     offset, label_offset, row_offset = _offsets(term.threshold, logit_bias, logits)
 
     backend = _backends.choose(logits.device.type, spec.name)
@@ -158,7 +158,7 @@ def _prepare(
         backend,
         flat,
         targets,
-        Sides(
+        TensorArguments(
             dense,
             crow_indices,
             col_indices,
@@ -190,7 +190,10 @@ def _prepare(
 
 
 def without_nan(targets: Any, ignore_index: int | None) -> tuple[Any, int | None]:
-    """NaN marks what is unknown in dense floating targets alone: in CSR a value below 0 does, as engines know it."""
+    """Return targets and ignore_index without IGNORE_NAN, except for dense floating targets.
+
+    Engines know NaN as a mark of unknown labels in these only; in CSR values a negative number takes its place.
+    """
     if ignore_index != _ops.IGNORE_NAN:
         return targets, ignore_index
     if not isinstance(targets, CSRTargets):
@@ -201,14 +204,14 @@ def without_nan(targets: Any, ignore_index: int | None) -> tuple[Any, int | None
 
 
 def shifted(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: Any) -> Tensor:
-    """``logit_scale * logits + logit_bias - threshold`` in the compute dtype: what the loss is of.
+    """Return the loss's input in the compute dtype: ``logit_scale * logits + logit_bias - threshold``.
 
-    A threshold may be infinite here: the label is then decided.
+    A threshold may be infinite here, which decides the label for all logits.
     """
     logits = check.check_logits(logits)
     number, scale = _split_scale(logit_scale, logits)
     if logit_bias is not None:
-        logit_bias = check.check_side("logit_bias", logit_bias, (logits.shape[-1],), logits)
+        logit_bias = check.check_tensor("logit_bias", logit_bias, (logits.shape[-1],), logits)
     offset, of_labels, of_rows = _offsets(threshold, logit_bias, logits, finite=False)
     s = logits.to(_ops.compute_dtype(logits)) * (number if scale is None else scale) + offset
     if of_labels is not None:
@@ -219,6 +222,7 @@ def shifted(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: Any) -
 
 
 def check_in_place(logits: Tensor, inplace_backward: Any) -> bool:
+    """Check ``inplace_backward``, and that the logits allow it; return it."""
     if not check.check_bool("inplace_backward", inplace_backward):
         return False
     if not logits.is_contiguous():
@@ -229,7 +233,7 @@ def check_in_place(logits: Tensor, inplace_backward: Any) -> bool:
 
 
 def _leaf(logits: Tensor) -> bool:
-    """Whether the logits' memory is that of a tensor whose values the user keeps: a parameter, say."""
+    """Return whether the logits share the memory of a leaf tensor, such as a parameter, whose values the user keeps."""
     if not logits.requires_grad:
         return False
     if logits.is_leaf:
@@ -255,21 +259,21 @@ def _check_normalizer(normalizer: Any, reduction: str, logits: Tensor) -> Tensor
 
 
 def _split_scale(logit_scale: Any, logits: Tensor) -> tuple[float, Tensor | None]:
-    """A number, or a 0-d tensor that stands in its place."""
+    """Return the scale as a number and, if it is a tensor, as a 0-d tensor that replaces the number."""
     if isinstance(logit_scale, Tensor):
-        return 1.0, check.check_side("logit_scale", logit_scale, (), logits)
+        return 1.0, check.check_tensor("logit_scale", logit_scale, (), logits)
     return check.check_number("logit_scale", logit_scale), None
 
 
 def _offsets(
     threshold: Any, logit_bias: Tensor | None, logits: Tensor, *, finite: bool = True
 ) -> tuple[float, Tensor | None, Tensor | None]:
-    """What is added to the logits: one number, one for each label, one for each row (or 0-d)."""
+    """Return what is added to the logits: a number, a tensor per label, and a tensor per row (or 0-d)."""
     if not isinstance(threshold, Tensor):
         return -check.check_number("threshold", threshold), logit_bias, None
     leading, labels = tuple(logits.shape[:-1]), logits.shape[-1]
     shape = tuple(threshold.shape)
-    shift = check.check_side("threshold", threshold, shape, logits, finite=finite)
+    shift = check.check_tensor("threshold", threshold, shape, logits, finite=finite)
     if threshold.numel() == 1:
         return 0.0, logit_bias, -shift.reshape(())
     if shape[-1] == labels and threshold.numel() == labels:

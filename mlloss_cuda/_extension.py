@@ -1,4 +1,4 @@
-"""The compiled libraries: loading them, and what they say of their build."""
+"""The compiled libraries: how they are loaded, and information about their build."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def _load_extension() -> tuple[ModuleType | None, str]:
 
 
 def library_path(name: str) -> Path:
-    """Of ``_cpu`` or ``_cuda``, as this interpreter's build names it; another one's may lie beside it."""
+    """Return the path of ``_cpu`` or ``_cuda`` for this interpreter; other interpreters may have their own."""
     return Path(__file__).parent / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 def _load_library(name: str) -> str:
-    """Load one kernel library's ops; the reason if it cannot be."""
+    """Load the ops of a kernel library; return an empty string, or the reason why it cannot be loaded."""
     library = library_path(name)
     if not library.exists():
         return f"the library {library.name} was not built; {_REBUILD}"
@@ -53,27 +53,27 @@ cpu_missing = _extension_missing or _load_library("_cpu")
 
 
 def build_information() -> dict[str, str]:
-    """What the extension was built with; empty when it is not there."""
+    """Return what the extension was built with; empty if it is not installed."""
     return dict(_extension.build_information()) if _extension else {}
 
 
-# (rows, labels, dtype, grouping="samples", targets="bool", gradient=True, capability=90, strategy=0, held=True)
-# -> the plan's fields, and in words.
+# launch_plan(rows, labels, dtype, grouping="samples", targets="bool", gradient=True, capability=90, strategy=0,
+# held=True) returns the plan's fields, and its description in words.
 launch_plan = _extension.launch_plan if _extension else None
 
 
 def strategies() -> dict[str, int]:
-    """The launch strategies' numbers, for tests and benchmarks that ask for one (``mlloss_cuda_strategy``)."""
+    """Return the numbers of the launch strategies, for tests and benchmarks that set ``mlloss_cuda_strategy``."""
     return dict(_extension.strategies()) if _extension else {}
 
 
 def listed_compounds() -> list[str]:
-    """The losses of several terms that CUDA kernels are built for."""
+    """Return the names of the sums of losses for which CUDA kernels are built."""
     return list(_extension.compounds()) if _extension else []
 
 
 def compiled_compounds(name: str) -> bool:
-    """Whether CUDA kernels are built for this loss of several terms."""
+    """Return whether CUDA kernels are built for this sum of losses."""
     return name in listed_compounds()
 
 
@@ -86,5 +86,5 @@ def _load_cuda() -> str:
     return _load_library("_cuda")
 
 
-# Why a library cannot be used; empty where it can.
+# The reason why the CUDA library cannot be used; empty if it can.
 cuda_missing = _load_cuda()

@@ -1,4 +1,4 @@
-"""Functions that ``torch.compile`` leaves alone."""
+"""A decorator for functions that ``torch.compile`` does not trace."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def uncompiled(function: F, reason: str) -> F:
-    """``function``, at which a compiled model breaks its graph; under ``fullgraph=True`` the error gives ``reason``.
+    """Return ``function`` with a graph break in compiled models; the error under ``fullgraph=True`` gives ``reason``.
 
-    It is ``torch.compiler.disable`` without the import of dynamo, which takes longer than that of this package.
+    It is ``torch.compiler.disable`` without the import of dynamo, which takes longer than the import of this package.
     """
     outside = torch._compile._disable_dynamo(function)
-    # By these dynamo tells its own skipped functions from those that someone has disabled for a reason.
+    # These attributes mark a function that was disabled for a reason; dynamo's own skipped functions lack them.
     outside._torchdynamo_disable = True  # type: ignore[attr-defined]
     outside._torchdynamo_disable_msg = reason  # type: ignore[attr-defined]
     return outside  # type: ignore[return-value]

@@ -1,14 +1,15 @@
-"""The contract of the ops: schemas, and what each returns before it has run (fakes).
+"""The contract of the ops: their schemas, and fakes that return results of the right shape without running.
 
-Every engine implements the same ops under its own namespace or dispatch key; ``_autograd`` is the
-only caller of those that are of whole calls. The logits are always 2-D here, and every check has been made.
+Every engine implements the same ops under its own namespace or dispatch key. ``_autograd`` is the only caller
+of the ops for whole calls. The logits are always 2-D here, and all checks are done.
 
-The logits may be those of a part of the labels: the columns from ``first_label`` on, of ``all_labels``. CSR
-targets hold columns of all labels then; dense targets, weights and whatever else is of labels are the part's.
-Where no group spans parts (elements, labels), ``loss_forward`` has the part's share of the total, and shares
-add up. Where groups do (rows, everything), each part has ``loss_statistics``; ``loss_finish`` makes of them
-all the value and the coefficients, from which ``loss_backward`` has the part's gradient. Late sums, where a
-loss has them, are of a second look at each part, with ``loss_merge``'s statistics known.
+The logits may belong to a part of the labels: the columns from ``first_label`` on, out of ``all_labels``. CSR
+targets then hold the columns of all labels; dense targets, weights and other tensors with an entry per label
+belong to the part. If no group spans parts (groups are elements or labels), ``loss_forward`` returns the part's
+share of the total, and shares add up. If groups span parts (groups are rows, or the whole batch), each part has
+``loss_statistics``; ``loss_finish`` turns the statistics of all parts into the value and the coefficients, and
+``loss_backward`` computes the part's gradient from these. Second-pass sums (``loss_late``), if a loss has them,
+need a second visit of each part, with the statistics from ``loss_merge``.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ __all__ = [
 
 NAMESPACE: Final = "mlloss_cuda"
 
-# Places in these tuples are the values of the C++ enums of csrc/core/params.h.
+# Positions in these tuples are the values of the C++ enums in csrc/core/params.h.
 GROUPINGS: Final = ("element", "samples", "macro", "micro")
 REDUCTIONS: Final = ("none", "sum", "mean", "batchmean")
-MACRO: Final = GROUPINGS.index("macro")  # groups from here on cross rows
+MACRO: Final = GROUPINGS.index("macro")  # this grouping and later ones cross rows
 
-# The ignore_index of floating targets whose unknown labels are NaN: the number crosses to the engines in the place of
-# NaN, because no floating number equals it. As in csrc/core/params.h.
+# This ignore_index stands for NaN in the engines, for floating targets whose unknown labels are NaN: no floating
+# number equals it. csrc/core/params.h has the same value.
 IGNORE_NAN: Final = 2**63 - 1
 
-# A compound's name is its terms' with this between; of each term it has so many parameters: the coefficient, the
-# functor's own, zeros. As in csrc/core/params.h.
+# A compound's name is the names of its terms, joined by COMPOUND. Each term has TERM_PARAMETERS parameters: the
+# coefficient, the functor's own, then zeros. csrc/core/params.h has the same values.
 COMPOUND: Final = "+"
 TERM_PARAMETERS: Final = 8
 MOST_TERMS: Final = 8
@@ -57,21 +58,21 @@ _SHARED = shared_schema()
 _SCHEMAS = (
     # value, coefficients [C, groups] or empty, gradient or empty
     f"loss_forward(Tensor logits, {_SHARED}, bool keep_coefficients, bool form_gradient) -> (Tensor, Tensor, Tensor)",
-    # The gradient takes the logits' place.
+    # The gradient replaces the logits.
     f"loss_forward_(Tensor(a!) logits, {_SHARED}, bool keep_coefficients) -> (Tensor, Tensor)",
-    # gradient, then sums of d loss / d s: over labels, times x over labels, over rows; empty if unneeded
+    # gradient, then sums of d loss / d s: over labels, times x over labels, over rows; those not needed are empty
     f"loss_backward(Tensor logits, {_SHARED}, Tensor coefficients, Tensor grad_output, "
     "bool need_logits, bool need_row, bool need_scale, bool need_label)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     f"loss_backward_(Tensor(a!) logits, {_SHARED}, Tensor coefficients, Tensor grad_output, "
     "bool need_row, bool need_scale, bool need_label) -> (Tensor, Tensor, Tensor)",
-    # Of a part of the labels, by rows or over everything. Statistics are float64 [statistics, groups].
+    # Statistics of a part of the labels, if groups are rows or the whole batch: float64 [statistics, groups].
     f"loss_statistics(Tensor logits, {_SHARED}) -> Tensor",
-    # From the merged statistics of all parts: float64 [late sums, groups], of the part.
+    # Second-pass sums of a part, from the merged statistics of all parts: float64 [second-pass sums, groups].
     f"loss_late(Tensor logits, {_SHARED}, Tensor statistics) -> Tensor",
-    # Of [parts, statistics, groups], contiguous, in the order of parts: [statistics, groups].
+    # Merges contiguous [parts, statistics, groups], in the order of the parts, into [statistics, groups].
     "loss_merge(Tensor statistics, str loss) -> Tensor",
-    # value and coefficients as of loss_forward, in the compute dtype. late: [parts, late sums, groups], or empty.
+    # value and coefficients as in loss_forward, in the compute dtype. late: [parts, second-pass sums, groups] or empty.
     "loss_finish(Tensor statistics, Tensor late, Tensor? sample_weight, Tensor? normalizer, str loss, "
     "float[] parameters, int grouping, int reduction, SymInt rows, ScalarType dtype) -> (Tensor, Tensor)",
     "scale_gradient(Tensor gradient, Tensor grad_output) -> Tensor",
@@ -80,29 +81,34 @@ _SCHEMAS = (
 
 
 class Counts(NamedTuple):
-    """What a group of a loss has; all 0 for element-wise losses. A test compares them with the compiled functors'."""
+    """The numbers of values that a loss has per group; all 0 for element-wise losses.
+
+    A test compares them with the compiled functors.
+    """
 
     coefficients: int = 0
     statistics: int = 0
-    late_sums: int = 0
+    second_pass_sums: int = 0
 
 
 _COUNTS: dict[str, Counts] = {}
 
 
 def compute_dtype(logits: torch.Tensor) -> torch.dtype:
-    """float64 for float64 logits, else float32: of the loss, and of everything computed on the way."""
+    """Return the dtype of the loss and of all computations: float64 for float64 logits, else float32."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def declare_counts(loss: str, counts: Counts) -> None:
-    """Tell the fakes what a group of ``loss`` has."""
+    """Register the counts of ``loss``, which the fakes read."""
     _COUNTS[loss] = counts
 
 
 def counts_of(loss: str) -> Counts:
-    """What a group of ``loss`` has. A compound's last coefficients are its terms' values, and an element-wise
-    term's one statistic is its own."""
+    """Return the counts of ``loss``.
+
+    A compound's last coefficients are its terms' values. An element-wise term has one statistic: its value.
+    """
     if COMPOUND not in loss:
         return _COUNTS[loss]
     terms = [_COUNTS[term] for term in loss.split(COMPOUND)]
@@ -123,7 +129,7 @@ def _fake_value(logits: torch.Tensor, grouping: int, reduction: int) -> torch.Te
     return logits.new_empty((_groups(logits, grouping),), dtype=dtype)
 
 
-# Places among a fake's arguments after the logits.
+# Positions among a fake's arguments after the logits.
 _LOSS, _GROUPING, _REDUCTION = (SHARED_NAMES.index(name) for name in ("loss", "grouping", "reduction"))
 _OWN = len(SHARED_NAMES)  # the op's own arguments begin here
 
@@ -147,7 +153,7 @@ def _fake_sums(logits: torch.Tensor, row: bool, scale: bool, label: bool) -> tup
     return tuple(logits.new_empty((size,), dtype=dtype) for size in sizes)
 
 
-# After the shared arguments: coefficients, grad_output, then what is needed.
+# The arguments after the shared ones are coefficients, grad_output, and then which results are needed.
 def _fake_backward(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     need_logits, row, scale, label = args[_OWN + 2 :]
     return logits.new_empty(logits.shape if need_logits else (0,)), *_fake_sums(logits, row, scale, label)
@@ -186,7 +192,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "loss_backward": _fake_backward,
     "loss_backward_": _fake_backward_,
     "loss_statistics": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).statistics, args),
-    "loss_late": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).late_sums, args),
+    "loss_late": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).second_pass_sums, args),
     "loss_merge": lambda statistics, loss: statistics.new_empty(statistics.shape[1:]),
     "loss_finish": _fake_finish,
     "scale_gradient": lambda gradient, grad_output: torch.empty_like(gradient),

@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Bound(NamedTuple):
-    """Arguments that need no binding."""
+    """Positional arguments, in the form that ``Signature.bind`` returns."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -25,7 +25,7 @@ class _Positional(inspect.Signature):
     """The signature of a function whose arguments are all positional and have no defaults."""
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the arguments as they are."""
+        """Return the arguments unchanged."""
         return super().bind(*args, **kwargs) if kwargs else _Bound(args, {})
 
 

@@ -1,7 +1,7 @@
 """The reference backend: every loss from its definition, in plain PyTorch, differentiated by autograd.
 
-It is what the kernels are tested against (in float64), and what serves where no engine does. Parts of the labels
-are of the fused engines only: autograd keeps all logits and more, so that there is nothing to gain from a part.
+Tests compare the kernels with it (in float64), and it serves calls that no engine serves. It does not support parts
+of the labels: autograd keeps all logits and more, so parts would save nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._call import Options, Sides
+from ._call import Options, TensorArguments
 from ._limits import scaled
 from ._registry import LossSpec
 from .targets import CSRTargets
@@ -19,7 +19,7 @@ __all__ = ["equal_to", "reference_loss"]
 
 
 def _dense(targets: Tensor | CSRTargets, ignore_index: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Targets as numbers, and where they are excluded (None: nowhere)."""
+    """Return dense targets as numbers, and a mask of the excluded ones (None if there are none)."""
     if isinstance(targets, CSRTargets):
         y = targets.to_dense()
         excluded = y < 0 if targets.values is not None else None
@@ -27,43 +27,43 @@ def _dense(targets: Tensor | CSRTargets, ignore_index: int | None, dtype: torch.
         y = targets
         excluded = equal_to(y, ignore_index) if ignore_index is not None else None
     if not y.is_floating_point():
-        # A negative stays, to be found out below; every integer from 1 on is a positive.
+        # Every integer >= 1 is a positive. Negative targets stay negative; the caller turns them into NaN.
         return y.to(dtype).clamp(max=1), excluded
     return y.to(dtype), excluded
 
 
 def equal_to(y: Tensor, index: int) -> Tensor:
-    """A mask of targets that equal the checked ``ignore_index`` as numbers: 255 is not -1, though it is in uint8."""
+    """Return a mask of targets equal to the checked ``ignore_index`` as numbers: 255 in uint8 is not -1."""
     if index == _ops.IGNORE_NAN:
         return y.isnan()
     return y.double() == float(index) if y.is_floating_point() else y.long() == index
 
 
 def _nan_where(condition: Tensor, dtype: torch.dtype) -> Tensor:
-    """A factor that makes NaN of a value and, as no selection does, of its gradient."""
+    """Return a factor that is NaN where ``condition`` holds: unlike a selection, it makes the gradient NaN too."""
     return torch.ones_like(condition, dtype=dtype).masked_fill(condition, torch.nan)
 
 
 def reference_loss(
-    spec: LossSpec, logits: Tensor, targets: Tensor | CSRTargets, sides: Sides, options: Options
+    spec: LossSpec, logits: Tensor, targets: Tensor | CSRTargets, tensors: TensorArguments, options: Options
 ) -> Tensor:
-    """The loss of 2-D logits; ``sides`` and ``options`` as the ops take them."""
-    grouping, weight, sample_weight = _ops.GROUPINGS[options.grouping], sides.weight, sides.sample_weight
-    scale = options.scale if sides.logit_scale is None else sides.logit_scale
+    """Return the loss of 2-D logits; ``tensors`` and ``options`` are those of the ops."""
+    grouping, weight, sample_weight = _ops.GROUPINGS[options.grouping], tensors.weight, tensors.sample_weight
+    scale = options.scale if tensors.logit_scale is None else tensors.logit_scale
     ignore_index, smoothing, parameters = options.ignore_index, options.label_smoothing, options.parameters
     dtype = _ops.compute_dtype(logits)
     rows, labels = logits.shape
     s = scaled(logits.to(dtype), scale) + options.offset
-    if sides.label_offset is not None:
-        s = s + sides.label_offset
-    if sides.row_offset is not None:
-        s = s + sides.row_offset.reshape(-1, 1)
-    if spec.raw_targets:
+    if tensors.label_offset is not None:
+        s = s + tensors.label_offset
+    if tensors.row_offset is not None:
+        s = s + tensors.row_offset.reshape(-1, 1)
+    if spec.second_logits:
         assert isinstance(targets, Tensor)
         y, excluded = scaled(targets.to(dtype), scale), None
     else:
         y, excluded = _dense(targets, ignore_index, dtype)
-        # A negative target, or one that is no number, makes its logit one that is none.
+        # A negative or NaN target makes its logit NaN.
         spoiled = ~(y >= 0) if excluded is None else ~(y >= 0) & ~excluded
         s, y = s * _nan_where(spoiled, dtype), torch.where(spoiled, 0.0, y)
     soft = y.is_floating_point() and (smoothing > 0 or _floating(targets))
@@ -74,15 +74,15 @@ def reference_loss(
         w = torch.where(excluded, 0.0, torch.ones_like(y) if w is None else w)
     if smoothing > 0:
         y = y * (1 - smoothing) + smoothing / labels
-    out = excluded if spec.competing or w is None else w == 0
+    out = excluded if spec.softmax_over_labels or w is None else w == 0
     if sample_weight is not None:
         weightless = (sample_weight == 0)[:, None].expand_as(s)
         out = weightless if out is None else out | weightless
     if out is not None:
-        s, y = torch.where(out, -torch.inf if spec.competing else 0.0, s), torch.where(out, 0.0, y)
+        s, y = torch.where(out, -torch.inf if spec.softmax_over_labels else 0.0, s), torch.where(out, 0.0, y)
 
     if spec.element_wise:
-        own = {"label_parameter": sides.label_parameter} if spec.label_parameter else {}
+        own = {"label_parameter": tensors.label_parameter} if spec.label_parameter else {}
         values = spec.reference(s, y, soft, parameters, **own)
         if w is not None:
             values = torch.where(w == 0, 0.0, values * w)
@@ -90,13 +90,13 @@ def reference_loss(
             values = torch.where(sample_weight[:, None] == 0, 0.0, values * sample_weight[:, None])
     else:
         dim = {"samples": (1,), "macro": (0,), "micro": (0, 1)}[grouping]
-        # A NaN makes its whole group NaN, so that definitions need not look out for it.
+        # A NaN makes its whole group NaN here, so that the definitions need not handle it.
         lost = _nan_where(s.isnan().any(dim, keepdim=True), dtype)
         values = spec.reference(s * lost, y, soft, w, parameters, dim)
         values = values * lost.reshape(values.shape)
         if sample_weight is not None and grouping == "samples":
             values = torch.where(sample_weight == 0, 0.0, values * sample_weight)
-    return _reduced(values, _ops.REDUCTIONS[options.reduction], rows, sides.normalizer)
+    return _reduced(values, _ops.REDUCTIONS[options.reduction], rows, tensors.normalizer)
 
 
 def _floating(targets: Tensor | CSRTargets) -> bool:

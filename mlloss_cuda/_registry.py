@@ -1,4 +1,4 @@
-"""The declarative list of losses: what dispatch, tests, bench and documentation go by."""
+"""The declarative list of losses, which dispatch, tests, bench and documentation read."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ __all__ = ["LossSpec", "Term", "all_losses", "compound", "register"]
 class LossSpec:
     """One loss as the engines know it.
 
-    ``reference`` is the definition in plain PyTorch, from ``s`` after scale, bias and threshold and ``y``
-    in [0, 1] (``soft``: not only 0 and 1). Element-wise: ``reference(s, y, soft, parameters)``, a value
-    for each element, and ``label_parameter=`` ([L] or None) where the functor takes one; of ``raw_targets``
-    ``y`` is another logit, any number. Groups:
-    ``reference(s, y, soft, w, parameters, dim)``, with ``w`` a weight for each element or None, reduced
-    over ``dim``.
+    ``reference`` is the definition in plain PyTorch. ``s`` is the logits after scale, bias and threshold; ``y`` is
+    in [0, 1], and ``soft`` says whether it may be other than 0 and 1. If ``second_logits`` is set, ``y`` is another
+    logit instead, and may be any number. An element-wise ``reference(s, y, soft, parameters)`` returns a value for
+    each element, and has a keyword ``label_parameter`` ([L] or None) if the functor has one. The reference of a
+    group loss, ``reference(s, y, soft, w, parameters, dim)``, reduces over ``dim``; ``w`` has a weight for each
+    element, or is None.
     """
 
     name: str  # as in csrc/losses/registry.h
-    groupings: tuple[str, ...]  # of _ops.GROUPINGS
+    groupings: tuple[str, ...]  # some of _ops.GROUPINGS
     coefficients: int  # the functor's kCoefficients
     reference: Callable[..., torch.Tensor]
     statistics: int = 0  # the functor's kMaxima + kSums
     label_parameter: bool = False  # the functor's kLabelParameter
-    competing: bool = False  # the functor's kCompeting: what is excluded comes as s = -inf
-    late_sums: int = 0  # the functor's kLateSums: with them, a third visit, and no place in a compound's pass
-    raw_targets: bool = False  # the functor's kRawTargets: other logits in the targets' place, differentiable too
+    softmax_over_labels: bool = False  # the functor's kSoftmaxOverLabels: excluded labels have s = -inf
+    second_pass_sums: int = 0  # the functor's kSecondPassSums: one more visit, and no shared pass in a compound
+    second_logits: bool = False  # the functor's kSecondLogits: differentiable logits replace the targets
 
     @property
     def element_wise(self) -> bool:
@@ -41,14 +41,14 @@ class LossSpec:
 
 
 class Term(NamedTuple):
-    """A loss with its own arguments, checked: what its function and its module hand to ``_dispatch``."""
+    """A loss with its own arguments, checked. Functions and modules pass it to ``_dispatch``."""
 
     spec: LossSpec
     parameters: tuple[float, ...] = ()  # the functor's
-    average: str | None = None  # the grouping, where there are several
+    average: str | None = None  # the grouping, if the loss has several
     threshold: Any = 0.0
-    label_parameter: tuple[str, Any] | None = None  # what the functor has of each label's own, by its public name
-    alone: bool = False  # more than this one evaluation: no part of another loss's pass
+    label_parameter: tuple[str, Any] | None = None  # its public name and value
+    alone: bool = False  # the loss needs more than one evaluation, so it cannot share a pass
 
     @property
     def grouping(self) -> str:
@@ -59,20 +59,20 @@ _losses: dict[str, LossSpec] = {}
 
 
 def register(spec: LossSpec) -> LossSpec:
-    """Add ``spec`` to the list; called once by each module of ``mlloss_cuda.losses``."""
+    """Add ``spec`` to the list. Each module of ``mlloss_cuda.losses`` calls this once."""
     if spec.name in _losses:
         raise ValueError(f"a loss named {spec.name!r} is registered already")
     _losses[spec.name] = spec
-    _ops.declare_counts(spec.name, _ops.Counts(spec.coefficients, spec.statistics, spec.late_sums))
+    _ops.declare_counts(spec.name, _ops.Counts(spec.coefficients, spec.statistics, spec.second_pass_sums))
     return spec
 
 
 def _no_reference(*_: Any) -> torch.Tensor:
-    raise NotImplementedError("the reference of a compound is the sum of its terms'")
+    raise NotImplementedError("a compound has no reference of its own; it is the sum of the references of its terms")
 
 
 def compound(terms: Sequence[tuple[float, Term]]) -> Term:
-    """Terms with their coefficients as one: what engines take for a loss of several functors, of rows."""
+    """Return one term for a weighted sum of terms, which engines evaluate as one loss whose groups are rows."""
     specs = [term.spec for _, term in terms]
     name = _ops.COMPOUND.join(spec.name for spec in specs)
     parameters: tuple[float, ...] = ()
@@ -87,12 +87,12 @@ def compound(terms: Sequence[tuple[float, Term]]) -> Term:
         _no_reference,
         counts.statistics,
         label_parameter=any(spec.label_parameter for spec in specs),
-        competing=any(spec.competing for spec in specs),
+        softmax_over_labels=any(spec.softmax_over_labels for spec in specs),
     )
     own_numbers = [term.label_parameter for _, term in terms if term.label_parameter is not None]
     return Term(spec, parameters, None, terms[0][1].threshold, own_numbers[0] if own_numbers else None)
 
 
 def all_losses() -> tuple[LossSpec, ...]:
-    """Every registered loss, in the order of registration."""
+    """Return all registered losses, in the order of registration."""
     return tuple(_losses.values())

@@ -1,7 +1,7 @@
-"""Checks of what users pass. Each error names the argument, what came and what is taken.
+"""Checks of what users pass. Each error names the argument, the value it got and the values it takes.
 
-Values in tensors are looked at on the CPU only, and not under ``torch.compile``: on a GPU a look is
-a synchronisation, in a graph a break.
+The checks read values in tensors on the CPU only, and not under ``torch.compile``: on a GPU a read would
+synchronise, and in a compiled graph it would be a graph break.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from . import _ops
 from .targets import CSRTargets
 
 __all__ = [
-    "came",
     "check_bool",
     "check_choice",
     "check_constant",
@@ -26,40 +25,42 @@ __all__ = [
     "check_logits",
     "check_number",
     "check_other_logits",
-    "check_side",
     "check_targets",
+    "check_tensor",
     "readable",
+    "received",
 ]
 
 LOGITS_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGER_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def came(value: Any) -> str:
+def received(value: Any) -> str:
+    """Return a description of a value for error messages."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}"
     return f"{value!r} ({type(value).__name__})"
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether a check may look at the tensor's values."""
+    """Return whether a check may read the tensor's values."""
     if tensor.device.type != "cpu" or torch.compiler.is_compiling() or isinstance(tensor, FakeTensor):
         return False
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(tensor):
-        if functorch.is_batchedtensor(tensor):  # under vmap: there is one for each sample
+        if functorch.is_batchedtensor(tensor):  # under vmap there is a value for each sample
             return False
         tensor = functorch.get_unwrapped(tensor)
     return True
 
 
 def check_logits(logits: Any) -> Tensor:
-    """Check for a floating, strided tensor that has a dimension of labels."""
+    """Check that ``logits`` is a floating, strided tensor with a dimension of labels, and return it."""
     if type(logits) is not Tensor:
         if hasattr(logits, "full_tensor"):
-            raise TypeError("logits: expected a tensor of all labels, got a DTensor: its full_tensor() is one")
+            raise TypeError("logits: expected a tensor of all labels, got a DTensor; pass its full_tensor()")
         if not isinstance(logits, Tensor):
-            raise TypeError(f"logits: expected a tensor [..., L], got {came(logits)}")
+            raise TypeError(f"logits: expected a tensor [..., L], got {received(logits)}")
     if logits.layout != torch.strided:
         raise TypeError(f"logits: expected a dense (strided) tensor, got layout {logits.layout}")
     if logits.dtype not in LOGITS_DTYPES:
@@ -78,13 +79,13 @@ def check_number(
     open_low: bool = False,
     open_high: bool = False,
 ) -> float:
-    """A finite real number in the interval that ``low``, ``high`` and the open ends describe."""
+    """Check for a finite real number between ``low`` and ``high``, and return it as a float."""
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
-        raise TypeError(f"{name}: expected a number, got {came(value)}")
+        raise TypeError(f"{name}: expected a number, got {received(value)}")
     number = float(value)
     above = number > low if open_low else number >= low
     below = number < high if open_high else number <= high
-    # Comparisons, for math.isfinite takes no number that torch.compile has made symbolic.
+    # math.isfinite would not accept a number that torch.compile has made symbolic; comparisons do.
     if -math.inf < number < math.inf and above and below:
         return number
     left, right = ("(" if open_low else "["), (")" if open_high else "]")
@@ -93,7 +94,7 @@ def check_number(
 
 def check_bool(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"{name}: expected True or False, got {came(value)}")
+        raise TypeError(f"{name}: expected True or False, got {received(value)}")
     return value
 
 
@@ -102,18 +103,18 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
         return value
     listed = ", ".join(repr(choice) for choice in choices)
     if not isinstance(value, str):
-        raise TypeError(f"{name}: expected one of {listed}, got {came(value)}")
+        raise TypeError(f"{name}: expected one of {listed}, got {received(value)}")
     raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
 
 
 def check_ignore_index(value: Any) -> int | None:
-    """The index as engines take it: an int, ``IGNORE_NAN`` in the place of NaN."""
+    """Check the index and return it as engines take it: an int, with ``IGNORE_NAN`` for NaN."""
     if value is None:
         return None
     if isinstance(value, float) and value != value:
         return _ops.IGNORE_NAN
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"ignore_index: expected an int, float('nan') or None, got {came(value)}")
+        raise TypeError(f"ignore_index: expected an int, float('nan') or None, got {received(value)}")
     if value in (0, 1):
         raise ValueError(f"ignore_index: {value} is a label; expected another value, by convention -1")
     if not -(2**63) <= value < _ops.IGNORE_NAN:
@@ -122,17 +123,17 @@ def check_ignore_index(value: Any) -> int | None:
 
 
 def check_constant(name: str, value: Any) -> None:
-    """Tensors that losses are not differentiated in must not require a gradient."""
+    """Check that a tensor without a gradient formula does not require a gradient."""
     if isinstance(value, CSRTargets):
         value = value.values
     if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
         raise ValueError(
-            f"{name}: expected a tensor that requires no gradient, for losses have none in it, got one that does; "
-            f"{name}.detach() is one"
+            f"{name}: expected a tensor that requires no gradient, because losses compute none for it; "
+            f"pass {name}.detach()"
         )
 
 
-def check_side(
+def check_tensor(
     name: str,
     value: Any,
     shape: tuple[int, ...],
@@ -142,33 +143,33 @@ def check_side(
     open_low: bool = True,
     finite: bool = True,
 ) -> Tensor:
-    """A tensor beside the logits, in the compute dtype, of exactly ``shape``, finite and above ``low``.
+    """Check for a tensor of exactly ``shape`` with finite values above ``low``; return it in the compute dtype.
 
-    ``finite=False``: its values are not looked at.
+    With ``finite=False`` the values are not read.
     """
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a tensor of shape {shape}, got {came(value)}")
+        raise TypeError(f"{name}: expected a tensor of shape {shape}, got {received(value)}")
     if value.dtype.is_complex or value.layout != torch.strided:
         raise TypeError(f"{name}: expected a dense real tensor, got {value.dtype}, {value.layout}")
     if value.device != logits.device:
         raise ValueError(f"{name}: expected on the logits' device {logits.device}, got {value.device}")
     if tuple(value.shape) != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
-    side = value.to(_ops.compute_dtype(logits)).contiguous()
-    if finite and readable(side) and side.numel():
-        # A NaN is the minimum of all that it stands among.
-        least, most = side.detach().aminmax()
+    tensor = value.to(_ops.compute_dtype(logits)).contiguous()
+    if finite and readable(tensor) and tensor.numel():
+        # If there is a NaN, the minimum is NaN.
+        least, most = tensor.detach().aminmax()
         if not ((least > low if open_low else least >= low) and most < math.inf):
             bound = "" if low == -math.inf else f" {'>' if open_low else '>='} {low:g}"
-            raise ValueError(f"{name}: expected finite values{bound}, got some that are not")
-    return side
+            raise ValueError(f"{name}: expected finite values{bound}, got values that are not")
+    return tensor
 
 
 def check_other_logits(other: Any, logits: Tensor) -> Tensor:
-    """The second of two logits: like the first in all but its strides."""
+    """Check the second of two logits, which may differ from the first in values and strides only."""
     if not isinstance(other, Tensor):
         raise TypeError(
-            f"other_logits: expected a tensor of the logits' shape {tuple(logits.shape)}, got {came(other)}"
+            f"other_logits: expected a tensor of the logits' shape {tuple(logits.shape)}, got {received(other)}"
         )
     if other.layout != torch.strided:
         raise TypeError(f"other_logits: expected a dense (strided) tensor, got layout {other.layout}")
@@ -182,9 +183,11 @@ def check_other_logits(other: Any, logits: Tensor) -> Tensor:
 
 
 def check_dense(name: str, targets: Any) -> None:
-    """Targets that are not sparse: a tensor of a layout and dtype that may be."""
+    """Check the type, layout and dtype of targets that are not sparse."""
     if not isinstance(targets, Tensor):
-        raise TypeError(f"{name}: expected a dense tensor, a CSRTargets or a sparse_csr tensor, got {came(targets)}")
+        raise TypeError(
+            f"{name}: expected a dense tensor, a CSRTargets or a sparse_csr tensor, got {received(targets)}"
+        )
     if targets.layout != torch.strided:
         raise TypeError(f"{name}: expected a strided or sparse_csr tensor, got layout {targets.layout}")
     if targets.dtype not in LOGITS_DTYPES + INTEGER_DTYPES:
@@ -192,7 +195,7 @@ def check_dense(name: str, targets: Any) -> None:
 
 
 def check_targets(targets: Any, logits: Tensor) -> Tensor | CSRTargets:
-    """Constant targets: dense ones of the logits' shape, or CSR targets of their rows and labels."""
+    """Check targets, and return them without a gradient: dense ones, or CSR targets as ``CSRTargets``."""
     if not isinstance(targets, Tensor) or targets.requires_grad:
         check_constant("targets", targets)
     if isinstance(targets, Tensor) and targets.layout == torch.sparse_csr:

@@ -1,4 +1,4 @@
-"""The rule by which ``torch.vmap`` takes the fused losses: the samples' rows become the rows of one call."""
+"""The rule of the fused losses for ``torch.vmap``: the rows of all samples become the rows of one call."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ from torch import Tensor
 from . import _ops
 
 if TYPE_CHECKING:
-    from ._call import Options, Sides
+    from ._call import Options, TensorArguments
 
 __all__ = ["losses_of_samples"]
 
-_BATCHED = ("targets", "sample_weight")  # the sides that may differ from sample to sample
+_BATCHED = ("targets", "sample_weight")  # the tensors that may differ from sample to sample
 
 
 def losses_of_samples(
     size: int,
     in_dims: tuple[int | None, ...],
     logits: Tensor,
-    sides: Sides,
+    tensors: TensorArguments,
     options: Options,
     form: bool,
     call: Callable[..., Any],
     backward: Callable[..., Tensor],
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    """What ``call`` returns of ``size`` samples, each with ``[rows, L]`` logits, and where it has their dimension.
+    """Return the results for ``size`` samples, each with ``[rows, L]`` logits, and the results' batch dimensions.
 
-    ``call(logits, sides, options)`` has a loss for each row, or element, and coefficients;
-    ``backward(logits, sides, options, coefficients, grad_output)`` the gradient of the logits.
+    ``call(logits, tensors, options)`` returns a loss for each row or element, and the coefficients;
+    ``backward(logits, tensors, options, coefficients, grad_output)`` returns the gradient of the logits.
     """
-    dims = dict(zip(sides._fields, in_dims[1:], strict=False))
-    _check(dims, sides, options, form)
+    dims = dict(zip(tensors._fields, in_dims[1:], strict=False))
+    _check(dims, tensors, options, form)
     stacked = _stacked(logits, in_dims[0], size)
     rows, labels = stacked.shape[1:]
     flat = stacked.reshape(size * rows, labels)
     own: dict[str, Any] = {}
     for name in _BATCHED:
-        side = getattr(sides, name)
-        if side is not None:
-            side = _stacked(side, dims[name], size)
-            own[name] = side.reshape(size * rows, *side.shape[2:])
-    flat_sides = sides._replace(**own, normalizer=None)
+        tensor = getattr(tensors, name)
+        if tensor is not None:
+            tensor = _stacked(tensor, dims[name], size)
+            own[name] = tensor.reshape(size * rows, *tensor.shape[2:])
+    flat_tensors = tensors._replace(**own, normalizer=None)
     each = options._replace(reduction=_ops.REDUCTIONS.index("none"), keep=form or options.keep)
-    values, coefficients = call(flat, flat_sides, each)
+    values, coefficients = call(flat, flat_tensors, each)
     count = {"mean": values[0].numel() * rows if size else 1, "batchmean": rows}.get(_ops.REDUCTIONS[options.reduction])
-    divisor: Any = count if sides.normalizer is None else sides.normalizer
+    divisor: Any = count if tensors.normalizer is None else tensors.normalizer
     share = 1 if divisor is None else torch.ones((), dtype=values.dtype, device=values.device) / divisor
     value = values.reshape(size, -1).sum(1) * share
     gradient = logits.new_empty(size, 0)
     if form:
         grad_output = (torch.ones_like(values) * share).detach()
-        gradient = backward(flat.detach(), flat_sides, each, coefficients, grad_output).view(size, rows, labels)
+        gradient = backward(flat.detach(), flat_tensors, each, coefficients, grad_output).view(size, rows, labels)
     if _ops.GROUPINGS[options.grouping] == "samples":
         coefficients = coefficients.view(-1, size, rows)
         return (value, coefficients, gradient, value.new_empty(size, 0)), (0, 1, 0, 0)
@@ -65,8 +65,8 @@ def _stacked(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def _check(dims: dict[str, int | None], sides: Sides, options: Options, form: bool) -> None:
-    if sides.crow_indices is not None:
+def _check(dims: dict[str, int | None], tensors: TensorArguments, options: Options, form: bool) -> None:
+    if tensors.crow_indices is not None:
         _refuse("CSRTargets hold no dimension of samples")
     for name, dim in dims.items():
         if dim is not None and name not in _BATCHED:
@@ -74,7 +74,7 @@ def _check(dims: dict[str, int | None], sides: Sides, options: Options, form: bo
     if _ops.GROUPINGS[options.grouping] not in ("element", "samples"):
         _refuse("its groups cross rows")
     if options.keep and _ops.GROUPINGS[options.grouping] == "element":
-        _refuse("a sum of element-wise losses keeps the value of each")
+        _refuse("a sum of element-wise losses keeps the value of each term")
     if options.in_place:
         _refuse("inplace_backward is set")
     if not form:
@@ -84,5 +84,5 @@ def _check(dims: dict[str, int | None], sides: Sides, options: Options, form: bo
 def _refuse(why: str) -> NoReturn:
     raise NotImplementedError(
         f"mlloss_cuda: the kernels do not serve this loss under vmap: {why}. Call it under "
-        'mlloss_cuda.use_backend("reference"), whose operations are PyTorch\'s own.'
+        'mlloss_cuda.use_backend("reference"), which consists of PyTorch operations.'
     )

@@ -1,4 +1,4 @@
-"""The functions alone, for those who import them as ``F``."""
+"""The loss functions without the modules, for imports such as ``functional as F``."""
 
 from . import losses
 from .losses import *  # noqa: F403

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from mlloss_cuda import _autograd, _dispatch, _ops
-from mlloss_cuda._call import Options, Sides, shared_arguments
+from mlloss_cuda._call import Options, TensorArguments, shared_arguments
 
 
 class _Parts:
     """One call in parts: each part's arguments, and the ops over them."""
 
-    def __init__(self, logits: Tensor, sides: Sides, options: Options, sizes: Sequence[int]) -> None:
+    def __init__(self, logits: Tensor, sides: TensorArguments, options: Options, sizes: Sequence[int]) -> None:
         labels = logits.shape[1]
         assert sum(sizes) == labels
         ends = torch.tensor(sizes).cumsum(0).tolist()
@@ -56,7 +56,7 @@ class _Parts:
         loss = self.options.loss
         statistics = torch.stack([self.ops.loss_statistics(*arguments) for arguments in self.arguments])
         late = statistics.new_empty(0)
-        if _ops.counts_of(loss).late_sums:
+        if _ops.counts_of(loss).second_pass_sums:
             merged = self.ops.loss_merge(statistics, loss)
             late = torch.stack([self.ops.loss_late(*arguments, merged) for arguments in self.arguments])
         numbers = self.options.grouping, self.options.reduction, self.rows, self.dtype
@@ -75,7 +75,7 @@ class _Parts:
         return torch.cat(gradient, 1), sum(row), sum(scale), torch.cat(label)
 
 
-def _sides_of(sides: Sides, own: slice) -> Sides:
+def _sides_of(sides: TensorArguments, own: slice) -> TensorArguments:
     of_labels = {name: getattr(sides, name) for name in ("weight", "label_offset", "label_parameter")}
     cut = {name: side if side is None else side[own] for name, side in of_labels.items()}
     return sides._replace(targets=None if sides.targets is None else sides.targets[:, own], **cut)
@@ -85,7 +85,7 @@ class _InParts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
         *tensors, options, sizes = arguments
-        parts = _Parts(logits, Sides(*tensors), options, sizes)
+        parts = _Parts(logits, TensorArguments(*tensors), options, sizes)
         value, coefficients = parts.forward()
         ctx.parts, ctx.coefficients = parts, coefficients
         kept = torch.cat(coefficients, 1) if parts.within else coefficients[0]
@@ -94,11 +94,11 @@ class _InParts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Any, ...]:
-        needs = Sides(*ctx.needs_input_grad[1:-2])
+        needs = TensorArguments(*ctx.needs_input_grad[1:-2])
         wanted = needs.row_offset, needs.logit_scale, needs.label_offset
         gradient, row, scale, label = ctx.parts.backward(ctx.coefficients, grad_output, wanted)
         given = ctx.parts.sides.row_offset
-        grads = Sides(
+        grads = TensorArguments(
             logit_scale=scale.sum() if needs.logit_scale else None,
             label_offset=label if needs.label_offset else None,
             row_offset=(row.sum() if given.dim() == 0 else row) if needs.row_offset else None,
@@ -111,7 +111,7 @@ def in_parts(sizes: Sequence[int]) -> Iterator[None]:
     """Run fused losses of ``sum(sizes)`` labels in parts of these sizes, one after another; other losses run whole."""
     whole = _autograd.fused_loss
 
-    def fused_loss(logits: Tensor, sides: Sides, options: Options) -> tuple[Tensor, Tensor]:
+    def fused_loss(logits: Tensor, sides: TensorArguments, options: Options) -> tuple[Tensor, Tensor]:
         if logits.shape[1] != sum(sizes):
             return whole(logits, sides, options)
         return _InParts.apply(logits, *sides, options, tuple(sizes))

@@ -113,7 +113,7 @@ def test_harmless_infinities(served: Case, backend: Backend, generator: torch.Ge
     targets = random_positives(generator, (6, 2100)).to(backend.device)
     logits = random_logits(generator, (6, 2100), torch.float32, backend.device)
     chosen = torch.rand((6, 2100), generator=generator).to(backend.device) < 0.3
-    if served.competing:
+    if served.softmax_over_labels:
         chosen &= ~targets  # a positive at +inf leaves the other positives a probability of 0
     extreme = torch.where(targets, INF, -INF)
     finite = torch.where(chosen, extreme.clamp(-3e4, 3e4), logits)

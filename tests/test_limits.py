@@ -157,7 +157,7 @@ def evaluate(call: Any, problem: Problem) -> tuple[Tensor, Tensor]:
 def test_limits(backend: Backend, name: str) -> None:
     limits = LIMITS[name]
     for layout in layouts_for(backend, list(LIMITS).index(name)):
-        if layout.by_weight and limits.loss.term().spec.competing:
+        if layout.by_weight and limits.loss.term().spec.softmax_over_labels:
             continue  # a label of weight 0 competes
         problem = Problem(limits, layout, backend.device)
         loss = type(limits.loss)(

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mlloss_cuda
 from mlloss_cuda import CSRTargets, _ops, unit_grad_output
-from mlloss_cuda._call import Sides, shared_schema
+from mlloss_cuda._call import TensorArguments, shared_schema
 
 from .cases import Case
 from .conftest import Backend
@@ -103,7 +103,7 @@ def arguments_of(case: Case, reduction: int, device: str, generator: torch.Gener
     rows, labels = 3, 40
     y = random_positives(generator, (rows, labels))
     csr = CSRTargets.from_dense(y).to(device)
-    sides = Sides(
+    sides = TensorArguments(
         targets=None if sparse else y.to(device),
         crow_indices=csr.crow_indices if sparse else None,
         col_indices=csr.col_indices if sparse else None,

@@ -405,7 +405,7 @@ def test_permuting_labels_permutes_gradients(served: Case, backend: Backend, gen
     permuted = evaluate(served, logits[:, order], targets[:, order], reduction="sum")
     torch.testing.assert_close(permuted.value, straight.value, rtol=1e-5, atol=1e-6)
     # The gradient k softmax - y subtracts two numbers of the order of k.
-    largest = max(1.0, float(targets.sum(1).max()) if served.competing else 1.0)
+    largest = max(1.0, float(targets.sum(1).max()) if served.softmax_over_labels else 1.0)
     torch.testing.assert_close(permuted.gradient, straight.gradient[:, order], rtol=1e-4, atol=1e-7 * largest)
 
 
@@ -425,7 +425,7 @@ def test_zero_weight_is_no_label(served: Case, backend: Backend, generator: torc
     whole = evaluate(served, logits, targets, weight=weight, reduction="sum")
     if served.spec == "decoupled_softmax":
         return  # a label of weight 0 is also not a negative there, which a test above covers
-    if served.competing:
+    if served.softmax_over_labels:
         # A label of weight 0 is not a target, but still competes.
         masked = targets & (weight > 0)
         expected = evaluate(served, logits, masked, reduction="sum")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mlloss_cuda import CSRTargets, _ops, symmetric_kl_loss
-from mlloss_cuda._call import Options, Sides, shared_arguments
+from mlloss_cuda._call import Options, TensorArguments, shared_arguments
 
 from .cases import Case
 from .conftest import Backend
@@ -158,7 +158,7 @@ def test_two_logits(backend: Backend, generator: torch.Generator) -> None:
 
 def part_of(case: Case, logits: Tensor, targets: CSRTargets, own: slice, reduction: str) -> tuple[Any, ...]:
     """Return the shared arguments of the ops for one part."""
-    sides = Sides(crow_indices=targets.crow_indices, col_indices=targets.col_indices)
+    sides = TensorArguments(crow_indices=targets.crow_indices, col_indices=targets.col_indices)
     grouping, reduction_number = _ops.GROUPINGS.index(case.grouping), _ops.REDUCTIONS.index(reduction)
     options = Options(
         case.spec, case.parameters, grouping, reduction_number, 1.0, 0.0, 0.0, None, own.start, logits.shape[1],
@@ -202,7 +202,7 @@ def test_ops_keep_their_contract(served: Case, backend: Backend, generator: torc
     assert torch.equal(ops.loss_merge(statistics, served.spec), statistics[0])
     torch.library.opcheck(ops.loss_late.default, (*arguments, statistics[0]), test_utils=tests)
     late = ops.loss_late(*arguments, statistics[0])[None]
-    assert late.shape[1:] == (counts.late_sums, statistics.shape[2])
+    assert late.shape[1:] == (counts.second_pass_sums, statistics.shape[2])
     sample_weight = torch.rand(SHAPE[0], generator=generator).to(backend.device)
     for reduction in (0, 2):
         finish = (statistics, late, sample_weight, None, served.spec, list(served.parameters), arguments[14], reduction)

@@ -31,7 +31,7 @@ def test_functors_and_registry_agree() -> None:
 def test_every_loss_has_cases_a_function_and_a_module() -> None:
     cases = all_cases()
     # Losses of two logits have a test file of their own.
-    specs = {name: spec for name, spec in SPECS.items() if not spec.raw_targets}
+    specs = {name: spec for name, spec in SPECS.items() if not spec.second_logits}
     assert {case.spec for case in cases if "+" not in case.spec} == set(specs)
     for case in cases:
         assert getattr(mlloss_cuda, case.function.__name__) is case.function

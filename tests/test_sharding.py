@@ -692,8 +692,8 @@ def test_bytes_on_the_wire(ranks: Ranks) -> None:
             expected = [agreement, 4]  # the rank's share of the loss, in float32
         else:
             expected = [agreement, 8 * rows * counts.statistics]
-            if counts.late_sums:
-                expected.append(8 * rows * counts.late_sums)
+            if counts.second_pass_sums:
+                expected.append(8 * rows * counts.second_pass_sums)
         assert gathers == expected, (name, sent)
         assert reduced == ([4 * rows * FEATURES] if name.startswith("linear") else []), (name, sent)
 
@@ -762,14 +762,14 @@ def _disagreements(rank: int, what: str) -> str:
         ("loss", "rank 0 has .*zlpr.*rank 1 has .*dice", "rank 1 has .*dice.*rank 0 has .*zlpr"),
         ("linear", "rank 0 has 3 rows.*rank 1 has 4 rows", "rank 1 has 4 rows.*rank 0 has 3 rows"),
         ("failure", "rank 1 failed with ValueError: targets: expected", "ValueError: targets: expected"),
-        ("first", "rank 1 has none that can be served", "TypeError: logits: expected a tensor"),
+        ("first", "rank 1 failed its own check", "TypeError: logits: expected a tensor"),
         ("later", "rank 1 failed with ValueError: logits: expected the 5", "ValueError: logits: expected the 5 labels"),
         ("learned", r"rank 0 has .*\['logit_scale'\]; rank 1 has .*\[\]", "ranks disagree"),
         ("gradient", "a gradient of the input; rank 1 has .*no gradient", "ranks disagree"),
         ("input", "rank 1 failed with ValueError: input: expected shape", "ValueError: input: expected shape"),
         ("topk", "rank 0 has topk of 2 .*rank 1 has topk of 3", "ranks disagree"),
         ("topk's failure", "rank 1 failed with ValueError: k: expected 1 to 10", "ValueError: k: expected 1 to 10"),
-        ("local labels", "local_labels: rank 1 has none", "TypeError: local_labels: expected an int"),
+        ("local labels", "local_labels: rank 1 failed its own check", "TypeError: local_labels: expected an int"),
     ],
 )
 def test_disagreement_raises_on_both_ranks(ranks: Ranks, what: str, first: str, second: str) -> None:
@@ -807,8 +807,8 @@ def _arguments(rank: int) -> None:
     # The check makes the host wait for a GPU, so there it runs only in torch's debug mode.
     for level, checks in ((distributed.DebugLevel.OFF, False), (distributed.DebugLevel.INFO, True)):  # type: ignore[attr-defined]
         distributed.set_debug_level(level)  # type: ignore[attr-defined]
-        assert shards._asks(torch.device("cuda")) is checks
-        assert shards._asks(torch.device("cpu"))
+        assert shards._compares(torch.device("cuda")) is checks
+        assert shards._compares(torch.device("cpu"))
     distributed.set_debug_level(distributed.DebugLevel.OFF)  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match="loss: expected a loss module"):
         shard_labels(nn.BCEWithLogitsLoss(), group)  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ def test_extreme_rows_between_ordinary_ones(served: Case, backend: Backend, gene
     """Sums that overflow without a maximum, infinities, rows of weight 0: each takes its own path through a kernel."""
     logits = random_logits(generator, (24, 2_111), torch.float32, backend.device)
     logits[1::4] *= 40
-    if not served.competing:
+    if not served.softmax_over_labels:
         logits[6, 100] = torch.inf
     logits[10, 2_000] = -torch.inf
     targets = random_positives(generator, (24, 2_111), 0.01).to(backend.device)

@@ -13,7 +13,7 @@ from torch import Tensor
 import mlloss_cuda
 from bench.gpu import tune
 from mlloss_cuda import CSRTargets, _backends, _ops, _registry
-from mlloss_cuda._call import Sides
+from mlloss_cuda._call import TensorArguments
 
 from .cases import Case
 from .conftest import Backend, planned
@@ -136,7 +136,7 @@ def single_element_results(
     """Return value, gradient, and the gradient from ``given`` coefficients, for groups of one element each."""
     ops = getattr(torch.ops, namespace)
     spec = case.registered
-    sides, grouping = Sides(targets=y[:, None].to(device)), _ops.GROUPINGS.index(spec.groupings[0])
+    sides, grouping = TensorArguments(targets=y[:, None].to(device)), _ops.GROUPINGS.index(spec.groupings[0])
     options = (*sides, case.spec, list(case.parameters), grouping, 0, 1.0, 0.0, 0.0, None, 0, 1)
     logits = s[:, None].to(device)
     value, coefficients, _ = ops.loss_forward(logits, *options, True, False)
@@ -185,8 +185,8 @@ def test_every_loss_has_its_functor() -> None:
         source = (Path(mlloss_cuda.__file__).parent / "_triton" / f"{spec.name}.py").read_text()
         kind = "ElementWise" if spec.element_wise else "Group"
         assert f"FUNCTOR = {kind}(" in source, spec.name
-        assert ("softmax_over_labels=True" in source) == spec.competing, spec.name
-        assert ("second_logits=True" in source) == spec.raw_targets, spec.name
+        assert ("softmax_over_labels=True" in source) == spec.softmax_over_labels, spec.name
+        assert ("second_logits=True" in source) == spec.second_logits, spec.name
         if not spec.element_wise:
             assert f"coefficients=tl.constexpr({spec.coefficients})" in source, spec.name
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mlloss_cuda import CSRTargets, _ops
-from mlloss_cuda._call import Sides
+from mlloss_cuda._call import TensorArguments
 
 from .cases import Case, all_cases
 from .conftest import TRITON_STRATEGIES, Backend, planned
@@ -74,7 +74,7 @@ COMPOUNDS = tuple(
 class Given(NamedTuple):
     """The arguments of the ops beside a loss and its logits."""
 
-    sides: Sides
+    sides: TensorArguments
     smoothing: float = 0.0
     ignore_index: int | None = None
 
@@ -83,9 +83,9 @@ class Given(NamedTuple):
         """Convert the public functions' arguments to those of the ops."""
         if isinstance(targets, CSRTargets):
             values = None if targets.values is None else targets.values.to(dtype)
-            placed = Sides(None, targets.crow_indices, targets.col_indices, values)
+            placed = TensorArguments(None, targets.crow_indices, targets.col_indices, values)
         else:
-            placed = Sides(targets)
+            placed = TensorArguments(targets)
         tensors = {name: arguments[name].to(dtype) for name in ("weight", "sample_weight") if name in arguments}
         smoothing = arguments.get("label_smoothing", 0.0)
         return Given(placed._replace(**tensors), smoothing, arguments.get("ignore_index"))
@@ -266,7 +266,7 @@ def test_extreme_rows(backend: Backend, generator: torch.Generator, place: int) 
     logits[6, 200], logits[7, 7] = torch.nan, torch.nan
     logits[8] -= 200
     sample_weight = torch.tensor([1.0, 2, 1, 0.5, 1, 1, 1, 0, 1], device=backend.device)
-    given = Given(Sides(targets, sample_weight=sample_weight))
+    given = Given(TensorArguments(targets, sample_weight=sample_weight))
     assert_equals_its_terms(backend, loss, logits, given, torch.ones_like(sample_weight), 256)
 
 
@@ -277,7 +277,7 @@ def test_weight_of_zero_where_labels_compete(backend: Backend, generator: torch.
     logits[:3, 3] = torch.tensor([torch.nan, 1e25, torch.inf])
     targets, weight = random_positives(generator, (4, 30)).to(backend.device), torch.ones(30, device=backend.device)
     weight[3] = 0
-    given = Given(Sides(targets, weight=weight))
+    given = Given(TensorArguments(targets, weight=weight))
     assert_equals_its_terms(backend, loss, logits, given, torch.ones(4, device=backend.device))
 
 
@@ -296,7 +296,7 @@ def test_reductions(backend: Backend, generator: torch.Generator) -> None:
     """A reduction's factor reaches every term, here eight of them."""
     loss = compound("zlpr", "dice", "sigmoid_focal", "zlpr", "lsep", "bce_with_logits", "dice", "asymmetric")
     logits = random_logits(generator, (6, 40), torch.float32, backend.device)
-    given = Given(Sides(random_positives(generator, (6, 40)).to(backend.device)))
+    given = Given(TensorArguments(random_positives(generator, (6, 40)).to(backend.device)))
     value, coefficients, gradient = forward(backend, loss, logits, given)
     mean, kept, of_mean = forward(backend, loss, logits, given, "mean")
     assert torch.equal(kept, coefficients)
@@ -312,4 +312,4 @@ def test_counts(backend: Backend) -> None:
         made = functor_of(loss.name)
         assert made is functor_of(loss.name)
         assert made.coefficients.value == sum(case.registered.coefficients + 1 for _, case in loss.terms)
-        assert made.softmax_over_labels == any(case.competing for _, case in loss.terms)
+        assert made.softmax_over_labels == any(case.softmax_over_labels for _, case in loss.terms)

@@ -67,7 +67,7 @@ class ChannelLoss(SoftTargets):
         # A str or a member of MONAI's enum.
         self.reduction = check.check_choice("reduction", getattr(reduction, "value", reduction), REDUCTIONS)
         if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
-            raise TypeError(f"ignore_index: expected an int or None, got {check.came(ignore_index)}")
+            raise TypeError(f"ignore_index: expected an int or None, got {check.received(ignore_index)}")
         self.ignore_index = ignore_index
         self.register_buffer("class_weight", None if weight is None else torch.as_tensor(weight))
 
@@ -82,7 +82,7 @@ class ChannelLoss(SoftTargets):
                 f"input: expected at least {least} dimensions, [B, C, *spatial], got shape {tuple(input.shape)}"
             )
         if not isinstance(target, Tensor):
-            raise TypeError(f"target: expected a tensor, got {check.came(target)}")
+            raise TypeError(f"target: expected a tensor, got {check.received(target)}")
         channels = input.shape[1]
         for name, given in (
             ("to_onehot_y=True", self.to_onehot_y),

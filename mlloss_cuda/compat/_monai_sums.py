@@ -91,7 +91,7 @@ class DiceCELoss(nn.Module):
     ) -> None:
         super().__init__()
         if weight is not None and not isinstance(weight, Tensor):
-            raise TypeError(f"weight: expected a tensor or None, got {check.came(weight)}")
+            raise TypeError(f"weight: expected a tensor or None, got {check.received(weight)}")
         self.reduction = check.check_choice("reduction", getattr(reduction, "value", reduction), ("mean", "sum"))
         self.dice = DiceLoss(
             include_background=include_background,

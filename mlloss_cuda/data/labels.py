@@ -37,7 +37,7 @@ def cooccurrence(targets: CSRTargets) -> Any:
     sparse = _scipy.sparse()
     checked = _counts.check_alone(targets)
     if not isinstance(checked, CSRTargets):
-        raise TypeError(f"targets: expected CSRTargets, got {check.came(targets)}")
+        raise TypeError(f"targets: expected CSRTargets, got {check.received(targets)}")
     row, label, value = _counts.entries(checked)
     if value is not None:
         row, label = row[value > 0.5], label[value > 0.5]
@@ -91,7 +91,7 @@ def label_embeddings(targets: Any, dim: int, *, seed: int = 0) -> Tensor:
     labels = counts.shape[0]
     for name, value in (("dim", dim), ("seed", seed)):
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}: expected an int, got {check.came(value)}")
+            raise TypeError(f"{name}: expected an int, got {check.received(value)}")
     if not 1 <= dim < labels:
         raise ValueError(f"dim: expected at least 1 and below {labels} labels, got {dim}")
     information = _information(counts)

@@ -121,7 +121,7 @@ def read_label_pairs(path: _lines.Path, num_rows: int, num_labels: int) -> CSRTa
     """
     for name, count in (("num_rows", num_rows), ("num_labels", num_labels)):
         if isinstance(count, bool) or not isinstance(count, int):
-            raise TypeError(f"{name}: expected an int, got {check.came(count)}")
+            raise TypeError(f"{name}: expected an int, got {check.received(count)}")
         if count < 0:
             raise ValueError(f"{name}: expected at least 0, got {count}")
     pairs = np.array(list(_pairs(path, num_rows, num_labels)), np.int64).reshape(-1, 2)

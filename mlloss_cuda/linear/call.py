@@ -13,7 +13,7 @@ from .. import _backends, _ops
 from .. import _validation as check
 from .._graph_break import uncompiled
 from .._registry import Term
-from ..losses._module import LossModule, Pass
+from ..losses._module import CheckedPass, LossModule
 from ..sharding.evaluation import described
 from ..sharding.shards import LabelShards, ShardedLogits, from_dtensor, is_dtensor, replicated
 from .checks import check_input, check_loss, check_optional_count, check_share, check_update, planned_as
@@ -86,7 +86,7 @@ def _evaluate(
 
 def _checked(
     inputs: Any, weight: Any, bias: Any, targets: Any, loss: Any, sample_weight: Any, settings: Settings
-) -> tuple[Layer, list[Pass]]:
+) -> tuple[Layer, list[CheckedPass]]:
     inputs = check_input(inputs, weight, bias)
     check_loss(loss)
     check_optional_count("chunk_size", settings.chunk_size)
@@ -102,7 +102,7 @@ def _checked(
     return Layer(inputs, weight, bias), passes
 
 
-def _described(checked: tuple[Layer, list[Pass]]) -> str:
+def _described(checked: tuple[Layer, list[CheckedPass]]) -> str:
     layer, passes = checked
     wanted = "a gradient" if _needs_gradient(layer.inputs) else "no gradient"
     return "; ".join(described(each.call) for each in passes) + f"; {wanted} of the input"
@@ -135,7 +135,7 @@ def _local_bias(weight: Any, bias: Any) -> Any:
     if bias is None:
         return None
     if not is_dtensor(bias) or bias.placements != weight.placements or bias.device_mesh != weight.device_mesh:
-        came = tuple(bias.placements) if is_dtensor(bias) else check.came(bias)
+        came = tuple(bias.placements) if is_dtensor(bias) else check.received(bias)
         raise ValueError(f"linear_bias: expected a DTensor of the weight's mesh and placements, got {came}")
     return from_dtensor("linear_bias", bias, 0)[0]
 
@@ -147,11 +147,11 @@ _uncompiled = uncompiled(
 )
 
 
-def _run(layer: Layer, loss: LossModule, passes: list[Pass], settings: Settings) -> Tensor:
+def _run(layer: Layer, loss: LossModule, passes: list[CheckedPass], settings: Settings) -> Tensor:
     terms = [each.call.term for each in passes]
     calls = [each.call for each in passes]
     needs = layer.needs()
-    sides = [call.sides for call in calls]
+    sides = [call.tensors for call in calls]
     learned = tuple(
         (
             _needs_gradient(tensors.row_offset),
@@ -222,7 +222,7 @@ def _demand(
         within_labels=all(term.grouping in ("element", "macro") for term in terms),
         sharded=sharded,
         parts=parts,
-        second_pass_sums=any(count.late_sums for count in counts),
+        second_pass_sums=any(count.second_pass_sums for count in counts),
         statistics=sum(count.statistics for count in counts),
         training=training,
         in_backward=_in_backward(loss, terms, dtype, update),

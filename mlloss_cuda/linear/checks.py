@@ -49,7 +49,7 @@ def check_loss(loss: Any) -> None:
     if not isinstance(loss, LossModule):
         raise TypeError(f"loss: expected a loss module of mlloss_cuda, got {loss!r}")
     for term in loss.terms_on("cpu"):
-        if term.spec.raw_targets:
+        if term.spec.second_logits:
             raise TypeError(f"loss: expected a loss of logits and targets, got {loss!r}, which takes two logits")
         if term.alone:
             raise ValueError(f"loss: expected a loss that one pass evaluates, got {loss!r}; leave out rescale")
@@ -127,11 +127,11 @@ def check_input(inputs: Any, weight: Any, bias: Any) -> Tensor:
         if value is None and dim == 1:
             continue
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype not in check.LOGITS_DTYPES:
-            raise TypeError(f"{name}: expected a dense floating tensor, got {check.came(value)}")
+            raise TypeError(f"{name}: expected a dense floating tensor, got {check.received(value)}")
         if value.dim() != dim:
             raise ValueError(f"{name}: expected {'[L, D]' if dim == 2 else '[L]'}, got shape {tuple(value.shape)}")
     if not isinstance(inputs, Tensor) or inputs.layout != torch.strided or inputs.dtype not in check.LOGITS_DTYPES:
-        raise TypeError(f"input: expected a dense floating tensor [..., D], got {check.came(inputs)}")
+        raise TypeError(f"input: expected a dense floating tensor [..., D], got {check.received(inputs)}")
     if inputs.dim() == 0 or inputs.shape[-1] != weight.shape[1]:
         raise ValueError(f"input: expected shape [..., {weight.shape[1]}], got {tuple(inputs.shape)}")
     if bias is not None and bias.shape[0] != weight.shape[0]:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from .. import _ops
-from .._call import Options, Sides, shared_arguments
+from .._call import Options, TensorArguments, shared_arguments
 from ..sharding.evaluation import finished
 from ..sharding.shards import LabelShards
 from .plan import LinearPlan, Part
 
 __all__ = ["LEARNED", "Evaluation", "Outcome", "Progress", "group_columns", "zero_sums"]
 
-# Fields of Sides that may have a gradient, in the order of loss_backward's results.
+# Fields of TensorArguments that may have a gradient, in the order of loss_backward's results.
 LEARNED: Final = ("row_offset", "logit_scale", "label_offset")
 _OF_LABELS: Final = ("weight", "label_offset", "label_parameter")
 _OF_ROWS: Final = ("targets", "sample_weight")
@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
     """One of the passes over the logits that make up a loss."""
 
     coefficient: float
-    sides: Sides
+    sides: TensorArguments
     options: Options
     learned: tuple[bool, bool, bool] = (False, False, False)  # which of LEARNED need a gradient
 
@@ -81,7 +81,7 @@ class Evaluation(NamedTuple):
         return (logits, *shared_arguments(sides, options))
 
 
-def _cut(sides: Sides, names: Sequence[str], chosen: slice) -> Sides:
+def _cut(sides: TensorArguments, names: Sequence[str], chosen: slice) -> TensorArguments:
     return sides._replace(**{name: side[chosen] for name in names if (side := getattr(sides, name)) is not None})
 
 
@@ -143,7 +143,7 @@ class Progress:
     @property
     def needs_second_pass(self) -> bool:
         """Whether second-pass sums are needed once the statistics are complete."""
-        return not self.within and _ops.counts_of(self.evaluation.options.loss).late_sums > 0
+        return not self.within and _ops.counts_of(self.evaluation.options.loss).second_pass_sums > 0
 
     def add_second_pass(self, logits: Tensor, part: Part) -> None:
         """Collect the second-pass sums of a chunk."""

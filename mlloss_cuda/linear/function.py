@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .._autograd import keeps_graph, once
-from .._call import Options, Sides
+from .._call import Options, TensorArguments
 from .._positional import positional
 from ..sharding.shards import LabelShards
 from .evaluation import LEARNED, Evaluation, Outcome
@@ -24,7 +24,7 @@ from .updates import FusedUpdate, NoStep
 
 __all__ = ["Job", "run"]
 
-_SIDES = len(Sides._fields)
+_SIDES = len(TensorArguments._fields)
 
 
 class Job(NamedTuple):
@@ -42,7 +42,7 @@ class Job(NamedTuple):
     def head(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, sides: Sequence[Tensor | None]) -> Head:
         """Return the head of one call; ``sides`` are those of all passes, concatenated."""
         evaluations = [
-            Evaluation(coefficient, Sides(*sides[i * _SIDES : (i + 1) * _SIDES]), options, learned)
+            Evaluation(coefficient, TensorArguments(*sides[i * _SIDES : (i + 1) * _SIDES]), options, learned)
             for i, (coefficient, options, learned) in enumerate(
                 zip(self.coefficients, self.options, self.learned, strict=True)
             )
@@ -140,7 +140,7 @@ def _as_function_inputs(job: Job, gradients: Sequence[Tensor | None], anchor: Te
     result: list[Any] = tied[:3]
     for i in range(len(job.options)):
         own = dict(zip(LEARNED, tied[3 + 3 * i : 6 + 3 * i], strict=True))
-        result += Sides(**own)
+        result += TensorArguments(**own)
     return *result, None
 
 

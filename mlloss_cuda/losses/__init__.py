@@ -1,4 +1,4 @@
-"""Every loss: one module each, listed here by hand so that type checkers see them."""
+"""All losses. Each has its own module; the list is explicit, so that type checkers see the names."""
 
 from .asymmetric import AsymmetricLoss, asymmetric_loss
 from .bce import BCEWithLogitsLoss, bce_with_logits_loss

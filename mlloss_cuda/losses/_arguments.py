@@ -1,7 +1,7 @@
-"""The arguments that every loss takes besides its own: names, defaults, checks and documentation, in one table.
+"""The common arguments of all losses, in one table: names, defaults, checks and documentation.
 
-Functions list them in their signatures and modules take them as ``CommonArguments``, for type checkers and ``help``;
-tests compare both with the table.
+Functions list them in their signatures, and modules take them as ``CommonArguments``, for type checkers and ``help``.
+Tests compare both with the table.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class CommonArgument(NamedTuple):
     """One of the common arguments."""
 
     default: Any
-    check: Callable[[str, Any], Any]  # of what is known before there are logits
-    documentation: str  # with {places} that a loss fills
-    of_modules: bool = True  # modules keep it; otherwise each call gives it
+    check: Callable[[str, Any], Any]  # the check that is possible before there are logits
+    documentation: str  # text with {fields} that each loss fills
+    of_modules: bool = True  # whether modules store it; if not, each call passes it
 
 
 def _check_of_labels(name: str, value: Any) -> None:
@@ -48,7 +48,7 @@ def _check_divisor(name: str, value: Any) -> None:
         check.check_number(name, value, 0.0)
 
 
-# In the order of the functions' signatures.
+# The order is that of the functions' signatures.
 COMMON_ARGUMENTS: Final[dict[str, CommonArgument]] = {
     "weight": CommonArgument(
         None,
@@ -66,16 +66,17 @@ COMMON_ARGUMENTS: Final[dict[str, CommonArgument]] = {
     "label_smoothing": CommonArgument(
         0.0,
         lambda name, value: check.check_number(name, value, 0.0, 1.0, open_high=True),
-        """e in [0, 1). Targets become ``(1 - e) y + e / L``, on the fly, sparse ones too.
-        (``e / 2`` in place of ``e / L`` would put a floor of order log L under the losses of this
-        package.) Default 0.""",
+        """e in [0, 1). Targets become ``(1 - e) y + e / L`` inside the kernels, also sparse ones. (With
+        ``e / 2`` instead of ``e / L``, the losses of this package could not fall below a value of order
+        log L.) Default 0.""",
     ),
     "ignore_index": CommonArgument(
         None,
         lambda name, value: check.check_ignore_index(value),
-        """dense targets equal to it are unknown: they take no part, and their gradient is
-        exactly 0. By convention -1; ``float("nan")`` for floating targets (a CSR's values, too) that are
-        NaN where they are unknown. In ``CSRTargets`` a negative value does the same. Default None.""",
+        """dense targets equal to it are unknown: they have no effect, and their gradient is exactly
+        0. By convention it is -1; ``float("nan")`` marks unknown labels by NaN, in floating targets and
+        in the values of ``CSRTargets``. In ``CSRTargets`` a negative value also marks an unknown label.
+        Default None.""",
     ),
     "logit_scale": CommonArgument(
         1.0,
@@ -86,29 +87,29 @@ COMMON_ARGUMENTS: Final[dict[str, CommonArgument]] = {
     "logit_bias": CommonArgument(
         None,
         _check_of_labels,
-        """``[L]``, which is added to the scaled logits in the same pass. It may require a gradient.
+        """``[L]``, added to the scaled logits in the same pass. It may require a gradient.
         Default None.""",
     ),
     "normalizer": CommonArgument(
         None,
         _check_divisor,
-        """a number or 0-d tensor >= 0 that divides a ``"sum"`` before the gradient is rounded. 0,
-        of a batch in which nothing is known, makes NaN of a sum of 0, as torch's mean over nothing is;
-        the gradient of unknown labels stays 0. It must not require a gradient. Default None.""",
+        """a number or 0-d tensor >= 0 that divides a ``"sum"`` before the gradient is rounded. If it is
+        0, because all labels of the batch are unknown, the loss is NaN, like torch's mean of an empty
+        tensor; the gradient of unknown labels stays 0. It must not require a gradient. Default None.""",
     ),
     "reduction": CommonArgument(
         "mean",
         lambda name, value: check.check_choice(name, value, _ops.REDUCTIONS),
         """``"none"`` gives {none}, ``"sum"`` their sum, ``"mean"`` their mean,
-        ``"batchmean"`` their sum over the number of rows. Excluded and weighted ones count.
-        Default ``"{reduction}"``.""",
+        ``"batchmean"`` their sum over the number of rows. The counts include excluded and
+        weighted ones. Default ``"{reduction}"``.""",
     ),
     "inplace_backward": CommonArgument(
         False,
         check.check_bool,
-        """the gradient takes the logits' memory, in the forward already: nothing else may
-        read them after it. For contiguous logits that an operation made, and one backward; not for
-        logits made outside a re-entrant checkpoint. Default False.""",
+        """whether the gradient overwrites the logits, already in the forward: nothing else may
+        read them afterwards. It needs contiguous logits that are the result of an operation, and allows
+        one backward. Logits from outside a re-entrant checkpoint are not supported. Default False.""",
     ),
 }
 
@@ -132,7 +133,7 @@ DEFAULTS: Final[dict[str, Any]] = {
 
 
 def check_common(arguments: dict[str, Any]) -> None:
-    """Check what can be checked before there are logits."""
+    """Check the common arguments as far as that is possible before there are logits."""
     for name in DEFAULTS:
         COMMON_ARGUMENTS[name].check(name, arguments[name])
     if arguments["normalizer"] is not None and arguments["reduction"] != "sum":
@@ -141,12 +142,12 @@ def check_common(arguments: dict[str, Any]) -> None:
 
 _LOGITS_AND_TARGETS = """
     logits: ``[..., L]``, float32, bfloat16, float16 or float64, on a CPU or GPU, contiguous or not.
-        Never written to, unless ``inplace_backward``. Leading dimensions are flattened to rows, by a
-        view where their strides allow one.
-    targets: dense bool, integer or floating ``[..., L]``, a ``CSRTargets`` of as many rows, or a
+        They are never changed, unless ``inplace_backward`` is set. Leading dimensions are flattened to
+        rows, as a view if their strides allow it.
+    targets: dense bool, integer or floating ``[..., L]``, a ``CSRTargets`` with as many rows, or a
         ``torch.sparse_csr`` tensor. Integers >= 1 are positive, floating values are probabilities.
-        A negative target that is not ``ignore_index`` makes its row NaN (its element, in
-        element-wise losses). They must not require a gradient.
+        A negative target that is not ``ignore_index`` makes its row NaN (in element-wise losses, its
+        element). Targets must not require a gradient.
 """
 
 _RETURNS = """
@@ -154,9 +155,9 @@ _RETURNS = """
 """
 
 _RAISES = """
-    TypeError: an argument has another type or dtype.
+    TypeError: an argument has a wrong type or dtype.
     ValueError: shapes or devices do not fit, or a value is out of range. The message names the
-        argument, what it got and what it takes.
+        argument, the value it got and the values it takes.
 """
 
 
@@ -164,7 +165,7 @@ def documented(
     *,
     none: str,
     weight: str,
-    zero_weight: str = "A label of weight 0 takes no part.",
+    zero_weight: str = "A label of weight 0 is excluded.",
     sample_weight: str = "multiplies a row's loss",
     learnable: str = ", logit_scale and logit_bias",
     reduction: str = "mean",

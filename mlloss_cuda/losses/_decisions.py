@@ -1,4 +1,4 @@
-"""Probabilities and predicted labels of a loss module."""
+"""Probabilities and predicted labels, for loss modules."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ __all__ = ["Decisions"]
 
 
 class Decisions(nn.Module):
-    """The decisions of a loss module, from the rule that its class declares.
+    """The base class for a loss module's decisions, by the rule that the loss's class declares.
 
-    A class defines ``_log_odds``, or ``_probability`` and ``_predicted``; or none of them, and ``_undecided`` says why.
+    A class defines ``_log_odds``, or ``_probability`` and ``_predicted``. If it defines none of them, ``_undecided``
+    gives the reason.
     """
 
     logit_scale: Any
     logit_bias: Any
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """The probability of each label that the loss estimates: where its expectation is least at these logits.
+        """Return the probability of each label for which the expected loss is minimal at these logits.
 
-        ``logit_scale``, ``logit_bias`` and a threshold are applied, ``pos_weight`` and ``alpha`` undone;
-        ``label_smoothing`` is not. The class says which formula it is.
+        ``logit_scale``, ``logit_bias`` and a threshold are applied. The effect of ``pos_weight`` and ``alpha`` is
+        removed; that of ``label_smoothing`` is not. The documentation of the class has the formula.
 
         Args:
             logits: ``[..., L]``, as in the loss.
@@ -33,7 +34,7 @@ class Decisions(nn.Module):
             ``[..., L]``, float32 (float64 for float64), differentiable.
 
         Raises:
-            NotImplementedError: the loss estimates none; the message says why, and what to do.
+            NotImplementedError: the loss estimates no probabilities; the message gives the reason and an alternative.
 
         Example:
             >>> SigmoidFocalLoss(alpha=None).probabilities(torch.tensor([-2.0, 0.0, 2.0]))
@@ -42,9 +43,9 @@ class Decisions(nn.Module):
         return self._probability(self._scores(logits))
 
     def predict(self, logits: Tensor) -> Tensor:
-        """The labels that the loss's own rule takes: where there are probabilities, those above 1/2.
+        """Return the labels that the loss's own rule selects; if it has probabilities, those above 1/2.
 
-        :func:`mlloss_cuda.fit_thresholds` finds better ones for a metric.
+        :func:`mlloss_cuda.fit_thresholds` finds better thresholds for a metric.
 
         Args:
             logits: ``[..., L]``, as in the loss.
@@ -61,7 +62,7 @@ class Decisions(nn.Module):
         """
         return self._predicted(self._scores(logits))
 
-    _undecided: ClassVar[str] = "it does not say"
+    _undecided: ClassVar[str] = "its class gives no formula"
 
     def _log_odds(self, s: Tensor) -> Tensor:
         raise self._no_probabilities(self._undecided)
@@ -80,8 +81,8 @@ class Decisions(nn.Module):
 
     def _no_threshold(self, why: str) -> NotImplementedError:
         return NotImplementedError(
-            f"{type(self).__name__} has no threshold of its own: {why}. Take the highest by rank, or thresholds "
-            "from mlloss_cuda.fit_thresholds on held-out data."
+            f"{type(self).__name__} has no threshold of its own: {why}. Take the labels with the highest logits, or "
+            "use thresholds from mlloss_cuda.fit_thresholds on held-out data."
         )
 
     def _scores(self, logits: Tensor) -> Tensor:

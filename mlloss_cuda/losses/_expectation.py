@@ -1,4 +1,4 @@
-"""Losses of one label at a time, where targets may be probabilities."""
+"""The expected value of an element-wise loss, for targets that are probabilities."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["expectation"]
 def expectation(
     s: Tensor, y: Tensor, positive: Callable[[Tensor], Tensor], negative: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """``y positive(s) + (1 - y) negative(s)``, where a label that is certain has one term.
+    """Return ``y positive(s) + (1 - y) negative(s)``; a target of exactly 0 or 1 has one of the terms only.
 
-    Selected before and after: neither value nor gradient of the other term may spoil it.
+    Selections before and after keep NaN and infinities of the other term out of the value and the gradient.
     """
     up, down = torch.where(y > 0, s, 0.0), torch.where(y < 1, s, 0.0)
     return torch.where(y > 0, y * positive(up), 0.0) + torch.where(y < 1, (1 - y) * negative(down), 0.0)

@@ -18,31 +18,31 @@ from ._decisions import Decisions
 if TYPE_CHECKING:
     from .compound import CompoundLoss
 
-__all__ = ["LossModule", "Pass"]
+__all__ = ["CheckedPass", "LossModule"]
 
-# None, or a tensor that may come later.
+# These arguments become buffers even if they are None, because a tensor may be assigned later.
 _BUFFERS = ("weight", "logit_bias", "pos_weight")
 
 
-class Pass(NamedTuple):
-    """One of the evaluations that a module's loss is the sum of: checked, not run."""
+class CheckedPass(NamedTuple):
+    """One of the evaluations whose sum is a module's loss: checked, but not yet run."""
 
     coefficient: float
     call: CheckedCall
-    places: tuple[int, ...] = (0,)  # of a compound's terms: those it is of
-    shares: tuple[float, ...] = ()  # and of each one's value, how much is in the pass; empty: a term by itself
+    places: tuple[int, ...] = (0,)  # the indices of a compound's terms in it
+    shares: tuple[float, ...] = ()  # factor of each term's own value; empty for a term by itself
 
 
 class LossModule(Decisions):
-    """The base of every loss module: keeps a loss's arguments, calls its function.
+    """The base of every loss module: it keeps a loss's arguments and calls its function.
 
-    ``weight`` and ``logit_bias`` are buffers, as are other tensors; what is to be learned is passed as
-    an ``nn.Parameter``.
+    ``weight``, ``logit_bias`` and other tensors are buffers. A tensor that is to be learned must be an
+    ``nn.Parameter``.
     """
 
     _function: ClassVar[Callable[..., Tensor]]
     _term: ClassVar[Callable[..., Term]]
-    _common: ClassVar[tuple[str, ...]] = tuple(DEFAULTS)  # those of the common arguments that it takes
+    _common: ClassVar[tuple[str, ...]] = tuple(DEFAULTS)  # the common arguments that the loss takes
 
     def __init__(self, own: dict[str, Any], common: CommonArguments) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class LossModule(Decisions):
         elif isinstance(value, Tensor) or (value is None and name in _BUFFERS):
             if value is not None and value.requires_grad:
                 raise ValueError(
-                    f"{name}: expected an nn.Parameter for what is learned, got a tensor that requires grad"
+                    f"{name}: expected an nn.Parameter for a learned tensor, got a tensor that requires grad"
                 )
             self.register_buffer(name, value)
         else:
@@ -80,7 +80,7 @@ class LossModule(Decisions):
         return self._shown
 
     def term(self) -> Term:
-        """What a compound takes the loss for."""
+        """Return the loss and its own arguments as a term."""
         return type(self)._term(**{name: getattr(self, name) for name in self._shown})
 
     # Sums build on this class, and set these two.
@@ -91,7 +91,7 @@ class LossModule(Decisions):
         return LossModule._joined(self, other) if isinstance(other, LossModule) else NotImplemented
 
     def __radd__(self, other: Any) -> LossModule:
-        # sum() begins with 0.
+        # sum() starts with 0.
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def __mul__(self, factor: Any) -> CompoundLoss:
@@ -100,34 +100,38 @@ class LossModule(Decisions):
     __rmul__ = __mul__
 
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
-        """The loss; shapes as in the function of the same name."""
+        """Return the loss; shapes are those of the function of the same name."""
         return self._call(logits, targets, sample_weight=sample_weight)
 
     def _call(self, logits: Tensor, targets: Tensor | CSRTargets, **other: Any) -> Tensor:
         arguments = {name: getattr(self, name) for name in self._names}
         return type(self)._function(logits, targets, **{**arguments, **other})
 
-    # ---- for those who have no logits yet: the linear head ----
+    # ---- for the linear head, which has no logits when it checks a call ----
 
     def terms_on(self, device_type: str) -> list[Term]:
-        """What each of :meth:`passes` will be of, on such a device."""
+        """Return the term of each of :meth:`passes`, on a device of this type."""
         return [self.term()]
 
-    def passes(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> list[Pass]:
-        """The loss, checked as a call would check it, and not run: of ``logits`` no value is looked at."""
+    def passes(
+        self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None
+    ) -> list[CheckedPass]:
+        """Check the call without running it, and return its passes. No value of ``logits`` is read."""
         common = {name: getattr(self, name, default) for name, default in DEFAULTS.items()}
         common["inplace_backward"] = False
-        return [Pass(1.0, prepare(self.term(), logits, targets, **common, sample_weight=sample_weight, keep=False))]
+        return [
+            CheckedPass(1.0, prepare(self.term(), logits, targets, **common, sample_weight=sample_weight, keep=False))
+        ]
 
-    def note(self, passes: list[Pass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Keep what a call keeps, of the value and the coefficients that each pass came to."""
+    def note(self, passes: list[CheckedPass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Store what a call stores, from the value and the coefficients of each pass; by default nothing."""
 
     def initial_bias(self, num_labels: int) -> float:
-        """Where a last layer's bias does well to begin: one label in L true, or one expected in a row."""
+        """Return a good initial bias of the last layer. By default one label in L is expected to be true."""
         return -math.log(max(num_labels, 1))
 
     def _share(self, logits: Tensor, targets: Tensor | CSRTargets, items: float | Tensor) -> Tensor:
-        """The mean, weighted by the logits' share of ``items`` elements in all, by way of ``normalizer``."""
+        """Return the mean, times the share that the logits have of ``items`` elements; ``normalizer`` applies it."""
         rows, labels = math.prod(logits.shape[:-1]), logits.shape[-1]
         grouping = "samples" if self.reduction == "batchmean" else self.term().grouping
         values = {"element": rows * labels, "samples": rows, "macro": labels, "micro": 1}[grouping]
@@ -135,7 +139,7 @@ class LossModule(Decisions):
         return self._call(logits, targets, reduction="sum", normalizer=normalizer)
 
     def extra_repr(self) -> str:
-        """The loss's own arguments and the reduction."""
+        """Return the loss's own arguments and the reduction, for ``repr``."""
         values = [(name, getattr(self, name)) for name in self._shown]
         shown = [f"{name}=<{tuple(v.shape)}>" if isinstance(v, Tensor) else f"{name}={v!r}" for name, v in values]
         return ", ".join([*shown, f"reduction={self.reduction!r}"])

@@ -1,4 +1,4 @@
-"""Dice, Tversky and Jaccard: one definition, with other coefficients."""
+"""The common definition of Dice, Tversky and Jaccard, which differ in their coefficients."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from .._registry import LossSpec, register
 __all__ = ["ADJUSTED", "AVERAGES", "OVERLAP_SAYS", "SPEC", "coefficients"]
 
 AVERAGES = ("samples", "macro", "micro")
-# Why there are no probabilities.
-OVERLAP_SAYS = "the least expected loss drives them to 0 or 1, by how much the group as a whole overlaps"
+# The reason why these losses estimate no probabilities.
+OVERLAP_SAYS = "the expected loss is minimal at 0 or 1, depending on the overlap of the whole group"
 
 
 def coefficients(
     smooth: float, squared: bool = False, alpha: float = 0.5, beta: float = 0.5, gamma: float = 1.0, log: bool = False
 ) -> tuple[float, ...]:
-    """The functor's parameters for Tversky's ``(I + smooth) / (I + alpha FP + beta FN + smooth)``, twice over."""
+    """Return the functor's parameters for Tversky's ``(I + smooth) / (I + alpha FP + beta FN + smooth)``.
+
+    The functor has numerator and denominator times 2.
+    """
     return 2 * smooth, float(squared), 2 * alpha, 2 * beta, gamma, float(log)
 
 
@@ -35,7 +38,7 @@ def _reference(
     overlap = both.sum(dim)
     numerator = 2 * overlap + smooth
     denominator = (2 - a - b) * overlap + (a * predicted + b * true).sum(dim) + smooth
-    # Nothing to find and nothing found, unsmoothed: a loss of 0, where 0 / 0 is NaN.
+    # An empty group without smoothing has a loss of 0; the fraction 0 / 0 would be NaN.
     empty = denominator == 0
     score = torch.where(empty, 1.0, numerator / torch.where(empty, 1.0, denominator))
     if log:

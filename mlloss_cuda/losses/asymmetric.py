@@ -1,4 +1,4 @@
-"""Asymmetric loss (ASL): focal loss with a side for positives and one for negatives."""
+"""Asymmetric loss (ASL): a focal loss with separate powers for positives and negatives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _reference(s: Tensor, y: Tensor, soft: bool, parameters: tuple[float, ...]) 
     gamma_neg, gamma_pos, clip, detached, _ = parameters
 
     def focus(log_miss: Tensor, gamma: float) -> Tensor | float:
-        # A power's gradient is NaN at 0 for gamma < 1: an exponential's is not.
+        # The gradient of a power is NaN at 0 for gamma < 1; the gradient of this exponential is finite.
         miss = (gamma * log_miss).exp() if gamma else torch.ones_like(log_miss)
         return miss.detach() if detached else miss
 
@@ -38,7 +38,7 @@ def _reference(s: Tensor, y: Tensor, soft: bool, parameters: tuple[float, ...]) 
         shifted = torch.sigmoid(s) - clip
         live = ~(shifted <= 0)
         u = torch.where(live, shifted, 0.5)
-        # 1 - u, without its cancellation where p is nearly 1.
+        # This is 1 - u without cancellation if p is close to 1.
         cost = -torch.log(torch.sigmoid(-torch.where(live, s, 0.0)) + clip)
         return torch.where(live, focus(u.log(), gamma_neg) * cost, 0.0)
 
@@ -88,24 +88,24 @@ def asymmetric_loss(
     reduction: str = "mean",
     inplace_backward: bool = False,
 ) -> Tensor:
-    r"""Asymmetric loss: a focal loss that turns easy negatives down further than positives, and drops the easiest.
+    r"""Asymmetric loss: a focal loss that reduces easy negatives more than positives, and ignores the easiest.
 
     .. math:: (1 - p)^{\gamma_+} (-\log p) \text{ where } y = 1, \qquad
         p_m^{\gamma_-} (-\log (1 - p_m)) \text{ where } y = 0, \qquad p_m = \max(p - m, 0)
 
-    The usual choice for image tagging, where a label is missing more often than wrong. It has no eps:
-    value and gradient are finite for every gamma >= 0 at every finite logit, positives far below 0
-    keep their gradient, and float16 logits are safe. Probabilistic targets give the expected loss,
-    ``y`` times the positive's term and ``1 - y`` times the negative's.
+    It is the usual choice for image tagging, in which labels are missing more often than wrong. It has
+    no eps: value and gradient are finite for every gamma >= 0 at every finite logit, positives far below
+    0 keep their gradient, and float16 logits are safe. Probabilistic targets give the expected loss,
+    ``y`` times the term of a positive plus ``1 - y`` times the term of a negative.
 
     Args:
         {logits}
-        gamma_neg: >= 0, how far easy negatives are turned down. Default 4.0.
-        gamma_pos: >= 0, the same for positives. Default 1.0.
-        clip: m in [0, 1); negatives with a probability below it cost nothing. Default 0.05.
-        detach_focal_weight: take the powers for constants in the gradient. The authors' own code has
-            both: ``AsymmetricLoss`` detaches them by default, ``AsymmetricLossOptimized`` does not.
-            Default False, the derivative of the formula.
+        gamma_neg: >= 0, the power that reduces easy negatives. Default 4.0.
+        gamma_pos: >= 0, the power that reduces easy positives. Default 1.0.
+        clip: m in [0, 1); negatives with a smaller probability have a loss of 0. Default 0.05.
+        detach_focal_weight: treat the powers as constants in the gradient. The authors' code has both
+            variants: ``AsymmetricLoss`` detaches them by default, ``AsymmetricLossOptimized`` does not.
+            Default False, which gives the derivative of the formula.
         {keywords}
 
     Returns:
@@ -115,8 +115,8 @@ def asymmetric_loss(
         {raises}
 
     Source:
-        Ridnik et al., "Asymmetric Loss For Multi-Label Classification", 2021, arXiv:2009.14119;
-        defaults from there.
+        Ridnik et al., "Asymmetric Loss For Multi-Label Classification", 2021, arXiv:2009.14119,
+        which also has the defaults.
 
     Example:
         >>> logits = torch.tensor([[2.0, -1.0]])
@@ -140,11 +140,11 @@ def asymmetric_loss(
 
 
 class AsymmetricLoss(LossModule):
-    """The module of :func:`asymmetric_loss`: its arguments but ``sample_weight``, which the call takes.
+    """The module of :func:`asymmetric_loss`. Its arguments are the same, but each call takes ``sample_weight``.
 
-    ``probabilities`` is the q whose expected loss is least at s (with ``detach_focal_weight``, whose
-    expected gradient is 0), 0 below the clip: a closed form, as focal loss has. By default q = 1/2 lies near
-    ``sigmoid(s) = 0.67``, and that is where ``predict`` cuts.
+    ``probabilities`` is the q whose expected loss is minimal at s (with ``detach_focal_weight``, whose expected
+    gradient is 0), and 0 below the clip. It has a closed form, like that of focal loss. With the defaults, q = 1/2
+    is near ``sigmoid(s) = 0.67``, which is the threshold of ``predict``.
 
     Example:
         >>> AsymmetricLoss(clip=0.0)

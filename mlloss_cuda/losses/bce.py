@@ -66,15 +66,15 @@ def bce_with_logits_loss(
 
     .. math:: -q\,y \log p - (1 - y) \log (1 - p), \qquad p = \sigma(s)
 
-    The loss to begin with where labels are few and balanced: its optimum is ``p = y``, so its
-    probabilities are calibrated. With many labels its gradient is nearly all from negatives.
-    ``torch.nn.functional.binary_cross_entropy_with_logits`` has the same value; this one takes every
-    form of targets, and is right at infinite logits too.
+    This is the loss to start with if labels are few and balanced: its optimum is ``p = y``, so its
+    probabilities are calibrated. With many labels, nearly all of its gradient comes from negatives.
+    ``torch.nn.functional.binary_cross_entropy_with_logits`` has the same value; this function also
+    accepts every form of targets, and is correct at infinite logits.
 
     Args:
         {logits}
-        pos_weight: q, a number or ``[L]``, finite, >= 0: multiplies the positives' term. It must not
-            require a gradient. Default None: 1.
+        pos_weight: q, a number or ``[L]``, finite, >= 0: multiplies the term of positives. It must
+            not require a gradient. Default None, which is 1.
         {keywords}
 
     Returns:
@@ -84,7 +84,7 @@ def bce_with_logits_loss(
         {raises}
 
     Source:
-        Defined in every textbook; numerics: log(1 + e^s) as ``max(s, 0) + log1p(e^-|s|)``.
+        Every textbook has the definition. log(1 + e^s) is computed as ``max(s, 0) + log1p(e^-|s|)``.
 
     Example:
         >>> logits = torch.tensor([[2.0, -1.0]])
@@ -108,10 +108,10 @@ def bce_with_logits_loss(
 
 
 class BCEWithLogitsLoss(LossModule):
-    """The module of :func:`bce_with_logits_loss`: its arguments but ``sample_weight``, which the call takes.
+    """The module of :func:`bce_with_logits_loss`. Its arguments are the same, but each call takes ``sample_weight``.
 
-    ``probabilities`` are ``sigmoid(s - log pos_weight)``, so ``predict`` takes what is more likely than not
-    whatever the positives' weight was; NaN where that is 0.
+    ``probabilities`` are ``sigmoid(s - log pos_weight)``, so ``predict`` selects labels with a probability above 1/2
+    for any weight of the positives. They are NaN if that weight is 0.
 
     Example:
         >>> BCEWithLogitsLoss(pos_weight=2.0)
@@ -131,5 +131,5 @@ class BCEWithLogitsLoss(LossModule):
         if self.pos_weight is None:
             return s
         q = torch.as_tensor(self.pos_weight, dtype=s.dtype, device=s.device)
-        # Positives that cost nothing say nothing: NaN.
+        # If positives have no loss, the logits determine no probability, and the result is NaN.
         return torch.where(q > 0, s - q.log(), torch.nan)

@@ -1,4 +1,4 @@
-"""Sums of losses, in one pass over the logits where an engine has them."""
+"""Weighted sums of losses, in one pass over the logits if an engine has the sum."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ from .. import _validation as check
 from .._dispatch import evaluate_kept, local_logits, prepare
 from .._registry import Term
 from ..targets import CSRTargets
-from . import _module
 from ._arguments import DEFAULTS, CommonArguments, documented
-from ._module import LossModule
+from ._module import CheckedPass, LossModule
 
 __all__ = ["CompoundLoss", "Pass", "compound_loss"]
 
-# What belongs to the sum and not to a term of it.
+# These arguments belong to the sum, not to its terms.
 _OF_THE_SUM = ("normalizer", "reduction", "inplace_backward")
 
 
 class Pass(NamedTuple):
-    """Terms, by their places, that run together; and the backend, None for those that run one by one."""
+    """The indices of terms that run together, and the backend; None for a term that runs by itself."""
 
     terms: tuple[int, ...]
     backend: str | None
 
 
 class _Prepared(NamedTuple):
-    """A term with what it brings along."""
+    """A term with its coefficient and its common arguments."""
 
     coefficient: float
     term: Term
-    common: dict[str, Any]  # weight, label_smoothing ...: its own, or the sum's
+    common: dict[str, Any]  # weight, label_smoothing and so on: the term's own values, or those of the sum
 
 
 def _coefficient(value: Any) -> float:
@@ -58,7 +57,7 @@ def _check_terms(terms: Any) -> tuple[tuple[float, LossModule], ...]:
         coefficient, loss = pair
         if isinstance(loss, CompoundLoss):
             raise TypeError("terms: expected single losses, got a CompoundLoss; add compounds with +")
-        if loss.term().spec.raw_targets:
+        if loss.term().spec.second_logits:
             raise TypeError(f"terms: expected losses of logits and targets, got {loss!r}, which takes two logits")
         pairs.append((_coefficient(coefficient), loss))
     return tuple(pairs)
@@ -68,15 +67,15 @@ def _check_of_the_sum(loss: LossModule, reduction: str) -> None:
     for name in _OF_THE_SUM:
         own, default = getattr(loss, name), DEFAULTS[name]
         if own is not default and own != default and not (name == "reduction" and own == reduction):
-            raise ValueError(f"{name}: a compound has one, and gives it to all terms; {loss!r} has {own!r} of its own")
+            raise ValueError(f"{name}: expected it on the compound only, not on its terms; {loss!r} has {own!r}")
 
 
 def _prepare(pairs: Sequence[tuple[float, LossModule]], common: dict[str, Any]) -> list[_Prepared]:
     prepared = []
     for coefficient, loss in pairs:
         own = {name: getattr(loss, name) for name in common if name not in _OF_THE_SUM}
-        sides = {name: common[name] if _is_default(name, value) else value for name, value in own.items()}
-        prepared.append(_Prepared(coefficient, loss.term(), sides))
+        shared = {name: common[name] if _is_default(name, value) else value for name, value in own.items()}
+        prepared.append(_Prepared(coefficient, loss.term(), shared))
     return prepared
 
 
@@ -87,12 +86,12 @@ def _is_default(name: str, value: Any) -> bool:
 def _same(a: Any, b: Any) -> bool:
     if a is b:
         return True
-    # Two NaN are one ignore_index.
+    # An ignore_index of NaN equals another NaN.
     return not isinstance(a, Tensor) and not isinstance(b, Tensor) and (a == b or (a != a and b != b))
 
 
 def _share_a_pass(a: _Prepared, b: _Prepared) -> bool:
-    """Whether two terms see the same logits, targets and weights."""
+    """Return whether two terms have the same logits, targets and weights."""
     numbers = a.term.label_parameter, b.term.label_parameter
     own = None not in numbers and numbers[0][1] is not numbers[1][1]  # type: ignore[index]
     return (
@@ -103,11 +102,11 @@ def _share_a_pass(a: _Prepared, b: _Prepared) -> bool:
 
 
 def _may_share(term: Term) -> bool:
-    return not term.alone and term.grouping in ("element", "samples") and not term.spec.late_sums
+    return not term.alone and term.grouping in ("element", "samples") and not term.spec.second_pass_sums
 
 
 def _groups(prepared: Sequence[_Prepared]) -> list[list[int]]:
-    """Places of the terms that may share a pass, in the order of their names: an engine knows a sum in one order."""
+    """Return the indices of terms that may share a pass, sorted by name: engines have each sum in one order only."""
     groups: list[list[int]] = []
     for place, item in sorted(enumerate(prepared), key=lambda pair: pair[1].term.spec.name):
         home = None
@@ -131,7 +130,7 @@ def _groups(prepared: Sequence[_Prepared]) -> list[list[int]]:
 def _largest(
     names: tuple[str, ...], device_type: str, forced: str | None, numbers: bool
 ) -> tuple[tuple[int, ...], str | None]:
-    """The most of the named losses that some engine runs at once: their places, and the engine."""
+    """Return the largest subset of the named losses that an engine runs in one pass: indices and backend."""
     for count in range(len(names), 1, -1):
         for places in itertools.combinations(range(len(names)), count):
             name = _ops.COMPOUND.join(names[i] for i in places)
@@ -156,7 +155,7 @@ def _plan(prepared: Sequence[_Prepared], device_type: str) -> list[Pass]:
 
 
 class _Arguments(NamedTuple):
-    """What all passes of a call share."""
+    """The arguments that all passes of a call share."""
 
     logits: Tensor
     targets: Tensor | CSRTargets
@@ -183,18 +182,18 @@ class _LastPlan(NamedTuple):
 
 
 class _Planned(NamedTuple):
-    """A pass that is ready to be called: of one term by itself, or of several that share it."""
+    """A planned pass, which runs one term by itself, or several terms together."""
 
     places: tuple[int, ...]
     loss: LossModule | None  # the term that runs by itself
     coefficient: float
     term: Term
     common: dict[str, Any]
-    shares: tuple[float, ...]  # of each term's own value, how much is in the pass
+    shares: tuple[float, ...]  # factor of each term's own value in the pass
     reduction: str
 
     def call(self, call: _Arguments) -> tuple[Tensor, Sequence[Tensor]]:
-        """Return the pass's part of the sum, and each term's own value."""
+        """Return the value of the pass, which is a part of the sum, and each term's own value."""
         if self.loss is None:
             value, kept = evaluate_kept(
                 self.term, call.logits, call.targets, **self.common, **call.engine(self.reduction)
@@ -204,7 +203,7 @@ class _Planned(NamedTuple):
         value = self.loss.function(call.logits, call.targets, **own, **self.common, **call.engine(self.reduction))
         if call.reduction == "none" and self.term.grouping == "element":
             value = value.sum(-1)
-            if not isinstance(call.logits, Tensor):  # labels lie on several ranks
+            if not isinstance(call.logits, Tensor):  # ShardedLogits: the labels lie on several ranks
                 value = call.logits.total(value)
         return self.coefficient * value, [value.detach()]
 
@@ -212,11 +211,11 @@ class _Planned(NamedTuple):
 def _planned(
     pairs: Sequence[tuple[float, LossModule]], common: dict[str, Any], device_type: str, labels: int, reduction: str
 ) -> list[_Planned]:
-    """Return the passes of a call: which terms run together, as which loss."""
+    """Return the planned passes of a call."""
     prepared = _prepare(pairs, common)
     if reduction == "none" and any(item.term.grouping in ("macro", "micro") for item in prepared):
-        raise ValueError("reduction: expected another than 'none', for a term's groups are not rows")
-    # Under "mean" an element-wise term has the mean over elements, as it would have alone: of none, NaN.
+        raise ValueError("reduction: expected another than 'none', because a term has groups that are not rows")
+    # Under "mean", an element-wise term has the mean over elements, the same as alone; NaN if there are none.
     of_element = 1.0 / labels if labels else math.nan
     planned = []
     for places, backend in _plan(prepared, device_type):
@@ -235,7 +234,7 @@ def _planned(
 
 
 def _of_terms(kept: Tensor, shares: Sequence[float], call: _Arguments) -> Sequence[Tensor]:
-    """Return each term's own value, from the coefficients of a pass."""
+    """Return each term's own value from the coefficients of a pass."""
     rows = kept[-len(shares) :].detach()
     if call.sample_weight is not None:
         weight = call.sample_weight.to(rows.dtype).reshape(-1)
@@ -251,7 +250,7 @@ def _of_terms(kept: Tensor, shares: Sequence[float], call: _Arguments) -> Sequen
 
 
 def _run(passes: Sequence[_Planned], terms: int, call: _Arguments) -> tuple[Tensor, Tensor]:
-    """Return the sum, and its terms' values ``[K]`` or ``[..., K]``."""
+    """Return the sum, and the values of its terms, ``[K]`` or ``[..., K]``."""
     if call.inplace_backward and len(passes) > 1:
         raise ValueError(f"inplace_backward: expected terms that share one pass, got {len(passes)} passes")
     value: Tensor | None = None
@@ -266,12 +265,12 @@ def _run(passes: Sequence[_Planned], terms: int, call: _Arguments) -> tuple[Tens
 
 
 def scaled(loss: LossModule, factor: float) -> CompoundLoss:
-    """``factor * loss``."""
+    """Return ``factor * loss``."""
     return CompoundLoss([(factor * coefficient, own) for coefficient, own in _plain_terms(loss)])
 
 
 def joined(first: LossModule, second: LossModule) -> CompoundLoss:
-    """``first + second``."""
+    """Return ``first + second``."""
     return CompoundLoss([*_plain_terms(first), *_plain_terms(second)])
 
 
@@ -280,13 +279,15 @@ def _plain_terms(loss: LossModule) -> tuple[tuple[float, LossModule], ...]:
         return ((1.0, loss),)
     for name, default in {**DEFAULTS, "reduction": "batchmean"}.items():
         if getattr(loss, name) is not default and getattr(loss, name) != default:
-            raise ValueError(f"{name}: expected of a sum's parts none of their own, got {getattr(loss, name)!r}")
+            raise ValueError(
+                f"{name}: expected the default in a compound that is added or scaled, got {getattr(loss, name)!r}"
+            )
     return loss.terms
 
 
 @documented(
-    none="the rows' losses ``[...]``, an element-wise term's summed over the row",
-    weight="stands for that of every term that has none of its own",
+    none="the rows' losses ``[...]``, with element-wise terms summed over the row",
+    weight="the weight of every term that has none of its own",
     zero_weight="",
     sample_weight="multiplies a row's loss",
     learnable=", the terms' thresholds, logit_scale and logit_bias",
@@ -311,17 +312,17 @@ def compound_loss(
 
     .. math:: \sum_k c_k \, \ell_k(s, y)
 
-    One read of the logits and one gradient written, whatever the number of terms, where an engine runs
-    them at once: on the CPU and by Triton any element-wise and row losses, by the CUDA extension the
-    sums that it is built for (``CompoundLoss.plan`` tells). Terms whose weights, thresholds, scales,
-    smoothing or ``ignore_index`` differ, groups that cross rows and a rescaled focal loss take a pass
-    each. Every term is the loss that it is alone, with the same numerics.
+    A pass reads the logits once and writes one gradient for all its terms. The CPU engine and Triton run
+    any element-wise and row losses in one pass; the CUDA extension runs the sums that it was built for
+    (see ``CompoundLoss.plan``). Terms with different weights, thresholds, scales, smoothing or
+    ``ignore_index`` need separate passes, and so do a rescaled focal loss, a decoupled softmax and losses
+    whose groups cross rows. Each term has the same numerics as alone.
 
     Args:
         {logits}
         terms: pairs of a finite coefficient and a loss module. A term's own weight, label_smoothing,
-            ignore_index, logit_scale and logit_bias stand before the compound's; reduction,
-            normalizer and inplace_backward belong to the compound.
+            ignore_index, logit_scale and logit_bias override those of the compound; reduction,
+            normalizer and inplace_backward belong to the compound only.
         {keywords}
 
     Returns:
@@ -357,11 +358,11 @@ def compound_loss(
 
 
 class CompoundLoss(LossModule):
-    """The module of :func:`compound_loss`; what ``+`` and ``*`` make of loss modules.
+    """The module of :func:`compound_loss`, and the result of ``+`` and ``*`` on loss modules.
 
-    Its terms are in ``losses`` and ``coefficients``, so that what they learn is learned. ``values``
-    holds each term's value of the last call, ``[K]`` (``[..., K]`` under ``reduction="none"``):
-    detached, without its coefficient, of the same reduction; for logging.
+    Its terms are the submodules ``losses``, so their parameters are learned, and ``coefficients``. For logging,
+    ``values`` holds the value of each term in the last call, ``[K]`` (``[..., K]`` under
+    ``reduction="none"``): detached, without its coefficient, with the same reduction.
 
     Example:
         >>> loss = ZLPRLoss() + 0.5 * SigmoidFocalLoss(gamma=2.0)
@@ -385,11 +386,11 @@ class CompoundLoss(LossModule):
 
     @property
     def terms(self) -> tuple[tuple[float, LossModule], ...]:
-        """The coefficients and the losses."""
+        """The pairs of a coefficient and a loss."""
         return tuple(zip(self.coefficients, self.losses, strict=True))  # type: ignore[arg-type]
 
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
-        """The sum; shapes as in :func:`compound_loss`."""
+        """Return the sum; shapes are those of :func:`compound_loss`."""
         logits = local_logits(logits)
         passes = self._passes_on(logits.device.type, logits.shape[-1])
         call = _Arguments(
@@ -399,7 +400,7 @@ class CompoundLoss(LossModule):
         return value
 
     def _passes_on(self, device_type: str, labels: int) -> list[_Planned]:
-        """Return the passes of a call. The last call's serve again where nothing that they depend on was replaced."""
+        """Return the passes of a call: those of the last call, if no object that they depend on was replaced."""
         if torch.compiler.is_compiling():
             return self._planned_on(device_type, labels)
         key = (device_type, labels, _backends.forced())
@@ -414,15 +415,15 @@ class CompoundLoss(LossModule):
         return last.passes
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy plans for itself."""
+        """Leave the last plan out of copies."""
         return {**self.__dict__, "_last_plan": None}
 
     def _planned_on(self, device_type: str, labels: int) -> list[_Planned]:
-        return _planned(self.terms, self._sides(), device_type, labels, str(self.reduction))
+        return _planned(self.terms, self._common_arguments(), device_type, labels, str(self.reduction))
 
     def terms_on(self, device_type: str) -> list[Term]:
-        """What each of :meth:`passes` will be of, on such a device."""
-        prepared = _prepare(self.terms, self._sides())
+        """Return the term of each of :meth:`passes`, on a device of this type."""
+        prepared = _prepare(self.terms, self._common_arguments())
         return [
             prepared[places[0]].term
             if backend is None
@@ -432,34 +433,34 @@ class CompoundLoss(LossModule):
 
     def passes(
         self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None
-    ) -> list[_module.Pass]:
-        """The sum, checked as a call would check it, and not run: of ``logits`` no value is looked at."""
+    ) -> list[CheckedPass]:
+        """Check the call without running it, and return its passes. No value of ``logits`` is read."""
         call = _Arguments(logits, targets, sample_weight, self.normalizer, str(self.reduction), False)
         passes = []
         for planned in self._planned_on(logits.device.type, logits.shape[-1]):
             engine = {**planned.common, **call.engine(planned.reduction)}
             own = prepare(planned.term, logits, targets, **engine, keep=planned.loss is None)
-            passes.append(_module.Pass(planned.coefficient, own, planned.places, planned.shares))
+            passes.append(CheckedPass(planned.coefficient, own, planned.places, planned.shares))
         return passes
 
-    def note(self, passes: list[_module.Pass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Each term's value, for logging."""
+    def note(self, passes: list[CheckedPass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Store each term's value, for logging."""
         values: list[Tensor | None] = [None] * len(self.losses)
         reduction = str(self.reduction)
         for (_, made, places, shares), (value, kept) in zip(passes, outcomes, strict=True):
-            sides = made.sides
-            call = _Arguments(made.logits, made.targets, sides.sample_weight, sides.normalizer, reduction, False)
+            tensors = made.tensors
+            call = _Arguments(made.logits, made.targets, tensors.sample_weight, tensors.normalizer, reduction, False)
             own = _of_terms(kept, shares, call) if shares else [value.detach()]
             for i, term_value in zip(places, own, strict=True):
                 values[i] = term_value
         self.values = torch.stack([own for own in values if own is not None], -1)
 
     def initial_bias(self, num_labels: int) -> float:
-        """That of the first term."""
+        """Return the initial bias of the first term."""
         return self.terms[0][1].initial_bias(num_labels)
 
     def _share(self, logits: Tensor, targets: Tensor | CSRTargets, items: float | Tensor) -> Tensor:
-        # Of several means: each as it is.
+        # The terms may have different means, so the sum is scaled as it is.
         elements = math.prod(logits.shape)
         return self(logits, targets) * (elements / items)
 
@@ -469,19 +470,19 @@ class CompoundLoss(LossModule):
         raise self._no_threshold(self._undecided)
 
     def plan(self, device: torch.device | str = "cpu") -> list[Pass]:
-        """Which terms run together on such a device, and by which backend (None: a term by itself).
+        """Return which terms run together on a device, and on which backend (None for a term by itself).
 
         Example:
             >>> (ZLPRLoss() + DiceLoss() + DiceLoss(average="macro")).plan()
             [Pass(terms=(1, 0), backend='cpu'), Pass(terms=(2,), backend=None)]
         """
-        return _plan(_prepare(self.terms, self._sides()), torch.device(device).type)
+        return _plan(_prepare(self.terms, self._common_arguments()), torch.device(device).type)
 
-    def _sides(self) -> dict[str, Any]:
+    def _common_arguments(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in DEFAULTS if name not in _OF_THE_SUM}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> CompoundLoss:
-        """Buffers that terms shared are shared still, when they have been moved or converted."""
+        """Move or convert the module; buffers that terms share stay shared."""
         places = [(m, name) for m in self.modules() for name, b in m._buffers.items() if b is not None]
         before = [module._buffers[name] for module, name in places]
         super()._apply(fn, recurse)
@@ -491,7 +492,7 @@ class CompoundLoss(LossModule):
         return self
 
     def extra_repr(self) -> str:
-        """The coefficients and the reduction."""
+        """Return the coefficients and the reduction, for ``repr``."""
         return f"coefficients={self.coefficients}, reduction={self.reduction!r}"
 
 

@@ -21,7 +21,7 @@ def _reference(
 ) -> Tensor:
     share = y if w is None else y * w
     m, negatives = exponential_sum(s, torch.where(s > -torch.inf, 1 - y, 0.0), dim)
-    # A row that has no negatives costs nothing, whatever the positives' logits are.
+    # A row without negatives has a loss of 0 for any logits of its positives.
     counts = (share > 0) & (negatives > 0)
     apart = torch.where(negatives > 0, negatives, 1.0).log() - above(torch.where(counts, s, 0.0), m)
     losses = torch.where(counts, share * softplus(torch.where(counts, apart, 0.0)), 0.0)
@@ -35,8 +35,8 @@ _SPEC = register(
         coefficients=4,
         reference=_reference,
         statistics=4,
-        competing=True,
-        late_sums=2,
+        softmax_over_labels=True,
+        second_pass_sums=2,
     )
 )
 
@@ -47,8 +47,8 @@ def _term() -> Term:
 
 @documented(
     none="the rows' losses ``[...]``",
-    weight="multiplies the terms whose target the label is, and not their number",
-    zero_weight="A positive of weight 0 has no term; negatives compete whatever their weight.",
+    weight="multiplies the terms whose target is the label, but not the number of terms",
+    zero_weight="A positive of weight 0 has no term; negatives compete with any weight.",
 )
 def decoupled_softmax_loss(
     logits: Tensor,
@@ -68,14 +68,14 @@ def decoupled_softmax_loss(
 
     .. math:: \frac{1}{|P|} \sum_{i \in P} \log\Big(1 + \sum_{j \in N} e^{s_j - s_i}\Big)
 
-    The loss of dual encoders in extreme classification. Positives do not compete with each other: the
-    optimum is 0 for any number of them, where :func:`multi_positive_cross_entropy_loss` has a floor of
-    ``k log k`` and pulls the surest positive down. With one positive a row it is
-    ``torch.nn.functional.cross_entropy``. A row without positives or without negatives has a loss of 0.
+    This loss is used for dual encoders in extreme classification. Positives do not compete with each
+    other: the optimum is 0 for any number k of them. :func:`multi_positive_cross_entropy_loss` in
+    contrast is at least ``k log k``, and pushes the highest positive down. With one positive per row,
+    the loss is ``torch.nn.functional.cross_entropy``. A row without positives or without negatives has a loss of 0.
 
-    Targets y may be probabilities: y weighs a label's term, and 1 - y its exponential among the
-    negatives. The terms' sum is divided by the sum of y, or by 1 if that is less, so that a row loses
-    its say with its targets.
+    Targets y may be probabilities: y multiplies a label's term, and 1 - y its exponential among the
+    negatives. The sum of the terms is divided by the sum of y, or by 1 if the sum of y is less, so the
+    loss of a row vanishes with its targets.
 
     Args:
         {logits}
@@ -89,7 +89,8 @@ def decoupled_softmax_loss(
 
     Source:
         Gupta et al., "Dual-Encoders for Extreme Multi-Label Classification", 2024, arXiv:2310.10636.
-        Kept as the negatives' (m, S), beside which the positives' terms are summed on one more visit.
+        The statistics are the negatives' maximum and sum (m, S); the positives' terms are summed in one
+        more visit of the row.
 
     Example:
         >>> logits = torch.tensor([[2.0, 1.0, -3.0]])
@@ -113,7 +114,7 @@ def decoupled_softmax_loss(
 
 
 class DecoupledSoftmaxLoss(LossModule):
-    """The module of :func:`decoupled_softmax_loss`: its arguments but ``sample_weight``, which the call takes.
+    """The module of :func:`decoupled_softmax_loss`. Its arguments are the same, but each call takes ``sample_weight``.
 
     Example:
         >>> DecoupledSoftmaxLoss(reduction="sum")
@@ -132,5 +133,5 @@ class DecoupledSoftmaxLoss(LossModule):
         raise self._no_threshold(self._undecided)
 
     def initial_bias(self, num_labels: int) -> float:
-        """Any: only differences of logits count."""
+        """Return 0: only differences of logits matter, so any bias is good."""
         return 0.0

@@ -1,4 +1,4 @@
-"""Soft Dice, by sample, by label, or over everything."""
+"""Soft Dice, by sample, by label, or over the whole batch."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def _term(smooth: float, squared: bool, average: str, log: bool, self_adjusting_
     smooth = check.check_number("smooth", smooth, 0.0)
     squared, log = check.check_bool("squared", squared), check.check_bool("log", log)
     focus = check.check_number("self_adjusting_alpha", self_adjusting_alpha, 0.0)
-    # Dice is Tversky with halves; its own smoothing stands beside twice the overlap.
+    # Dice is Tversky with alpha = beta = 1/2; its smoothing is halved, because Dice has twice the overlap.
     own = coefficients(smooth / 2, squared, log=log)
     return Term(ADJUSTED, (*own, focus), average) if focus > 0 else Term(SPEC, own, average)
 
 
 @documented(
-    none="the groups' losses: ``[...]`` by sample, ``[L]`` by label, ``[]`` over everything",
+    none="the groups' losses: ``[...]`` by sample, ``[L]`` by label, ``[]`` over the whole batch",
     weight="multiplies the label's contributions to every sum",
-    sample_weight="multiplies a row's loss, or in groups that cross rows its contributions to every sum",
+    sample_weight="multiplies a row's loss or, if groups cross rows, its contributions to every sum",
 )
 def dice_loss(
     logits: Tensor,
@@ -54,22 +54,22 @@ def dice_loss(
 
     .. math:: 1 - \frac{2 \sum p\,y + c}{\sum p^q + \sum y^q + c}, \qquad p = \sigma(s),
 
-    q = 1 or, ``squared``, 2; the sums run over a group. The soft form of F1, for rare positives:
-    negatives that are right count for nothing. The gradient vanishes where p is 0 or 1, for wrong
-    answers too, so it serves best beside another loss. A group without any part (all excluded, or no
-    labels) and without smoothing has a loss of 0. With ``log`` it is the negative logarithm of the
-    fraction, which is steep where nothing is found. ``self_adjusting_alpha`` puts
-    :math:`(1 - p)^\alpha p` in the place of p: what is certain has less of a say.
+    q is 1, or 2 if ``squared`` is set; the sums run over a group. This is the soft form of F1, for rare
+    positives: correct negatives have no effect. The gradient vanishes if p is 0 or 1, even for wrong
+    predictions, so the loss works best in a sum with another loss. An empty group (all labels excluded,
+    or no labels) without smoothing has a loss of 0. With ``log``, the loss is the negative logarithm of
+    the fraction, which is steep if nothing is found. ``self_adjusting_alpha`` replaces p by
+    :math:`(1 - p)^\alpha p`, so certain labels have less influence.
 
     Args:
         {logits}
-        smooth: c >= 0. Default 1.0, where V-Net has none.
-        squared: squares in the denominator. Default False.
+        smooth: c >= 0. Default 1.0; V-Net has no smoothing.
+        squared: use squares in the denominator. Default False.
         average: the groups, named as in scikit-learn: ``"samples"`` (a row, default), ``"macro"``
-            (a label, over the batch), ``"micro"`` (everything).
-        log: ``-log`` of the fraction in the place of one minus it; infinite, with ``smooth=0``, where
-            a group has no overlap at all. Default False.
-        self_adjusting_alpha: >= 0. Default 0.0: p as it is.
+            (a label, over the batch), ``"micro"`` (the whole batch).
+        log: use ``-log`` of the fraction instead of one minus the fraction. It is infinite if a group has
+            no overlap and ``smooth`` is 0. Default False.
+        self_adjusting_alpha: >= 0. Default 0.0, which leaves p unchanged.
         {keywords}
 
     Returns:
@@ -105,10 +105,10 @@ def dice_loss(
 
 
 class DiceLoss(LossModule):
-    """The module of :func:`dice_loss`: its arguments but ``sample_weight``, which the call takes.
+    """The module of :func:`dice_loss`. Its arguments are the same, but each call takes ``sample_weight``.
 
-    ``predict`` takes ``s > 0``, p above 1/2, but not with
-    ``self_adjusting_alpha``, under which p rises to ``1 / (1 + alpha)`` only. There are no ``probabilities``.
+    ``predict`` selects ``s > 0``, where p is above 1/2. It is not available with ``self_adjusting_alpha``, which lets
+    p rise to ``1 / (1 + alpha)`` only. There are no ``probabilities``.
 
     Example:
         >>> DiceLoss(squared=True)

@@ -1,4 +1,4 @@
-"""Sigmoid focal loss, and with it binary cross-entropy."""
+"""Sigmoid focal loss, which includes binary cross-entropy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _reference(s: Tensor, y: Tensor, soft: bool, parameters: tuple[float, ...]) 
         z = torch.where(y > 0, s, -s)
         hard = (y > 0).to(s.dtype)
         alpha = positive * hard + negative * (1 - hard)
-        # (1 - p_t)^gamma as an exponential: a power's gradient is NaN at p_t = 1 for gamma < 1.
+        # (1 - p_t)^gamma is an exponential here, because the gradient of a power is NaN at p_t = 1 for gamma < 1.
         miss = (-gamma * softplus(saturated(z))).exp() if gamma else 1.0
         return weighed(alpha, miss * softplus(-z))
     ce = expectation(s, y, lambda s: softplus(-s), softplus)
@@ -59,7 +59,7 @@ def _term(alpha: float | None, gamma: float, rescale: bool = False) -> Term:
 
 def _check_rescale(rescale: bool, reduction: str) -> None:
     if check.check_bool("rescale", rescale) and reduction == "none":
-        raise ValueError("rescale: expected another reduction than 'none' with it, for it is a ratio of sums")
+        raise ValueError("rescale: expected a reduction other than 'none' with it, because it is a ratio of sums")
 
 
 @documented(
@@ -84,26 +84,26 @@ def sigmoid_focal_loss(
     reduction: str = "mean",
     inplace_backward: bool = False,
 ) -> Tensor:
-    r"""Focal loss of independent sigmoids: cross-entropy with easy elements turned down.
+    r"""Focal loss of independent sigmoids: cross-entropy in which easy elements have less weight.
 
     .. math:: \alpha_t (1 - p_t)^\gamma \,(-\log p_t), \qquad
         p_t = p \text{ where } y = 1, \; 1 - p \text{ where } y = 0
 
-    With ``gamma=0`` and ``alpha=None`` it is binary cross-entropy. Probabilistic targets take
-    ``1 - p_t = p (1 - y) + (1 - p) y`` and ``alpha_t = alpha y + (1 - alpha)(1 - y)``, as
-    torchvision does. For a great excess of easy negatives; its optimum is no calibrated probability.
-    Powers are exponentials of softplus, so value and gradient are finite for every gamma >= 0 at every
-    finite logit.
+    With ``gamma=0`` and ``alpha=None`` it is binary cross-entropy. Probabilistic targets use
+    ``1 - p_t = p (1 - y) + (1 - p) y`` and ``alpha_t = alpha y + (1 - alpha)(1 - y)``, as in
+    torchvision. The loss is for data with a large majority of easy negatives; its optimum is not a
+    calibrated probability. Powers are computed as exponentials of softplus, so value and gradient are
+    finite for every gamma >= 0 at every finite logit.
 
     Args:
         {logits}
-        alpha: weight of positives in [0, 1], ``1 - alpha`` that of negatives; None for 1 and 1.
-            Default 0.25.
-        gamma: >= 0, how far easy elements are turned down. Default 2.0.
-        rescale: multiply by ``sum CE / sum focal``, a constant to the gradient, over all that is
-            reduced: the value is then that of cross-entropy, and the gradient focal's, grown to fit.
-            (Were the factor differentiated too, nothing of focal would be left.) It costs a second
-            read of the logits. Not with ``reduction="none"``. Default False.
+        alpha: the weight of positives, in [0, 1]; negatives have ``1 - alpha``. None gives both a weight
+            of 1. Default 0.25.
+        gamma: >= 0, the power that reduces easy elements. Default 2.0.
+        rescale: multiply by ``sum CE / sum focal`` over all reduced elements, as a constant for the
+            gradient: the value is then that of cross-entropy, and the gradient is that of focal loss,
+            scaled to match. (With a differentiated factor, the gradient would be that of cross-entropy.)
+            It costs a second read of the logits, and excludes ``reduction="none"``. Default False.
         {keywords}
 
     Returns:
@@ -114,7 +114,7 @@ def sigmoid_focal_loss(
 
     Source:
         Lin, Goyal, Girshick, He, Dollár, "Focal Loss for Dense Object Detection", 2017,
-        arXiv:1708.02002; defaults from there.
+        arXiv:1708.02002, which also has the defaults.
 
     Example:
         >>> logits = torch.tensor([[2.0, -1.0]])
@@ -135,20 +135,20 @@ def sigmoid_focal_loss(
     _check_rescale(rescale, reduction)
     if not rescale:
         return evaluate(term, logits, targets, inplace_backward=inplace_backward, **common)
-    # First: in place, focal's forward overwrites the logits.
+    # Cross-entropy comes first, because the forward of focal loss may overwrite the logits.
     with torch.no_grad():
         ce = evaluate(_term(None, 0.0), logits, targets, inplace_backward=False, **common)
     focal = evaluate(term, logits, targets, inplace_backward=inplace_backward, **common)
     total = focal.detach()
-    # Nothing left of focal: nothing to rescale.
+    # A focal loss of 0 is not rescaled.
     return focal * torch.where(total == 0, 1.0, ce / torch.where(total == 0, 1.0, total))
 
 
 class SigmoidFocalLoss(LossModule):
-    """The module of :func:`sigmoid_focal_loss`: its arguments but ``sample_weight``, which the call takes.
+    """The module of :func:`sigmoid_focal_loss`. Its arguments are the same, but each call takes ``sample_weight``.
 
     Focal loss is not a proper scoring rule: ``sigmoid(s)`` is not a probability. ``probabilities`` is the q
-    whose expected loss, over hard labels, is least at s, with ``alpha`` undone:
+    whose expected loss, over hard labels, is minimal at s, with the effect of ``alpha`` removed:
     ``q / (1 - q) = (1 - alpha) / alpha * h(p) / h(1 - p)``,
     ``h(v) = v / ((1 - v)^gamma - gamma (1 - v)^(gamma - 1) v log v)``. Source: Charoenphakdee, Vongkulbhisal,
     Chairatanakul, Sugiyama, "On Focal Loss for Class-Posterior Probability Estimation", CVPR 2021,
@@ -182,5 +182,5 @@ class SigmoidFocalLoss(LossModule):
         if self.alpha is None:
             return odds
         if self.alpha in (0, 1):
-            raise self._no_probabilities(f"with alpha={self.alpha!r} one kind of label costs nothing")
+            raise self._no_probabilities(f"with alpha={self.alpha!r} either positives or negatives have no loss")
         return odds + math.log((1 - self.alpha) / self.alpha)

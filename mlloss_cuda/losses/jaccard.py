@@ -22,9 +22,9 @@ def _term(smooth: float, average: str) -> Term:
 
 
 @documented(
-    none="the groups' losses: ``[...]`` by sample, ``[L]`` by label, ``[]`` over everything",
+    none="the groups' losses: ``[...]`` by sample, ``[L]`` by label, ``[]`` over the whole batch",
     weight="multiplies the label's contributions to every sum",
-    sample_weight="multiplies a row's loss, or in groups that cross rows its contributions to every sum",
+    sample_weight="multiplies a row's loss or, if groups cross rows, its contributions to every sum",
 )
 def jaccard_loss(
     logits: Tensor,
@@ -46,15 +46,16 @@ def jaccard_loss(
 
     .. math:: 1 - \frac{I + c}{\sum p + \sum y - I + c}, \qquad I = \sum p\,y, \quad p = \sigma(s)
 
-    For intersection over union as the metric, best beside another loss: :func:`tversky_loss` with
-    ``alpha = beta = 1``. It ranks predictions of a group as Dice does, and costs more where half is
-    right. The sums run over a group; one without any part and without smoothing has a loss of 0.
+    This is :func:`tversky_loss` with ``alpha = beta = 1``. It suits intersection over union as the
+    metric, and works best in a sum with another loss. It ranks the predictions of a group as Dice does,
+    and is higher than Dice if half of a prediction is correct. The sums run over a group; an empty group
+    without smoothing has a loss of 0.
 
     Args:
         {logits}
         smooth: c >= 0. Default 1.0.
         average: the groups, named as in scikit-learn: ``"samples"`` (a row, default), ``"macro"``
-            (a label, over the batch), ``"micro"`` (everything).
+            (a label, over the batch), ``"micro"`` (the whole batch).
         {keywords}
 
     Returns:
@@ -88,9 +89,9 @@ def jaccard_loss(
 
 
 class JaccardLoss(LossModule):
-    """The module of :func:`jaccard_loss`: its arguments but ``sample_weight``, which the call takes.
+    """The module of :func:`jaccard_loss`. Its arguments are the same, but each call takes ``sample_weight``.
 
-    ``predict`` takes ``s > 0``, p above 1/2. There are no ``probabilities``.
+    ``predict`` selects ``s > 0``, where p is above 1/2. There are no ``probabilities``.
 
     Example:
         >>> JaccardLoss(average="macro")

@@ -23,7 +23,7 @@ def _reference(
     highest, negatives = exponential_sum(s, (1 - y) * w, dim)
     lowest, positives = exponential_sum(-s, y * w, dim)
     some = (negatives > 0) & (positives > 0)
-    # log(1 + sum over pairs of e^(s_j - s_i)), whose sum is a product of two
+    # This is log(1 + the sum over pairs of e^(s_j - s_i)); the sum is a product of two sums.
     logs = torch.where(some, negatives, 1.0).log() + torch.where(some, positives, 1.0).log()
     pairs = torch.where(some, above(highest, -lowest) + logs, -torch.inf)
     return softplus(pairs).sum(dim)
@@ -62,15 +62,15 @@ def lsep_loss(
     reduction: str = "mean",
     inplace_backward: bool = False,
 ) -> Tensor:
-    r"""LSEP, a smooth ranking loss: every positive is to score above every negative of its row.
+    r"""LSEP, a smooth ranking loss: every positive should have a higher logit than every negative of its row.
 
     .. math:: \log\Big(1 + \sum_{i \in P} \sum_{j \in N} e^{s_j - s_i}\Big)
 
-    For retrieval and precision at k. All pairs at the cost of one pass, for the sum of the pairs is a
-    product of two sums; kept as log-sum-exps, neither they nor the product overflow. It depends on
-    differences of logits only, so it ranks labels and says nothing of where to cut; :func:`zlpr_loss`
-    is the same with a threshold of 0 among the logits, and is never below it. A row without positives,
-    or without negatives, has a loss of 0. Probabilistic targets weigh both sums:
+    It suits retrieval and precision at k. One pass covers all pairs, because the sum over pairs is a
+    product of two sums; log-sum-exps keep these sums and their product from overflowing. The loss
+    depends on differences of logits only, so it ranks labels and has no threshold. :func:`zlpr_loss` is
+    the same with a threshold of 0 among the logits, and is never below LSEP. A row without positives or
+    without negatives has a loss of 0. Probabilistic targets weight both sums:
     ``log(1 + (sum y e^-s)(sum (1 - y) e^s))``.
 
     Args:
@@ -85,7 +85,7 @@ def lsep_loss(
 
     Source:
         Li, Song, Luo, "Improving Pairwise Ranking for Multi-label Image Classification", 2017,
-        arXiv:1704.03135, which samples pairs; here all of them count.
+        arXiv:1704.03135, which samples pairs; this function uses all pairs.
 
     Example:
         >>> logits = torch.tensor([[2.0, -1.0, -3.0]])
@@ -109,9 +109,10 @@ def lsep_loss(
 
 
 class LSEPLoss(LossModule):
-    """The module of :func:`lsep_loss`: its arguments but ``sample_weight``, which the call takes.
+    """The module of :func:`lsep_loss`. Its arguments are the same, but each call takes ``sample_weight``.
 
-    It ranks: neither ``predict`` nor ``probabilities``; :func:`mlloss_cuda.fit_thresholds` finds where to cut.
+    It ranks labels, and has neither ``predict`` nor ``probabilities``; :func:`mlloss_cuda.fit_thresholds` finds
+    thresholds.
 
     Example:
         >>> LSEPLoss(reduction="sum")
@@ -130,5 +131,5 @@ class LSEPLoss(LossModule):
         raise self._no_threshold(self._undecided)
 
     def initial_bias(self, num_labels: int) -> float:
-        """Any: only differences of logits count."""
+        """Return 0: only differences of logits matter, so any bias is good."""
         return 0.0

@@ -1,4 +1,4 @@
-"""Binary cross-entropy that leaves well-classified labels alone."""
+"""Binary cross-entropy that ignores well-classified labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _reference(s: Tensor, y: Tensor, soft: bool, parameters: tuple[float, ...]) 
     (most,) = parameters
 
     def loss(z: Tensor) -> Tensor:
-        # A label is decided by its logit: p rounds to the margin long before z does.
+        # The logit decides, not the probability: p rounds to the margin long before z reaches it.
         undecided = torch.heaviside(most - z.detach(), z.new_tensor(0.5))
         return undecided * softplus(-z)
 
@@ -71,15 +71,15 @@ def margin_bce_loss(
     .. math:: \theta(m - p_t) \,(-\log p_t), \qquad
         p_t = p \text{ where } y = 1, \; 1 - p \text{ where } y = 0, \qquad p = \sigma(s)
 
-    with the step function :math:`\theta`, 1/2 at 0. Labels that are right with a probability above m
-    cost nothing and have no gradient, so easy negatives do not drown the rest: what focal loss does
-    by degrees, this does at once. The decision is taken on logits, where it is exact.
-    Probabilistic targets give the expected loss, ``y`` times the positive's term and ``1 - y`` times
-    the negative's.
+    :math:`\theta` is the step function, with 1/2 at 0. Labels that are correct with a probability above m
+    have a loss and a gradient of 0, so easy negatives do not dominate the rest. Focal loss reduces them
+    gradually, this loss in one step. The comparison uses logits, for which it is exact. Probabilistic
+    targets give the expected loss, ``y`` times the term of a positive plus ``1 - y`` times the term of a
+    negative.
 
     Args:
         {logits}
-        margin: m in (1/2, 1). Default 0.8; the source's example has 0.6.
+        margin: m in (1/2, 1). Default 0.8; the example in the source has 0.6.
         {keywords}
 
     Returns:
@@ -113,9 +113,9 @@ def margin_bce_loss(
 
 
 class MarginBCELoss(LossModule):
-    """The module of :func:`margin_bce_loss`: its arguments but ``sample_weight``, which the call takes.
+    """The module of :func:`margin_bce_loss`. Its arguments are the same, but each call takes ``sample_weight``.
 
-    ``predict`` takes ``s > 0``. There are no ``probabilities``: a logit beyond the margin does not say how far.
+    ``predict`` selects ``s > 0``. There are no ``probabilities``: all logits beyond the margin have one loss.
 
     Example:
         >>> MarginBCELoss(margin=0.9)
@@ -129,7 +129,7 @@ class MarginBCELoss(LossModule):
         _term(margin)
         super().__init__({"margin": margin}, common)
 
-    _undecided = "beyond the margin a label costs nothing, and its logit says no more"
+    _undecided = "beyond the margin a label has a loss of 0, and its logit has no meaning"
 
     def _predicted(self, s: Tensor) -> Tensor:
         return s > 0

@@ -33,7 +33,7 @@ _SPEC = register(
         coefficients=3,
         reference=_reference,
         statistics=5,
-        competing=True,
+        softmax_over_labels=True,
     )
 )
 
@@ -44,7 +44,7 @@ def _term() -> Term:
 
 @documented(
     none="the rows' losses ``[...]``",
-    weight="multiplies the terms whose target the label is",
+    weight="multiplies the terms whose target is the label",
     zero_weight="A label of weight 0 is no target, but competes, as in ``F.cross_entropy``.",
 )
 def multi_positive_cross_entropy_loss(
@@ -65,10 +65,10 @@ def multi_positive_cross_entropy_loss(
 
     .. math:: \sum_i y_i \,\big(\log \textstyle\sum_j e^{s_j} - s_i\big)
 
-    The loss of tag prediction and of retrieval, where what counts is which labels come first: labels
-    compete, so it needs no balance between positives and negatives. Positives compete too: the optimum
-    shares the probability among them, and the loss of a row with k of them is at least ``k log k``.
-    Targets may be probabilities, or any other share. With one positive a row it is
+    It suits tag prediction and retrieval, for which only the first labels matter: labels compete, so
+    positives and negatives need no balancing. Positives compete too: the optimum divides the probability
+    among them, and the loss of a row with k of them is at least ``k log k``. Targets may be
+    probabilities, or any other shares. With one positive per row, the loss is
     ``torch.nn.functional.cross_entropy``. A row without positives has a loss of 0.
 
     Args:
@@ -83,8 +83,8 @@ def multi_positive_cross_entropy_loss(
 
     Source:
         Joulin et al., "Learning Visual Features from Large Weakly Supervised Data", 2016,
-        arXiv:1511.02251; Su Jianlin, kexue.fm/archives/7359, 2020. Kept as k = sum y and sum y (m - s)
-        beside log-sum-exp's (m, S), nothing cancels.
+        arXiv:1511.02251; Su Jianlin, kexue.fm/archives/7359, 2020. The statistics are k = sum y and
+        sum y (m - s), beside (m, S) of the log-sum-exp, so nothing cancels.
 
     Example:
         >>> logits = torch.tensor([[2.0, 1.0, -3.0]])
@@ -108,11 +108,11 @@ def multi_positive_cross_entropy_loss(
 
 
 class MultiPositiveCrossEntropyLoss(LossModule):
-    """The module of :func:`multi_positive_cross_entropy_loss`: its arguments but ``sample_weight``,
-    which the call takes.
+    """The module of :func:`multi_positive_cross_entropy_loss`.
 
-    It ranks: neither ``predict`` nor ``probabilities``. ``softmax(logits)`` is each label's share of a row's
-    positives; :func:`mlloss_cuda.fit_thresholds` finds where to cut.
+    It stores the arguments except ``sample_weight``, which each call passes. It ranks labels, and has neither
+    ``predict`` nor ``probabilities``. ``softmax(logits)`` is each label's share of a row's positives;
+    :func:`mlloss_cuda.fit_thresholds` finds thresholds.
 
     Example:
         >>> MultiPositiveCrossEntropyLoss(reduction="sum")
@@ -125,11 +125,11 @@ class MultiPositiveCrossEntropyLoss(LossModule):
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
         super().__init__({}, common)
 
-    _undecided = "softmax(logits) is a label's share of a row's positives, however many they are"
+    _undecided = "softmax(logits) is a label's share of a row's positives, for any number of them"
 
     def _predicted(self, s: Tensor) -> Tensor:
         raise self._no_threshold(self._undecided)
 
     def initial_bias(self, num_labels: int) -> float:
-        """Any: only differences of logits count."""
+        """Return 0: only differences of logits matter, so any bias is good."""
         return 0.0

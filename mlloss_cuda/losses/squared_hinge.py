@@ -53,15 +53,15 @@ def squared_hinge_loss(
     reduction: str = "mean",
     inplace_backward: bool = False,
 ) -> Tensor:
-    r"""Squared hinge loss: the square of what a label's logit lacks to a margin of 1.
+    r"""Squared hinge loss: the square of the distance by which a label's logit misses a margin of 1.
 
     .. math:: \max(0, 1 - z)^2, \qquad z = s \text{ where } y = 1, \; -s \text{ where } y = 0
 
-    The loss of linear one-versus-rest classifiers in extreme classification (DiSMEC, ProXML, Renee):
-    no exponential, and labels beyond the margin have no gradient at all. Predict the
-    labels with ``s > 0``, or by rank. Probabilistic targets give the expected loss, ``y``
-    times the positive's term and ``1 - y`` times the negative's: least at ``s = 2 y - 1``. In float32 it
-    overflows for logits beyond 1e19 only.
+    Linear one-versus-rest classifiers in extreme classification use it (DiSMEC, ProXML, Renee). It has
+    no exponential, and labels beyond the margin have a gradient of 0. Predict the labels with ``s > 0``,
+    or by rank. Probabilistic targets give the expected loss, ``y`` times the term of a positive plus
+    ``1 - y`` times the term of a negative, with its minimum at ``s = 2 y - 1``. In float32 it overflows
+    only for logits beyond 1e19.
 
     Args:
         {logits}
@@ -99,9 +99,9 @@ def squared_hinge_loss(
 
 
 class SquaredHingeLoss(LossModule):
-    """The module of :func:`squared_hinge_loss`: its arguments but ``sample_weight``, which the call takes.
+    """The module of :func:`squared_hinge_loss`. Its arguments are the same, but each call takes ``sample_weight``.
 
-    ``probabilities`` are ``(1 + s) / 2`` within [0, 1], where the expected loss is least (Zhang, "Statistical
+    ``probabilities`` are ``(1 + s) / 2`` clamped to [0, 1], where the expected loss is minimal (Zhang, "Statistical
     behavior and consistency of classification methods based on convex risk minimization", 2004).
 
     Example:
@@ -122,5 +122,5 @@ class SquaredHingeLoss(LossModule):
         return s > 0
 
     def initial_bias(self, num_labels: int) -> float:
-        """Negatives begin at their margin, without a gradient."""
+        """Return -1: negatives then start at their margin, with a gradient of 0."""
         return -1.0

@@ -15,7 +15,7 @@ __all__ = ["SymmetricKLLoss", "symmetric_kl_loss"]
 
 
 def _reference(s: Tensor, t: Tensor, soft: bool, parameters: tuple[float, ...]) -> Tensor:
-    # Equal infinities agree.
+    # Equal infinities have a difference of 0.
     apart = torch.where(s.isinf() & (s == t), 0.0, s - t)
     return (saturated(s).sigmoid() - saturated(t).sigmoid()) * apart
 
@@ -26,7 +26,7 @@ _SPEC = register(
         groupings=("element",),
         coefficients=0,
         reference=_reference,
-        raw_targets=True,
+        second_logits=True,
     )
 )
 
@@ -46,36 +46,36 @@ def symmetric_kl_loss(
     normalizer: float | Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""How far apart two passes over the same input are, label by label.
+    r"""The symmetric divergence of two passes over the same input, for each label.
 
     .. math:: \big(\sigma(s) - \sigma(t)\big)(s - t)
 
     The sum of the two Kullback-Leibler divergences between the probabilities ``sigmoid(s)`` and
     ``sigmoid(t)`` of a label. R-Drop adds it to the losses of two passes that differ in their dropout,
-    so that a model agrees with itself. Symmetric, 0 where the logits are equal, exact where both are
-    so large that their sigmoids are 1 but for a rounding; at an infinite logit value and gradients
-    take their limits. Detach one of the two to pull only the other.
+    so that a model agrees with itself. It is symmetric, 0 for equal logits, and exact even if both
+    logits are so large that their sigmoids round to 1. At an infinite logit, value and gradients take
+    their limits. Detach one of the two logits to train the other one only.
 
     Args:
         logits: s, ``[..., L]``, float32, bfloat16, float16 or float64, on a CPU or GPU, contiguous or
-            not. Never written to.
-        other_logits: t, of the same shape, dtype and device. There are no targets, and so neither
-            smoothing nor an ``ignore_index``.
-        weight: ``[L]``, finite, >= 0; multiplies the label's divergences. A label of weight 0 takes
-            no part. It must not require a gradient.
+            not. They are never changed.
+        other_logits: t, of the same shape, dtype and device. There are no targets, so there is no
+            smoothing and no ``ignore_index``.
+        weight: ``[L]``, finite, >= 0; multiplies the label's divergences. A label of weight 0 is
+            excluded. It must not require a gradient.
         sample_weight: ``[...]``, finite, >= 0; multiplies a row's divergences. It must not
             require a gradient.
-        logit_scale: a number or 0-d tensor that multiplies both logits: the inverse of a temperature.
+        logit_scale: a number or 0-d tensor that multiplies both logits, the inverse of a temperature.
             A tensor may require gradients.
         normalizer: a number or 0-d tensor >= 0 that divides a ``"sum"`` before the gradients are
-            rounded; 0 makes NaN of a sum of 0. Default None.
+            rounded; with 0, a sum of 0 becomes NaN. Default None.
         reduction: ``"none"`` gives the elements' divergences ``[..., L]``, ``"sum"`` their sum,
             ``"mean"`` (default) their mean, ``"batchmean"`` their sum over the number of rows.
-            Weighted ones count.
+            The counts include weighted ones.
 
     Returns:
         float32 (float64 for float64 logits), differentiable once in logits, other_logits and
-        logit_scale. Each of the two logits' gradients is a pass of its own over both.
+        logit_scale. The gradient of each of the two logits is a separate pass over both.
 
     Raises:
         {raises}
@@ -105,7 +105,7 @@ def symmetric_kl_loss(
 
 
 class SymmetricKLLoss(LossModule):
-    """The module of :func:`symmetric_kl_loss`: its arguments but ``sample_weight``, which the call takes.
+    """The module of :func:`symmetric_kl_loss`. Its arguments are the same, but each call takes ``sample_weight``.
 
     Example:
         >>> loss = SymmetricKLLoss(reduction="sum")
@@ -133,10 +133,10 @@ class SymmetricKLLoss(LossModule):
     def forward(  # type: ignore[override]
         self, logits: Tensor, other_logits: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
-        """The loss; shapes as in the function of the same name."""
+        """Return the loss; shapes are those of the function of the same name."""
         return super().forward(logits, other_logits, sample_weight)
 
-    _undecided = "it compares two passes, whatever the labels are"
+    _undecided = "it compares two passes, and does not depend on labels"
 
     def _predicted(self, s: Tensor) -> Tensor:
         raise self._no_threshold(self._undecided)

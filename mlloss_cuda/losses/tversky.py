@@ -1,4 +1,4 @@
-"""Tversky: Dice with a weight of its own for each kind of error."""
+"""Tversky: Dice with separate weights for false positives and false negatives."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def _term(alpha: float, beta: float, gamma: float, smooth: float, average: str) 
 
 
 @documented(
-    none="the groups' losses: ``[...]`` by sample, ``[L]`` by label, ``[]`` over everything",
+    none="the groups' losses: ``[...]`` by sample, ``[L]`` by label, ``[]`` over the whole batch",
     weight="multiplies the label's contributions to every sum",
-    sample_weight="multiplies a row's loss, or in groups that cross rows its contributions to every sum",
+    sample_weight="multiplies a row's loss or, if groups cross rows, its contributions to every sum",
 )
 def tversky_loss(
     logits: Tensor,
@@ -47,25 +47,25 @@ def tversky_loss(
     reduction: str = "mean",
     inplace_backward: bool = False,
 ) -> Tensor:
-    r"""Tversky loss: overlap relative to itself, false positives and false negatives, weighted apart.
+    r"""Tversky loss: overlap relative to its sum with false positives and false negatives, separately weighted.
 
     .. math:: \Big(1 - \frac{I + c}{I + \alpha \sum p\,(1 - y) + \beta \sum (1 - p)\,y + c}\Big)^\gamma,
         \qquad I = \sum p\,y, \quad p = \sigma(s)
 
-    ``beta`` above ``alpha`` asks for recall. (1/2, 1/2) is Dice, with twice its smoothing; (1, 1) is
-    Jaccard. ``gamma`` below 1 keeps the gradient of groups that are nearly right (focal Tversky), above
-    1 it turns them down. The sums run over a group; one without any part and without smoothing has a
-    loss of 0. At a loss of 0 the gradient is 0, for every gamma. As with Dice, the gradient vanishes where
-    p is 0 or 1: it serves best beside another loss.
+    A ``beta`` above ``alpha`` favours recall. (1/2, 1/2) is Dice, with twice its smoothing; (1, 1) is
+    Jaccard. A ``gamma`` below 1 keeps the gradient of groups that are nearly correct (focal Tversky); above
+    1, it reduces their gradient. The sums run over a group; an empty group without smoothing has a loss
+    of 0. At a loss of 0 the gradient is 0, for every gamma. As with Dice, the gradient vanishes if p is 0
+    or 1, so the loss works best in a sum with another loss.
 
     Args:
         {logits}
         alpha: >= 0, the weight of false positives. Default 0.5.
         beta: >= 0, the weight of false negatives. Default 0.5.
-        gamma: >= 0, a power of the loss. Default 1.0.
+        gamma: >= 0, the power of the loss. Default 1.0.
         smooth: c >= 0. Default 1.0.
         average: the groups, named as in scikit-learn: ``"samples"`` (a row, default), ``"macro"``
-            (a label, over the batch), ``"micro"`` (everything).
+            (a label, over the batch), ``"micro"`` (the whole batch).
         {keywords}
 
     Returns:
@@ -77,7 +77,7 @@ def tversky_loss(
     Source:
         Salehi, Erdogmus, Gholipour, "Tversky loss function for image segmentation ...", 2017,
         arXiv:1706.05721. Power: Abraham, Khan, "A Novel Focal Tversky loss ...", 2018,
-        arXiv:1810.07842 (there as 1 / gamma).
+        arXiv:1810.07842 (which has 1 / gamma).
 
     Example:
         >>> logits = torch.tensor([[2.0, -2.0]])
@@ -101,9 +101,9 @@ def tversky_loss(
 
 
 class TverskyLoss(LossModule):
-    """The module of :func:`tversky_loss`: its arguments but ``sample_weight``, which the call takes.
+    """The module of :func:`tversky_loss`. Its arguments are the same, but each call takes ``sample_weight``.
 
-    ``predict`` takes ``s > 0``, p above 1/2. There are no ``probabilities``.
+    ``predict`` selects ``s > 0``, where p is above 1/2. There are no ``probabilities``.
 
     Example:
         >>> TverskyLoss(alpha=0.3, beta=0.7)

@@ -18,7 +18,7 @@ __all__ = ["ZLPRLoss", "zlpr_loss"]
 
 
 def _zero_bounded(x: Tensor, weight: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """``log(1 + sum weight e^x)``, exact for tiny sums too."""
+    """Return ``log(1 + sum weight e^x)``, exact also for tiny sums."""
     m, total = exponential_sum(x, weight, dim, least=0.0)
     return (m + torch.log1p(total + torch.expm1(-m))).sum(dim)
 
@@ -65,14 +65,15 @@ def zlpr_loss(
     reduction: str = "mean",
     inplace_backward: bool = False,
 ) -> Tensor:
-    r"""ZLPR, a softmax-like loss for any number of positives: a row's positives against 0, and 0 against its negatives.
+    r"""ZLPR, a softmax-like loss for any number of positives: it ranks positives above 0, and negatives below 0.
 
     .. math:: \log\Big(1 + \sum_{i \in P} e^{-s_i}\Big) + \log\Big(1 + \sum_{j \in N} e^{s_j}\Big)
 
-    Predict the labels with ``s > threshold``. The gradient of each side sums to less than 1 in
-    absolute value, at any L (that of BCE to as much as L), so classes need no balancing. For many
-    labels, any number of them true; with one label it is BCE. Each log is kept as a maximum of at
-    least 0 and a sum: no overflow, and losses far below a rounding of 1 survive.
+    Predict the labels with ``s > threshold``. The gradients of the positives, and those of the
+    negatives, sum to less than 1 in absolute value for any L (those of BCE to as much as L), so classes
+    need no balancing. The loss is for many labels, of which any number may be true; with one label it is
+    BCE. Each log is computed from a maximum of at least 0 and a sum, so nothing overflows, and losses far
+    smaller than a rounding error of 1 are exact.
 
     Probabilistic targets give ``log(1 + sum y e^-s) + log(1 + sum (1 - y) e^s)``. It is strictly
     convex with its optimum at ``y = sigmoid(2 s)``, not ``sigmoid(s)``, and it is not the expected
@@ -80,7 +81,7 @@ def zlpr_loss(
 
     Args:
         {logits}
-        threshold: s0 in place of 0 (TLPR), the loss of ``logits - threshold``: a number, a 0-d
+        threshold: s0 instead of 0 (TLPR), which gives the loss of ``logits - threshold``: a number, a 0-d
             tensor, or a tensor that broadcasts to rows ``[..., 1]`` or to labels ``[L]``. Tensors may
             require gradients. Default 0.0.
         {keywords}
@@ -117,11 +118,11 @@ def zlpr_loss(
 
 
 class ZLPRLoss(LossModule):
-    """The module of :func:`zlpr_loss`: its arguments but ``sample_weight``, which the call takes.
+    """The module of :func:`zlpr_loss`. Its arguments are the same, but each call takes ``sample_weight``.
 
-    ``predict`` takes ``s > 0``, after the threshold, which may be infinite there. ``probabilities`` are
-    ``sigmoid(2 s)``, the optimum for probabilistic targets; after hard labels they rank alike, but are no
-    frequencies.
+    ``predict`` selects ``s > 0`` after the threshold, which may be infinite there. ``probabilities`` are
+    ``sigmoid(2 s)``, the optimum for probabilistic targets. After training with hard labels they rank the labels
+    in the same order, but are not frequencies.
 
     Example:
         >>> ZLPRLoss(threshold=0.5)

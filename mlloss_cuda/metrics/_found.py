@@ -91,7 +91,7 @@ def _is_indices(predicted: Any) -> bool:
         hint = ""
         if isinstance(predicted, Tensor) and predicted.is_floating_point():
             hint = "; for dense scores pass scores.topk(k).indices"
-        came = check.came(predicted)
+        came = check.received(predicted)
         raise TypeError(f"indices: expected an int32 or int64 tensor [rows, K], or sparse scores, got {came}{hint}")
     if predicted.dim() != 2:
         raise ValueError(f"indices: expected shape [rows, K], got {tuple(predicted.shape)}")

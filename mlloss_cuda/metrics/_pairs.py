@@ -70,7 +70,7 @@ def check_counts(k: Any, width: int) -> list[int]:
     """Check the k of a metric at k against the number of predictions, and return them as a list."""
     listed = list(k) if isinstance(k, Sequence) and not isinstance(k, str) else [k]
     if any(isinstance(n, bool) or not isinstance(n, int) for n in listed):
-        raise TypeError(f"k: expected an int or a sequence of ints, got {check.came(k)}")
+        raise TypeError(f"k: expected an int or a sequence of ints, got {check.received(k)}")
     if not listed or min(listed) < 1 or max(listed) > width:
         raise ValueError(f"k: expected 1 to {width}, the number of predicted labels of a row, got {k}")
     return listed
@@ -83,7 +83,7 @@ def check_sample_weight(weight: Any, rows: int, device: torch.device) -> Tensor 
     if isinstance(weight, Tensor):
         weight = weight.reshape(-1)
     like = torch.empty(0, dtype=torch.float64, device=device)
-    return check.check_side("sample_weight", weight, (rows,), like, low=0, open_low=False)
+    return check.check_tensor("sample_weight", weight, (rows,), like, low=0, open_low=False)
 
 
 def mean_of_rows(values: Tensor, weight: Tensor | None) -> Tensor:

@@ -155,7 +155,7 @@ def _ratio(found: Found, weights: Any, discount: Tensor, row_factor: Tensor | No
     if isinstance(weights, Tensor) and not weights.is_floating_point():
         raise TypeError(f"inverse_propensity: expected a floating tensor, got {weights.dtype}")
     like = torch.empty(0, dtype=torch.float64, device=found.indices.device)
-    weights = check.check_side("inverse_propensity", weights, (found.pairs.labels,), like, low=0, open_low=False)
+    weights = check.check_tensor("inverse_propensity", weights, (found.pairs.labels,), like, low=0, open_low=False)
     gain = torch.where(found.right, weights[found.indices.clamp(min=0)], 0.0) * discount
     best = _largest(found, weights) * discount
     for factor in (row_factor, found.weight):

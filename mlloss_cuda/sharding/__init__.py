@@ -1,4 +1,4 @@
-"""Losses of labels that lie on several devices, on an existing process group of ``torch.distributed``."""
+"""Losses of labels that are sharded over the ranks of an existing ``torch.distributed`` process group."""
 
 from . import evaluation as evaluation
 from .module import ShardedLoss, check_group, shard_labels

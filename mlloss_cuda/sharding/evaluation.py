@@ -1,8 +1,8 @@
-"""A loss whose labels lie on several ranks: what a rank makes of its own columns, and what ranks make of it together.
+"""The evaluation of a loss whose labels lie on several ranks.
 
-Elements, and groups that are labels, are a rank's own: their loss is a share of the total. Groups that are rows, or
-everything, span ranks: each rank's statistics are gathered once (late sums once more), merged by the functor's own
-rule in the order of ranks, and every rank finishes alone.
+If groups are elements or labels, each group lies on one rank, and a rank's loss is its share of the total. If groups
+are rows or the whole batch, they span ranks: the ranks gather their statistics once (and second-pass sums once more),
+each rank merges them with the functor's ``merge`` in the order of the ranks, and computes the value on its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 from .. import _dispatch, _ops
 from .. import _validation as check
 from .._autograd import backward_from_logits, fused_loss, fused_pair
-from .._call import CheckedCall, Options, Sides, shared_arguments
+from .._call import CheckedCall, Options, TensorArguments, shared_arguments
 from .._graph_break import uncompiled
 from .._positional import positional
 from .._reference import equal_to
@@ -54,15 +54,15 @@ def _evaluate(term: Term, logits: ShardedLogits, targets: Any, arguments: dict[s
 
 _uncompiled = uncompiled(
     _evaluate,
-    "a mlloss_cuda loss of sharded labels runs collectives, which no graph holds; compile with fullgraph=False, or "
-    "compile what makes the logits and call the loss outside",
+    "a mlloss_cuda loss of sharded labels runs collectives, which no graph can contain; compile with fullgraph=False, "
+    "or compile the model that computes the logits and call the loss outside",
 )
 
 
 def prepare(term: Term, logits: ShardedLogits, targets: Any, *, inplace_backward: Any, **arguments: Any) -> CheckedCall:
-    """Check the call as if all labels were here, then cut it to this rank's. No value of the logits is read."""
+    """Check the call as if this rank had all labels, then cut it to the rank's. No value of the logits is read."""
     check.check_logits(logits.local)
-    if not term.spec.raw_targets:
+    if not term.spec.second_logits:
         check.check_constant("targets", targets)
     in_place = _dispatch.check_in_place(logits.local, inplace_backward)
     seen, own, everything = local_targets(targets, logits)
@@ -75,7 +75,7 @@ def prepare(term: Term, logits: ShardedLogits, targets: Any, *, inplace_backward
 
 
 def local_targets(targets: Any, logits: ShardedLogits) -> tuple[Any, Any, bool]:
-    """What checks look at, as if all labels were here; what is; and whether it holds all labels' columns."""
+    """Return targets of all labels for the checks, the targets to use, and whether these are CSR of all labels."""
     shards, local = logits.shards, logits.local
     if isinstance(targets, Tensor) and targets.layout == torch.sparse_csr:
         targets = CSRTargets.from_sparse(targets)
@@ -90,7 +90,7 @@ def local_targets(targets: Any, logits: ShardedLogits) -> tuple[Any, Any, bool]:
     if is_dtensor(targets):
         targets = targets.to_local()
     if not isinstance(targets, Tensor) or targets.layout != torch.strided:
-        return targets, targets, False  # the checks say what is wrong
+        return targets, targets, False  # the checks will raise the error
     if targets.shape == logits.shape:
         targets = targets[..., shards.own]
     if targets.shape != local.shape:
@@ -102,75 +102,78 @@ def local_targets(targets: Any, logits: ShardedLogits) -> tuple[Any, Any, bool]:
 
 
 def local_call(call: CheckedCall, logits: ShardedLogits, targets: Any, everything: bool) -> CheckedCall:
-    """From a call of all labels to this rank's: its columns of whatever is of labels. Views, and no copies."""
+    """Return this rank's part of a call: its labels of every tensor with an entry per label, as views."""
     shards, rows = logits.shards, call.logits.shape[0]
     width = logits.local.shape[-1]
-    sides = call.sides
-    cut: dict[str, Any] = {name: replicated(getattr(sides, name), shards) for name in ("logit_scale", "row_offset")}
+    tensors = call.tensors
+    cut: dict[str, Any] = {name: replicated(getattr(tensors, name), shards) for name in ("logit_scale", "row_offset")}
     for name in _OF_LABELS:
-        side = replicated(getattr(sides, name), shards)
-        cut[name] = None if side is None else side[shards.own]
+        tensor = replicated(getattr(tensors, name), shards)
+        cut[name] = None if tensor is None else tensor[shards.own]
     if isinstance(targets, Tensor):
-        own = targets if targets.requires_grad and call.term.spec.raw_targets else targets.detach()
+        own = targets if targets.requires_grad and call.term.spec.second_logits else targets.detach()
         targets = own.reshape(rows, width)
         cut["targets"] = targets
     options = call.options._replace(first_label=shards.own.start if everything else 0, all_labels=shards.labels)
     return call._replace(
         logits=logits.local.reshape(rows, width),
         targets=targets,
-        sides=sides._replace(**cut),
+        tensors=tensors._replace(**cut),
         options=options,
         shards=shards,
     )
 
 
 def described(call: CheckedCall) -> str:
-    """What ranks must agree about, in words."""
+    """Describe in words what must be equal on all ranks."""
     options = call.options
     assert call.shards is not None
     return (
         f"{call.logits.shape[0]} rows of {call.shards.labels} labels, {call.logits.dtype}, {options.loss} with "
         f"{options.parameters}, by {call.term.grouping}, reduction {_ops.REDUCTIONS[options.reduction]!r}, "
         f"scale {options.scale}, offset {options.offset}, label_smoothing {options.label_smoothing}, "
-        f"backend {call.backend}, gradients of {_learned(call.sides)}"
+        f"backend {call.backend}, gradients of {_learned(call.tensors)}"
     )
 
 
-def _learned(sides: Sides) -> list[str]:
-    """What beside the logits wants a gradient: each has a sum over ranks."""
+def _learned(tensors: TensorArguments) -> list[str]:
+    """Return the names of tensors besides the logits that need a gradient, which is a sum over ranks."""
     names = ("logit_scale", "label_offset", "row_offset") if torch.is_grad_enabled() else ()
-    return [name for name in names if (side := getattr(sides, name)) is not None and side.requires_grad]
+    return [name for name in names if (tensor := getattr(tensors, name)) is not None and tensor.requires_grad]
 
 
 def run_sharded(call: CheckedCall) -> tuple[Tensor, Tensor]:
-    """The loss of all ranks (``reduction="none"`` of elements and labels: of this one's), and coefficients."""
+    """Return the loss of all ranks and the coefficients.
+
+    With ``reduction="none"``, the values of elements or labels are those of this rank.
+    """
     shards, options = call.shards, call.options
     assert shards is not None
     if call.term.grouping in ("samples", "micro"):
-        value, coefficients, _ = _Spanning.apply(call.logits, *call.sides, options, shards)
+        value, coefficients, _ = _Spanning.apply(call.logits, *call.tensors, options, shards)
         return value, coefficients
-    run = fused_pair if call.term.spec.raw_targets else fused_loss
-    value, coefficients = run(call.logits, call.sides, options)
+    run = fused_pair if call.term.spec.second_logits else fused_loss
+    value, coefficients = run(call.logits, call.tensors, options)
     if _ops.REDUCTIONS[options.reduction] != "none":
         value = total_over(value, shards)
     return value, coefficients
 
 
 class _Spanning(torch.autograd.Function):
-    """Groups that span ranks. Like ``_FusedLoss``, whose backward from logits and coefficients it has."""
+    """A loss whose groups span ranks. Its backward is that of ``_FusedLoss`` from logits and coefficients."""
 
     @staticmethod
     @positional
     def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        *tensors, options, shards = arguments
-        ops, sides = getattr(torch.ops, options.namespace), Sides(*tensors)
-        shared = (logits, *shared_arguments(sides, options))
+        *given, options, shards = arguments
+        ops, tensors = getattr(torch.ops, options.namespace), TensorArguments(*given)
+        shared = (logits, *shared_arguments(tensors, options))
         statistics = shards.gather(ops.loss_statistics(*shared))
         late = statistics.new_empty(0)
-        if _ops.counts_of(options.loss).late_sums:
+        if _ops.counts_of(options.loss).second_pass_sums:
             late = shards.gather(ops.loss_late(*shared, ops.loss_merge(statistics, options.loss)))
         rows, dtype = logits.shape[0], _ops.compute_dtype(logits)
-        value, coefficients = finished(statistics, late, sides, options, rows, dtype)
+        value, coefficients = finished(statistics, late, tensors, options, rows, dtype)
         return value, coefficients, value.new_empty(0)
 
     @staticmethod
@@ -188,18 +191,18 @@ class _Spanning(torch.autograd.Function):
 
 
 def finished(
-    statistics: Tensor, late: Tensor, sides: Sides, options: Options, rows: int, dtype: torch.dtype
+    statistics: Tensor, late: Tensor, tensors: TensorArguments, options: Options, rows: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Value and coefficients, from what all parts have gathered."""
+    """Return the value and the coefficients from the statistics and second-pass sums of all parts."""
     ops = getattr(torch.ops, options.namespace)
     numbers = options.grouping, options.reduction, rows, dtype
-    tensors = statistics, late, sides.sample_weight, sides.normalizer
-    found: tuple[Tensor, Tensor] = ops.loss_finish(*tensors, options.loss, list(options.parameters), *numbers)
+    inputs = statistics, late, tensors.sample_weight, tensors.normalizer
+    found: tuple[Tensor, Tensor] = ops.loss_finish(*inputs, options.loss, list(options.parameters), *numbers)
     return found
 
 
 class _Whole(torch.autograd.Function):
-    """The columns of all ranks, of which each has made the same: a gradient's own columns are the rank's."""
+    """The columns of all ranks. Every rank computes the same gradient of them, and returns its own columns of it."""
 
     @staticmethod
     def forward(local: Tensor, shards: LabelShards) -> Tensor:
@@ -221,24 +224,24 @@ def _columns_of_all(local: Tensor, shards: LabelShards) -> Tensor:
     return torch.cat([part[..., :size] for part, size in zip(shards.gather(padded), shards.sizes, strict=True)], -1)
 
 
-_UNKNOWN = -12345  # in the place of whatever value says so
+_UNKNOWN = -12345  # replaces the ranks' own marks of unknown targets
 
 
 def whole_call(call: CheckedCall, targets: Any, everything: bool, logits: ShardedLogits) -> CheckedCall:
-    """For a backend that knows no parts: the logits of all ranks, on each of them."""
+    """Return a call with the logits of all ranks on each rank, for a backend that does not support parts."""
     shards, rows = logits.shards, call.logits.shape[0]
     whole: Tensor = _Whole.apply(logits.local.reshape(rows, logits.local.shape[-1]), shards)
     if everything:
         targets = targets.label_range(shards.own.start, shards.own.stop)
     options = call.options
-    if not call.term.spec.raw_targets:  # ranks may have them in layouts and dtypes of their own
+    if not call.term.spec.second_logits:  # layout and dtype of targets may differ between ranks
         targets, options = _as_one_dtype(targets, call), options._replace(ignore_index=_UNKNOWN)
     targets = _Whole.apply(targets.reshape(rows, logits.local.shape[-1]), shards)
     return call._replace(logits=whole, targets=targets, options=options, shards=None)
 
 
 def _as_one_dtype(targets: Any, call: CheckedCall) -> Tensor:
-    """Dense, in the compute dtype, with one value for what is unknown."""
+    """Return dense targets in the compute dtype, with ``_UNKNOWN`` for unknown labels."""
     ignored = call.options.ignore_index
     if isinstance(targets, CSRTargets):
         dense = targets.to_dense()
@@ -249,5 +252,5 @@ def _as_one_dtype(targets: Any, call: CheckedCall) -> Tensor:
     return dense.to(_ops.compute_dtype(call.logits)).masked_fill(unknown, _UNKNOWN)
 
 
-# From here on dispatch hands over every call whose logits are sharded.
+# From here on, dispatch passes every call with sharded logits to this module.
 _dispatch.serve_sharded(_dispatch.ShardedEngine(as_sharded, prepare, evaluate_kept))

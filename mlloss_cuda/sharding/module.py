@@ -1,4 +1,4 @@
-"""Losses of labels that lie on several devices, on an existing process group of ``torch.distributed``."""
+"""``shard_labels``, and the module that it returns: a loss whose labels are sharded over ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["ShardedLoss", "check_group", "shard_labels"]
 
 
 def check_group(name: str, group: Any) -> ProcessGroup:
-    """A process group that this process is in; None is the default one."""
+    """Check the group, and return it; None stands for the default group."""
     from torch import distributed
 
     if not distributed.is_available() or not distributed.is_initialized():
@@ -28,36 +28,37 @@ def check_group(name: str, group: Any) -> ProcessGroup:
     if group is None:
         return distributed.group.WORLD  # type: ignore[return-value]
     if not isinstance(group, distributed.ProcessGroup):
-        raise TypeError(f"{name}: expected a torch.distributed process group or None, got {check.came(group)}")
+        raise TypeError(f"{name}: expected a torch.distributed process group or None, got {check.received(group)}")
     return group
 
 
 def shard_labels(loss: LossModule, group: ProcessGroup | None = None) -> ShardedLoss:
-    """A loss of logits whose columns lie on the ranks of a process group, each with its own slice of the labels.
+    """Return a loss of logits whose columns are sharded over the ranks of a process group, a slice of labels per rank.
 
-    Value and gradients are those of one device. For each row a few floats are gathered (its statistics, once;
-    decoupled softmax: twice), for element-wise losses one number; nothing that is sent grows with the
-    labels. Slices are in the order of ranks, of any sizes, empty ones too; the first call asks every rank for its size,
-    and that holds from then on. In place of a slice a DTensor may be handed to any loss as it is.
+    Value and gradients are those of one device. Row-wise losses gather a few floats per row (its statistics, once;
+    twice for decoupled softmax), element-wise losses one number; no message grows with the number of labels. Slices
+    are in the order of ranks and may have any size, also 0. The first call gathers the sizes, and later calls must
+    have the same. A DTensor needs no ``shard_labels``: every loss accepts it directly.
 
     Args:
-        loss: any loss module, sums included, of *all* labels and the same on every rank: ``weight``, ``pos_weight``,
-            ``logit_bias`` and thresholds have all labels' entries, ``label_smoothing`` is over all labels.
-            What it learns gets the whole gradient on every rank; one that has an entry a label
-            costs an all-reduce of so many.
-        group: of ``torch.distributed``: Gloo for CPU tensors, NCCL for CUDA ones. Default None: all processes.
+        loss: any loss module or sum of losses, for *all* labels and the same on every rank: ``weight``, ``pos_weight``,
+            ``logit_bias`` and thresholds have entries for all labels, and ``label_smoothing`` is over all labels.
+            Its learned parameters get the whole gradient on every rank; a parameter with an entry per label costs
+            an all-reduce of its size.
+        group: a ``torch.distributed`` process group: Gloo for CPU tensors, NCCL for CUDA tensors. Default None: all
+            processes.
 
     Returns:
-        A module, called as ``loss``: ``(logits, targets, sample_weight=None)``. ``logits`` are the rank's own,
-        ``[..., L_rank]``; ``targets`` are dense ones of the rank's columns (or of all), or a ``CSRTargets`` of
-        all labels (handed over whole, and read for the rank's own) or of the rank's
-        (``CSRTargets.label_range``). The result is the same on every rank, but for ``reduction="none"`` of losses
-        that have a value for each element or label: these are the rank's. Every rank calls ``backward``.
+        A module with the same call as ``loss``: ``(logits, targets, sample_weight=None)``. ``logits`` are those of the
+        rank, ``[..., L_rank]``. ``targets`` are dense, with the rank's columns or all columns, or a ``CSRTargets`` of
+        all labels (of which each rank reads its own) or of the rank's labels (``CSRTargets.label_range``). The result
+        is the same on every rank, except for ``reduction="none"`` of losses with a value for each element or label:
+        each rank then gets its own values. Every rank must call ``backward``.
 
     Raises:
-        TypeError, ValueError: as of the loss; and on every rank, where ranks disagree about rows, labels, dtype or
-            loss, or one of them has failed its checks: always on CPU tensors, on CUDA ones where
-            ``TORCH_DISTRIBUTED_DEBUG`` asks for it (the check synchronises).
+        TypeError, ValueError: the same as for the loss. They are raised on every rank if ranks disagree about rows,
+            labels, dtype or loss, or if a check fails on one of them. This comparison synchronises: it always runs
+            for CPU tensors, and for CUDA tensors only if ``TORCH_DISTRIBUTED_DEBUG`` is set.
 
     Source:
         Softmax over a sharded vocabulary: Shoeybi et al., "Megatron-LM", 2019, arXiv:1909.08053.
@@ -76,7 +77,7 @@ def shard_labels(loss: LossModule, group: ProcessGroup | None = None) -> Sharded
 
 
 class ShardedLoss(nn.Module):
-    """What :func:`shard_labels` makes: the loss module is ``loss``, and its state is this one's."""
+    """The module that :func:`shard_labels` returns. Its only submodule is ``loss``, whose state it has."""
 
     def __init__(self, loss: LossModule, group: ProcessGroup) -> None:
         super().__init__()
@@ -84,17 +85,17 @@ class ShardedLoss(nn.Module):
         self._place = _Place(group)
 
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
-        """The loss of all ranks. A compiled model breaks its graph here."""
+        """Return the loss of all ranks. A compiled model breaks its graph here."""
         run = _uncompiled if torch.compiler.is_compiling() else _evaluate
         return run(self, logits, targets, sample_weight)
 
     def extra_repr(self) -> str:
-        """How many ranks."""
+        """Return the number of ranks, for ``repr``."""
         return f"ranks={self._place.group.size()}"
 
 
 class _Place:
-    """The group, and from the first call on what its ranks have of the labels."""
+    """The process group and, from the first call on, the slices of labels on its ranks."""
 
     def __init__(self, group: ProcessGroup) -> None:
         self.group = group
@@ -102,11 +103,11 @@ class _Place:
 
     def shards_of(self, logits: Any) -> LabelShards:
         if self._shards is None:
-            self._shards = _ask(self.group, logits)
+            self._shards = _gather_sizes(self.group, logits)
         return self._shards
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Place:
-        return _Place(self.group)  # which cannot be copied, nor need be
+        return _Place(self.group)  # a process group cannot be copied, and need not be
 
 
 def _evaluate(sharded: ShardedLoss, logits: Tensor, targets: Any, sample_weight: Tensor | None) -> Tensor:
@@ -121,7 +122,7 @@ def _evaluate(sharded: ShardedLoss, logits: Tensor, targets: Any, sample_weight:
     return sharded.loss(whole, targets, sample_weight)
 
 
-def _ask(group: ProcessGroup, logits: Any) -> LabelShards:
+def _gather_sizes(group: ProcessGroup, logits: Any) -> LabelShards:
     try:
         checked = check.check_logits(logits)
     except (TypeError, ValueError):
@@ -136,6 +137,6 @@ def _device_of(logits: Any) -> torch.device:
 
 _uncompiled = uncompiled(
     _evaluate,
-    "a mlloss_cuda loss of sharded labels runs collectives, which no graph holds; compile with fullgraph=False, or "
-    "compile what makes the logits and call the loss outside",
+    "a mlloss_cuda loss of sharded labels runs collectives, which no graph can contain; compile with fullgraph=False, "
+    "or compile the model that computes the logits and call the loss outside",
 )

@@ -1,7 +1,7 @@
-"""Labels that lie on several ranks: whose are which, what goes over the wire, and what a rank says when it fails.
+"""Labels that lie on several ranks: their slices, the communication between ranks, and errors on all ranks at once.
 
-The only place that sends anything. Everything that is sent has as many bytes on every rank, whatever its share of the
-labels; what is gathered is summed in the order of ranks, so that they agree to the bit.
+This is the only code that communicates. Each message has the same size on every rank, however many labels the rank
+has. Gathered values are added in the order of the ranks, so all ranks get the same result to the bit.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ T = TypeVar("T")
 
 
 def chunk_sizes(labels: int, ranks: int) -> tuple[int, ...]:
-    """As ``torch.chunk`` and DTensor cut: the first ranks have one size, the last may have less, or none."""
+    """Return the sizes of ``torch.chunk`` and DTensor: equal on the first ranks; the last may have fewer, or none."""
     size = -(-labels // ranks)
     return tuple(max(0, min(size, labels - rank * size)) for rank in range(ranks))
 
 
 @dataclass(frozen=True, eq=False)
 class LabelShards:
-    """How the labels lie over the ranks of a group: each has a slice, in the order of ranks."""
+    """The slices of labels on the ranks of a group, in the order of the ranks."""
 
     group: ProcessGroup
     sizes: tuple[int, ...]
@@ -49,68 +49,69 @@ class LabelShards:
 
     @classmethod
     def chunked(cls, group: ProcessGroup, labels: int) -> LabelShards:
-        """In torch's own chunks: nothing is asked of other ranks."""
+        """Return the slices that torch's own chunks give, without communication."""
         return cls(group, chunk_sizes(labels, group.size()), group.rank())
 
     @classmethod
     def gathered(cls, name: str, group: ProcessGroup, own: int, device: torch.device) -> LabelShards:
-        """Of slices that each rank knows for itself; waits for all of them. ``own`` below 0: this rank has failed."""
+        """Gather the sizes of all ranks' slices. A negative ``own`` means that this rank has failed."""
         sizes = _gather(torch.tensor([own], device=device), group).flatten().tolist()
         failed = [rank for rank, size in enumerate(sizes) if size < 0]
         if failed and own >= 0:
-            raise ValueError(f"{name}: rank {failed[0]} has none that can be served; its own error says why")
+            raise ValueError(f"{name}: rank {failed[0]} failed its own check; the error there gives the reason")
         return cls(group, tuple(sizes), group.rank())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LabelShards:
-        return self  # a copy of a module is of the same group
+        return self  # copies of a module share the process group
 
     @cached_property
     def labels(self) -> int:
-        """Of all ranks."""
+        """The number of labels on all ranks."""
         return sum(self.sizes)
 
     @cached_property
     def own(self) -> slice:
-        """This rank's, among all labels."""
+        """The slice of all labels that this rank has."""
         first = sum(self.sizes[: self.rank])
         return slice(first, first + self.sizes[self.rank])
 
     @property
     def ranks(self) -> int:
-        """How many."""
+        """The number of ranks."""
         return len(self.sizes)
 
-    # ---- over the wire ----
+    # ---- communication ----
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """``[ranks, ...]``, of tensors of one shape."""
+        """Return ``[ranks, ...]``, from tensors of the same shape on all ranks."""
         return _gather(tensor, self.group)
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks, in their order, taken in float64."""
+        """Return the sum over ranks, in their order, computed in float64."""
         return self.gather(tensor).sum(0, dtype=torch.float64).to(tensor.dtype)
 
     def begin_sum(self, tensor: Tensor) -> Work | None:
-        """Sum over ranks in place; the result is there once the work, if there is any, has been waited for."""
+        """Start a sum over ranks in place; the result is there after ``wait`` on the work. None for one rank."""
         from torch import distributed
 
         return None if self.ranks == 1 else distributed.all_reduce(tensor, group=self.group, async_op=True)
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """The same, waited for."""
+        """Sum over ranks in place, and wait for the result."""
         work = self.begin_sum(tensor)
         if work is not None:
             work.wait()
         return tensor
 
-    # ---- who disagrees ----
+    # ---- agreement between ranks ----
 
     def agreed(self, make: Callable[[], T], describe: Callable[[T], str], device: torch.device) -> T:
-        """What ``make`` makes, once every rank has made one that is described alike.
+        """Return ``make()``, after checking that every rank has made one with the same description.
 
-        Where asking costs nothing (Gloo), or torch's distributed debug level asks for it; else at once.
+        The comparison runs if it does not synchronise a GPU (CPU tensors), or if torch's distributed debug level is
+        set; otherwise this returns immediately.
         """
-        if self.ranks == 1 or not self._asks(device):
+        if self.ranks == 1 or not self._compares(device):
             return make()
         made, failure, said = None, None, ""
         try:
@@ -123,12 +124,12 @@ class LabelShards:
         return made
 
     def fail(self, error: Exception, device: torch.device) -> NoReturn:
-        """Raise it, and let the others, who are at :meth:`agreed`, know."""
-        if self.ranks > 1 and self._asks(device):
+        """Raise the error, and send it to the other ranks, which wait in :meth:`agreed`."""
+        if self.ranks > 1 and self._compares(device):
             self._compare(f"failed with {type(error).__name__}: {error}", device, error)
         raise error
 
-    def _asks(self, device: torch.device) -> bool:
+    def _compares(self, device: torch.device) -> bool:
         from torch import distributed
 
         if device.type == "cpu":
@@ -136,7 +137,7 @@ class LabelShards:
         return bool(distributed.get_debug_level() != distributed.DebugLevel.OFF)  # type: ignore[attr-defined]
 
     def _compare(self, said: str, device: torch.device, failure: Exception | None) -> None:
-        # A number first: what ranks say is sent only when they differ.
+        # A hash is compared first: the descriptions themselves are sent only if hashes differ.
         number = int.from_bytes(said.encode(), "little") % (2**61 - 1)
         if failure is None and len(set(self.gather(torch.tensor([number], device=device)).flatten().tolist())) == 1:
             return
@@ -168,9 +169,9 @@ def _gather(tensor: Tensor, group: ProcessGroup) -> Tensor:
 
 
 class ShardedLogits:
-    """A rank's columns of the logits, in the place of all of them: what losses are handed.
+    """Logits of which this rank has some columns. Losses receive them in place of a tensor.
 
-    ``shape`` is that of all; nothing but the rank's own is anywhere.
+    ``shape`` is the shape of all columns; only the rank's own are stored.
     """
 
     def __init__(self, local: Tensor, shards: LabelShards) -> None:
@@ -178,17 +179,17 @@ class ShardedLogits:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the logits of all ranks together."""
+        """The shape of the logits of all ranks together."""
         return torch.Size((*self.local.shape[:-1], self.shards.labels))
 
     @property
     def device(self) -> torch.device:
-        """The rank's own."""
+        """The device of this rank's logits."""
         return self.local.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the logits."""
+        """The dtype of the logits."""
         return self.local.dtype
 
     def total(self, share: Tensor) -> Tensor:
@@ -196,25 +197,25 @@ class ShardedLogits:
         return total_over(share, self.shards)
 
     def stand_in(self, like: Tensor | None = None) -> Tensor:
-        """A tensor of their shape that has no memory: for what looks at shapes alone."""
+        """Return an expanded scalar of their shape, for code that only reads shapes."""
         return (self.local if like is None else like).new_empty(()).expand(self.shape)
 
 
 def is_dtensor(value: Any) -> bool:
-    """Whether it is one, without the import that this takes: who has one has it."""
+    """Return whether ``value`` is a DTensor. There is no import: whoever has a DTensor has imported its module."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
 
 
 def as_sharded(logits: Any) -> ShardedLogits | None:
-    """Return sharded logits, which a DTensor whose last dimension is sharded becomes; None for anything else."""
+    """Return ``ShardedLogits``, also for a DTensor whose last dimension is sharded; None for anything else."""
     if isinstance(logits, ShardedLogits):
         return logits
     return ShardedLogits(*from_dtensor("logits", logits, logits.dim() - 1)) if is_dtensor(logits) else None
 
 
 def group_of_mesh(name: str, mesh: Any, dim: int = 0) -> ProcessGroup:
-    """That of one of its dimensions, whose ranks are in the mesh's order."""
+    """Return the process group of a dimension of the mesh, and check that its ranks are in the mesh's order."""
     group: ProcessGroup = mesh.get_group(dim)
     if mesh.get_local_rank(dim) != group.rank():
         raise ValueError(f"{name}: expected a mesh with its ranks in ascending order, got {mesh}")
@@ -222,13 +223,13 @@ def group_of_mesh(name: str, mesh: Any, dim: int = 0) -> ProcessGroup:
 
 
 def from_dtensor(name: str, tensor: Any, dim: int) -> tuple[Tensor, LabelShards]:
-    """What is here of a DTensor with its labels in ``dim``, and whose the others are."""
+    """Return this rank's part of a DTensor with its labels in ``dim``, and the slices of all ranks."""
     sharded = [i for i, own in enumerate(tensor.placements) if own.is_shard()]
     plain = all(own.is_replicate() or own.is_shard(dim) for own in tensor.placements)
     if not plain or len(sharded) != 1:
         raise ValueError(
             f"{name}: expected a DTensor with Shard({dim}), its labels, on one dimension of its mesh and Replicate() "
-            f"on others, got {tuple(tensor.placements)}; redistribute it, or hand over its to_local()"
+            f"on others, got {tuple(tensor.placements)}; redistribute it, or pass its to_local()"
         )
     group = group_of_mesh(name, tensor.device_mesh, sharded[0])
     shards = LabelShards.chunked(group, tensor.shape[dim])
@@ -236,13 +237,13 @@ def from_dtensor(name: str, tensor: Any, dim: int) -> tuple[Tensor, LabelShards]
     if local.shape[dim] != shards.sizes[shards.rank]:
         raise ValueError(
             f"{name}: expected DTensor's own chunks, {shards.sizes} of {shards.labels} labels, got {local.shape[dim]} "
-            f"on rank {shards.rank}; slices of other sizes are served by a process group"
+            f"on rank {shards.rank}; for slices of other sizes use a process group"
         )
     return local, shards
 
 
 class _Replicated(torch.autograd.Function):
-    """What every rank has the same of: its gradient is the sum of theirs."""
+    """A tensor that is the same on every rank: its gradient is the sum of the ranks' gradients."""
 
     @staticmethod
     def forward(tensor: Tensor, shards: LabelShards) -> Tensor:
@@ -258,7 +259,7 @@ class _Replicated(torch.autograd.Function):
 
 
 def replicated(tensor: Tensor | None, shards: LabelShards) -> Tensor | None:
-    """``tensor``, with that gradient."""
+    """Return ``tensor``, whose gradient becomes the sum of the ranks' gradients."""
     if tensor is None or not tensor.requires_grad or shards.ranks == 1:
         return tensor
     result: Tensor = _Replicated.apply(tensor, shards)
@@ -282,6 +283,6 @@ class _Total(torch.autograd.Function):
 
 
 def total_over(share: Tensor, shards: LabelShards) -> Tensor:
-    """The loss of all ranks, from this one's share."""
+    """Return the loss of all ranks, from this rank's share."""
     result: Tensor = _Total.apply(share, shards)
     return result

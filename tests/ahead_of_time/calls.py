@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlloss_cuda import CSRTargets, symmetric_kl_loss
-from mlloss_cuda._call import Sides
+from mlloss_cuda._call import TensorArguments
 from mlloss_cuda._ops import GROUPINGS
 
 from ..cases import all_cases
@@ -84,9 +84,9 @@ def _compound(name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str
     def step() -> Tensor:
         logits, targets = torch.zeros(shape, dtype=dtype), _targets(shape, layout)
         if isinstance(targets, CSRTargets):
-            sides = Sides(crow_indices=targets.crow_indices, col_indices=targets.col_indices)
+            sides = TensorArguments(crow_indices=targets.crow_indices, col_indices=targets.col_indices)
         else:
-            sides = Sides(targets)
+            sides = TensorArguments(targets)
         if own:
             sides = sides._replace(weight=torch.ones(shape[1]), label_parameter=torch.ones(shape[1]))
         arguments = (logits, *sides, name, parameters, GROUPINGS.index("samples"), 0, 1.0, 0.0, 0.0, None, 0, shape[1])

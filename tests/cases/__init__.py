@@ -59,8 +59,8 @@ class Case:
         return self.registered.element_wise
 
     @property
-    def competing(self) -> bool:
-        return self.registered.competing
+    def softmax_over_labels(self) -> bool:
+        return self.registered.softmax_over_labels
 
     @property
     def row_resident(self) -> bool:
