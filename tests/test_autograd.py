@@ -242,10 +242,10 @@ def test_autocast_leaves_the_logits_as_they_are(
 def test_leading_dimensions(
     served: Case, backend: Backend, logits: Tensor, targets: Tensor, layout: str, reduction: str
 ) -> None:
-    flat = evaluate(served, logits, targets, reduction=reduction)
+    given = as_layout(targets.cpu(), layout, backend.device)
+    flat = evaluate(served, logits, given, reduction=reduction)
     for leading in ((2, 3), (1, 6), (3, 1, 2)):
         shaped = (*leading, SHAPE[1])
-        given = as_layout(targets.cpu(), layout, backend.device)
         got = evaluate(
             served, logits.view(shaped), given.view(shaped) if layout == "bool" else given, reduction=reduction
         )
