@@ -225,24 +225,24 @@ def _scaled(ctx: Any, grad_output: Tensor) -> Tensor:
     """Return the gradient that the forward computed, times ``grad_output``."""
     if ctx.options.in_place:
         _spend(ctx)
+    anchor, gradient = ctx.saved_tensors  # read once: hooks that unpack them may allow no second time
     if not torch.is_grad_enabled():
-        return _product(ctx, grad_output)
+        return _product(ctx.options, gradient, grad_output)
     with torch.no_grad():
-        product = _product(ctx, grad_output)
-    return once(product, ctx.saved_tensors[0])
+        product = _product(ctx.options, gradient, grad_output)
+    return once(product, anchor)
 
 
-def _product(ctx: Any, grad_output: Tensor) -> Tensor:
-    gradient: Tensor = ctx.saved_tensors[1]
+def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
     compiling = torch.compiler.is_compiling()
-    ops = getattr(torch.ops, ctx.options.namespace)
+    ops = getattr(torch.ops, options.namespace)
     if torch._C._are_functorch_transforms_active():
         return gradient * grad_output  # vmap has a rule for this product
     # An unchanged tensor of unit_grad_output is known to be 1 without a read from the device.
     unit = not compiling and id(grad_output) in _unit_ids and grad_output._version == 0
     # If the graph is kept, the backward may run again. torch.compile does not know, so it overwrites nothing.
     kept = compiling or torch._C._autograd._get_current_graph_task_keep_graph()
-    if kept and not ctx.options.in_place:
+    if kept and not options.in_place:
         return gradient.clone() if unit else ops.scale_gradient(gradient, grad_output)
     if not unit:
         ops.scale_gradient_(gradient, grad_output)

@@ -170,7 +170,8 @@ _chosen: dict[str, str] = {}
 
 def choose(device_type: str, loss: str = "") -> str:
     """Return the first backend that serves ``loss`` for tensors on a device of this type."""
-    if _forced is None and device_type in _chosen and _ops.COMPOUND not in loss:
+    # A graph would have to guard the cache's contents.
+    if not torch.compiler.is_compiling() and _forced is None and _ops.COMPOUND not in loss and device_type in _chosen:
         return _chosen[device_type]
     if _ops.COMPOUND in loss:
         found = one_pass(device_type, loss, _forced)

@@ -381,3 +381,11 @@ def test_normalizer_is_folded_before_rounding(backend: Backend, generator: torch
     same = evaluate(sigmoid_focal_loss, x, y, reduction="sum", normalizer=1000)
     assert torch.equal(folded.gradient, same.gradient)
     torch.testing.assert_close(folded.value, evaluate(sigmoid_focal_loss, x, y, reduction="sum").value / 1000)
+
+
+def test_a_checkpointed_loss_has_a_graph_of_its_gradient() -> None:
+    """Saved tensors are unpacked once, as hooks that allow no second time require."""
+    x, targets = torch.randn(3, 8, requires_grad=True), torch.rand(3, 8) < 0.3
+    value = checkpoint(lambda z: zlpr_loss(z, targets), x * 1, use_reentrant=False)
+    (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+    assert torch.equal(gradient, torch.autograd.grad(zlpr_loss(x, targets), x)[0])

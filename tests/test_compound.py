@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import Any
 
 import pytest
@@ -298,3 +299,38 @@ def test_without_rows_or_labels(backend: Backend) -> None:
         value.backward()
         assert x.grad is not None
         assert x.grad.shape == shape
+
+
+def test_a_plan_does_not_outlive_what_it_depends_on() -> None:
+    """Coefficients, attributes of terms, properties and terms themselves take effect in the next call."""
+
+    class Scheduled(SigmoidFocalLoss):
+        gamma = property(lambda self: gammas[-1], lambda self, value: None)  # type: ignore[assignment]
+
+    def change_coefficients() -> None:
+        loss.coefficients = (1.0, 100.0)
+
+    def change_pos_weight() -> None:
+        loss.losses[1].pos_weight = torch.full((8,), 3.0)
+
+    def change_term() -> None:
+        loss.losses[1] = DiceLoss()
+
+    gammas = [2.0]
+    logits, targets = torch.randn(3, 8), torch.rand(3, 8) < 0.3
+    loss = Scheduled() + BCEWithLogitsLoss()
+    before = loss(logits, targets)
+    for change in (change_coefficients, lambda: gammas.append(1.0), change_pos_weight, change_term):
+        change()
+        after = loss(logits, targets)
+        assert torch.equal(after, CompoundLoss(loss.terms)(logits, targets))
+        assert not torch.equal(after, before)
+        before = after
+
+
+def test_a_moved_sum_frees_its_former_buffers() -> None:
+    loss = ZLPRLoss() + BCEWithLogitsLoss(pos_weight=torch.ones(8))
+    loss(torch.zeros(3, 8), torch.ones(3, 8))
+    former = weakref.ref(loss.losses[1].pos_weight)
+    loss.double()
+    assert former() is None

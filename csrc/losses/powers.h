@@ -22,7 +22,10 @@ class WholePower {
   MLLOSS_HD T lower(T x) const { return (one_ * x + (T(1) - one_)) * (two_ * (x * x) + (T(1) - two_)); }
 
   // Returns x^n from x^(n-1) for a finite x. A NaN stays NaN, also for n = 0.
-  MLLOSS_HD T raised(T x, T lower) const { return lower * x * (T(1) - none_) + none_; }
+  MLLOSS_HD T raised(T x, T lower) const {
+    const T power = lower * x;
+    return none_ > T(0) ? T(1) + (x - x) : power;
+  }
 
  private:
   T one_, two_;  // 1 if n - 1 has that bit, else 0

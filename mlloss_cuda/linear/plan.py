@@ -131,13 +131,17 @@ def aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-@functools.lru_cache(maxsize=256)
 def make_plan(demand: Demand) -> LinearPlan:
     """Choose among the plans whose memory is near the least one: of those near the fastest, the smallest.
 
     A ``chunk_size`` of the caller then replaces the plan's own.
     """
-    plans = [_with_totals(plan, demand) for plan in _candidates(demand)]
+    return _make_plan(demand, forced_direction)
+
+
+@functools.lru_cache(maxsize=256)
+def _make_plan(demand: Demand, direction: str | None) -> LinearPlan:
+    plans = [_with_totals(plan, demand) for plan in _candidates(demand, direction)]
     least = min(plan.peak_bytes for plan in plans)
     plans = [plan for plan in plans if plan.peak_bytes <= _MEMORY_FOR_SPEED * least]
     cheap = _ABOUT_AS_FAST * min(_cost(plan, demand) for plan in plans)
@@ -155,13 +159,13 @@ def _cost(plan: LinearPlan, demand: Demand) -> float:
     return plan.traffic_bytes + plan.matrix_products * product / rate
 
 
-def _candidates(demand: Demand) -> Iterator[LinearPlan]:
+def _candidates(demand: Demand, direction: str | None) -> Iterator[LinearPlan]:
     element_bytes = demand.itemsize * demand.buffers
     row_bytes = aligned(demand.labels) * element_bytes
     # Chunks by rows share their weights, so these cannot be stepped after each chunk.
     allowed = {"labels": demand.parts, "rows": demand.within_rows and not demand.scratch}
-    if forced_direction is not None:
-        allowed = {forced_direction: allowed[forced_direction]}
+    if direction is not None:
+        allowed = {direction: allowed[direction]}
     elif demand.rows * row_bytes <= demand.budget:
         allowed = {}
     if allowed.get("labels"):
@@ -170,7 +174,7 @@ def _candidates(demand: Demand) -> Iterator[LinearPlan]:
         yield _plan(demand, "labels", min(aligned(_even(demand.labels, most)), demand.labels))
     if allowed.get("rows"):
         yield _plan(demand, "rows", _even(demand.rows, max(1, demand.budget // max(1, row_bytes))))
-    if not any(allowed.values()) or (demand.memory_budget is None and forced_direction is None):
+    if not any(allowed.values()) or (demand.memory_budget is None and direction is None):
         yield _plan(demand, "labels", demand.labels)  # one chunk: a default budget may be exceeded for speed
 
 

@@ -372,6 +372,7 @@ class CompoundLoss(LossModule):
     """
 
     _function = staticmethod(compound_loss)
+    _last_plan: _LastPlan | None = None
 
     def __init__(self, terms: Sequence[tuple[float, LossModule]], **common: Unpack[CommonArguments]) -> None:
         pairs = _check_terms(terms)
@@ -382,7 +383,6 @@ class CompoundLoss(LossModule):
         self.coefficients = tuple(coefficient for coefficient, _ in pairs)
         self.losses = nn.ModuleList([loss for _, loss in pairs])
         self.values: Tensor | None = None
-        self._last_plan: _LastPlan | None = None
 
     @property
     def terms(self) -> tuple[tuple[float, LossModule], ...]:
@@ -401,14 +401,13 @@ class CompoundLoss(LossModule):
 
     def _passes_on(self, device_type: str, labels: int) -> list[_Planned]:
         """Return the passes of a call: those of the last call, if no object that they depend on was replaced."""
-        if torch.compiler.is_compiling():
+        if type(labels) is not int or torch.compiler.is_compiling():  # a traced number does not outlive its trace
             return self._planned_on(device_type, labels)
-        key = (device_type, labels, _backends.forced())
-        seen: list[Any] = [*self._buffers.values(), *self._parameters.values()]
-        seen += [self.__dict__.get(name) for name in self._names]
+        key = (device_type, labels, _backends.forced(), self.coefficients)
+        # By getattr, so that a property or a parametrization that makes a new value each time has a new plan each time.
+        seen = [getattr(self, name) for name in self._names]
         for loss in self.losses._modules.values():
-            assert loss is not None
-            seen += [*loss.__dict__.values(), *loss._buffers.values(), *loss._parameters.values()]
+            seen += [loss, *[getattr(loss, name) for name in loss._names]]  # type: ignore[union-attr]
         last = self._last_plan
         if last is None or last.key != key or len(last.seen) != len(seen) or not all(map(is_, last.seen, seen)):
             last = self._last_plan = _LastPlan(key, seen, self._planned_on(device_type, labels))
@@ -485,6 +484,7 @@ class CompoundLoss(LossModule):
         """Move or convert the module; buffers that terms share stay shared."""
         places = [(m, name) for m in self.modules() for name, b in m._buffers.items() if b is not None]
         before = [module._buffers[name] for module, name in places]
+        self._last_plan = None  # which would keep the former buffers
         super()._apply(fn, recurse)
         first: dict[int, Tensor | None] = {}
         for (module, name), buffer in zip(places, before, strict=True):
