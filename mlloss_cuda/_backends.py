@@ -170,9 +170,6 @@ _chosen: dict[str, str] = {}
 
 def choose(device_type: str, loss: str = "") -> str:
     """Return the first backend that serves ``loss`` for tensors on a device of this type."""
-    # A graph would have to guard the cache's contents.
-    if not torch.compiler.is_compiling() and _forced is None and _ops.COMPOUND not in loss and device_type in _chosen:
-        return _chosen[device_type]
     if _ops.COMPOUND in loss:
         found = one_pass(device_type, loss, _forced)
         assert found is not None, loss
@@ -183,13 +180,20 @@ def choose(device_type: str, loss: str = "") -> str:
         if device_type not in _engines[_forced].devices:
             raise ValueError(f"use_backend({_forced!r}): logits are on {device_type!r}, which it does not serve")
         return _forced
-    for name in _serving(device_type):
-        if _usable(name):
-            if not torch.compiler.is_compiling():
-                _chosen[device_type] = name
-            return name
-    _warn(device_type)
-    return "reference"
+    name = _first_usable(device_type)
+    if name is None:
+        _warn(device_type)
+        return "reference"
+    return name
+
+
+def _first_usable(device_type: str) -> str | None:
+    name = _chosen.get(device_type)
+    if name is None:
+        name = next((name for name in _serving(device_type) if _usable(name)), None)
+        if name is not None:
+            _chosen[device_type] = name
+    return name
 
 
 def forced() -> str | None:
@@ -228,6 +232,7 @@ def _usable(name: str) -> bool:
 
 # This is torch.compiler.assume_constant_result without the import of dynamo. The result is constant because the
 # installed packages do not change, and dynamo cannot trace the import of an engine.
+_first_usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 one_pass._dynamo_marked_constant = True  # type: ignore[attr-defined]
 

@@ -64,7 +64,11 @@ def local_logits(logits: Any) -> Any:
 
 def evaluate(term: Term, logits: Any, targets: Any, **common: Any) -> Tensor:
     """Check everything, then run the loss on the backend that serves the logits' device."""
-    return evaluate_kept(term, logits, targets, **common, keep=False)[0]
+    if type(logits) is not Tensor:
+        return evaluate_kept(term, logits, targets, **common, keep=False)[0]
+    call = _prepare(term, logits, targets, **common, keep=False)
+    value = run(call)[0]
+    return value if logits.dim() == 2 else _shaped(value, logits, call)
 
 
 def evaluate_kept(term: Term, logits: Any, targets: Any, *, keep: bool = True, **common: Any) -> tuple[Tensor, Tensor]:
@@ -74,9 +78,14 @@ def evaluate_kept(term: Term, logits: Any, targets: Any, *, keep: bool = True, *
         return _sharded_engine.evaluate_kept(term, sharded, targets, **common, keep=keep)
     call = _prepare(term, logits, targets, **common, keep=keep)
     value, kept = run(call)
-    if value.dim() and logits.dim() != 2 and call.options.grouping < _ops.MACRO:
-        value = value.reshape(logits.shape if term.spec.element_wise else logits.shape[:-1])
-    return value, kept
+    return _shaped(value, logits, call), kept
+
+
+def _shaped(value: Tensor, logits: Tensor, call: CheckedCall) -> Tensor:
+    """Give values of elements or rows the logits' leading dimensions."""
+    if value.dim() == 0 or call.options.grouping >= _ops.MACRO:
+        return value
+    return value.reshape(logits.shape if call.term.spec.element_wise else logits.shape[:-1])
 
 
 def run(call: CheckedCall) -> tuple[Tensor, Tensor]:
