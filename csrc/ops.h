@@ -1,5 +1,6 @@
 // The ops of an engine, and the conversion of their arguments to the structs that kernels take. The schemas are in
-// mlloss_cuda/_ops.py. Python checks the arguments before it calls an op, so nothing is checked here again.
+// mlloss_cuda/_ops.py. Python checks the arguments before it calls an op; checks here only guard
+// against calls that it never makes.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

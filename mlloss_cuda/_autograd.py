@@ -1,7 +1,7 @@
 """The autograd Functions over the ops, one op for each pass, for every loss and engine.
 
 The forward computes the gradient if that costs least: if the result is a scalar, only the logits are
-differentiated, and their dtype can hold a gradient before a loss scale multiplies it (not float16).
+differentiated, and their dtype can hold a gradient before a GradScaler's factor multiplies it (not float16).
 Otherwise the backward reads the logits once more.
 """
 
@@ -57,8 +57,8 @@ def keeps_graph() -> bool:
 
 
 # The keys are dtype, device and the stream that filled the tensor. The tensors are kept, so their ids stay unique.
-_units: dict[tuple[torch.dtype, torch.device, int], Tensor] = {}
-_unit_ids: set[int] = set()
+_ones: dict[tuple[torch.dtype, torch.device, int], Tensor] = {}
+_one_ids: set[int] = set()
 
 
 def unit_grad_output(loss: Tensor) -> Tensor:
@@ -95,18 +95,18 @@ def unit_grad_output(loss: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
         return torch.ones_like(loss, requires_grad=False)  # a tensor that a graph fills belongs to the graph
     stream = 0 if device.type == "cpu" else torch.accelerator.current_stream(device).stream_id
-    unit = _units.get((loss.dtype, device, stream))
+    unit = _ones.get((loss.dtype, device, stream))
     if unit is None or unit._version:
         with torch.inference_mode(False), torch.no_grad():
             unit = torch.ones((), dtype=loss.dtype, device=device)
-        if (former := _units.get((loss.dtype, device, stream))) is not None:
-            _unit_ids.discard(id(former))
-        _units[loss.dtype, device, stream] = unit
-        _unit_ids.add(id(unit))
+        if (former := _ones.get((loss.dtype, device, stream))) is not None:
+            _one_ids.discard(id(former))
+        _ones[loss.dtype, device, stream] = unit
+        _one_ids.add(id(unit))
     return unit
 
 
-def _passed_forward(
+def _run_forward(
     logits: Tensor, tensors: TensorArguments, options: Options, form: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the forward op: the value, the coefficients, and the gradient if ``form`` and not ``in_place``."""
@@ -134,7 +134,7 @@ class _EagerLoss(torch.autograd.Function):
         ctx: Any, logits: Tensor, call: tuple[TensorArguments, Options, bool], *learned: Tensor | None
     ) -> tuple[Tensor, ...]:
         tensors, options, form = call
-        value, coefficients, gradient = _passed_forward(logits, tensors, options, form)
+        value, coefficients, gradient = _run_forward(logits, tensors, options, form)
         own = options.keep or not form
         anchor = value.new_empty(0) if own else coefficients
         ctx.set_materialize_grads(False)
@@ -172,7 +172,7 @@ class _FusedLoss(torch.autograd.Function):
     @positional
     def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, options, form = arguments
-        results = _passed_forward(logits, TensorArguments(*tensors), options, form)
+        results = _run_forward(logits, TensorArguments(*tensors), options, form)
         if form and not options.keep:
             return results
         return *results, results[0].new_empty(0)
@@ -239,7 +239,7 @@ def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
     if torch._C._are_functorch_transforms_active():
         return gradient * grad_output  # vmap has a rule for this product
     # An unchanged tensor of unit_grad_output is known to be 1 without a read from the device.
-    unit = not compiling and id(grad_output) in _unit_ids and grad_output._version == 0
+    unit = not compiling and id(grad_output) in _one_ids and grad_output._version == 0
     # If the graph is kept, the backward may run again. torch.compile does not know, so it overwrites nothing.
     kept = compiling or torch._C._autograd._get_current_graph_task_keep_graph()
     if kept and not options.in_place:
@@ -259,7 +259,7 @@ def _spend(ctx: Any) -> None:
 
 
 def backward_from_logits(ctx: Any, grad_output: Tensor | None) -> tuple[Any, ...]:
-    """Return the gradients for a Function with the arguments ``(logits, *tensors, options, one more)``."""
+    """Return the gradients for a Function of ``(logits, *tensors, options, any)``, the last two without gradients."""
     if grad_output is None:
         return (None,) * (len(TensorArguments._fields) + 3)
     need = dict(zip(TensorArguments._fields, ctx.needs_input_grad[1:], strict=False))

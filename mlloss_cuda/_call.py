@@ -1,8 +1,8 @@
 """One call of a loss as the ops and the engines take it.
 
-``TensorArguments`` and the first fields of ``Options`` are the only list of the arguments that every op shares. The
-ops' schemas (``_ops``), the fakes, the Triton engine and the reference read names, order and types here; csrc/ops.h has
-the same list in C++, and a test compares the two.
+``TensorArguments`` and the first fields of ``Options`` list the arguments that follow the logits in every op on logits.
+The ops' schemas (``_ops``), the fakes, the Triton engine and the reference read names, order and types here; csrc/ops.h
+has the same list in C++, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class TensorArguments(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The ops' arguments that are not tensors, up to ``all_labels``; the last fields determine which op runs."""
+    """The shared arguments that are not tensors; the last three fields choose the op and what it returns."""
 
     loss: str
     parameters: tuple[float, ...]
     grouping: int
     reduction: int
-    scale: float
+    scale: float  # replaced by the tensor ``logit_scale`` if there is one
     offset: float
     label_smoothing: float
     ignore_index: int | None

@@ -20,14 +20,14 @@ from .targets import CSRTargets
 __all__ = [
     "ShardedEngine",
     "check_in_place",
+    "checked_logits",
     "evaluate",
     "evaluate_kept",
-    "local_logits",
     "prepare",
     "run",
     "serve_sharded",
-    "shifted",
-    "without_nan",
+    "transformed",
+    "without_ignore_nan",
 ]
 
 
@@ -53,7 +53,7 @@ def _as_sharded(logits: Any) -> Any:
     return None if _sharded_engine is None else _sharded_engine.as_sharded(logits)
 
 
-def local_logits(logits: Any) -> Any:
+def checked_logits(logits: Any) -> Any:
     """Check logits that may be sharded, and return them: ``ShardedLogits`` if they are."""
     sharded = None if type(logits) is Tensor else _as_sharded(logits)
     if sharded is None:
@@ -131,7 +131,7 @@ def _prepare(
     targets = (check.check_other_logits if spec.second_logits else check.check_targets)(targets, logits)
     reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
     if ignore_index is not None:
-        targets, ignore_index = without_nan(targets, check.check_ignore_index(ignore_index))
+        targets, ignore_index = without_ignore_nan(targets, check.check_ignore_index(ignore_index))
     smoothing = check.check_number("label_smoothing", label_smoothing, 0.0, 1.0, open_high=True)
     in_place = inplace_backward is not False and check_in_place(logits, inplace_backward)
 
@@ -198,7 +198,7 @@ def _prepare(
     )
 
 
-def without_nan(targets: Any, ignore_index: int | None) -> tuple[Any, int | None]:
+def without_ignore_nan(targets: Any, ignore_index: int | None) -> tuple[Any, int | None]:
     """Return targets and ignore_index without IGNORE_NAN, except for dense floating targets.
 
     Engines know NaN as a mark of unknown labels in these only; in CSR values a negative number takes its place.
@@ -212,7 +212,7 @@ def without_nan(targets: Any, ignore_index: int | None) -> tuple[Any, int | None
     return targets._replace(values=targets.values.masked_fill(targets.values.isnan(), -1.0)), None
 
 
-def shifted(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: Any) -> Tensor:
+def transformed(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: Any) -> Tensor:
     """Return the loss's input in the compute dtype: ``logit_scale * logits + logit_bias - threshold``.
 
     A threshold may be infinite here, which decides the label for all logits.

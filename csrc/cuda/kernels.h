@@ -1,4 +1,5 @@
-// The table of CUDA kernels, which passes.h and label_parts.h call. One .cu file per dtype defines and launches them.
+// The table of CUDA kernels, which passes.h and label_parts.h call. kernels.cuh fills it and launches
+// them, and one .cu file per dtype compiles that.
 #pragma once
 
 #include <cuda_runtime_api.h>

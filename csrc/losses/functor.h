@@ -90,7 +90,7 @@ inline namespace MLLOSS_ISA {
 enum class Scope { kElement, kGroup };
 
 // The values of the logistic function or of e^s that a functor reads:
-//   kSigmoid    the sigmoid at s, which no engine computes in advance
+//   kSigmoid    the sigmoid at s; no engine computes it in advance for this need alone
 //   kPower      e^s
 //   kTail       e^-|s|
 //   kTwoTails   e^-|s| and e^-|y|

@@ -68,7 +68,7 @@ class Overlap : public GroupWiseWithoutMaxima<Loss> {
   }
 
  private:
-  // The derivatives of the loss in -I and in a P, times the denominator.
+  // The derivatives of the loss times the denominator: `overlap` in -I, `size` in a * P.
   template <class A>
   struct Slopes {
     A overlap, size;

@@ -101,8 +101,8 @@ COMMON_ARGUMENTS: Final[dict[str, CommonArgument]] = {
         "mean",
         lambda name, value: check.check_choice(name, value, _ops.REDUCTIONS),
         """``"none"`` gives {none}, ``"sum"`` their sum, ``"mean"`` their mean,
-        ``"batchmean"`` their sum over the number of rows. The counts include excluded and
-        weighted ones. Default ``"{reduction}"``.""",
+        ``"batchmean"`` their sum over the number of rows. Means divide by the number of all
+        values, excluded and weighted ones included. Default ``"{reduction}"``.""",
     ),
     "inplace_backward": CommonArgument(
         False,

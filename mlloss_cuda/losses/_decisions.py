@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from .._dispatch import shifted
+from .._dispatch import transformed
 
 __all__ = ["Decisions"]
 
@@ -86,7 +86,7 @@ class Decisions(nn.Module):
         )
 
     def _scores(self, logits: Tensor) -> Tensor:
-        return shifted(
+        return transformed(
             logits,
             threshold=getattr(self, "threshold", 0.0),
             logit_scale=self.logit_scale,

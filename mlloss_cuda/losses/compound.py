@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from .. import _backends, _ops, _registry
 from .. import _validation as check
-from .._dispatch import evaluate_kept, local_logits, prepare
+from .._dispatch import checked_logits, evaluate_kept, prepare
 from .._registry import Term
 from ..targets import CSRTargets
 from ._arguments import DEFAULTS, CommonArguments, documented
@@ -350,7 +350,7 @@ def compound_loss(
     pairs = _check_terms(terms)
     for _, loss in pairs:
         _check_of_the_sum(loss, reduction)
-    logits = local_logits(logits)
+    logits = checked_logits(logits)
     check.check_choice("reduction", reduction, _ops.REDUCTIONS)
     passes = _planned(pairs, common, logits.device.type, logits.shape[-1], reduction)
     call = _Arguments(logits, targets, sample_weight, normalizer, reduction, inplace_backward)
@@ -391,7 +391,7 @@ class CompoundLoss(LossModule):
 
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
         """Return the sum; shapes are those of :func:`compound_loss`."""
-        logits = local_logits(logits)
+        logits = checked_logits(logits)
         passes = self._passes_on(logits.device.type, logits.shape[-1])
         call = _Arguments(
             logits, targets, sample_weight, self.normalizer, str(self.reduction), bool(self.inplace_backward)

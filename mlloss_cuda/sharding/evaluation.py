@@ -41,7 +41,7 @@ def _evaluate(term: Term, logits: ShardedLogits, targets: Any, arguments: dict[s
     none = _ops.REDUCTIONS[call.options.reduction] == "none"
     if call.backend == "reference":
         _, own, everything = local_targets(targets, logits)
-        own = _dispatch.without_nan(own, check.check_ignore_index(arguments["ignore_index"]))[0]
+        own = _dispatch.without_ignore_nan(own, check.check_ignore_index(arguments["ignore_index"]))[0]
         value, kept = _dispatch.run(whole_call(call, own, everything, logits))
         if none and term.grouping in ("element", "macro"):
             value = value[..., shards.own]
@@ -69,7 +69,7 @@ def prepare(term: Term, logits: ShardedLogits, targets: Any, *, inplace_backward
     call = _dispatch.prepare(term, logits.stand_in(), seen, **arguments, inplace_backward=False)
     if call.backend == "reference":
         return call._replace(shards=logits.shards)
-    own = _dispatch.without_nan(own, check.check_ignore_index(arguments["ignore_index"]))[0]
+    own = _dispatch.without_ignore_nan(own, check.check_ignore_index(arguments["ignore_index"]))[0]
     call = local_call(call, logits, own, everything)
     return call._replace(options=call.options._replace(in_place=in_place))
 
