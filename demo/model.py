@@ -279,7 +279,7 @@ def hits(predicted: Tensor, data: Data, rows: Tensor) -> Tensor:
 def precision(model: NameModel | None, data: Data, rows: Tensor) -> dict[int, float]:
     """Compute precision at k in percent: the share of the k best labels that are right, averaged over rows.
 
-    Without a model, the predicted labels are the most frequent ones, the same for every row.
+    If there is no model, the predicted labels are the most frequent ones, the same for every row.
     """
     k_max = min(max(TOP), data.num_labels)
     if model is None:

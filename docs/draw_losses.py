@@ -269,7 +269,7 @@ def draw(name: str, picture: Picture, folder: Path, suffix: str) -> None:
     rows = _legend_rows(curves, picture.labelled)
     figure.tight_layout(rect=(0, 0.02 + 0.065 * rows, 1, 0.95), w_pad=2.5)
     _legend(figure, curves, picture.labelled)
-    # Without date and version the same picture has the same bytes.
+    # A picture that holds no date and no version has the same bytes in every run.
     metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
     figure.savefig(folder / f"{name}.{suffix}", metadata=metadata)
     plt.close(figure)

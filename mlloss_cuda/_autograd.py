@@ -7,6 +7,7 @@ Otherwise the backward reads the logits once more.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -121,6 +122,19 @@ def _run_forward(
     return results
 
 
+def _save(
+    ctx: Any, call: tuple[Tensor, Iterable[Any], Options, bool], anchor: Tensor, coefficients: Tensor, gradient: Tensor
+) -> None:
+    """Save what the backward reads: the gradient if the forward formed it, else everything that it is formed from."""
+    logits, tensors, options, form = call
+    ctx.set_materialize_grads(False)
+    ctx.options, ctx.form, ctx.spent = options, form, False
+    if form:
+        ctx.save_for_backward(anchor, logits if options.in_place else gradient)
+    else:
+        ctx.save_for_backward(anchor, logits, coefficients, *tensors)
+
+
 class _EagerLoss(torch.autograd.Function):
     """The loss of ``[B, L]`` logits, differentiable in logits, logit_scale, label_offset and row_offset.
 
@@ -137,12 +151,7 @@ class _EagerLoss(torch.autograd.Function):
         value, coefficients, gradient = _run_forward(logits, tensors, options, form)
         own = options.keep or not form
         anchor = value.new_empty(0) if own else coefficients
-        ctx.set_materialize_grads(False)
-        ctx.options, ctx.form, ctx.spent = options, form, False
-        if form:
-            ctx.save_for_backward(anchor, logits if options.in_place else gradient)
-        else:
-            ctx.save_for_backward(anchor, logits, coefficients, *tensors)
+        _save(ctx, (logits, tensors, options, form), anchor, coefficients, gradient)
         if own:
             ctx.mark_non_differentiable(coefficients)
             return value, coefficients, anchor
@@ -183,12 +192,7 @@ class _FusedLoss(torch.autograd.Function):
         _, coefficients, gradient, *own = output
         anchor = own[0] if own else coefficients
         ctx.mark_non_differentiable(gradient, *([coefficients] if own else []))
-        ctx.set_materialize_grads(False)
-        ctx.options, ctx.form, ctx.spent = options, form, False
-        if form:
-            ctx.save_for_backward(anchor, logits if options.in_place else gradient)
-        else:
-            ctx.save_for_backward(anchor, logits, coefficients, *tensors)
+        _save(ctx, (logits, tensors, options, form), anchor, coefficients, gradient)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
@@ -319,12 +323,12 @@ class _Same(torch.autograd.Function):
 
 def _differentiated(required: bool) -> bool:
     """Return whether a call needs autograd, given whether its input requires a gradient."""
-    return _transformed() or (required and torch.is_grad_enabled())
+    return _transformed(torch.compiler.is_compiling()) or (required and torch.is_grad_enabled())
 
 
-def _transformed() -> bool:
+def _transformed(compiling: bool) -> bool:
     """Return whether forward-mode AD or functorch is active: autograd must see such a call, to serve or refuse it."""
-    return not torch.compiler.is_compiling() and (
+    return not compiling and (
         torch.autograd.forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
     )
 
@@ -354,13 +358,14 @@ def fused_loss(logits: Tensor, tensors: TensorArguments, options: Options) -> tu
         or (label is not None and label.requires_grad)
         or (row is not None and row.requires_grad)
     )
-    transformed = _transformed()
+    compiling = torch.compiler.is_compiling()
+    transformed = _transformed(compiling)
     if not transformed and not ((auxiliary or logits.requires_grad) and torch.is_grad_enabled()):
         ops = getattr(torch.ops, options.namespace)
         return ops.loss_forward(logits, *shared_arguments(tensors, options), options.keep, False)[:2]
     scalar = _ops.REDUCTIONS[options.reduction] != "none" or _ops.GROUPINGS[options.grouping] == "micro"
     form = scalar and not auxiliary and logits.dtype != torch.float16
-    if transformed or torch.compiler.is_compiling():
+    if transformed or compiling:
         return _FusedLoss.apply(logits, *tensors, options, form)[:2]
     learned = (scale, label, row) if auxiliary else ()
     return _EagerLoss.apply(logits, (tensors, options, form), *learned)[:2]

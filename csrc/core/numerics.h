@@ -121,7 +121,8 @@ MLLOSS_HD float exponential_unless_large(float x) {
   const float r2 = r * r;
   const float high = (2.78822377916e-3f * r + 1.675026954924e-2f) * r + 8.33327055422e-2f;
   const float middle = 3.33328308280e-1f * r + 1.00000000943f;
-  const float twice = ((high * r2 + middle) * r2 + (r + r)) + 2.0f;
+  // Explicit, because r + r is a product to the compiler, which in some loops fuses that one instead.
+  const float twice = multiply_add(high * r2 + middle, r2, r + r) + 2.0f;
   // The factor is 2^(n-1) and not 2^n, because 2^128 is not a float.
   const uint32_t bits = (bit_cast<uint32_t>(shifted) + 126u) << 23;
   const float y = twice * bit_cast<float>(bits);

@@ -65,7 +65,7 @@ inline void run_tiles(const Table& table, const LossKernels& kernels, const Call
   const Scratch scratch(logits, {out.row_gradient ? bytes : 0, out.scale_gradient ? bytes : 0});
   double* rows = static_cast<double*>(scratch.get(0));
   double* scales = static_cast<double*>(scratch.get(1));
-  // Without labels there is no grad_output to read, and a sum of no tiles is 0.
+  // A call that has no labels has no grad_output to read, and the sum of its zero tiles is 0.
   const int64_t tiles = call.labels > 0 ? plan.tiles : 0;
   if (tiles > 0) check(kernels.backward(Launch{plan, stream}, call, out, rows, scales));
   if (out.row_gradient) check(table.sum_each(stream, rows, call.rows, tiles, tiles, 1, out.row_gradient));

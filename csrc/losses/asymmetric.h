@@ -128,7 +128,7 @@ class Asymmetric : public ElementWise {
     const T u = p > clip_ ? p - clip_ : T(0);
     const T ratio = minus_log_over(u, rest);  // -log(1 - u) / u
     const T cost = clipped ? u * ratio : l.softplus;
-    // Without a clip u equals p, and this logarithm is exact even if p rounds to 0.
+    // If there is no clip, u equals p, and this logarithm is exact even if p rounds to 0.
     const T minus_log = clipped ? -logarithm(u) : l.softplus_negated;
     const T modulation = exponential(-gamma_negative_ * finite(minus_log));
     const T share = clipped ? p * q * reciprocal(rest) : p;

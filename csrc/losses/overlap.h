@@ -77,7 +77,7 @@ class Overlap : public GroupWiseWithoutMaxima<Loss> {
   template <class A>
   static MLLOSS_HD Slopes<A> logarithmic(A score, A rest, A& value) {
     value = -log_positive(score);
-    // Without any overlap the loss is infinite, and no label's gradient could reduce it.
+    // The loss is infinite if nothing overlaps, and no label's gradient could reduce it.
     return {score == A(0) ? A(0) : A(2) / score - rest, A(1)};
   }
 

@@ -29,7 +29,7 @@ def _of_negative(s, parts, p):
     u = tl.where(sigmoid > clip, sigmoid - clip, 0.0)
     ratio = minus_log_over(u, rest)
     cost = tl.where(clipped, u * ratio, softplus)
-    # Without a clip u is the sigmoid, and -softplus(-s) is its exact logarithm even if it rounds to 0.
+    # If there is no clip, u is the sigmoid, and -softplus(-s) is its exact logarithm even if it rounds to 0.
     minus_log = tl.where(clipped, -tl.log(u), softplus_negated)
     modulation = tl.exp(-p[0] * at_most(minus_log, 1e30))
     share = tl.where(clipped, sigmoid * negated / rest, sigmoid)
@@ -50,7 +50,7 @@ def _by_products(s, positive, p):
     rest = tl.where(positive, sigmoid, negated + clip)
     logarithm = minus_log_of(v, rest)
     lost = tl.where(positive, -s, s)
-    # Without a clip, the cost of a large negative is its logit.
+    # If there is no clip, the cost of a large negative is its logit.
     far = tl.where(positive, 80.0, tl.where(clip > 0.0, float("inf"), 80.0))
     cost = tl.where(lost > far, lost, logarithm)
     power_of_positive, lower_of_positive = raised(v, v, p[1])

@@ -43,7 +43,7 @@ def finalize(m, sums, p):
     value = tl.where(linear, lost, tl.where(found, 0.0, tl.exp(p[4] * log_lost)))
     slope = tl.where(linear, 1.0, tl.where(found, 0.0, p[4] * tl.exp((p[4] - 1.0) * log_lost)))
     overlap, size = slope * (2.0 - rest * score), slope * score
-    # Without any overlap -log(score) is infinite, and the gradient of the overlap is set to 0.
+    # If nothing overlaps, -log(score) is infinite, and the gradient of the overlap is set to 0.
     logarithmic = p[5] != 0.0
     value = tl.where(logarithmic, -tl.log(score), value)
     whole = 2.0 / tl.where(score == 0.0, 1.0, score) - rest
