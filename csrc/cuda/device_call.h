@@ -64,16 +64,28 @@ struct DeviceCall : Call {
   }
 };
 
-// Returns what the planner needs to know about a call.
-inline Problem problem_of(const Call& call, bool gradient, bool row_resident) {
-  return {call.rows,
-          call.labels,
-          call.logits_dtype,
-          call.grouping,
-          gradient,
-          call.logits_label_stride == 1,
-          DeviceCall::target_bytes_of(call),
-          row_resident};
+// Returns the fast path that a team kernel takes for the whole call. Logits, gradient and bool targets then have the
+// same strides, and their chunks are aligned at the same labels.
+inline FastPath team_path_of(const Call& call, const void* gradient) {
+  const FastPath path = DeviceCall::fast_path_of(call);
+  const int64_t width = chunk_width(call.logits_dtype), size = bytes_of(call.logits_dtype);
+  const auto lanes_before = [&](const void* first, int64_t bytes) {
+    return static_cast<int64_t>(reinterpret_cast<uintptr_t>(first)) / bytes % width;
+  };
+  const int64_t before = lanes_before(call.logits, size);
+  if (reinterpret_cast<uintptr_t>(call.logits) % static_cast<uintptr_t>(size) != 0) return FastPath::kNone;
+  if (gradient && (lanes_before(gradient, size) != before || call.gradient_row_stride != call.logits_row_stride)) {
+    return FastPath::kNone;
+  }
+  if (path == FastPath::kSparse) return call.values ? FastPath::kNone : path;
+  const bool same = call.targets_row_stride == call.logits_row_stride && lanes_before(call.targets, 1) == before;
+  return same ? path : FastPath::kNone;
+}
+
+// Returns what the planner needs to know about a call. team_threads: as in LossKernels.
+inline Problem problem_of(const Call& call, bool gradient, int team_threads) {
+  return {call.rows, call.labels, call.logits_dtype, call.grouping, gradient, call.logits_label_stride == 1,
+          team_threads};
 }
 
 }  // namespace cuda

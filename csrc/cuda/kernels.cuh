@@ -11,10 +11,9 @@
 #include "loss_traits.h"
 #include "parts.cuh"
 #include "reduce.cuh"
-#include "resident.cuh"
 #include "scale.cuh"
 #include "split.cuh"
-#include "streaming.cuh"
+#include "team.cuh"
 
 namespace mlloss {
 namespace cuda {
@@ -35,19 +34,23 @@ struct Launches {
   using Stats = StatisticsOf<Functor, T>;
   static constexpr bool kElementWise = Functor::kScope == Scope::kElement;
   static constexpr bool kAcrossRows = Functor::kAcrossRows;
+  static constexpr bool kTeams = !kElementWise && !std::is_same_v<In, double>;
   static_assert(!kAcrossRows || Functor::kSecondPassSums == 0, "only rows have second-pass sums");
 
   static WorkspaceSizes workspace_of(const Launch& to, const Call& call) {
     const LaunchPlan& plan = to.plan;
-    if (plan.strategy != Strategy::kSplit) return {plan.blocks, 0, 1};
+    if (plan.strategy == Strategy::kTeam && plan.team > 1) {
+      return {plan.blocks, 0, 2, 2 * plan.blocks * kTeamPackets<Functor>};
+    }
+    if (plan.strategy != Strategy::kSplit) return {plan.blocks, 0, 1, 0};
     const int64_t bytes = static_cast<int64_t>(sizeof(Stats) + Functor::kSecondPassSums * sizeof(T));
     switch (call.grouping) {
       case Grouping::kSamples:
-        return {call.rows, plan.rows_per_wave * plan.tiles * bytes, 1 + call.rows};
+        return {call.rows, plan.rows_per_wave * plan.tiles * bytes, 1 + call.rows, 0};
       case Grouping::kMacro:
-        return {label_blocks(call), to.down_rows->tiles * Functor::kSums * call.labels * int64_t{sizeof(T)}, 1};
+        return {label_blocks(call), to.down_rows->tiles * Functor::kSums * call.labels * int64_t{sizeof(T)}, 1, 0};
       default:
-        return {0, plan.blocks * bytes, 1};
+        return {0, plan.blocks * bytes, 1, 0};
     }
   }
 
@@ -57,20 +60,16 @@ struct Launches {
       return launch(element_wise<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
                     total);
     } else {
-      switch (to.plan.strategy) {
-        case Strategy::kSplit:
-          return split(to, call, out, work, total);
-        case Strategy::kStreaming:
-          return launch(streaming<Loss, In>, launch_shape_of(to), DeviceCall(call), out, total);
-        default:
-          return row_resident(to, call, out, total);
-      }
+      if (to.plan.strategy == Strategy::kSplit) return split(to, call, out, work, total);
+      return team(to, call, out, work, total);
     }
   }
 
-  static cudaError_t clusters_of(const LaunchPlan& plan, int* most) {
-    if constexpr (!kElementWise && kRowResident<Functor>) return most_clusters(resident<Loss, In>, plan, most);
+  static cudaError_t team_blocks(const LaunchPlan& plan, FastPath path, int* most) {
     *most = 0;
+    if constexpr (kTeams) {
+      return with_team_kernel(path, [&](auto kernel) { return blocks_on_processor(kernel, plan, most); });
+    }
     return cudaSuccess;
   }
 
@@ -133,12 +132,12 @@ struct Launches {
     constexpr int kStatistics = Functor::kMaxima + Functor::kSums;
     LossKernels kernels{kElementWise,
                         kAcrossRows,
-                        kRowResident<Functor>,
                         kStatistics,
                         Functor::kSecondPassSums,
                         Functor::kCoefficients,
                         workspace_of,
-                        clusters_of,
+                        {team_threads<FastPath::kNone>(), team_threads<FastPath::kSparse>(), team_threads<FastPath::kBools>()},
+                        team_blocks,
                         forward,
                         backward,
                         label_sums,
@@ -177,10 +176,33 @@ struct Launches {
     return launch(group_backward<Loss, In, false>, launch_shape_of(to), DeviceCall(call), out, units, sums);
   }
 
-  static cudaError_t row_resident(const Launch& to, const Call& call, const ForwardOutputs& out, const Total& total) {
-    if constexpr (kRowResident<Functor>) {
-      return launch(resident<Loss, In>, launch_shape_of(to), DeviceCall(call), out,
-                    static_cast<int>(to.plan.chunks_per_tile), total);
+  template <FastPath kPath>
+  static constexpr int team_threads() {
+    if constexpr (kTeams) return kTeamBlocks<Functor, kPath> * kTeamThreads;
+    return 0;
+  }
+
+  // Calls f with the team kernel for a call.
+  template <class F>
+  static cudaError_t with_team_kernel(FastPath path, F f) {
+    switch (path) {
+      case FastPath::kSparse:
+        return f(team_rows<Loss, In, FastPath::kSparse>);
+      case FastPath::kBools:
+        return f(team_rows<Loss, In, FastPath::kBools>);
+      default:
+        return f(team_rows<Loss, In, FastPath::kNone>);
+    }
+  }
+
+  static cudaError_t team(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work,
+                          const Total& total) {
+    if constexpr (kTeams) {
+      const TeamLaunch team{to.plan.team, static_cast<int>(to.plan.chunks_per_tile),
+                            static_cast<int>(to.plan.chunks_per_warp), work.packets, work.counters + 1};
+      return with_team_kernel(team_path_of(call, out.gradient), [&](auto kernel) {
+        return launch(kernel, launch_shape_of(to), DeviceCall(call), out, team, total);
+      });
     }
     return cudaErrorNotSupported;  // the planner chooses no such plan
   }

@@ -8,6 +8,7 @@
 
 #include "../core/launch_plan.h"
 #include "../core/params.h"
+#include "device_call.h"
 
 namespace mlloss {
 namespace cuda {
@@ -23,20 +24,23 @@ struct Launch {
 struct Workspace {
   double* partial_sums;  // of the total
   void* statistics;      // of a split pass
-  unsigned* counters;    // zeros before and after a pass: one for the total, then one per row of a split pass
+  unsigned* counters;    // zeros before and after a pass: one for the total, then one per row of a split pass or one
+                         // for the end of a team pass
+  uint64_t* packets;     // zeros before and after a team pass
 };
 
 struct WorkspaceSizes {
-  int64_t partial_sums, statistics_bytes, counters;
+  int64_t partial_sums, statistics_bytes, counters, packets;
 };
 
 struct LossKernels {
   bool element_wise, across_rows;
-  bool row_resident;  // has resident and cluster kernels
   int statistics, second_pass_sums, coefficients;
   WorkspaceSizes (*workspace_of)(const Launch&, const Call&);
-  // Finds how many of a plan's clusters the current device runs at once; 0 if none.
-  cudaError_t (*clusters_of)(const LaunchPlan&, int* most);
+  // The threads of team kernels that a multiprocessor has registers for, by fast path; 0 without such kernels.
+  int team_threads[3];
+  // Finds how many blocks of a team plan a multiprocessor of the current device runs at the same time.
+  cudaError_t (*team_blocks)(const LaunchPlan&, FastPath, int* most);
   cudaError_t (*forward)(const Launch&, const Call&, const ForwardOutputs&, const Workspace&);
   // row_sums, scale_sums: [rows * plan.tiles], sums of the gradient over each tile, or null.
   cudaError_t (*backward)(const Launch&, const Call&, const BackwardOutputs&, double* row_sums, double* scale_sums);
@@ -64,19 +68,22 @@ struct Table {
                           int64_t step, void* out);
 };
 
-// Finds a forward plan that the current device can run. A persistent grid has at most as many clusters as run at once,
-// because further ones would start only when the first are done. If no cluster fits, rows are streamed or split.
-inline cudaError_t plan_that_runs(const LossKernels& kernels, const Problem& problem, const DeviceFacts& facts,
-                                  Strategy wanted, LaunchPlan* plan) {
+// Finds a forward plan that the current device can run. All blocks of a team plan have to run at the same time. If not
+// even one team fits, the pass is split.
+inline cudaError_t plan_that_runs(const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
+                                  const DeviceFacts& facts, Strategy wanted, LaunchPlan* plan) {
+  const FastPath path = team_path_of(call, out.gradient);
+  const Problem problem = problem_of(call, out.gradient != nullptr, kernels.team_threads[static_cast<int>(path)]);
   *plan = plan_forward(problem, facts, wanted);
-  if (plan->cluster == 1) return cudaSuccess;
+  if (plan->strategy != Strategy::kTeam) return cudaSuccess;
   int most = 0;
-  const cudaError_t error = kernels.clusters_of(*plan, &most);
+  const cudaError_t error = kernels.team_blocks(*plan, path, &most);
   if (error != cudaSuccess) return error;
-  if (most > 0) {
-    plan->blocks = std::min(plan->blocks, int64_t{most} * plan->cluster);
+  const int64_t teams = int64_t{most} * facts.sm_count / plan->team;
+  if (teams > 0) {
+    plan->blocks = std::min(plan->blocks, teams * plan->team);
   } else {
-    *plan = plan_forward(problem, facts, few_long_rows(problem, facts) ? Strategy::kSplit : Strategy::kStreaming);
+    *plan = plan_forward(problem, facts, Strategy::kSplit);
   }
   return cudaSuccess;
 }
@@ -86,9 +93,14 @@ Table table_double();
 Table table_half();
 Table table_bfloat16();
 
-// Counters of the current device that are 0 and last as long as the process: one for each stream that needs one.
-constexpr int kStreamCounters = 256;
-cudaError_t stream_counters(unsigned** first);
+// Memory of the current device that is 0 between passes and lasts as long as the process: counters for each of
+// kStreams streams, and packets of teams for the first kPacketStreams of them.
+constexpr int kStreams = 256, kPacketStreams = 16, kStreamPackets = 4096;
+struct StreamMemory {
+  unsigned* counters;  // [kStreams][2]
+  uint64_t* packets;   // [kPacketStreams][kStreamPackets]
+};
+cudaError_t stream_memory(StreamMemory* memory);
 
 }  // namespace cuda
 }  // namespace mlloss

@@ -14,7 +14,7 @@ void launch_part(const LossKernels& kernels, const Call& call, const Tensor& log
   const DeviceScope scope(device);
   if (nothing_to_do(call)) return;
   const LaunchPlan plan =
-      plan_forward(problem_of(call, false, kernels.row_resident), facts_of(device), Strategy::kSplit);
+      plan_forward(problem_of(call, false, 0), facts_of(device), Strategy::kSplit);
   const Launch to{plan, current_stream(device)};
   WorkspaceSizes sizes = kernels.workspace_of(to, call);
   sizes.partial_sums = 0;
@@ -38,7 +38,7 @@ inline void run_finalize(const Table& table, const LossKernels& kernels, Call ca
     if (out.total) check(table.sum_total(stream, call, nullptr, 0, out.total));
     return;
   }
-  const Memory memory({out.total ? parts.groups : 0, 0, 1}, 0, statistics, device, stream);
+  const Memory memory({out.total ? parts.groups : 0, 0, 1, 0}, 0, statistics, device, stream);
   check(kernels.finalize(stream, call, parts, out, memory.work()));
 }
 

@@ -1,4 +1,5 @@
-// How a kernel is launched. Permissions and the number of clusters that run at once are requested from the driver once.
+// How a kernel is launched. Permissions and the number of blocks that run at the same time are requested from the
+// driver once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -19,14 +20,14 @@ struct LaunchShape {
   int threads;
   int64_t shared_bytes;
   cudaStream_t stream;
-  int cluster = 1;
+  bool together = false;  // all blocks run at the same time
 };
 
 inline dim3 grid_of(int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
 
 // Returns the shape for a plan with a one-dimensional grid.
 inline LaunchShape launch_shape_of(const Launch& to) {
-  return {grid_of(to.plan.blocks), to.plan.threads, to.plan.shared_bytes, to.stream, to.plan.cluster};
+  return {grid_of(to.plan.blocks), to.plan.threads, to.plan.shared_bytes, to.stream, to.plan.team > 1};
 }
 
 // A cache of answers of the driver, safe for any number of host threads.
@@ -65,28 +66,19 @@ cudaError_t allow_most_shared(void (*kernel)(P...), int device) {
                               most - static_cast<int>(kStaticShared));
 }
 
-template <class... P>
-cudaError_t allow_wide_clusters(void (*kernel)(P...)) {
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-}
-
 // Requests what a launch needs beyond the common limits, once for each kernel, device and need.
 template <class... P>
 cudaError_t allow(void (*kernel)(P...), const LaunchShape& shape) {
   // The kernel's static shared memory counts too.
   const bool shared = shape.shared_bytes + kStaticShared > kSharedWithoutOptIn;
-  const bool wide = shape.cluster > kPortableCluster;
-  if (!shared && !wide) return cudaSuccess;
-  static DriverCache<KernelOnDevice, bool> has_shared, has_wide;
+  if (!shared) return cudaSuccess;
+  static DriverCache<KernelOnDevice, bool> has_shared;
   int device = 0;
-  cudaError_t error = cudaGetDevice(&device);
+  const cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
-  const KernelOnDevice key{reinterpret_cast<const void*>(kernel), device};
   bool done = true;
-  if (shared) error = has_shared.get(key, &done, [&](bool*) { return allow_most_shared(kernel, device); });
-  if (wide && error == cudaSuccess)
-    error = has_wide.get(key, &done, [&](bool*) { return allow_wide_clusters(kernel); });
-  return error;
+  return has_shared.get({reinterpret_cast<const void*>(kernel), device}, &done,
+                        [&](bool*) { return allow_most_shared(kernel, device); });
 }
 
 // A launch in the form of the CUDA runtime. It contains a pointer to itself.
@@ -99,9 +91,9 @@ struct Configuration {
     config.blockDim = dim3(static_cast<unsigned>(shape.threads));
     config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
     config.stream = shape.stream;
-    if (shape.cluster == 1) return;
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
+    if (!shape.together) return;
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
     config.attrs = &attribute;
     config.numAttrs = 1;
   }
@@ -118,21 +110,18 @@ cudaError_t launch(void (*kernel)(P...), const LaunchShape& shape, A... args) {
   return cudaLaunchKernelEx(&configuration.config, kernel, static_cast<P>(args)...);
 }
 
-// Finds how many of a plan's clusters the current device runs at once; 0 if none fits.
+// Finds how many blocks of a plan run on a multiprocessor at the same time.
 template <class... P>
-cudaError_t most_clusters(void (*kernel)(P...), const LaunchPlan& plan, int* most) {
-  using Key = std::tuple<KernelOnDevice, int, int, int64_t>;
+cudaError_t blocks_on_processor(void (*kernel)(P...), const LaunchPlan& plan, int* most) {
+  using Key = std::tuple<KernelOnDevice, int, int64_t>;
   static DriverCache<Key, int> known;
   int device = 0;
   const cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
   const KernelOnDevice here{reinterpret_cast<const void*>(kernel), device};
-  return known.get(Key{here, plan.cluster, plan.threads, plan.shared_bytes}, most, [&](int* found) {
-    const LaunchShape shape = launch_shape_of(Launch{plan, nullptr});
-    const cudaError_t refused = allow(kernel, shape);
-    if (refused != cudaSuccess) return refused;
-    const Configuration configuration(shape);
-    return cudaOccupancyMaxActiveClusters(found, kernel, &configuration.config);
+  return known.get(Key{here, plan.threads, plan.shared_bytes}, most, [&](int* found) {
+    return cudaOccupancyMaxActiveBlocksPerMultiprocessor(found, here.first, plan.threads,
+                                                         static_cast<size_t>(plan.shared_bytes));
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include "../losses/compound.h"
 #include "../losses/registry.h"
+#include "device_call.h"
 
 namespace mlloss {
 namespace cuda {
@@ -24,12 +25,12 @@ constexpr int kRegisterPressure<SymmetricKl<T>> = 1;
 template <class T, template <class> class... Losses>
 constexpr int kRegisterPressure<Compound<T, Losses...>> = sizeof...(Losses) > 2 ? 3 : 2;
 
-// True if a loss has kernels that hold a row in shared memory (the strategies resident and cluster). Sums of losses
-// have none, because every kernel costs seconds of compilation.
-template <class Loss>
-constexpr bool kRowResident = Loss::kScope == Scope::kGroup;
-template <class T, template <class> class... Losses>
-constexpr bool kRowResident<Compound<T, Losses...>> = false;
+// The minimum of blocks of a team on a multiprocessor, which limits the registers of a thread. Bool targets arrive in
+// registers; CSR targets do not. kFastPath: as in team.cuh.
+template <class Loss, FastPath kFastPath>
+constexpr int kTeamBlocks = kRegisterPressure<Loss> > 2 ? 1
+                            : kFastPath == FastPath::kSparse && kRegisterPressure<Loss> < 2 && Loss::kSecondPassSums == 0 ? 3
+                                                                                                                       : 2;
 
 }  // namespace cuda
 }  // namespace mlloss

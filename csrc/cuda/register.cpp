@@ -66,8 +66,7 @@ struct CudaEngine {
 }  // namespace mlloss
 
 // Selects the strategy of group losses for tests and benchmarks (a number of core/launch_plan.h; 0 leaves the choice to
-// the planner). It is used if it can run. Sums of losses have no resident and cluster kernels, and take their usual
-// strategy instead. Returns the strategy in use; -1 changes nothing.
+// the planner). It is used if it can run. Returns the strategy in use; -1 changes nothing.
 extern "C" __attribute__((visibility("default"))) int mlloss_cuda_strategy(int strategy) {
   if (strategy >= 0) mlloss::cuda::wanted_strategy() = strategy;
   return mlloss::cuda::wanted_strategy();

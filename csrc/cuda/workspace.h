@@ -39,23 +39,31 @@ class Scratch {
   double* memory_ = nullptr;
 };
 
-// Returns a counter that no other work on the GPU uses at the same time: the stream's own, because its kernels run one
-// after another. Returns null during graph capture, because a graph may be replayed on any stream, and if there are too
-// many streams.
-inline unsigned* counter_of(int device, cudaStream_t stream) {
+// Zeros that no other work on the GPU uses at the same time.
+struct Zeros {
+  unsigned* counters;
+  uint64_t* packets;
+};
+
+// Returns the zeros of the stream, whose kernels run one after another: 2 counters, and kStreamPackets packets or null.
+// Returns nulls during graph capture, because a graph may be replayed on any stream, and if there are too many streams.
+inline Zeros zeros_of(int device, cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   check(cudaStreamIsCapturing(stream, &status));
-  if (status != cudaStreamCaptureStatusNone) return nullptr;
+  if (status != cudaStreamCaptureStatusNone) return {};
   static std::mutex mutex;
-  static std::map<std::pair<int, cudaStream_t>, unsigned*> known;
+  static std::map<std::pair<int, cudaStream_t>, Zeros> known;
   static std::map<int, int> used;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = known.find({device, stream});
   if (found != known.end()) return found->second;
-  if (used[device] == kStreamCounters) return nullptr;
-  unsigned* first = nullptr;
-  check(stream_counters(&first));
-  return known[{device, stream}] = first + used[device]++;
+  const int number = used[device];
+  if (number == kStreams) return {};
+  StreamMemory memory{};
+  check(stream_memory(&memory));
+  ++used[device];
+  uint64_t* packets = number < kPacketStreams ? memory.packets + int64_t{number} * kStreamPackets : nullptr;
+  return known[{device, stream}] = {memory.counters + 2 * number, packets};
 }
 
 // The workspace of a pass, kept while its launches are issued, and memory for coefficients that the caller does not
@@ -63,20 +71,29 @@ inline unsigned* counter_of(int device, cudaStream_t stream) {
 class Memory {
  public:
   Memory(const WorkspaceSizes& sizes, int64_t coefficient_bytes, const Tensor& like, int device, cudaStream_t stream)
-      : counter_(sizes.counters == 1 ? counter_of(device, stream) : nullptr),
+      : zeros_(of_stream(sizes, device, stream)),
         scratch_(like, {sizes.partial_sums * 8, sizes.statistics_bytes, coefficient_bytes,
-                        counter_ ? 0 : sizes.counters * 4}) {
-    if (counter_) return;
-    counter_ = static_cast<unsigned*>(scratch_.get(3));
-    check(cudaMemsetAsync(counter_, 0, static_cast<size_t>(sizes.counters) * 4, stream));
+                        zeros_.counters ? 0 : sizes.packets * 8 + sizes.counters * 4}) {
+    if (zeros_.counters) return;
+    zeros_.packets = static_cast<uint64_t*>(scratch_.get(3));
+    zeros_.counters = reinterpret_cast<unsigned*>(zeros_.packets + sizes.packets);
+    check(cudaMemsetAsync(zeros_.packets, 0, static_cast<size_t>(sizes.packets * 8 + sizes.counters * 4), stream));
   }
 
-  Workspace work() const { return {static_cast<double*>(scratch_.get(0)), scratch_.get(1), counter_}; }
+  Workspace work() const {
+    return {static_cast<double*>(scratch_.get(0)), scratch_.get(1), zeros_.counters, zeros_.packets};
+  }
   void* coefficients() const { return scratch_.get(2); }
 
  private:
-  unsigned* counter_;
+  Zeros zeros_;
   Scratch scratch_;
+
+  static Zeros of_stream(const WorkspaceSizes& sizes, int device, cudaStream_t stream) {
+    if (sizes.counters > 2 || sizes.packets > kStreamPackets) return {};
+    const Zeros zeros = zeros_of(device, stream);
+    return sizes.packets > 0 && !zeros.packets ? Zeros{} : zeros;
+  }
 };
 
 inline int64_t coefficient_bytes(const LossKernels& kernels, const Call& call) {

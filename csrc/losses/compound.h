@@ -43,6 +43,9 @@ MLLOSS_HD Array<T, kFirst + kRest> joined(const Array<T, kFirst>& first, const A
   return joined_at(first, rest, std::make_index_sequence<kFirst>(), std::make_index_sequence<kRest>());
 }
 
+// What a caller knows of the maxima in the coefficients.
+enum class Maxima { kAny, kFinite, kZero };
+
 // A term as a group functor. The `factor` of gradient() is for an element-wise term, which has no coefficients to hold
 // it.
 template <class T, template <class> class LossTemplate>
@@ -125,11 +128,21 @@ class TermFunctor {
     }
   }
 
-  template <bool kFiniteMaxima, class E>
+  static MLLOSS_HD bool zero_maxima(Array<T, kCoefficients> c) {
+    if constexpr (kElement) {
+      return true;
+    } else {
+      return Loss::zero_maxima(c);
+    }
+  }
+
+  template <Maxima kKnown, class E>
   MLLOSS_HD T gradient(E e, Array<T, kCoefficients> c, T factor) const {
     if constexpr (kElement) {
       return evaluated(e).gradient * (e.w * (coefficient_ * factor));
-    } else if constexpr (kFiniteMaxima) {
+    } else if constexpr (kKnown == Maxima::kZero) {
+      return loss_.gradient_at_zero_maxima(e, c);
+    } else if constexpr (kKnown == Maxima::kFinite) {
       return loss_.gradient_at_finite_maxima(e, c);
     } else {
       return loss_.gradient(e, c);
@@ -177,7 +190,8 @@ struct NoTerms {
   }
   static MLLOSS_HD Array<T, 0> scaled(Array<T, 0> c, T) { return c; }
   static MLLOSS_HD bool finite_maxima(Array<T, 0>) { return true; }
-  template <bool kFiniteMaxima, class E>
+  static MLLOSS_HD bool zero_maxima(Array<T, 0>) { return true; }
+  template <Maxima kKnown, class E>
   MLLOSS_HD T sum_of_gradients(E, Array<T, 0>) const {
     return T(0);
   }
@@ -272,18 +286,27 @@ class Compound<T, FirstLoss, Others...> : public GroupWise<Compound<T, FirstLoss
 
   template <class E>
   MLLOSS_HD T gradient(E e, Array<T, kCoefficients> c) const {
-    return sum_of_gradients<false>(e, c);
+    return sum_of_gradients<compound::Maxima::kAny>(e, c);
   }
 
   template <class E>
   MLLOSS_HD T gradient_at_finite_maxima(E e, Array<T, kCoefficients> c) const {
-    return sum_of_gradients<true>(e, c);
+    return sum_of_gradients<compound::Maxima::kFinite>(e, c);
   }
 
-  template <bool kFiniteMaxima, class E>
+  static MLLOSS_HD bool zero_maxima(Array<T, kCoefficients> c) {
+    return First::zero_maxima(own_of(c)) && Rest::zero_maxima(others_of(c));
+  }
+
+  template <class E>
+  MLLOSS_HD T gradient_at_zero_maxima(E e, Array<T, kCoefficients> c) const {
+    return sum_of_gradients<compound::Maxima::kZero>(e, c);
+  }
+
+  template <compound::Maxima kKnown, class E>
   MLLOSS_HD T sum_of_gradients(E e, Array<T, kCoefficients> c) const {
-    return first_.template gradient<kFiniteMaxima>(e, own_of(c), c[kOwn]) +
-           rest_.template sum_of_gradients<kFiniteMaxima>(e, others_of(c));
+    return first_.template gradient<kKnown>(e, own_of(c), c[kOwn]) +
+           rest_.template sum_of_gradients<kKnown>(e, others_of(c));
   }
 
  private:

@@ -1,0 +1,278 @@
+// A block's part of a row in registers, for calls without options: hard targets as bits, logits as they are. Every visit
+// of the row is a function of an element.
+#pragma once
+
+#include "target_bits.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+// Loads past the first-level cache, where nothing is read twice.
+template <class Word>
+MLLOSS_DEVICE Word load_once(const void* from) {
+#ifdef __CUDA_ARCH__
+  Word x;
+  if constexpr (sizeof(Word) == 16) {
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(from));
+  } else if constexpr (sizeof(Word) == 8) {
+    asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(from));
+  } else {
+    asm volatile("ld.global.L1::no_allocate.u32 %0, [%1];" : "=r"(x.x) : "l"(from));
+  }
+  return x;
+#else
+  return *static_cast<const Word*>(from);
+#endif
+}
+
+// Stores with the hint that nothing reads the memory again soon.
+MLLOSS_DEVICE void store_once(void* to, uint4 x) {
+#ifdef __CUDA_ARCH__
+  asm volatile("st.global.cs.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+               : "memory");
+#else
+  *static_cast<uint4*>(to) = x;
+#endif
+}
+
+template <Targets kTargets, class T>
+MLLOSS_DEVICE Element<T, kTargets> element_of(T s, uint32_t mask, int i) {
+  return {s, kTargets == Targets::kHard && (mask >> i & 1u) ? T(1) : T(0), T(1)};
+}
+
+template <class T, int N>
+MLLOSS_DEVICE void add(Array<T, N>& into, const Array<T, N>& from) {
+#pragma unroll
+  for (int k = 0; k < N; ++k) into[k] += from[k];
+}
+
+// kDense: the targets are bool; otherwise they are CSR.
+template <class In, bool kDense>
+class HardRow {
+ public:
+  static constexpr int V = kWidth<In>, K = kChunksPerThread;
+  using Bytes = std::conditional_t<V == 8, uint2, uint1>;  // a chunk's dense targets
+
+  MLLOSS_DEVICE HardRow(const DeviceCall& call, const TeamLaunch& launch, int rank, unsigned char* memory)
+      : call_(call), launch_(launch), rank_(rank), bits_(call, launch.span, memory) {}
+
+  static MLLOSS_DEVICE float scale() { return 1.0f; }
+
+  // Loads the first row of the block; `next` is memory of the block for the place of a row.
+  MLLOSS_DEVICE void begin(int row) {
+    const RowPart<In> part = part_of(row);
+    place(part.begin(), part.count);
+    load();
+    load_edge(part);
+    if (warp() == setter() && !kDense) {
+      bits_.find(row);
+      bits_.peek();
+      bits_.set(bits_.next(), part, launch_.span);
+    }
+    bits_.advance();
+    __syncthreads();
+  }
+
+  // The steps that prepare row `next`, between which other work hides their latency: find() and peek() before the join
+  // of the block, prepare() after it. A barrier follows, then advance().
+  MLLOSS_DEVICE void find(int next) {
+    if (warp() == setter() && !kDense) bits_.find(next);
+  }
+  MLLOSS_DEVICE void peek() {
+    if (warp() == setter() && !kDense) bits_.peek();
+  }
+  MLLOSS_DEVICE void prepare(int next, bool more) {
+    MLLOSS_SHARED(Place, place, [1]);
+    place_ = place;
+    if (warp() == setter()) {
+      const RowPart<In> part = part_of(next);
+      if (more && !kDense) bits_.set(bits_.next(), part, launch_.span);
+      if (lane() == 0) place[0] = {part.begin(), more ? part.count : 0};
+    }
+    const int first = clearer() * kWarpLanes, thread = static_cast<int>(threadIdx.x) - first;
+    if (thread >= 0 && !kDense) bits_.clear(thread, static_cast<int>(blockDim.x) - first);
+  }
+  MLLOSS_DEVICE void advance(int next, bool more) {
+    place(place_->begin, place_->count);
+    load();
+    if (more && has_edges()) load_edge(part_of(next));
+    bits_.advance();
+  }
+
+  // Adds up f(element) over the thread's elements. The first visit of a row comes before any other.
+  template <int N, class F>
+  MLLOSS_DEVICE void first_sum(int row, Array<float, N>& sums, F f) {
+    if constexpr (kDense) take_bytes();
+    sum(row, sums, f);
+  }
+  template <int N, class F>
+  MLLOSS_DEVICE void sum(int row, Array<float, N>& sums, F f) const {
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      with_chunk(k, [&](auto kind, uint32_t mask, const float* s) {
+        Array<float, N> of_chunk = f(element_of<decltype(kind)::value>(s[0], mask, 0));
+#pragma unroll
+        for (int i = 1; i < V; ++i) add(of_chunk, f(element_of<decltype(kind)::value>(s[i], mask, i)));
+        add(sums, of_chunk);
+      });
+    }
+    with_edge(row, [&](auto e, int64_t) { add(sums, f(e)); });
+  }
+
+  // Stores f(element) as the gradient.
+  template <class F>
+  MLLOSS_DEVICE void gradient(int row, void* gradient, F f) const {
+    In* const memory = keep(static_cast<In*>(gradient) + at_);
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      with_chunk(k, [&](auto kind, uint32_t mask, const float* s) {
+        float g[V];
+#pragma unroll
+        for (int i = 0; i < V; ++i) g[i] = f(element_of<decltype(kind)::value>(s[i], mask, i));
+        store_once(memory + k * kWarpLanes * V, pack<In>(g));
+      });
+    }
+    with_edge(row, [&](auto e, int64_t at) { static_cast<In*>(gradient)[at] = narrow<In>(f(e)); });
+  }
+
+  // The same visits for rare work, in code that is not unrolled.
+  template <class F>
+  MLLOSS_DEVICE void rarely(int row, F f) {
+    each_rarely([&](int, uint32_t mask, const float* s) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) f(element_of<Targets::kHard>(s[i], mask, i));
+    });
+    with_edge(row, [&](auto e, int64_t) { f(e); });
+  }
+  template <class F>
+  MLLOSS_DEVICE void gradient_rarely(int row, void* gradient, F f) {
+    In* const memory = static_cast<In*>(gradient) + at_;
+    each_rarely([&](int k, uint32_t mask, const float* s) {
+      float g[V];
+#pragma unroll
+      for (int i = 0; i < V; ++i) g[i] = f(element_of<Targets::kHard>(s[i], mask, i));
+      store_once(memory + k * kWarpLanes * V, pack<In>(g));
+    });
+    with_edge(row, [&](auto e, int64_t at) { static_cast<In*>(gradient)[at] = narrow<In>(f(e)); });
+  }
+
+ private:
+  struct alignas(16) Place {
+    int64_t begin;
+    int count;
+  };
+
+  const DeviceCall& call_;
+  const TeamLaunch& launch_;
+  const int rank_;
+  TargetBits<In, kDense> bits_;
+  const Place* place_ = nullptr;
+  uint4 x_[K];
+  Bytes bytes_[kDense ? K : 1];
+  int64_t at_ = 0;  // the element that the thread's chunk 0 begins with
+  int left_ = 0;    // chunk k exists if k * kWarpLanes < left_
+  In edge_{};
+
+  static MLLOSS_DEVICE int warp() { return static_cast<int>(threadIdx.x) / kWarpLanes; }
+  static MLLOSS_DEVICE int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
+  // Warp 0 joins; the next one sets bits, the others clear bits. A block of one or two warps has no others.
+  static MLLOSS_DEVICE int warps_less_one() { return static_cast<int>(blockDim.x) / kWarpLanes - 1; }
+  static MLLOSS_DEVICE int setter() { return warps_less_one() < 1 ? 0 : 1; }
+  static MLLOSS_DEVICE int clearer() { return warps_less_one() < 2 ? warps_less_one() : 2; }
+
+  MLLOSS_DEVICE RowPart<In> part_of(int row) const { return {call_, row, rank_, launch_.span}; }
+  MLLOSS_DEVICE bool has_edges() const { return rank_ == 0 && warp() == 0; }
+  MLLOSS_DEVICE int chunk_in_block(int k) const { return warp() * launch_.warp_span + lane() + k * kWarpLanes; }
+
+  MLLOSS_DEVICE void place(int64_t begin, int count) {
+    const int rest = count - warp() * launch_.warp_span;
+    left_ = (rest < launch_.warp_span ? rest : launch_.warp_span) - lane();
+    at_ = begin + chunk_in_block(0) * V;
+  }
+
+  // Most warps have all K chunks, and need no conditions.
+  MLLOSS_DEVICE void load() {
+    if (__all_sync(0xffffffffu, (K - 1) * kWarpLanes < left_)) {
+      load_chunks(K * kWarpLanes);
+    } else {
+      load_chunks(left_);
+    }
+  }
+  MLLOSS_DEVICE void load_chunks(int left) {
+    if constexpr (kDense) {
+      const unsigned char* const targets = static_cast<const unsigned char*>(call_.targets) + at_;
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        if (k * kWarpLanes < left) bytes_[k] = load_once<Bytes>(targets + k * kWarpLanes * V);
+      }
+    }
+    const In* const logits = static_cast<const In*>(call_.logits) + at_;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      if (k * kWarpLanes < left) x_[k] = load_once<uint4>(logits + k * kWarpLanes * V);
+    }
+  }
+  MLLOSS_DEVICE void load_edge(const RowPart<In>& part) {
+    const int i = static_cast<int>(threadIdx.x);
+    if (has_edges() && part.has_edge(call_, i)) edge_ = static_cast<const In*>(call_.logits)[part.edge(i)];
+  }
+
+  // Makes bits of the dense targets that have arrived.
+  MLLOSS_DEVICE void take_bytes() const {
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      if (k * kWarpLanes < left_) bits_.set_mask(chunk_in_block(k), bits_of(bytes_[k]));
+    }
+  }
+  static MLLOSS_DEVICE uint32_t bits_of(uint1 bytes) { return nibble(bytes.x); }
+  static MLLOSS_DEVICE uint32_t bits_of(uint2 bytes) {
+    return (bytes.x | bytes.y) == 0 ? 0u : nibble(bytes.x) | nibble(bytes.y) << 4;
+  }
+
+  // Calls f(kind, mask, logits) for chunk k, if the thread has one. A warp without positives takes a body of its own.
+  template <class F>
+  MLLOSS_DEVICE void with_chunk(int k, F f) const {
+    const bool there = k * kWarpLanes < left_;
+    const uint32_t mask = there ? bits_.mask(chunk_in_block(k)) : 0u;
+    float s[V];
+    unpack<In>(x_[k], s);
+    if (__builtin_expect(!__any_sync(0xffffffffu, !there || mask != 0), 1)) {
+      f(std::integral_constant<Targets, Targets::kNegative>(), 0u, s);
+    } else if (there) {
+      f(std::integral_constant<Targets, Targets::kHard>(), mask, s);
+    }
+  }
+
+  // Calls f(element, its place) for the thread's edge, if it has one.
+  template <class F>
+  MLLOSS_DEVICE void with_edge(int row, F f) const {
+    if (!has_edges()) return;
+    const RowPart<In> part = part_of(row);
+    const int i = static_cast<int>(threadIdx.x);
+    if (!part.has_edge(call_, i)) return;
+    const int64_t at = part.edge(i);
+    f(element_of<Targets::kHard>(widen(edge_), bits_.edge(at) ? 1u : 0u, 0), at);
+  }
+
+  // Calls f(k, mask, logits) for every chunk. The chunks take turns in x_[0], so that the loop need not be unrolled.
+  template <class F>
+  MLLOSS_DEVICE void each_rarely(F f) {
+#pragma unroll 1
+    for (int k = 0; k < K; ++k) {
+      if (k * kWarpLanes < left_) {
+        float s[V];
+        unpack<In>(x_[0], s);
+        f(k, bits_.mask(chunk_in_block(k)), s);
+      }
+      const uint4 done = x_[0];
+#pragma unroll
+      for (int j = 0; j + 1 < K; ++j) x_[j] = x_[j + 1];
+      x_[K - 1] = done;
+    }
+  }
+};
+
+}  // namespace cuda
+}  // namespace mlloss

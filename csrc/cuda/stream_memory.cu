@@ -1,0 +1,19 @@
+#include "kernels.h"
+#include "portability.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+static __device__ unsigned counters[kStreams][2];
+static __device__ uint64_t packets[kPacketStreams][kStreamPackets];
+
+cudaError_t stream_memory(StreamMemory* memory) {
+  void *first_counter = nullptr, *first_packet = nullptr;
+  cudaError_t error = cudaGetSymbolAddress(&first_counter, counters);
+  if (error == cudaSuccess) error = cudaGetSymbolAddress(&first_packet, packets);
+  *memory = {static_cast<unsigned*>(first_counter), static_cast<uint64_t*>(first_packet)};
+  return error;
+}
+
+}  // namespace cuda
+}  // namespace mlloss

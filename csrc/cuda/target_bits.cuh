@@ -1,0 +1,130 @@
+// The hard targets of a block's part of a row as bits: one byte for each 16-byte chunk of logits, in shared memory.
+#pragma once
+
+#include "targets.cuh"
+#include "team_join.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+// A block's part of a row. Chunks begin at multiples of 16 bytes. The labels at the row's ends that fill no chunk, fewer
+// than two chunks' worth, are edges, which the first block of a team handles one by one.
+template <class In>
+struct RowPart {
+  static constexpr int V = kWidth<In>;
+  int64_t start;     // the row's first label, counted in elements from the first row
+  int head, whole;   // labels before the chunks, and labels in chunks
+  int first, count;  // the block's chunks
+
+  MLLOSS_DEVICE RowPart(const DeviceCall& call, int row, int rank, int span)
+      : start(row * call.logits_row_stride), first(rank * span) {
+    const int labels = static_cast<int>(call.labels);
+    const int shift = static_cast<int>(reinterpret_cast<uintptr_t>(call.logits) / sizeof(In)) + static_cast<int>(start);
+    head = -shift & (V - 1);
+    if (head > labels) head = labels;
+    whole = (labels - head) & -V;
+    count = whole / V - first < span ? whole / V - first : span;
+  }
+
+  MLLOSS_DEVICE int64_t begin() const { return start + (head + first * V); }
+  MLLOSS_DEVICE bool has_edge(const DeviceCall& call, int i) const { return i < static_cast<int>(call.labels) - whole; }
+  MLLOSS_DEVICE int64_t edge(int i) const { return start + (i + (i < head ? 0 : whole)); }
+};
+
+// The bits are in three buffers that take turns: one is in use, one receives the next row's bits, and one is cleared for
+// the row after that. A buffer has a byte for each chunk and ends with 16 bytes, of which the first word is for the
+// edges. Dense targets use one buffer, in which every thread has its own bytes.
+template <class In, bool kDense>
+class TargetBits {
+ public:
+  static constexpr int V = kWidth<In>, kBuffers = 3;
+
+  MLLOSS_DEVICE TargetBits(const DeviceCall& call, int span, unsigned char* memory)
+      : call_(call), buffer_bytes_((span + 15) / 16 * 16 + 16), memory_(memory), now_(memory) {
+    auto* words = reinterpret_cast<uint32_t*>(memory);
+    for (int i = static_cast<int>(threadIdx.x); i < kBuffers * buffer_bytes_ / 4; i += static_cast<int>(blockDim.x)) {
+      words[i] = 0;
+    }
+    __syncthreads();
+  }
+
+  MLLOSS_DEVICE uint32_t mask(int chunk) const { return now_[chunk]; }
+  MLLOSS_DEVICE void set_mask(int chunk, uint32_t bits) const { now_[chunk] = static_cast<unsigned char>(bits); }
+  // The target of the edge of this thread, which is element `at` of the batch.
+  MLLOSS_DEVICE bool edge(int64_t at) const {
+    if (kDense) return static_cast<const unsigned char*>(call_.targets)[at] != 0;
+    return (edge_word(now_) >> threadIdx.x & 1u) != 0;
+  }
+
+  MLLOSS_DEVICE unsigned char* next() const { return following(now_); }
+  MLLOSS_DEVICE void advance() {
+    if (!kDense) now_ = following(now_);
+  }
+
+  // CSR: one warp starts to load where the next row's entries are, then loads a first column for each lane, then sets
+  // bits. The steps are apart so that other work hides their latency.
+  MLLOSS_DEVICE void find(int row) {
+    begin_ = clamp(index(call_.crow_indices, row));
+    const int64_t entries = clamp(index(call_.crow_indices, int64_t{row} + 1)) - begin_;
+    entries_ = static_cast<int>(entries < call_.all_labels ? entries : call_.all_labels);
+  }
+  MLLOSS_DEVICE void peek() {
+    const int i = lane();
+    column_ = i < entries_ ? column(i) : -1;
+  }
+  MLLOSS_DEVICE void set(unsigned char* bits, const RowPart<In>& part, int span) const {
+    set_one(bits, part, span, column_);
+    if (entries_ > kWarpLanes) set_others(bits, part, span);
+  }
+
+  // CSR: `threads` neighbours clear the bits of the row before; `thread` counts from 0.
+  MLLOSS_DEVICE void clear(int thread, int threads) const {
+    auto* old = reinterpret_cast<uint4*>(following(following(now_)));
+    for (int i = thread; i < buffer_bytes_ / 16; i += threads) old[i] = uint4{0, 0, 0, 0};
+  }
+
+ private:
+  const DeviceCall& call_;
+  const int buffer_bytes_;
+  unsigned char *const memory_, *now_;
+  int64_t begin_ = 0;  // the next row's first entry
+  int entries_ = 0, column_ = -1;
+
+  static MLLOSS_DEVICE int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
+
+  MLLOSS_DEVICE unsigned char* following(unsigned char* buffer) const {
+    return buffer == memory_ + (kBuffers - 1) * buffer_bytes_ ? memory_ : buffer + buffer_bytes_;
+  }
+  MLLOSS_DEVICE uint32_t& edge_word(unsigned char* bits) const {
+    return *reinterpret_cast<uint32_t*>(bits + buffer_bytes_ - 16);
+  }
+
+  MLLOSS_DEVICE int64_t index(const void* indices, int64_t k) const {
+    return call_.wide_indices ? static_cast<const int64_t*>(indices)[k]
+                              : static_cast<int64_t>(static_cast<const int32_t*>(indices)[k]);
+  }
+  MLLOSS_DEVICE int64_t clamp(int64_t k) const { return k < 0 ? 0 : k > call_.nnz ? call_.nnz : k; }
+  // Returns an entry's label, or -1 for one that lies outside the logits.
+  MLLOSS_DEVICE int column(int i) const {
+    const int64_t label = index(call_.col_indices, begin_ + i) - call_.first_label;
+    return static_cast<uint64_t>(label) < static_cast<uint64_t>(call_.labels) ? static_cast<int>(label) : -1;
+  }
+
+  MLLOSS_DEVICE void set_others(unsigned char* bits, const RowPart<In>& part, int span) const {
+#pragma unroll 4
+    for (int i = kWarpLanes + lane(); i < entries_; i += kWarpLanes) set_one(bits, part, span, column(i));
+  }
+
+  MLLOSS_DEVICE void set_one(unsigned char* bits, const RowPart<In>& part, int span, int column) const {
+    if (column < 0) return;
+    const int at = column - part.head, chunk = (at >> (V == 8 ? 3 : 2)) - part.first;
+    if (static_cast<unsigned>(at) >= static_cast<unsigned>(part.whole)) {
+      if (part.first == 0) atomicOr(&edge_word(bits), 1u << (at < 0 ? column : column - part.whole));
+    } else if (static_cast<unsigned>(chunk) < static_cast<unsigned>(span)) {
+      atomicOr(reinterpret_cast<uint32_t*>(bits) + chunk / 4, 1u << (chunk % 4 * 8 + at % V));
+    }
+  }
+};
+
+}  // namespace cuda
+}  // namespace mlloss
