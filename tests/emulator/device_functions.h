@@ -62,7 +62,7 @@ LD_(__ldca) LD_(__ldcg) LD_(__ldcs) LD_(__ldlu) LD_(__ldcv)
     return old;                                                                                    \
   }
         AT_(atomicAdd, T(old + v)) AT_(atomicMax, (old > v ? old : v)) AT_(atomicMin, (old < v ? old : v))
-            AT_(atomicExch, v) AT_(atomicInc, T(old >= v ? 0 : old + 1)) template <class T>
+            AT_(atomicOr, T(old | v)) AT_(atomicExch, v) AT_(atomicInc, T(old >= v ? 0 : old + 1)) template <class T>
             T atomicCAS(T* p, std::common_type_t<T> cmp, std::common_type_t<T> v) {
   __atomic_compare_exchange(p, &cmp, &v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
   return cmp;

@@ -6,7 +6,7 @@
 // Kernels launched since the process began.
 extern "C" __attribute__((visibility("default"))) int cuemu_launches() { return cuemu::launches; }
 
-// How often the device was asked how many clusters run at once.
+// How often the device was asked how many clusters or blocks run at once.
 extern "C" __attribute__((visibility("default"))) int cuemu_occupancy_queries() { return cuemu::occupancy_queries; }
 
 // The special-function unit's results, as the emulator has them.

@@ -1,5 +1,6 @@
 // Small kernels, correct ones and ones with a bug, to test the detectors with:
-//   planted_bugs --list   every case, and which detectors must catch it: none for a correct one
+//   planted_bugs --list   every case, and which detectors must catch it: none for a correct one; "plain:lifo" is
+//                         the plain detector with the threads in that order (CUEMU_ORDER)
 //   planted_bugs CASE     runs it; 1 if the result is wrong, 3 if the launch is refused, or a detector ends it
 // The detectors: "plain" (the emulator's own checks, and the result), "sanitized" (AddressSanitizer and
 // UndefinedBehaviorSanitizer), "races" (race_runtime.cpp).
@@ -215,6 +216,96 @@ __global__ void read_peer(float* out, bool before, bool after) {
   if (after) cluster.sync();  // a block that has gone takes its shared memory along
 }
 
+// ---- teams of blocks -----------------------------------------------------------------------------
+
+// Sends a value and the turn that it belongs to. One word carries both, so that nothing has to be ordered with it.
+__device__ void put_packet(uint64_t* to, unsigned turn, float x) {
+  __atomic_store_n(to, uint64_t{turn} << 32 | __float_as_uint(x), __ATOMIC_RELAXED);
+}
+
+// Waits for the packet of a turn. With `any_turn` it takes whatever packet is there.
+__device__ float wait_for_packet(const uint64_t* from, unsigned turn, bool any_turn = false) {
+  for (;;) {
+    const uint64_t packet = __atomic_load_n(from, __ATOMIC_RELAXED);
+    const unsigned its_turn = unsigned(packet >> 32);
+    if (any_turn ? its_turn != 0 : its_turn == turn) return __uint_as_float(unsigned(packet));
+    cuemu::spin({"wait_for_packet", __FILE__, __LINE__});
+  }
+}
+
+struct Team {
+  unsigned size;      // counts the blocks that take a row together
+  uint64_t* packets;  // has the shape [2][blocks], and is zero before and after a launch
+  unsigned* left;     // counts the blocks that have left, and is zero before and after a launch
+};
+
+enum class Join { kCorrect, kAnyTurn, kOnePlace, kLeavesEarly, kCleansUpAlone };
+
+// Sums up rows. A block sends its packet of the next turn only when it has all of this turn, so two places that
+// alternate are enough: whoever has all packets of a turn may overwrite its own of the turn before.
+__global__ void team_sums(float* sums, int rows, Team team, Join how) {
+  MLLOSS_SHARED(float, received, [8]);
+  MLLOSS_SHARED(bool, last, [1]);
+  const unsigned rank = blockIdx.x % team.size, first = blockIdx.x - rank, step = gridDim.x / team.size;
+  unsigned turn = 0;
+  for (unsigned row = blockIdx.x / team.size; row < unsigned(rows); row += step) {
+    const float mine = block_sum(float((row + 1) * (rank + 1)), true);
+    ++turn;
+    if (how == Join::kLeavesEarly && rank == 1 && turn == 2) return;
+    uint64_t* const packets = team.packets + (how == Join::kOnePlace ? 0 : turn % 2) * gridDim.x + first;
+    if (threadIdx.x == 0) put_packet(packets + rank, turn, mine);
+    if (threadIdx.x < team.size) {
+      received[threadIdx.x] = wait_for_packet(packets + threadIdx.x, turn, how == Join::kAnyTurn);
+    }
+    __syncthreads();
+    if (rank == 0 && threadIdx.x == 0) {
+      float sum = 0;
+      for (unsigned peer = 0; peer < team.size; ++peer) sum += received[peer];
+      sums[row] = sum;
+    }
+    __syncthreads();
+  }
+  // The last block to leave cleans up, as no other waits any more.
+  if (how == Join::kCleansUpAlone) {
+    if (threadIdx.x < 2) team.packets[threadIdx.x * gridDim.x + blockIdx.x] = 0;
+    return;
+  }
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last[0] = atomicInc(team.left, gridDim.x - 1) == gridDim.x - 1;
+    __threadfence();
+  }
+  __syncthreads();
+  if (!last[0]) return;
+  for (unsigned i = threadIdx.x; i < 2 * gridDim.x; i += blockDim.x) team.packets[i] = 0;
+}
+
+// Reads in block 1 what block 0 has written before it sent a packet. Only fences order the two; the packet does not.
+__global__ void handed_over(float* out, float* held, uint64_t* packet, Fences fences) {
+  if (threadIdx.x != 0) return;
+  if (blockIdx.x == 0) {
+    held[0] = 1.0f;
+    if (fences.before) __threadfence();
+    put_packet(packet, 1, 0.0f);
+  } else {
+    wait_for_packet(packet, 1);
+    if (fences.after) __threadfence();
+    out[0] = held[0];
+  }
+}
+
+// Waits with a vote of the warp on whether to go on. The emulator must not take the votes for progress.
+__global__ void wait_by_votes(float* out, uint64_t* packet, bool sent) {
+  if (blockIdx.x == 0) {
+    if (threadIdx.x == 0 && sent) put_packet(packet, 1, 0.0f);
+    return;
+  }
+  while (__any_sync(kAll, threadIdx.x == 7 && __atomic_load_n(packet, __ATOMIC_RELAXED) == 0)) {
+    if (threadIdx.x == 7) cuemu::spin({"wait_by_votes", __FILE__, __LINE__});
+  }
+  out[threadIdx.x] = float(threadIdx.x);
+}
+
 // ---- running them --------------------------------------------------------------------------------
 
 // Of the exact size, so that AddressSanitizer sees the first byte beyond.
@@ -253,19 +344,22 @@ struct Shape {
   unsigned threads = 256;
   size_t shared_bytes = 0;
   unsigned cluster = 1;
+  bool cooperative = false;
 };
 
 template <class... P, class... A>
 void launch(Shape shape, void (*kernel)(P...), A&&... arguments) {
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {shape.cluster, 1, 1};
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {shape.cluster, 1, 1};
+  attributes[1].id = cudaLaunchAttributeCooperative;
+  attributes[1].val.cooperative = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;
   config.blockDim = shape.threads;
   config.dynamicSmemBytes = shape.shared_bytes;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = shape.cooperative ? 2 : 1;
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, P(arguments)...);
   if (error == cudaSuccess) return;
   std::printf("launch error %d\n", int(error));
@@ -333,6 +427,37 @@ int read_peer_case(Shape shape, bool before, bool after) {
   return out.compare([](int i) { return float((i + 1) % 4); });
 }
 
+// Runs teams of three blocks. The second launch finds what the first has left in memory.
+int team_sums_case(Shape shape, Join how) {
+  constexpr int kRows = 7;
+  const unsigned blocks = shape.grid.x;
+  Memory<float> sums(kRows);
+  Memory<uint64_t> packets(2 * blocks);
+  Memory<unsigned> left(1);
+  const Team team{3, packets.zero(), left.zero()};
+  int wrong = 0;
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    launch(shape, team_sums, sums, kRows, team, how);
+    wrong |= sums.compare([&](int row) { return float(6 * (row + 1) * int(shape.threads)); });
+  }
+  const auto zero = [](int) { return 0; };
+  return wrong | packets.compare(zero) | left.compare(zero);
+}
+
+int handed_over_case(Fences fences) {
+  Memory<float> out(1), held(1);
+  Memory<uint64_t> packet(1);
+  launch(Shape{2, 32, 0, 1, true}, handed_over, out, held, packet.zero(), fences);
+  return out.compare(one);
+}
+
+int wait_by_votes_case(bool sent) {
+  Memory<float> out(32);
+  Memory<uint64_t> packet(1);
+  launch(Shape{2, 32, 0, 1, true}, wait_by_votes, out, packet.zero(), sent);
+  return out.compare(itself);
+}
+
 int narrow_index_case(int rows) {
   Memory<float> out(1);
   launch({1}, narrow_index, out, rows, 1 << 16);
@@ -346,6 +471,8 @@ struct Case {
 };
 
 const Shape kOne{1}, kShared{1, 256, 256 * sizeof(float)}, kClusters{8, 64, 0, 4};
+// The device that main() sets up has room for eight blocks.
+const Shape kTeams{6, 64, 0, 1, true}, kTeamsApart{6, 64}, kTooManyTeams{9, 64, 0, 1, true};
 
 const Case kCases[] = {
     {"two_sums", "", [] { return two_sums_case(true); }},
@@ -403,6 +530,22 @@ const Case kCases[] = {
     {"read_peer_without_first_sync", "races", [] { return read_peer_case(kClusters, false, true); }},
     {"read_peer_without_last_sync", "races", [] { return read_peer_case(kClusters, true, false); }},
 
+    {"team_sums", "", [] { return team_sums_case(kTeams, Join::kCorrect); }},
+    {"team_sums_of_any_turn", "plain:lifo plain:random", [] { return team_sums_case(kTeams, Join::kAnyTurn); }},
+    {"team_sums_in_one_place", "plain:lifo", [] { return team_sums_case(kTeams, Join::kOnePlace); }},
+    {"team_sums_without_a_block", "plain plain:lifo plain:random",
+     [] { return team_sums_case(kTeams, Join::kLeavesEarly); }},
+    {"team_sums_cleaned_up_early", "races plain:lifo", [] { return team_sums_case(kTeams, Join::kCleansUpAlone); }},
+    {"team_sums_not_cooperative", "plain plain:lifo plain:random",
+     [] { return team_sums_case(kTeamsApart, Join::kCorrect); }},
+    {"team_sums_too_many_blocks", "plain", [] { return team_sums_case(kTooManyTeams, Join::kCorrect); }},
+    {"handed_over", "", [] { return handed_over_case({true, true}); }},
+    {"handed_over_without_fences", "races", [] { return handed_over_case({false, false}); }},
+    {"handed_over_without_fence_before", "races", [] { return handed_over_case({false, true}); }},
+    {"handed_over_without_fence_after", "races", [] { return handed_over_case({true, false}); }},
+    {"wait_by_votes", "", [] { return wait_by_votes_case(true); }},
+    {"wait_by_votes_without_a_packet", "plain plain:lifo plain:random", [] { return wait_by_votes_case(false); }},
+
     {"too_much_shared_memory", "plain", [] { return fill(one, Shape{1, 256, 64 << 10}, shared_neighbour); }},
     {"grid_too_tall", "plain", [] { return count_blocks_case({dim3(1, 70000)}, true); }},
     {"cluster_that_does_not_divide_the_grid", "plain", [] { return read_peer_case({6, 64, 0, 4}, true, true); }},
@@ -413,6 +556,8 @@ const Case kCases[] = {
 int main(int count, char** arguments) {
   const char* wanted = count == 2 ? arguments[1] : "--list";
   const bool list = std::strcmp(wanted, "--list") == 0;
+  setenv("CUEMU_SMS", "4", 1);
+  setenv("CUEMU_BLOCKS", "2", 1);
   for (const Case& each : kCases) {
     if (list) {
       std::printf("%s %s\n", each.name, each.caught_by);

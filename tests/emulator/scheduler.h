@@ -1,13 +1,15 @@
 // Runs CUDA kernels on the CPU: every CUDA thread is a fiber on one OS thread. The blocks of a cluster
-// are alive together, clusters run one after another, and control moves only at barriers and warp
-// exchanges. Always checked: barrier divergence and deadlock, shuffle masks and source lanes, launch
-// limits, alignment of hinted accesses, shared memory of exited blocks; fresh memory is NaN.
+// are alive together, and so are all blocks of a cooperative launch; otherwise clusters run one after
+// another. Control moves only at barriers, warp exchanges and spin(). Always checked: barrier divergence
+// and deadlock, waits for what nobody writes, shuffle masks and source lanes, launch limits, alignment of
+// hinted accesses, shared memory of exited blocks; fresh memory is NaN.
 // What a launch needs to be allowed (cudaFuncSetAttribute) is allowed to that kernel alone. How much static shared
 // memory a kernel has shows when it runs: each is charged kStaticShared at its launch, and once more what it had.
 // Under ASan every shared array is a heap block of its exact size. Under -fsanitize=thread the only
 // happens-before edges are CUDA's own.
 // CUEMU_ORDER=fifo|lifo|random, CUEMU_SEED=n, CUEMU_SKIP_SYNC=file:line (leaves one barrier or fence out),
-// CUEMU_REFUSE=1 (no launch is accepted).
+// CUEMU_REFUSE=1 (no launch is accepted), CUEMU_SMS=n (multiprocessors, 1 without), CUEMU_BLOCKS=n (blocks that are
+// resident on each, 2 without): a cooperative launch of more than both allow is refused.
 #pragma once
 #define CUEMU 1
 #include <cuda_bf16.h>  // these toolkit headers are host-usable
@@ -91,10 +93,11 @@ struct Bar {
 };
 struct Cluster {
   std::vector<Block*> blocks;
-  unsigned nthreads = 0, live = 0;
+  unsigned nthreads = 0;
   Bar bar;
 };
 struct Warp {
+  bool spun = false;  // tells whether a lane has called spin() since the last barrier of the block
   alignas(8) unsigned char slot[32][8];
   unsigned lanes;
   std::map<unsigned, Bar> bars;
@@ -131,6 +134,9 @@ struct Sched {
   char order;
   Call body;
   std::vector<unsigned char*> pool;
+  std::vector<Cluster*> clusters;  // holds those that are alive now
+  size_t live = 0;                 // counts their threads that have not finished
+  size_t spins = 0;                // counts calls of spin() since the last progress
   ucontext_t main;
   void *tsan, *fake;
   const void* stack;
@@ -197,7 +203,7 @@ inline Thread* pick() {
     S.ready.pop_back();
   return t;
 }
-[[noreturn]] inline void deadlock(Cluster* c) {
+[[noreturn]] inline void deadlock() {
   auto check = [](const Bar& b, unsigned need) {
     if (b.count) {
       cur = nullptr;
@@ -205,15 +211,38 @@ inline Thread* pick() {
            "; " + std::to_string(b.count) + " of " + std::to_string(need) + " are waiting there");
     }
   };
-  for (Block* b : c->blocks) {
-    for (Warp& w : b->warps)
-      for (auto& m : w.bars) check(m.second, unsigned(__builtin_popcount(m.first)));
-    check(b->bar, b->nthreads);
+  for (Cluster* c : S.clusters) {
+    for (Block* b : c->blocks) {
+      for (Warp& w : b->warps)
+        for (auto& m : w.bars) check(m.second, unsigned(__builtin_popcount(m.first)));
+      check(b->bar, b->nthreads);
+    }
+    check(c->bar, c->nthreads);
   }
-  check(c->bar, c->nthreads);
   std::abort();
 }
-inline void arrive(Bar& b, unsigned need, Site s, bool orders_memory) {
+// Lets all other threads run before it returns; in a random order each of them is as likely to run as this one. Kernels
+// call it between two looks at what another thread writes. It orders no memory. The process ends if nobody else can
+// run, or if nothing but waits has happened for 1000 rounds: so end blocks that wait for each other and are not
+// resident together.
+inline void spin(Site s) {
+  Quiet q;
+  if (S.ready.empty() || ++S.spins > 1000 * (S.ready.size() + 1)) fail("waits for what nobody writes", s);
+  cur->warp->spun = true;
+  if (S.order == 'l')
+    S.ready.push_front(cur);
+  else
+    S.ready.push_back(cur);
+  Thread* n = pick();
+  if (n != cur) switch_to(n);
+}
+// Takes an arrival for progress. The exchange of a warp that waits is none, as it may be a vote on whether to go on.
+inline void note_progress(bool of_warp) {
+  if (!of_warp) cur->warp->spun = false;
+  if (!cur->warp->spun) S.spins = 0;
+}
+inline void arrive(Bar& b, unsigned need, Site s, bool orders_memory, bool of_warp) {
+  note_progress(of_warp);
   if (!b.count)
     b.site = s;
   else if (b.site.line != s.line || b.site.op != s.op)
@@ -224,7 +253,7 @@ inline void arrive(Bar& b, unsigned need, Site s, bool orders_memory) {
   if (++b.count < need) {
     b.waiting.push_back(cur);
     Thread* n = pick();
-    if (!n) deadlock(cur->blk->cl);
+    if (!n) deadlock();
     switch_to(n);
   } else {
     b.count = 0;
@@ -251,11 +280,12 @@ inline Thread* retire() {  // the current thread has finished: who runs next?
     }
   }
   Quiet q;
+  S.spins = 0;
   if (!--b->live && !__tsan_create_fiber)
     for (auto& m : b->shared) std::free(std::exchange(m.second.first, nullptr));
-  --b->cl->live;
+  --S.live;
   Thread* n = pick();
-  if (!n && b->cl->live) deadlock(b->cl);
+  if (!n && S.live) deadlock();
   return n;
 }
 CUEMU_NOTSAN inline void fiber_main() {
@@ -270,7 +300,7 @@ CUEMU_NOTSAN inline void fiber_main() {
 inline void forget_accesses(std::vector<Thread>& ts) {
   if (cuemu_shadow_reset) cuemu_shadow_reset(ts.data(), ts.size() * sizeof(Thread));
 }
-inline void run_cluster(std::vector<Thread>& ts) {
+inline void run_together(std::vector<Thread>& ts) {
   const bool tsan = __tsan_create_fiber;
   S.stack = nullptr;
   if (tsan) S.tsan = __tsan_get_current_fiber();
@@ -282,8 +312,9 @@ inline void run_cluster(std::vector<Thread>& ts) {
       t.stack = S.pool.back();
       S.pool.pop_back();
     } else {
-      t.stack = static_cast<unsigned char*>(
-          mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      void* stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (stack == MAP_FAILED) fail("no memory for the stack of a thread", {"launch", "?", 0});
+      t.stack = static_cast<unsigned char*>(stack);
       mprotect(t.stack, 4096, PROT_NONE);
     }
     if (tsan) t.tsan = __tsan_create_fiber(0);
@@ -313,61 +344,85 @@ inline void check_shared(const Block& block, size_t most) {
   if (bytes > most)
     fail("more shared memory than the kernel may have", {"launch", "?", 0}, ": " + std::to_string(bytes) + " bytes");
 }
+// Sets up cluster `index` of the grid, counted along x first, in the memory of its blocks and threads.
+inline void place_cluster(Cluster& cl, size_t index, dim3 c, size_t dynamic_shared, Block* blocks, Thread* ts) {
+  const unsigned cs = c.x * c.y * c.z, n = blockDim.x * blockDim.y * blockDim.z;
+  const size_t across = gridDim.x / c.x, down = gridDim.y / c.y;
+  const unsigned x = unsigned(index % across) * c.x, y = unsigned(index / across % down) * c.y,
+                 z = unsigned(index / across / down) * c.z;
+  cl.nthreads = n * cs;
+  for (unsigned r = 0; r < cs; r++) {
+    Block& k = blocks[r];
+    k.idx = {x + r % c.x, y + r / c.x % c.y, z + r / (c.x * c.y)};
+    k.rank = r;
+    k.nthreads = k.live = n;
+    k.dyn = dynamic_shared;
+    k.cl = &cl;
+    k.warps.resize((n + 31) / 32);
+    cl.blocks.push_back(&k);
+    for (unsigned w = 0; w < k.warps.size(); w++)
+      k.warps[w].lanes = n - w * 32 >= 32 ? ~0u : (1u << (n - w * 32)) - 1;
+    for (unsigned i = 0; i < n; i++) {
+      Thread& t = ts[size_t(r) * n + i];
+      t.tid = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
+      t.lane = i & 31;
+      t.blk = &k;
+      t.warp = &k.warps[i / 32];
+    }
+  }
+}
+inline int multiprocessors() { return std::atoi(env("CUEMU_SMS", "1")); }
+// Returns how many blocks of a cooperative launch each multiprocessor has room for.
+inline int resident_blocks() { return std::atoi(env("CUEMU_BLOCKS", "2")); }
 inline cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& cfg, Call body) {
   Quiet q;
   dim3 g = cfg.gridDim, b = cfg.blockDim, c(1, 1, 1);
+  bool cooperative = false;
   size_t n = size_t(b.x) * b.y * b.z;
-  for (unsigned i = 0; i < cfg.numAttrs; i++)
+  for (unsigned i = 0; i < cfg.numAttrs; i++) {
+    const cudaLaunchAttributeValue& v = cfg.attrs[i].val;
     if (cfg.attrs[i].id == cudaLaunchAttributeClusterDimension)
-      c = dim3(cfg.attrs[i].val.clusterDim.x, cfg.attrs[i].val.clusterDim.y, cfg.attrs[i].val.clusterDim.z);
+      c = dim3(v.clusterDim.x, v.clusterDim.y, v.clusterDim.z);
+    else if (cfg.attrs[i].id == cudaLaunchAttributeCooperative)
+      cooperative = v.cooperative != 0;
+  }
   unsigned cs = c.x * c.y * c.z;
   if (!n || n > 1024 || b.z > 64 || !g.x || !g.y || !g.z || g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535 || cs < 1 ||
       cs > 16 || g.x % c.x || g.y % c.y || g.z % c.z)
     return refuse(cudaErrorInvalidConfiguration);
   if (cs > allowed[kernel].cluster) return refuse(cudaErrorInvalidClusterSize);
   if (cfg.dynamicSmemBytes > allowed[kernel].dynamic) return refuse(cudaErrorInvalidValue);
+  const size_t clusters = size_t(g.x) * g.y * g.z / cs;
+  if (cooperative && clusters * cs > size_t(multiprocessors()) * size_t(resident_blocks()))
+    return refuse(cudaErrorCooperativeLaunchTooLarge);
   if (env("CUEMU_REFUSE", "0")[0] == '1') return refuse(cudaErrorLaunchOutOfResources);
   ++launches;
   S.rng.seed(unsigned(std::atoi(env("CUEMU_SEED", "1"))));
   S.order = env("CUEMU_ORDER", "fifo")[0];
   S.body = body;
+  S.spins = 0;
   gridDim = g;
   blockDim = b;
-  for (unsigned z = 0; z < g.z; z += c.z)
-    for (unsigned y = 0; y < g.y; y += c.y)
-      for (unsigned x = 0; x < g.x; x += c.x) {
-        Cluster cl;
-        std::vector<Block> blocks(cs);
-        std::vector<Thread> ts(n * cs);
-        cl.live = cl.nthreads = unsigned(n * cs);
-        for (unsigned r = 0; r < cs; r++) {
-          Block& k = blocks[r];
-          k.idx = {x + r % c.x, y + r / c.x % c.y, z + r / (c.x * c.y)};
-          k.rank = r;
-          k.nthreads = k.live = unsigned(n);
-          k.dyn = cfg.dynamicSmemBytes;
-          k.cl = &cl;
-          k.warps.resize((n + 31) / 32);
-          cl.blocks.push_back(&k);
-          for (size_t w = 0; w < k.warps.size(); w++)
-            k.warps[w].lanes = n - w * 32 >= 32 ? ~0u : (1u << (n - w * 32)) - 1;
-          for (unsigned i = 0; i < n; i++) {
-            Thread& t = ts[r * n + i];
-            t.tid = {i % b.x, i / b.x % b.y, i / (b.x * b.y)};
-            t.lane = i & 31;
-            t.blk = &k;
-            t.warp = &k.warps[i / 32];
-          }
-        }
-        run_cluster(ts);
-        for (Block& k : blocks) {
-          check_shared(k, allowed[kernel].dynamic + kStaticShared);
-          for (auto& m : k.shared) {
-            if (cuemu_shadow_reset) cuemu_shadow_reset(m.second.first, m.second.second);  // malloc gives it out again
-            std::free(m.second.first);
-          }
-        }
+  const size_t together = cooperative ? clusters : 1;
+  for (size_t first = 0; first < clusters; first += together) {
+    std::vector<Cluster> alive(together);
+    std::vector<Block> blocks(together * cs);
+    std::vector<Thread> ts(together * cs * n);
+    S.live = ts.size();
+    S.clusters.clear();
+    for (size_t i = 0; i < together; i++) {
+      place_cluster(alive[i], first + i, c, cfg.dynamicSmemBytes, &blocks[i * cs], &ts[i * cs * n]);
+      S.clusters.push_back(&alive[i]);
+    }
+    run_together(ts);
+    for (Block& k : blocks) {
+      check_shared(k, allowed[kernel].dynamic + kStaticShared);
+      for (auto& m : k.shared) {
+        if (cuemu_shadow_reset) cuemu_shadow_reset(m.second.first, m.second.second);  // malloc gives it out again
+        std::free(m.second.first);
       }
+    }
+  }
   if (__tsan_acquire) __tsan_acquire(&end_tag);
   return cudaSuccess;
 }
