@@ -40,7 +40,7 @@ constexpr KnownDevice kKnownDevices[] = {
     {{90, 132, 2048, 232448, int64_t{50} << 20, 3000, "H100"}, {3000, 5500, 1.755, 800, 450, 150, 2000}, {}},
     {{90, 132, 2048, 232448, int64_t{50} << 20, 4300, "H200"}, {4300, 5500, 1.755, 800, 450, 150, 2000}, {}},
     {{80, 108, 2048, 166912, int64_t{40} << 20, 1900, "A100"}, {1900, 4000, 1.41, 800, 450, 150, 2000}, {}}};
-constexpr const KnownDevice& kOldestDevice = kKnownDevices[sizeof(kKnownDevices) / sizeof(KnownDevice) - 1];
+inline constexpr const KnownDevice& kOldestDevice = kKnownDevices[sizeof(kKnownDevices) / sizeof(KnownDevice) - 1];
 
 // Returns a well-known device of each family, to plan for without a GPU: A100, H100 SXM, B200, RTX 5090. Another
 // capability gets the newest family that is not newer than it.

@@ -39,8 +39,7 @@ constexpr double kNearTheFloor = 0.95;  // a plan with this fraction is bound by
 struct Busy {
   double memory, issue, special;
 
-  double compute() const { return std::max(issue, special); }
-  double most() const { return std::max(memory, compute()); }
+  double most() const { return std::max({memory, issue, special}); }
 };
 
 inline Busy busy_for(double elements, double bytes, double instructions, double special, double bytes_per_ns,
@@ -93,21 +92,20 @@ inline Round round_of(const Problem& problem, const LaunchPlan& plan, int64_t te
   const double blocks_each = blocks / processors;
   const double together = std::min<double>(blocks_each, static_cast<double>(teams));  // teams on a multiprocessor
   const double bandwidth = std::min(rates.bytes_per_ns / processors, kSmBytesPerClock * rates.clock);
-  // All lanes of a warp issue what one of them does.
+  // All lanes of a warp issue what one of them does. Some multiprocessors have a block more than others.
   const double steps = static_cast<double>(divide_up(plan.chunks_per_warp, kWarpThreads));
   const double elements = warps * steps * kWarpThreads * static_cast<double>(chunk_width(problem.dtype));
   const double instructions = cost.sums + (problem.gradient ? cost.gradient : 0.0);
-  const double bytes = passes * bytes_of_logits(problem, 1) / plan.team;
-  Busy busy =
-      busy_for(blocks_each * elements, blocks_each * bytes, instructions, passes * cost.special, bandwidth, rates);
-  busy.issue += blocks_each * warps * kRowInstructions * kWarpThreads / (kLanes * rates.clock);
-  // One team by itself.
-  const double slots = std::min(1.0, warps * (blocks_each / together) / kWarpsForAllSlots);
+  const double bytes = passes * bytes_of_logits(problem, 1) / plan.team, fullest = std::ceil(blocks_each);
+  Busy busy = busy_for(fullest * elements, blocks_each * bytes, instructions, passes * cost.special, bandwidth, rates);
+  busy.issue += fullest * warps * kRowInstructions * kWarpThreads / (kLanes * rates.clock);
+  // One team by itself. A block of one warp does alone what several share between the barriers.
+  const double slots = std::min(1.0, warps * (fullest / together) / kWarpsForAllSlots);
   const double work = std::max(busy.issue / slots, busy.special) / together;
   const double packets = kPacketBytes * plan.team * plan.team / rates.l2_bytes_per_ns;
   const double join = plan.team > 1 ? rates.join + packets : 0.0;
-  const double targets = warps > 1.0 ? 0.0 : rates.latency;  // a block of one warp looks its targets up by itself
-  const double chain = rates.latency + busy.memory / together + work + targets + rates.barriers + join;
+  const double barriers = warps > 1.0 ? rates.barriers : 2.0 * rates.barriers;
+  const double chain = rates.latency + busy.memory / together + work + barriers + join;
   return {chain + busy.most() * (together - 1.0) / together, busy};
 }
 
@@ -131,25 +129,24 @@ inline Prediction predict_team(const Problem& problem, const LaunchPlan& plan, c
 
 // ---- units and split --------------------------------------------------------------------------------
 
-// A kernel over units, and the bytes that it moves: all of them through the second-level cache, some to or from memory.
+// A kernel over units. The bytes that it reads and all that it moves pass the second-level cache, some of them memory.
 struct UnitKernel {
-  double elements, bytes, memory_bytes, instructions, special;
+  double elements, read, moved, memory, instructions, special;
 };
 
 // Returns the kernel's time. Its loads need enough bytes in flight, and its last blocks leave multiprocessors idle.
 inline double time_of(const UnitKernel& kernel, const LaunchPlan& plan, double units, const DeviceFacts& facts,
                       const DeviceRates& rates, Losses& losses) {
   const double slots = std::max(1.0, facts.sm_count * kUnitThreadsPerSm / plan.threads);
-  const double waves = std::max(1.0, units) / slots, share = std::min(1.0, waves) * facts.sm_count;
-  const Busy busy = busy_for(kernel.elements / share, kernel.memory_bytes, kernel.instructions, kernel.special,
+  const double waves = std::max(1.0, units) / slots, processors = std::min(1.0, waves) * facts.sm_count;
+  const Busy busy = busy_for(kernel.elements / processors, kernel.memory, kernel.instructions, kernel.special,
                              rates.bytes_per_ns, rates);
-  const double in_flight = share * kUnitBytesInFlight;
-  const double work =
-      std::max({busy.most(), kernel.bytes / rates.l2_bytes_per_ns, kernel.bytes / in_flight * rates.latency});
+  const double loads = kernel.read / (processors * kUnitBytesInFlight) * rates.latency;
+  const double work = std::max({busy.most(), loads, kernel.moved / rates.l2_bytes_per_ns});
   const double tail = waves > 1.0 ? work * (std::ceil(waves) / waves - 1.0) : 0.0;
   losses.add(Bound::kLaunches, rates.launch);
   losses.add(Bound::kWaves, tail);
-  losses.add(Bound::kLatency, rates.latency + std::max(0.0, kernel.bytes / in_flight * rates.latency - busy.most()));
+  losses.add(Bound::kLatency, rates.latency + std::max(0.0, loads - busy.most()));
   losses.add_excess(busy);
   return rates.launch + rates.latency + work + tail;
 }
@@ -159,11 +156,10 @@ inline Prediction predict_units(const Problem& problem, const LaunchPlan& plan, 
   const DeviceRates rates = rates_of(facts);
   const ElementCost cost = cost_of(problem.dtype);
   const double read = bytes_of_logits(problem, problem.rows), moved = read * (problem.gradient ? 2.0 : 1.0);
-  const UnitKernel kernel{read / static_cast<double>(bytes_of(problem.dtype)), moved, moved, cost.sums + cost.gradient,
-                          2.0 * cost.special};
+  const double elements = read / static_cast<double>(bytes_of(problem.dtype));
+  const UnitKernel kernel{elements, read, moved, moved, cost.sums + cost.gradient, 2.0 * cost.special};
   Losses losses;
-  const double units = static_cast<double>(problem.rows * plan.tiles);
-  const double time = time_of(kernel, plan, units, facts, rates, losses);
+  const double time = time_of(kernel, plan, static_cast<double>(problem.rows * plan.tiles), facts, rates, losses);
   return losses.prediction(moved / rates.bytes_per_ns, time, kUnitBytesInFlight);
 }
 
@@ -171,20 +167,17 @@ inline Prediction predict_units(const Problem& problem, const LaunchPlan& plan, 
 inline Prediction predict_split(const Problem& problem, const LaunchPlan& plan, const DeviceFacts& facts) {
   const DeviceRates rates = rates_of(facts);
   const ElementCost cost = cost_of(problem.dtype);
-  const double waves = static_cast<double>(divide_up(problem.rows, std::max<int64_t>(1, plan.rows_per_wave)));
-  const double rows = static_cast<double>(problem.rows) / std::max(1.0, waves),
-               units = rows * static_cast<double>(plan.tiles);
-  const double all = bytes_of_logits(problem, problem.rows), bytes = all / std::max(1.0, waves);
+  const int64_t waves = std::max<int64_t>(1, divide_up(problem.rows, std::max<int64_t>(1, plan.rows_per_wave)));
+  const double bytes = bytes_of_logits(problem, problem.rows) / static_cast<double>(waves);
   const double elements = bytes / static_cast<double>(bytes_of(problem.dtype));
-  const double again = bytes <= l2_share(facts) ? 0.0 : bytes;
+  const double units = static_cast<double>(problem.rows * plan.tiles) / static_cast<double>(waves);
+  const double again = bytes <= static_cast<double>(l2_share(facts)) ? 0.0 : bytes;
+  const UnitKernel sums{elements, bytes, bytes, bytes, cost.sums, cost.special};
+  const UnitKernel gradient{elements, bytes, 2.0 * bytes, bytes + again, cost.gradient, cost.special};
   Losses losses;
-  double time = time_of({elements, bytes, bytes, cost.sums, cost.special}, plan, units, facts, rates, losses);
-  if (problem.gradient) {
-    time +=
-        time_of({elements, 2.0 * bytes, bytes + again, cost.gradient, cost.special}, plan, units, facts, rates, losses);
-  }
-  const double passes = problem.gradient ? 2.0 : 1.0;
-  return losses.prediction(passes * bytes / rates.bytes_per_ns, time, kUnitBytesInFlight);
+  double time = time_of(sums, plan, units, facts, rates, losses);
+  if (problem.gradient) time += time_of(gradient, plan, units, facts, rates, losses);
+  return losses.prediction((problem.gradient ? 2.0 : 1.0) * bytes / rates.bytes_per_ns, time, kUnitBytesInFlight);
 }
 
 inline Prediction predict(const Problem& problem, const LaunchPlan& plan, const DeviceFacts& facts) {

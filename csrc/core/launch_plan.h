@@ -7,8 +7,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <string>
 
 #include "launch_model.h"
@@ -91,7 +91,7 @@ inline int64_t team_shared_bytes(int64_t chunks_per_tile) { return 3 * (divide_u
 // Returns how many blocks of a team kernel a multiprocessor runs at once: registers, shared memory and the hardware's
 // maximum limit them.
 inline int64_t team_blocks_per_sm(const Problem& problem, const DeviceFacts& facts, int threads) {
-  const int64_t most_shared = team_shared_bytes(int64_t{threads} * kChunksPerThread) + kStaticShared + kReservedShared;
+  const int64_t most_shared = team_shared_bytes(int64_t{threads} * problem.team_chunks) + kStaticShared + kReservedShared;
   return std::min({int64_t{std::min(problem.team_threads_per_sm, facts.threads_per_sm) / threads},
                    int64_t{kMostBlocksPerSm}, (facts.shared_per_block + kReservedShared) / most_shared});
 }
@@ -99,7 +99,7 @@ inline int64_t team_blocks_per_sm(const Problem& problem, const DeviceFacts& fac
 // A plan in which `team` blocks keep a row, or fewer if these suffice. The grid is persistent, and all of its blocks
 // are resident at once, because the blocks of a team wait for one another.
 inline LaunchPlan team_of(const Problem& problem, int64_t resident, int threads, int64_t team) {
-  const int64_t chunks = std::max<int64_t>(1, most_whole_chunks(problem.labels, problem.dtype));
+  const int64_t chunks = std::max<int64_t>(1, most_chunks(problem.labels, problem.dtype));
   const int64_t warps = threads / kWarpThreads;
   LaunchPlan plan = common_plan(problem, Strategy::kTeam, threads);
   plan.chunks_per_warp = static_cast<int>(divide_up(chunks, team * warps));
@@ -111,34 +111,40 @@ inline LaunchPlan team_of(const Problem& problem, int64_t resident, int threads,
   return plan;
 }
 
-// Keeps the faster of two plans; small differences between predictions decide nothing.
-inline void keep_faster(LaunchPlan& best, const LaunchPlan& other, double by = 1.01) {
-  if (other.predicted.fraction > best.predicted.fraction * by) best = other;
+// True if `other` is a better plan: it has two teams at once rather than one, so that one works while the other waits,
+// or it is faster. Small differences between predictions decide nothing.
+inline bool is_better(const LaunchPlan& other, const LaunchPlan& plan) {
+  const bool two = other.blocks > other.team, had_two = plan.blocks > plan.team;
+  if (two != had_two) return two;
+  return other.predicted.fraction > plan.predicted.fraction * 1.01;
 }
 
-// Finds the fastest team plan: by blocks of each size, the smallest team that holds a row, and teams that share few
-// rows among all multiprocessors in one round of rows, two or three. At least two teams run at once if they can, so
-// that one works while the other waits. Returns false if the loss has no team kernels or the device cannot hold a row.
+// Finds the best team plan: by blocks of each size, as many teams as the device holds, and fewer ones that share few
+// rows among all multiprocessors in one round of rows, two or three. Returns false if the loss has no team kernels or
+// the device cannot hold a row.
 inline bool plan_team(const Problem& problem, const DeviceFacts& facts, LaunchPlan* plan) {
-  if (problem.grouping != Grouping::kSamples || !problem.dense_labels || problem.dtype == DType::kDouble) return false;
-  const int64_t chunks = std::max<int64_t>(1, most_whole_chunks(problem.labels, problem.dtype));
+  if (problem.grouping != Grouping::kSamples || problem.dtype == DType::kDouble || problem.rows >= int64_t{1} << 31) {
+    return false;
+  }
+  const int64_t chunks = std::max<int64_t>(1, most_chunks(problem.labels, problem.dtype));
   const int64_t rows = std::max<int64_t>(1, problem.rows);
   bool found = false;
-  int64_t most_teams = 0;
   for (const int threads : {256, 192, 128, 96, 64, 32}) {
     const int64_t resident = team_blocks_per_sm(problem, facts, threads) * facts.sm_count;
-    const int64_t least = divide_up(chunks, int64_t{threads} * kChunksPerThread);
+    const int64_t least = divide_up(chunks, int64_t{threads} * problem.team_chunks);
     if (least > resident) continue;
-    const bool two = rows >= 2 && 2 * least <= resident;
-    const int64_t most = std::min(two ? resident / 2 : resident, std::max(least, chunks / threads));
-    most_teams = std::max(most_teams, std::min<int64_t>(2, resident / least));
+    const int64_t for_two = rows >= 2 && 2 * least <= resident ? resident / 2 : resident;
+    const int64_t most = std::min(for_two, divide_up(chunks, threads));
+    int64_t before = 0;
     for (const int64_t rounds : {0, 3, 2, 1}) {
-      const int64_t wanted = rounds == 0 ? least : resident / divide_up(rows, rounds);
-      LaunchPlan next = team_of(problem, resident, threads, std::min(std::max(wanted, least), most));
+      const int64_t teams = rounds == 0 ? resident / least : divide_up(rows, rounds);
+      const int64_t team = std::min(std::max(resident / teams, least), most);
+      if (team == before) continue;
+      LaunchPlan next = team_of(problem, resident, threads, team);
       next.predicted = predict(problem, next, facts);
-      if (!found) *plan = next;
-      keep_faster(*plan, next);
+      if (!found || is_better(next, *plan)) *plan = next;
       found = true;
+      before = team;
     }
   }
   return found;
@@ -194,8 +200,9 @@ inline std::string describe(const LaunchPlan& plan) {
   if (plan.strategy == Strategy::kSplit) text += ", " + number(plan.rows_per_wave) + " rows a wave";
   text += plan.reads == 1 ? ", logits read once" : ", logits read twice";
   if (plan.predicted.bound == Bound::kNone) return text;
-  const std::string hundredths = number(std::lround(100.0 * plan.predicted.fraction));
-  return text + "; predicted " + hundredths + "% of the floor, bound by " + name_of(plan.predicted.bound);
+  char fraction[16];
+  std::snprintf(fraction, sizeof fraction, "%.2f", plan.predicted.fraction);
+  return text + "; predicted " + fraction + " of the floor, bound by " + name_of(plan.predicted.bound);
 }
 
 }  // namespace mlloss

@@ -25,6 +25,8 @@ inline const char* name_of(Strategy strategy) {
 
 // The threads that run team kernels on a multiprocessor at once: the number that its registers allow.
 constexpr int kTeamThreadsPerSm = 768;
+// The chunks that a thread of a team keeps in registers, at most; fewer with options, whose code needs registers too.
+constexpr int kChunksPerThread = 8, kGeneralChunks = 4;
 
 struct Problem {
   int64_t rows, labels;
@@ -34,6 +36,7 @@ struct Problem {
   bool dense_labels = true;  // the logits of a row are adjacent in memory
   // 0 if the loss has no team kernels; fewer than the default if they need more registers.
   int team_threads_per_sm = kTeamThreadsPerSm;
+  int team_chunks = kChunksPerThread;  // chunks that a thread of a team keeps, at most
 };
 
 // What takes the time that a plan needs beyond the floor.
@@ -82,8 +85,6 @@ struct LaunchPlan {
 constexpr int kUnitThreads = 256;  // blocks that process tiles in any order
 constexpr int kTeamThreads = 256;  // blocks of a team
 constexpr int kLabelThreads = 128;
-constexpr int kChunksPerThread = 8;                        // team: chunks that a thread keeps in registers
-constexpr int kGeneralChunks = 4;  // TEMP
 constexpr int kWarpThreads = 32;                           // threads of a warp
 constexpr int kMostBlocksPerSm = 32;                       // resident blocks on a multiprocessor
 constexpr int64_t kMaxLabels = (int64_t{1} << 31) - 1024;  // labels within a row are counted in 32 bits

@@ -73,7 +73,7 @@ struct Table {
 inline cudaError_t plan_that_runs(const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
                                   const DeviceFacts& facts, Strategy wanted, LaunchPlan* plan) {
   const FastPath path = team_path_of(call, out.gradient);
-  const Problem problem = problem_of(call, out.gradient != nullptr, kernels.team_threads[static_cast<int>(path)]);
+  const Problem problem = problem_of(call, out.gradient != nullptr, kernels.team_threads[static_cast<int>(path)], path);
   *plan = plan_forward(problem, facts, wanted);
   if (plan->strategy != Strategy::kTeam) return cudaSuccess;
   int most = 0;

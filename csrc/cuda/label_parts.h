@@ -14,7 +14,7 @@ void launch_part(const LossKernels& kernels, const Call& call, const Tensor& log
   const DeviceScope scope(device);
   if (nothing_to_do(call)) return;
   const LaunchPlan plan =
-      plan_forward(problem_of(call, false, 0), facts_of(device), Strategy::kSplit);
+      plan_forward(problem_of(call, false), facts_of(device), Strategy::kSplit);
   const Launch to{plan, current_stream(device)};
   WorkspaceSizes sizes = kernels.workspace_of(to, call);
   sizes.partial_sums = 0;

@@ -120,7 +120,7 @@ cudaError_t blocks_on_processor(void (*kernel)(P...), const LaunchPlan& plan, in
   if (error != cudaSuccess) return error;
   const KernelOnDevice here{reinterpret_cast<const void*>(kernel), device};
   return known.get(Key{here, plan.threads, plan.shared_bytes}, most, [&](int* found) {
-    return cudaOccupancyMaxActiveBlocksPerMultiprocessor(found, here.first, plan.threads,
+    return cudaOccupancyMaxActiveBlocksPerMultiprocessor(found, kernel, plan.threads,
                                                          static_cast<size_t>(plan.shared_bytes));
   });
 }

@@ -29,7 +29,7 @@ constexpr int kRegisterPressure<Compound<T, Losses...>> = sizeof...(Losses) > 2 
 // registers; CSR targets do not. kFastPath: as in team.cuh.
 template <class Loss, FastPath kFastPath>
 constexpr int kTeamBlocks = kRegisterPressure<Loss> > 2 ? 1
-                            : kFastPath == FastPath::kSparse && kRegisterPressure<Loss> < 2 && Loss::kSecondPassSums == 0 ? 3
+                            : kFastPath == FastPath::kSparse && kRegisterPressure<Loss> == 0 ? 3
                                                                                                                        : 2;
 
 }  // namespace cuda

@@ -53,14 +53,14 @@ inline void run_forward(const Table& table, const LossKernels& kernels, const Ca
   LaunchPlan plan{};
   check(plan_that_runs(kernels, call, out, facts, static_cast<Strategy>(wanted_strategy().load()), &plan));
   last_strategy() = static_cast<int>(plan.strategy);
-  const LaunchPlan down_rows = plan_down_rows(problem_of(call, out.gradient != nullptr, 0), facts,
+  const LaunchPlan down_rows = plan_down_rows(problem_of(call, out.gradient != nullptr), facts,
                                               static_cast<int>(chunk_width(call.logits_dtype)));
   launch_forward(kernels, Launch{plan, stream, &down_rows}, call, out, logits, device);
 }
 
 inline void run_tiles(const Table& table, const LossKernels& kernels, const Call& call, const BackwardOutputs& out,
                       const Tensor& logits, const DeviceFacts& facts, cudaStream_t stream) {
-  const LaunchPlan plan = plan_backward(problem_of(call, true, 0), facts);
+  const LaunchPlan plan = plan_backward(problem_of(call, true), facts);
   const int64_t bytes = call.rows * plan.tiles * 8;
   const Scratch scratch(logits, {out.row_gradient ? bytes : 0, out.scale_gradient ? bytes : 0});
   double* rows = static_cast<double*>(scratch.get(0));
@@ -74,7 +74,7 @@ inline void run_tiles(const Table& table, const LossKernels& kernels, const Call
 
 inline void run_labels(const Table& table, const LossKernels& kernels, const Call& call, const BackwardOutputs& out,
                        const Tensor& logits, const DeviceFacts& facts, cudaStream_t stream) {
-  const LaunchPlan plan = plan_down_rows(problem_of(call, true, 0), facts, 1);
+  const LaunchPlan plan = plan_down_rows(problem_of(call, true), facts, 1);
   const Scratch scratch(logits, {plan.tiles * call.labels * 8});
   double* sums = static_cast<double*>(scratch.get(0));
   check(kernels.label_gradient(Launch{plan, stream}, call, out, sums));

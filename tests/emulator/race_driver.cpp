@@ -2,7 +2,7 @@
 // kernels, strategy of the planner and layout of targets, with several warps and blocks, and several
 // rows a block. Results are checked too: what a missing barrier spoils need not be a race.
 //   race_driver           every case, a line each; functors that share their kernels with another in float alone
-//   race_driver WORD...   the cases with these words in their line, as: race_driver float zlpr resident
+//   race_driver WORD...   the cases with these words in their line, as: race_driver float zlpr team
 //   race_driver -x ...    stops at the first that fails
 //   race_driver -b ...    without functors that share their kernels with another, if none is named
 #include <cuda_bf16.h>
@@ -46,11 +46,14 @@ enum class Layout { kDense, kSparse, kSecondLogits };
 struct Variant {
   Layout layout;
   bool in_place;
+  bool options;  // all options; without them calls take the fast path
   const char* name;
 };
-constexpr Variant kVariants[] = {{Layout::kDense, false, "dense"},
-                                 {Layout::kSparse, true, "sparse in-place"},
-                                 {Layout::kSecondLogits, false, "raw"}};
+constexpr Variant kVariants[] = {{Layout::kDense, false, true, "dense"},
+                                 {Layout::kSparse, true, true, "sparse in-place"},
+                                 {Layout::kDense, true, false, "plain dense in-place"},
+                                 {Layout::kSparse, false, false, "plain sparse"},
+                                 {Layout::kSecondLogits, false, true, "raw"}};
 
 constexpr const char* kGroupings[] = {"element", "samples", "macro", "micro"};
 
@@ -88,6 +91,16 @@ Inputs random_inputs(Shape shape, int64_t width) {
   return in;
 }
 
+// The same logits and targets without options. Weights of rows do not count as one.
+Inputs without_options(Inputs in) {
+  std::fill(in.weight.begin(), in.weight.end(), 1.0);
+  std::fill(in.label_parameter.begin(), in.label_parameter.end(), 1.0);
+  std::fill(in.label_offset.begin(), in.label_offset.end(), 0.0);
+  std::fill(in.row_offset.begin(), in.row_offset.end(), 0.0);
+  in.scale = 1.0;
+  return in;
+}
+
 // NaN where nothing is written.
 template <class T>
 std::vector<T> unwritten(size_t count) {
@@ -114,7 +127,7 @@ struct Arguments {
   T scale, normalizer;
   Call call{};
 
-  Arguments(const Inputs& in, DType dtype, Layout layout)
+  Arguments(const Inputs& in, DType dtype, Layout layout, bool options)
       : logits(rounded<In>(in.logits)),
         dense(in.targets.begin(), in.targets.end()),
         raw(rounded<In>({in.targets.begin(), in.targets.end()})),
@@ -146,13 +159,16 @@ struct Arguments {
       call.nnz = static_cast<int64_t>(col_indices.size());
       call.wide_indices = true;
     }
-    call.weight = weight.data();
     call.sample_weight = sample_weight.data();
-    call.scale_tensor = &scale;
-    call.label_offset = label_offset.data();
-    call.label_parameter = label_parameter.data();
-    call.row_offset = row_offset.data();
-    call.row_offset_stride = 1;
+    call.scale = 1.0;
+    if (options) {
+      call.weight = weight.data();
+      call.scale_tensor = &scale;
+      call.label_offset = label_offset.data();
+      call.label_parameter = label_parameter.data();
+      call.row_offset = row_offset.data();
+      call.row_offset_stride = 1;
+    }
     call.grouping = in.grouping;
     call.factor = in.factor;
     call.normalizer = &normalizer;
@@ -197,7 +213,7 @@ class Findings {
 template <class In, class T>
 void run_forward(const Engine& engine, const Inputs& in, const Results& exact, DType dtype, const Variant& variant,
                  Findings& found) {
-  Arguments<In, T> arguments(in, dtype, variant.layout);
+  Arguments<In, T> arguments(in, dtype, variant.layout, variant.options);
   std::vector<In> gradient = unwritten<In>(variant.in_place ? 0 : exact.gradient.size());
   std::vector<T> coefficients = unwritten<T>(static_cast<size_t>(engine.kernels.coefficients) * in.groups());
   T total;
@@ -220,7 +236,7 @@ void run_forward(const Engine& engine, const Inputs& in, const Results& exact, D
 template <class In, class T>
 void run_backward(const Engine& engine, const Inputs& in, const Results& exact, DType dtype, const Variant& variant,
                   Findings& found) {
-  Arguments<In, T> arguments(in, dtype, variant.layout);
+  Arguments<In, T> arguments(in, dtype, variant.layout, variant.options);
   std::vector<In> gradient = unwritten<In>(variant.in_place ? 0 : exact.gradient.size());
   std::vector<T> coefficients = unwritten<T>(static_cast<size_t>(engine.kernels.coefficients) * in.groups());
   std::vector<T> values = unwritten<T>(exact.values.size());
@@ -252,7 +268,7 @@ void run_backward(const Engine& engine, const Inputs& in, const Results& exact, 
 template <class In, class T>
 void run_parts(const Engine& engine, const Inputs& in, const Results& exact, DType dtype, const Variant& variant,
                Findings& found) {
-  const Arguments<In, T> arguments(in, dtype, variant.layout);
+  const Arguments<In, T> arguments(in, dtype, variant.layout, variant.options);
   if (engine.wanted != Strategy::kSplit || !engine.spans_parts(arguments.call)) return;
   const cuda::Table table = sizeof(T) == 8 ? cuda::table_double() : cuda::table_float();
   T total;
@@ -331,20 +347,24 @@ class Driver {
   template <class In, class T>
   void run_loss(const Logits<In, T>& logits, Engine engine, const reference::Named& loss, const Inputs& in) {
     const std::string shape = std::to_string(in.rows) + "x" + std::to_string(in.labels);
-    Results exact;
+    const Inputs inputs[] = {without_options(in), in};
+    Results results[2];
     for (const Strategy strategy : kStrategies) {
       engine.wanted = strategy;
       for (const Variant& variant : kVariants) {
         const std::string label = std::string(logits.name) + " " + loss.name + " " +
                                   kGroupings[static_cast<int>(in.grouping)] + " " + name_of(strategy) + " " + shape +
                                   " " + variant.name;
-        if ((variant.layout == Layout::kSecondLogits) != loss.second_logits) continue;
-        if (!wanted(label) || !engine.gets_wanted(Arguments<In, T>(in, logits.dtype, variant.layout).call)) continue;
-        if (exact.values.empty()) exact = loss.results(in);
+        if ((variant.layout == Layout::kSecondLogits) != loss.second_logits || !wanted(label)) continue;
+        const Inputs& used = inputs[variant.options];
+        Results& exact = results[variant.options];
+        const Arguments<In, T> arguments(used, logits.dtype, variant.layout, variant.options);
+        if (!engine.gets_wanted(arguments.call, arguments.logits.data())) continue;
+        if (exact.values.empty()) exact = loss.results(used);
         run_case(label, strategy, logits.tolerance, [&](Findings& found) {
-          run_forward<In, T>(engine, in, exact, logits.dtype, variant, found);
-          run_backward<In, T>(engine, in, exact, logits.dtype, variant, found);
-          run_parts<In, T>(engine, in, exact, logits.dtype, variant, found);
+          run_forward<In, T>(engine, used, exact, logits.dtype, variant, found);
+          run_backward<In, T>(engine, used, exact, logits.dtype, variant, found);
+          run_parts<In, T>(engine, used, exact, logits.dtype, variant, found);
         });
       }
     }

@@ -8,7 +8,7 @@
 // Under ASan every shared array is a heap block of its exact size. Under -fsanitize=thread the only
 // happens-before edges are CUDA's own.
 // CUEMU_ORDER=fifo|lifo|random, CUEMU_SEED=n, CUEMU_SKIP_SYNC=file:line (leaves one barrier or fence out),
-// CUEMU_REFUSE=1 (no launch is accepted), CUEMU_SMS=n (multiprocessors, 1 without), CUEMU_BLOCKS=n (blocks that are
+// CUEMU_REFUSE=1 (no launch is accepted), CUEMU_SMS=n (multiprocessors, 2 without), CUEMU_BLOCKS=n (blocks that are
 // resident on each, 2 without): a cooperative launch of more than both allow is refused.
 #pragma once
 #define CUEMU 1
@@ -371,7 +371,7 @@ inline void place_cluster(Cluster& cl, size_t index, dim3 c, size_t dynamic_shar
     }
   }
 }
-inline int multiprocessors() { return std::atoi(env("CUEMU_SMS", "1")); }
+inline int multiprocessors() { return std::atoi(env("CUEMU_SMS", "2")); }
 // Returns how many blocks of a cooperative launch each multiprocessor has room for.
 inline int resident_blocks() { return std::atoi(env("CUEMU_BLOCKS", "2")); }
 inline cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& cfg, Call body) {
