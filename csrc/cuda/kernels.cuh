@@ -11,7 +11,6 @@
 #include "loss_traits.h"
 #include "parts.cuh"
 #include "reduce.cuh"
-#include "resident.cuh"
 #include "scale.cuh"
 #include "split.cuh"
 #include "streaming.cuh"
@@ -60,16 +59,13 @@ struct Launches {
       switch (to.plan.strategy) {
         case Strategy::kSplit:
           return split(to, call, out, work, total);
-        case Strategy::kStreaming:
-          return launch(streaming<Loss, In>, launch_shape_of(to), DeviceCall(call), out, total);
         default:
-          return row_resident(to, call, out, total);
+          return launch(streaming<Loss, In>, launch_shape_of(to), DeviceCall(call), out, total);
       }
     }
   }
 
-  static cudaError_t clusters_of(const LaunchPlan& plan, int* most) {
-    if constexpr (!kElementWise && kRowResident<Functor>) return most_clusters(resident<Loss, In>, plan, most);
+  static cudaError_t clusters_of(const LaunchPlan&, int* most) {
     *most = 0;
     return cudaSuccess;
   }
@@ -175,14 +171,6 @@ struct Launches {
       }
     }
     return launch(group_backward<Loss, In, false>, launch_shape_of(to), DeviceCall(call), out, units, sums);
-  }
-
-  static cudaError_t row_resident(const Launch& to, const Call& call, const ForwardOutputs& out, const Total& total) {
-    if constexpr (kRowResident<Functor>) {
-      return launch(resident<Loss, In>, launch_shape_of(to), DeviceCall(call), out,
-                    static_cast<int>(to.plan.chunks_per_tile), total);
-    }
-    return cudaErrorNotSupported;  // the planner chooses no such plan
   }
 
   // Takes statistics, then forms the gradient from the coefficients that they gave.

@@ -24,12 +24,9 @@ constexpr int kRegisterPressure<SymmetricKl<T>> = 1;
 template <class T, template <class> class... Losses>
 constexpr int kRegisterPressure<Compound<T, Losses...>> = sizeof...(Losses) > 2 ? 3 : 2;
 
-// True if a loss has kernels that hold a row in shared memory (the strategies resident and cluster). Sums of losses
-// have none, because every kernel costs seconds of compilation.
+// True if a loss has kernels that hold a row in shared memory (the strategies resident and cluster).
 template <class Loss>
-constexpr bool kRowResident = Loss::kScope == Scope::kGroup;
-template <class T, template <class> class... Losses>
-constexpr bool kRowResident<Compound<T, Losses...>> = false;
+constexpr bool kRowResident = false;
 
 }  // namespace cuda
 }  // namespace mlloss

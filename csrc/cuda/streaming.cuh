@@ -2,6 +2,7 @@
 #pragma once
 
 #include "arrival.cuh"
+#include "feed.cuh"
 #include "group_row.cuh"
 #include "loss_traits.h"
 
@@ -23,26 +24,25 @@ template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kMaxThreads, (kStreamingBlocks<LossTemplate<Compute<In>>, In>))
     streaming(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
               const __grid_constant__ Total total) {
-  MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   using Group = GroupRow<LossTemplate, In>;
   Group group(call, out);
-  Ring<In> ring(call, memory);
+  int turn = 0;
   // Only thread 0 uses this sum; in a register it would cost every thread one.
   MLLOSS_SHARED(double, sum, [1]);
   if (threadIdx.x == 0) sum[0] = 0.0;
   const bool gradient = out.gradient != nullptr;
   for (int64_t r = blockIdx.x; r < call.rows; r += gridDim.x) {
     const LogitsRow<In> row(call, r);
-    ring.begin(row, 0, row.chunks);
+    const Tile<In> tile(row, 0, 1, row.chunks, turn);
     group.start(r);
-    const auto stats = group.statistics(row, ring, gradient || Group::Loss::kSecondPassSums > 0);
+    const auto stats = group.statistics(row, tile);
     typename Group::SecondSums second_sums{};
-    if constexpr (Group::Loss::kSecondPassSums > 0) second_sums = group.second_pass_sums(row, ring, gradient, stats);
+    if constexpr (Group::Loss::kSecondPassSums > 0) second_sums = group.second_pass_sums(row, tile, stats);
     typename Group::Coefficients c;
     const T value = group.finalize(stats, second_sums, true, c);
     if (threadIdx.x == 0) sum[0] += static_cast<double>(value);
-    if (gradient) group.gradient(row, c, ring);
+    if (gradient) group.gradient(row, c, tile);
   }
   add_to_total<T>(call, total, threadIdx.x == 0 ? sum[0] : 0.0, blockIdx.x, gridDim.x);
 }
