@@ -109,4 +109,3 @@ MLLOSS_HD int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t l2_share(const DeviceFacts& facts) { return facts.l2_bytes * 2 / 5; }
 
 }  // namespace mlloss
-namespace mlloss { constexpr int kStages = 4; inline int staged_target_bytes(DType l, DType t) { const int64_t bytes = chunk_width(l) * bytes_of(t); return bytes >= 4 && bytes <= 32 ? static_cast<int>(bytes) : 0; } }  // TEMPORARY

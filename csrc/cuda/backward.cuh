@@ -42,16 +42,14 @@ template <template <class> class LossTemplate, class In, bool kByLabel>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     group_backward(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out,
                    const __grid_constant__ Units units, const __grid_constant__ UnitSums sums) {
-  MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   using Loss = LossTemplate<T>;
   const Loss loss(call.parameters.values);
   RowReader<Loss, In> reader(call);
-  Ring<In> ring(call, memory);
+  int turn = 0;
   GradientOutput<In> output(call, out, sums);
   for_units(units, [&](int64_t r, int tile) {
     LogitsRow<In> row(call, r);
-    begin_tile(ring, units, row, tile);
     reader.start(r);
     output.start(r, reader.scale());
     if (output.zero()) row.fast_path_starts = 0;
@@ -62,17 +60,16 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
       if (!Loss::finite_maxima(c)) row.fast_path_starts = 0;
     }
     const GradientRow<In> memory(row, out.gradient, r);
-    ring.run(row, [&](const Fetched& fetched) {
-      visit(reader, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
-        T g[kWidth<In>];
-        if constexpr (kByLabel) {
-          chunk_gradient_by_label(kind, loss, call, out, chunk, factor, g);
-        } else {
-          chunk_gradient(kind, loss, chunk, c, g);
-        }
-        output.put(kind, row, memory, chunk, fetched.logits, g);
-      });
-    });
+    const auto put = [&](auto kind, const RowChunk<In>& chunk, uint4 logits) {
+      T g[kWidth<In>];
+      if constexpr (kByLabel) {
+        chunk_gradient_by_label(kind, loss, call, out, chunk, factor, g);
+      } else {
+        chunk_gradient(kind, loss, chunk, c, g);
+      }
+      output.put(kind, row, memory, chunk, logits, g);
+    };
+    tile_of(units, row, tile, turn).run(reader, row, output.plain() && memory.whole_accesses(), put);
     output.store_sums(r * units.tiles + tile);
   });
 }

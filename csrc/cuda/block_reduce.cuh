@@ -8,6 +8,7 @@ namespace mlloss {
 namespace cuda {
 
 constexpr int kWarpLanes = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMostWarps = 16;  // the maximum in a block that reduces; kMaxThreads is below it
 
 template <class T, int N, class Combine>
@@ -19,7 +20,7 @@ MLLOSS_DEVICE Array<T, N> block_combine(Array<T, N> x, T neutral, Combine combin
   for (int k = 0; k < N; ++k) {
 #pragma unroll
     for (int distance = kWarpLanes / 2; distance > 0; distance /= 2) {
-      x[k] = combine(x[k], __shfl_xor_sync(0xffffffffu, x[k], distance));
+      x[k] = combine(x[k], __shfl_xor_sync(kAllLanes, x[k], distance));
     }
   }
   __syncthreads();  // all threads have read the partial results of the last reduction

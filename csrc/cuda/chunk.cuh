@@ -2,11 +2,18 @@
 #pragma once
 
 #include "../losses/functor.h"
-#include "feed.cuh"
 #include "targets.cuh"
 
 namespace mlloss {
 namespace cuda {
+
+// A chunk of a row in registers.
+struct Fetched {
+  int index;
+  uint4 logits;
+  bool has_bools = false;  // its bool targets were loaded with it
+  Bools bools = {};
+};
 
 template <class T, int V>
 struct Chunk {
@@ -28,6 +35,12 @@ struct Chunk {
 template <Targets kTargets, bool kWeighted>
 struct ChunkKind {
   static constexpr bool kFastPath = !kWeighted;
+  static constexpr bool kWholeAccess = false;
+};
+
+// A chunk without positives on the fast path, of a row whose gradient is stored with whole accesses.
+struct NegativeKind : ChunkKind<Targets::kNegative, false> {
+  static constexpr bool kWholeAccess = true;
 };
 
 template <class T, int V, class F>
@@ -71,7 +84,10 @@ class ChunkReader {
   }
 
   MLLOSS_DEVICE T scale() const { return scale_; }
-  MLLOSS_DEVICE bool no_entries(int label) const { return targets_.no_entries(label); }
+  MLLOSS_DEVICE bool no_entries(int label) { return targets_.no_entries(label); }
+  MLLOSS_DEVICE const CsrRow& entries() const { return targets_.entries(); }
+  // Allows reads from the row's first label on again.
+  MLLOSS_DEVICE void rewind() { targets_.rewind(); }
 
   MLLOSS_DEVICE void start(int64_t row) {
     targets_.start(row);
@@ -81,13 +97,13 @@ class ChunkReader {
   }
 
   // Reads the chunk at `label`. `x` has the logits of the lanes inside the row, which are all lanes if `whole`; the
-  // other lanes are ignored. `staged` is as in TargetReader. Calls must not go to smaller labels.
-  MLLOSS_DEVICE Chunk<T, V> read(int label, bool whole, const T* x, SharedAddress staged) {
+  // other lanes are ignored. Calls must not go to smaller labels.
+  MLLOSS_DEVICE Chunk<T, V> read(int label, bool whole, const T* x) {
     Chunk<T, V> chunk;
     chunk.label = label;
 #pragma unroll
     for (int i = 0; i < V; ++i) chunk.s[i] = x[i];
-    const ChunkTargets<T, V> targets = targets_.read(label, whole, staged);
+    const ChunkTargets<T, V> targets = targets_.read(label, whole);
     chunk.positive = targets.positive;
     chunk.excluded = targets.excluded;
     chunk.soft = targets.soft;
@@ -160,30 +176,39 @@ MLLOSS_DEVICE RowChunk<In> read_chunk(Reader& reader, const LogitsRow<In>& row, 
   Compute<In> x[kWidth<In>];
   unpack<In>(fetched.logits, x);
   const int label = row.label_of(fetched.index);
-  const bool whole = row.whole(label);
-  return reader.read(label, whole, x, whole && row.targets ? fetched.targets : SharedAddress());
+  return reader.read(label, row.whole(label), x);
+}
+
+// Returns a chunk of hard targets on the fast path.
+template <class In>
+MLLOSS_DEVICE RowChunk<In> fast_chunk(int label, uint4 logits, uint32_t positive) {
+  RowChunk<In> chunk;
+  unpack<In>(logits, chunk.s);
+  chunk.label = label;
+  chunk.positive = positive;
+  chunk.excluded = 0;
+  chunk.soft = chunk.weighted = false;
+  chunk.weights = nullptr;
+  return chunk;
 }
 
 // Calls f(kind, chunk). Chunks of a call without options take the fast path, as most chunks of most calls do.
 template <class In, class Reader, class F>
 MLLOSS_DEVICE void visit(Reader& reader, const LogitsRow<In>& row, const Fetched& fetched, F f) {
+  constexpr int V = kWidth<In>;
   const int label = row.label_of(fetched.index);
-  RowChunk<In> chunk;
-  unpack<In>(fetched.logits, chunk.s);
   if (!Reader::kSecondLogits && row.on_fast_path(label)) {
-    chunk.label = label;
-    chunk.excluded = 0;
-    chunk.positive = 0;
-    chunk.weights = nullptr;
     if (row.call.fast_path == FastPath::kBools) {
-      chunk.positive = bools<kWidth<In>>(fetched.targets);
+      const Bools bools = fetched.has_bools ? fetched.bools : load_bools<V>(row.bools_at(fetched.index));
+      const RowChunk<In> chunk = fast_chunk<In>(label, fetched.logits, bits_of<V>(bools));
       if (chunk.positive) return f(ChunkKind<Targets::kHard, false>(), chunk);
       return f(ChunkKind<Targets::kNegative, false>(), chunk);
     }
-    if (reader.no_entries(label)) return f(ChunkKind<Targets::kNegative, false>(), chunk);
+    if (reader.no_entries(label)) {
+      return f(ChunkKind<Targets::kNegative, false>(), fast_chunk<In>(label, fetched.logits, 0u));
+    }
   }
-  const bool whole = row.whole(label);
-  chunk = reader.read(label, whole, chunk.s, whole && row.targets ? fetched.targets : SharedAddress());
+  const RowChunk<In> chunk = read_chunk<In>(reader, row, fetched);
   with_kind(chunk, f);
 }
 

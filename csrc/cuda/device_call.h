@@ -27,9 +27,7 @@ struct DeviceCall : Call {
   double smooth_slope, smooth_floor;
   // A whole chunk starts below this label.
   uint32_t whole_starts;
-  // Dense targets: the bytes of one target, and of the targets that are copied ahead with a chunk. 0 means that targets
-  // are read from global memory.
-  int target_size, target_bytes;
+  int target_size;  // the bytes of a dense target
   FastPath fast_path;
 
   explicit DeviceCall(const Call& call)
@@ -41,7 +39,6 @@ struct DeviceCall : Call {
         smooth_floor(call.label_smoothing / static_cast<double>(call.all_labels)),
         whole_starts(static_cast<uint32_t>(std::max<int64_t>(0, call.labels - chunk_width(call.logits_dtype) + 1))),
         target_size(static_cast<int>(bytes_of(call.targets_dtype))),
-        target_bytes(target_bytes_of(call)),
         fast_path(fast_path_of(call)) {}
 
   static float ignored_among_floats(const Call& call) {
@@ -57,10 +54,6 @@ struct DeviceCall : Call {
     if (call.crow_indices) return FastPath::kSparse;
     const bool bools = call.targets_dtype == DType::kBool && !call.has_ignore_index;
     return bools && call.targets_label_stride == 1 ? FastPath::kBools : FastPath::kNone;
-  }
-
-  static int target_bytes_of(const Call& call) {
-    return call.crow_indices ? 0 : staged_target_bytes(call.logits_dtype, call.targets_dtype);
   }
 };
 

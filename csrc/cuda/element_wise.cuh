@@ -69,16 +69,14 @@ template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Compute<In>>, In>))
     element_wise(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                  const __grid_constant__ Units units, const __grid_constant__ Total total) {
-  MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   const LossTemplate<T> loss(call.parameters.values);
   RowReader<LossTemplate<T>, In> reader(call);
-  Ring<In> ring(call, memory);
+  int turn = 0;
   const T factor = call_factor<T>(call) * reader.scale();
   double all = 0.0;
   for_units(units, [&](int64_t r, int tile) {
     LogitsRow<In> row(call, r);
-    begin_tile(ring, units, row, tile);
     const T weight = sample_weight<T>(call, r);
     const bool zero = weight == T(0);
     if (zero) row.fast_path_starts = 0;
@@ -86,15 +84,15 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
     T sum = T(0);
     reader.start(r);
     const GradientRow<In> memory(row, out.gradient, r);
-    ring.run(row, [&](const Fetched& fetched) {
-      visit(reader, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
-        T values[kWidth<In>], g[kWidth<In>];
-        sum += sum_chunk(kind, loss, call, chunk, factor * weight, zero, all_values != nullptr, values, g);
-        if (all_values) store_values(all_values, row, chunk.label, values, weight);
-        if (!out.gradient) return;
-        clear_excluded(kind, chunk, zero, g);
-        memory.store(kind, chunk.label, g);
-      });
+    const bool whole_accesses = !all_values && (!out.gradient || memory.whole_accesses());
+    tile_of(units, row, tile, turn).run(reader, row, whole_accesses, [&](auto kind, const RowChunk<In>& chunk, uint4) {
+      constexpr bool kEach = !decltype(kind)::kWholeAccess;
+      T values[kWidth<In>], g[kWidth<In>];
+      sum += sum_chunk(kind, loss, call, chunk, factor * weight, zero, kEach && all_values, values, g);
+      if (kEach && all_values) store_values(all_values, row, chunk.label, values, weight);
+      if (!out.gradient) return;
+      clear_excluded(kind, chunk, zero, g);
+      memory.store(kind, chunk.label, g);
     });
     all += static_cast<double>(zero ? T(0) : sum * weight);
   });
@@ -107,26 +105,23 @@ template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Compute<In>>, In>))
     element_wise_backward(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out,
                           const __grid_constant__ Units units, const __grid_constant__ UnitSums sums) {
-  MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   const LossTemplate<T> loss(call.parameters.values);
   RowReader<LossTemplate<T>, In> reader(call);
-  Ring<In> ring(call, memory);
+  int turn = 0;
   GradientOutput<In> output(call, out, sums);
   for_units(units, [&](int64_t r, int tile) {
     LogitsRow<In> row(call, r);
-    begin_tile(ring, units, row, tile);
     reader.start(r);
     output.start(r, reader.scale());
     if (output.zero()) row.fast_path_starts = 0;
     const GradientRow<In> memory(row, out.gradient, r);
-    ring.run(row, [&](const Fetched& fetched) {
-      visit(reader, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
-        T values[kWidth<In>], g[kWidth<In>];
-        evaluate_chunk(kind, loss, call, chunk, output.factor(), values, g);
-        output.put(kind, row, memory, chunk, fetched.logits, g);
-      });
-    });
+    const auto put = [&](auto kind, const RowChunk<In>& chunk, uint4 logits) {
+      T values[kWidth<In>], g[kWidth<In>];
+      evaluate_chunk(kind, loss, call, chunk, output.factor(), values, g);
+      output.put(kind, row, memory, chunk, logits, g);
+    };
+    tile_of(units, row, tile, turn).run(reader, row, output.plain() && memory.whole_accesses(), put);
     output.store_sums(r * units.tiles + tile);
   });
 }

@@ -1,177 +1,201 @@
-// The chunks of a thread in shared memory, copied ahead of their use. Each slot belongs to one thread, so no barrier is
-// needed between a copy, its use and the next copy.
+// The chunks of a tile, which pass through registers: a thread loads those of a trip before it uses the first.
+//
+// A trip of a warp is 32 K adjacent chunks. Chunk k of lane i is number 32 k + i, so the addresses of a trip differ by
+// constants.
 #pragma once
 
-#include "vector_io.cuh"
+#include "chunk.cuh"
 
 namespace mlloss {
 namespace cuda {
 
-// A chunk that has arrived.
-struct Fetched {
-  int index;
-  uint4 logits;
-  SharedAddress targets;  // valid if the targets were copied
-};
-
-// The memory of a block: `chunks` times 16 bytes, then `chunks` times target_bytes. A thread owns slots number thread,
-// thread + threads, ...
-class Slots {
- public:
-  MLLOSS_DEVICE Slots(const DeviceCall& call, unsigned char* memory, int chunks)
-      : target_bytes_(call.target_bytes),
-        logits_(shared_address(memory)),
-        targets_(shared_address(memory + chunks * 16)) {}
-
-  template <class In>
-  MLLOSS_DEVICE void fetch(const LogitsRow<In>& row, int chunk, int slot) const {
-    row.fetch(chunk, logits_ + slot * 16, targets_ + slot * target_bytes_);
-  }
-  MLLOSS_DEVICE Fetched fetched(int chunk, int slot) const {
-    return {chunk, load_shared<uint4>(logits_ + slot * 16), targets_ + slot * target_bytes_};
-  }
-
- private:
-  const int target_bytes_;
-  const SharedAddress logits_, targets_;
-};
-
-// Passes any number of chunks through kStages slots per thread. While one chunk is in use, the next ones are in flight.
+// The chunks of a thread that are in flight together.
 template <class In>
-class Ring {
- public:
-  MLLOSS_DEVICE Ring(const DeviceCall& call, unsigned char* memory)
-      : slots_(call, memory, kStages * static_cast<int>(blockDim.x)) {}
+constexpr int kTripChunks = 2;
 
-  // Starts the copies of chunks `first` to `last - 1`, which the block processes.
-  MLLOSS_DEVICE void begin(const LogitsRow<In>& row, int first, int last) {
-    first_ = first + static_cast<int>(threadIdx.x);
-    last_ = last;
-    again(row);
-  }
+template <class In>
+struct Trip {
+  static constexpr int K = kTripChunks<In>;
 
-  // Starts to copy the same chunks again.
-  MLLOSS_DEVICE void again(const LogitsRow<In>& row) const {
-    const int step = static_cast<int>(blockDim.x);
-#pragma unroll 1
-    for (int k = 0; k < kStages - 1; ++k) start(row, first_ + k * step, static_cast<int>(threadIdx.x) + k * step);
-  }
+  int index;  // of the thread's first chunk
+  uint4 logits[K];
+  Bools bools[K];
 
-  // Calls f(Fetched) for each of this thread's chunks.
-  template <class F>
-  MLLOSS_DEVICE void run(const LogitsRow<In>& row, F f) const {
-    const int step = static_cast<int>(blockDim.x);
-    const int mask = kStages * step - 1;  // both are powers of two
-    int slot = static_cast<int>(threadIdx.x);
-#pragma unroll 1
-    for (int chunk = first_; chunk < last_; chunk += step) {
-      // The slot of the previous chunk is free again.
-      start(row, chunk + (kStages - 1) * step, (slot + (kStages - 1) * step) & mask);
-      wait_copies<kStages - 1>();
-      f(slots_.fetched(chunk, slot));
-      slot = (slot + step) & mask;
+  // Drops the first chunk.
+  MLLOSS_DEVICE void advance() {
+    index += kWarpLanes;
+#pragma unroll
+    for (int k = 0; k + 1 < K; ++k) {
+      logits[k] = logits[k + 1];
+      bools[k] = bools[k + 1];
     }
   }
-
- private:
-  const Slots slots_;
-  int first_ = 0, last_ = 0;
-
-  MLLOSS_DEVICE void start(const LogitsRow<In>& row, int chunk, int slot) const {
-    if (chunk < last_) slots_.fetch(row, chunk, slot);
-    commit_copies();
-  }
 };
 
-// Keeps all of a thread's chunks of a row until their gradient has been stored. Each slot then receives its chunk of
-// the next row, so that reads and writes overlap.
+// Hard targets on the fast path, of a warp's trips from left to right. All lanes call each function together.
 template <class In>
-class ResidentChunks {
+class FastTargets {
  public:
-  // The block processes chunks `first` to `first + count - 1` of every row, as far as the row has them.
-  MLLOSS_DEVICE ResidentChunks(const DeviceCall& call, unsigned char* memory, int first, int count)
-      : slot_count_((count + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x)),
-        group_((slot_count_ + kGroups - 1) / kGroups),
-        slots_(call, memory, count),
-        begin_(first),
-        first_(first + static_cast<int>(threadIdx.x)),
-        last_(first + count) {}
+  static constexpr int V = kWidth<In>;
 
-  MLLOSS_DEVICE void begin(const LogitsRow<In>& row) const {
-    replace(row, [](int, int) {});
+  template <class Reader>
+  MLLOSS_DEVICE FastTargets(const Reader& reader, const LogitsRow<In>& row, int first_label)
+      : sparse_(row.fast() && !row.bools), entries_(reader.entries(), sparse_, first_label) {}
+
+  // True if no label of the trip, whose first label is `label`, is positive.
+  MLLOSS_DEVICE bool none(const Trip<In>& trip, int label) {
+    if (sparse_) return entries_.none(label, Trip<In>::K * kWarpLanes * V);
+    uint32_t any = 0;
+#pragma unroll
+    for (int k = 0; k < Trip<In>::K; ++k) any |= trip.bools[k].x | trip.bools[k].y;
+    return !__any_sync(kAllLanes, any != 0);
   }
 
-  // Calls f(Fetched) for each of this thread's chunks as they arrive.
+  // Returns the positives of each lane's next chunk; `label` is the first lane's first label.
+  MLLOSS_DEVICE uint32_t take(const Trip<In>& trip, int label) {
+    return sparse_ ? entries_.template take<V>(label) : bits_of<V>(trip.bools[0]);
+  }
+
+ private:
+  const bool sparse_;
+  WarpEntries entries_;
+};
+
+// Some chunks of a row, for all threads of a block.
+template <class In>
+class Tile {
+ public:
+  static constexpr int V = kWidth<In>, K = kTripChunks<In>, kWarpChunks = K * kWarpLanes;
+
+  // Tile number `tile` of `tiles` with `chunks` of the row's whole chunks each. The first tile also has the chunk in
+  // which the row starts, and the last one that in which it ends, if these are not whole. `turn` says which warp is
+  // next, so that no warp of the block always gets more than others.
+  MLLOSS_DEVICE Tile(const LogitsRow<In>& row, int tile, int tiles, int chunks, int& turn) {
+    first_ = row.whole_first + tile * chunks;
+    const int rest = row.whole_last - first_;
+    last_ = first_ + (rest < 0 ? 0 : rest < chunks ? rest : chunks);
+    head_ = tile == 0 && row.whole_first > 0 ? 0 : kNone;
+    tail_ = tile == tiles - 1 && row.chunks > row.whole_last ? row.chunks - 1 : kNone;
+    edges_ = (last_ - first_ + kWarpChunks - 1) / kWarpChunks;
+    trips_ = edges_ + (head_ != kNone || tail_ != kNone ? 1 : 0);
+    const int warps = static_cast<int>(blockDim.x) / kWarpLanes, warp = static_cast<int>(threadIdx.x) / kWarpLanes;
+    first_trip_ = (warp - turn) & (warps - 1);  // a power of two
+    turn += trips_;
+  }
+
+  // Calls f(Fetched) for each of this thread's chunks, in any order. One is loaded at a time.
   template <class F>
-  MLLOSS_DEVICE void run(const LogitsRow<In>& row, F f) const {
-    const int last = end_of(row);
-    int group = 0, group_begin = first_;
+  MLLOSS_DEVICE void each(const LogitsRow<In>& row, F f) const {
 #pragma unroll 1
-    for (int chunk = first_; chunk < last; chunk += static_cast<int>(blockDim.x)) {
-      if (chunk == group_begin) {
-        wait_for(group++);
-        group_begin += group_ * static_cast<int>(blockDim.x);
+    for (int trip = first_trip_; trip < trips_; trip += warps()) {
+#pragma unroll 1
+      for (int k = 0; k < K; ++k) {
+        const int index = index_of(trip, k);
+        if (index != kNone) f(Fetched{index, row.load(row.label_of(index))});
       }
-      f(slots_.fetched(chunk, chunk - begin_));
     }
-    wait_copies<0>();
   }
 
-  // Does nothing, because the chunks are still in their slots.
-  MLLOSS_DEVICE void again(const LogitsRow<In>&) const {}
-
-  // The last visit of a row, in which the chunks of `next` replace its own.
-  template <class F>
-  MLLOSS_DEVICE void run_and_replace(const LogitsRow<In>& row, const LogitsRow<In>& next, F f) const {
-    const int last = end_of(row);
-    replace(next, [&](int chunk, int slot) {
-      if (chunk < last) f(slots_.fetched(chunk, slot));
+  // Calls f(kind, chunk, logits) for each of this thread's chunks. `reader` is at the start of the row. whole_accesses:
+  // as in GradientRow, or true if no gradient is stored.
+  template <class Reader, class F>
+  MLLOSS_DEVICE void run(Reader& reader, const LogitsRow<In>& row, bool whole_accesses, F f) const {
+    run(reader, row, whole_accesses, f, [&](const Trip<In>& trip) {
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        const int label = row.label_of(trip.index) + k * kWarpLanes * V;
+        f(NegativeKind(), fast_chunk<In>(label, trip.logits[k], 0u), trip.logits[k]);
+      }
+      return true;
     });
   }
 
- private:
-  static constexpr int kGroups = 4;  // a row arrives in groups; the first is processed while the others are in flight
-  const int slot_count_, group_;     // slots per thread, slots per group
-  const Slots slots_;
-  const int begin_, first_, last_;
-
-  MLLOSS_DEVICE int end_of(const LogitsRow<In>& row) const { return row.chunks < last_ ? row.chunks : last_; }
-
-  // Calls before(chunk, slot); then the slot receives that chunk of `row`.
-  template <class F>
-  MLLOSS_DEVICE void replace(const LogitsRow<In>& row, F before) const {
-    const int last = end_of(row), step = static_cast<int>(blockDim.x);
-    int groups = 0, group_end = first_ + group_ * step;
+  // Does the same, but calls negatives(trip) for a trip without positives on the fast path. If it returns false to a
+  // lane, then f is called for the chunks of the warp's trip after all.
+  template <class Reader, class F, class Negatives>
+  MLLOSS_DEVICE void run(Reader& reader, const LogitsRow<In>& row, bool whole_accesses, F f,
+                         Negatives negatives) const {
+    FastTargets<In> targets(reader, row, row.label_of(first_ + first_trip_ * kWarpChunks));
+    const int fast_trips = row.fast() && whole_accesses ? (last_ - first_) / kWarpChunks : 0;
 #pragma unroll 1
-    for (int chunk = first_; chunk < last_; chunk += step) {
-      before(chunk, chunk - begin_);
-      if (chunk < last) slots_.fetch(row, chunk, chunk - begin_);
-      if (chunk + step == group_end) {
-        commit_copies();
-        ++groups;
-        group_end += group_ * step;
+    for (int number = first_trip_; number < trips_; number += warps()) {
+      Trip<In> trip = load(row, number);
+      const int label = row.label_of(first_ + number * kWarpChunks);
+      if (number < fast_trips && targets.none(trip, label) && !__any_sync(kAllLanes, !negatives(trip))) continue;
+      one_by_one(reader, row, targets, number, trip, f);
+    }
+  }
+
+ private:
+  static constexpr int kNone = -1;
+  int first_, last_;  // whole chunks
+  int head_, tail_;   // chunks that lie in the row partly, or kNone
+  int edges_;         // the number of the trip with these; other trips come before it
+  int trips_, first_trip_;
+
+  static MLLOSS_DEVICE int warps() { return static_cast<int>(blockDim.x) / kWarpLanes; }
+  static MLLOSS_DEVICE int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
+
+  // Returns the lane's chunk, or kNone.
+  MLLOSS_DEVICE int index_of(int trip, int k) const {
+    if (trip == edges_) return k > 0 ? kNone : lane() == 0 ? head_ : lane() == 1 ? tail_ : kNone;
+    const int index = first_ + trip * kWarpChunks + k * kWarpLanes + lane();
+    return index < last_ ? index : kNone;
+  }
+
+  // Starts to load a trip. Chunks that are not whole, or not adjacent, are loaded at their use.
+  MLLOSS_DEVICE Trip<In> load(const LogitsRow<In>& row, int number) const {
+    Trip<In> trip;
+    trip.index = first_ + number * kWarpChunks + lane();
+    const int count = row.adjacent() ? last_ - trip.index : 0;
+    const In* logits = row.logits_of(trip.index);
+    if (count > (K - 1) * kWarpLanes) {
+#pragma unroll
+      for (int k = 0; k < K; ++k) trip.logits[k] = load_once<uint4>(logits + k * kWarpLanes * V);
+    } else {
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        if (k * kWarpLanes < count) trip.logits[k] = load_once<uint4>(logits + k * kWarpLanes * V);
       }
     }
-    for (; groups < kGroups; ++groups) commit_copies();
+    if (!row.bools) return trip;
+    const unsigned char* bools = row.bools_at(trip.index);
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      trip.bools[k] = k * kWarpLanes < count ? load_bools<V>(bools + k * kWarpLanes * V) : Bools{};
+    }
+    return trip;
   }
 
-  static MLLOSS_DEVICE void wait_for(int group) {
-    if (group == 0) return wait_copies<3>();
-    if (group == 1) return wait_copies<2>();
-    if (group == 2) return wait_copies<1>();
-    wait_copies<0>();
-  }
-};
-
-// A feed for the last visit of a resident row.
-template <class In>
-struct Replacing {
-  const ResidentChunks<In>& chunks;
-  const LogitsRow<In>& next;
-
-  template <class F>
-  MLLOSS_DEVICE void run(const LogitsRow<In>& row, F f) const {
-    chunks.run_and_replace(row, next, f);
+  template <class Reader, class F>
+  MLLOSS_DEVICE void one_by_one(Reader& reader, const LogitsRow<In>& row, FastTargets<In>& targets, int number,
+                                Trip<In>& trip, F f) const {
+    const bool edge = number == edges_, fast = row.fast() && !edge;
+    if (edge) reader.rewind();
+#pragma unroll 1
+    for (int k = 0; k < K; ++k) {
+      const int index = index_of(number, k);
+      const bool mine = index != kNone;
+      uint32_t positive = 0;
+      bool any = true;
+      if (fast) {
+        positive = targets.take(trip, row.label_of(trip.index - lane()));
+        any = __any_sync(kAllLanes, mine && positive != 0);
+      }
+      if (mine) {
+        const auto visitor = [&](auto kind, const RowChunk<In>& chunk) { f(kind, chunk, trip.logits[0]); };
+        const int label = row.label_of(index);
+        if (edge || !row.adjacent()) trip.logits[0] = row.gather(label);
+        if (!any) {
+          visitor(ChunkKind<Targets::kNegative, false>(), fast_chunk<In>(label, trip.logits[0], 0u));
+        } else if (fast && !row.call.values) {
+          visitor(ChunkKind<Targets::kHard, false>(), fast_chunk<In>(label, trip.logits[0], positive));
+        } else {
+          with_kind(read_chunk<In>(reader, row, {index, trip.logits[0]}), visitor);
+        }
+      }
+      trip.advance();
+    }
   }
 };
 

@@ -104,7 +104,7 @@ class GeneralRow {
         T x[V];
         unpack<In>(x_[0], x);
         const int label = view.label_of(first_ + k * kWarpLanes);
-        f(reader_.read(label, view.whole(label), x, SharedAddress()));
+        f(reader_.read(label, view.whole(label), x));
       }
       const uint4 done = x_[0];
 #pragma unroll

@@ -40,13 +40,15 @@ class GradientOutput {
   }
 
   MLLOSS_DEVICE T factor() const { return factor_; }
+  // True if only the gradient is needed, and only the factor multiplies it.
+  MLLOSS_DEVICE bool plain() const { return plain_; }
   // True if the row's weight is 0.
   MLLOSS_DEVICE bool zero() const { return zero_; }
 
   template <class Kind>
   MLLOSS_DEVICE void put(Kind kind, const LogitsRow<In>& row, const GradientRow<In>& memory, const RowChunk<In>& chunk,
                          uint4 raw, T* g) {
-    if (Kind::kFastPath && plain_) return memory.store(kind, chunk.label, g);
+    if (Kind::kWholeAccess || (Kind::kFastPath && plain_)) return memory.store(kind, chunk.label, g);
     if (special_) apply_grad_output(row, chunk, g);
     clear_excluded(kind, chunk, zero_, g);
     if (wants_sums()) add(raw, g);
@@ -75,7 +77,7 @@ class GradientOutput {
   T factor_, scale_, row_sum_, scale_sum_;
   bool zero_;
   bool special_;  // grad_output of each element, or a scale apart from the factor, multiplies the gradient
-  bool plain_;    // only the gradient is needed, and only the factor multiplies it
+  bool plain_;
 
   MLLOSS_DEVICE bool wants_sums() const { return sums_.row || sums_.scale; }
 

@@ -1,5 +1,5 @@
 // A row of a group loss, or a block's part of one: statistics, value, coefficients, gradient. A feed provides the
-// chunks.
+// chunks, as Tile does.
 #pragma once
 
 #include "block_reduce.cuh"
@@ -37,18 +37,16 @@ class GroupRow {
     reader_.start(row);
   }
 
-  // Returns the statistics of the feed's chunks, whose copies have started, to all threads of the block. `more`: the
-  // chunks will be visited again.
+  // Returns the statistics of the feed's chunks to all threads of the block.
   template <class Feed>
-  MLLOSS_DEVICE StatisticsOf<Loss, T> statistics(const LogitsRow<In>& row, const Feed& feed, bool more) {
+  MLLOSS_DEVICE StatisticsOf<Loss, T> statistics(const LogitsRow<In>& row, const Feed& feed) {
     StatisticsOf<Loss, T> stats{};
     const Sums sums = thread_sums(row, feed);
-    if (more) feed.again(row);
     stats.sums = block_sum(sums);
     // This is rare. All threads take the same branch, because they have the same sums.
     if constexpr (Loss::kMaxima > 0) {
       if (loss_.needs_max_shift(stats.sums)) {
-        redo(row, feed, more, stats);
+        redo(row, feed, stats);
       } else {
         stats.maxima = Loss::first_maxima(stats.sums);
       }
@@ -60,36 +58,31 @@ class GroupRow {
   template <class Feed>
   MLLOSS_DEVICE Sums thread_sums(const LogitsRow<In>& row, const Feed& feed) {
     Sums total = identity<Loss, T>().sums;
-    feed.run(row, [&](const Fetched& fetched) {
-      visit(reader_, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
-        Sums sums = identity<Loss, T>().sums;
+    feed.run(reader_, row, true, [&](auto kind, const RowChunk<In>& chunk, uint4) {
+      Sums sums = identity<Loss, T>().sums;
 #pragma unroll
-        for (int j = 0; j < V; ++j) add(sums, loss_.first_sums(element(kind, chunk, j)));
-        add(total, sums);
-      });
+      for (int j = 0; j < V; ++j) add(sums, loss_.first_sums(element(kind, chunk, j)));
+      add(total, sums);
     });
     return total;
   }
 
-  // Returns second-pass sums from another visit of the feed's chunks, with the row's complete statistics; `more` is as
-  // above. Chunks without positives contribute nothing.
+  // Returns second-pass sums from another visit of the feed's chunks, with the row's complete statistics. Chunks
+  // without positives contribute nothing.
   template <class Feed>
-  MLLOSS_DEVICE SecondSums second_pass_sums(const LogitsRow<In>& row, const Feed& feed, bool more,
+  MLLOSS_DEVICE SecondSums second_pass_sums(const LogitsRow<In>& row, const Feed& feed,
                                             const StatisticsOf<Loss, T>& stats) {
     SecondSums total{};
     const auto input = Loss::second_pass_input(stats);
     reader_.start(row_);
-    feed.run(row, [&](const Fetched& fetched) {
-      visit(reader_, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
-        if constexpr (!decltype(element(kind, chunk, 0))::kNegative) {
-          SecondSums sums{};
+    feed.run(reader_, row, true, [&](auto kind, const RowChunk<In>& chunk, uint4) {
+      if constexpr (!decltype(element(kind, chunk, 0))::kNegative) {
+        SecondSums sums{};
 #pragma unroll
-          for (int j = 0; j < V; ++j) add(sums, loss_.second_pass_sums(element(kind, chunk, j), input));
-          add(total, sums);
-        }
-      });
+        for (int j = 0; j < V; ++j) add(sums, loss_.second_pass_sums(element(kind, chunk, j), input));
+        add(total, sums);
+      }
     });
-    if (more) feed.again(row);
     return block_sum(total);
   }
 
@@ -127,13 +120,11 @@ class GroupRow {
     const Coefficients scaled = Loss::scaled(c, factor_ * weight * reader_.scale());
     const GradientRow<In> memory(row, out_.gradient, row_);
     reader_.start(row_);
-    feed.run(row, [&](const Fetched& fetched) {
-      visit(reader_, row, fetched, [&](auto kind, const RowChunk<In>& chunk) {
-        T g[V];
-        chunk_gradient(kind, loss_, chunk, scaled, g);
-        clear_excluded(kind, chunk, zero, g);
-        memory.store(kind, chunk.label, g);
-      });
+    feed.run(reader_, row, memory.whole_accesses(), [&](auto kind, const RowChunk<In>& chunk, uint4) {
+      T g[V];
+      chunk_gradient(kind, loss_, chunk, scaled, g);
+      clear_excluded(kind, chunk, zero, g);
+      memory.store(kind, chunk.label, g);
     });
   }
 
@@ -147,14 +138,14 @@ class GroupRow {
 
   // Takes the maxima, then the sums with these maxima.
   template <class Feed>
-  MLLOSS_DEVICE void redo(const LogitsRow<In>& row, const Feed& feed, bool more, StatisticsOf<Loss, T>& stats) {
+  MLLOSS_DEVICE void redo(const LogitsRow<In>& row, const Feed& feed, StatisticsOf<Loss, T>& stats) {
     Sums total = identity<Loss, T>().sums;
     stats.maxima = identity<Loss, T>().maxima;
-    if (!more) feed.again(row);
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {
       reader_.start(row_);
-      feed.run(row, [&](const Fetched& fetched) {
+      feed.each(row, [&](const Fetched& fetched) {
+        reader_.rewind();  // the chunks have no order
         const RowChunk<In> chunk = read_chunk(reader_, row, fetched);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
@@ -166,7 +157,6 @@ class GroupRow {
           }
         }
       });
-      if (pass == 0 || more) feed.again(row);
       if (pass == 0) stats.maxima = block_maximum(stats.maxima, Loss::initial_maximum());
     }
     stats.sums = block_sum(total);

@@ -7,36 +7,6 @@
 namespace mlloss {
 namespace cuda {
 
-// Loads past the first-level cache, where nothing is read twice.
-template <class Word>
-MLLOSS_DEVICE Word load_once(const void* from) {
-#ifdef __CUDA_ARCH__
-  Word x;
-  if constexpr (sizeof(Word) == 16) {
-    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-                 : "l"(from));
-  } else if constexpr (sizeof(Word) == 8) {
-    asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(from));
-  } else {
-    asm volatile("ld.global.L1::no_allocate.u32 %0, [%1];" : "=r"(x.x) : "l"(from));
-  }
-  return x;
-#else
-  return *static_cast<const Word*>(from);
-#endif
-}
-
-// Stores with the hint that nothing reads the memory again soon.
-MLLOSS_DEVICE void store_once(void* to, uint4 x) {
-#ifdef __CUDA_ARCH__
-  asm volatile("st.global.cs.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
-               : "memory");
-#else
-  *static_cast<uint4*>(to) = x;
-#endif
-}
-
 template <Targets kTargets, class T>
 MLLOSS_DEVICE Element<T, kTargets> element_of(T s, uint32_t mask, int i) {
   return {s, kTargets == Targets::kHard && (mask >> i & 1u) ? T(1) : T(0), T(1)};
@@ -53,7 +23,6 @@ template <class In, bool kDense>
 class HardRow {
  public:
   static constexpr int V = kWidth<In>, K = kChunksPerThread;
-  using Bytes = std::conditional_t<V == 8, uint2, uint1>;  // a chunk's dense targets
 
   MLLOSS_DEVICE HardRow(const DeviceCall& call, const TeamLaunch& launch, int rank, unsigned char* memory)
       : call_(call), launch_(launch), rank_(rank), bits_(call, launch.span, memory) {}
@@ -104,7 +73,7 @@ class HardRow {
   // Adds up f(element) over the thread's elements. The first visit of a row comes before any other.
   template <int N, class F>
   MLLOSS_DEVICE void first_sum(int row, Array<float, N>& sums, F f) {
-    if constexpr (kDense) take_bytes();
+    if constexpr (kDense) take_bools();
     sum(row, sums, f);
   }
   template <int N, class F>
@@ -170,7 +139,7 @@ class HardRow {
   TargetBits<In, kDense> bits_;
   const Place* place_ = nullptr;
   uint4 x_[K];
-  Bytes bytes_[kDense ? K : 1];
+  Bools bools_[kDense ? K : 1];
   int64_t at_ = 0;  // the element that the thread's chunk 0 begins with
   int left_ = 0;    // chunk k exists if k * kWarpLanes < left_
   In edge_{};
@@ -205,7 +174,7 @@ class HardRow {
       const unsigned char* const targets = static_cast<const unsigned char*>(call_.targets) + at_;
 #pragma unroll
       for (int k = 0; k < K; ++k) {
-        if (k * kWarpLanes < left) bytes_[k] = load_once<Bytes>(targets + k * kWarpLanes * V);
+        if (k * kWarpLanes < left) bools_[k] = load_bools<V>(targets + k * kWarpLanes * V);
       }
     }
     const In* const logits = static_cast<const In*>(call_.logits) + at_;
@@ -220,17 +189,12 @@ class HardRow {
   }
 
   // Makes bits of the dense targets that have arrived.
-  MLLOSS_DEVICE void take_bytes() const {
+  MLLOSS_DEVICE void take_bools() const {
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      if (k * kWarpLanes < left_) bits_.set_mask(chunk_in_block(k), bits_of(bytes_[k]));
+      if (k * kWarpLanes < left_) bits_.set_mask(chunk_in_block(k), bits_of<V>(bools_[k]));
     }
   }
-  static MLLOSS_DEVICE uint32_t bits_of(uint1 bytes) { return nibble(bytes.x); }
-  static MLLOSS_DEVICE uint32_t bits_of(uint2 bytes) {
-    return (bytes.x | bytes.y) == 0 ? 0u : nibble(bytes.x) | nibble(bytes.y) << 4;
-  }
-
   // Calls f(kind, mask, logits) for chunk k, if the thread has one. A warp without positives takes a body of its own.
   template <class F>
   MLLOSS_DEVICE void with_chunk(int k, F f) const {

@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kLabelThreads,
     for (int64_t row = first; row < end; ++row) {
       reader.start(row);
       const T s[1] = {widen(x[row * call.logits_row_stride])};
-      const Chunk<T, 1> chunk = reader.read(static_cast<int>(label), true, s, SharedAddress());
+      const Chunk<T, 1> chunk = reader.read(static_cast<int>(label), true, s);
       const T weight = sample_weight<T>(call, row);
       const T factor = base * weight * grad_output[row * out.grad_output_row_stride];
       const T g = single_gradient(loss, call, out, row, chunk, factor);

@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kLabelThreads, kLabelGroupBlocks)
       reader.start(r);
       T x[V];
       unpack<In>(row.load(label), x);
-      add_labels(loss, reader.read(label, row.whole(label), x, SharedAddress()), weight, stretch);
+      add_labels(loss, reader.read(label, row.whole(label), x), weight, stretch);
     }
 #pragma unroll
     for (int k = 0; k < Loss::kSums; ++k) {

@@ -1,5 +1,4 @@
-// How a kernel is launched. Permissions and the number of blocks that run at the same time are requested from the
-// driver once.
+// How a kernel is launched. The driver is asked once how many blocks of a kernel run at the same time.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -55,32 +54,6 @@ class DriverCache {
 
 using KernelOnDevice = std::pair<const void*, int>;
 
-// Allows the largest amount of shared memory that a block of the device may have. With each launch's own amount, one
-// host thread could lower the limit just before another one launches.
-template <class... P>
-cudaError_t allow_most_shared(void (*kernel)(P...), int device) {
-  int most = 0;
-  const cudaError_t error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (error != cudaSuccess) return error;
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              most - static_cast<int>(kStaticShared));
-}
-
-// Requests what a launch needs beyond the common limits, once for each kernel, device and need.
-template <class... P>
-cudaError_t allow(void (*kernel)(P...), const LaunchShape& shape) {
-  // The kernel's static shared memory counts too.
-  const bool shared = shape.shared_bytes + kStaticShared > kSharedWithoutOptIn;
-  if (!shared) return cudaSuccess;
-  static DriverCache<KernelOnDevice, bool> has_shared;
-  int device = 0;
-  const cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
-  bool done = true;
-  return has_shared.get({reinterpret_cast<const void*>(kernel), device}, &done,
-                        [&](bool*) { return allow_most_shared(kernel, device); });
-}
-
 // A launch in the form of the CUDA runtime. It contains a pointer to itself.
 struct Configuration {
   cudaLaunchConfig_t config{};
@@ -103,8 +76,6 @@ struct Configuration {
 template <class... P, class... A>
 cudaError_t launch(void (*kernel)(P...), const LaunchShape& shape, A... args) {
   if (shape.grid.x == 0 || shape.grid.y == 0) return cudaSuccess;
-  const cudaError_t error = allow(kernel, shape);
-  if (error != cudaSuccess) return error;
   const Configuration configuration(shape);
   // The returned error is about this launch only; cudaGetLastError would include errors of earlier calls.
   return cudaLaunchKernelEx(&configuration.config, kernel, static_cast<P>(args)...);

@@ -24,7 +24,7 @@ __global__ void scale(In* gradient, int64_t count, const Compute<In>* grad_outpu
     unpack<In>(body[i], x);
 #pragma unroll
     for (int j = 0; j < V; ++j) x[j] *= factor;
-    store_global(body + i, pack<In>(x));
+    store_once(body + i, pack<In>(x));
   }
   const int64_t tail = head + chunks * V;
   for (int64_t i = first; i < head + (count - tail); i += step) {

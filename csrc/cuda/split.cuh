@@ -63,16 +63,14 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
                    const __grid_constant__ Units units,
                    UnitStatistics<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> per_unit,
                    const __grid_constant__ Total total) {
-  MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   using Group = GroupRow<LossTemplate, In>;
   Group group(call, out);
-  Ring<In> ring(call, memory);
+  int turn = 0;
   for_units(units, [&](int64_t r, int tile) {
     const LogitsRow<In> row(call, r);
-    begin_tile(ring, units, row, tile);
     group.start(r);
-    const auto stats = group.statistics(row, ring, false);
+    const auto stats = group.statistics(row, tile_of(units, row, tile, turn));
     const auto own = per_unit.units + (r - units.first_row) * units.tiles;
     if (threadIdx.x == 0) own[tile] = stats;
     if (!last_to_arrive(per_unit.counters + r, static_cast<unsigned>(units.tiles))) return;
@@ -95,18 +93,16 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
                   UnitStatistics<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> per_unit,
                   SecondPassSums<LossTemplate<Compute<In>>, Compute<In>>* second_sums,
                   const __grid_constant__ Total total) {
-  MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   using Group = GroupRow<LossTemplate, In>;
   Group group(call, out);
-  Ring<In> ring(call, memory);
+  int turn = 0;
   for_units(units, [&](int64_t r, int tile) {
     const LogitsRow<In> row(call, r);
-    begin_tile(ring, units, row, tile);
     group.start(r);
     const int64_t first = (r - units.first_row) * units.tiles;
     const auto stats = per_unit.units[first];
-    const auto own = group.second_pass_sums(row, ring, false, stats);
+    const auto own = group.second_pass_sums(row, tile_of(units, row, tile, turn), stats);
     if (threadIdx.x == 0) second_sums[first + tile] = own;
     if (!last_to_arrive(per_unit.counters + r, static_cast<unsigned>(units.tiles))) return;
     typename Group::Coefficients c;
@@ -121,19 +117,17 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
     all_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                    const __grid_constant__ Units units,
                    UnitStatistics<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> per_unit) {
-  MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using T = Compute<In>;
   using Group = GroupRow<LossTemplate, In>;
   using Loss = typename Group::Loss;
   Group group(call, out);
-  Ring<In> ring(call, memory);
+  int turn = 0;
   auto stats = identity<Loss, T>();
   for_units(units, [&](int64_t r, int tile) {
     const LogitsRow<In> row(call, r);
-    begin_tile(ring, units, row, tile);
     group.start(r);
     const T weight = sample_weight<T>(call, r);
-    const auto sums = group.thread_sums(row, ring);
+    const auto sums = group.thread_sums(row, tile_of(units, row, tile, turn));
 #pragma unroll
     for (int k = 0; k < Loss::kSums; ++k) stats.sums[k] += weight == T(0) ? T(0) : weight * sums[k];
   });

@@ -2,6 +2,7 @@
 // and cost one comparison.
 #pragma once
 
+#include "csr.cuh"
 #include "vector_io.cuh"
 
 namespace mlloss {
@@ -22,51 +23,54 @@ MLLOSS_DEVICE uint32_t nibble(uint32_t word) { return word * 0x01020408u >> 24 &
 
 // Returns a chunk's bool targets as bits.
 template <int V>
-MLLOSS_DEVICE uint32_t bools(SharedAddress targets) {
-  if constexpr (V == 8) {
-    const uint2 pair = load_shared<uint2>(targets);
-    return (pair.x | pair.y) == 0 ? 0u : nibble(pair.x) | nibble(pair.y) << 4;
-  } else if constexpr (V == 4) {
-    return nibble(load_shared<uint32_t>(targets));
-  }
-  return 0u;
+MLLOSS_DEVICE uint32_t bits_of(Bools bools) {
+  if constexpr (V == 8) return (bools.x | bools.y) == 0 ? 0u : nibble(bools.x) | nibble(bools.y) << 4;
+  return V == 4 ? nibble(bools.x) : 0u;
 }
 
 // Reads a row's targets from left to right. Every thread has its own reader. kSecondLogits: as in functors.
 template <class T, int V, bool kSecondLogits>
 class TargetReader {
  public:
-  MLLOSS_DEVICE explicit TargetReader(const DeviceCall& call) : call_(call) {}
+  MLLOSS_DEVICE explicit TargetReader(const DeviceCall& call) : call_(call), entries_(call) {}
 
   MLLOSS_DEVICE void start(int64_t row) {
-    if (!sparse()) {
+    if (sparse()) {
+      entries_.start(row);
+      rewind();
+    } else {
       start_ = reinterpret_cast<int64_t>(call_.targets) + row * call_.targets_row_stride * call_.target_size;
-      return;
     }
-    start_ = clamp(index(call_.crow_indices, row));
-    const int64_t entries = clamp(index(call_.crow_indices, row + 1)) - start_;
-    last_ = static_cast<int>(entries < 0 ? 0 : entries < call_.all_labels ? entries : call_.all_labels);
-    next_ = 0;
-    column_ = column(0);
   }
 
-  // CSR: true if there are surely no entries from `label` to `label` + V - 1. It reads no memory.
-  MLLOSS_DEVICE bool no_entries(int label) const { return column_ - V >= label; }
+  // Allows reads from the row's first label on again.
+  MLLOSS_DEVICE void rewind() {
+    next_ = -1;
+    column_ = CsrRow::kFarLeft;
+  }
 
-  // Reads elements label to label + V - 1; `whole` if all of them lie in the row. `staged`: the address of dense
-  // targets that were copied to shared memory, or 0.
-  MLLOSS_DEVICE ChunkTargets<T, V> read(int label, bool whole, SharedAddress staged) {
+  // CSR: the row's entries.
+  MLLOSS_DEVICE const CsrRow& entries() const { return entries_; }
+
+  // CSR: true if there are no entries from `label` to `label` + V - 1.
+  MLLOSS_DEVICE bool no_entries(int label) {
+    if (column_ < label) skip_to(label);
+    return column_ - V >= label;
+  }
+
+  // Reads elements label to label + V - 1; `whole` if all of them lie in the row. Calls must not go to smaller labels.
+  MLLOSS_DEVICE ChunkTargets<T, V> read(int label, bool whole) {
     ChunkTargets<T, V> t;
     t.positive = t.excluded = t.invalid = 0;
     t.soft = false;
     if constexpr (kSecondLogits) {
-      read_dense(label, whole, staged, t);
+      read_dense(label, whole, t);
       return t;
     }
     if (sparse()) {
       read_sparse(label, t);
     } else {
-      read_dense(label, whole, staged, t);
+      read_dense(label, whole, t);
     }
     if (call_.label_smoothing > 0.0) smooth(t);
     return t;
@@ -74,12 +78,9 @@ class TargetReader {
 
  private:
   const DeviceCall& call_;
-  // Dense: the address of the row. CSR: the row's first entry in col_indices.
-  int64_t start_ = 0;
-  // CSR, counted from start_: the first entry that is not left of the next chunk, its column, and the end of the row.
-  int next_ = 0, column_ = 0, last_ = 0;
-
-  static constexpr int kNoColumn = 0x7fffffff, kFarLeft = -(1 << 30);
+  int64_t start_ = 0;  // dense: the address of the row
+  CsrRow entries_;
+  int next_ = 0, column_ = 0;  // CSR: the first entry that is not left of the last chunk, and its column
 
   // `targets == nullptr` would be wrong, because a tensor without elements has no memory either.
   MLLOSS_DEVICE bool sparse() const { return call_.crow_indices != nullptr; }
@@ -88,29 +89,29 @@ class TargetReader {
   // Each loop of each kernel has a copy of this code, which is most of the compile time. Dtypes share all but their
   // loads.
 
-  MLLOSS_DEVICE void read_dense(int label, bool whole, SharedAddress staged, ChunkTargets<T, V>& t) const {
-    if (!staged && !together(label, whole)) return read_one_by_one(label, t);
+  MLLOSS_DEVICE void read_dense(int label, bool whole, ChunkTargets<T, V>& t) const {
+    if (!together(label, whole)) return read_one_by_one(label, t);
     if (kSecondLogits || is_float(call_.targets_dtype)) {
-      read_floats(label, staged, t);
+      read_floats(label, t);
     } else {
-      read_integers(label, staged, t);
+      read_integers(label, t);
     }
   }
 
-  MLLOSS_DEVICE void read_floats(int label, SharedAddress staged, ChunkTargets<T, V>& t) const {
+  MLLOSS_DEVICE void read_floats(int label, ChunkTargets<T, V>& t) const {
     switch (call_.targets_dtype) {
       case DType::kHalf:
-        load<__half>(label, staged, t.y);
+        load<__half>(label, t.y);
         break;
       case DType::kBFloat16:
-        load<__nv_bfloat16>(label, staged, t.y);
+        load<__nv_bfloat16>(label, t.y);
         break;
       case DType::kFloat:
-        load<float>(label, staged, t.y);
+        load<float>(label, t.y);
         break;
       default:
         if constexpr (kLong) return read_pieces(label, t);
-        load<double>(label, staged, t.y);
+        load<double>(label, t.y);
     }
     if constexpr (kSecondLogits) {
       t.soft = true;
@@ -120,24 +121,24 @@ class TargetReader {
     }
   }
 
-  MLLOSS_DEVICE void read_integers(int label, SharedAddress staged, ChunkTargets<T, V>& t) const {
+  MLLOSS_DEVICE void read_integers(int label, ChunkTargets<T, V>& t) const {
     int y[V];
     switch (call_.targets_dtype) {
       case DType::kInt8:
-        load<int8_t>(label, staged, y);
+        load<int8_t>(label, y);
         break;
       case DType::kInt16:
-        load<int16_t>(label, staged, y);
+        load<int16_t>(label, y);
         break;
       case DType::kInt32:
-        load<int32_t>(label, staged, y);
+        load<int32_t>(label, y);
         break;
       case DType::kInt64:
         if constexpr (kLong) return read_pieces(label, t);
-        load<int64_t>(label, staged, y);
+        load<int64_t>(label, y);
         break;
       default:
-        load<uint8_t>(label, staged, y);
+        load<uint8_t>(label, y);
     }
     int any = 0;
 #pragma unroll
@@ -162,7 +163,7 @@ class TargetReader {
     clear(t);
 #pragma unroll 1
     for (int piece = 0; piece < V / 2; ++piece) {
-      const Piece<int64_t> loaded = load_piece<int64_t>(label, piece, SharedAddress());
+      const Piece<int64_t> loaded = load_piece<int64_t>(label, piece);
       if (!kSecondLogits && (loaded.v[0] | loaded.v[1]) == 0) continue;
 #pragma unroll 1
       for (int i = 0; i < 2; ++i) {
@@ -278,25 +279,17 @@ class TargetReader {
   };
 
   template <class Y>
-  MLLOSS_DEVICE Piece<Y> load_piece(int label, int piece, SharedAddress staged) const {
-    constexpr int kBytes = static_cast<int>(sizeof(Piece<Y>));
-    if constexpr (kBytes == 16) {
-      if (staged) return bit_cast<Piece<Y>>(load_shared<uint4>(staged + piece * kBytes));
-    } else if constexpr (kBytes == 8) {
-      if (staged) return bit_cast<Piece<Y>>(load_shared<uint2>(staged));
-    } else if constexpr (kBytes == 4) {
-      if (staged) return bit_cast<Piece<Y>>(load_shared<uint32_t>(staged));
-    }
+  MLLOSS_DEVICE Piece<Y> load_piece(int label, int piece) const {
     return reinterpret_cast<const Piece<Y>*>(reinterpret_cast<const Y*>(start_) + label)[piece];
   }
 
   // Loads adjacent targets.
   template <class Y, class To>
-  MLLOSS_DEVICE void load(int label, SharedAddress staged, To* y) const {
+  MLLOSS_DEVICE void load(int label, To* y) const {
     constexpr int N = kPieceSize<Y>;
 #pragma unroll
     for (int piece = 0; piece < V / N; ++piece) {
-      const Piece<Y> loaded = load_piece<Y>(label, piece, staged);
+      const Piece<Y> loaded = load_piece<Y>(label, piece);
 #pragma unroll
       for (int i = 0; i < N; ++i) {
         if constexpr (std::is_integral_v<Y>) {
@@ -320,46 +313,22 @@ class TargetReader {
   }
 
   // ---- CSR -----------------------------------------------------------------------------------------
-  // The chunks of a thread go from left to right, so it keeps the column of the next entry in a register. A chunk
-  // without entries costs one comparison, and threads do not wait for each other.
-
-  MLLOSS_DEVICE int64_t index(const void* indices, int64_t k) const {
-    return call_.wide_indices ? static_cast<const int64_t*>(indices)[k]
-                              : static_cast<int64_t>(static_cast<const int32_t*>(indices)[k]);
-  }
-
-  MLLOSS_DEVICE int64_t clamp(int64_t k) const { return k < 0 ? 0 : k > call_.nnz ? call_.nnz : k; }
-
-  MLLOSS_DEVICE int column(int k) const {
-    if (k >= last_) return kNoColumn;
-    const int64_t c = index(call_.col_indices, start_ + k) - call_.first_label;
-    return c < kFarLeft ? kFarLeft : c > kNoColumn ? kNoColumn : static_cast<int>(c);
-  }
+  // The chunks of a thread go from left to right, so it keeps the column of the next entry in a register.
 
   MLLOSS_DEVICE void skip_to(int label) {
-    int low = next_ + 1, high = last_;
-    while (low < high) {
-      const int middle = low + (high - low) / 2;
-      if (column(middle) < label) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    next_ = low;
-    column_ = column(low);
+    next_ = entries_.lower_bound(next_ + 1, label);
+    column_ = entries_.column(next_);
   }
 
   MLLOSS_DEVICE void read_sparse(int label, ChunkTargets<T, V>& t) {
-    if (column_ < label) skip_to(label);
-    if (column_ - V >= label) return;
+    if (no_entries(label)) return;
 #pragma unroll
     for (int i = 0; i < V; ++i) t.y[i] = T(0);
-    while (next_ < last_ && column_ - V < label) {
+    while (next_ < entries_.count() && column_ - V < label) {
       const int at = column_ - label;  // negative only if the columns are not sorted
-      if (at >= 0) add_entry(at, call_.values ? static_cast<const T*>(call_.values)[start_ + next_] : T(1), t);
+      if (at >= 0) add_entry(at, call_.values ? entries_.template value<T>(next_) : T(1), t);
       ++next_;
-      column_ = column(next_);
+      column_ = entries_.column(next_);
     }
   }
 

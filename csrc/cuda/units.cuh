@@ -2,7 +2,7 @@
 #pragma once
 
 #include "block_reduce.cuh"
-#include "chunk.cuh"
+#include "feed.cuh"
 #include "loss_traits.h"
 
 namespace mlloss {
@@ -42,11 +42,9 @@ MLLOSS_DEVICE void for_units(const Units& units, F f) {
   }
 }
 
-// Starts to copy the chunks of a tile.
 template <class In>
-MLLOSS_DEVICE void begin_tile(Ring<In>& ring, const Units& units, const LogitsRow<In>& row, int tile) {
-  const int first = tile * units.chunks_per_tile;
-  ring.begin(row, first, row.chunks - first < units.chunks_per_tile ? row.chunks : first + units.chunks_per_tile);
+MLLOSS_DEVICE Tile<In> tile_of(const Units& units, const LogitsRow<In>& row, int tile, int& turn) {
+  return Tile<In>(row, tile, units.tiles, units.chunks_per_tile, turn);
 }
 
 }  // namespace cuda

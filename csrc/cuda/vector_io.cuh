@@ -7,8 +7,8 @@
 #include <type_traits>
 
 #include "../core/numerics.h"
-#include "async_copy.cuh"
 #include "device_call.h"
+#include "portability.cuh"
 
 namespace mlloss {
 namespace cuda {
@@ -94,12 +94,33 @@ MLLOSS_DEVICE void unpack(uint4 raw, Compute<In>* x) {
   for (int i = 0; i < kWidth<In>; ++i) x[i] = widen(lanes.v[i]);
 }
 
-// Stores 16 bytes with one instruction; from an assignment the compiler makes four.
-MLLOSS_DEVICE void store_global(void* to, uint4 x) {
+// Loads and stores of data that no block uses twice: they pass by the first-level cache, or leave the second-level one
+// early. Each is one instruction; from an assignment of 16 bytes the compiler makes four.
+template <class Word>
+MLLOSS_DEVICE Word load_once(const void* from) {
 #ifdef __CUDA_ARCH__
-  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+  Word x;
+  if constexpr (sizeof(Word) == 16) {
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(from));
+  } else if constexpr (sizeof(Word) == 8) {
+    asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(from));
+  } else {
+    asm volatile("ld.global.L1::no_allocate.u32 %0, [%1];" : "=r"(x) : "l"(from));
+  }
+  return x;
 #else
-  *static_cast<uint4*>(to) = x;
+  return __ldcs(static_cast<const Word*>(from));
+#endif
+}
+
+MLLOSS_DEVICE void store_once(void* to, uint4 x) {
+#ifdef __CUDA_ARCH__
+  asm volatile("st.global.cs.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+               : "memory");
+#else
+  __stcs(static_cast<uint4*>(to), x);
 #endif
 }
 
@@ -107,81 +128,63 @@ MLLOSS_DEVICE bool aligned(const void* p, uintptr_t bytes) {
   return (reinterpret_cast<uintptr_t>(p) & (bytes - 1)) == 0;
 }
 
-// Copies a chunk's targets without conversion. `bytes` is constant in a launch: 4, 8, 16 or 32.
-MLLOSS_DEVICE void copy_targets(SharedAddress to, const unsigned char* from, int bytes) {
-  if (bytes == 8) return copy_async<8>(to, from);
-  if (bytes == 4) return copy_async<4>(to, from);
-  copy_async<16>(to, from);
-  if (bytes > 16) copy_async<16>(to + 16, from + 16);
+// The bool targets of a chunk, a byte each.
+using Bools = uint2;
+
+template <int V>
+MLLOSS_DEVICE Bools load_bools(const unsigned char* from) {
+  if constexpr (V == 8) return load_once<uint2>(from);
+  if constexpr (V == 4) return {load_once<uint32_t>(from), 0u};
+  return {};
 }
 
-// The logits and dense targets of one row, and the positions of its chunks.
+// The logits and bool targets of one row, and the positions of its chunks. Chunks from `whole_first` to `whole_last` -
+// 1 have all of their lanes in the row; at most one is before them and one behind them.
 template <class In>
 struct LogitsRow {
   static constexpr int V = kWidth<In>;
 
   const DeviceCall& call;
-  const In* x;                   // the logits from chunk 0 on
-  const unsigned char* targets;  // from chunk 0 on, or null if they are not copied ahead
-  int shift;                     // lanes of chunk 0 that lie before label 0
+  const In* x;                 // the logits from chunk 0 on
+  const unsigned char* bools;  // the targets from chunk 0 on, or null if they are not loaded with the logits
+  int shift;                   // lanes of chunk 0 that lie before label 0
   int chunks;
+  int whole_first, whole_last;
   // Chunks that start below this label take the fast path; 0 disables it for the row.
   unsigned fast_path_starts;
 
   MLLOSS_DEVICE LogitsRow(const DeviceCall& c, int64_t row)
       : call(c), x(static_cast<const In*>(c.logits) + row * c.logits_row_stride) {
-    shift = call.logits_label_stride == 1 ? static_cast<int>(reinterpret_cast<uintptr_t>(x) % 16 / sizeof(In)) : 0;
+    shift = adjacent() ? static_cast<int>(reinterpret_cast<uintptr_t>(x) % 16 / sizeof(In)) : 0;
     x = keep(x - shift);
     const unsigned lanes = static_cast<unsigned>(call.labels) + static_cast<unsigned>(shift);
     chunks = static_cast<int>((lanes + V - 1) / V);
-    targets = staged_targets(row);
-    const bool fast = call.fast_path == FastPath::kSparse || (call.fast_path == FastPath::kBools && targets);
+    whole_first = shift > 0 ? 1 : 0;
+    whole_last = static_cast<int>(lanes / V);
+    if (whole_last < whole_first) whole_last = whole_first;
+    bools = call.fast_path == FastPath::kBools ? bools_of(row) : nullptr;
+    const bool fast = call.fast_path == FastPath::kSparse || bools;
     fast_path_starts = keep(fast ? call.whole_starts : 0u);
   }
 
+  // True if the labels are adjacent in memory.
+  MLLOSS_DEVICE bool adjacent() const { return call.logits_label_stride == 1; }
   MLLOSS_DEVICE int label_of(int chunk) const { return chunk * V - shift; }
   MLLOSS_DEVICE bool whole(int label) const { return static_cast<unsigned>(label) < call.whole_starts; }
   MLLOSS_DEVICE bool inside(int label) const {
     return static_cast<unsigned>(label) < static_cast<unsigned>(call.labels);
   }
+  MLLOSS_DEVICE bool fast() const { return fast_path_starts != 0; }
   MLLOSS_DEVICE bool on_fast_path(int label) const { return static_cast<unsigned>(label) < fast_path_starts; }
+
+  MLLOSS_DEVICE const In* logits_of(int chunk) const { return x + int64_t{chunk} * V; }
+  MLLOSS_DEVICE const unsigned char* bools_at(int chunk) const { return bools + int64_t{chunk} * V; }
 
   // Loads V labels that start anywhere.
   MLLOSS_DEVICE uint4 load(int label) const {
     const In* first = x + shift + label;
-    const bool together = call.logits_label_stride == 1 && whole(label) && aligned(first, 16);
+    const bool together = adjacent() && whole(label) && aligned(first, 16);
     return together ? *reinterpret_cast<const uint4*>(first) : gather(label);
-  }
-
-  // Starts to copy a chunk into shared memory. It has arrived when its group of copies has.
-  MLLOSS_DEVICE void fetch(int chunk, SharedAddress logits_slot, SharedAddress targets_slot) const {
-    const int label = label_of(chunk);
-    if (on_fast_path(label)) {
-      copy_async<16>(logits_slot, x + static_cast<int64_t>(chunk) * V);
-      if constexpr (V >= 4) {
-        if (call.fast_path == FastPath::kBools) copy_async<V>(targets_slot, targets + static_cast<int64_t>(chunk) * V);
-      }
-      return;
-    }
-    const bool in_row = whole(label);
-    if (in_row && call.logits_label_stride == 1) {
-      copy_async<16>(logits_slot, x + static_cast<int64_t>(chunk) * V);
-    } else {
-      store_shared(logits_slot, gather(label));
-    }
-    if (in_row && targets) {
-      copy_targets(targets_slot, targets + static_cast<int64_t>(chunk) * call.target_bytes, call.target_bytes);
-    }
-  }
-
- private:
-  MLLOSS_DEVICE const unsigned char* staged_targets(int64_t row) const {
-    if (call.target_bytes == 0 || call.targets_label_stride != 1) return nullptr;
-    const unsigned char* first =
-        static_cast<const unsigned char*>(call.targets) + (row * call.targets_row_stride - shift) * call.target_size;
-    // The address of a copy of 4, 8 or 16 bytes must be a multiple of its size.
-    const int unit = call.target_bytes < 16 ? call.target_bytes : 16;
-    return reinterpret_cast<uintptr_t>(first) % static_cast<unsigned>(unit) == 0 ? first : nullptr;
   }
 
   // Loads lane by lane, for the ends of a row and for strided labels.
@@ -192,6 +195,14 @@ struct LogitsRow {
       if (inside(label + i)) lanes.v[i] = x[shift + (label + i) * call.logits_label_stride];
     }
     return bit_cast<uint4>(lanes);
+  }
+
+ private:
+  // Returns null if a chunk's targets cannot be loaded at once.
+  MLLOSS_DEVICE const unsigned char* bools_of(int64_t row) const {
+    const unsigned char* first =
+        static_cast<const unsigned char*>(call.targets) + (row * call.targets_row_stride - shift);
+    return V >= 4 && aligned(first, V) ? first : nullptr;
   }
 };
 
@@ -204,11 +215,14 @@ class GradientRow {
         memory_(keep(static_cast<In*>(gradient) + r * row.call.gradient_row_stride)),
         aligned_(aligned(memory_ - row.shift, 16)) {}
 
+  // True if chunks of the row are stored with one access.
+  MLLOSS_DEVICE bool whole_accesses() const { return aligned_; }
+
   // Stores the lanes that lie in the row. A chunk on the fast path has all of its lanes there.
   template <class Kind>
   MLLOSS_DEVICE void store(Kind, int label, const Compute<In>* g) const {
-    if (aligned_ && (Kind::kFastPath || row_.whole(label))) {
-      store_global(memory_ + label, pack<In>(g));
+    if (Kind::kWholeAccess || (aligned_ && (Kind::kFastPath || row_.whole(label)))) {
+      store_once(memory_ + label, pack<In>(g));
     } else {
       store_lanes(label, g);
     }

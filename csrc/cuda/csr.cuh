@@ -1,0 +1,119 @@
+// The entries of one row of CSR targets: one by one, and by a whole warp for its chunks.
+#pragma once
+
+#include "block_reduce.cuh"
+#include "device_call.h"
+
+namespace mlloss {
+namespace cuda {
+
+// Columns are labels of the call, which may hold a part of the matrix's columns. Wrong indices never lead outside of
+// the tensors.
+class CsrRow {
+ public:
+  static constexpr int kNoColumn = 0x7fffffff, kFarLeft = -(1 << 30);
+
+  MLLOSS_DEVICE explicit CsrRow(const DeviceCall& call) : call_(call) {}
+
+  MLLOSS_DEVICE void start(int64_t row) {
+    first_ = clamp(index(call_.crow_indices, row));
+    const int64_t entries = clamp(index(call_.crow_indices, row + 1)) - first_;
+    count_ = static_cast<int>(entries < 0 ? 0 : entries < call_.all_labels ? entries : call_.all_labels);
+  }
+
+  MLLOSS_DEVICE int count() const { return count_; }
+
+  // Returns kNoColumn behind the last entry.
+  MLLOSS_DEVICE int column(int k) const {
+    if (k >= count_) return kNoColumn;
+    const int64_t c = index(call_.col_indices, first_ + k) - call_.first_label;
+    return c < kFarLeft ? kFarLeft : c > kNoColumn ? kNoColumn : static_cast<int>(c);
+  }
+
+  template <class T>
+  MLLOSS_DEVICE T value(int k) const {
+    return static_cast<const T*>(call_.values)[first_ + k];
+  }
+
+  // Returns the first entry from `low` on whose column is not below `label`.
+  MLLOSS_DEVICE int lower_bound(int low, int label) const {
+    int high = count_;
+    while (low < high) {
+      const int middle = low + (high - low) / 2;
+      if (column(middle) < label) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low;
+  }
+
+ private:
+  const DeviceCall& call_;
+  int64_t first_ = 0;
+  int count_ = 0;
+
+  MLLOSS_DEVICE int64_t index(const void* indices, int64_t k) const {
+    return call_.wide_indices ? static_cast<const int64_t*>(indices)[k]
+                              : static_cast<int64_t>(static_cast<const int32_t*>(indices)[k]);
+  }
+
+  MLLOSS_DEVICE int64_t clamp(int64_t k) const { return k < 0 ? 0 : k > call_.nnz ? call_.nnz : k; }
+};
+
+// The entries of a row that a warp comes to next, one in each lane. A warp asks for the labels of its chunks from left
+// to right; all of its lanes call each function together. Labels without entries cost a comparison and a vote, wherever
+// other entries lie.
+class WarpEntries {
+ public:
+  // Starts with the entries from `label` on. The other functions need `used`.
+  MLLOSS_DEVICE WarpEntries(const CsrRow& row, bool used, int label) : row_(row) {
+    next_ = column_ = last_ = 0;
+    more_ = false;
+    if (!used) return;
+    next_ = row.count() > kWarpLanes ? row.lower_bound(0, label) : 0;
+    load();
+  }
+
+  // True if there is no entry from `label` to `label` + `labels` - 1.
+  MLLOSS_DEVICE bool none(int label, int labels) {
+    while (more_ && last_ < label) load();
+    const bool mine = static_cast<unsigned>(column_ - label) < static_cast<unsigned>(labels);
+    const bool unseen = more_ && last_ < label + labels;
+    return !__any_sync(kAllLanes, mine || unseen);
+  }
+
+  // Returns which of V labels have an entry, as bits: lane i's labels start at `label` + i V.
+  template <int V>
+  MLLOSS_DEVICE uint32_t take(int label) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+    uint32_t bits = 0;
+    while (true) {
+      const bool mine = static_cast<unsigned>(column_ - label) < static_cast<unsigned>(kWarpLanes * V);
+      for (unsigned left = __ballot_sync(kAllLanes, mine); left != 0; left &= left - 1) {
+        const int at = __shfl_sync(kAllLanes, column_, __ffs(static_cast<int>(left)) - 1) - label;
+        if (at / V == lane) bits |= 1u << (at % V);
+      }
+      if (!more_ || last_ >= label + kWarpLanes * V) return bits;
+      load();
+    }
+  }
+
+ private:
+  const CsrRow& row_;
+  int next_;    // the first entry that is in no lane yet
+  int column_;  // the lane's
+  int last_;    // the last lane's column
+  bool more_;   // entries follow
+
+  MLLOSS_DEVICE void load() {
+    column_ = row_.column(next_ + static_cast<int>(threadIdx.x) % kWarpLanes);
+    last_ = __shfl_sync(kAllLanes, column_, kWarpLanes - 1);
+    next_ += kWarpLanes;
+    more_ = next_ < row_.count();
+  }
+};
+
+}  // namespace cuda
+}  // namespace mlloss
