@@ -1,0 +1,190 @@
+// A model of how fast a plan is, in closed form. All of it is prediction: no rate and no plan was measured.
+//
+// A multiprocessor works on a row, or a kernel on its tiles, for as long as its busiest resource does (memory, issue
+// slots, special functions), and waits where nothing hides a wait. Targets count as sparse: their bytes do not.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "device_facts.h"
+#include "launch_types.h"
+
+namespace mlloss {
+
+// The work of a typical row-wise loss, by the machine code of ZLPR.
+struct ElementCost {
+  double sums, gradient;  // instructions an element
+  double special;         // special functions an element, in each of the two
+};
+
+inline ElementCost cost_of(DType dtype) {
+  if (dtype == DType::kDouble) return {60.0, 60.0, 2.0};
+  return dtype == DType::kFloat ? ElementCost{4.9, 5.1, 1.0} : ElementCost{5.1, 5.6, 1.0};
+}
+
+constexpr double kRowInstructions = 112.0;   // of each warp for a row, besides its elements
+constexpr double kLanes = 128.0;             // of a multiprocessor: instructions of threads that start in a clock
+constexpr double kSpecialLanes = 16.0;       // special functions that start in a clock
+constexpr double kSmBytesPerClock = 64.0;    // that enter a multiprocessor, at most
+constexpr double kWarpsForAllSlots = 16.0;   // fewer warps leave issue slots empty
+constexpr double kUnitThreadsPerSm = 512.0;  // that run kernels over units
+constexpr double kUnitChunksInFlight = 3.0;  // of a thread in these kernels
+constexpr double kUnitBytesInFlight = kUnitThreadsPerSm * kUnitChunksInFlight * kChunkBytes;
+constexpr double kPacketBytes = 16.0;   // that a block of a team sends to each of the others
+constexpr double kNearTheFloor = 0.95;  // a plan with this fraction is bound by bandwidth
+
+// The time in ns that a multiprocessor's resources are busy.
+struct Busy {
+  double memory, issue, special;
+
+  double compute() const { return std::max(issue, special); }
+  double most() const { return std::max(memory, compute()); }
+};
+
+inline Busy busy_for(double elements, double bytes, double instructions, double special, double bytes_per_ns,
+                     const DeviceRates& rates) {
+  return {bytes / bytes_per_ns, elements * instructions / (kLanes * rates.clock),
+          elements * special / (kSpecialLanes * rates.clock)};
+}
+
+// Adds up where the time beyond the floor goes.
+class Losses {
+ public:
+  void add(Bound bound, double time) { times_[static_cast<int>(bound)] += time; }
+  void add_excess(const Busy& busy, double times = 1.0) {
+    const Bound of = busy.issue > busy.special ? Bound::kInstructions : Bound::kSpecialFunctions;
+    add(of, times * (busy.most() - busy.memory));
+  }
+  // What is neither the floor nor another loss is time that memory or the second-level cache need.
+  Prediction prediction(double floor, double time, double in_flight) {
+    add(Bound::kBandwidth, time - floor - std::accumulate(times_, times_ + kCount, 0.0));
+    const int most = static_cast<int>(std::max_element(times_, times_ + kCount) - times_);
+    return {floor / time, static_cast<int64_t>(in_flight),
+            floor >= kNearTheFloor * time ? Bound::kBandwidth : static_cast<Bound>(most)};
+  }
+
+ private:
+  static constexpr int kCount = static_cast<int>(Bound::kLaunches) + 1;
+  double times_[kCount] = {};
+};
+
+inline double bytes_of_logits(const Problem& problem, int64_t rows) {
+  return static_cast<double>(rows) * static_cast<double>(problem.labels) * static_cast<double>(bytes_of(problem.dtype));
+}
+
+// ---- team -------------------------------------------------------------------------------------------
+
+struct Round {
+  double time;
+  Busy busy;
+};
+
+// A round takes one row by each of `teams` teams. Each row is a chain of waits and work. A multiprocessor that several
+// teams share does the work of its busiest resource for all of them, and only waits while the last chain is alone: this
+// lies between teams in lock step and teams that overlap fully.
+inline Round round_of(const Problem& problem, const LaunchPlan& plan, int64_t teams, const DeviceFacts& facts,
+                      const DeviceRates& rates) {
+  const ElementCost cost = cost_of(problem.dtype);
+  const double passes = problem.gradient ? 2.0 : 1.0, warps = plan.threads / kWarpThreads;
+  const double blocks = static_cast<double>(teams * plan.team);
+  const double processors = std::min<double>(facts.sm_count, blocks);
+  const double blocks_each = blocks / processors;
+  const double together = std::min<double>(blocks_each, static_cast<double>(teams));  // teams on a multiprocessor
+  const double bandwidth = std::min(rates.bytes_per_ns / processors, kSmBytesPerClock * rates.clock);
+  // All lanes of a warp issue what one of them does. Some multiprocessors have a block more than others.
+  const double steps = static_cast<double>(divide_up(plan.chunks_per_warp, kWarpThreads));
+  const double elements = warps * steps * kWarpThreads * static_cast<double>(chunk_width(problem.dtype));
+  const double instructions = cost.sums + (problem.gradient ? cost.gradient : 0.0);
+  const double bytes = passes * bytes_of_logits(problem, 1) / plan.team, fullest = std::ceil(blocks_each);
+  Busy busy = busy_for(fullest * elements, blocks_each * bytes, instructions, passes * cost.special, bandwidth, rates);
+  busy.issue += fullest * warps * kRowInstructions * kWarpThreads / (kLanes * rates.clock);
+  // One team by itself. A block of one warp does alone what several share between the barriers.
+  const double slots = std::min(1.0, warps * (fullest / together) / kWarpsForAllSlots);
+  const double work = std::max(busy.issue / slots, busy.special) / together;
+  const double packets = kPacketBytes * plan.team * plan.team / rates.l2_bytes_per_ns;
+  const double join = plan.team > 1 ? rates.join + packets : 0.0;
+  const double barriers = warps > 1.0 ? rates.barriers : 2.0 * rates.barriers;
+  const double chain = rates.latency + busy.memory / together + work + barriers + join;
+  return {chain + busy.most() * (together - 1.0) / together, busy};
+}
+
+inline Prediction predict_team(const Problem& problem, const LaunchPlan& plan, const DeviceFacts& facts) {
+  const DeviceRates rates = rates_of(facts);
+  const int64_t teams = plan.blocks / plan.team, rows = std::max<int64_t>(1, problem.rows);
+  const Round whole = round_of(problem, plan, teams, facts, rates);
+  const double rounds = static_cast<double>(rows) / static_cast<double>(teams);
+  double time = static_cast<double>(rows / teams) * whole.time;
+  if (rows % teams > 0) time += round_of(problem, plan, rows % teams, facts, rates).time;
+  Losses losses;
+  losses.add(Bound::kLaunches, rates.launch);
+  losses.add(Bound::kWaves, time - rounds * whole.time);
+  losses.add(Bound::kLatency, rounds * (whole.time - whole.busy.most()));
+  losses.add_excess(whole.busy, rounds);
+  const double passes = problem.gradient ? 2.0 : 1.0;
+  const double floor = passes * bytes_of_logits(problem, problem.rows) / rates.bytes_per_ns;
+  const double blocks_each = std::max(1.0, static_cast<double>(plan.blocks) / facts.sm_count);
+  return losses.prediction(floor, rates.launch + time, blocks_each * bytes_of_logits(problem, 1) / plan.team);
+}
+
+// ---- units and split --------------------------------------------------------------------------------
+
+// A kernel over units. The bytes that it reads and all that it moves pass the second-level cache, some of them memory.
+struct UnitKernel {
+  double elements, read, moved, memory, instructions, special;
+};
+
+// Returns the kernel's time. Its loads need enough bytes in flight, and its last blocks leave multiprocessors idle.
+inline double time_of(const UnitKernel& kernel, const LaunchPlan& plan, double units, const DeviceFacts& facts,
+                      const DeviceRates& rates, Losses& losses) {
+  const double slots = std::max(1.0, facts.sm_count * kUnitThreadsPerSm / plan.threads);
+  const double waves = std::max(1.0, units) / slots, processors = std::min(1.0, waves) * facts.sm_count;
+  const Busy busy = busy_for(kernel.elements / processors, kernel.memory, kernel.instructions, kernel.special,
+                             rates.bytes_per_ns, rates);
+  const double loads = kernel.read / (processors * kUnitBytesInFlight) * rates.latency;
+  const double work = std::max({busy.most(), loads, kernel.moved / rates.l2_bytes_per_ns});
+  const double tail = waves > 1.0 ? work * (std::ceil(waves) / waves - 1.0) : 0.0;
+  losses.add(Bound::kLaunches, rates.launch);
+  losses.add(Bound::kWaves, tail);
+  losses.add(Bound::kLatency, rates.latency + std::max(0.0, loads - busy.most()));
+  losses.add_excess(busy);
+  return rates.launch + rates.latency + work + tail;
+}
+
+// Element-wise losses and gradients from known coefficients: one kernel reads and writes.
+inline Prediction predict_units(const Problem& problem, const LaunchPlan& plan, const DeviceFacts& facts) {
+  const DeviceRates rates = rates_of(facts);
+  const ElementCost cost = cost_of(problem.dtype);
+  const double read = bytes_of_logits(problem, problem.rows), moved = read * (problem.gradient ? 2.0 : 1.0);
+  const double elements = read / static_cast<double>(bytes_of(problem.dtype));
+  const UnitKernel kernel{elements, read, moved, moved, cost.sums + cost.gradient, 2.0 * cost.special};
+  Losses losses;
+  const double time = time_of(kernel, plan, static_cast<double>(problem.rows * plan.tiles), facts, rates, losses);
+  return losses.prediction(moved / rates.bytes_per_ns, time, kUnitBytesInFlight);
+}
+
+// Two kernels for each wave of rows. The second read counts as coming from the second-level cache if a wave fits there.
+inline Prediction predict_split(const Problem& problem, const LaunchPlan& plan, const DeviceFacts& facts) {
+  const DeviceRates rates = rates_of(facts);
+  const ElementCost cost = cost_of(problem.dtype);
+  const int64_t waves = std::max<int64_t>(1, divide_up(problem.rows, std::max<int64_t>(1, plan.rows_per_wave)));
+  const double bytes = bytes_of_logits(problem, problem.rows) / static_cast<double>(waves);
+  const double elements = bytes / static_cast<double>(bytes_of(problem.dtype));
+  const double units = static_cast<double>(problem.rows * plan.tiles) / static_cast<double>(waves);
+  const double again = bytes <= static_cast<double>(l2_share(facts)) ? 0.0 : bytes;
+  const UnitKernel sums{elements, bytes, bytes, bytes, cost.sums, cost.special};
+  const UnitKernel gradient{elements, bytes, 2.0 * bytes, bytes + again, cost.gradient, cost.special};
+  Losses losses;
+  double time = time_of(sums, plan, units, facts, rates, losses);
+  if (problem.gradient) time += time_of(gradient, plan, units, facts, rates, losses);
+  return losses.prediction((problem.gradient ? 2.0 : 1.0) * bytes / rates.bytes_per_ns, time, kUnitBytesInFlight);
+}
+
+inline Prediction predict(const Problem& problem, const LaunchPlan& plan, const DeviceFacts& facts) {
+  if (plan.strategy == Strategy::kTeam) return predict_team(problem, plan, facts);
+  if (plan.strategy == Strategy::kSplit) return predict_split(problem, plan, facts);
+  return predict_units(problem, plan, facts);
+}
+
+}  // namespace mlloss
