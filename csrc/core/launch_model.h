@@ -39,8 +39,7 @@ constexpr double kNearTheFloor = 0.95;  // a plan with this fraction is bound by
 struct Busy {
   double memory, issue, special;
 
-  double compute() const { return std::max(issue, special); }
-  double most() const { return std::max(memory, compute()); }
+  double most() const { return std::max({memory, issue, special}); }
 };
 
 inline Busy busy_for(double elements, double bytes, double instructions, double special, double bytes_per_ns,

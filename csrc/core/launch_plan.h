@@ -7,8 +7,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <string>
 
 #include "launch_model.h"
@@ -119,9 +119,9 @@ inline bool is_better(const LaunchPlan& other, const LaunchPlan& plan) {
   return other.predicted.fraction > plan.predicted.fraction * 1.01;
 }
 
-// Finds the best team plan: by blocks of each size, the smallest team that holds a row, and teams that share few rows
-// among all multiprocessors in one round of rows, two or three. Returns false if the loss has no team kernels or the
-// device cannot hold a row.
+// Finds the best team plan: by blocks of each size, as many teams as the device holds, and fewer ones that share few
+// rows among all multiprocessors in one round of rows, two or three. Returns false if the loss has no team kernels or
+// the device cannot hold a row.
 inline bool plan_team(const Problem& problem, const DeviceFacts& facts, LaunchPlan* plan) {
   if (problem.grouping != Grouping::kSamples || !problem.dense_labels || problem.dtype == DType::kDouble) return false;
   const int64_t chunks = std::max<int64_t>(1, most_whole_chunks(problem.labels, problem.dtype));
@@ -135,8 +135,8 @@ inline bool plan_team(const Problem& problem, const DeviceFacts& facts, LaunchPl
     const int64_t most = std::min(for_two, divide_up(chunks, threads));
     int64_t before = 0;
     for (const int64_t rounds : {0, 3, 2, 1}) {
-      const int64_t spread = rounds == 0 ? least : resident / divide_up(rows, rounds);
-      const int64_t team = std::min(std::max(spread, least), most);
+      const int64_t teams = rounds == 0 ? resident / least : divide_up(rows, rounds);
+      const int64_t team = std::min(std::max(resident / teams, least), most);
       if (team == before) continue;
       LaunchPlan next = team_of(problem, resident, threads, team);
       next.predicted = predict(problem, next, facts);
@@ -198,8 +198,9 @@ inline std::string describe(const LaunchPlan& plan) {
   if (plan.strategy == Strategy::kSplit) text += ", " + number(plan.rows_per_wave) + " rows a wave";
   text += plan.reads == 1 ? ", logits read once" : ", logits read twice";
   if (plan.predicted.bound == Bound::kNone) return text;
-  const std::string hundredths = number(std::lround(100.0 * plan.predicted.fraction));
-  return text + "; predicted " + hundredths + "% of the floor, bound by " + name_of(plan.predicted.bound);
+  char fraction[16];
+  std::snprintf(fraction, sizeof fraction, "%.2f", plan.predicted.fraction);
+  return text + "; predicted " + fraction + " of the floor, bound by " + name_of(plan.predicted.bound);
 }
 
 }  // namespace mlloss
