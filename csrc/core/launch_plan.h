@@ -17,7 +17,7 @@
 namespace mlloss {
 
 constexpr int64_t kStaticShared = 2048;  // the maximum per kernel, for reductions
-// Split is chosen if it is predicted to be faster by this factor: its second read may miss the cache.
+// Split replaces a team if it is predicted to be faster by this factor: its second read may miss the cache.
 constexpr double kSplitFaster = 1.1;
 
 // Returns the smallest power of two from 32 on that leaves each thread at most `chunks_per_thread` chunks, or `most`.
@@ -150,6 +150,13 @@ inline bool plan_team(const Problem& problem, const DeviceFacts& facts, LaunchPl
 
 // ---- passes -----------------------------------------------------------------------------------------
 
+// True if split is predicted to be clearly faster than a team. That is asked only of a single team with several rows:
+// nothing works while it waits. Other teams read the logits once, and that decides.
+inline bool split_is_faster(const Problem& problem, const DeviceFacts& facts, const LaunchPlan& team) {
+  if (problem.rows == 1 || team.blocks > team.team) return false;
+  return plan_split(problem, facts).predicted.fraction > team.predicted.fraction * kSplitFaster;
+}
+
 // `wanted` is used if it can run; split always can. The choice is made for a pass with a gradient, so that a pass
 // without one has the same tiles and gives the same value, bit for bit.
 inline LaunchPlan plan_forward(const Problem& problem, const DeviceFacts& facts,
@@ -159,10 +166,7 @@ inline LaunchPlan plan_forward(const Problem& problem, const DeviceFacts& facts,
   both.gradient = true;
   LaunchPlan team{};
   if (wanted == Strategy::kSplit || !plan_team(both, facts, &team)) return plan_split(problem, facts);
-  if (wanted != Strategy::kTeam) {
-    const LaunchPlan split = plan_split(both, facts);
-    if (split.predicted.fraction > team.predicted.fraction * kSplitFaster) return plan_split(problem, facts);
-  }
+  if (wanted != Strategy::kTeam && split_is_faster(both, facts, team)) return plan_split(problem, facts);
   if (!problem.gradient) team.predicted = predict(problem, team, facts);
   return team;
 }
