@@ -41,18 +41,22 @@ inline LaunchPlan common_plan(const Problem& problem, Strategy strategy, int thr
 
 // ---- tiles in any order -----------------------------------------------------------------------------
 
+constexpr int64_t kUnitsPerSm = 16;  // enough to keep a multiprocessor busy to the end
+
 inline int64_t most_unit_blocks(const DeviceFacts& facts) { return int64_t{32} * facts.sm_count; }
 
-// A grid that strides over units in any order. Long tiles save work at the start of rows; short ones keep every
-// multiprocessor busy, by at least `units_each` units, as long as threads have more than `fewest` chunks.
+// A grid that strides over units in any order. A thread has up to `most` chunks of a tile, because long tiles save work
+// at the start of rows. It has fewer, but not under `fewest`, if there are too few units for even work, and fewer still
+// if multiprocessors would have none.
 inline LaunchPlan plan_tiles(const Problem& problem, const DeviceFacts& facts, Strategy strategy, int64_t most,
-                             int64_t fewest, int64_t units_each) {
+                             int64_t fewest) {
   const int64_t chunks = std::max<int64_t>(1, most_chunks(problem.labels, problem.dtype));
   LaunchPlan plan = common_plan(problem, strategy, threads_for(chunks, 4, kUnitThreads));
+  const int64_t resident = static_cast<int64_t>(kUnitThreadsPerSm) / plan.threads * facts.sm_count;
   int64_t each = most;
   const auto units = [&] { return problem.rows * divide_up(chunks, plan.threads * each); };
-  while (each > fewest && units() < units_each * facts.sm_count) each /= 2;
-  while (each > 1 && units() < kUnitThreadsPerSm / plan.threads * facts.sm_count) each /= 2;
+  while (each > fewest && units() < kUnitsPerSm * facts.sm_count) each /= 2;
+  while (each > 1 && units() < resident) each /= 2;
   plan.chunks_per_tile = plan.threads * each;
   plan.tiles = divide_up(chunks, plan.chunks_per_tile);
   plan.blocks = std::max<int64_t>(1, std::min(problem.rows * plan.tiles, most_unit_blocks(facts)));
@@ -61,7 +65,7 @@ inline LaunchPlan plan_tiles(const Problem& problem, const DeviceFacts& facts, S
 
 // For element-wise losses, and for every gradient from known coefficients.
 inline LaunchPlan plan_units(const Problem& problem, const DeviceFacts& facts) {
-  LaunchPlan plan = plan_tiles(problem, facts, Strategy::kElementWise, 8, 1, 16);
+  LaunchPlan plan = plan_tiles(problem, facts, Strategy::kElementWise, 8, 1);
   plan.predicted = predict(problem, plan, facts);
   return plan;
 }
@@ -74,7 +78,7 @@ inline LaunchPlan plan_split(const Problem& problem, const DeviceFacts& facts) {
     const int64_t row_bytes = std::max<int64_t>(1, problem.labels * bytes_of(problem.dtype));
     wave.rows = std::min(problem.rows, std::max<int64_t>(1, l2_share(facts) / row_bytes));
   }
-  LaunchPlan plan = plan_tiles(wave, facts, Strategy::kSplit, 32, 8, 16);
+  LaunchPlan plan = plan_tiles(wave, facts, Strategy::kSplit, 32, 8);
   plan.rows_per_wave = problem.gradient ? wave.rows : problem.rows;
   plan.reads = problem.gradient ? 2 : 1;
   // A micro group with no elements still needs one block.
@@ -130,7 +134,7 @@ inline bool plan_team(const Problem& problem, const DeviceFacts& facts, LaunchPl
   for (const int threads : {256, 192, 128, 96, 64, 32}) {
     const int64_t resident = team_blocks_per_sm(problem, facts, threads) * facts.sm_count;
     const int64_t least = divide_up(chunks, int64_t{threads} * kChunksPerThread);
-    if (least > resident) continue;
+    if (least > resident || chunks <= threads - kWarpThreads) continue;  // too long, or warps would be idle
     const int64_t for_two = rows >= 2 && 2 * least <= resident ? resident / 2 : resident;
     const int64_t most = std::min(for_two, divide_up(chunks, threads));
     int64_t before = 0;
