@@ -15,6 +15,7 @@ __all__ = [
     "compiled_compounds",
     "cpu_missing",
     "cuda_missing",
+    "known_devices",
     "launch_plan",
     "library_path",
     "listed_compounds",
@@ -58,8 +59,14 @@ def build_information() -> dict[str, str]:
 
 
 # launch_plan(rows, labels, dtype, grouping="samples", targets="bool", gradient=True, capability=90, strategy=0,
-# held=True) returns the plan's fields, and its description in words.
+# team_threads=768, device="") returns the plan's fields, and its description in words. A name of `known_devices`
+# replaces the capability.
 launch_plan = _extension.launch_plan if _extension else None
+
+
+def known_devices() -> dict[str, dict[str, float]]:
+    """Return the facts of the devices that plans can be made for without a GPU, by name."""
+    return dict(_extension.known_devices()) if _extension else {}
 
 
 def strategies() -> dict[str, int]:

@@ -268,7 +268,7 @@ def test_tests_of_huge_tensors_run_by_one_process(logs: Path, monkeypatch: pytes
     suite.large(False, 10.0, few=True)
     (line,) = started
     assert line[line.index("-m", 3) + 1] == "large"
-    assert line[line.index("-k") + 1] == "test_rows and (streaming or split)"
+    assert line[line.index("-k") + 1] == "test_rows and (team or split)"
     assert "xdist" not in line
 
 
@@ -354,9 +354,7 @@ def test_profile_reads_what_ncu_prints() -> None:
 def test_profile_covers_every_strategy() -> None:
     for loss in ("zlpr", "dice"):
         assert {strategy for name, strategy, *_ in profile._CALLS if name == loss} == {
-            "streaming",
-            "resident",
-            "cluster",
+            "team",
             "split",
         }
     assert {name for name, *_ in profile._CALLS} == {"zlpr", "dice", "focal", "bce"}

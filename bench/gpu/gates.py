@@ -84,7 +84,7 @@ def _where(timed: Timed) -> str:
 
 
 def _bytes_gates(timed: Timed, bandwidth: Bandwidth) -> Iterator[tuple[str, Gate]]:
-    """Yield gates on our bytes over time. Streaming has none: it reads twice, and cannot reach the floor."""
+    """Yield gates on our bytes over time."""
     where = _where(timed)
     if timed.strategy == "triton":
         if timed.mode == "step" and timed.planned_bytes == timed.floor_bytes:
@@ -94,7 +94,7 @@ def _bytes_gates(timed: Timed, bandwidth: Bandwidth) -> Iterator[tuple[str, Gate
     elif timed.mode == "step" and timed.strategy == "split":
         moved = share(timed.planned_bytes, timed, bandwidth, "copy")
         yield "split, of the bytes that the plan moves", Gate(where, moved, _SPLIT, False)
-    elif timed.mode == "step" and timed.strategy != "streaming":
+    elif timed.mode == "step":
         yield f"{timed.strategy}, of the floor", Gate(where, floor(timed, bandwidth), _FLOOR, False)
 
 

@@ -19,7 +19,7 @@ from ..implementations import Case, Implementation, Problem, build
 from ..samples import Sampled, rounds
 from .device import Device
 from .plan import Group
-from .strategies import Strategy, forced, last_strategy, strategies
+from .strategies import ONE_LOSS, SUM_OF_LOSSES, Strategy, forced, last_strategy, strategies
 
 __all__ = ["OURS", "ROUNDS", "Job", "Rotation", "Timed", "failures_go_to", "jobs_of", "measure_case"]
 
@@ -137,11 +137,12 @@ def _bytes(case: Case, problem: Problem, implementation: str, mode: str, reads: 
 def _own(case: Case, group: Group, problem: Problem, device: Device, triton: bool) -> Iterator[Job]:
     """Yield this package's kernels: forward + backward by each strategy, other modes by the planner's choice."""
     element_wise = case.element_wise
-    shape, held = (group.labels, group.rows, group.dtype), case.function is not compound_loss
+    shape = (group.labels, group.rows, group.dtype)
+    team_threads = SUM_OF_LOSSES if case.function is compound_loss else ONE_LOSS
     for mode in group.modes:
         for each in build(case, problem, OURS):
             targets = "csr" if each.name == "csr" else "bool"
-            plans = strategies(*shape, element_wise, mode, device, targets, held, triton)
+            plans = strategies(*shape, element_wise, mode, device, targets, team_threads, triton)
             for plan in plans if mode == "step" or group.every_mode else plans[:1]:
                 sizes = _bytes(case, problem, each.name, mode, plan.reads)
                 timed = _timed(case, group, each.name, mode, sizes, plan.name, plan is plans[0], plan.words)

@@ -123,7 +123,7 @@ def read(text: str) -> list[list[Kernel]]:
 
 
 def _short(name: str) -> str:
-    """Return ``streaming`` for ``void mlloss::cuda::streaming<...>(...)``."""
+    """Return ``scale`` for ``void mlloss::cuda::scale<...>(...)``."""
     found = re.search(r"mlloss::cuda::(\w+)", name)
     return found[1] if found else name[:40]
 
@@ -147,8 +147,8 @@ class Profiled:
 # Loss, strategy ("" is the planner's choice), rows, labels. Split runs in waves, and two of them show as much as all.
 _LONG, _FEW = 131_073, 2_812_281
 _CALLS = (
-    *(("zlpr", strategy, 1_024, _LONG) for strategy in ("streaming", "resident", "cluster")),
-    *(("dice", strategy, 1_024, _LONG) for strategy in ("streaming", "resident", "cluster")),
+    ("zlpr", "team", 1_024, _LONG),
+    ("dice", "team", 1_024, _LONG),
     ("focal", "", 1_024, _LONG),
     ("bce", "", 1_024, _LONG),
     ("zlpr", "split", 160, _LONG),

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
@@ -14,7 +15,11 @@ from mlloss_cuda import _backends, _extension, use_backend
 
 from .device import Device
 
-__all__ = ["Strategy", "forced", "last_strategy", "strategies"]
+__all__ = ["ONE_LOSS", "SUM_OF_LOSSES", "Strategy", "forced", "last_strategy", "strategies"]
+
+# Threads of team kernels on a multiprocessor, as registers allow.
+ONE_LOSS: Final = 768
+SUM_OF_LOSSES: Final = 512
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,13 @@ def strategies(
     mode: str,
     device: Device,
     targets: str = "bool",
-    held: bool = True,
+    team_threads: int = ONE_LOSS,
     triton: bool = True,
 ) -> list[Strategy]:
     """Return every distinct plan of the planner for a shape, the default first.
 
-    ``targets``: a dtype or ``"csr"``; ``held``: whether the loss has kernels that hold a row, which sums have not;
-    ``triton``: whether the Triton engine's plan is included.
+    ``targets``: a dtype or ``"csr"``; ``team_threads``: how many threads of the loss's team kernels a multiprocessor
+    runs at once; ``triton``: whether the Triton engine's plan is included.
     """
     if _extension.launch_plan is None:
         raise RuntimeError("the compiled extension is not installed")
@@ -51,7 +56,7 @@ def strategies(
     grouping = "element" if element_wise else "samples"
     for number in _extension.strategies().values():
         plan = _extension.launch_plan(
-            rows, labels, dtype, grouping, targets, forms, capability=device.capability, strategy=number, held=held
+            rows, labels, dtype, grouping, targets, forms, device.capability, number, team_threads
         )
         reads = plan["reads"] + (mode != "forward" and not forms)
         found.setdefault(plan["strategy"], Strategy(plan["strategy"], number, reads, plan["forward"]))

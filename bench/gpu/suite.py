@@ -25,7 +25,7 @@ _FIRST = 2  # the number of early files that show whether anything works
 _CUDA_SHARE = 0.75  # CUDA's share of the time; Triton has the rest
 _GRACE = 10.0  # seconds: pytest-xdist's workers end before it reports
 _TRITON_BRIEF = 30  # Triton compiles a kernel at its first use: one test in 30 uses all specialisations
-_LARGE = ("streaming", "split")  # strategies whose tests of huge tensors run when time is short
+_LARGE = ("team", "split")  # strategies whose tests of huge tensors run when time is short
 _NOTHING_RAN = 5  # pytest's exit status if no test ran
 _DRY = ["tests/test_edges.py", "-k", "test_few_long_rows"]
 

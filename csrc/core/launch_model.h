@@ -134,16 +134,19 @@ struct UnitKernel {
   double elements, read, moved, memory, instructions, special;
 };
 
-// Returns the kernel's time. Its loads need enough bytes in flight, and its last blocks leave multiprocessors idle.
+// Returns the kernel's time. A block takes one unit after another, and waits for each of a unit's loads, of which it
+// has a few in flight. The last units leave multiprocessors idle.
 inline double time_of(const UnitKernel& kernel, const LaunchPlan& plan, double units, const DeviceFacts& facts,
                       const DeviceRates& rates, Losses& losses) {
   const double slots = std::max(1.0, facts.sm_count * kUnitThreadsPerSm / plan.threads);
-  const double waves = std::max(1.0, units) / slots, processors = std::min(1.0, waves) * facts.sm_count;
-  const Busy busy = busy_for(kernel.elements / processors, kernel.memory, kernel.instructions, kernel.special,
-                             rates.bytes_per_ns, rates);
-  const double loads = kernel.read / (processors * kUnitBytesInFlight) * rates.latency;
+  const double rounds = units / slots, processors = std::min(1.0, rounds) * facts.sm_count;
+  Busy busy = busy_for(kernel.elements / processors, kernel.memory, kernel.instructions, kernel.special,
+                       rates.bytes_per_ns, rates);
+  busy.issue += units / processors * plan.threads * kRowInstructions / (kLanes * rates.clock);
+  const double in_flight = plan.threads * kUnitChunksInFlight * kChunkBytes;
+  const double loads = rounds * std::max(1.0, kernel.read / units / in_flight) * rates.latency;
   const double work = std::max({busy.most(), loads, kernel.moved / rates.l2_bytes_per_ns});
-  const double tail = waves > 1.0 ? work * (std::ceil(waves) / waves - 1.0) : 0.0;
+  const double tail = rounds > 1.0 ? work * (std::ceil(rounds) / rounds - 1.0) : 0.0;
   losses.add(Bound::kLaunches, rates.launch);
   losses.add(Bound::kWaves, tail);
   losses.add(Bound::kLatency, rates.latency + std::max(0.0, loads - busy.most()));
@@ -159,7 +162,8 @@ inline Prediction predict_units(const Problem& problem, const LaunchPlan& plan, 
   const double elements = read / static_cast<double>(bytes_of(problem.dtype));
   const UnitKernel kernel{elements, read, moved, moved, cost.sums + cost.gradient, 2.0 * cost.special};
   Losses losses;
-  const double time = time_of(kernel, plan, static_cast<double>(problem.rows * plan.tiles), facts, rates, losses);
+  const double units = std::max(1.0, static_cast<double>(problem.rows * plan.tiles));
+  const double time = time_of(kernel, plan, units, facts, rates, losses);
   return losses.prediction(moved / rates.bytes_per_ns, time, kUnitBytesInFlight);
 }
 
@@ -170,7 +174,7 @@ inline Prediction predict_split(const Problem& problem, const LaunchPlan& plan, 
   const int64_t waves = std::max<int64_t>(1, divide_up(problem.rows, std::max<int64_t>(1, plan.rows_per_wave)));
   const double bytes = bytes_of_logits(problem, problem.rows) / static_cast<double>(waves);
   const double elements = bytes / static_cast<double>(bytes_of(problem.dtype));
-  const double units = static_cast<double>(problem.rows * plan.tiles) / static_cast<double>(waves);
+  const double units = std::max(1.0, static_cast<double>(problem.rows * plan.tiles) / static_cast<double>(waves));
   const double again = bytes <= static_cast<double>(l2_share(facts)) ? 0.0 : bytes;
   const UnitKernel sums{elements, bytes, bytes, bytes, cost.sums, cost.special};
   const UnitKernel gradient{elements, bytes, 2.0 * bytes, bytes + again, cost.gradient, cost.special};

@@ -17,7 +17,7 @@
 namespace mlloss {
 
 constexpr int64_t kStaticShared = 2048;  // the maximum per kernel, for reductions
-// Split is chosen if it is predicted to be faster by this factor: its second read may miss the cache.
+// Split replaces a team if it is predicted to be faster by this factor: its second read may miss the cache.
 constexpr double kSplitFaster = 1.1;
 
 // Returns the smallest power of two from 32 on that leaves each thread at most `chunks_per_thread` chunks, or `most`.
@@ -41,18 +41,22 @@ inline LaunchPlan common_plan(const Problem& problem, Strategy strategy, int thr
 
 // ---- tiles in any order -----------------------------------------------------------------------------
 
+constexpr int64_t kUnitsPerSm = 16;  // enough to keep a multiprocessor busy to the end
+
 inline int64_t most_unit_blocks(const DeviceFacts& facts) { return int64_t{32} * facts.sm_count; }
 
-// A grid that strides over units in any order. Long tiles save work at the start of rows; short ones keep every
-// multiprocessor busy, by at least `units_each` units, as long as threads have more than `fewest` chunks.
+// A grid that strides over units in any order. A thread has up to `most` chunks of a tile, because long tiles save work
+// at the start of rows. It has fewer, but not under `fewest`, if there are too few units for even work, and fewer still
+// if multiprocessors would have none.
 inline LaunchPlan plan_tiles(const Problem& problem, const DeviceFacts& facts, Strategy strategy, int64_t most,
-                             int64_t fewest, int64_t units_each) {
+                             int64_t fewest) {
   const int64_t chunks = std::max<int64_t>(1, most_chunks(problem.labels, problem.dtype));
   LaunchPlan plan = common_plan(problem, strategy, threads_for(chunks, 4, kUnitThreads));
+  const int64_t resident = static_cast<int64_t>(kUnitThreadsPerSm) / plan.threads * facts.sm_count;
   int64_t each = most;
   const auto units = [&] { return problem.rows * divide_up(chunks, plan.threads * each); };
-  while (each > fewest && units() < units_each * facts.sm_count) each /= 2;
-  while (each > 1 && units() < kUnitThreadsPerSm / plan.threads * facts.sm_count) each /= 2;
+  while (each > fewest && units() < kUnitsPerSm * facts.sm_count) each /= 2;
+  while (each > 1 && units() < resident) each /= 2;
   plan.chunks_per_tile = plan.threads * each;
   plan.tiles = divide_up(chunks, plan.chunks_per_tile);
   plan.blocks = std::max<int64_t>(1, std::min(problem.rows * plan.tiles, most_unit_blocks(facts)));
@@ -61,7 +65,7 @@ inline LaunchPlan plan_tiles(const Problem& problem, const DeviceFacts& facts, S
 
 // For element-wise losses, and for every gradient from known coefficients.
 inline LaunchPlan plan_units(const Problem& problem, const DeviceFacts& facts) {
-  LaunchPlan plan = plan_tiles(problem, facts, Strategy::kElementWise, 8, 1, 16);
+  LaunchPlan plan = plan_tiles(problem, facts, Strategy::kElementWise, 8, 1);
   plan.predicted = predict(problem, plan, facts);
   return plan;
 }
@@ -74,7 +78,7 @@ inline LaunchPlan plan_split(const Problem& problem, const DeviceFacts& facts) {
     const int64_t row_bytes = std::max<int64_t>(1, problem.labels * bytes_of(problem.dtype));
     wave.rows = std::min(problem.rows, std::max<int64_t>(1, l2_share(facts) / row_bytes));
   }
-  LaunchPlan plan = plan_tiles(wave, facts, Strategy::kSplit, 32, 8, 16);
+  LaunchPlan plan = plan_tiles(wave, facts, Strategy::kSplit, 32, 8);
   plan.rows_per_wave = problem.gradient ? wave.rows : problem.rows;
   plan.reads = problem.gradient ? 2 : 1;
   // A micro group with no elements still needs one block.
@@ -87,6 +91,8 @@ inline LaunchPlan plan_split(const Problem& problem, const DeviceFacts& facts) {
 
 // Three buffers of a byte for each chunk of the block's tile: for targets as bits.
 inline int64_t team_shared_bytes(int64_t chunks_per_tile) { return 3 * (divide_up(chunks_per_tile, 16) * 16 + 16); }
+
+constexpr int64_t kMostTeamRows = INT32_MAX;  // team kernels count rows in 32 bits
 
 // Returns how many blocks of a team kernel a multiprocessor runs at once: registers, shared memory and the hardware's
 // maximum limit them.
@@ -123,7 +129,7 @@ inline bool is_better(const LaunchPlan& other, const LaunchPlan& plan) {
 // rows among all multiprocessors in one round of rows, two or three. Returns false if the loss has no team kernels or
 // the device cannot hold a row.
 inline bool plan_team(const Problem& problem, const DeviceFacts& facts, LaunchPlan* plan) {
-  if (problem.grouping != Grouping::kSamples || problem.dtype == DType::kDouble || problem.rows >= int64_t{1} << 31) {
+  if (problem.grouping != Grouping::kSamples || problem.dtype == DType::kDouble || problem.rows > kMostTeamRows) {
     return false;
   }
   const int64_t chunks = std::max<int64_t>(1, most_chunks(problem.labels, problem.dtype));
@@ -132,7 +138,7 @@ inline bool plan_team(const Problem& problem, const DeviceFacts& facts, LaunchPl
   for (const int threads : {256, 192, 128, 96, 64, 32}) {
     const int64_t resident = team_blocks_per_sm(problem, facts, threads) * facts.sm_count;
     const int64_t least = divide_up(chunks, int64_t{threads} * problem.team_chunks);
-    if (least > resident) continue;
+    if (least > resident || chunks <= threads - kWarpThreads) continue;  // too long, or warps would be idle
     const int64_t for_two = rows >= 2 && 2 * least <= resident ? resident / 2 : resident;
     const int64_t most = std::min(for_two, divide_up(chunks, threads));
     int64_t before = 0;
@@ -152,6 +158,13 @@ inline bool plan_team(const Problem& problem, const DeviceFacts& facts, LaunchPl
 
 // ---- passes -----------------------------------------------------------------------------------------
 
+// True if split is predicted to be clearly faster than a team. That is asked only of a single team with several rows:
+// nothing works while it waits. Other teams read the logits once, and that decides.
+inline bool split_is_faster(const Problem& problem, const DeviceFacts& facts, const LaunchPlan& team) {
+  if (problem.rows == 1 || team.blocks > team.team) return false;
+  return plan_split(problem, facts).predicted.fraction > team.predicted.fraction * kSplitFaster;
+}
+
 // `wanted` is used if it can run; split always can. The choice is made for a pass with a gradient, so that a pass
 // without one has the same tiles and gives the same value, bit for bit.
 inline LaunchPlan plan_forward(const Problem& problem, const DeviceFacts& facts,
@@ -161,10 +174,7 @@ inline LaunchPlan plan_forward(const Problem& problem, const DeviceFacts& facts,
   both.gradient = true;
   LaunchPlan team{};
   if (wanted == Strategy::kSplit || !plan_team(both, facts, &team)) return plan_split(problem, facts);
-  if (wanted != Strategy::kTeam) {
-    const LaunchPlan split = plan_split(both, facts);
-    if (split.predicted.fraction > team.predicted.fraction * kSplitFaster) return plan_split(problem, facts);
-  }
+  if (wanted != Strategy::kTeam && split_is_faster(both, facts, team)) return plan_split(problem, facts);
   if (!problem.gradient) team.predicted = predict(problem, team, facts);
   return team;
 }

@@ -100,9 +100,6 @@ MLLOSS_HD int64_t most_chunks(int64_t labels, DType dtype) {
   return (labels + 2 * width - 2) / width;
 }
 
-// The chunks that lie inside a row, at most. The labels at its ends outside of them are fewer than two chunks'.
-MLLOSS_HD int64_t most_whole_chunks(int64_t labels, DType dtype) { return labels / chunk_width(dtype); }
-
 MLLOSS_HD int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The bytes of a wave of rows that stay in L2 until they are read again.

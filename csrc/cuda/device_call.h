@@ -58,7 +58,8 @@ struct DeviceCall : Call {
 };
 
 // Returns the fast path that a team kernel takes for the whole call. Logits, gradient and bool targets then have the
-// same strides, and their chunks are aligned at the same labels.
+// same strides, and their chunks are aligned at the same labels. A pass without a gradient takes the path of one with a
+// new gradient, so that it gives the same value bit for bit.
 inline FastPath team_path_of(const Call& call, const void* gradient) {
   const FastPath path = DeviceCall::fast_path_of(call);
   const int64_t width = chunk_width(call.logits_dtype), size = bytes_of(call.logits_dtype);
@@ -67,7 +68,7 @@ inline FastPath team_path_of(const Call& call, const void* gradient) {
   };
   const int64_t before = lanes_before(call.logits, size);
   if (reinterpret_cast<uintptr_t>(call.logits) % static_cast<uintptr_t>(size) != 0) return FastPath::kNone;
-  if (gradient && (lanes_before(gradient, size) != before || call.gradient_row_stride != call.logits_row_stride)) {
+  if (lanes_before(gradient, size) != before || call.gradient_row_stride != call.logits_row_stride) {
     return FastPath::kNone;
   }
   if (path == FastPath::kSparse) return call.values ? FastPath::kNone : path;
