@@ -11,6 +11,7 @@ template <class Loss, class In>
 class GeneralRow {
  public:
   using T = Compute<In>;
+  static constexpr bool kHasSlopes = false;
   static constexpr int V = kWidth<In>, K = kGeneralChunks;
 
   MLLOSS_DEVICE GeneralRow(const DeviceCall& call, const TeamLaunch& launch, int rank, unsigned char*)
@@ -23,7 +24,6 @@ class GeneralRow {
 
   MLLOSS_DEVICE void begin(int row) { load(row); }
   MLLOSS_DEVICE void find(int) {}
-  MLLOSS_DEVICE void peek() {}
   MLLOSS_DEVICE void prepare(int, bool) {}
   MLLOSS_DEVICE void advance(int next, bool more) {
     if (more) load(next);

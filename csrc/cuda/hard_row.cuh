@@ -18,10 +18,38 @@ MLLOSS_DEVICE void add(Array<T, N>& into, const Array<T, N>& from) {
   for (int k = 0; k < N; ++k) into[k] += from[k];
 }
 
+// The slopes of a chunk's elements in 16 bytes: as floats, or in half precision times 2^16, so that none is subnormal
+// that matters. A slope is at most 1/4.
+template <int V>
+struct Slopes {
+  static constexpr float kScale = V == 8 ? 65536.0f : 1.0f;
+
+  static MLLOSS_DEVICE uint4 pack(const float* slope) {
+    if constexpr (V == 8) {
+      float scaled[V];
+#pragma unroll
+      for (int i = 0; i < V; ++i) scaled[i] = slope[i] * kScale;
+      return cuda::pack<__half>(scaled);
+    } else {
+      return cuda::pack<float>(slope);
+    }
+  }
+  // Returns the slopes times kScale.
+  static MLLOSS_DEVICE void unpack(uint4 packed, float* slope) {
+    if constexpr (V == 8) {
+      cuda::unpack<__half>(packed, slope);
+    } else {
+      cuda::unpack<float>(packed, slope);
+    }
+  }
+};
+
 // kDense: the targets are bool; otherwise they are CSR.
 template <class In, bool kDense>
 class HardRow {
  public:
+  static constexpr bool kHasSlopes = true;
+  static constexpr float kSlopeScale = Slopes<kWidth<In>>::kScale;
   static constexpr int V = kWidth<In>, K = kChunksPerThread;
 
   MLLOSS_DEVICE HardRow(const DeviceCall& call, const TeamLaunch& launch, int rank, unsigned char* memory)
@@ -29,7 +57,7 @@ class HardRow {
 
   static MLLOSS_DEVICE float scale() { return 1.0f; }
 
-  // Loads the first row of the block; `next` is memory of the block for the place of a row.
+  // Loads the first row of the block.
   MLLOSS_DEVICE void begin(int row) {
     const RowPart<In> part = part_of(row);
     place(part.begin(), part.count);
@@ -37,27 +65,23 @@ class HardRow {
     load_edge(part);
     if (warp() == setter() && !kDense) {
       bits_.find(row);
-      bits_.peek();
-      bits_.set(bits_.next(), part, launch_.span);
+      bits_.set(bits_.next(), row, part, launch_.span);
     }
     bits_.advance();
     __syncthreads();
   }
 
-  // The steps that prepare row `next`, between which other work hides their latency: find() and peek() before the join
-  // of the block, prepare() after it. A barrier follows, then advance().
+  // The steps that prepare row `next`: find() starts loads, whose latency the sums hide, prepare() comes after the join of
+  // the block. A barrier follows, then advance().
   MLLOSS_DEVICE void find(int next) {
     if (warp() == setter() && !kDense) bits_.find(next);
-  }
-  MLLOSS_DEVICE void peek() {
-    if (warp() == setter() && !kDense) bits_.peek();
   }
   MLLOSS_DEVICE void prepare(int next, bool more) {
     MLLOSS_SHARED(Place, place, [1]);
     place_ = place;
     if (warp() == setter()) {
       const RowPart<In> part = part_of(next);
-      if (more && !kDense) bits_.set(bits_.next(), part, launch_.span);
+      if (more && !kDense) bits_.set(bits_.next(), next, part, launch_.span);
       if (lane() == 0) place[0] = {part.begin(), more ? part.count : 0};
     }
     const int first = clearer() * kWarpLanes, thread = static_cast<int>(threadIdx.x) - first;
@@ -80,7 +104,9 @@ class HardRow {
   MLLOSS_DEVICE void sum(int row, Array<float, N>& sums, F f) const {
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      with_chunk(k, [&](auto kind, uint32_t mask, const float* s) {
+      with_chunk(k, [&](auto kind, uint32_t mask) {
+        float s[V];
+        unpack<In>(x_[k], s);
         Array<float, N> of_chunk = f(element_of<decltype(kind)::value>(s[0], mask, 0));
 #pragma unroll
         for (int i = 1; i < V; ++i) add(of_chunk, f(element_of<decltype(kind)::value>(s[i], mask, i)));
@@ -96,8 +122,9 @@ class HardRow {
     In* const memory = keep(static_cast<In*>(gradient) + at_);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      with_chunk(k, [&](auto kind, uint32_t mask, const float* s) {
-        float g[V];
+      with_chunk(k, [&](auto kind, uint32_t mask) {
+        float s[V], g[V];
+        unpack<In>(x_[k], s);
 #pragma unroll
         for (int i = 0; i < V; ++i) g[i] = f(element_of<decltype(kind)::value>(s[i], mask, i));
         store_once(memory + k * kWarpLanes * V, pack<In>(g));
@@ -106,10 +133,48 @@ class HardRow {
     with_edge(row, [&](auto e, int64_t at) { static_cast<In*>(gradient)[at] = narrow<In>(f(e)); });
   }
 
+  // The same visits for a gradient from slopes: f(element, slope) also sets the slope, which replaces the logit; then
+  // the gradient is g(element, slope), where the element has no logit. An edge keeps its logit and gets f(element).
+  template <int N, class F>
+  MLLOSS_DEVICE void first_sum_with_slopes(int row, Array<float, N>& sums, F f) {
+    if constexpr (kDense) take_bools();
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      with_chunk(k, [&](auto kind, uint32_t mask) {
+        float s[V], slope[V];
+        unpack<In>(x_[k], s);
+        Array<float, N> of_chunk = f(element_of<decltype(kind)::value>(s[0], mask, 0), slope[0]);
+#pragma unroll
+        for (int i = 1; i < V; ++i) add(of_chunk, f(element_of<decltype(kind)::value>(s[i], mask, i), slope[i]));
+        add(sums, of_chunk);
+        x_[k] = Slopes<V>::pack(slope);
+      });
+    }
+    float unused;
+    with_edge(row, [&](auto e, int64_t) { add(sums, f(e, unused)); });
+  }
+  template <class F, class G>
+  MLLOSS_DEVICE void gradient_of_slopes(int row, void* gradient, F f, G g) const {
+    In* const memory = keep(static_cast<In*>(gradient) + at_);
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      with_chunk(k, [&](auto kind, uint32_t mask) {
+        float slope[V], out[V];
+        Slopes<V>::unpack(x_[k], slope);
+#pragma unroll
+        for (int i = 0; i < V; ++i) out[i] = g(element_of<decltype(kind)::value>(0.0f, mask, i), slope[i]);
+        store_once(memory + k * kWarpLanes * V, pack<In>(out));
+      });
+    }
+    with_edge(row, [&](auto e, int64_t at) { static_cast<In*>(gradient)[at] = narrow<In>(f(e)); });
+  }
+
   // The same visits for rare work, in code that is not unrolled.
   template <class F>
   MLLOSS_DEVICE void rarely(int row, F f) {
-    each_rarely([&](int, uint32_t mask, const float* s) {
+    each_rarely([&](int k, uint32_t mask) {
+      float s[V];
+      unpack<In>(x_[0], s);
 #pragma unroll
       for (int i = 0; i < V; ++i) f(element_of<Targets::kHard>(s[i], mask, i));
     });
@@ -118,8 +183,9 @@ class HardRow {
   template <class F>
   MLLOSS_DEVICE void gradient_rarely(int row, void* gradient, F f) {
     In* const memory = static_cast<In*>(gradient) + at_;
-    each_rarely([&](int k, uint32_t mask, const float* s) {
-      float g[V];
+    each_rarely([&](int k, uint32_t mask) {
+      float s[V], g[V];
+      unpack<In>(x_[0], s);
 #pragma unroll
       for (int i = 0; i < V; ++i) g[i] = f(element_of<Targets::kHard>(s[i], mask, i));
       store_once(memory + k * kWarpLanes * V, pack<In>(g));
@@ -195,17 +261,15 @@ class HardRow {
       if (k * kWarpLanes < left_) bits_.set_mask(chunk_in_block(k), bits_of<V>(bools_[k]));
     }
   }
-  // Calls f(kind, mask, logits) for chunk k, if the thread has one. A warp without positives takes a body of its own.
+  // Calls f(kind, mask) for chunk k, if the thread has one. A warp without positives takes a body of its own.
   template <class F>
   MLLOSS_DEVICE void with_chunk(int k, F f) const {
     const bool there = k * kWarpLanes < left_;
     const uint32_t mask = there ? bits_.mask(chunk_in_block(k)) : 0u;
-    float s[V];
-    unpack<In>(x_[k], s);
     if (__builtin_expect(!__any_sync(0xffffffffu, !there || mask != 0), 1)) {
-      f(std::integral_constant<Targets, Targets::kNegative>(), 0u, s);
+      f(std::integral_constant<Targets, Targets::kNegative>(), 0u);
     } else if (there) {
-      f(std::integral_constant<Targets, Targets::kHard>(), mask, s);
+      f(std::integral_constant<Targets, Targets::kHard>(), mask);
     }
   }
 
@@ -220,16 +284,12 @@ class HardRow {
     f(element_of<Targets::kHard>(widen(edge_), bits_.edge(at) ? 1u : 0u, 0), at);
   }
 
-  // Calls f(k, mask, logits) for every chunk. The chunks take turns in x_[0], so that the loop need not be unrolled.
+  // Calls f(k, mask) for every chunk. The chunks take turns in x_[0], so that the loop need not be unrolled.
   template <class F>
   MLLOSS_DEVICE void each_rarely(F f) {
 #pragma unroll 1
     for (int k = 0; k < K; ++k) {
-      if (k * kWarpLanes < left_) {
-        float s[V];
-        unpack<In>(x_[0], s);
-        f(k, bits_.mask(chunk_in_block(k)), s);
-      }
+      if (k * kWarpLanes < left_) f(k, bits_.mask(chunk_in_block(k)));
       const uint4 done = x_[0];
 #pragma unroll
       for (int j = 0; j + 1 < K; ++j) x_[j] = x_[j + 1];

@@ -21,9 +21,17 @@ constexpr int kRegisterPressure<Lsep<T>> = 1;
 template <class T>
 constexpr int kRegisterPressure<MultiPositiveCrossEntropy<T>> = 1;
 template <class T>
+constexpr int kRegisterPressure<SelfAdjustingDice<T>> = 1;
+template <class T>
 constexpr int kRegisterPressure<SymmetricKl<T>> = 1;
 template <class T, template <class> class... Losses>
 constexpr int kRegisterPressure<Compound<T, Losses...>> = sizeof...(Losses) > 2 ? 3 : 2;
+
+// True if the terms of a sum read e^s and the sigmoid, and no logarithm: one exponential serves both.
+template <class Loss>
+constexpr bool kSharesPower = false;
+template <class T>
+constexpr bool kSharesPower<Compound<T, Dice, Zlpr>> = true;
 
 // The minimum of blocks of a team on a multiprocessor, which limits the registers of a thread. Bool targets arrive in
 // registers; CSR targets do not. kFastPath: as in team.cuh.

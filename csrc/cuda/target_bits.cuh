@@ -61,20 +61,17 @@ class TargetBits {
     if (!kDense) now_ = following(now_);
   }
 
-  // CSR: one warp starts to load where the next row's entries are, then loads a first column for each lane, then sets
-  // bits. The steps are apart so that other work hides their latency.
+  // CSR: one warp starts to load the next row's entries, one for each lane, and sets bits when other work has hidden
+  // their latency.
   MLLOSS_DEVICE void find(int row) {
-    begin_ = clamp(index(call_.crow_indices, row));
-    const int64_t entries = clamp(index(call_.crow_indices, int64_t{row} + 1)) - begin_;
+    const int64_t begin = first_entry(row);
+    const int64_t entries = first_entry(int64_t{row} + 1) - begin;
     entries_ = static_cast<int>(entries < call_.all_labels ? entries : call_.all_labels);
+    column_ = lane() < entries_ ? column(begin + lane()) : -1;
   }
-  MLLOSS_DEVICE void peek() {
-    const int i = lane();
-    column_ = i < entries_ ? column(i) : -1;
-  }
-  MLLOSS_DEVICE void set(unsigned char* bits, const RowPart<In>& part, int span) const {
+  MLLOSS_DEVICE void set(unsigned char* bits, int row, const RowPart<In>& part, int span) const {
     set_one(bits, part, span, column_);
-    if (entries_ > kWarpLanes) set_others(bits, part, span);
+    if (entries_ > kWarpLanes) set_others(bits, row, part, span);
   }
 
   // CSR: `threads` neighbours clear the bits of the row before; `thread` counts from 0.
@@ -87,8 +84,7 @@ class TargetBits {
   const DeviceCall& call_;
   const int buffer_bytes_;
   unsigned char *const memory_, *now_;
-  int64_t begin_ = 0;  // the next row's first entry
-  int entries_ = 0, column_ = -1;
+  int entries_ = 0, column_ = -1;  // the next row's entries, and the lane's first column
 
   static MLLOSS_DEVICE int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
 
@@ -103,16 +99,20 @@ class TargetBits {
     return call_.wide_indices ? static_cast<const int64_t*>(indices)[k]
                               : static_cast<int64_t>(static_cast<const int32_t*>(indices)[k]);
   }
-  MLLOSS_DEVICE int64_t clamp(int64_t k) const { return k < 0 ? 0 : k > call_.nnz ? call_.nnz : k; }
+  MLLOSS_DEVICE int64_t first_entry(int64_t row) const {
+    const int64_t k = index(call_.crow_indices, row);
+    return k < 0 ? 0 : k > call_.nnz ? call_.nnz : k;
+  }
   // Returns an entry's label, or -1 for one that lies outside the logits.
-  MLLOSS_DEVICE int column(int i) const {
-    const int64_t label = index(call_.col_indices, begin_ + i) - call_.first_label;
+  MLLOSS_DEVICE int column(int64_t entry) const {
+    const int64_t label = index(call_.col_indices, entry) - call_.first_label;
     return static_cast<uint64_t>(label) < static_cast<uint64_t>(call_.labels) ? static_cast<int>(label) : -1;
   }
 
-  MLLOSS_DEVICE void set_others(unsigned char* bits, const RowPart<In>& part, int span) const {
+  MLLOSS_DEVICE void set_others(unsigned char* bits, int row, const RowPart<In>& part, int span) const {
+    const int64_t begin = first_entry(row);
 #pragma unroll 4
-    for (int i = kWarpLanes + lane(); i < entries_; i += kWarpLanes) set_one(bits, part, span, column(i));
+    for (int i = kWarpLanes + lane(); i < entries_; i += kWarpLanes) set_one(bits, part, span, column(begin + i));
   }
 
   MLLOSS_DEVICE void set_one(unsigned char* bits, const RowPart<In>& part, int span, int column) const {

@@ -80,6 +80,43 @@ class RowResults {
   float weight_ = 1.0f;
 };
 
+// Returns an element with the values that the terms of a sum share.
+template <class Loss, Targets kTargets>
+MLLOSS_DEVICE auto prepared(const Element<float, kTargets>& e) {
+  if constexpr (kSharesPower<Loss> && kTargets != Targets::kSoft) {
+    const float power = logistic_power(e.s), rest = reciprocal(1.0f + power);
+    return ReadyElement<float, kTargets>{{e.s, e.y, e.w}, {power * rest, rest, 0.0f}, power};
+  } else {
+    return e;
+  }
+}
+
+// Takes the sums of a row with all maxima at 0, and leaves what usual_gradient() needs in place of the logits.
+template <class Loss, class Row>
+MLLOSS_DEVICE void first_visit(const Loss& loss, Row& row, int r, Array<float, Loss::kSums>& sums) {
+  if constexpr (Loss::kSlopes && Row::kHasSlopes) {
+    if (loss.slopes_serve()) {
+      return row.first_sum_with_slopes(r, sums, [&](auto e, float& slope) { return loss.sums_and_slope(e, slope); });
+    }
+  }
+  row.first_sum(r, sums, [&](auto e) { return loss.first_sums(prepared<Loss>(e)); });
+}
+
+// Stores the gradient of a row whose maxima are 0.
+template <class Loss, class Row>
+MLLOSS_DEVICE void usual_gradient(const Loss& loss, Row& row, int r, const Array<float, Loss::kCoefficients>& c,
+                                  void* gradient) {
+  const auto of_element = [&](auto e) { return loss.gradient_at_zero_maxima(prepared<Loss>(e), c); };
+  if constexpr (Loss::kSlopes && Row::kHasSlopes) {
+    if (loss.slopes_serve()) {
+      const auto unscaled = Loss::scaled(c, 1.0f / Row::kSlopeScale);
+      return row.gradient_of_slopes(r, gradient, of_element,
+                                    [&](auto e, float slope) { return loss.slope_gradient(e, slope, unscaled); });
+    }
+  }
+  row.gradient(r, gradient, of_element);
+}
+
 // Returns the statistics of a row whose sums overflow or vanish without a maximum, to all threads of the team.
 template <class Loss, class Row, class TeamOfRow, class Results>
 MLLOSS_DEVICE StatisticsOf<Loss, float> shifted_statistics(const Loss& loss, Row& row, int r, TeamOfRow& team,
@@ -138,8 +175,7 @@ __global__ void __launch_bounds__(kTeamThreads, (kTeamBlocks<LossTemplate<float>
       row.find(next);
       if (joins) results.start(r);
       Array<float, Loss::kSums> sums{};
-      row.first_sum(r, sums, [&](auto e) { return loss.first_sums(e); });
-      row.peek();
+      first_visit(loss, row, r, sums);
       sums = join_block<Sum>(sums, 0.0f);
       if (joins) {
         StatisticsOf<Loss, float> stats = identity<Loss, float>();
@@ -179,7 +215,7 @@ __global__ void __launch_bounds__(kTeamThreads, (kTeamBlocks<LossTemplate<float>
       if (out.gradient) {
         const auto c = verdict[0].coefficients;
         if (verdict[0].mode == RowMode::kUsual) {
-          row.gradient(r, out.gradient, [&](auto e) { return loss.gradient_at_zero_maxima(e, c); });
+          usual_gradient(loss, row, r, c, out.gradient);
         } else {
           const bool zero = verdict[0].mode == RowMode::kZero;
           row.gradient_rarely(r, out.gradient, [&](auto e) { return zero ? 0.0f : loss.gradient(e, c); });

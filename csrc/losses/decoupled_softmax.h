@@ -95,6 +95,11 @@ class DecoupledSoftmax : public GroupWise<DecoupledSoftmax<T>> {
 
   static MLLOSS_HD bool zero_maxima(Array<T, 4> c) { return c[0] == T(0); }
 
+  template <class E>
+  MLLOSS_HD T gradient_at_zero_maxima(E e, Array<T, 4> c) const {
+    return kept_gradient(e, exponential(e.s), c);
+  }
+
   // For a positive, e^(s - log S) is e^s times a number that the whole row shares.
   template <class E>
   MLLOSS_HD T kept_gradient(E e, T kept, Array<T, 4> c) const {

@@ -13,6 +13,8 @@ class Dice : public Overlap<T, Dice<T>> {
   static constexpr LogisticNeed kLogistic = LogisticNeed::kSigmoid;
   static constexpr bool kKeeps = true;  // kept: p, or p - 1 if 1 - p is smaller; p and 1 - p both follow exactly
 
+  static constexpr bool kSlopes = true;
+
   using Overlap<T, Dice<T>>::Overlap;
   using Overlap<T, Dice<T>>::first_sums;
 
@@ -32,6 +34,23 @@ class Dice : public Overlap<T, Dice<T>> {
   MLLOSS_HD T kept_gradient(E e, T kept, Array<T, 2> c) const {
     const T tail = absolute(kept), p = kept < T(0) ? T(1) + kept : kept;
     return e.w * (tail - tail * tail) * this->slope_of(e, p, c);
+  }
+
+  // With squares the gradient needs p too.
+  MLLOSS_HD bool slopes_serve() const { return this->squared_ == T(0); }
+
+  template <class E>
+  MLLOSS_HD Array<T, 3> sums_and_slope(E e, T& slope) const {
+    const SigmoidAndSlope<T> l = sigmoid_and_slope_of(e);
+    slope = l.slope;
+    if constexpr (E::kNegative) return {{T(0), e.w * l.sigmoid, T(0)}};
+    return {{e.w * (l.sigmoid * e.y), e.w * l.sigmoid, e.w * e.y}};
+  }
+
+  template <class E>
+  MLLOSS_HD T slope_gradient(E e, T slope, Array<T, 2> c) const {
+    if constexpr (E::kNegative) return e.w * (slope * c[1]);
+    return e.w * (slope * (e.y * c[0] + c[1]));
   }
 
   template <class E>

@@ -73,6 +73,11 @@
 //   first_sums(e, kept),             number from the first     element. If zero_maxima(c), then kept_gradient(e, kept,
 //   kept_gradient(e, kept, c)        visit                     c) is the gradient. Engines use it if they have memory
 //                                                              for these numbers.
+//   kSlopes, slopes_serve(),         the gradient of a hard    sums_and_slope(e, slope) is first_sums(e) and also sets
+//   sums_and_slope(e, slope),        target is a multiple of   `slope`, from 0 to 1/4. If slopes_serve(), then
+//   slope_gradient(e, slope, c)      the element's slope       slope_gradient(e, slope, c) is the gradient. It reads no
+//                                                              e.s, so that an engine may keep slopes in place of the
+//                                                              logits, in as many bits.
 //   kSecondPassSums,                 a sum needs the complete  how many sums are taken in a second pass over the row.
 //   second_pass_input(stats),        statistics                second_pass_input(stats) is what they need of the
 //   second_pass_sums(e, input)                                 statistics. second_pass_sums(e, input) is the element's
@@ -116,7 +121,7 @@ struct ElementWise : FunctorDefaults {
 template <class Loss>
 struct GroupWise : FunctorDefaults {
   static constexpr Scope kScope = Scope::kGroup;
-  static constexpr bool kKeeps = false;
+  static constexpr bool kKeeps = false, kSlopes = false;
 
   template <class E>
   MLLOSS_HD auto first_sums(const E& e) const {

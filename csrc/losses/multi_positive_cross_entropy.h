@@ -86,6 +86,11 @@ class MultiPositiveCrossEntropy : public GroupWise<MultiPositiveCrossEntropy<T>>
   static MLLOSS_HD bool zero_maxima(Array<T, 3> c) { return c[0] == T(0); }
 
   template <class E>
+  MLLOSS_HD T gradient_at_zero_maxima(E e, Array<T, 3> c) const {
+    return kept_gradient(e, exponential(e.s), c);
+  }
+
+  template <class E>
   MLLOSS_HD T kept_gradient(E e, T kept, Array<T, 3> c) const {
     const T share = kept * c[1];
     if constexpr (E::kNegative) return share;
