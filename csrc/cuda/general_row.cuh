@@ -45,6 +45,11 @@ class GeneralRow {
     });
   }
 
+  template <int N, class F>
+  MLLOSS_DEVICE void sum_of_positives(int row, Array<T, N>& sums, F f) {
+    sum(row, sums, f);
+  }
+
   template <class F>
   MLLOSS_DEVICE void gradient(int row, void* gradient, F f) {
     const LogitsRow<In> view(call_, row);

@@ -116,6 +116,24 @@ class HardRow {
     with_edge(row, [&](auto e, int64_t) { add(sums, f(e)); });
   }
 
+  // Adds up f(element), which is 0 for negatives, after the first visit.
+  template <int N, class F>
+  MLLOSS_DEVICE void sum_of_positives(int row, Array<float, N>& sums, F f) {
+    uint32_t any = 0;
+#pragma unroll
+    for (int k = 0; k < K; ++k) any |= k * kWarpLanes < left_ ? bits_.mask(chunk_in_block(k)) : 0u;
+    if (__any_sync(0xffffffffu, any != 0)) {
+      each_rarely([&](int, uint32_t mask) {
+        if (mask == 0) return;
+        float s[V];
+        unpack<In>(x_[0], s);
+#pragma unroll
+        for (int i = 0; i < V; ++i) add(sums, f(element_of<Targets::kHard>(s[i], mask, i)));
+      });
+    }
+    with_edge(row, [&](auto e, int64_t) { add(sums, f(e)); });
+  }
+
   // Stores f(element) as the gradient.
   template <class F>
   MLLOSS_DEVICE void gradient(int row, void* gradient, F f) const {

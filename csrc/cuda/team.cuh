@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(kTeamThreads, (kTeamBlocks<LossTemplate<float>
         SecondPassSums<Loss, float> second_sums{};
         if constexpr (Loss::kSecondPassSums > 0) {
           const auto input = Loss::second_pass_input(stats);
-          row.sum(r, second_sums, [&](auto e) { return loss.second_pass_sums(e, input); });
+          row.sum_of_positives(r, second_sums, [&](auto e) { return loss.second_pass_sums(e, input); });
           second_sums = join_block<Sum>(second_sums, 0.0f);
           if (joins) second_sums = team.template join<Sum>(second_sums, 0.0f);
         }
