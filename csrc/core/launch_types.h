@@ -98,12 +98,12 @@ MLLOSS_HD int64_t most_chunks(int64_t labels, DType dtype) {
   return (labels + 2 * width - 2) / width;
 }
 
-// The chunks that lie inside a row, at most. The labels at its ends outside of them are fewer than two chunks'.
+// Returns how many chunks lie inside a row, at most. The labels outside of them are fewer than two chunks'.
 MLLOSS_HD int64_t most_whole_chunks(int64_t labels, DType dtype) { return labels / chunk_width(dtype); }
 
 MLLOSS_HD int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The bytes of a wave of rows that stay in L2 until they are read again.
+// Returns the bytes of a wave of rows that stay in L2 until they are read again.
 inline int64_t l2_share(const DeviceFacts& facts) { return facts.l2_bytes * 2 / 5; }
 
 }  // namespace mlloss
