@@ -18,8 +18,8 @@ struct DeviceFacts {
 
 // Rates of a device: the bandwidths that kernels reach, the clock in GHz, and times in ns.
 struct DeviceRates {
-  double bytes_per_ns;     // of memory
-  double l2_bytes_per_ns;  // of the second-level cache
+  double bytes_per_ns;     // memory
+  double l2_bytes_per_ns;  // second-level cache
   double clock;
   double latency;   // from a load to its data
   double join;      // statistics from each block of a team to all others

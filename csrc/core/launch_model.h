@@ -24,16 +24,16 @@ inline ElementCost cost_of(DType dtype) {
   return dtype == DType::kFloat ? ElementCost{4.9, 5.1, 1.0} : ElementCost{5.1, 5.6, 1.0};
 }
 
-constexpr double kRowInstructions = 112.0;   // of each warp for a row, besides its elements
-constexpr double kLanes = 128.0;             // of a multiprocessor: instructions of threads that start in a clock
-constexpr double kSpecialLanes = 16.0;       // special functions that start in a clock
-constexpr double kSmBytesPerClock = 64.0;    // that enter a multiprocessor, at most
-constexpr double kWarpsForAllSlots = 16.0;   // fewer warps leave issue slots empty
-constexpr double kUnitThreadsPerSm = 512.0;  // that run kernels over units
-constexpr double kUnitChunksInFlight = 3.0;  // of a thread in these kernels
+constexpr double kRowInstructions = 112.0;   // instructions of each warp for a row, besides its elements
+constexpr double kLanes = 128.0;             // instructions of threads that a multiprocessor starts in a clock
+constexpr double kSpecialLanes = 16.0;       // special functions that it starts in a clock
+constexpr double kSmBytesPerClock = 64.0;    // bytes that enter it in a clock, at most
+constexpr double kWarpsForAllSlots = 16.0;   // warps that fill its issue slots
+constexpr double kUnitThreadsPerSm = 512.0;  // threads of kernels over units that it runs at once
+constexpr double kUnitChunksInFlight = 3.0;  // chunks that one of these threads loads at once
 constexpr double kUnitBytesInFlight = kUnitThreadsPerSm * kUnitChunksInFlight * kChunkBytes;
-constexpr double kPacketBytes = 16.0;   // that a block of a team sends to each of the others
-constexpr double kNearTheFloor = 0.95;  // a plan with this fraction is bound by bandwidth
+constexpr double kPacketBytes = 16.0;   // bytes that a block of a team reads from each of the others
+constexpr double kNearTheFloor = 0.95;  // the least fraction of a plan that counts as bound by bandwidth
 
 // The time in ns that a multiprocessor's resources are busy.
 struct Busy {
@@ -49,7 +49,7 @@ inline Busy busy_for(double elements, double bytes, double instructions, double 
 }
 
 // Adds up where the time beyond the floor goes.
-class Losses {
+class LostTime {
  public:
   void add(Bound bound, double time) { times_[static_cast<int>(bound)] += time; }
   void add_excess(const Busy& busy, double times = 1.0) {
@@ -99,7 +99,7 @@ inline Round round_of(const Problem& problem, const LaunchPlan& plan, int64_t te
   const double bytes = passes * bytes_of_logits(problem, 1) / plan.team, fullest = std::ceil(blocks_each);
   Busy busy = busy_for(fullest * elements, blocks_each * bytes, instructions, passes * cost.special, bandwidth, rates);
   busy.issue += fullest * warps * kRowInstructions * kWarpThreads / (kLanes * rates.clock);
-  // One team by itself. A block of one warp does alone what several share between the barriers.
+  // A team by itself leaves issue slots empty. A block of one warp does alone what several share between the barriers.
   const double slots = std::min(1.0, warps * (fullest / together) / kWarpsForAllSlots);
   const double work = std::max(busy.issue / slots, busy.special) / together;
   const double packets = kPacketBytes * plan.team * plan.team / rates.l2_bytes_per_ns;
@@ -116,20 +116,20 @@ inline Prediction predict_team(const Problem& problem, const LaunchPlan& plan, c
   const double rounds = static_cast<double>(rows) / static_cast<double>(teams);
   double time = static_cast<double>(rows / teams) * whole.time;
   if (rows % teams > 0) time += round_of(problem, plan, rows % teams, facts, rates).time;
-  Losses losses;
-  losses.add(Bound::kLaunches, rates.launch);
-  losses.add(Bound::kWaves, time - rounds * whole.time);
-  losses.add(Bound::kLatency, rounds * (whole.time - whole.busy.most()));
-  losses.add_excess(whole.busy, rounds);
+  LostTime lost;
+  lost.add(Bound::kLaunches, rates.launch);
+  lost.add(Bound::kWaves, time - rounds * whole.time);
+  lost.add(Bound::kLatency, rounds * (whole.time - whole.busy.most()));
+  lost.add_excess(whole.busy, rounds);
   const double passes = problem.gradient ? 2.0 : 1.0;
   const double floor = passes * bytes_of_logits(problem, problem.rows) / rates.bytes_per_ns;
   const double blocks_each = std::max(1.0, static_cast<double>(plan.blocks) / facts.sm_count);
-  return losses.prediction(floor, rates.launch + time, blocks_each * bytes_of_logits(problem, 1) / plan.team);
+  return lost.prediction(floor, rates.launch + time, blocks_each * bytes_of_logits(problem, 1) / plan.team);
 }
 
 // ---- units and split --------------------------------------------------------------------------------
 
-// A kernel over units. The bytes that it reads and all that it moves pass the second-level cache, some of them memory.
+// Describes a kernel over units. All bytes that it moves pass the second-level cache, and some of them memory.
 struct UnitKernel {
   double elements, read, moved, memory, instructions, special;
 };
@@ -137,7 +137,7 @@ struct UnitKernel {
 // Returns the kernel's time. A block takes one unit after another, and waits for each of a unit's loads, of which it
 // has a few in flight. The last units leave multiprocessors idle.
 inline double time_of(const UnitKernel& kernel, const LaunchPlan& plan, double units, const DeviceFacts& facts,
-                      const DeviceRates& rates, Losses& losses) {
+                      const DeviceRates& rates, LostTime& lost) {
   const double slots = std::max(1.0, facts.sm_count * kUnitThreadsPerSm / plan.threads);
   const double rounds = units / slots, processors = std::min(1.0, rounds) * facts.sm_count;
   Busy busy = busy_for(kernel.elements / processors, kernel.memory, kernel.instructions, kernel.special,
@@ -147,27 +147,27 @@ inline double time_of(const UnitKernel& kernel, const LaunchPlan& plan, double u
   const double loads = rounds * std::max(1.0, kernel.read / units / in_flight) * rates.latency;
   const double work = std::max({busy.most(), loads, kernel.moved / rates.l2_bytes_per_ns});
   const double tail = rounds > 1.0 ? work * (std::ceil(rounds) / rounds - 1.0) : 0.0;
-  losses.add(Bound::kLaunches, rates.launch);
-  losses.add(Bound::kWaves, tail);
-  losses.add(Bound::kLatency, rates.latency + std::max(0.0, loads - busy.most()));
-  losses.add_excess(busy);
+  lost.add(Bound::kLaunches, rates.launch);
+  lost.add(Bound::kWaves, tail);
+  lost.add(Bound::kLatency, rates.latency + std::max(0.0, loads - busy.most()));
+  lost.add_excess(busy);
   return rates.launch + rates.latency + work + tail;
 }
 
-// Element-wise losses and gradients from known coefficients: one kernel reads and writes.
+// Predicts one kernel that reads and writes: an element-wise loss, or a gradient from known coefficients.
 inline Prediction predict_units(const Problem& problem, const LaunchPlan& plan, const DeviceFacts& facts) {
   const DeviceRates rates = rates_of(facts);
   const ElementCost cost = cost_of(problem.dtype);
   const double read = bytes_of_logits(problem, problem.rows), moved = read * (problem.gradient ? 2.0 : 1.0);
   const double elements = read / static_cast<double>(bytes_of(problem.dtype));
   const UnitKernel kernel{elements, read, moved, moved, cost.sums + cost.gradient, 2.0 * cost.special};
-  Losses losses;
+  LostTime lost;
   const double units = std::max(1.0, static_cast<double>(problem.rows * plan.tiles));
-  const double time = time_of(kernel, plan, units, facts, rates, losses);
-  return losses.prediction(moved / rates.bytes_per_ns, time, kUnitBytesInFlight);
+  const double time = time_of(kernel, plan, units, facts, rates, lost);
+  return lost.prediction(moved / rates.bytes_per_ns, time, kUnitBytesInFlight);
 }
 
-// Two kernels for each wave of rows. The second read counts as coming from the second-level cache if a wave fits there.
+// Predicts two kernels for each wave of rows. The second read comes from the second-level cache if a wave fits there.
 inline Prediction predict_split(const Problem& problem, const LaunchPlan& plan, const DeviceFacts& facts) {
   const DeviceRates rates = rates_of(facts);
   const ElementCost cost = cost_of(problem.dtype);
@@ -178,10 +178,10 @@ inline Prediction predict_split(const Problem& problem, const LaunchPlan& plan, 
   const double again = bytes <= static_cast<double>(l2_share(facts)) ? 0.0 : bytes;
   const UnitKernel sums{elements, bytes, bytes, bytes, cost.sums, cost.special};
   const UnitKernel gradient{elements, bytes, 2.0 * bytes, bytes + again, cost.gradient, cost.special};
-  Losses losses;
-  double time = time_of(sums, plan, units, facts, rates, losses);
-  if (problem.gradient) time += time_of(gradient, plan, units, facts, rates, losses);
-  return losses.prediction((problem.gradient ? 2.0 : 1.0) * bytes / rates.bytes_per_ns, time, kUnitBytesInFlight);
+  LostTime lost;
+  double time = time_of(sums, plan, units, facts, rates, lost);
+  if (problem.gradient) time += time_of(gradient, plan, units, facts, rates, lost);
+  return lost.prediction((problem.gradient ? 2.0 : 1.0) * bytes / rates.bytes_per_ns, time, kUnitBytesInFlight);
 }
 
 inline Prediction predict(const Problem& problem, const LaunchPlan& plan, const DeviceFacts& facts) {

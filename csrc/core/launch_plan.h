@@ -45,9 +45,9 @@ constexpr int64_t kUnitsPerSm = 16;  // enough to keep a multiprocessor busy to 
 
 inline int64_t most_unit_blocks(const DeviceFacts& facts) { return int64_t{32} * facts.sm_count; }
 
-// A grid that strides over units in any order. A thread has up to `most` chunks of a tile, because long tiles save work
-// at the start of rows. It has fewer, but not under `fewest`, if there are too few units for even work, and fewer still
-// if multiprocessors would have none.
+// Returns a grid that strides over units in any order. A thread has up to `most` chunks of a tile, because long tiles
+// save work at the start of rows. It has fewer, but not under `fewest`, if there are too few units for even work, and
+// fewer still if multiprocessors would have none.
 inline LaunchPlan plan_tiles(const Problem& problem, const DeviceFacts& facts, Strategy strategy, int64_t most,
                              int64_t fewest) {
   const int64_t chunks = std::max<int64_t>(1, most_chunks(problem.labels, problem.dtype));
@@ -63,7 +63,7 @@ inline LaunchPlan plan_tiles(const Problem& problem, const DeviceFacts& facts, S
   return plan;
 }
 
-// For element-wise losses, and for every gradient from known coefficients.
+// Plans element-wise losses, and every gradient from known coefficients.
 inline LaunchPlan plan_units(const Problem& problem, const DeviceFacts& facts) {
   LaunchPlan plan = plan_tiles(problem, facts, Strategy::kElementWise, 8, 1);
   plan.predicted = predict(problem, plan, facts);
@@ -89,7 +89,7 @@ inline LaunchPlan plan_split(const Problem& problem, const DeviceFacts& facts) {
 
 // ---- a row in registers -----------------------------------------------------------------------------
 
-// Three buffers of a byte for each chunk of the block's tile: for targets as bits.
+// Returns the bytes of three buffers that hold the targets of a tile as bits, a byte for each chunk.
 inline int64_t team_shared_bytes(int64_t chunks_per_tile) { return 3 * (divide_up(chunks_per_tile, 16) * 16 + 16); }
 
 constexpr int64_t kMostTeamRows = INT32_MAX;  // team kernels count rows in 32 bits
@@ -102,8 +102,8 @@ inline int64_t team_blocks_per_sm(const Problem& problem, const DeviceFacts& fac
                    int64_t{kMostBlocksPerSm}, (facts.shared_per_block + kReservedShared) / most_shared});
 }
 
-// A plan in which `team` blocks keep a row, or fewer if these suffice. The grid is persistent, and all of its blocks
-// are resident at once, because the blocks of a team wait for one another.
+// Returns a plan in which `team` blocks keep a row, or fewer if these suffice. The grid is persistent, and all of its
+// blocks are resident at once, because the blocks of a team wait for one another.
 inline LaunchPlan team_of(const Problem& problem, int64_t resident, int threads, int64_t team) {
   const int64_t chunks = std::max<int64_t>(1, most_chunks(problem.labels, problem.dtype));
   const int64_t warps = threads / kWarpThreads;

@@ -102,7 +102,7 @@ MLLOSS_HD int64_t most_chunks(int64_t labels, DType dtype) {
 
 MLLOSS_HD int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The bytes of a wave of rows that stay in L2 until they are read again.
+// Returns the bytes of a wave of rows that stay in L2 until they are read again.
 inline int64_t l2_share(const DeviceFacts& facts) { return facts.l2_bytes * 2 / 5; }
 
 }  // namespace mlloss

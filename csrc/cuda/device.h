@@ -55,6 +55,9 @@ inline DeviceFacts query_device(int device) {
   facts.threads_per_sm = attribute(cudaDevAttrMaxThreadsPerMultiProcessor, device);
   facts.shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   facts.l2_bytes = attribute(cudaDevAttrL2CacheSize, device);
+  // Memory transfers twice a clock, which is given in kHz; kernels reach some 0.9 of the peak.
+  const double transfers_per_ns = 2e-6 * attribute(cudaDevAttrMemoryClockRate, device);
+  facts.bytes_per_ns = 0.9 * transfers_per_ns * attribute(cudaDevAttrGlobalMemoryBusWidth, device) / 8;
   return facts;
 }
 
