@@ -21,6 +21,8 @@ struct Array {
   MLLOSS_HD const T& operator[](int i) const { return v[i]; }
 };
 
+constexpr float kLog2e = 1.44269504088896341f, kLn2 = 0.69314718056f;
+
 template <class To, class From>
 MLLOSS_HD To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From), "bit_cast needs equal sizes");
@@ -112,7 +114,6 @@ MLLOSS_HD float exp2_approximate(float x) {
 #if !defined(__CUDA_ARCH__) && !defined(CUEMU)
 // Returns e^x for x < 88.7. The polynomial uses Estrin's scheme, whose short chains of operations overlap.
 MLLOSS_HD float exponential_unless_large(float x) {
-  constexpr float kLog2e = 1.44269504088896341f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
   constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;
   const float shifted = x * kLog2e + kRound;
@@ -130,10 +131,33 @@ MLLOSS_HD float exponential_unless_large(float x) {
 }
 #endif
 
+// Returns 2^x. A NaN stays NaN.
+MLLOSS_HD float power_of_two(float x) {
+#if defined(__CUDA_ARCH__) || defined(CUEMU)
+  return exp2_approximate(x);
+#else
+  return exp2f(x);
+#endif
+}
+
+// lg2.approx.ftz: within 2^-22 for x in (1/2, 2), according to the PTX manual, and relatively elsewhere.
+MLLOSS_HD float log2_approximate(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#elif defined(CUEMU)
+  const float exact = static_cast<float>(log2(static_cast<double>(x)));
+  const float unit = x > 0.5f && x < 2.0f ? 1.0f : absolute(exact);
+  return exact + (approximated(x, 1.0f, 2) - 1.0f) * unit;  // an error of at most 2^-22 times the unit
+#else
+  return log2f(x);
+#endif
+}
+
 // Returns e^x. Results below the smallest normal number are 0.
 MLLOSS_HD float exponential(float x) {
 #if defined(__CUDA_ARCH__) || defined(CUEMU)
-  constexpr float kLog2e = 1.44269504088896341f;
   // The rounding of the product costs |x| * 6e-8, as much as a softmax in float loses in x - log(sum).
   return exp2_approximate(x * kLog2e);
 #else
@@ -174,6 +198,38 @@ MLLOSS_HD float logarithm_of_one_plus(float q) {
   return static_cast<float>(exponent) * 0.69314718056f + u * two_atanh_over(u * u) + (q - q);
 }
 MLLOSS_HD double logarithm_of_one_plus(double q) { return log1p(q); }
+
+// Returns log(1 + q) for q in [0, 2^126] with a relative error of 1e-7, in fewer steps than logarithm_of_one_plus().
+MLLOSS_HD float logarithm_of_product(float q) {
+  const int32_t above = bit_cast<int32_t>(1.0f + q) - 0x3f3504f3, exponent = above >> 23;
+  const float scale = bit_cast<float>(0x3f800000 - exponent * (1 << 23));  // 2^-exponent
+  const float whole = bit_cast<float>(0x4b400000 + exponent) - 12582912.0f;
+  const float u = multiply_add(q, scale, scale - 1.0f) * reciprocal(multiply_add(q, scale, scale + 1.0f)), u2 = u * u;
+  float p = multiply_add(0.299286385501f, u2, 0.399746848398f);
+  p = multiply_add(p, u2, 0.666668169244f);
+  p = multiply_add(p, u2, 1.99999999861f);
+  return multiply_add(whole, 0.69314718056f, u * p);
+}
+
+// Returns -log(1 - u) / u for u in [0, 1/2], and for u in [0, 1/4] with fewer terms.
+MLLOSS_HD float minus_log_over_half(float u) {
+  float p = multiply_add(1.4411078661f, u, -1.69581183182f);
+  p = multiply_add(p, u, 1.25766963871f);
+  p = multiply_add(p, u, -0.203538867805f);
+  p = multiply_add(p, u, 0.269612727596f);
+  p = multiply_add(p, u, 0.242805082994f);
+  p = multiply_add(p, u, 0.333700614397f);
+  p = multiply_add(p, u, 0.499992852561f);
+  return multiply_add(p, u, 1.00000002273f);
+}
+MLLOSS_HD float minus_log_over_quarter(float u) {
+  float p = multiply_add(0.333775435919f, u, 0.0896205723111f);
+  p = multiply_add(p, u, 0.214224300702f);
+  p = multiply_add(p, u, 0.2486938366f);
+  p = multiply_add(p, u, 0.333389541179f);
+  p = multiply_add(p, u, 0.499999101463f);
+  return multiply_add(p, u, 1.00000000233f);
+}
 
 // Returns -log(1 - u) for u in [0, 1/2], within 1 ulp: a polynomial by Estrin's scheme, without a division.
 MLLOSS_HD float minus_log_of_rest(float u) {
@@ -256,6 +312,19 @@ MLLOSS_HD T capped(T x, T most) {
   }
 #endif
   return x > most ? most : x;
+}
+
+// Returns x, or `least` if that is more. A NaN stays NaN.
+template <class T>
+MLLOSS_HD T raised_to(T x, T least) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 4) {
+    T y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(least));
+    return y;
+  }
+#endif
+  return x < least ? least : x;
 }
 
 // Returns the cap of a cost that is multiplied by `factor`: the largest finite number if the factor is 0, so that a

@@ -11,6 +11,14 @@ constexpr int kWarpLanes = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMostWarps = 16;  // the maximum in a block that reduces; kMaxThreads is below it
 
+// Every lane gets the sum over its warp.
+template <class T>
+MLLOSS_DEVICE T warp_sum(T x) {
+#pragma unroll
+  for (int distance = kWarpLanes / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(kAllLanes, x, distance);
+  return x;
+}
+
 template <class T, int N, class Combine>
 MLLOSS_DEVICE Array<T, N> block_combine(Array<T, N> x, T neutral, Combine combine) {
   MLLOSS_SHARED(T, partial, [kMostWarps][N]);

@@ -85,7 +85,7 @@ class ChunkReader {
 
   MLLOSS_DEVICE T scale() const { return scale_; }
   MLLOSS_DEVICE bool no_entries(int label) { return targets_.no_entries(label); }
-  MLLOSS_DEVICE const CsrRow& entries() const { return targets_.entries(); }
+  MLLOSS_DEVICE CsrRow entries() const { return targets_.entries(); }
   // Allows reads from the row's first label on again.
   MLLOSS_DEVICE void rewind() { targets_.rewind(); }
 

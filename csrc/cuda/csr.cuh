@@ -13,20 +13,23 @@ class CsrRow {
  public:
   static constexpr int kNoColumn = 0x7fffffff, kFarLeft = -(1 << 30);
 
-  MLLOSS_DEVICE explicit CsrRow(const DeviceCall& call) : call_(call) {}
+  // The row that starts with entry number `first` of the tensors and has `count` entries.
+  MLLOSS_DEVICE CsrRow(const DeviceCall& call, int64_t first, int count) : call_(call), first_(first), count_(count) {}
 
-  MLLOSS_DEVICE void start(int64_t row) {
-    first_ = clamp(index(call_.crow_indices, row));
-    const int64_t entries = clamp(index(call_.crow_indices, row + 1)) - first_;
-    count_ = static_cast<int>(entries < 0 ? 0 : entries < call_.all_labels ? entries : call_.all_labels);
+  static MLLOSS_DEVICE CsrRow of(const DeviceCall& call, int64_t row) {
+    const int64_t first = clamp(call, index(call, call.crow_indices, row));
+    const int64_t entries = clamp(call, index(call, call.crow_indices, row + 1)) - first;
+    const int64_t count = entries < 0 ? 0 : entries < call.all_labels ? entries : call.all_labels;
+    return CsrRow(call, first, static_cast<int>(count));
   }
 
+  MLLOSS_DEVICE int64_t first() const { return first_; }
   MLLOSS_DEVICE int count() const { return count_; }
 
   // Returns kNoColumn behind the last entry.
   MLLOSS_DEVICE int column(int k) const {
     if (k >= count_) return kNoColumn;
-    const int64_t c = index(call_.col_indices, first_ + k) - call_.first_label;
+    const int64_t c = index(call_, call_.col_indices, first_ + k) - call_.first_label;
     return c < kFarLeft ? kFarLeft : c > kNoColumn ? kNoColumn : static_cast<int>(c);
   }
 
@@ -51,15 +54,17 @@ class CsrRow {
 
  private:
   const DeviceCall& call_;
-  int64_t first_ = 0;
-  int count_ = 0;
+  const int64_t first_;
+  const int count_;
 
-  MLLOSS_DEVICE int64_t index(const void* indices, int64_t k) const {
-    return call_.wide_indices ? static_cast<const int64_t*>(indices)[k]
-                              : static_cast<int64_t>(static_cast<const int32_t*>(indices)[k]);
+  static MLLOSS_DEVICE int64_t index(const DeviceCall& call, const void* indices, int64_t k) {
+    return call.wide_indices ? static_cast<const int64_t*>(indices)[k]
+                             : static_cast<int64_t>(static_cast<const int32_t*>(indices)[k]);
   }
 
-  MLLOSS_DEVICE int64_t clamp(int64_t k) const { return k < 0 ? 0 : k > call_.nnz ? call_.nnz : k; }
+  static MLLOSS_DEVICE int64_t clamp(const DeviceCall& call, int64_t k) {
+    return k < 0 ? 0 : k > call.nnz ? call.nnz : k;
+  }
 };
 
 // The entries of a row that a warp comes to next, one in each lane. A warp asks for the labels of its chunks from left
@@ -101,7 +106,7 @@ class WarpEntries {
   }
 
  private:
-  const CsrRow& row_;
+  const CsrRow row_;
   int next_;    // the first entry that is in no lane yet
   int column_;  // the lane's
   int last_;    // the last lane's column

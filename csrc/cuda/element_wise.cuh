@@ -56,6 +56,38 @@ MLLOSS_DEVICE T sum_chunk(Kind kind, const Loss& loss, const DeviceCall& call, c
   return sum;
 }
 
+// Evaluates a trip without positives by the functor's function for many negatives, and adds its values to `sum`.
+// Returns false if that function does not serve these logits, and nothing has happened then.
+template <class Loss, class In>
+MLLOSS_DEVICE bool trip_of_negatives(const Loss& loss, const GradientRow<In>& memory,
+                                     const Trip<In>& trip, bool gradient, float factor, float& sum) {
+  constexpr int V = kWidth<In>, K = Trip<In>::K;
+  float s[K * V], g[K * V], value;
+#pragma unroll
+  for (int k = 0; k < K; ++k) unpack<In>(trip.logits[k], s + k * V);
+  if (__any_sync(kAllLanes, !loss.template negatives<K * V>(s, factor, g, value))) return false;
+  sum += value;
+  if (!gradient) return true;
+#pragma unroll
+  for (int k = 0; k < K; ++k) memory.store(NegativeKind(), trip.label(k), g + k * V);
+  return true;
+}
+
+// Calls f(kind, chunk, logits) for the chunks of a tile, except those that trip_of_negatives() does. `in_trips` is as
+// in Tile.
+template <class Loss, class In, class Reader, class F>
+MLLOSS_DEVICE void run_element_wise(const Loss& loss, Reader& reader, const LogitsRow<In>& row,
+                                    const GradientRow<In>& memory, const Tile<In>& tile, bool in_trips, bool gradient,
+                                    Compute<In> factor, Compute<In>& sum, F f) {
+  if constexpr (Loss::kNegatives && sizeof(Compute<In>) == 4) {
+    tile.run(reader, row, in_trips && loss.serves_negatives(), f, [&](const Trip<In>& trip) {
+      return trip_of_negatives(loss, memory, trip, gradient, factor, sum);
+    });
+  } else {
+    tile.run(reader, row, in_trips, f);
+  }
+}
+
 template <class In>
 MLLOSS_DEVICE void store_values(Compute<In>* out, const LogitsRow<In>& row, int label, const Compute<In>* values,
                                 Compute<In> weight) {
@@ -74,30 +106,36 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
   RowReader<LossTemplate<T>, In> reader(call);
   int turn = 0;
   const T factor = call_factor<T>(call) * reader.scale();
-  double all = 0.0;
+  // Each warp's sum; in registers it would cost every thread two.
+  MLLOSS_SHARED(double, sums, [kMostWarps]);
+  double* own = sums + threadIdx.x / kWarpLanes;
+  const bool first_lane = threadIdx.x % kWarpLanes == 0;
+  if (first_lane) *own = 0.0;
   for_units(units, [&](int64_t r, int tile) {
     LogitsRow<In> row(call, r);
     const T weight = sample_weight<T>(call, r);
     const bool zero = weight == T(0);
     if (zero) row.fast_path_starts = 0;
-    T* all_values = out.values ? static_cast<T*>(out.values) + r * call.labels : nullptr;
     T sum = T(0);
     reader.start(r);
     const GradientRow<In> memory(row, out.gradient, r);
-    const bool whole_accesses = !all_values && (!out.gradient || memory.whole_accesses());
-    tile_of(units, row, tile, turn).run(reader, row, whole_accesses, [&](auto kind, const RowChunk<In>& chunk, uint4) {
-      constexpr bool kEach = !decltype(kind)::kWholeAccess;
+    const bool in_trips = !out.values && (!out.gradient || memory.whole_accesses());
+    const auto f = [&](auto kind, const RowChunk<In>& chunk, uint4) {
+      const bool each = !decltype(kind)::kWholeAccess && out.values;
       T values[kWidth<In>], g[kWidth<In>];
-      sum += sum_chunk(kind, loss, call, chunk, factor * weight, zero, kEach && all_values, values, g);
-      if (kEach && all_values) store_values(all_values, row, chunk.label, values, weight);
+      sum += sum_chunk(kind, loss, call, chunk, factor * weight, zero, each, values, g);
+      if (each) store_values(static_cast<T*>(out.values) + r * call.labels, row, chunk.label, values, weight);
       if (!out.gradient) return;
       clear_excluded(kind, chunk, zero, g);
       memory.store(kind, chunk.label, g);
-    });
-    all += static_cast<double>(zero ? T(0) : sum * weight);
+    };
+    run_element_wise(loss, reader, row, memory, tile_of(units, row, tile, turn), in_trips, out.gradient != nullptr,
+                     factor * weight, sum, f);
+    sum = warp_sum(zero ? T(0) : sum * weight);
+    if (first_lane) *own += static_cast<double>(sum);
   });
   if (!total.value) return;
-  all = block_sum(Array<double, 1>{{all}})[0];
+  const double all = block_sum(Array<double, 1>{{first_lane ? *own : 0.0}})[0];
   add_to_total<T>(call, total, all, blockIdx.x, gridDim.x);
 }
 
@@ -121,7 +159,9 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
       evaluate_chunk(kind, loss, call, chunk, output.factor(), values, g);
       output.put(kind, row, memory, chunk, logits, g);
     };
-    tile_of(units, row, tile, turn).run(reader, row, output.plain() && memory.whole_accesses(), put);
+    T unused = T(0);
+    run_element_wise(loss, reader, row, memory, tile_of(units, row, tile, turn),
+                     output.plain() && memory.whole_accesses(), true, output.factor(), unused, put);
     output.store_sums(r * units.tiles + tile);
   });
 }

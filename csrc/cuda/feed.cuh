@@ -11,25 +11,21 @@ namespace cuda {
 
 // The chunks of a thread that are in flight together.
 template <class In>
+#ifdef TRIPK
+constexpr int kTripChunks = TRIPK;
+#else
 constexpr int kTripChunks = 2;
+#endif
 
 template <class In>
 struct Trip {
-  static constexpr int K = kTripChunks<In>;
+  static constexpr int V = kWidth<In>, K = kTripChunks<In>;
 
-  int index;  // of the thread's first chunk
+  int first_label;  // of the thread's first chunk
   uint4 logits[K];
   Bools bools[K];
 
-  // Drops the first chunk.
-  MLLOSS_DEVICE void advance() {
-    index += kWarpLanes;
-#pragma unroll
-    for (int k = 0; k + 1 < K; ++k) {
-      logits[k] = logits[k + 1];
-      bools[k] = bools[k + 1];
-    }
-  }
+  MLLOSS_DEVICE int label(int k) const { return first_label + k * kWarpLanes * V; }
 };
 
 // Hard targets on the fast path, of a warp's trips from left to right. All lanes call each function together.
@@ -42,18 +38,18 @@ class FastTargets {
   MLLOSS_DEVICE FastTargets(const Reader& reader, const LogitsRow<In>& row, int first_label)
       : sparse_(row.fast() && !row.bools), entries_(reader.entries(), sparse_, first_label) {}
 
-  // True if no label of the trip, whose first label is `label`, is positive.
-  MLLOSS_DEVICE bool none(const Trip<In>& trip, int label) {
-    if (sparse_) return entries_.none(label, Trip<In>::K * kWarpLanes * V);
+  // True if no label of the warp's trip is positive: from its bool targets, or from the label that it starts at.
+  MLLOSS_DEVICE bool none(const Trip<In>& trip) const {
     uint32_t any = 0;
 #pragma unroll
     for (int k = 0; k < Trip<In>::K; ++k) any |= trip.bools[k].x | trip.bools[k].y;
     return !__any_sync(kAllLanes, any != 0);
   }
+  MLLOSS_DEVICE bool none(int label) { return entries_.none(label, Trip<In>::K * kWarpLanes * V); }
 
   // Returns the positives of each lane's next chunk; `label` is the first lane's first label.
-  MLLOSS_DEVICE uint32_t take(const Trip<In>& trip, int label) {
-    return sparse_ ? entries_.template take<V>(label) : bits_of<V>(trip.bools[0]);
+  MLLOSS_DEVICE uint32_t take(Bools bools, int label) {
+    return sparse_ ? entries_.template take<V>(label) : bits_of<V>(bools);
   }
 
  private:
@@ -74,10 +70,10 @@ class Tile {
     first_ = row.whole_first + tile * chunks;
     const int rest = row.whole_last - first_;
     last_ = first_ + (rest < 0 ? 0 : rest < chunks ? rest : chunks);
-    head_ = tile == 0 && row.whole_first > 0 ? 0 : kNone;
-    tail_ = tile == tiles - 1 && row.chunks > row.whole_last ? row.chunks - 1 : kNone;
-    edges_ = (last_ - first_ + kWarpChunks - 1) / kWarpChunks;
-    trips_ = edges_ + (head_ != kNone || tail_ != kNone ? 1 : 0);
+    const int head = tile == 0 && row.whole_first > 0 ? 0 : kNone;
+    const int tail = tile == tiles - 1 && row.chunks > row.whole_last ? row.chunks - 1 : kNone;
+    edge_ = lane() == 0 ? head : lane() == 1 ? tail : kNone;
+    trips_ = whole_trips() + (head != kNone || tail != kNone ? 1 : 0);
     const int warps = static_cast<int>(blockDim.x) / kWarpLanes, warp = static_cast<int>(threadIdx.x) / kWarpLanes;
     first_trip_ = (warp - turn) & (warps - 1);  // a power of two
     turn += trips_;
@@ -96,105 +92,127 @@ class Tile {
     }
   }
 
-  // Calls f(kind, chunk, logits) for each of this thread's chunks. `reader` is at the start of the row. whole_accesses:
-  // as in GradientRow, or true if no gradient is stored.
+  // Calls f(kind, chunk, logits) for each of this thread's chunks. `reader` is at the start of the row. With `in_trips`,
+  // which is true if the row's gradient needs no narrow access, trips without positives on the fast path are of
+  // NegativeKind.
   template <class Reader, class F>
-  MLLOSS_DEVICE void run(Reader& reader, const LogitsRow<In>& row, bool whole_accesses, F f) const {
-    run(reader, row, whole_accesses, f, [&](const Trip<In>& trip) {
+  MLLOSS_DEVICE void run(Reader& reader, const LogitsRow<In>& row, bool in_trips, F f) const {
+    run(reader, row, in_trips, f, [&](const Trip<In>& trip) {
 #pragma unroll
-      for (int k = 0; k < K; ++k) {
-        const int label = row.label_of(trip.index) + k * kWarpLanes * V;
-        f(NegativeKind(), fast_chunk<In>(label, trip.logits[k], 0u), trip.logits[k]);
-      }
+      for (int k = 0; k < K; ++k) f(NegativeKind(), fast_chunk<In>(trip.label(k), trip.logits[k], 0u), trip.logits[k]);
       return true;
     });
   }
 
-  // Does the same, but calls negatives(trip) for a trip without positives on the fast path. If it returns false to a
-  // lane, then f is called for the chunks of the warp's trip after all.
+  // Does the same, but calls negatives(trip) for such trips. If it returns false, to all lanes of a warp, then f is
+  // called for the trip's chunks after all.
   template <class Reader, class F, class Negatives>
-  MLLOSS_DEVICE void run(Reader& reader, const LogitsRow<In>& row, bool whole_accesses, F f,
-                         Negatives negatives) const {
+  MLLOSS_DEVICE void run(Reader& reader, const LogitsRow<In>& row, bool in_trips, F f, Negatives negatives) const {
     FastTargets<In> targets(reader, row, row.label_of(first_ + first_trip_ * kWarpChunks));
-    const int fast_trips = row.fast() && whole_accesses ? (last_ - first_) / kWarpChunks : 0;
+    // The trips that have all of their chunks, if the call has no options.
+    const int fast = row.fast() && in_trips ? (last_ - first_) / kWarpChunks : 0;
+    int number = first_trip_;
 #pragma unroll 1
-    for (int number = first_trip_; number < trips_; number += warps()) {
-      Trip<In> trip = load(row, number);
-      const int label = row.label_of(first_ + number * kWarpChunks);
-      if (number < fast_trips && targets.none(trip, label) && !__any_sync(kAllLanes, !negatives(trip))) continue;
-      one_by_one(reader, row, targets, number, trip, f);
+    while (true) {
+      if (row.bools) {
+        number = fast_trips<true>(row, targets, number, fast, negatives);
+      } else {
+        number = fast_trips<false>(row, targets, number, fast, negatives);
+      }
+      if (number >= trips_) return;
+      one_by_one(reader, row, targets, number, f);
+      number += warps();
     }
   }
 
  private:
   static constexpr int kNone = -1;
   int first_, last_;  // whole chunks
-  int head_, tail_;   // chunks that lie in the row partly, or kNone
-  int edges_;         // the number of the trip with these; other trips come before it
+  int edge_;          // the lane's chunk in the last trip, of chunks that lie in the row partly; or kNone
   int trips_, first_trip_;
 
+  // The number of trips with whole chunks; there may be one more.
+  MLLOSS_DEVICE int whole_trips() const { return (last_ - first_ + kWarpChunks - 1) / kWarpChunks; }
   static MLLOSS_DEVICE int warps() { return static_cast<int>(blockDim.x) / kWarpLanes; }
   static MLLOSS_DEVICE int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
 
   // Returns the lane's chunk, or kNone.
   MLLOSS_DEVICE int index_of(int trip, int k) const {
-    if (trip == edges_) return k > 0 ? kNone : lane() == 0 ? head_ : lane() == 1 ? tail_ : kNone;
+    if (trip == whole_trips()) return k > 0 ? kNone : edge_;
     const int index = first_ + trip * kWarpChunks + k * kWarpLanes + lane();
     return index < last_ ? index : kNone;
   }
 
-  // Starts to load a trip. Chunks that are not whole, or not adjacent, are loaded at their use.
-  MLLOSS_DEVICE Trip<In> load(const LogitsRow<In>& row, int number) const {
-    Trip<In> trip;
-    trip.index = first_ + number * kWarpChunks + lane();
-    const int count = row.adjacent() ? last_ - trip.index : 0;
-    const In* logits = row.logits_of(trip.index);
-    if (count > (K - 1) * kWarpLanes) {
-#pragma unroll
-      for (int k = 0; k < K; ++k) trip.logits[k] = load_once<uint4>(logits + k * kWarpLanes * V);
-    } else {
-#pragma unroll
-      for (int k = 0; k < K; ++k) {
-        if (k * kWarpLanes < count) trip.logits[k] = load_once<uint4>(logits + k * kWarpLanes * V);
-      }
+  // Processes trips from `number` to `last` - 1, and returns the first one that has positives or needs f for another
+  // reason.
+  template <bool kBools, class Negatives>
+  MLLOSS_DEVICE int fast_trips(const LogitsRow<In>& row, FastTargets<In>& targets, int number, int last,
+                               Negatives negatives) const {
+#pragma unroll 1
+    for (; number < last; number += warps()) {
+      const int index = first_ + number * kWarpChunks + lane();
+      const Trip<In> trip = load<kBools>(row, index);
+      const bool none = kBools ? targets.none(trip) : targets.none(trip.first_label - lane() * V);
+      if (!none || !negatives(trip)) break;
     }
-    if (!row.bools) return trip;
-    const unsigned char* bools = row.bools_at(trip.index);
+    return number;
+  }
+
+  // Starts to load a trip of whole chunks.
+  template <bool kBools>
+  static MLLOSS_DEVICE Trip<In> load(const LogitsRow<In>& row, int index) {
+    Trip<In> trip;
+    trip.first_label = row.label_of(index);
+    const In* logits = row.logits_of(index);
 #pragma unroll
-    for (int k = 0; k < K; ++k) {
-      trip.bools[k] = k * kWarpLanes < count ? load_bools<V>(bools + k * kWarpLanes * V) : Bools{};
+    for (int k = 0; k < K; ++k) trip.logits[k] = load_once<uint4>(logits + k * kWarpLanes * V);
+    if constexpr (kBools) {
+      const unsigned char* bools = row.bools_at(index);
+#pragma unroll
+      for (int k = 0; k < K; ++k) trip.bools[k] = load_bools<V>(bools + k * kWarpLanes * V);
     }
     return trip;
   }
 
+  // Starts to load a chunk that is whole, unless it is kNone.
+  static MLLOSS_DEVICE Fetched load_one(const LogitsRow<In>& row, int index) {
+    Fetched fetched{index, uint4{0, 0, 0, 0}};
+    if (index == kNone) return fetched;
+    if (row.adjacent()) fetched.logits = load_once<uint4>(row.logits_of(index));
+    if (row.bools) fetched.bools = load_bools<V>(row.bools_at(index));
+    return fetched;
+  }
+
+  // Calls f for the chunks of a trip, one after the other. The next one is loaded ahead.
   template <class Reader, class F>
   MLLOSS_DEVICE void one_by_one(Reader& reader, const LogitsRow<In>& row, FastTargets<In>& targets, int number,
-                                Trip<In>& trip, F f) const {
-    const bool edge = number == edges_, fast = row.fast() && !edge;
+                                F f) const {
+    const bool edge = number == whole_trips(), fast = row.fast() && !edge;
     if (edge) reader.rewind();
+    Fetched next{index_of(number, 0), uint4{0, 0, 0, 0}};
+    if (!edge) next = load_one(row, next.index);
 #pragma unroll 1
-    for (int k = 0; k < K; ++k) {
-      const int index = index_of(number, k);
-      const bool mine = index != kNone;
+    for (int k = 0; k < (edge ? 1 : K); ++k) {
+      Fetched fetched = next;
+            if (k + 1 < K && !edge) next = load_one(row, index_of(number, k + 1));
+      const bool mine = fetched.index != kNone;
       uint32_t positive = 0;
       bool any = true;
       if (fast) {
-        positive = targets.take(trip, row.label_of(trip.index - lane()));
+        positive = targets.take(fetched.bools, row.label_of(first_ + number * kWarpChunks + k * kWarpLanes));
         any = __any_sync(kAllLanes, mine && positive != 0);
       }
-      if (mine) {
-        const auto visitor = [&](auto kind, const RowChunk<In>& chunk) { f(kind, chunk, trip.logits[0]); };
-        const int label = row.label_of(index);
-        if (edge || !row.adjacent()) trip.logits[0] = row.gather(label);
-        if (!any) {
-          visitor(ChunkKind<Targets::kNegative, false>(), fast_chunk<In>(label, trip.logits[0], 0u));
-        } else if (fast && !row.call.values) {
-          visitor(ChunkKind<Targets::kHard, false>(), fast_chunk<In>(label, trip.logits[0], positive));
-        } else {
-          with_kind(read_chunk<In>(reader, row, {index, trip.logits[0]}), visitor);
-        }
+      if (!mine) continue;
+      const int label = row.label_of(fetched.index);
+      if (edge || !row.adjacent()) fetched.logits = row.gather(label);
+      const auto visitor = [&](auto kind, const RowChunk<In>& chunk) { f(kind, chunk, fetched.logits); };
+      if (!any) {
+        visitor(ChunkKind<Targets::kNegative, false>(), fast_chunk<In>(label, fetched.logits, 0u));
+      } else if (fast && !row.call.values) {
+        visitor(ChunkKind<Targets::kHard, false>(), fast_chunk<In>(label, fetched.logits, positive));
+      } else {
+        with_kind(read_chunk<In>(reader, row, fetched), visitor);
       }
-      trip.advance();
     }
   }
 };

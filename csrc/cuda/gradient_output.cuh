@@ -27,11 +27,8 @@ class GradientOutput {
     const T weight = sample_weight<T>(call_, row);
     zero_ = weight == T(0);
     factor_ = call_factor_ * weight;
-    grad_output_ = static_cast<const T*>(out_.grad_output);
-    if (grad_output_) {
-      grad_output_ += row * out_.grad_output_row_stride;
-      if (out_.grad_output_label_stride == 0) factor_ *= *grad_output_;
-    }
+    row_ = row;
+    if (out_.grad_output && out_.grad_output_label_stride == 0) factor_ *= *grad_output();
     if (!wants_sums()) factor_ *= scale;
     scale_ = wants_sums() ? scale : T(1);
     special_ = out_.grad_output_label_stride != 0 || scale_ != T(1);
@@ -73,11 +70,16 @@ class GradientOutput {
   const BackwardOutputs& out_;
   const UnitSums& sums_;
   const T call_factor_;
-  const T* grad_output_;
+  int64_t row_;
   T factor_, scale_, row_sum_, scale_sum_;
   bool zero_;
   bool special_;  // grad_output of each element, or a scale apart from the factor, multiplies the gradient
   bool plain_;
+
+  // Returns the row's.
+  MLLOSS_DEVICE const T* grad_output() const {
+    return static_cast<const T*>(out_.grad_output) + row_ * out_.grad_output_row_stride;
+  }
 
   MLLOSS_DEVICE bool wants_sums() const { return sums_.row || sums_.scale; }
 
@@ -86,7 +88,7 @@ class GradientOutput {
     if (stride != 0) {
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        if (row.inside(chunk.label + i)) g[i] *= grad_output_[(chunk.label + i) * stride];
+        if (row.inside(chunk.label + i)) g[i] *= grad_output()[(chunk.label + i) * stride];
       }
     }
   }

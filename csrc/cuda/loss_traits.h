@@ -13,7 +13,12 @@ namespace cuda {
 template <class Loss>
 constexpr int kRegisterPressure = 0;
 template <class T>
-constexpr int kRegisterPressure<Asymmetric<T>> = 1;
+constexpr int kRegisterPressure<Asymmetric<T>> =
+#ifdef ASLP
+ASLP;
+#else
+ 1;
+#endif
 template <class T>
 constexpr int kRegisterPressure<DecoupledSoftmax<T>> = 1;
 template <class T>

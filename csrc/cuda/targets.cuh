@@ -32,11 +32,13 @@ MLLOSS_DEVICE uint32_t bits_of(Bools bools) {
 template <class T, int V, bool kSecondLogits>
 class TargetReader {
  public:
-  MLLOSS_DEVICE explicit TargetReader(const DeviceCall& call) : call_(call), entries_(call) {}
+  MLLOSS_DEVICE explicit TargetReader(const DeviceCall& call) : call_(call) {}
 
   MLLOSS_DEVICE void start(int64_t row) {
     if (sparse()) {
-      entries_.start(row);
+      const CsrRow entries = CsrRow::of(call_, row);
+      start_ = entries.first();
+      count_ = entries.count();
       rewind();
     } else {
       start_ = reinterpret_cast<int64_t>(call_.targets) + row * call_.targets_row_stride * call_.target_size;
@@ -50,7 +52,7 @@ class TargetReader {
   }
 
   // CSR: the row's entries.
-  MLLOSS_DEVICE const CsrRow& entries() const { return entries_; }
+  MLLOSS_DEVICE CsrRow entries() const { return CsrRow(call_, start_, count_); }
 
   // CSR: true if there are no entries from `label` to `label` + V - 1.
   MLLOSS_DEVICE bool no_entries(int label) {
@@ -78,8 +80,8 @@ class TargetReader {
 
  private:
   const DeviceCall& call_;
-  int64_t start_ = 0;  // dense: the address of the row
-  CsrRow entries_;
+  int64_t start_ = 0;  // dense: the address of the row; CSR: its first entry
+  int count_ = 0;      // CSR: how many entries it has
   int next_ = 0, column_ = 0;  // CSR: the first entry that is not left of the last chunk, and its column
 
   // `targets == nullptr` would be wrong, because a tensor without elements has no memory either.
@@ -316,19 +318,19 @@ class TargetReader {
   // The chunks of a thread go from left to right, so it keeps the column of the next entry in a register.
 
   MLLOSS_DEVICE void skip_to(int label) {
-    next_ = entries_.lower_bound(next_ + 1, label);
-    column_ = entries_.column(next_);
+    next_ = entries().lower_bound(next_ + 1, label);
+    column_ = entries().column(next_);
   }
 
   MLLOSS_DEVICE void read_sparse(int label, ChunkTargets<T, V>& t) {
     if (no_entries(label)) return;
 #pragma unroll
     for (int i = 0; i < V; ++i) t.y[i] = T(0);
-    while (next_ < entries_.count() && column_ - V < label) {
+    while (next_ < count_ && column_ - V < label) {
       const int at = column_ - label;  // negative only if the columns are not sorted
-      if (at >= 0) add_entry(at, call_.values ? entries_.template value<T>(next_) : T(1), t);
+      if (at >= 0) add_entry(at, call_.values ? entries().template value<T>(next_) : T(1), t);
       ++next_;
-      column_ = entries_.column(next_);
+      column_ = entries().column(next_);
     }
   }
 

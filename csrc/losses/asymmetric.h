@@ -16,6 +16,7 @@ class Asymmetric : public ElementWise {
   static constexpr LogisticNeed kLogistic = LogisticNeed::kLogarithm;
   static constexpr int kVariants = 3;
   static constexpr LogisticNeed kNeeds[] = {kLogistic, LogisticNeed::kPower, LogisticNeed::kPower};
+  static constexpr bool kNegatives = true;
 
   // parameters: g-, g+, m; 1 to treat the powers as constants in the gradient; logit(m).
   explicit MLLOSS_HD Asymmetric(const double* parameters)
@@ -56,6 +57,28 @@ class Asymmetric : public ElementWise {
         return by_products<kVariant>(e, !E::kNegative && e.y > T(0));
       }
     }
+  }
+
+  MLLOSS_HD bool serves_negatives() const { return variant_ == kDefaultPower && clip_ >= T(1e-6); }
+
+  // With l = -log(1 - u), the values are u^4 l and the gradients u^3 (4 p q l + u p q / (1 - u)).
+  template <int kCount>
+  MLLOSS_HD bool negatives(const float* s, float factor, float* g, float& value) const {
+    const float clip = static_cast<float>(clip_), most = 1.0f - clip, focus = 4.0f * static_cast<float>(attached_);
+    value = 0.0f;
+    for (int i = 0; i < kCount; ++i) {
+      // One division yields both p = 1 / (1 + x) and q / (1 - u), with 1 - u = (x + clip (1 + x)) / (1 + x).
+      const float x = power_of_two(capped(s[i] * -kLog2e, 60.0f)), whole = 1.0f + x;
+      const float clipped = multiply_add(clip, whole, x), inverse = reciprocal(whole * clipped), p = inverse * clipped;
+      const float u = raised_to(multiply_add(-clip, x, most), 0.0f) * p, rest = 1.0f - u;
+      const float far = log2_approximate(rest) * -kLn2;
+      const float l = u < 0.25f ? u * minus_log_over_quarter(u) : far;
+      const float slope = multiply_add((x * p) * (focus * p), l, u * (x * inverse));
+      const float square = u * u, cube = square * u;
+      value = i == 0 ? square * square * l : multiply_add(square * square, l, value);
+      g[i] = cube * factor * slope;
+    }
+    return true;
   }
 
  private:

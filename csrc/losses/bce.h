@@ -11,7 +11,7 @@ class Bce : public ElementWise {
  public:
   static constexpr LogisticNeed kLogistic = LogisticNeed::kLogarithm;
   static constexpr bool kLabelParameter = true;  // q
-  static constexpr bool kSeparates = true;
+  static constexpr bool kSeparates = true, kNegatives = true;
 
   // parameters: a factor of every q.
   explicit MLLOSS_HD Bce(const double* parameters) : positive_(static_cast<T>(parameters[0])) {}
@@ -46,6 +46,28 @@ class Bce : public ElementWise {
     }
     const bool positive = e.y > T(0);
     return {positive ? down : up, l.tail, positive ? -l.sigmoid_negated : l.sigmoid};
+  }
+
+  MLLOSS_HD bool serves_negatives() const { return true; }
+
+  // One logarithm serves eight values log(1 + e^s): that of the product of all 1 + e^s, which is stored without its 1.
+  template <int kCount>
+  MLLOSS_HD bool negatives(const float* s, float factor, float* g, float& value) const {
+    constexpr int kProduct = kCount < 8 ? kCount : 8;
+    static_assert(kCount % kProduct == 0, "products have the same number of factors");
+    value = 0.0f;
+    float largest = 0.0f;
+    for (int first = 0; first < kCount; first += kProduct) {
+      float product = 0.0f;
+      for (int i = first; i < first + kProduct; ++i) {
+        const float x = power_of_two(s[i] * kLog2e), one = 1.0f + x;
+        product = i == first ? x : multiply_add(product, one, x);
+        g[i] = x * (reciprocal(one) * factor);
+      }
+      value += logarithm_of_product(product);
+      largest = raised_to(product, largest);
+    }
+    return largest < 8.5e37f;  // 2^126
   }
 
  private:

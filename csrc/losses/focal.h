@@ -16,6 +16,7 @@ class SigmoidFocal : public ElementWise {
   static constexpr LogisticNeed kLogistic = LogisticNeed::kLogarithm;
   static constexpr int kVariants = 3;
   static constexpr LogisticNeed kNeeds[] = {kLogistic, kLogistic, kLogistic};
+  static constexpr bool kNegatives = true;
 
   // parameters: gamma; the weights alpha_t of a negative and of a positive (1 and 1 without alpha).
   explicit MLLOSS_HD SigmoidFocal(const double* parameters)
@@ -41,6 +42,25 @@ class SigmoidFocal : public ElementWise {
     const T slope = modulation * (gamma_ * l.sigmoid * finite(l.softplus_negated) + l.sigmoid_negated);
     const T cost = capped(l.softplus_negated, positive ? positive_cap_ : negative_cap_);
     return {modulation * cost, positive ? -slope : slope};
+  }
+
+  MLLOSS_HD bool serves_negatives() const { return variant_ == kDefaultPower; }
+
+  // With l = log(1 + e^s), the values are p^2 l and the gradients p^2 (2 q l + p).
+  template <int kCount>
+  MLLOSS_HD bool negatives(const float* s, float factor, float* g, float& value) const {
+    const float scale = factor * static_cast<float>(negative_);
+    float sum = 0.0f;
+    for (int i = 0; i < kCount; ++i) {
+      const float x = power_of_two(capped(s[i] * -kLog2e, 126.0f));
+      const float p = reciprocal(1.0f + x), q = x * p, less = at_most(p, q);
+      const float l = multiply_add(less, minus_log_over_half(less), raised_to(s[i], 0.0f));
+      const float square = p * p;
+      sum = i == 0 ? square * l : multiply_add(square, l, sum);
+      g[i] = square * scale * multiply_add(2.0f * q, l, p);
+    }
+    value = sum * static_cast<float>(negative_);
+    return sum < INFINITY;
   }
 
  private:

@@ -38,6 +38,12 @@
 //   separates(given)                                           reads e^-|s|. separates(given) is true if this holds for
 //                                                              positives too; `given` tells if the caller gave label
 //                                                              parameters.
+//   kNegatives,                      many negatives are less   negatives(s, factor, g, value) is for kCount negatives
+//   serves_negatives(),              work than each alone, in  of weight 1 in float: it sets g to their gradients times
+//   negatives<kCount>(...)           float                     factor, adds up their values in `value`, and returns
+//                                                              true. It returns false if a logit is NaN or too far from
+//                                                              0 for it; the results are then not used. Engines may
+//                                                              call it if serves_negatives() says so.
 //
 // Members of a group functor. The statistics of a group are maxima, and sums of terms that are shifted by the maxima.
 // An engine first takes the sums with all maxima at 0: this is less work, and enough for ordinary logits.
@@ -112,7 +118,7 @@ struct FunctorDefaults {
 // The base of every element-wise functor.
 struct ElementWise : FunctorDefaults {
   static constexpr Scope kScope = Scope::kElement;
-  static constexpr bool kSeparates = false;
+  static constexpr bool kSeparates = false, kNegatives = false;
   static constexpr int kVariants = 1;
   static constexpr int kMaxima = 0, kSums = 0, kCoefficients = 0;
 };
