@@ -37,6 +37,12 @@ struct Problem {
   // 0 if the loss has no team kernels; fewer than the default if they need more registers.
   int team_threads_per_sm = kTeamThreadsPerSm;
   int team_chunks = kChunksPerThread;  // chunks that a thread of a team keeps, at most
+
+  bool operator==(const Problem& other) const {
+    return rows == other.rows && labels == other.labels && dtype == other.dtype && grouping == other.grouping &&
+           gradient == other.gradient && dense_labels == other.dense_labels &&
+           team_threads_per_sm == other.team_threads_per_sm && team_chunks == other.team_chunks;
+  }
 };
 
 // What takes the time that a plan needs beyond the floor.

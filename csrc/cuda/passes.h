@@ -39,6 +39,33 @@ inline void launch_forward(const LossKernels& kernels, const Launch& to, const C
   check(kernels.forward(to, call, out, memory.work()));
 }
 
+// The plan of this thread's last forward pass, which a training loop repeats. Planning takes a microsecond.
+struct LastPlan {
+  const LossKernels* kernels = nullptr;
+  const DeviceFacts* facts = nullptr;
+  Strategy wanted = Strategy::kAutomatic;
+  FastPath path = FastPath::kNone;
+  Problem problem{};
+  LaunchPlan plan{};
+};
+
+inline LaunchPlan plan_of(const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
+                          const DeviceFacts& facts) {
+  static thread_local LastPlan last;
+  const Strategy wanted = static_cast<Strategy>(wanted_strategy().load());
+  const FastPath path = team_path_of(call, out.gradient);
+  const Problem problem = problem_of(call, out.gradient != nullptr);
+  const bool same = last.kernels == &kernels && last.facts == &facts && last.wanted == wanted && last.path == path &&
+                    last.problem == problem;
+  if (!same) {
+    last = {&kernels, &facts, wanted, path, problem, {}};
+    const cudaError_t error = plan_that_runs(kernels, call, out, facts, wanted, &last.plan);
+    if (error != cudaSuccess) last.kernels = nullptr;
+    check(error);
+  }
+  return last.plan;
+}
+
 inline void run_forward(const Table& table, const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
                         const Tensor& logits) {
   check_supported(call, kernels);
@@ -50,8 +77,7 @@ inline void run_forward(const Table& table, const LossKernels& kernels, const Ca
     return;
   }
   const DeviceFacts& facts = facts_of(device);
-  LaunchPlan plan{};
-  check(plan_that_runs(kernels, call, out, facts, static_cast<Strategy>(wanted_strategy().load()), &plan));
+  const LaunchPlan plan = plan_of(kernels, call, out, facts);
   last_strategy() = static_cast<int>(plan.strategy);
   const LaunchPlan down_rows = plan_down_rows(problem_of(call, out.gradient != nullptr), facts,
                                               static_cast<int>(chunk_width(call.logits_dtype)));
