@@ -27,14 +27,13 @@ __global__ void __launch_bounds__(kMaxThreads, (kStreamingBlocks<LossTemplate<Co
   using T = Compute<In>;
   using Group = GroupRow<LossTemplate, In>;
   Group group(call, out);
-  int turn = 0;
   // Only thread 0 uses this sum; in a register it would cost every thread one.
   MLLOSS_SHARED(double, sum, [1]);
   if (threadIdx.x == 0) sum[0] = 0.0;
   const bool gradient = out.gradient != nullptr;
   for (int64_t r = blockIdx.x; r < call.rows; r += gridDim.x) {
     const LogitsRow<In> row(call, r);
-    const Tile<In> tile(row, 0, 1, row.chunks, turn);
+    const Tile<In> tile(row, 0, 1, row.chunks, static_cast<uint32_t>(r));
     group.start(r);
     const auto stats = group.statistics(row, tile);
     typename Group::SecondSums second_sums{};
