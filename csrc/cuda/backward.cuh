@@ -46,7 +46,6 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
   using Loss = LossTemplate<T>;
   const Loss loss(call.parameters.values);
   RowReader<Loss, In> reader(call);
-  int turn = 0;
   GradientOutput<In> output(call, out, sums);
   for_units(units, [&](int64_t r, int tile) {
     LogitsRow<In> row(call, r);
@@ -69,7 +68,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
       }
       output.put(kind, row, memory, chunk, logits, g);
     };
-    tile_of(units, row, tile, turn).run(reader, row, output.plain() && memory.whole_accesses(), put);
+    tile_of(units, row, r, tile).run(reader, row, output.plain() && memory.whole_accesses(), put);
     output.store_sums(r * units.tiles + tile);
   });
 }

@@ -59,8 +59,8 @@ MLLOSS_DEVICE T sum_chunk(Kind kind, const Loss& loss, const DeviceCall& call, c
 // Evaluates a trip without positives by the functor's function for many negatives, and adds its values to `sum`.
 // Returns false if that function does not serve these logits, and nothing has happened then.
 template <class Loss, class In>
-MLLOSS_DEVICE bool trip_of_negatives(const Loss& loss, const GradientRow<In>& memory,
-                                     const Trip<In>& trip, bool gradient, float factor, float& sum) {
+MLLOSS_DEVICE bool trip_of_negatives(const Loss& loss, const GradientRow<In>& memory, const Trip<In>& trip,
+                                     bool gradient, float factor, float& sum) {
   constexpr int V = kWidth<In>, K = Trip<In>::K;
   float s[K * V], g[K * V], value;
 #pragma unroll
@@ -80,9 +80,8 @@ MLLOSS_DEVICE void run_element_wise(const Loss& loss, Reader& reader, const Logi
                                     const GradientRow<In>& memory, const Tile<In>& tile, bool in_trips, bool gradient,
                                     Compute<In> factor, Compute<In>& sum, F f) {
   if constexpr (Loss::kNegatives && sizeof(Compute<In>) == 4) {
-    tile.run(reader, row, in_trips && loss.serves_negatives(), f, [&](const Trip<In>& trip) {
-      return trip_of_negatives(loss, memory, trip, gradient, factor, sum);
-    });
+    tile.run(reader, row, in_trips && loss.serves_negatives(), f,
+             [&](const Trip<In>& trip) { return trip_of_negatives(loss, memory, trip, gradient, factor, sum); });
   } else {
     tile.run(reader, row, in_trips, f);
   }
@@ -98,13 +97,12 @@ MLLOSS_DEVICE void store_values(Compute<In>* out, const LogitsRow<In>& row, int 
 }
 
 template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Compute<In>>, In>))
+__global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Compute<In>>>))
     element_wise(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                  const __grid_constant__ Units units, const __grid_constant__ Total total) {
   using T = Compute<In>;
   const LossTemplate<T> loss(call.parameters.values);
   RowReader<LossTemplate<T>, In> reader(call);
-  int turn = 0;
   const T factor = call_factor<T>(call) * reader.scale();
   // Each warp's sum; in registers it would cost every thread two.
   MLLOSS_SHARED(double, sums, [kMostWarps]);
@@ -129,7 +127,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
       clear_excluded(kind, chunk, zero, g);
       memory.store(kind, chunk.label, g);
     };
-    run_element_wise(loss, reader, row, memory, tile_of(units, row, tile, turn), in_trips, out.gradient != nullptr,
+    run_element_wise(loss, reader, row, memory, tile_of(units, row, r, tile), in_trips, out.gradient != nullptr,
                      factor * weight, sum, f);
     sum = warp_sum(zero ? T(0) : sum * weight);
     if (first_lane) *own += static_cast<double>(sum);
@@ -140,13 +138,12 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
 }
 
 template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Compute<In>>, In>))
+__global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Compute<In>>>))
     element_wise_backward(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out,
                           const __grid_constant__ Units units, const __grid_constant__ UnitSums sums) {
   using T = Compute<In>;
   const LossTemplate<T> loss(call.parameters.values);
   RowReader<LossTemplate<T>, In> reader(call);
-  int turn = 0;
   GradientOutput<In> output(call, out, sums);
   for_units(units, [&](int64_t r, int tile) {
     LogitsRow<In> row(call, r);
@@ -160,8 +157,8 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocksOf<LossTemplate<Comp
       output.put(kind, row, memory, chunk, logits, g);
     };
     T unused = T(0);
-    run_element_wise(loss, reader, row, memory, tile_of(units, row, tile, turn),
-                     output.plain() && memory.whole_accesses(), true, output.factor(), unused, put);
+    run_element_wise(loss, reader, row, memory, tile_of(units, row, r, tile), output.plain() && memory.whole_accesses(),
+                     true, output.factor(), unused, put);
     output.store_sums(r * units.tiles + tile);
   });
 }

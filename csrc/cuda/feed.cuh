@@ -11,11 +11,7 @@ namespace cuda {
 
 // The chunks of a thread that are in flight together.
 template <class In>
-#ifdef TRIPK
-constexpr int kTripChunks = TRIPK;
-#else
-constexpr int kTripChunks = 2;
-#endif
+constexpr int kTripChunks = sizeof(In) == 4 ? 4 : 2;
 
 template <class In>
 struct Trip {
@@ -36,7 +32,7 @@ class FastTargets {
 
   template <class Reader>
   MLLOSS_DEVICE FastTargets(const Reader& reader, const LogitsRow<In>& row, int first_label)
-      : sparse_(row.fast() && !row.bools), entries_(reader.entries(), sparse_, first_label) {}
+      : entries_(reader.entries(), row.fast() && !row.bools, first_label) {}
 
   // True if no label of the warp's trip is positive: from its bool targets, or from the label that it starts at.
   MLLOSS_DEVICE bool none(const Trip<In>& trip) const {
@@ -48,12 +44,11 @@ class FastTargets {
   MLLOSS_DEVICE bool none(int label) { return entries_.none(label, Trip<In>::K * kWarpLanes * V); }
 
   // Returns the positives of each lane's next chunk; `label` is the first lane's first label.
-  MLLOSS_DEVICE uint32_t take(Bools bools, int label) {
-    return sparse_ ? entries_.template take<V>(label) : bits_of<V>(bools);
+  MLLOSS_DEVICE uint32_t take(const LogitsRow<In>& row, Bools bools, int label) {
+    return row.bools ? bits_of<V>(bools) : entries_.template take<V>(label);
   }
 
  private:
-  const bool sparse_;
   WarpEntries entries_;
 };
 
@@ -64,9 +59,9 @@ class Tile {
   static constexpr int V = kWidth<In>, K = kTripChunks<In>, kWarpChunks = K * kWarpLanes;
 
   // Tile number `tile` of `tiles` with `chunks` of the row's whole chunks each. The first tile also has the chunk in
-  // which the row starts, and the last one that in which it ends, if these are not whole. `turn` says which warp is
-  // next, so that no warp of the block always gets more than others.
-  MLLOSS_DEVICE Tile(const LogitsRow<In>& row, int tile, int tiles, int chunks, int& turn) {
+  // which the row starts, and the last one that in which it ends, if these are not whole. `unit` differs among the
+  // tiles of a block; a hash of it says which warp begins, so that no warp always gets more than others.
+  MLLOSS_DEVICE Tile(const LogitsRow<In>& row, int tile, int tiles, int chunks, uint32_t unit) {
     first_ = row.whole_first + tile * chunks;
     const int rest = row.whole_last - first_;
     last_ = first_ + (rest < 0 ? 0 : rest < chunks ? rest : chunks);
@@ -75,8 +70,7 @@ class Tile {
     edge_ = lane() == 0 ? head : lane() == 1 ? tail : kNone;
     trips_ = whole_trips() + (head != kNone || tail != kNone ? 1 : 0);
     const int warps = static_cast<int>(blockDim.x) / kWarpLanes, warp = static_cast<int>(threadIdx.x) / kWarpLanes;
-    first_trip_ = (warp - turn) & (warps - 1);  // a power of two
-    turn += trips_;
+    first_trip_ = (warp + static_cast<int>(unit * 0x9e3779b1u >> 27)) & (warps - 1);  // a power of two
   }
 
   // Calls f(Fetched) for each of this thread's chunks, in any order. One is loaded at a time.
@@ -92,9 +86,9 @@ class Tile {
     }
   }
 
-  // Calls f(kind, chunk, logits) for each of this thread's chunks. `reader` is at the start of the row. With `in_trips`,
-  // which is true if the row's gradient needs no narrow access, trips without positives on the fast path are of
-  // NegativeKind.
+  // Calls f(kind, chunk, logits) for each of this thread's chunks. `reader` is at the start of the row. With
+  // `in_trips`, which is true if the row's gradient needs no narrow access, trips without positives on the fast path
+  // are of NegativeKind.
   template <class Reader, class F>
   MLLOSS_DEVICE void run(Reader& reader, const LogitsRow<In>& row, bool in_trips, F f) const {
     run(reader, row, in_trips, f, [&](const Trip<In>& trip) {
@@ -183,23 +177,26 @@ class Tile {
     return fetched;
   }
 
-  // Calls f for the chunks of a trip, one after the other. The next one is loaded ahead.
+  // Calls f for the chunks of a trip, one after the other.
   template <class Reader, class F>
   MLLOSS_DEVICE void one_by_one(Reader& reader, const LogitsRow<In>& row, FastTargets<In>& targets, int number,
                                 F f) const {
     const bool edge = number == whole_trips(), fast = row.fast() && !edge;
     if (edge) reader.rewind();
-    Fetched next{index_of(number, 0), uint4{0, 0, 0, 0}};
-    if (!edge) next = load_one(row, next.index);
 #pragma unroll 1
     for (int k = 0; k < (edge ? 1 : K); ++k) {
-      Fetched fetched = next;
-            if (k + 1 < K && !edge) next = load_one(row, index_of(number, k + 1));
+      Fetched fetched{index_of(number, k), uint4{0, 0, 0, 0}};
+      if (!edge) {
+        fetched = load_one(row, fetched.index);
+        // Rows with options have no trips that are loaded at once.
+        const int later = fetched.index + warps() * kWarpChunks;
+        if (!row.fast() && row.adjacent() && later < last_) prefetch(row.logits_of(later));
+      }
       const bool mine = fetched.index != kNone;
       uint32_t positive = 0;
       bool any = true;
       if (fast) {
-        positive = targets.take(fetched.bools, row.label_of(first_ + number * kWarpChunks + k * kWarpLanes));
+        positive = targets.take(row, fetched.bools, row.label_of(first_ + number * kWarpChunks + k * kWarpLanes));
         any = __any_sync(kAllLanes, mine && positive != 0);
       }
       if (!mine) continue;

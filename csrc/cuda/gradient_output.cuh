@@ -20,18 +20,18 @@ class GradientOutput {
   static constexpr int V = kWidth<In>;
 
   MLLOSS_DEVICE GradientOutput(const DeviceCall& call, const BackwardOutputs& out, const UnitSums& sums)
-      : call_(call), out_(out), sums_(sums), call_factor_(call_factor<T>(call)) {}
+      : call_(call), out_(out), sums_(sums) {}
 
   // The factor includes logit_scale, unless sums of the gradient without it are needed.
   MLLOSS_DEVICE void start(int64_t row, T scale) {
     const T weight = sample_weight<T>(call_, row);
     zero_ = weight == T(0);
-    factor_ = call_factor_ * weight;
+    factor_ = call_factor<T>(call_) * weight;
     row_ = row;
     if (out_.grad_output && out_.grad_output_label_stride == 0) factor_ *= *grad_output();
     if (!wants_sums()) factor_ *= scale;
-    scale_ = wants_sums() ? scale : T(1);
-    special_ = out_.grad_output_label_stride != 0 || scale_ != T(1);
+    scale_ = scale;
+    special_ = out_.grad_output_label_stride != 0 || later_scale() != T(1);
     plain_ = out_.gradient && !special_ && !wants_sums();
     row_sum_ = scale_sum_ = T(0);
   }
@@ -52,7 +52,7 @@ class GradientOutput {
     if (!out_.gradient) return;
     if (special_) {
 #pragma unroll
-      for (int i = 0; i < V; ++i) g[i] *= scale_;
+      for (int i = 0; i < V; ++i) g[i] *= later_scale();
     }
     memory.store(kind, chunk.label, g);
   }
@@ -69,7 +69,6 @@ class GradientOutput {
   const DeviceCall& call_;
   const BackwardOutputs& out_;
   const UnitSums& sums_;
-  const T call_factor_;
   int64_t row_;
   T factor_, scale_, row_sum_, scale_sum_;
   bool zero_;
@@ -80,6 +79,9 @@ class GradientOutput {
   MLLOSS_DEVICE const T* grad_output() const {
     return static_cast<const T*>(out_.grad_output) + row_ * out_.grad_output_row_stride;
   }
+
+  // Returns what multiplies the gradient after it has been summed.
+  MLLOSS_DEVICE T later_scale() const { return wants_sums() ? scale_ : T(1); }
 
   MLLOSS_DEVICE bool wants_sums() const { return sums_.row || sums_.scale; }
 

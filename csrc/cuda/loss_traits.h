@@ -13,12 +13,7 @@ namespace cuda {
 template <class Loss>
 constexpr int kRegisterPressure = 0;
 template <class T>
-constexpr int kRegisterPressure<Asymmetric<T>> =
-#ifdef ASLP
-ASLP;
-#else
- 1;
-#endif
+constexpr int kRegisterPressure<Asymmetric<T>> = 1;
 template <class T>
 constexpr int kRegisterPressure<DecoupledSoftmax<T>> = 1;
 template <class T>

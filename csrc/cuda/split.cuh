@@ -66,11 +66,10 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
   using T = Compute<In>;
   using Group = GroupRow<LossTemplate, In>;
   Group group(call, out);
-  int turn = 0;
   for_units(units, [&](int64_t r, int tile) {
     const LogitsRow<In> row(call, r);
     group.start(r);
-    const auto stats = group.statistics(row, tile_of(units, row, tile, turn));
+    const auto stats = group.statistics(row, tile_of(units, row, r, tile));
     const auto own = per_unit.units + (r - units.first_row) * units.tiles;
     if (threadIdx.x == 0) own[tile] = stats;
     if (!last_to_arrive(per_unit.counters + r, static_cast<unsigned>(units.tiles))) return;
@@ -96,13 +95,12 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
   using T = Compute<In>;
   using Group = GroupRow<LossTemplate, In>;
   Group group(call, out);
-  int turn = 0;
   for_units(units, [&](int64_t r, int tile) {
     const LogitsRow<In> row(call, r);
     group.start(r);
     const int64_t first = (r - units.first_row) * units.tiles;
     const auto stats = per_unit.units[first];
-    const auto own = group.second_pass_sums(row, tile_of(units, row, tile, turn), stats);
+    const auto own = group.second_pass_sums(row, tile_of(units, row, r, tile), stats);
     if (threadIdx.x == 0) second_sums[first + tile] = own;
     if (!last_to_arrive(per_unit.counters + r, static_cast<unsigned>(units.tiles))) return;
     typename Group::Coefficients c;
@@ -121,13 +119,12 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
   using Group = GroupRow<LossTemplate, In>;
   using Loss = typename Group::Loss;
   Group group(call, out);
-  int turn = 0;
   auto stats = identity<Loss, T>();
   for_units(units, [&](int64_t r, int tile) {
     const LogitsRow<In> row(call, r);
     group.start(r);
     const T weight = sample_weight<T>(call, r);
-    const auto sums = group.thread_sums(row, tile_of(units, row, tile, turn));
+    const auto sums = group.thread_sums(row, tile_of(units, row, r, tile));
 #pragma unroll
     for (int k = 0; k < Loss::kSums; ++k) stats.sums[k] += weight == T(0) ? T(0) : weight * sums[k];
   });

@@ -80,8 +80,8 @@ class TargetReader {
 
  private:
   const DeviceCall& call_;
-  int64_t start_ = 0;  // dense: the address of the row; CSR: its first entry
-  int count_ = 0;      // CSR: how many entries it has
+  int64_t start_ = 0;          // dense: the address of the row; CSR: its first entry
+  int count_ = 0;              // CSR: how many entries it has
   int next_ = 0, column_ = 0;  // CSR: the first entry that is not left of the last chunk, and its column
 
   // `targets == nullptr` would be wrong, because a tensor without elements has no memory either.

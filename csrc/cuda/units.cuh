@@ -10,13 +10,12 @@ namespace cuda {
 
 // The minimum of blocks per multiprocessor. It limits the registers per thread, so that enough threads run to hide
 // loads.
-template <class In>
-constexpr int kUnitBlocks = sizeof(In) == 4 && MLLOSS_CAPABILITY < 100 ? 3 : 2;
-template <class Loss, class In>
-constexpr int kUnitBlocksOf = kRegisterPressure<Loss> > 0 ? kUnitBlocks<In> - 1 : kUnitBlocks<In>;
+template <class Loss>
+constexpr int kUnitBlocks = kRegisterPressure<Loss> > 0 ? 1 : 2;
 // The minimum for group losses, which have separate kernels for statistics and gradients.
 template <class Loss, class In>
-constexpr int kGroupUnitBlocks = kRegisterPressure<Loss> > 1 ? kUnitBlocks<In> - 1 : kUnitBlocks<In>;
+constexpr int kGroupUnitBlocks =
+    (sizeof(In) == 4 && MLLOSS_CAPABILITY < 100 ? 3 : 2) - (kRegisterPressure<Loss> > 1 ? 1 : 0);
 
 struct Units {
   int64_t first_row, rows;
@@ -43,8 +42,8 @@ MLLOSS_DEVICE void for_units(const Units& units, F f) {
 }
 
 template <class In>
-MLLOSS_DEVICE Tile<In> tile_of(const Units& units, const LogitsRow<In>& row, int tile, int& turn) {
-  return Tile<In>(row, tile, units.tiles, units.chunks_per_tile, turn);
+MLLOSS_DEVICE Tile<In> tile_of(const Units& units, const LogitsRow<In>& row, int64_t r, int tile) {
+  return Tile<In>(row, tile, units.tiles, units.chunks_per_tile, static_cast<uint32_t>(r * units.tiles + tile));
 }
 
 }  // namespace cuda

@@ -115,6 +115,15 @@ MLLOSS_DEVICE Word load_once(const void* from) {
 #endif
 }
 
+// Starts to bring data into the second-level cache.
+MLLOSS_DEVICE void prefetch(const void* from) {
+#ifdef __CUDA_ARCH__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+#else
+  static_cast<void>(from);
+#endif
+}
+
 MLLOSS_DEVICE void store_once(void* to, uint4 x) {
 #ifdef __CUDA_ARCH__
   asm volatile("st.global.cs.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)

@@ -41,8 +41,8 @@
 //   kNegatives,                      many negatives are less   negatives(s, factor, g, value) is for kCount negatives
 //   serves_negatives(),              work than each alone, in  of weight 1 in float: it sets g to their gradients times
 //   negatives<kCount>(...)           float                     factor, adds up their values in `value`, and returns
-//                                                              true. It returns false if a logit is NaN or too far from
-//                                                              0 for it; the results are then not used. Engines may
+//                                                              true. It returns false if logits are too far from 0 for
+//                                                              it; the results are then not used. Engines may
 //                                                              call it if serves_negatives() says so.
 //
 // Members of a group functor. The statistics of a group are maxima, and sums of terms that are shifted by the maxima.
