@@ -84,7 +84,7 @@ class WarpEntries {
   // True if there is no entry from `label` to `label` + `labels` - 1.
   MLLOSS_DEVICE bool none(int label, int labels) {
     while (more_ && last_ < label) load();
-    const bool mine = static_cast<unsigned>(column_ - label) < static_cast<unsigned>(labels);
+    const bool mine = distance(label) < static_cast<unsigned>(labels);
     const bool unseen = more_ && last_ < label + labels;
     return !__any_sync(kAllLanes, mine || unseen);
   }
@@ -95,7 +95,7 @@ class WarpEntries {
     const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
     uint32_t bits = 0;
     while (true) {
-      const bool mine = static_cast<unsigned>(column_ - label) < static_cast<unsigned>(kWarpLanes * V);
+      const bool mine = distance(label) < kWarpLanes * unsigned{V};
       for (unsigned left = __ballot_sync(kAllLanes, mine); left != 0; left &= left - 1) {
         const int at = __shfl_sync(kAllLanes, column_, __ffs(static_cast<int>(left)) - 1) - label;
         if (at / V == lane) bits |= 1u << (at % V);
@@ -111,6 +111,11 @@ class WarpEntries {
   int column_;  // the lane's
   int last_;    // the last lane's column
   bool more_;   // entries follow
+
+  // Returns how far the lane's column is to the right of `label`; it is huge if it is left of it.
+  MLLOSS_DEVICE unsigned distance(int label) const {
+    return static_cast<unsigned>(column_) - static_cast<unsigned>(label);
+  }
 
   MLLOSS_DEVICE void load() {
     column_ = row_.column(next_ + static_cast<int>(threadIdx.x) % kWarpLanes);

@@ -103,7 +103,6 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
   using T = Compute<In>;
   const LossTemplate<T> loss(call.parameters.values);
   RowReader<LossTemplate<T>, In> reader(call);
-  const T factor = call_factor<T>(call) * reader.scale();
   // Each warp's sum; in registers it would cost every thread two.
   MLLOSS_SHARED(double, sums, [kMostWarps]);
   double* own = sums + threadIdx.x / kWarpLanes;
@@ -114,6 +113,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
     const T weight = sample_weight<T>(call, r);
     const bool zero = weight == T(0);
     if (zero) row.fast_path_starts = 0;
+    const T factor = call_factor<T>(call) * reader.scale() * weight;
     T sum = T(0);
     reader.start(r);
     const GradientRow<In> memory(row, out.gradient, r);
@@ -121,14 +121,14 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
     const auto f = [&](auto kind, const RowChunk<In>& chunk, uint4) {
       const bool each = !decltype(kind)::kWholeAccess && out.values;
       T values[kWidth<In>], g[kWidth<In>];
-      sum += sum_chunk(kind, loss, call, chunk, factor * weight, zero, each, values, g);
+      sum += sum_chunk(kind, loss, call, chunk, factor, zero, each, values, g);
       if (each) store_values(static_cast<T*>(out.values) + r * call.labels, row, chunk.label, values, weight);
       if (!out.gradient) return;
       clear_excluded(kind, chunk, zero, g);
       memory.store(kind, chunk.label, g);
     };
-    run_element_wise(loss, reader, row, memory, tile_of(units, row, r, tile), in_trips, out.gradient != nullptr,
-                     factor * weight, sum, f);
+    run_element_wise(loss, reader, row, memory, tile_of(units, row, r, tile), in_trips, out.gradient != nullptr, factor,
+                     sum, f);
     sum = warp_sum(zero ? T(0) : sum * weight);
     if (first_lane) *own += static_cast<double>(sum);
   });
