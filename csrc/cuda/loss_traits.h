@@ -33,6 +33,13 @@ constexpr bool kSharesPower = false;
 template <class T>
 constexpr bool kSharesPower<Compound<T, Dice, Zlpr>> = true;
 
+// True if loops over a team's chunks are not unrolled: a sum with an element-wise term has so much code that unrolling
+// costs seconds of compilation and gains nothing.
+template <class Loss>
+constexpr bool kRolled = false;
+template <class T, template <class> class... Losses>
+constexpr bool kRolled<Compound<T, Losses...>> = ((Losses<T>::kScope == Scope::kElement) || ...);
+
 // The minimum of blocks of a team on a multiprocessor, which limits the registers of a thread. Bool targets arrive in
 // registers; CSR targets do not. kFastPath: as in team.cuh.
 template <class Loss, FastPath kFastPath>
