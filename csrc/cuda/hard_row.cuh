@@ -1,5 +1,5 @@
-// A block's part of a row in registers, for calls without options: hard targets as bits, logits as they are. Every visit
-// of the row is a function of an element.
+// A block's part of a row in registers, for calls without options: hard targets as bits, logits as they are. Every
+// visit of the row is a function of an element.
 #pragma once
 
 #include "target_bits.cuh"
@@ -80,8 +80,8 @@ class HardRow {
     __syncthreads();
   }
 
-  // The steps that prepare row `next`: find() starts loads, whose latency the sums hide, prepare() comes after the join of
-  // the block. A barrier follows, then advance().
+  // The steps that prepare row `next`: find() starts loads, whose latency the sums hide, prepare() comes after the join
+  // of the block. A barrier follows, then advance().
   MLLOSS_DEVICE void find(int next) {
     if (warp() == setter() && !kDense) bits_.find(next);
   }

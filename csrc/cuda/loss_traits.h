@@ -43,9 +43,9 @@ constexpr bool kRolled<Compound<T, Losses...>> = ((Losses<T>::kScope == Scope::k
 // The minimum of blocks of a team on a multiprocessor, which limits the registers of a thread. Bool targets arrive in
 // registers; CSR targets do not. kFastPath: as in team.cuh.
 template <class Loss, FastPath kFastPath>
-constexpr int kTeamBlocks = kRegisterPressure<Loss> > 2 ? 1
+constexpr int kTeamBlocks = kRegisterPressure<Loss> > 2                                      ? 1
                             : kFastPath == FastPath::kSparse && kRegisterPressure<Loss> == 0 ? 3
-                                                                                                                       : 2;
+                                                                                             : 2;
 
 }  // namespace cuda
 }  // namespace mlloss

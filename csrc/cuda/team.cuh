@@ -166,14 +166,13 @@ MLLOSS_DEVICE StatisticsOf<Loss, float> shifted_statistics(const Loss& loss, Row
 }
 
 template <class Loss, class In, FastPath kFastPath>
-using RowOf =
-    std::conditional_t<kFastPath == FastPath::kNone, GeneralRow<Loss, In>,
-                       HardRow<In, kFastPath == FastPath::kBools, kRolled<Loss>>>;
+using RowOf = std::conditional_t<kFastPath == FastPath::kNone, GeneralRow<Loss, In>,
+                                 HardRow<In, kFastPath == FastPath::kBools, kRolled<Loss>>>;
 
 template <class Loss>
-constexpr int kTeamPackets = Loss::kSums > Loss::kMaxima
-                                 ? (Loss::kSums > Loss::kSecondPassSums ? Loss::kSums : Loss::kSecondPassSums)
-                                 : (Loss::kMaxima > Loss::kSecondPassSums ? Loss::kMaxima : Loss::kSecondPassSums);
+constexpr int kTeamPackets =
+    Loss::kSums > Loss::kMaxima ? (Loss::kSums > Loss::kSecondPassSums ? Loss::kSums : Loss::kSecondPassSums)
+                                : (Loss::kMaxima > Loss::kSecondPassSums ? Loss::kMaxima : Loss::kSecondPassSums);
 
 // kFastPath: what the call's targets are if it has no options; kNone serves every call.
 template <template <class> class LossTemplate, class In, FastPath kFastPath>
