@@ -21,7 +21,7 @@ from mlloss_cuda import (
     zlpr_loss,
 )
 
-from .cases import Case, compound
+from .cases import Case, all_cases, compound
 from .conftest import Backend, last_strategy, library_of
 from .inputs import Outcome, Reference, as_layout, assert_within_budget, evaluate, random_logits, random_positives
 from .new_process import run_python
@@ -171,14 +171,17 @@ def test_bits_do_not_depend_on_the_order_of_threads(
         assert_same_bits(results[2], results[0])
 
 
+# Only rows have fast paths of their own.
+ROWS = [case for case in all_cases() if case.grouping == "samples" and not case.element_wise]
+
+
 @pytest.mark.emulated
+@pytest.mark.parametrize("case", ROWS, ids=lambda case: case.label)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 def test_dense_and_sparse_targets_give_the_same_bits(
     served: Case, backend: Backend, generator: torch.Generator, dtype: torch.dtype
 ) -> None:
     """Both layouts have fast paths, with the same plans on this device."""
-    if served.grouping != "samples" or served.element_wise:
-        pytest.skip("only rows have fast paths of their own")
     for rows, labels in ((17, 601), (3, 3_001), (2, 4_096), (6, LONG)):
         logits = random_logits(generator, (rows, labels), dtype, backend.device)
         dense = random_positives(generator, (rows, labels), 0.01)

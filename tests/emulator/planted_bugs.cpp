@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "cuda/portability.cuh"
+#include "cuda/device/portability.cuh"
 
 namespace {
 

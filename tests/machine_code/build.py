@@ -130,7 +130,7 @@ def _compile(source: Path, unit: Unit, cache: Path, nvcc: str, disassembler: str
     stem = cache / f"{unit.dtype}.{unit.architecture}"
     cubin, log, sass = (stem.parent / f"{stem.name}.{suffix}" for suffix in ("cubin", "log", "sass"))
     if not sass.exists():
-        file = source / "csrc" / "cuda" / f"kernels_{unit.dtype}.cu"
+        file = source / "csrc" / "cuda" / "host" / f"kernels_{unit.dtype}.cu"
         done = run(nvcc, *FLAGS, f"-arch={unit.architecture}", "-o", str(cubin), str(file))
         log.write_text(done.stderr)
         # The last step is a renaming: a file that exists is complete.

@@ -22,7 +22,7 @@ def barriers() -> list[str]:
     """Return every barrier and fence of the kernels as file:line."""
     return [
         f"{path.name}:{number}"
-        for path in sorted(ENGINE.glob("*.cu*"))
+        for path in sorted(ENGINE.rglob("*.cu*"))
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if ORDERING.search(line.split("//")[0])
     ]

@@ -67,7 +67,7 @@ def flipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         assert text.count(sign) == 1, f"{name} no longer has this term once: {sign}"
         path.write_text(text.replace(sign, other))
     for dtype in OTHER_DTYPES:
-        (source / "csrc" / "cuda" / f"kernels_{dtype}.cu").write_text(NO_KERNELS.format(dtype))
+        (source / "csrc" / "cuda" / "host" / f"kernels_{dtype}.cu").write_text(NO_KERNELS.format(dtype))
     build(request.config.getoption("--races"), source)
     return source / "build" / "tests" / "emulator" / "emulated.so"
 

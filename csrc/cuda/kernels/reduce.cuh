@@ -1,7 +1,7 @@
 // Kernels that add up partial sums in a fixed order.
 #pragma once
 
-#include "arrival.cuh"
+#include "../device/arrival.cuh"
 
 namespace mlloss {
 namespace cuda {

@@ -3,9 +3,9 @@
 
 #include <string>
 
-#include "../losses/compounds.h"
-#include "../losses/registry.h"
-#include "../ops.h"
+#include "../../losses/compounds.h"
+#include "../../losses/registry.h"
+#include "../../ops.h"
 #include "kernels.h"
 
 namespace mlloss {

@@ -1,7 +1,7 @@
 // Multiplies a gradient by grad_output, in place. A grad_output of 1 costs a launch but no traffic.
 #pragma once
 
-#include "vector_io.cuh"
+#include "../device/vector_io.cuh"
 
 namespace mlloss {
 namespace cuda {

@@ -6,7 +6,7 @@
 
 #include <type_traits>
 
-#include "../core/numerics.h"
+#include "../../core/numerics.h"
 #include "device_call.h"
 #include "portability.cuh"
 

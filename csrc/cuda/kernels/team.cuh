@@ -8,9 +8,9 @@
 // Blocks of other teams on the same multiprocessor run while one waits.
 #pragma once
 
-#include "general_row.cuh"
-#include "loss_traits.h"
-#include "team_join.cuh"
+#include "../device/general_row.cuh"
+#include "../device/loss_traits.h"
+#include "../device/team_join.cuh"
 
 namespace mlloss {
 namespace cuda {

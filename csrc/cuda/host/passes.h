@@ -3,7 +3,7 @@
 
 #include <atomic>
 
-#include "device_call.h"
+#include "../device/device_call.h"
 #include "lookup.h"
 #include "workspace.h"
 

@@ -6,9 +6,9 @@
 
 #include <algorithm>
 
-#include "../core/launch_plan.h"
-#include "../core/params.h"
-#include "device_call.h"
+#include "../../core/launch_plan.h"
+#include "../../core/params.h"
+#include "../device/device_call.h"
 
 namespace mlloss {
 namespace cuda {

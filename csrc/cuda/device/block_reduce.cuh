@@ -1,7 +1,7 @@
 // Sums and maxima over a block in a fixed order. Every thread gets the result.
 #pragma once
 
-#include "../core/numerics.h"
+#include "../../core/numerics.h"
 #include "portability.cuh"
 
 namespace mlloss {

@@ -1,5 +1,5 @@
 #include "kernels.h"
-#include "portability.cuh"
+#include "../device/portability.cuh"
 
 namespace mlloss {
 namespace cuda {

@@ -1,8 +1,8 @@
 // Groups that are labels. Each thread sums V labels down the rows; then one thread per label adds up the sums.
 #pragma once
 
-#include "arrival.cuh"
-#include "group_row.cuh"
+#include "../device/arrival.cuh"
+#include "../device/group_row.cuh"
 
 namespace mlloss {
 namespace cuda {

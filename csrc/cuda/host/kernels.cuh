@@ -2,18 +2,18 @@
 // includes this file both defines and launches them.
 #pragma once
 
-#include "backward.cuh"
-#include "element_wise.cuh"
+#include "../kernels/backward.cuh"
+#include "../kernels/element_wise.cuh"
 #include "kernels.h"
-#include "label_gradient.cuh"
-#include "label_groups.cuh"
+#include "../kernels/label_gradient.cuh"
+#include "../kernels/label_groups.cuh"
 #include "launch.cuh"
-#include "loss_traits.h"
-#include "parts.cuh"
-#include "reduce.cuh"
-#include "scale.cuh"
-#include "split.cuh"
-#include "team.cuh"
+#include "../device/loss_traits.h"
+#include "../kernels/parts.cuh"
+#include "../kernels/reduce.cuh"
+#include "../kernels/scale.cuh"
+#include "../kernels/split.cuh"
+#include "../kernels/team.cuh"
 
 namespace mlloss {
 namespace cuda {

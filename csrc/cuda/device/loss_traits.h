@@ -1,8 +1,8 @@
 // Facts about a loss that only the CUDA engine needs. They are not in the functors, which know no engine.
 #pragma once
 
-#include "../losses/compound.h"
-#include "../losses/registry.h"
+#include "../../losses/compound.h"
+#include "../../losses/registry.h"
 #include "device_call.h"
 
 namespace mlloss {
@@ -33,10 +33,12 @@ constexpr bool kSharesPower = false;
 template <class T>
 constexpr bool kSharesPower<Compound<T, Dice, Zlpr>> = true;
 
-// True if loops over a team's chunks are not unrolled: a sum with an element-wise term has so much code that unrolling
-// costs seconds of compilation and gains nothing.
+// True if loops over a team's chunks are not unrolled: losses with this much code an element gain nothing by it, and
+// unrolling would cost seconds of compilation.
 template <class Loss>
 constexpr bool kRolled = false;
+template <class T>
+constexpr bool kRolled<SelfAdjustingDice<T>> = true;
 template <class T, template <class> class... Losses>
 constexpr bool kRolled<Compound<T, Losses...>> = ((Losses<T>::kScope == Scope::kElement) || ...);
 

@@ -1,8 +1,8 @@
 // Element-wise losses: value and gradient in one visit, with one read and one write.
 #pragma once
 
-#include "arrival.cuh"
-#include "gradient_output.cuh"
+#include "../device/arrival.cuh"
+#include "../device/gradient_output.cuh"
 
 namespace mlloss {
 namespace cuda {

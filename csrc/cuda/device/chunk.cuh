@@ -1,7 +1,7 @@
 // A chunk in the form that functors read: logits after scale and offsets, targets, weights.
 #pragma once
 
-#include "../losses/functor.h"
+#include "../../losses/functor.h"
 #include "targets.cuh"
 
 namespace mlloss {

@@ -2,9 +2,9 @@
 // a group merges them. The backward kernel forms the gradient from the coefficients that are stored here.
 #pragma once
 
-#include "arrival.cuh"
-#include "group_row.cuh"
-#include "units.cuh"
+#include "../device/arrival.cuh"
+#include "../device/group_row.cuh"
+#include "../device/units.cuh"
 
 namespace mlloss {
 namespace cuda {

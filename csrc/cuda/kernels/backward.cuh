@@ -1,8 +1,8 @@
 // The gradient of a group loss from known coefficients, with one more read of the logits.
 #pragma once
 
-#include "gradient_output.cuh"
-#include "group_row.cuh"
+#include "../device/gradient_output.cuh"
+#include "../device/group_row.cuh"
 
 namespace mlloss {
 namespace cuda {

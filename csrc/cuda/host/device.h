@@ -7,8 +7,8 @@
 #include <array>
 #include <mutex>
 
-#include "../core/launch_plan.h"
-#include "../ops.h"
+#include "../../core/launch_plan.h"
+#include "../../ops.h"
 
 #ifndef CUEMU
 // Defined by libtorch_cuda. The symbol is weak, so that this library loads with a torch without CUDA.

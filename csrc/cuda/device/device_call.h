@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "../core/launch_plan.h"
+#include "../../core/launch_plan.h"
 
 namespace mlloss {
 namespace cuda {
