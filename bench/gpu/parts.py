@@ -58,7 +58,7 @@ def build(architecture: str, seconds: float) -> Part:
 # ---- sanitizers ----
 
 _TOOLS = ("memcheck", "synccheck", "racecheck")
-_UNSURE = "racecheck"  # reports clusters' distributed shared memory as races: a person has to read its findings
+_UNSURE = "racecheck"  # was never run on these kernels yet: a person has to read its findings
 
 
 def _sanitizer(tool: str) -> list[str]:

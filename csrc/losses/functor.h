@@ -368,7 +368,7 @@ MLLOSS_HD StatisticsOf<Loss, T> identity() {
   return stats;
 }
 
-// Merges two statistics. The operation is associative and commutative up to rounding, so tiles, warps, blocks, clusters
+// Merges two statistics. The operation is associative and commutative up to rounding, so tiles, warps, blocks, teams
 // and ranks all use it.
 template <class Loss, class T>
 MLLOSS_HD void merge(StatisticsOf<Loss, T>& into, StatisticsOf<Loss, T> from) {
