@@ -30,6 +30,8 @@ pytestmark = pytest.mark.cuda_engine
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Labels of float32 rows for which a team has several blocks on the emulator's device, and more than that holds.
 LONG, LONG_WITH_OPTIONS, TOO_LONG = 9_001, 7_001, 20_001
+# The losses whose groups are rows, which teams serve.
+ROWS = [case for case in all_cases() if case.grouping == "samples" and not case.element_wise]
 
 
 def long_for(layout: str) -> int:
@@ -155,6 +157,27 @@ def test_teams_of_several_blocks(served: Case, backend: Backend, generator: torc
 
 
 @pytest.mark.emulated
+@pytest.mark.parametrize("case", ROWS, ids=lambda case: case.label)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("layout", ("bool", "csr64", "float32"))
+def test_a_team_reads_the_logits_once(
+    served: Case, backend: Backend, generator: torch.Generator, layout: str, dtype: torch.dtype
+) -> None:
+    """One read serves value and gradient; split reads at least twice."""
+    count = library_of(backend).cuemu_chunk_bytes
+    count.restype = ctypes.c_longlong
+    for rows, labels in ((5, 1_504), (3, long_for(layout) // 8 * 8)):
+        logits = random_logits(generator, (rows, labels), dtype, backend.device)
+        targets = as_layout(random_positives(generator, (rows, labels), 0.01), layout, backend.device)
+        leaf = logits.requires_grad_()
+        before = count()
+        value = served(leaf, targets)
+        bytes_read = count() - before
+        assert value.requires_grad
+        assert bytes_read == logits.nbytes if last_strategy(backend) == "team" else bytes_read >= 2 * logits.nbytes
+
+
+@pytest.mark.emulated
 @pytest.mark.parametrize("layout", ("bool", "csr64", "float32"))
 def test_bits_do_not_depend_on_the_order_of_threads(
     served: Case, backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, layout: str
@@ -169,10 +192,6 @@ def test_bits_do_not_depend_on_the_order_of_threads(
             results.append(evaluate(served, logits, targets))
         assert_same_bits(results[1], results[0])
         assert_same_bits(results[2], results[0])
-
-
-# Only rows have fast paths of their own.
-ROWS = [case for case in all_cases() if case.grouping == "samples" and not case.element_wise]
 
 
 @pytest.mark.emulated

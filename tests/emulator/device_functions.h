@@ -43,7 +43,12 @@ inline int __all_sync(unsigned m, int p, CUEMU_AT) { return __ballot_sync(m, p, 
     return *cuemu::aligned(p, CUEMU_SITE(#name)); \
   }
 LD_(__ldg)
-LD_(__ldca) LD_(__ldcg) LD_(__ldcs) LD_(__ldlu) LD_(__ldcv)
+LD_(__ldca) LD_(__ldcg) LD_(__ldlu) LD_(__ldcv)
+template <class T>
+T __ldcs(const T* p, CUEMU_AT) {
+  if (sizeof(T) == 16) __atomic_fetch_add(&cuemu::chunk_bytes, 16, __ATOMIC_RELAXED);
+  return *cuemu::aligned(p, CUEMU_SITE("__ldcs"));
+}
 #define ST_(name)                                      \
   template <class T>                                   \
   void name(T* p, std::common_type_t<T> v, CUEMU_AT) { \

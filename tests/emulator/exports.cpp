@@ -11,6 +11,9 @@ extern "C" __attribute__((visibility("default"))) int cuemu_cooperative_launches
   return cuemu::cooperative_launches;
 }
 
+// The bytes of the chunks that kernels have read, 16 bytes at a time.
+extern "C" __attribute__((visibility("default"))) long long cuemu_chunk_bytes() { return cuemu::chunk_bytes; }
+
 // How often the device was asked how many blocks run at once.
 extern "C" __attribute__((visibility("default"))) int cuemu_occupancy_queries() { return cuemu::occupancy_queries; }
 

@@ -193,7 +193,7 @@ struct LogitsRow {
   MLLOSS_DEVICE uint4 load(int label) const {
     const In* first = x + shift + label;
     const bool together = adjacent() && whole(label) && aligned(first, 16);
-    return together ? *reinterpret_cast<const uint4*>(first) : gather(label);
+    return together ? load_once<uint4>(first) : gather(label);
   }
 
   // Loads lane by lane, for the ends of a row and for strided labels.
