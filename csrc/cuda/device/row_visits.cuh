@@ -1,0 +1,98 @@
+// The visits of a row that a team keeps in registers. Row is HardRow or GeneralRow.
+#pragma once
+
+#include "general_row.cuh"
+#include "loss_traits.h"
+#include "row_results.cuh"
+
+namespace mlloss {
+namespace cuda {
+
+// Returns an element with the values that the terms of a sum share.
+template <class Loss, Targets kTargets>
+MLLOSS_DEVICE auto prepared(const Element<float, kTargets>& e) {
+  if constexpr (kSharesPower<Loss> && kTargets != Targets::kSoft) {
+    const float power = logistic_power(e.s), rest = reciprocal(1.0f + power);
+    return ReadyElement<float, kTargets>{{e.s, e.y, e.w}, {power * rest, rest, 0.0f}, power};
+  } else {
+    return e;
+  }
+}
+
+// Takes the sums of a row with all maxima at 0, and leaves what usual_gradient() needs in place of the logits.
+template <class Loss, class Row>
+MLLOSS_DEVICE void first_visit(const Loss& loss, Row& row, int r, Array<float, Loss::kSums>& sums) {
+  if constexpr (Loss::kSlopes && Row::kIsHard) {
+    if (loss.slopes_serve()) {
+      return row.first_sum_with_slopes(r, sums, [&](auto e, float& slope) { return loss.sums_and_slope(e, slope); });
+    }
+  }
+  row.first_sum(r, sums, [&](auto e) { return loss.first_sums(prepared<Loss>(e)); });
+}
+
+// Stores the gradient of a row whose maxima are 0.
+template <class Loss, class Row>
+MLLOSS_DEVICE void usual_gradient(const Loss& loss, Row& row, int r, const Array<float, Loss::kCoefficients>& c,
+                                  void* gradient) {
+  const auto of_element = [&](auto e) { return loss.gradient_at_zero_maxima(prepared<Loss>(e), c); };
+  if constexpr (Loss::kSlopes) {
+    if (loss.slopes_serve()) {
+      const auto unscaled = Loss::scaled(c, 1.0f / Row::kSlopeScale);
+      return row.gradient_of_slopes(r, gradient, of_element,
+                                    [&](auto e, float slope) { return loss.slope_gradient(e, slope, unscaled); });
+    }
+  }
+  row.gradient(r, gradient, of_element);
+}
+
+template <class Loss, class Row>
+MLLOSS_DEVICE void store_gradient(const Loss& loss, Row& row, int r, const SharedResults<Loss>& shared,
+                                  void* gradient) {
+  const auto c = shared.coefficients;
+  const bool zero = shared.mode == RowMode::kZero;
+  const auto of_element = [&](auto e) { return zero ? 0.0f : loss.gradient(e, c); };
+  if constexpr (!Row::kIsHard) {
+    row.gradient(r, gradient, of_element);  // one body for every row: this code is large
+  } else if (shared.mode == RowMode::kUsual) {
+    usual_gradient(loss, row, r, c, gradient);
+  } else {
+    row.gradient_rarely(r, gradient, of_element);
+  }
+}
+
+// Returns the statistics of a row whose sums overflow or vanish without a maximum, to all threads of the team.
+template <class Loss, class Row, class TeamOfRow, class Results>
+MLLOSS_DEVICE StatisticsOf<Loss, float> shifted_statistics(const Loss& loss, Row& row, int r, TeamOfRow& team,
+                                                           const Results& results, const SharedResults<Loss>& shared) {
+  const bool joins = threadIdx.x < kWarpLanes;
+  auto stats = identity<Loss, float>();
+#pragma unroll 1
+  for (int visit = 0; visit < 2; ++visit) {
+    row.rarely(r, [&](auto e) {
+      if (visit == 0) {
+        loss.maxima(e, stats.maxima);
+      } else {
+        add(stats.sums, loss.sums(e, stats.maxima));
+      }
+    });
+    if (visit == 0) {
+      stats.maxima = join_block<Maximum>(stats.maxima, Loss::initial_maximum());
+    } else {
+      stats.sums = join_block<Sum>(stats.sums, 0.0f);
+    }
+    if (joins) {
+      if (visit == 0) {
+        stats.maxima = team.template join<Maximum>(stats.maxima, Loss::initial_maximum());
+      } else {
+        stats.sums = team.template join<Sum>(stats.sums, 0.0f);
+      }
+      results.publish(stats, RowMode::kAgain);
+    }
+    __syncthreads();
+    stats = shared.stats;
+  }
+  return stats;
+}
+
+}  // namespace cuda
+}  // namespace mlloss
