@@ -11,17 +11,17 @@ import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from fnmatch import fnmatchcase
-from pathlib import Path as File
+from pathlib import Path
 
 from . import budgets as budget
 from . import gates
 from .build import ChangedError, MissingToolError, Unit, build, nvcc_release, sources_digest
 from .figures import kernels_of
 from .kernels import UNITS
-from .paths import Path
+from .paths import Path as KernelPath
 from .report import render
 
-ROOT = File(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "machine_code.md"
 
 
@@ -29,7 +29,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.machine_code", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", type=File, default=ROOT, help="the tree whose csrc/ is compiled")
+    parser.add_argument("--source", type=Path, default=ROOT, help="the tree whose csrc/ is compiled")
     parser.add_argument(
         "--units", nargs="+", choices=UNITS, default=UNITS, metavar="UNIT", help="'bfloat16 sm_90'; default: all"
     )
@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def print_path(name: str, path: Path) -> None:
+def print_path(name: str, path: KernelPath) -> None:
     print(f"{name}: {path.issued:.2f} instructions, {path.special:.2f} special functions an element:")
     for i in path.instructions:
         print(f"  {i.address:6x} {'@' + i.guard if i.guard else '':>5} {i.opcode} {i.operands}")

@@ -1,6 +1,5 @@
 """The figures of each kernel, read from its machine code."""
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -51,11 +50,8 @@ def _cheapest(blocks: list[Block], dtype: str, loop: Loop, dense: bool, avoid: f
         others=loop.others,
         avoid=avoid,
     )
-    best: Path | None = None
-    for chunks in loop.chunks:
-        least = best.issued * chunks * lanes if best else math.inf
-        best = cheapest(blocks, replace(demand, chunks=chunks), least) or best
-    return best
+    found = (cheapest(blocks, replace(demand, chunks=chunks)) for chunks in loop.chunks)
+    return min((path for path in found if path), key=lambda path: path.issued, default=None)
 
 
 def _paths(blocks: list[Block], dtype: str, loops: tuple[Loop, ...]) -> Iterator[tuple[str, Path | None]]:

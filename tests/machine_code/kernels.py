@@ -49,8 +49,6 @@ class Loop:
 
 
 STATISTICS = Loop("statistics", stores=False)
-# A chunk without positives adds nothing to these sums.
-SECOND_PASS = Loop("second-pass sums", stores=False, exponentials=(0.0,), chunks=TRIPS[:1], paths=EITHER)
 VALUE = Loop("value", stores=False)
 GRADIENT = Loop("gradient", stores=True)
 # The loops of a loss without exponentials.
@@ -73,10 +71,12 @@ def _with_slopes(row: Loop) -> tuple[Loop, ...]:
 # taken: what a loop stores tells it from the others.
 KERNELS: dict[str, tuple[Loop, ...]] = {
     # Options are branches around every chunk of a row, and the cheapest way through them is no common case. The reader
-    # takes what a trip loads for logits and targets, and does not know two logits.
+    # takes what a trip loads for logits and targets, and does not know two logits. Late sums read positives only.
     **dict.fromkeys(("team_rows<*, kNone>", "element_wise<SymmetricKl>", "element_wise_backward<SymmetricKl>"), ()),
     **dict.fromkeys((f"{name}_statistics<*>" for name in ("collect", "place", "label")), ()),
-    **dict.fromkeys(("collect_late_sums<*>", "merge_parts<*>", "finish_parts<*>", "sum_total", "sum_each"), ()),
+    **dict.fromkeys(
+        ("row_late_sums<*>", "collect_late_sums<*>", "merge_parts<*>", "finish_parts<*>", "sum_total", "sum_each"), ()
+    ),
     **dict.fromkeys(("label_conclude<*>", "label_gradient<*>"), ()),
     # Sums of a second pass take two more barriers.
     "team_rows<DecoupledSoftmax, kSparse>": (replace(CSR_ROW, barriers=4),),
@@ -86,7 +86,6 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
     "team_rows<*, kSparse>": (CSR_ROW,),
     "team_rows<*, kBools>": (BOOL_ROW,),
     "row_statistics<*>": (STATISTICS,),
-    "row_late_sums<*>": (SECOND_PASS,),
     "all_statistics<*>": (STATISTICS,),
     "group_backward<*, false>": (GRADIENT,),
     "group_backward<*, true>": (replace(GRADIENT, paths=("csr",), others=True),),

@@ -137,7 +137,7 @@ class Path:
         return frozenset(i.address for i in self.instructions if i.opcode.startswith(opcode))
 
 
-_UNREACHED = math.inf
+_UNREACHED = 1 << 60
 
 State = tuple[int, Progress]  # a block, and the progress after it
 
@@ -149,31 +149,25 @@ def _trace(before: dict[State, State], last: State) -> list[int]:
     return [block for block, _ in reversed(states)]
 
 
-def _cycle_from(
-    blocks: list[Block], start: int, gains: dict[int, Progress], demand: Demand, most: float
-) -> tuple[float, list[int]]:
-    """Return the cheapest cycle through a block that meets the demand, if it has less than `most` instructions.
+def _cycle_from(blocks: list[Block], start: int, gains: dict[int, Progress], demand: Demand) -> list[int]:
+    """Return the cheapest cycle through a block that meets the demand: Dijkstra's search over blocks and progress.
 
-    This is Dijkstra's search over blocks and progress, in the innermost loop around the block: what is outside is rare.
+    In a loop over chunks it stays in the innermost loop around the block: what is outside is rare.
     """
+    loop = set(gains) if demand.barriers else innermost_loop(blocks, start) & gains.keys()
     first = demand.advance(Progress(), gains[start])
     if first is None:
-        return most, []
-    loop = gains.keys() if demand.barriers else innermost_loop(blocks, start) & gains.keys()
-    goal = demand.goal
-    own = len(blocks[start].instructions)
-    cost: dict[State, int] = {(start, first): own}
+        return []
+    cost: dict[State, int] = {(start, first): 0}
     before: dict[State, State] = {}
-    queue = [(own, start, first)]
+    queue = [(0, start, first)]
     while queue:
         spent, block, progress = heapq.heappop(queue)
         if spent > cost[block, progress]:
             continue
-        if spent >= most:
-            break
         for following in blocks[block].next:
-            if following == start and progress[:5] == goal[:5]:
-                return spent, _trace(before, (block, progress))
+            if following == start and progress[:5] == demand.goal[:5]:
+                return _trace(before, (block, progress))
             if following == start or following not in loop:
                 continue
             reached = demand.advance(progress, gains[following])
@@ -182,15 +176,12 @@ def _cycle_from(
                 cost[following, reached] = total
                 before[following, reached] = (block, progress)
                 heapq.heappush(queue, (total, following, reached))
-    return most, []
+    return []
 
 
-def cheapest(blocks: list[Block], demand: Demand, least: float = _UNREACHED) -> Path | None:
-    """Return the cheapest trip that meets the demand, if it has less than `least` instructions."""
+def cheapest(blocks: list[Block], demand: Demand) -> Path | None:
+    """Return the cheapest trip that meets the demand."""
     gains = {b: gain for b, block in enumerate(blocks) if (gain := demand.gain(block)) is not None}
-    best: list[int] = []
-    for start, gain in gains.items():
-        if gain.loads:
-            least, trip = _cycle_from(blocks, start, gains, demand, least)
-            best = trip or best
-    return Path(tuple(i for b in best for i in blocks[b].instructions), demand.chunks * demand.lanes) if best else None
+    trips = [_cycle_from(blocks, start, gains, demand) for start, gain in gains.items() if gain.loads]
+    found = [tuple(i for b in trip for i in blocks[b].instructions) for trip in trips if trip]
+    return Path(min(found, key=len), demand.chunks * demand.lanes) if found else None
