@@ -21,9 +21,10 @@ from . import failures, instruction_sets, interpreter, selection
 from .cases import Case, all_cases
 
 # Launch strategies with which group losses are tested on the CUDA engine.
-STRATEGIES = ("streaming", "resident", "split", "cluster")
-ROW_RESIDENT_STRATEGIES = ("resident", "cluster")
+STRATEGIES = ("team", "split")
 TRITON_STRATEGIES = ("streaming", "split")
+# Orders of the emulated threads; each test runs in one of them.
+ORDERS = ("fifo", "lifo", "random")
 ENGINES = (("cpu", "cpu"), ("cuda", "cuda"), ("triton", "cuda"))
 # Elements of a tile under Triton's interpreter, whose time grows with the number of operations, not with their size.
 INTERPRETED_ELEMENTS = 1 << 16
@@ -45,13 +46,18 @@ class Backend:
         return self.name if self.strategy == "automatic" else f"{self.name}-{self.strategy}"
 
     @property
+    def strategies(self) -> tuple[str, ...]:
+        """The strategies with which this engine is tested."""
+        return TRITON_STRATEGIES if self.name == "triton" else STRATEGIES
+
+    @property
     def first(self) -> bool:
         """Whether this is the first strategy of its engine."""
-        return self.strategy in ("automatic", STRATEGIES[0])
+        return self.strategy in ("automatic", self.strategies[0])
 
     def repeats(self, case: Case | None) -> bool:
         """Whether the first strategy runs the same test: one strategy is enough for slow tests with few launches."""
-        return not self.first and (case is None or replace(self, strategy=STRATEGIES[0]).serves(case))
+        return not self.first and (case is None or replace(self, strategy=self.strategies[0]).serves(case))
 
     @property
     def namespace(self) -> str:
@@ -87,16 +93,13 @@ class Backend:
         """
         if self.strategy == "automatic":
             return True
-        strategies = TRITON_STRATEGIES if self.name == "triton" else STRATEGIES
-        if not case.row_resident:
-            strategies = tuple(name for name in strategies if name not in ROW_RESIDENT_STRATEGIES)
         if case.element_wise:
-            return self.strategy == strategies[0]
+            return self.first
         if parts:
             return self.strategy == "split"
         if case.grouping != "samples":
             return self.strategy == "split"
-        return case.path or self.strategy == strategies[case.number % len(strategies)]
+        return case.path or self.strategy == self.strategies[case.number % len(self.strategies)]
 
 
 @contextmanager
@@ -114,6 +117,17 @@ def planned(strategy: str, elements: int | None) -> Iterator[None]:
 
 
 FUSED = pytest.StashKey[list[Backend]]()
+
+
+def library_of(backend: Backend) -> ctypes.CDLL:
+    assert backend.library is not None
+    return ctypes.CDLL(str(backend.library))
+
+
+def last_strategy(backend: Backend) -> str:
+    """Return the strategy of the process's last forward pass on the CUDA engine."""
+    names = {number: name for name, number in _extension.strategies().items()}
+    return names[library_of(backend).mlloss_cuda_last_strategy()]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -246,7 +260,10 @@ def generator(request: pytest.FixtureRequest) -> torch.Generator:
 
 
 @pytest.fixture
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    """The engine under test, in use. A test runs emulated threads in an order of its own, the same in each run."""
+    if request.param.name == "emulated" and "CUEMU_ORDER" not in os.environ:
+        monkeypatch.setenv("CUEMU_ORDER", ORDERS[zlib.crc32(request.node.nodeid.encode()) % len(ORDERS)])
     with request.param.active():
         yield request.param
 

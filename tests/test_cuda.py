@@ -13,7 +13,7 @@ from mlloss_cuda import CSRTargets, dice_loss, sigmoid_focal_loss, zlpr_loss
 
 from .alone import gpu_memory
 from .cases import Case
-from .conftest import Backend
+from .conftest import Backend, last_strategy
 from .inputs import Reference, evaluate, random_logits, random_positives
 
 pytestmark = pytest.mark.gpu()
@@ -134,12 +134,15 @@ def test_bitwise_equal_from_run_to_run(served: Case, backend: Backend, generator
 
 
 # For each strategy a loss, rows and labels that it takes, of more than 2^31 elements, and whether targets are sparse.
-# All combinations would occupy a GPU's memory for hours, and count elements by the same code.
+# A team has one block, a few, or many. All combinations would occupy a GPU's memory for hours, and count elements by
+# the same code.
 PAST_31_BITS = {
-    "streaming": (zlpr_loss, 800, 2_812_281, True),
-    "split": (dice_loss, 800, 2_812_281, False),
-    "resident": (dice_loss, 33_000, 65_537, True),
-    "cluster": (zlpr_loss, 16_500, 131_073, False),
+    "team": (
+        (zlpr_loss, 800, 2_812_281, True),
+        (zlpr_loss, 16_500, 131_073, False),
+        (dice_loss, 270_000, 8_001, True),
+    ),
+    "split": ((dice_loss, 800, 2_812_281, False),),
 }
 
 
@@ -171,8 +174,10 @@ def assert_right_past_31_bits(
 @pytest.mark.large
 @pytest.mark.gpu(gib=40)
 def test_rows_past_31_bits(backend: Backend, generator: torch.Generator) -> None:
-    with gpu_memory():
-        assert_right_past_31_bits(generator, *PAST_31_BITS[backend.strategy])
+    for problem in PAST_31_BITS[backend.strategy]:
+        with gpu_memory():
+            assert_right_past_31_bits(generator, *problem)
+        assert last_strategy(backend) == backend.strategy
 
 
 @pytest.mark.large

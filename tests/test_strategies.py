@@ -22,22 +22,29 @@ from mlloss_cuda import (
 )
 
 from .cases import Case, compound
-from .conftest import ROW_RESIDENT_STRATEGIES, Backend
-from .inputs import Reference, as_layout, assert_within_budget, evaluate, random_logits, random_positives
+from .conftest import Backend, last_strategy, library_of
+from .inputs import Outcome, Reference, as_layout, assert_within_budget, evaluate, random_logits, random_positives
+from .new_process import run_python
 
 pytestmark = pytest.mark.cuda_engine
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# Labels of float32 rows for which a team has several blocks on the emulator's device, and more than that holds.
+LONG, LONG_WITH_OPTIONS, TOO_LONG = 9_001, 7_001, 20_001
 
 
-def library_of(backend: Backend) -> ctypes.CDLL:
-    assert backend.library is not None
-    return ctypes.CDLL(str(backend.library))
+def long_for(layout: str) -> int:
+    return LONG if layout in ("bool", "csr64") else LONG_WITH_OPTIONS
 
 
-def expected_strategy(case: Case, backend: Backend) -> str:
+def expected_strategy(case: Case, backend: Backend, dtype: torch.dtype = torch.float32) -> str:
     if case.element_wise:
         return "element-wise"
-    return "split" if case.grouping != "samples" else backend.strategy
+    return "split" if case.grouping != "samples" or dtype == torch.float64 else backend.strategy
+
+
+def assert_same_bits(got: Outcome, expected: Outcome) -> None:
+    assert torch.equal(got.value, expected.value)
+    assert torch.equal(got.gradient, expected.gradient)
 
 
 @pytest.mark.parametrize("layout", ("bool", "int64", "csr64"))
@@ -49,28 +56,31 @@ def test_requested_strategy_is_used(
     dense = random_positives(generator, (6, 1_500), 0.02)
     reference = Reference(served, logits, dense.to(backend.device))
     assert_within_budget(evaluate(served, logits, as_layout(dense, layout, backend.device)), reference)
-    taken = library_of(backend).mlloss_cuda_last_strategy()
-    assert taken == _extension.strategies()[expected_strategy(served, backend)]
+    assert last_strategy(backend) == expected_strategy(served, backend, dtype)
 
 
 def test_rows_of_one_chunk_and_of_many(served: Case, backend: Backend, generator: torch.Generator) -> None:
-    """Blocks of a cluster without a chunk, threads without one, and rows whose chunks do not divide evenly."""
+    """Threads and warps without a chunk, rows that are only edges, and rows whose chunks do not divide evenly."""
     for labels in (1, 7, 8, 9, 63, 129, 1_025, 3_001):
         logits = random_logits(generator, (5, labels), torch.bfloat16, backend.device)
         targets = random_positives(generator, (5, labels)).to(backend.device)
         assert_within_budget(evaluate(served, logits, targets), Reference(served, logits, targets))
 
 
-def test_extreme_rows_between_ordinary_ones(served: Case, backend: Backend, generator: torch.Generator) -> None:
-    """Sums that overflow without a maximum, infinities, rows of weight 0: each takes its own path through a kernel."""
-    logits = random_logits(generator, (24, 2_111), torch.float32, backend.device)
+@pytest.mark.parametrize("shape", ((24, 2_111), (11, LONG)))
+def test_extreme_rows_between_ordinary_ones(
+    served: Case, backend: Backend, generator: torch.Generator, shape: tuple[int, int]
+) -> None:
+    """Sums that overflow or vanish without a maximum, infinities, rows of weight 0: each has a path of its own."""
+    logits = random_logits(generator, shape, torch.float32, backend.device)
     logits[1::4] *= 40
+    logits[8] -= 200
     if not served.softmax_over_labels:
         logits[6, 100] = torch.inf
     logits[10, 2_000] = -torch.inf
-    targets = random_positives(generator, (24, 2_111), 0.01).to(backend.device)
+    targets = random_positives(generator, shape, 0.01).to(backend.device)
     targets[6, 100], targets[10, 2_000] = True, False
-    weight = torch.ones(24, device=backend.device)
+    weight = torch.ones(shape[0], device=backend.device)
     weight[3] = 0
     got = evaluate(served, logits, targets, sample_weight=weight)
     assert_within_budget(got, Reference(served, logits, targets, sample_weight=weight))
@@ -79,8 +89,8 @@ def test_extreme_rows_between_ordinary_ones(served: Case, backend: Backend, gene
 @pytest.mark.parametrize("layout", ("bool", "csr64"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_late_sums(backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str) -> None:
-    """A second pass over rows of one chunk or many, resident or not, with and without a gradient after it."""
-    for rows, labels in ((5, 9), (9, 1_025), (24, 3_001)):
+    """A second pass over rows of one chunk or many, by one block or several, with and without a gradient after it."""
+    for rows, labels in ((5, 9), (9, 1_025), (24, 3_001), (6, LONG)):
         logits = random_logits(generator, (rows, labels), dtype, backend.device)
         logits[1::4] *= 40
         dense = random_positives(generator, (rows, labels), 0.01)
@@ -93,32 +103,125 @@ def test_late_sums(backend: Backend, generator: torch.Generator, dtype: torch.dt
         assert torch.equal(decoupled_softmax_loss(logits, targets, **arguments), got.value)
 
 
-def test_sums_of_losses_have_no_row_resident_kernels(backend: Backend, generator: torch.Generator) -> None:
-    """A request for resident or cluster, for which sums have no kernels, leaves their default strategy."""
-    logits = random_logits(generator, (6, 1_500), torch.bfloat16, backend.device)
-    targets = random_positives(generator, (6, 1_500), 0.02).to(backend.device)
+@pytest.mark.parametrize("layout", ("bool", "csr64", "float32"))
+def test_sums_of_losses_have_team_kernels(backend: Backend, generator: torch.Generator, layout: str) -> None:
     whole = compound.CASES[0]
-    assert_within_budget(evaluate(whole, logits, targets), Reference(whole, logits, targets))
-    expected = "streaming" if backend.strategy in ROW_RESIDENT_STRATEGIES else backend.strategy
-    assert library_of(backend).mlloss_cuda_last_strategy() == _extension.strategies()[expected]
+    for rows, labels in ((6, 1_500), (3, long_for(layout))):
+        logits = random_logits(generator, (rows, labels), torch.float32, backend.device)
+        dense = random_positives(generator, (rows, labels), 0.02)
+        got = evaluate(whole, logits, as_layout(dense, layout, backend.device))
+        assert_within_budget(got, Reference(whole, logits, dense.to(backend.device)))
+        assert last_strategy(backend) == expected_strategy(whole, backend)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "layout"),
-    ((torch.bfloat16, "float32"), (torch.float16, "int32"), (torch.float32, "int64")),
-    ids=("bfloat16-float32", "float16-int32", "float32-int64"),
-)
-def test_shared_memory_up_to_the_default_limit(
-    served: Case, backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str
-) -> None:
-    """Targets take 32 bytes beside a chunk's 16: up to 48 KiB per block, to which a kernel's static memory is added."""
-    # 4 chunks of 256 threads in a ring; 1,023 chunks in one block, and in each of two.
-    for chunks in (530, 1_022, 2_044):
-        shape = (2, chunks * 16 // dtype.itemsize)
-        logits = random_logits(generator, shape, dtype, backend.device)
-        dense = random_positives(generator, shape, 0.02)
+@pytest.mark.parametrize("layout", ("bool", "csr64", "int64"))
+def test_rows_that_fill_all_registers(served: Case, backend: Backend, generator: torch.Generator, layout: str) -> None:
+    """A row of as many chunks as the threads of one block or two keep, and of a few labels less or more.
+
+    A thread keeps 8 chunks without options and 4 with them. Rows that no team holds are split.
+    """
+    for chunks in (256 * 4, 256 * 8):
+        for labels in (chunks * 4 - 7, chunks * 4 - 3, chunks * 4, chunks * 4 + 5):
+            logits = random_logits(generator, (2, labels), torch.float32, backend.device)
+            dense = random_positives(generator, (2, labels), 0.02)
+            got = evaluate(served, logits, as_layout(dense, layout, backend.device))
+            assert_within_budget(got, Reference(served, logits, dense.to(backend.device)))
+
+
+@pytest.mark.parametrize("rows", (1, 2, 3, 48))
+def test_plans_share_long_rows_among_blocks(backend: Backend, rows: int) -> None:
+    plan = _extension.launch_plan(rows, 2_812_281, "bfloat16", strategy=_extension.strategies()[backend.strategy])
+    assert plan["strategy"] == backend.strategy
+    assert (plan["team"] > 1) == (backend.strategy == "team")
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("layout", ("bool", "csr64", "float32"))
+def test_teams_of_several_blocks(served: Case, backend: Backend, generator: torch.Generator, layout: str) -> None:
+    """Long rows by teams of several blocks, whose launch is cooperative; rows that no team holds are split."""
+    count = library_of(backend).cuemu_cooperative_launches
+    for labels in (long_for(layout), TOO_LONG):
+        logits = random_logits(generator, (5, labels), torch.float32, backend.device)
+        logits[2] *= 40
+        dense = random_positives(generator, (5, labels), 0.01)
+        before = count()
         got = evaluate(served, logits, as_layout(dense, layout, backend.device))
+        cooperative = count() - before
         assert_within_budget(got, Reference(served, logits, dense.to(backend.device)))
+        team = labels < TOO_LONG and expected_strategy(served, backend) == "team"
+        assert cooperative == team
+        if not served.element_wise:
+            assert last_strategy(backend) == ("team" if team else "split")
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("layout", ("bool", "csr64", "float32"))
+def test_bits_do_not_depend_on_the_order_of_threads(
+    served: Case, backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    for rows, labels in ((17, 601), (6, long_for(layout))):
+        logits = random_logits(generator, (rows, labels), torch.float32, backend.device)
+        logits[2] *= 40
+        targets = as_layout(random_positives(generator, (rows, labels), 0.01), layout, backend.device)
+        results = []
+        for order in ("fifo", "lifo", "random"):
+            monkeypatch.setenv("CUEMU_ORDER", order)
+            results.append(evaluate(served, logits, targets))
+        assert_same_bits(results[1], results[0])
+        assert_same_bits(results[2], results[0])
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_dense_and_sparse_targets_give_the_same_bits(
+    served: Case, backend: Backend, generator: torch.Generator, dtype: torch.dtype
+) -> None:
+    """Both layouts have fast paths, with the same plans on this device."""
+    if served.grouping != "samples" or served.element_wise:
+        pytest.skip("only rows have fast paths of their own")
+    for rows, labels in ((17, 601), (3, 3_001), (2, 4_096), (6, LONG)):
+        logits = random_logits(generator, (rows, labels), dtype, backend.device)
+        dense = random_positives(generator, (rows, labels), 0.01)
+        got = evaluate(served, logits, as_layout(dense, "bool", backend.device))
+        assert_same_bits(evaluate(served, logits, as_layout(dense, "csr64", backend.device)), got)
+
+
+def places(shape: tuple[int, int], dtype: torch.dtype, device: str, first: int, beyond: int) -> torch.Tensor:
+    """Return memory for rows, of which the first begins at element ``first``; ``beyond`` more lie between two rows."""
+    rows, labels = shape
+    step = labels + beyond
+    return torch.empty(first + rows * step, dtype=dtype, device=device).as_strided(shape, (step, 1), first)
+
+
+@pytest.mark.parametrize("shape", ((5, 61), (5, 1_501), (2, LONG_WITH_OPTIONS)))
+def test_rows_at_any_place_in_memory(
+    served: Case, backend: Backend, generator: torch.Generator, shape: tuple[int, int]
+) -> None:
+    """Logits, targets and gradient whose chunks begin at different labels do not take the fast path of a team.
+
+    Rows of logits begin at odd elements, or are padded to other lengths than those of targets and gradient.
+    """
+    dtype = torch.float32
+    values = random_logits(generator, shape, dtype, backend.device)
+    dense = random_positives(generator, shape, 0.02)
+    reference = Reference(served, values, dense.to(backend.device))
+    for of_logits, of_targets in (
+        ((3, 0), (0, 0)),
+        ((0, 0), (1, 0)),
+        ((3, 0), (3, 0)),
+        ((0, 3), (0, 3)),
+        ((0, 3), (0, 0)),
+        ((2, 7), (5, 9)),
+    ):
+        logits = places(shape, dtype, backend.device, *of_logits).copy_(values)
+        targets = places(shape, torch.bool, backend.device, *of_targets).copy_(dense)
+        for layout in (targets, as_layout(dense, "csr64", backend.device)):
+            leaf = logits.detach().requires_grad_()
+            value = served(leaf, layout)
+            (gradient,) = torch.autograd.grad(value, leaf)
+            assert_within_budget(Outcome(value.detach(), gradient), reference)
+            with torch.no_grad():
+                assert_within_budget(Outcome(served(logits, layout), gradient), reference)
 
 
 @pytest.fixture
@@ -160,17 +263,33 @@ def test_entries_beyond_31_bits(served: Case, backend: Backend, generator: torch
 
 
 @pytest.mark.emulated
-def test_capture_uses_its_own_counter(
-    served: Case, backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("labels", (1_500, LONG))
+def test_capture_uses_its_own_zeros(
+    served: Case, backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, labels: int
 ) -> None:
-    """A captured graph may be replayed beside other work on any stream, so it must not share the stream's counter."""
-    logits = random_logits(generator, (9, 1_500), torch.float32, "cpu")
-    targets = random_positives(generator, (9, 1_500))
+    """A captured graph may be replayed beside other work on any stream, so it uses no stream's counters or packets."""
+    logits = random_logits(generator, (5, labels), torch.float32, "cpu")
+    targets = random_positives(generator, (5, labels))
     expected = evaluate(served, logits, targets)
     monkeypatch.setenv("CUEMU_CAPTURING", "1")
-    captured = evaluate(served, logits, targets)
-    assert torch.equal(captured.value, expected.value)
-    assert torch.equal(captured.gradient, expected.gradient)
+    for _ in range(2):
+        assert_same_bits(evaluate(served, logits, targets), expected)
+
+
+@pytest.mark.emulated
+def test_more_streams_than_have_memory_of_their_own(
+    backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first 16 streams have packets and 256 have counters; further streams take them from the workspace."""
+    problems = []
+    for rows, labels in ((2, LONG), (2, 40)):
+        logits = random_logits(generator, (rows, labels), torch.float32, "cpu")
+        targets = random_positives(generator, (rows, labels))
+        problems.append((logits, targets, evaluate(zlpr_loss, logits, targets)))
+    for stream in range(1, 260):
+        monkeypatch.setenv("CUEMU_STREAM", str(stream))
+        for logits, targets, expected in problems if stream < 19 or stream > 256 else problems[1:]:
+            assert_same_bits(evaluate(zlpr_loss, logits, targets), expected)
 
 
 @pytest.mark.emulated
@@ -226,18 +345,6 @@ def test_launch_counts(served: Case, backend: Backend, generator: torch.Generato
 
 
 @pytest.mark.emulated
-def test_shared_memory_limit_is_set_once(backend: Backend, generator: torch.Generator) -> None:
-    """The limit is set to the largest size: with one per launch, a host thread could lower another's before its launch.
-
-    The emulator ends the process if a kernel's limit is lowered.
-    """
-    for chunks in (3_400, 3_200, 1, 3_300):
-        logits = random_logits(generator, (2, chunks * 8), torch.bfloat16, backend.device)
-        targets = random_positives(generator, (2, chunks * 8), 0.01)
-        assert_within_budget(evaluate(zlpr_loss, logits, targets), Reference(zlpr_loss, logits, targets))
-
-
-@pytest.mark.emulated
 def test_occupancy_is_queried_once(backend: Backend, generator: torch.Generator) -> None:
     logits = random_logits(generator, (5, 4_999), torch.float32, backend.device)
     targets = random_positives(generator, (5, 4_999), 0.01)
@@ -249,20 +356,32 @@ def test_occupancy_is_queried_once(backend: Backend, generator: torch.Generator)
     assert queries() == before
 
 
+# Runs a loss in a process that has not asked yet how many blocks a multiprocessor holds.
+NO_ROOM = """
+import ctypes, sys, torch
+from mlloss_cuda import BackendStatus, _backends, _extension, use_backend, zlpr_loss
+_backends.add_engine("emulated", _backends.Engine(lambda: BackendStatus(True, ""), ("cpu",), "mlloss_cuda_emulated"))
+torch.ops.load_library(sys.argv[1])
+library = ctypes.CDLL(sys.argv[1])
+for rows, labels in ((5, 600), (2, 9_001)):
+    x = (3 * torch.randn(rows, labels)).requires_grad_()
+    y = torch.rand(rows, labels) < 0.1
+    results = []
+    for strategy in ("team", "split"):
+        library.mlloss_cuda_strategy(_extension.strategies()[strategy])
+        with use_backend("emulated"):
+            value = zlpr_loss(x, y)
+            results.append((value.detach(), *torch.autograd.grad(value, x)))
+        assert library.mlloss_cuda_last_strategy() == _extension.strategies()["split"]
+    assert all(torch.equal(one, other) for one, other in zip(*results))
+"""
+
+
 @pytest.mark.emulated
-@pytest.mark.parametrize("rows", (1, 5))
-def test_no_space_for_a_cluster(
-    backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, rows: int
-) -> None:
-    """If no cluster fits, as when another process occupies multiprocessors, rows are streamed or split."""
-    labels = 6_000 + 8 * rows  # a size of no other test, as the occupancy of known sizes is cached
-    logits = random_logits(generator, (rows, labels), torch.float32, backend.device)
-    targets = random_positives(generator, (rows, labels), 0.01)
-    monkeypatch.setenv("CUEMU_CLUSTERS", "0")
-    got = evaluate(zlpr_loss, logits, targets)
-    assert_within_budget(got, Reference(zlpr_loss, logits, targets))
-    if backend.strategy == "cluster":
-        assert library_of(backend).mlloss_cuda_last_strategy() == _extension.strategies()["streaming"]
+def test_no_room_for_a_block(backend: Backend) -> None:
+    """If no team fits, as when another process occupies the multiprocessors, rows are split."""
+    done = run_python("-c", NO_ROOM, str(backend.library), CUEMU_BLOCKS="0")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.emulated

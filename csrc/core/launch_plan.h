@@ -97,7 +97,8 @@ constexpr int64_t kMostTeamRows = INT32_MAX;  // team kernels count rows in 32 b
 // Returns how many blocks of a team kernel a multiprocessor runs at once: registers, shared memory and the hardware's
 // maximum limit them.
 inline int64_t team_blocks_per_sm(const Problem& problem, const DeviceFacts& facts, int threads) {
-  const int64_t most_shared = team_shared_bytes(int64_t{threads} * problem.team_chunks) + kStaticShared + kReservedShared;
+  const int64_t most_shared =
+      team_shared_bytes(int64_t{threads} * problem.team_chunks) + kStaticShared + kReservedShared;
   return std::min({int64_t{std::min(problem.team_threads_per_sm, facts.threads_per_sm) / threads},
                    int64_t{kMostBlocksPerSm}, (facts.shared_per_block + kReservedShared) / most_shared});
 }

@@ -29,7 +29,7 @@ struct DeviceScope {
   explicit DeviceScope(int) {}
 };
 inline int device_of(const Tensor&) { return 0; }
-inline cudaStream_t current_stream(int) { return nullptr; }
+inline cudaStream_t current_stream(int) { return cuemu_current_stream(); }
 #else
 using DeviceScope = torch::stable::accelerator::DeviceGuard;
 inline int device_of(const Tensor& tensor) { return tensor.get_device_index(); }

@@ -79,12 +79,10 @@ inline FastPath team_path_of(const Call& call, const void* gradient) {
 
 // Returns what the planner needs to know about a call. team_threads: as in LossKernels.
 inline Problem problem_of(const Call& call, bool gradient, int team_threads = 0, FastPath path = FastPath::kNone) {
-  return {call.rows,    call.labels,
-          call.logits_dtype,
-          call.grouping,
-          gradient,
-          call.logits_label_stride == 1,
-          team_threads, path == FastPath::kNone ? kGeneralChunks : kChunksPerThread};
+  return {call.rows,         call.labels,
+          call.logits_dtype, call.grouping,
+          gradient,          call.logits_label_stride == 1,
+          team_threads,      path == FastPath::kNone ? kGeneralChunks : kChunksPerThread};
 }
 
 }  // namespace cuda

@@ -97,7 +97,7 @@ MLLOSS_DEVICE void store_values(Compute<In>* out, const LogitsRow<In>& row, int 
 }
 
 template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Compute<In>>>))
+__global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Compute<In>>, In>))
     element_wise(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                  const __grid_constant__ Units units, const __grid_constant__ Total total) {
   using T = Compute<In>;
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
 }
 
 template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Compute<In>>>))
+__global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Compute<In>>, In>))
     element_wise_backward(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out,
                           const __grid_constant__ Units units, const __grid_constant__ UnitSums sums) {
   using T = Compute<In>;

@@ -11,7 +11,7 @@ template <class Loss, class In>
 class GeneralRow {
  public:
   using T = Compute<In>;
-  static constexpr bool kHasSlopes = false;
+  static constexpr bool kIsHard = false;
   static constexpr int V = kWidth<In>, K = kGeneralChunks;
 
   MLLOSS_DEVICE GeneralRow(const DeviceCall& call, const TeamLaunch& launch, int rank, unsigned char*)
@@ -31,10 +31,6 @@ class GeneralRow {
 
   template <int N, class F>
   MLLOSS_DEVICE void first_sum(int row, Array<T, N>& sums, F f) {
-    sum(row, sums, f);
-  }
-  template <int N, class F>
-  MLLOSS_DEVICE void sum(int row, Array<T, N>& sums, F f) {
     each(row, [&](const RowChunk<In>& chunk) {
       with_kind(chunk, [&](auto kind, const RowChunk<In>&) {
         Array<T, N> of_chunk = f(element(kind, chunk, 0));
@@ -44,10 +40,9 @@ class GeneralRow {
       });
     });
   }
-
   template <int N, class F>
   MLLOSS_DEVICE void sum_of_positives(int row, Array<T, N>& sums, F f) {
-    sum(row, sums, f);
+    rarely(row, [&](auto e) { add(sums, f(e)); });
   }
 
   template <class F>
@@ -71,10 +66,6 @@ class GeneralRow {
 #pragma unroll
       for (int i = 0; i < V; ++i) f(general_element(chunk, i));
     });
-  }
-  template <class F>
-  MLLOSS_DEVICE void gradient_rarely(int row, void* gradient_, F f) {
-    gradient(row, gradient_, f);
   }
 
  private:
@@ -111,10 +102,7 @@ class GeneralRow {
         const int label = view.label_of(first_ + k * kWarpLanes);
         f(reader_.read(label, view.whole(label), x));
       }
-      const uint4 done = x_[0];
-#pragma unroll
-      for (int j = 0; j + 1 < K; ++j) x_[j] = x_[j + 1];
-      x_[K - 1] = done;
+      rotate(x_);
     }
   }
 };

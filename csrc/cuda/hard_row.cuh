@@ -1,5 +1,5 @@
-// A block's part of a row in registers, for calls without options: hard targets as bits, logits as they are. Every visit
-// of the row is a function of an element.
+// A block's part of a row in registers, for calls without options: hard targets as bits, logits as they are. Every
+// visit of the row is a function of an element.
 #pragma once
 
 #include "target_bits.cuh"
@@ -44,11 +44,20 @@ struct Slopes {
   }
 };
 
-// kDense: the targets are bool; otherwise they are CSR.
-template <class In, bool kDense>
+// Moves the first chunk behind the last one, so that a loop over chunks need not be unrolled.
+template <int K>
+MLLOSS_DEVICE void rotate(uint4 (&x)[K]) {
+  const uint4 first = x[0];
+#pragma unroll
+  for (int k = 0; k + 1 < K; ++k) x[k] = x[k + 1];
+  x[K - 1] = first;
+}
+
+// kDense: the targets are bool; otherwise they are CSR. kRolled: see each().
+template <class In, bool kDense, bool kRolled>
 class HardRow {
  public:
-  static constexpr bool kHasSlopes = true;
+  static constexpr bool kIsHard = true;
   static constexpr float kSlopeScale = Slopes<kWidth<In>>::kScale;
   static constexpr int V = kWidth<In>, K = kChunksPerThread;
 
@@ -71,8 +80,8 @@ class HardRow {
     __syncthreads();
   }
 
-  // The steps that prepare row `next`: find() starts loads, whose latency the sums hide, prepare() comes after the join of
-  // the block. A barrier follows, then advance().
+  // The steps that prepare row `next`: find() starts loads, whose latency the sums hide, prepare() comes after the join
+  // of the block. A barrier follows, then advance().
   MLLOSS_DEVICE void find(int next) {
     if (warp() == setter() && !kDense) bits_.find(next);
   }
@@ -98,21 +107,11 @@ class HardRow {
   template <int N, class F>
   MLLOSS_DEVICE void first_sum(int row, Array<float, N>& sums, F f) {
     if constexpr (kDense) take_bools();
-    sum(row, sums, f);
-  }
-  template <int N, class F>
-  MLLOSS_DEVICE void sum(int row, Array<float, N>& sums, F f) const {
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      with_chunk(k, [&](auto kind, uint32_t mask) {
-        float s[V];
-        unpack<In>(x_[k], s);
-        Array<float, N> of_chunk = f(element_of<decltype(kind)::value>(s[0], mask, 0));
-#pragma unroll
-        for (int i = 1; i < V; ++i) add(of_chunk, f(element_of<decltype(kind)::value>(s[i], mask, i)));
-        add(sums, of_chunk);
-      });
-    }
+    each([&](auto kind, int, uint32_t mask, uint4& x) {
+      float s[V];
+      unpack<In>(x, s);
+      sum_chunk(sums, [&](int i) { return f(element_of<decltype(kind)::value>(s[i], mask, i)); });
+    });
     with_edge(row, [&](auto e, int64_t) { add(sums, f(e)); });
   }
 
@@ -123,12 +122,9 @@ class HardRow {
 #pragma unroll
     for (int k = 0; k < K; ++k) any |= k * kWarpLanes < left_ ? bits_.mask(chunk_in_block(k)) : 0u;
     if (__any_sync(0xffffffffu, any != 0)) {
-      each_rarely([&](int, uint32_t mask) {
+      each_rarely([&](int, uint32_t mask, const float* s) {
         if (mask == 0) return;
-        float s[V];
-        unpack<In>(x_[0], s);
-#pragma unroll
-        for (int i = 0; i < V; ++i) add(sums, f(element_of<Targets::kHard>(s[i], mask, i)));
+        sum_chunk(sums, [&](int i) { return f(element_of<Targets::kHard>(s[i], mask, i)); });
       });
     }
     with_edge(row, [&](auto e, int64_t) { add(sums, f(e)); });
@@ -136,19 +132,14 @@ class HardRow {
 
   // Stores f(element) as the gradient.
   template <class F>
-  MLLOSS_DEVICE void gradient(int row, void* gradient, F f) const {
+  MLLOSS_DEVICE void gradient(int row, void* gradient, F f) {
     In* const memory = keep(static_cast<In*>(gradient) + at_);
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      with_chunk(k, [&](auto kind, uint32_t mask) {
-        float s[V], g[V];
-        unpack<In>(x_[k], s);
-#pragma unroll
-        for (int i = 0; i < V; ++i) g[i] = f(element_of<decltype(kind)::value>(s[i], mask, i));
-        store_once(memory + k * kWarpLanes * V, pack<In>(g));
-      });
-    }
-    with_edge(row, [&](auto e, int64_t at) { static_cast<In*>(gradient)[at] = narrow<In>(f(e)); });
+    each([&](auto kind, int k, uint32_t mask, uint4& x) {
+      float s[V];
+      unpack<In>(x, s);
+      store_chunk(memory, k, [&](int i) { return f(element_of<decltype(kind)::value>(s[i], mask, i)); });
+    });
+    store_edge(row, gradient, f);
   }
 
   // The same visits for a gradient from slopes: f(element, slope) also sets the slope, which replaces the logit; then
@@ -156,43 +147,30 @@ class HardRow {
   template <int N, class F>
   MLLOSS_DEVICE void first_sum_with_slopes(int row, Array<float, N>& sums, F f) {
     if constexpr (kDense) take_bools();
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      with_chunk(k, [&](auto kind, uint32_t mask) {
-        float s[V], slope[V];
-        unpack<In>(x_[k], s);
-        Array<float, N> of_chunk = f(element_of<decltype(kind)::value>(s[0], mask, 0), slope[0]);
-#pragma unroll
-        for (int i = 1; i < V; ++i) add(of_chunk, f(element_of<decltype(kind)::value>(s[i], mask, i), slope[i]));
-        add(sums, of_chunk);
-        x_[k] = Slopes<V>::pack(slope);
-      });
-    }
+    each([&](auto kind, int, uint32_t mask, uint4& x) {
+      float s[V], slope[V];
+      unpack<In>(x, s);
+      sum_chunk(sums, [&](int i) { return f(element_of<decltype(kind)::value>(s[i], mask, i), slope[i]); });
+      x = Slopes<V>::pack(slope);
+    });
     float unused;
     with_edge(row, [&](auto e, int64_t) { add(sums, f(e, unused)); });
   }
   template <class F, class G>
-  MLLOSS_DEVICE void gradient_of_slopes(int row, void* gradient, F f, G g) const {
+  MLLOSS_DEVICE void gradient_of_slopes(int row, void* gradient, F f, G g) {
     In* const memory = keep(static_cast<In*>(gradient) + at_);
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      with_chunk(k, [&](auto kind, uint32_t mask) {
-        float slope[V], out[V];
-        Slopes<V>::unpack(x_[k], slope);
-#pragma unroll
-        for (int i = 0; i < V; ++i) out[i] = g(element_of<decltype(kind)::value>(0.0f, mask, i), slope[i]);
-        store_once(memory + k * kWarpLanes * V, pack<In>(out));
-      });
-    }
-    with_edge(row, [&](auto e, int64_t at) { static_cast<In*>(gradient)[at] = narrow<In>(f(e)); });
+    each([&](auto kind, int k, uint32_t mask, uint4& x) {
+      float slope[V];
+      Slopes<V>::unpack(x, slope);
+      store_chunk(memory, k, [&](int i) { return g(element_of<decltype(kind)::value>(0.0f, mask, i), slope[i]); });
+    });
+    store_edge(row, gradient, f);
   }
 
   // The same visits for rare work, in code that is not unrolled.
   template <class F>
   MLLOSS_DEVICE void rarely(int row, F f) {
-    each_rarely([&](int k, uint32_t mask) {
-      float s[V];
-      unpack<In>(x_[0], s);
+    each_rarely([&](int, uint32_t mask, const float* s) {
 #pragma unroll
       for (int i = 0; i < V; ++i) f(element_of<Targets::kHard>(s[i], mask, i));
     });
@@ -201,14 +179,10 @@ class HardRow {
   template <class F>
   MLLOSS_DEVICE void gradient_rarely(int row, void* gradient, F f) {
     In* const memory = static_cast<In*>(gradient) + at_;
-    each_rarely([&](int k, uint32_t mask) {
-      float s[V], g[V];
-      unpack<In>(x_[0], s);
-#pragma unroll
-      for (int i = 0; i < V; ++i) g[i] = f(element_of<Targets::kHard>(s[i], mask, i));
-      store_once(memory + k * kWarpLanes * V, pack<In>(g));
+    each_rarely([&](int k, uint32_t mask, const float* s) {
+      store_chunk(memory, k, [&](int i) { return f(element_of<Targets::kHard>(s[i], mask, i)); });
     });
-    with_edge(row, [&](auto e, int64_t at) { static_cast<In*>(gradient)[at] = narrow<In>(f(e)); });
+    store_edge(row, gradient, f);
   }
 
  private:
@@ -279,16 +253,63 @@ class HardRow {
       if (k * kWarpLanes < left_) bits_.set_mask(chunk_in_block(k), bits_of<V>(bools_[k]));
     }
   }
-  // Calls f(kind, mask) for chunk k, if the thread has one. A warp without positives takes a body of its own.
+  // Calls f(kind, k, mask, x) for every chunk. kRolled: the chunks take turns in one register set, and the code exists
+  // once; otherwise it exists for each of the K chunks.
   template <class F>
-  MLLOSS_DEVICE void with_chunk(int k, F f) const {
+  MLLOSS_DEVICE void each(F f) {
+    if constexpr (kRolled) {
+#pragma unroll 1
+      for (int k = 0; k < K; ++k) {
+        with_chunk(k, x_[0], f);
+        rotate(x_);
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < K; ++k) with_chunk(k, x_[k], f);
+    }
+  }
+
+  // Calls f for chunk k, if the thread has one. A warp without positives takes a body of its own.
+  template <class F>
+  MLLOSS_DEVICE void with_chunk(int k, uint4& x, F f) {
     const bool there = k * kWarpLanes < left_;
     const uint32_t mask = there ? bits_.mask(chunk_in_block(k)) : 0u;
     if (__builtin_expect(!__any_sync(0xffffffffu, !there || mask != 0), 1)) {
-      f(std::integral_constant<Targets, Targets::kNegative>(), 0u);
+      f(std::integral_constant<Targets, Targets::kNegative>(), k, 0u, x);
     } else if (there) {
-      f(std::integral_constant<Targets, Targets::kHard>(), mask);
+      f(std::integral_constant<Targets, Targets::kHard>(), k, mask, x);
     }
+  }
+
+  // Calls f(k, mask, logits) for every chunk, in code that exists once.
+  template <class F>
+  MLLOSS_DEVICE void each_rarely(F f) {
+#pragma unroll 1
+    for (int k = 0; k < K; ++k) {
+      if (k * kWarpLanes < left_) {
+        float s[V];
+        unpack<In>(x_[0], s);
+        f(k, bits_.mask(chunk_in_block(k)), s);
+      }
+      rotate(x_);
+    }
+  }
+
+  // Adds up f(i) over the elements of a chunk.
+  template <int N, class F>
+  static MLLOSS_DEVICE void sum_chunk(Array<float, N>& sums, F f) {
+    Array<float, N> of_chunk = f(0);
+#pragma unroll
+    for (int i = 1; i < V; ++i) add(of_chunk, f(i));
+    add(sums, of_chunk);
+  }
+
+  template <class F>
+  static MLLOSS_DEVICE void store_chunk(In* memory, int k, F f) {
+    float g[V];
+#pragma unroll
+    for (int i = 0; i < V; ++i) g[i] = f(i);
+    store_once(memory + k * kWarpLanes * V, pack<In>(g));
   }
 
   // Calls f(element, its place) for the thread's edge, if it has one.
@@ -302,17 +323,9 @@ class HardRow {
     f(element_of<Targets::kHard>(widen(edge_), bits_.edge(at) ? 1u : 0u, 0), at);
   }
 
-  // Calls f(k, mask) for every chunk. The chunks take turns in x_[0], so that the loop need not be unrolled.
   template <class F>
-  MLLOSS_DEVICE void each_rarely(F f) {
-#pragma unroll 1
-    for (int k = 0; k < K; ++k) {
-      if (k * kWarpLanes < left_) f(k, bits_.mask(chunk_in_block(k)));
-      const uint4 done = x_[0];
-#pragma unroll
-      for (int j = 0; j + 1 < K; ++j) x_[j] = x_[j + 1];
-      x_[K - 1] = done;
-    }
+  MLLOSS_DEVICE void store_edge(int row, void* gradient, F f) const {
+    with_edge(row, [&](auto e, int64_t at) { static_cast<In*>(gradient)[at] = narrow<In>(f(e)); });
   }
 };
 

@@ -130,21 +130,22 @@ struct Launches {
 
   static constexpr LossKernels table() {
     constexpr int kStatistics = Functor::kMaxima + Functor::kSums;
-    LossKernels kernels{kElementWise,
-                        kAcrossRows,
-                        kStatistics,
-                        Functor::kSecondPassSums,
-                        Functor::kCoefficients,
-                        workspace_of,
-                        {team_threads<FastPath::kNone>(), team_threads<FastPath::kSparse>(), team_threads<FastPath::kBools>()},
-                        team_blocks,
-                        forward,
-                        backward,
-                        label_sums,
-                        nullptr,
-                        nullptr,
-                        nullptr,
-                        nullptr};
+    LossKernels kernels{
+        kElementWise,
+        kAcrossRows,
+        kStatistics,
+        Functor::kSecondPassSums,
+        Functor::kCoefficients,
+        workspace_of,
+        {team_threads<FastPath::kNone>(), team_threads<FastPath::kSparse>(), team_threads<FastPath::kBools>()},
+        team_blocks,
+        forward,
+        backward,
+        label_sums,
+        nullptr,
+        nullptr,
+        nullptr,
+        nullptr};
     if constexpr (!kElementWise) {
       kernels.statistics_of = statistics;
       if constexpr (Functor::kSecondPassSums > 0) kernels.second_pass_of = second_pass;

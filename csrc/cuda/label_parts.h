@@ -13,8 +13,7 @@ void launch_part(const LossKernels& kernels, const Call& call, const Tensor& log
   const int device = device_of(logits);
   const DeviceScope scope(device);
   if (nothing_to_do(call)) return;
-  const LaunchPlan plan =
-      plan_forward(problem_of(call, false), facts_of(device), Strategy::kSplit);
+  const LaunchPlan plan = plan_forward(problem_of(call, false), facts_of(device), Strategy::kSplit);
   const Launch to{plan, current_stream(device)};
   WorkspaceSizes sizes = kernels.workspace_of(to, call);
   sizes.partial_sums = 0;

@@ -33,12 +33,19 @@ constexpr bool kSharesPower = false;
 template <class T>
 constexpr bool kSharesPower<Compound<T, Dice, Zlpr>> = true;
 
+// True if loops over a team's chunks are not unrolled: a sum with an element-wise term has so much code that unrolling
+// costs seconds of compilation and gains nothing.
+template <class Loss>
+constexpr bool kRolled = false;
+template <class T, template <class> class... Losses>
+constexpr bool kRolled<Compound<T, Losses...>> = ((Losses<T>::kScope == Scope::kElement) || ...);
+
 // The minimum of blocks of a team on a multiprocessor, which limits the registers of a thread. Bool targets arrive in
 // registers; CSR targets do not. kFastPath: as in team.cuh.
 template <class Loss, FastPath kFastPath>
-constexpr int kTeamBlocks = kRegisterPressure<Loss> > 2 ? 1
+constexpr int kTeamBlocks = kRegisterPressure<Loss> > 2                                      ? 1
                             : kFastPath == FastPath::kSparse && kRegisterPressure<Loss> == 0 ? 3
-                                                                                                                       : 2;
+                                                                                             : 2;
 
 }  // namespace cuda
 }  // namespace mlloss

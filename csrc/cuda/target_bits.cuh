@@ -7,8 +7,8 @@
 namespace mlloss {
 namespace cuda {
 
-// A block's part of a row. Chunks begin at multiples of 16 bytes. The labels at the row's ends that fill no chunk, fewer
-// than two chunks' worth, are edges, which the first block of a team handles one by one.
+// A block's part of a row. Chunks begin at multiples of 16 bytes. The labels at the row's ends that fill no chunk,
+// fewer than two chunks' worth, are edges, which the first block of a team handles one by one.
 template <class In>
 struct RowPart {
   static constexpr int V = kWidth<In>;
@@ -31,8 +31,8 @@ struct RowPart {
   MLLOSS_DEVICE int64_t edge(int i) const { return start + (i + (i < head ? 0 : whole)); }
 };
 
-// The bits are in three buffers that take turns: one is in use, one receives the next row's bits, and one is cleared for
-// the row after that. A buffer has a byte for each chunk and ends with 16 bytes, of which the first word is for the
+// The bits are in three buffers that take turns: one is in use, one receives the next row's bits, and one is cleared
+// for the row after that. A buffer has a byte for each chunk and ends with 16 bytes, of which the first word is for the
 // edges. Dense targets use one buffer, in which every thread has its own bytes.
 template <class In, bool kDense>
 class TargetBits {

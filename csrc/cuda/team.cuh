@@ -94,7 +94,7 @@ MLLOSS_DEVICE auto prepared(const Element<float, kTargets>& e) {
 // Takes the sums of a row with all maxima at 0, and leaves what usual_gradient() needs in place of the logits.
 template <class Loss, class Row>
 MLLOSS_DEVICE void first_visit(const Loss& loss, Row& row, int r, Array<float, Loss::kSums>& sums) {
-  if constexpr (Loss::kSlopes && Row::kHasSlopes) {
+  if constexpr (Loss::kSlopes && Row::kIsHard) {
     if (loss.slopes_serve()) {
       return row.first_sum_with_slopes(r, sums, [&](auto e, float& slope) { return loss.sums_and_slope(e, slope); });
     }
@@ -107,7 +107,7 @@ template <class Loss, class Row>
 MLLOSS_DEVICE void usual_gradient(const Loss& loss, Row& row, int r, const Array<float, Loss::kCoefficients>& c,
                                   void* gradient) {
   const auto of_element = [&](auto e) { return loss.gradient_at_zero_maxima(prepared<Loss>(e), c); };
-  if constexpr (Loss::kSlopes && Row::kHasSlopes) {
+  if constexpr (Loss::kSlopes) {
     if (loss.slopes_serve()) {
       const auto unscaled = Loss::scaled(c, 1.0f / Row::kSlopeScale);
       return row.gradient_of_slopes(r, gradient, of_element,
@@ -117,38 +117,62 @@ MLLOSS_DEVICE void usual_gradient(const Loss& loss, Row& row, int r, const Array
   row.gradient(r, gradient, of_element);
 }
 
+template <class Loss, class Row>
+MLLOSS_DEVICE void store_gradient(const Loss& loss, Row& row, int r, const Verdict<Loss>& verdict, void* gradient) {
+  const auto c = verdict.coefficients;
+  const bool zero = verdict.mode == RowMode::kZero;
+  const auto of_element = [&](auto e) { return zero ? 0.0f : loss.gradient(e, c); };
+  if constexpr (!Row::kIsHard) {
+    row.gradient(r, gradient, of_element);  // one body for every row: this code is large
+  } else if (verdict.mode == RowMode::kUsual) {
+    usual_gradient(loss, row, r, c, gradient);
+  } else {
+    row.gradient_rarely(r, gradient, of_element);
+  }
+}
+
 // Returns the statistics of a row whose sums overflow or vanish without a maximum, to all threads of the team.
 template <class Loss, class Row, class TeamOfRow, class Results>
 MLLOSS_DEVICE StatisticsOf<Loss, float> shifted_statistics(const Loss& loss, Row& row, int r, TeamOfRow& team,
                                                            const Results& results, const Verdict<Loss>& verdict) {
   const bool joins = threadIdx.x < kWarpLanes;
   auto stats = identity<Loss, float>();
-  row.rarely(r, [&](auto e) { loss.maxima(e, stats.maxima); });
-  stats.maxima = join_block<Maximum>(stats.maxima, Loss::initial_maximum());
-  if (joins) {
-    stats.maxima = team.template join<Maximum>(stats.maxima, Loss::initial_maximum());
-    results.publish(stats, RowMode::kAgain);
+#pragma unroll 1
+  for (int visit = 0; visit < 2; ++visit) {
+    row.rarely(r, [&](auto e) {
+      if (visit == 0) {
+        loss.maxima(e, stats.maxima);
+      } else {
+        add(stats.sums, loss.sums(e, stats.maxima));
+      }
+    });
+    if (visit == 0) {
+      stats.maxima = join_block<Maximum>(stats.maxima, Loss::initial_maximum());
+    } else {
+      stats.sums = join_block<Sum>(stats.sums, 0.0f);
+    }
+    if (joins) {
+      if (visit == 0) {
+        stats.maxima = team.template join<Maximum>(stats.maxima, Loss::initial_maximum());
+      } else {
+        stats.sums = team.template join<Sum>(stats.sums, 0.0f);
+      }
+      results.publish(stats, RowMode::kAgain);
+    }
+    __syncthreads();
+    stats = verdict.stats;
   }
-  __syncthreads();
-  stats = verdict.stats;
-  row.rarely(r, [&](auto e) { add(stats.sums, loss.sums(e, stats.maxima)); });
-  stats.sums = join_block<Sum>(stats.sums, 0.0f);
-  if (joins) {
-    stats.sums = team.template join<Sum>(stats.sums, 0.0f);
-    results.publish(stats, RowMode::kAgain);
-  }
-  __syncthreads();
-  return verdict.stats;
+  return stats;
 }
 
 template <class Loss, class In, FastPath kFastPath>
-using RowOf =
-    std::conditional_t<kFastPath == FastPath::kNone, GeneralRow<Loss, In>, HardRow<In, kFastPath == FastPath::kBools>>;
+using RowOf = std::conditional_t<kFastPath == FastPath::kNone, GeneralRow<Loss, In>,
+                                 HardRow<In, kFastPath == FastPath::kBools, kRolled<Loss>>>;
 
 template <class Loss>
-constexpr int kTeamPackets = Loss::kSums > Loss::kMaxima
-                                 ? (Loss::kSums > Loss::kSecondPassSums ? Loss::kSums : Loss::kSecondPassSums)
-                                 : (Loss::kMaxima > Loss::kSecondPassSums ? Loss::kMaxima : Loss::kSecondPassSums);
+constexpr int kTeamPackets =
+    Loss::kSums > Loss::kMaxima ? (Loss::kSums > Loss::kSecondPassSums ? Loss::kSums : Loss::kSecondPassSums)
+                                : (Loss::kMaxima > Loss::kSecondPassSums ? Loss::kMaxima : Loss::kSecondPassSums);
 
 // kFastPath: what the call's targets are if it has no options; kNone serves every call.
 template <template <class> class LossTemplate, class In, FastPath kFastPath>
@@ -213,13 +237,7 @@ __global__ void __launch_bounds__(kTeamThreads, (kTeamBlocks<LossTemplate<float>
       }
 
       if (out.gradient) {
-        const auto c = verdict[0].coefficients;
-        if (verdict[0].mode == RowMode::kUsual) {
-          usual_gradient(loss, row, r, c, out.gradient);
-        } else {
-          const bool zero = verdict[0].mode == RowMode::kZero;
-          row.gradient_rarely(r, out.gradient, [&](auto e) { return zero ? 0.0f : loss.gradient(e, c); });
-        }
+        store_gradient(loss, row, r, verdict[0], out.gradient);
       }
       row.advance(next, more);
     }

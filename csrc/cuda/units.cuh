@@ -10,12 +10,12 @@ namespace cuda {
 
 // The minimum of blocks per multiprocessor. It limits the registers per thread, so that enough threads run to hide
 // loads.
-template <class Loss>
-constexpr int kUnitBlocks = kRegisterPressure<Loss> > 0 ? 1 : 2;
+template <class Loss, class In>
+constexpr int kUnitBlocks = kRegisterPressure<Loss> > 0 || sizeof(In) == 8 ? 1 : 2;
 // The minimum for group losses, which have separate kernels for statistics and gradients.
 template <class Loss, class In>
-constexpr int kGroupUnitBlocks =
-    (sizeof(In) == 4 && MLLOSS_CAPABILITY < 100 ? 3 : 2) - (kRegisterPressure<Loss> > 1 ? 1 : 0);
+constexpr int kGroupUnitBlocks = sizeof(In) == 4 && MLLOSS_CAPABILITY < 100 ? (kRegisterPressure<Loss> > 0 ? 2 : 3)
+                                                                            : (kRegisterPressure<Loss> > 1 ? 1 : 2);
 
 struct Units {
   int64_t first_row, rows;

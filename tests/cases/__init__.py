@@ -63,11 +63,6 @@ class Case:
         return self.registered.softmax_over_labels
 
     @property
-    def row_resident(self) -> bool:
-        """Whether the CUDA engine has row-resident kernels for this case."""
-        return "terms" not in self.own
-
-    @property
     def grouping(self) -> str:
         return self.own.get("average", self.registered.groupings[0])
 

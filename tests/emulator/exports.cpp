@@ -6,7 +6,12 @@
 // Kernels launched since the process began.
 extern "C" __attribute__((visibility("default"))) int cuemu_launches() { return cuemu::launches; }
 
-// How often the device was asked how many clusters or blocks run at once.
+// Those of them whose blocks all ran at the same time, as teams of several blocks do.
+extern "C" __attribute__((visibility("default"))) int cuemu_cooperative_launches() {
+  return cuemu::cooperative_launches;
+}
+
+// How often the device was asked how many blocks run at once.
 extern "C" __attribute__((visibility("default"))) int cuemu_occupancy_queries() { return cuemu::occupancy_queries; }
 
 // The special-function unit's results, as the emulator has them.

@@ -8,11 +8,9 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "cuda/async_copy.cuh"
+#include "cuda/portability.cuh"
 
 namespace {
-
-namespace cg = cooperative_groups;
 
 constexpr unsigned kAll = 0xffffffffu;
 
@@ -130,40 +128,6 @@ __global__ void narrow_index(float* out, int rows, int labels) {
   if (threadIdx.x == 0) out[0] = float(elements);
 }
 
-// ---- asynchronous copies -------------------------------------------------------------------------
-
-using mlloss::cuda::commit_copies;
-using mlloss::cuda::copy_async;
-using mlloss::cuda::shared_address;
-using mlloss::cuda::wait_copies;
-
-// What this thread's copy has brought, or its neighbour's.
-__global__ void copied(const float4* x, float* out, bool wait, bool barrier, int from) {
-  MLLOSS_SHARED(float4, slots, [256]);
-  copy_async<16>(shared_address(&slots[threadIdx.x]), x + threadIdx.x);
-  commit_copies();
-  if (wait) wait_copies<0>();
-  if (barrier) __syncthreads();
-  out[threadIdx.x] = slots[threadIdx.x ^ from].x;
-}
-
-// The memory of a first copy, used again for a second. It is taken from when the copy is issued: a barrier
-// between that and the wait comes too late.
-__global__ void copied_again(const float4* x, float* out, bool barrier) {
-  MLLOSS_SHARED(float4, slots, [256]);
-  copy_async<16>(shared_address(&slots[threadIdx.x]), x + threadIdx.x);
-  commit_copies();
-  wait_copies<0>();
-  __syncthreads();
-  const float first = slots[threadIdx.x ^ 1].x;
-  if (barrier) __syncthreads();
-  copy_async<16>(shared_address(&slots[threadIdx.x]), x + 256 + threadIdx.x);
-  commit_copies();
-  __syncthreads();
-  wait_copies<0>();
-  out[threadIdx.x] = first + slots[threadIdx.x].x;
-}
-
 // ---- between blocks ------------------------------------------------------------------------------
 
 __global__ void count_blocks(float* out, bool atomic) {
@@ -203,17 +167,6 @@ __global__ void last_block_sums(float* parts, unsigned* count, float* out, Fence
   if (!last[0]) return;
   const float sum = block_sum(threadIdx.x < gridDim.x ? parts[threadIdx.x] : 0.0f, true);
   if (threadIdx.x == 0) *out = sum;
-}
-
-// ---- clusters ------------------------------------------------------------------------------------
-
-__global__ void read_peer(float* out, bool before, bool after) {
-  const auto cluster = cg::this_cluster();
-  MLLOSS_SHARED(float, shared, [1]);
-  if (threadIdx.x == 0) shared[0] = float(cluster.block_rank());
-  if (before) cluster.sync();
-  if (threadIdx.x == 0) out[blockIdx.x] = *cluster.map_shared_rank(shared, (cluster.block_rank() + 1) % 4);
-  if (after) cluster.sync();  // a block that has gone takes its shared memory along
 }
 
 // ---- teams of blocks -----------------------------------------------------------------------------
@@ -343,23 +296,20 @@ struct Shape {
   dim3 grid;
   unsigned threads = 256;
   size_t shared_bytes = 0;
-  unsigned cluster = 1;
   bool cooperative = false;
 };
 
 template <class... P, class... A>
 void launch(Shape shape, void (*kernel)(P...), A&&... arguments) {
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {shape.cluster, 1, 1};
-  attributes[1].id = cudaLaunchAttributeCooperative;
-  attributes[1].val.cooperative = 1;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;
   config.blockDim = shape.threads;
   config.dynamicSmemBytes = shape.shared_bytes;
-  config.attrs = attributes;
-  config.numAttrs = shape.cooperative ? 2 : 1;
+  config.attrs = &attribute;
+  config.numAttrs = shape.cooperative ? 1 : 0;
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, P(arguments)...);
   if (error == cudaSuccess) return;
   std::printf("launch error %d\n", int(error));
@@ -369,9 +319,6 @@ void launch(Shape shape, void (*kernel)(P...), A&&... arguments) {
 float itself(int i) { return float(i); }
 float neighbour(int i) { return float(i ^ 1); }
 float one(int) { return 1.0f; }
-float fourfold(int i) { return float(4 * i); }
-float fourfold_neighbour(int i) { return float(4 * (i ^ 1)); }
-float first_and_second(int i) { return float(4 * (i ^ 1) + 4 * (256 + i)); }
 
 // A kernel that fills 256 floats with what `expected` says.
 template <class F, class... P, class... A>
@@ -393,15 +340,6 @@ int read_vectors_case(size_t count, int offset, bool hinted) {
   return out.compare([](int) { return 0.0f; });
 }
 
-// From 4-byte numbers that count up, `offset` of them left out.
-template <class F, class... P, class... A>
-int copy_case(F expected, size_t count, int offset, void (*kernel)(const float4*, float*, P...), A... arguments) {
-  Memory<float> x(count), out(256);
-  for (size_t i = 0; i < count; ++i) x[i] = float(i);
-  launch({1}, kernel, reinterpret_cast<const float4*>(x + offset), out, arguments...);
-  return out.compare(expected);
-}
-
 int count_blocks_case(Shape shape, bool atomic) {
   Memory<float> out(1);
   launch(shape, count_blocks, out.zero(), atomic);
@@ -419,12 +357,6 @@ int last_block_case(Fences fences) {
   Memory<unsigned> count(1);
   launch({8}, last_block_sums, parts, count.zero(), out, fences);
   return out.compare([](int) { return 2048.0f; });
-}
-
-int read_peer_case(Shape shape, bool before, bool after) {
-  Memory<float> out(8);
-  launch(shape, read_peer, out, before, after);
-  return out.compare([](int i) { return float((i + 1) % 4); });
 }
 
 // Runs teams of three blocks. The second launch finds what the first has left in memory.
@@ -447,14 +379,14 @@ int team_sums_case(Shape shape, Join how) {
 int handed_over_case(Fences fences) {
   Memory<float> out(1), held(1);
   Memory<uint64_t> packet(1);
-  launch(Shape{2, 32, 0, 1, true}, handed_over, out, held, packet.zero(), fences);
+  launch(Shape{2, 32, 0, true}, handed_over, out, held, packet.zero(), fences);
   return out.compare(one);
 }
 
 int wait_by_votes_case(bool sent) {
   Memory<float> out(32);
   Memory<uint64_t> packet(1);
-  launch(Shape{2, 32, 0, 1, true}, wait_by_votes, out, packet.zero(), sent);
+  launch(Shape{2, 32, 0, true}, wait_by_votes, out, packet.zero(), sent);
   return out.compare(itself);
 }
 
@@ -470,9 +402,9 @@ struct Case {
   int (*run)();
 };
 
-const Shape kOne{1}, kShared{1, 256, 256 * sizeof(float)}, kClusters{8, 64, 0, 4};
+const Shape kOne{1}, kShared{1, 256, 256 * sizeof(float)};
 // The device that main() sets up has room for eight blocks.
-const Shape kTeams{6, 64, 0, 1, true}, kTeamsApart{6, 64}, kTooManyTeams{9, 64, 0, 1, true};
+const Shape kTeams{6, 64, 0, true}, kTeamsApart{6, 64}, kTooManyTeams{9, 64, 0, true};
 
 const Case kCases[] = {
     {"two_sums", "", [] { return two_sums_case(true); }},
@@ -507,16 +439,6 @@ const Case kCases[] = {
     {"index_of_32_bits", "", [] { return narrow_index_case(1 << 14); }},
     {"index_of_32_bits_overflows", "sanitized", [] { return narrow_index_case(1 << 15); }},
 
-    {"copied", "", [] { return copy_case(fourfold, 1024, 0, copied, true, false, 0); }},
-    {"copied_without_wait", "plain", [] { return copy_case(fourfold, 1024, 0, copied, false, false, 0); }},
-    {"copied_misaligned", "plain", [] { return copy_case(fourfold, 1025, 1, copied, true, false, 0); }},
-    {"copied_past_the_end", "sanitized", [] { return copy_case(fourfold, 1023, 0, copied, true, false, 0); }},
-    {"copied_by_another", "", [] { return copy_case(fourfold_neighbour, 1024, 0, copied, true, true, 1); }},
-    {"copied_by_another_without_barrier", "races",
-     [] { return copy_case(fourfold_neighbour, 1024, 0, copied, true, false, 1); }},
-    {"copied_again", "", [] { return copy_case(first_and_second, 2048, 0, copied_again, true); }},
-    {"copied_again_without_barrier", "races", [] { return copy_case(first_and_second, 2048, 0, copied_again, false); }},
-
     {"count_blocks", "", [] { return count_blocks_case({8}, true); }},
     {"count_blocks_without_atomic", "races", [] { return count_blocks_case({8}, false); }},
     {"write_row", "", [] { return write_row_case(true); }},
@@ -525,10 +447,6 @@ const Case kCases[] = {
     {"last_block_without_fences", "races", [] { return last_block_case({false, false}); }},
     {"last_block_without_fence_before", "races", [] { return last_block_case({false, true}); }},
     {"last_block_without_fence_after", "races", [] { return last_block_case({true, false}); }},
-
-    {"read_peer", "", [] { return read_peer_case(kClusters, true, true); }},
-    {"read_peer_without_first_sync", "races", [] { return read_peer_case(kClusters, false, true); }},
-    {"read_peer_without_last_sync", "races", [] { return read_peer_case(kClusters, true, false); }},
 
     {"team_sums", "", [] { return team_sums_case(kTeams, Join::kCorrect); }},
     {"team_sums_of_any_turn", "plain:lifo plain:random", [] { return team_sums_case(kTeams, Join::kAnyTurn); }},
@@ -548,7 +466,6 @@ const Case kCases[] = {
 
     {"too_much_shared_memory", "plain", [] { return fill(one, Shape{1, 256, 64 << 10}, shared_neighbour); }},
     {"grid_too_tall", "plain", [] { return count_blocks_case({dim3(1, 70000)}, true); }},
-    {"cluster_that_does_not_divide_the_grid", "plain", [] { return read_peer_case({6, 64, 0, 4}, true, true); }},
 };
 
 }  // namespace

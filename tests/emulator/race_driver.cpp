@@ -11,10 +11,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "race_launch.h"
@@ -29,14 +31,17 @@ namespace {
 using reference::Inputs;
 using reference::Results;
 
-// In rows and chunks of a row, so that every dtype has as many warps.
+// In rows and chunks of a row, so that every dtype has as many warps. The blocks of a team have at least `threads`.
 struct Shape {
   int64_t rows, chunks;
+  int team, threads;
+  bool only_teams;
 };
 constexpr Shape kShapes[] = {
-    {35, 260},  // several rows a block of several warps
-    {3, 1100},  // several tiles a row
-    {70, 10},   // rows in several groups for the sums over rows
+    {10, 200, 1, 32, false},  // several rows a block of several warps
+    {10, 400, 2, 96, false},  // several tiles a row; two teams of two blocks, each with a warp for each of its tasks
+    {70, 6, 1, 32, false},    // rows in several groups for the sums over rows
+    {3, 140, 70, 32, true},   // a team of so many blocks that a lane waits for several packets, and then for more
 };
 
 enum class Layout { kDense, kSparse, kSecondLogits };
@@ -286,8 +291,23 @@ struct Logits {
   double tolerance;
 };
 
-// The registry begins with one loss of each kind: by row, element-wise, across rows.
-constexpr int kKinds = 3;
+// What a kernel does depends on a loss's kind: element-wise or not, across rows or not, second-pass sums or not.
+bool first_of_its_kind(const cuda::Table& table, int loss) {
+  const auto kind = [&](int i) {
+    const cuda::LossKernels& kernels = table.losses[i];
+    return std::make_tuple(kernels.element_wise, kernels.across_rows, kernels.second_pass_sums > 0);
+  };
+  for (int other = 0; other < loss; ++other) {
+    if (kind(other) == kind(loss)) return false;
+  }
+  return true;
+}
+
+// The path of a team kernel, if several blocks work on a row.
+std::string teams_of(const LaunchPlan& plan, cuda::FastPath path) {
+  constexpr const char* kNames[] = {"general", "sparse", "dense"};
+  return plan.team > 1 ? std::string("several blocks, ") + kNames[static_cast<int>(path)] : "";
+}
 
 class Driver {
  public:
@@ -301,10 +321,11 @@ class Driver {
       Inputs in = random_inputs(shape, kChunkBytes / static_cast<int64_t>(sizeof(In)));
       for (double& x : in.logits) x = static_cast<double>(static_cast<In>(x));
       for (int loss = 0; loss < logits.table.count; ++loss) {
-        const bool first_of_its_kind = loss < kKinds;
-        const bool every_functor = logits.dtype == DType::kFloat && !brief_;
-        if (!first_of_its_kind && !every_functor && !named(reference::kLosses[loss].name)) continue;
-        const Engine engine{logits.table, logits.table.losses[loss], Strategy::kAutomatic};
+        const bool every_functor = logits.dtype == DType::kFloat && !brief_ && !shape.only_teams;
+        const bool first = shape.only_teams ? loss == 0 : first_of_its_kind(logits.table, loss);
+        if (!first && !every_functor && !named(reference::kLosses[loss].name)) continue;
+        only_teams_ = shape.only_teams;
+        const Engine engine{logits.table, logits.table.losses[loss], Strategy::kAutomatic, shape.team, shape.threads};
         for (const Grouping grouping : engine.groupings()) {
           in.grouping = grouping;
           run_loss(logits, engine, reference::kLosses[loss], in);
@@ -313,13 +334,18 @@ class Driver {
     }
   }
 
-  // A run of everything, or of all of a dtype, must have been one of every strategy.
+  // A run of everything, or of all of a dtype, must have been one of every strategy, and of teams of several blocks on
+  // every path. Double has no team kernels.
   int result() const {
     int missing = 0;
-    for (const Strategy strategy : kStrategies) {
-      const bool asked_for = strategy != Strategy::kAutomatic;
-      if (!whole_ || !asked_for || ran_.count(strategy)) continue;
-      std::printf("FAILED %s: no case takes this strategy\n", name_of(strategy));
+    std::vector<std::string> needed{"element-wise", "split"};
+    if (words_ != std::vector<std::string>{"double"}) {
+      needed.insert(needed.end(),
+                    {"team", "several blocks, general", "several blocks, sparse", "several blocks, dense"});
+    }
+    for (const std::string& what : needed) {
+      if (!whole_ || (stop_ && failed_) || ran_.count(what)) continue;
+      std::printf("FAILED %s: no case\n", what.c_str());
       ++missing;
     }
     if (cases_ == 0) std::puts("FAILED: no such case");
@@ -332,7 +358,8 @@ class Driver {
   bool stop_;  // at the first failure
   bool brief_;
   bool whole_ = words_.empty();
-  std::set<Strategy> ran_;
+  bool only_teams_ = false;
+  std::set<std::string> ran_;  // strategies and what teams_of() returns
   int cases_ = 0, failed_ = 0;
 
   bool named(const std::string& word) const { return std::count(words_.begin(), words_.end(), word) != 0; }
@@ -351,6 +378,7 @@ class Driver {
     Results results[2];
     for (const Strategy strategy : kStrategies) {
       engine.wanted = strategy;
+      if (only_teams_ && strategy != Strategy::kTeam) continue;
       for (const Variant& variant : kVariants) {
         const std::string label = std::string(logits.name) + " " + loss.name + " " +
                                   kGroupings[static_cast<int>(in.grouping)] + " " + name_of(strategy) + " " + shape +
@@ -359,9 +387,13 @@ class Driver {
         const Inputs& used = inputs[variant.options];
         Results& exact = results[variant.options];
         const Arguments<In, T> arguments(used, logits.dtype, variant.layout, variant.options);
-        if (!engine.gets_wanted(arguments.call, arguments.logits.data())) continue;
+        // A new gradient begins with a chunk, as the logits do.
+        const LaunchPlan plan = engine.plan_for(arguments.call, arguments.logits.data());
+        if (plan.strategy != strategy) continue;
         if (exact.values.empty()) exact = loss.results(used);
-        run_case(label, strategy, logits.tolerance, [&](Findings& found) {
+        ran_.insert(name_of(strategy));
+        ran_.insert(teams_of(plan, cuda::team_path_of(arguments.call, arguments.logits.data())));
+        run_case(label, logits.tolerance, [&](Findings& found) {
           run_forward<In, T>(engine, used, exact, logits.dtype, variant, found);
           run_backward<In, T>(engine, used, exact, logits.dtype, variant, found);
           run_parts<In, T>(engine, used, exact, logits.dtype, variant, found);
@@ -371,7 +403,7 @@ class Driver {
   }
 
   template <class F>
-  void run_case(const std::string& label, Strategy strategy, double tolerance, F run) {
+  void run_case(const std::string& label, double tolerance, F run) {
     std::printf("%s", label.c_str());
     std::fflush(stdout);  // an error in a kernel ends the process
     const int races = cuemu_race_count ? cuemu_race_count() : 0;
@@ -383,7 +415,6 @@ class Driver {
     std::printf(": %s%s\n", text.empty() ? "ok" : "FAILED", text.c_str());
     ++cases_;
     failed_ += !text.empty();
-    ran_.insert(strategy);
   }
 };
 
@@ -393,6 +424,7 @@ class Driver {
 
 int main(int count, char** arguments) {
   using mlloss::DType;
+  setenv("CUEMU_SMS", "20", 0);  // room for the largest team
   std::vector<std::string> words(arguments + 1, arguments + count);
   const auto flag = [&](const char* name) {
     const auto rest = std::remove(words.begin(), words.end(), name);

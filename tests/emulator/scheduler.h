@@ -1,15 +1,16 @@
-// Runs CUDA kernels on the CPU: every CUDA thread is a fiber on one OS thread. The blocks of a cluster
-// are alive together, and so are all blocks of a cooperative launch; otherwise clusters run one after
-// another. Control moves only at barriers, warp exchanges and spin(). Always checked: barrier divergence
-// and deadlock, waits for what nobody writes, shuffle masks and source lanes, launch limits, alignment of
-// hinted accesses, shared memory of exited blocks; fresh memory is NaN.
-// What a launch needs to be allowed (cudaFuncSetAttribute) is allowed to that kernel alone. How much static shared
-// memory a kernel has shows when it runs: each is charged kStaticShared at its launch, and once more what it had.
+// Runs CUDA kernels on the CPU: every CUDA thread is a fiber on one OS thread. All blocks of a cooperative
+// launch are alive together; otherwise blocks run one after another. Control moves only at barriers, warp
+// exchanges and spin(). Always checked: barrier divergence and deadlock, waits for what nobody writes,
+// shuffle masks and source lanes, launch limits, alignment of hinted accesses; fresh memory is NaN.
+// A block has the shared memory that needs no permission. How much static shared memory a kernel has shows when it
+// runs: each is charged kStaticShared at its launch, and once more what it had.
+// Clusters are not emulated, and a launch with an attribute other than the cooperative one is refused.
 // Under ASan every shared array is a heap block of its exact size. Under -fsanitize=thread the only
 // happens-before edges are CUDA's own.
 // CUEMU_ORDER=fifo|lifo|random, CUEMU_SEED=n, CUEMU_SKIP_SYNC=file:line (leaves one barrier or fence out),
 // CUEMU_REFUSE=1 (no launch is accepted), CUEMU_SMS=n (multiprocessors, 2 without), CUEMU_BLOCKS=n (blocks that are
-// resident on each, 2 without): a cooperative launch of more than both allow is refused.
+// resident on each, at most; 8 without): a cooperative launch of more than both and kThreadsPerSm allow is refused.
+// CUEMU_STREAM=n is the current stream.
 #pragma once
 #define CUEMU 1
 #include <cuda_bf16.h>  // these toolkit headers are host-usable
@@ -19,6 +20,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -37,7 +39,7 @@
   cuemu::Site { op, file_, line_ }
 #define __launch_bounds__(...)
 #undef __cluster_dims__
-#define __cluster_dims__ cuemu_error_use_the_launch_attribute
+#define __cluster_dims__ cuemu_error_clusters_are_not_emulated
 #undef __shared__
 #define __shared__ cuemu_error_use_the_project_shared_memory_macro
 
@@ -52,7 +54,7 @@ W_ void __tsan_release(void*);
 W_ void __tsan_ignore_thread_begin(void);
 W_ void __tsan_ignore_thread_end(void);
 W_ void __tsan_atomic_thread_fence(int);
-W_ void cuemu_shadow_reset(void*, size_t);           // race_runtime.cpp: fresh memory
+W_ void cuemu_shadow_reset(void*, size_t);        // race_runtime.cpp: fresh memory
 W_ void cuemu_fiber_stack(void*, void*, size_t);  // race_runtime.cpp: a fiber's own, where it cannot race
 W_ void __sanitizer_start_switch_fiber(void**, const void*, size_t);
 W_ void __sanitizer_finish_switch_fiber(void*, const void**, size_t*);
@@ -91,11 +93,6 @@ struct Bar {
     if (cuemu_shadow_reset) cuemu_shadow_reset(tag, sizeof tag);
   }
 };
-struct Cluster {
-  std::vector<Block*> blocks;
-  unsigned nthreads = 0;
-  Bar bar;
-};
 struct Warp {
   bool spun = false;  // tells whether a lane has called spin() since the last barrier of the block
   alignas(8) unsigned char slot[32][8];
@@ -104,22 +101,13 @@ struct Warp {
 };
 struct Block {
   uint3 idx;
-  unsigned rank, nthreads, live;
+  unsigned nthreads, live;
   size_t dyn;
-  Cluster* cl;
   std::vector<Warp> warps;
-  Bar bar, exit;
+  Bar bar;
   std::map<const void*, std::pair<unsigned char*, size_t>> shared;  // declaration -> exact-size heap block
 };
-struct Copy {  // asynchronous, on its way
-  unsigned char* to;
-  const unsigned char* from;
-  unsigned bytes, group;
-};
 struct Thread {
-  std::vector<Copy> copies;
-  size_t landed_copies = 0;
-  unsigned groups = 0;  // committed
   uint3 tid;
   unsigned lane;
   Block* blk;
@@ -134,9 +122,9 @@ struct Sched {
   char order;
   Call body;
   std::vector<unsigned char*> pool;
-  std::vector<Cluster*> clusters;  // holds those that are alive now
-  size_t live = 0;                 // counts their threads that have not finished
-  size_t spins = 0;                // counts calls of spin() since the last progress
+  std::vector<Block>* blocks;  // holds those that are alive now
+  size_t live = 0;             // counts their threads that have not finished
+  size_t spins = 0;            // counts calls of spin() since the last progress
   ucontext_t main;
   void *tsan, *fake;
   const void* stack;
@@ -145,15 +133,10 @@ struct Sched {
 inline Sched S;
 inline Thread* cur;
 inline char end_tag, dyn_key;
-inline int launches = 0, occupancy_queries = 0;
-constexpr size_t kStaticShared = 2 << 10;  // as csrc/core/launch_plan.h has it
-constexpr size_t kSharedOptIn = 64 << 10;  // a block's most, static and dynamic
-struct Allowed {
-  size_t dynamic = (48 << 10) - kStaticShared;
-  unsigned cluster = 8;
-};
-inline std::map<const void*, Allowed> allowed;  // by kernel
-inline cudaError_t last_error = cudaSuccess;    // until cudaGetLastError takes it
+inline int launches = 0, cooperative_launches = 0, occupancy_queries = 0;
+constexpr size_t kStaticShared = 2 << 10;     // as csrc/core/launch_plan.h has it
+constexpr size_t kMostShared = 48 << 10;      // a block's most, static and dynamic, without permission for more
+inline cudaError_t last_error = cudaSuccess;  // until cudaGetLastError takes it
 inline cudaError_t refuse(cudaError_t error) { return last_error = error; }
 constexpr size_t kStack = 64 << 10;
 
@@ -211,13 +194,10 @@ inline Thread* pick() {
            "; " + std::to_string(b.count) + " of " + std::to_string(need) + " are waiting there");
     }
   };
-  for (Cluster* c : S.clusters) {
-    for (Block* b : c->blocks) {
-      for (Warp& w : b->warps)
-        for (auto& m : w.bars) check(m.second, unsigned(__builtin_popcount(m.first)));
-      check(b->bar, b->nthreads);
-    }
-    check(c->bar, c->nthreads);
+  for (Block& b : *S.blocks) {
+    for (Warp& w : b.warps)
+      for (auto& m : w.bars) check(m.second, unsigned(__builtin_popcount(m.first)));
+    check(b.bar, b.nthreads);
   }
   std::abort();
 }
@@ -270,15 +250,6 @@ inline void arrive(Bar& b, unsigned need, Site s, bool orders_memory, bool of_wa
 }
 inline Thread* retire() {  // the current thread has finished: who runs next?
   Block* b = cur->blk;
-  if (__tsan_release &&
-      b->cl->blocks.size() > 1) {  // a block's exit is a write to its shared memory: peers must have synchronised
-    __tsan_release(b->exit.tag);
-    if (b->live == 1) {
-      __tsan_acquire(b->exit.tag);
-      for (auto& m : b->shared)
-        for (size_t i = 0; i < m.second.second; i++) const_cast<volatile unsigned char*>(m.second.first)[i] = 0xFF;
-    }
-  }
   Quiet q;
   S.spins = 0;
   if (!--b->live && !__tsan_create_fiber)
@@ -292,7 +263,6 @@ CUEMU_NOTSAN inline void fiber_main() {
   if (__sanitizer_finish_switch_fiber)
     __sanitizer_finish_switch_fiber(nullptr, S.stack ? nullptr : &S.stack, S.stack ? nullptr : &S.stack_size);
   S.body.fn(S.body.arg);
-  if (!cur->copies.empty()) fail("thread exits with copies on their way", {"cp.async", "?", 0});
   if (__tsan_release) __tsan_release(&end_tag);
   switch_to(retire(), true);
 }
@@ -344,79 +314,63 @@ inline void check_shared(const Block& block, size_t most) {
   if (bytes > most)
     fail("more shared memory than the kernel may have", {"launch", "?", 0}, ": " + std::to_string(bytes) + " bytes");
 }
-// Sets up cluster `index` of the grid, counted along x first, in the memory of its blocks and threads.
-inline void place_cluster(Cluster& cl, size_t index, dim3 c, size_t dynamic_shared, Block* blocks, Thread* ts) {
-  const unsigned cs = c.x * c.y * c.z, n = blockDim.x * blockDim.y * blockDim.z;
-  const size_t across = gridDim.x / c.x, down = gridDim.y / c.y;
-  const unsigned x = unsigned(index % across) * c.x, y = unsigned(index / across % down) * c.y,
-                 z = unsigned(index / across / down) * c.z;
-  cl.nthreads = n * cs;
-  for (unsigned r = 0; r < cs; r++) {
-    Block& k = blocks[r];
-    k.idx = {x + r % c.x, y + r / c.x % c.y, z + r / (c.x * c.y)};
-    k.rank = r;
-    k.nthreads = k.live = n;
-    k.dyn = dynamic_shared;
-    k.cl = &cl;
-    k.warps.resize((n + 31) / 32);
-    cl.blocks.push_back(&k);
-    for (unsigned w = 0; w < k.warps.size(); w++)
-      k.warps[w].lanes = n - w * 32 >= 32 ? ~0u : (1u << (n - w * 32)) - 1;
-    for (unsigned i = 0; i < n; i++) {
-      Thread& t = ts[size_t(r) * n + i];
-      t.tid = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
-      t.lane = i & 31;
-      t.blk = &k;
-      t.warp = &k.warps[i / 32];
-    }
+// Sets up block `index` of the grid, counted along x first, in the memory of the block and its threads.
+inline void place_block(Block& k, size_t index, size_t dynamic_shared, Thread* ts) {
+  const unsigned n = blockDim.x * blockDim.y * blockDim.z;
+  k.idx = {unsigned(index % gridDim.x), unsigned(index / gridDim.x % gridDim.y),
+           unsigned(index / gridDim.x / gridDim.y)};
+  k.nthreads = k.live = n;
+  k.dyn = dynamic_shared;
+  k.warps.resize((n + 31) / 32);
+  for (unsigned w = 0; w < k.warps.size(); w++) k.warps[w].lanes = n - w * 32 >= 32 ? ~0u : (1u << (n - w * 32)) - 1;
+  for (unsigned i = 0; i < n; i++) {
+    Thread& t = ts[i];
+    t.tid = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
+    t.lane = i & 31;
+    t.blk = &k;
+    t.warp = &k.warps[i / 32];
   }
 }
 inline int multiprocessors() { return std::atoi(env("CUEMU_SMS", "2")); }
+constexpr int kThreadsPerSm = 256;  // so few that teams have several blocks at small shapes too
 // Returns how many blocks of a cooperative launch each multiprocessor has room for.
-inline int resident_blocks() { return std::atoi(env("CUEMU_BLOCKS", "2")); }
-inline cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& cfg, Call body) {
+inline int resident_blocks(size_t threads) {
+  return std::min(std::atoi(env("CUEMU_BLOCKS", "8")), kThreadsPerSm / int(threads));
+}
+inline cudaError_t launch(const cudaLaunchConfig_t& cfg, Call body) {
   Quiet q;
-  dim3 g = cfg.gridDim, b = cfg.blockDim, c(1, 1, 1);
+  const dim3 g = cfg.gridDim, b = cfg.blockDim;
   bool cooperative = false;
   size_t n = size_t(b.x) * b.y * b.z;
   for (unsigned i = 0; i < cfg.numAttrs; i++) {
-    const cudaLaunchAttributeValue& v = cfg.attrs[i].val;
-    if (cfg.attrs[i].id == cudaLaunchAttributeClusterDimension)
-      c = dim3(v.clusterDim.x, v.clusterDim.y, v.clusterDim.z);
-    else if (cfg.attrs[i].id == cudaLaunchAttributeCooperative)
-      cooperative = v.cooperative != 0;
+    if (cfg.attrs[i].id != cudaLaunchAttributeCooperative) return refuse(cudaErrorNotSupported);
+    cooperative = cfg.attrs[i].val.cooperative != 0;
   }
-  unsigned cs = c.x * c.y * c.z;
-  if (!n || n > 1024 || b.z > 64 || !g.x || !g.y || !g.z || g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535 || cs < 1 ||
-      cs > 16 || g.x % c.x || g.y % c.y || g.z % c.z)
+  if (!n || n > 1024 || b.z > 64 || !g.x || !g.y || !g.z || g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535)
     return refuse(cudaErrorInvalidConfiguration);
-  if (cs > allowed[kernel].cluster) return refuse(cudaErrorInvalidClusterSize);
-  if (cfg.dynamicSmemBytes > allowed[kernel].dynamic) return refuse(cudaErrorInvalidValue);
-  const size_t clusters = size_t(g.x) * g.y * g.z / cs;
-  if (cooperative && clusters * cs > size_t(multiprocessors()) * size_t(resident_blocks()))
+  if (cfg.dynamicSmemBytes > kMostShared - kStaticShared) return refuse(cudaErrorInvalidValue);
+  const size_t count = size_t(g.x) * g.y * g.z;
+  if (cooperative && count > size_t(multiprocessors()) * size_t(resident_blocks(n)))
     return refuse(cudaErrorCooperativeLaunchTooLarge);
   if (env("CUEMU_REFUSE", "0")[0] == '1') return refuse(cudaErrorLaunchOutOfResources);
   ++launches;
+  cooperative_launches += cooperative;
   S.rng.seed(unsigned(std::atoi(env("CUEMU_SEED", "1"))));
   S.order = env("CUEMU_ORDER", "fifo")[0];
   S.body = body;
   S.spins = 0;
   gridDim = g;
   blockDim = b;
-  const size_t together = cooperative ? clusters : 1;
-  for (size_t first = 0; first < clusters; first += together) {
-    std::vector<Cluster> alive(together);
-    std::vector<Block> blocks(together * cs);
-    std::vector<Thread> ts(together * cs * n);
+  const size_t together = cooperative ? count : 1;
+  for (size_t first = 0; first < count; first += together) {
+    std::vector<Block> blocks(together);
+    std::vector<Thread> ts(together * n);
     S.live = ts.size();
-    S.clusters.clear();
-    for (size_t i = 0; i < together; i++) {
-      place_cluster(alive[i], first + i, c, cfg.dynamicSmemBytes, &blocks[i * cs], &ts[i * cs * n]);
-      S.clusters.push_back(&alive[i]);
-    }
+    S.blocks = &blocks;
+    for (size_t i = 0; i < together; i++) place_block(blocks[i], first + i, cfg.dynamicSmemBytes, &ts[i * n]);
     run_together(ts);
     for (Block& k : blocks) {
-      check_shared(k, allowed[kernel].dynamic + kStaticShared);
+      check_shared(k, kMostShared);
       for (auto& m : k.shared) {
         if (cuemu_shadow_reset) cuemu_shadow_reset(m.second.first, m.second.second);  // malloc gives it out again
         std::free(m.second.first);
@@ -437,7 +391,7 @@ cudaError_t launch_tuple(const cudaLaunchConfig_t& cfg, K* kernel, Tup args, std
                     b.k(std::get<I>(b.a)...);
                   },
                   &box};
-  return launch(reinterpret_cast<const void*>(kernel), cfg, call);
+  return launch(cfg, call);
 }
 
 }  // namespace cuemu
