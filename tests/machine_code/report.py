@@ -44,9 +44,9 @@ def _exceeded(budgets: Budgets) -> str:
     return "These are exceeded:\n\n" + "\n".join(sorted(lines)) if lines else "None is exceeded."
 
 
-def _gate(loss: str, strategy: str) -> str:
+def _gate(loss: str, strategy: str, dtypes: tuple[str, ...]) -> str:
     gate = gates.GATES.get(loss)
-    if not gate or gate.strategy != strategy:
+    if not gate or gate.strategy != strategy or dtypes != _TABLES["2-byte logits"]:
         return ""
     return f"{gate.instructions}" + (f" · {gate.special}" if gate.special < math.inf else "")
 
@@ -60,7 +60,7 @@ def _table(budgets: Budgets, dtypes: tuple[str, ...]) -> list[str]:
         for loss in sorted({loss for of_unit in costs for loss in of_unit}):
             found = [of_unit.get(loss) for of_unit in costs]
             cells = [f"{c.instructions:.1f} · {c.special:.1f} · {c.registers}" if c else "" for c in found]
-            rows.append([loss, strategy, _gate(loss, strategy), *cells])
+            rows.append([loss, strategy, _gate(loss, strategy, dtypes), *cells])
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
