@@ -1,21 +1,23 @@
-"""Tests of the reader of machine code, on a small kernel written by hand."""
+"""Tests of the reader of machine code, on two small kernels written by hand."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.machine_code import budgets, report
+from tests.machine_code import budgets, gates, report
 from tests.machine_code.build import Resources, parse_log
 from tests.machine_code.figures import Kernel, title_of
-from tests.machine_code.graph import Block, UnreadableError, blocks_of
+from tests.machine_code.graph import Block, UnreadableError, blocks_of, innermost_loop
 from tests.machine_code.kernels import KERNELS
 from tests.machine_code.paths import Demand, cheapest
 from tests.machine_code.sass import Function, parse, parse_instruction
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = (ROOT / "tests" / "machine_code" / "sample.sass").read_text()
-STATISTICS = Demand(lanes=4, arithmetic="MUFU.EX2", stores=False, operations=4)
+ROWS = (ROOT / "tests" / "machine_code" / "rows.sass").read_text()
+STATISTICS = Demand(lanes=4, arithmetic="MUFU.EX2", stores=False)
+ROW = Demand(lanes=4, arithmetic="MUFU.EX2", stores=True, an_element=(1.0, 1.0), barriers=2, chunks=2, others=True)
 EXPONENTIAL = "        /*00e0*/                   MUFU.EX2 R4, R4 ;\n"
 NOTHING = "        /*0000*/                   NOP ;\n"
 GRADIENT = replace(STATISTICS, stores=True)
@@ -107,7 +109,7 @@ def test_a_jump_without_targets_is_an_error() -> None:
         (replace(STATISTICS, target_width=4, avoid=frozenset({0xE0})), 8 + 3 + 8 + 1 + 4),
         (replace(STATISTICS, target_width=8), None),
         (replace(STATISTICS, arithmetic="MUFU.LG2"), None),
-        (replace(STATISTICS, operations=8), None),  # a trip has half of them
+        (replace(STATISTICS, an_element=(2.0,)), None),  # a trip has half of them
     ],
 )
 def test_cheapest_path(demand: Demand, expected: int | None) -> None:
@@ -117,16 +119,12 @@ def test_cheapest_path(demand: Demand, expected: int | None) -> None:
 def test_figures_of_a_path() -> None:
     path = cheapest(blocks_of(function_of()), GRADIENT)
     assert path is not None
-    assert (path.elements, path.issued, path.special, path.narrowest_store) == (4, 19 / 4, 1.0, 16)
-    assert path.accesses == {"LDG.E.128": 1, "STG.E.128": 1}
+    assert (path.elements, path.issued, path.special) == (4, 19 / 4, 1.0)
 
 
-def test_a_narrow_store_is_seen() -> None:
-    store = "        /*01c0*/                   STG.E.128 desc[UR4][R12.64], R4 ;\n"
-    narrow = SAMPLE.replace(store, store.replace(".128", ".64") * 2)
-    path = cheapest(blocks_of(function_of(narrow)), GRADIENT)
-    assert path is not None
-    assert path.narrowest_store == 8
+def test_narrow_accesses_are_no_path() -> None:
+    assert instructions(GRADIENT, SAMPLE.replace("STG.E.128", "STG.E.64")) is None
+    assert instructions(replace(GRADIENT, others=True), SAMPLE.replace("LDG.E.128", "LDG.E.64")) is None
 
 
 @pytest.mark.parametrize(
@@ -165,13 +163,6 @@ def test_the_cheapest_of_two_loops() -> None:
     assert instructions(STATISTICS, SAMPLE[:start] + entry + again + SAMPLE[start:]) == 18
 
 
-def test_logits_from_shared_memory() -> None:
-    shared = SAMPLE.replace("LDG.E.128 R4, desc[UR4][R2.64]", "LDS.128 R4, [R2]")
-    assert instructions(STATISTICS, shared) == 18
-    copy = "        /*0000*/                   LDGSTS.E.BYPASS.128 [R3], desc[UR4][R2.64] ;\n"
-    assert instructions(STATISTICS, shared.replace(".L_x_7:\n", ".L_x_7:\n" + copy)) == 19
-
-
 def test_other_loads_are_allowed_where_listed() -> None:
     load = "        /*0000*/                   LDG.E.64 R30, desc[UR4][R40.64] ;\n"
     text = SAMPLE.replace(".L_x_7:\n", ".L_x_7:\n" + load)
@@ -191,6 +182,57 @@ def test_a_loop_unrolled_twice() -> None:
     assert (path.elements, len(path.instructions)) == (8, 2 * 14 + 4)
 
 
+def test_innermost_loop() -> None:
+    code = blocks_of(function_of(ROWS))
+    starts = {b.instructions[0].address: b for b in code}
+    at = {address: code.index(block) for address, block in starts.items()}
+    assert innermost_loop(code, at[0x0]) == set()
+    assert innermost_loop(code, at[0x10]) == set(at.values()) - {at[0x0], at[0x280]}
+    assert innermost_loop(code, at[0x290]) == {at[0x290]}
+
+
+# ---- a loop over rows, whose numbers are counted by hand --------------------------------------------
+
+
+def test_a_row() -> None:
+    path = cheapest(blocks_of(function_of(ROWS)), ROW)
+    assert path is not None
+    # The loads, two chunks of sums, two barriers and an instruction behind each, two chunks of gradient, the end.
+    assert (path.elements, len(path.instructions)) == (8, 3 + 2 * (2 + 5) + 4 + 2 * (2 + 6) + 2)
+    assert path.special == 2.0
+
+
+@pytest.mark.parametrize(
+    "demand",
+    [
+        replace(ROW, barriers=4),
+        replace(ROW, barriers=0),
+        replace(ROW, chunks=1),
+        replace(ROW, an_element=(2.0, 1.0)),
+        replace(ROW, stores=False),
+        replace(ROW, target_width=4),
+    ],
+)
+def test_no_such_row(demand: Demand) -> None:
+    assert cheapest(blocks_of(function_of(ROWS)), demand) is None
+
+
+def test_a_body_serves_one_chunk() -> None:
+    # The body for positives of the first chunk has two exponentials an element, and the second chunk can be left out,
+    # which is cheaper here than both of its bodies.
+    body = "MUFU.EX2 R8, R8 ;\n"
+    longer = ROWS.replace(body, body + NOTHING * 9)
+    path = cheapest(blocks_of(function_of(longer)), ROW)
+    assert path is not None
+    assert len(path.instructions) == 39 + 2 * 9
+
+
+def test_a_body_that_a_path_must_avoid() -> None:
+    path = cheapest(blocks_of(function_of(ROWS)), replace(ROW, avoid=frozenset({0x60})))
+    assert path is not None
+    assert path.special == 2.5
+
+
 # ---- figures and budgets ----------------------------------------------------------------------------
 
 
@@ -198,10 +240,10 @@ def test_a_loop_unrolled_twice() -> None:
     "demangled, expected",
     [
         (
-            "void mlloss::cuda::streaming<mlloss::portable::Zlpr, __nv_bfloat16>(mlloss::cuda::DeviceCall, double*)",
-            "streaming<Zlpr>",
+            "void mlloss::cuda::team_rows<mlloss::portable::Zlpr, __nv_bfloat16, (mlloss::cuda::FastPath)1>(int)",
+            "team_rows<Zlpr, kSparse>",
         ),
-        ("void mlloss::cuda::cluster<mlloss::portable::Dice, float, 8>(mlloss::cuda::DeviceCall)", "cluster<Dice, 8>"),
+        ("void mlloss::cuda::group_backward<mlloss::Dice, float, true>(mlloss::C)", "group_backward<Dice, true>"),
         ("void mlloss::cuda::scale<float>(float*, long, mlloss::cuda::ComputeOf<float>::Type const*)", "scale"),
         ("mlloss::cuda::plain(int)", "plain"),
     ],
@@ -225,8 +267,8 @@ ptxas info    : Used 32 registers, used 0 barriers
 def kernel_of(text: str = SAMPLE, resources: Resources | None = None) -> Kernel:
     code = blocks_of(function_of(text))
     local = sum(i.local for i in function_of(text).instructions)
-    paths = {"statistics, csr": cheapest(code, STATISTICS), "gradient, csr": cheapest(code, GRADIENT)}
-    return Kernel("streaming<Zlpr>", "float sm_90", resources or Resources(32), 36, local, paths)
+    paths = {"value, csr": cheapest(code, STATISTICS), "gradient, csr": cheapest(code, GRADIENT)}
+    return Kernel("element_wise<Bce>", "bfloat16 sm_90", resources or Resources(32), 36, local, paths)
 
 
 def test_faults() -> None:
@@ -240,23 +282,51 @@ def test_faults() -> None:
 
 def test_excesses() -> None:
     entry = budgets.entry_of(kernel_of())
-    assert entry.paths == {"statistics, csr": (4.5, 1.0, 0), "gradient, csr": (4.75, 1.0, 16)}
+    assert entry.paths == {"value, csr": (4.5, 1.0), "gradient, csr": (4.75, 1.0)}
     assert budgets.excesses_of(entry, entry) == []
     assert "has no budget" in budgets.excesses_of(entry, None)[0]
     assert "40 registers" in budgets.excesses_of(replace(entry, registers=40), entry)[0]
-    for worse, what in (((5.0, 1.0, 16), "5.00 instr"), ((4.75, 1.25, 16), "1.25 special"), ((4.75, 1.0, 4), "of 4 b")):
+    for worse, what in (((5.0, 1.0), "5.00 instr"), ((4.75, 1.25), "1.25 special")):
         (excess,) = budgets.excesses_of(replace(entry, paths={"gradient, csr": worse}), entry)
         assert what in excess
 
 
 def test_kernels_and_list_must_agree() -> None:
     listed = [replace(kernel_of(), title=pattern.replace("*", "Zlpr")) for pattern in KERNELS]
+    listed = [replace(k, unit=f"{dtype} sm_90") for k in listed for dtype in ("bfloat16", "float", "double")]
     assert budgets.listing_faults(listed) == []
-    assert "streaming<*> is listed" in budgets.listing_faults([k for k in listed if k.title != "streaming<Zlpr>"])[0]
+    assert "scale is listed" in budgets.listing_faults([k for k in listed if k.title != "scale"])[0]
     assert "new<Zlpr> is not listed" in budgets.listing_faults([*listed, replace(kernel_of(), title="new<Zlpr>")])[0]
     entry = budgets.entry_of(kernel_of())
-    table = budgets.Budgets(units={"float sm_90": {"streaming<Zlpr>": entry, "streaming<Gone>": entry}})
-    assert ["streaming<Gone>" in fault for fault in budgets.vanished([kernel_of()], table)] == [True]
+    table = budgets.Budgets(units={"bfloat16 sm_90": {"element_wise<Bce>": entry, "element_wise<Gone>": entry}})
+    assert ["element_wise<Gone>" in fault for fault in budgets.vanished([kernel_of()], table)] == [True]
+
+
+def test_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    def units(instructions: float, special: float = 2.0, unit: str = "half sm_90") -> gates.Units:
+        return {unit: {"team_rows<Dice, kBools>": budgets.Entry(80, 0, 0, {"row, bool": (instructions, special)})}}
+
+    monkeypatch.setattr(gates, "EXCEPTIONS", {})
+    assert gates.problems(units(21.0)) == []
+    assert gates.problems(units(22.0, unit="bfloat16 sm_80")) == []  # a tenth more
+    assert gates.problems(units(99.0, unit="float sm_90")) == []
+    assert gates.problems(units(22.0)) == [
+        "half sm_90: Dice, bool: 22.0 instructions, 2.0 special functions; its gate is 21"
+    ]
+    assert len(gates.problems(units(21.0, 3.5))) == 1
+    monkeypatch.setattr(gates, "EXCEPTIONS", {("half sm_90", "Dice", "bool"): "a reason"})
+    assert gates.problems(units(22.0)) == []
+    assert "must not list" in gates.problems(units(21.0))[0]
+    assert gates.problems(units(99.0, unit="float sm_90")) == []
+
+
+def test_the_cost_of_a_loss_is_that_of_all_its_kernels() -> None:
+    parts = {
+        "row_statistics<Dice>": budgets.Entry(80, 0, 0, {"statistics, csr": (5.0, 1.0)}),
+        "group_backward<Dice, false>": budgets.Entry(90, 0, 0, {"gradient, csr": (7.0, 2.0)}),
+        "row_statistics<Zlpr>": budgets.Entry(80, 0, 0, {"statistics, csr": (5.0, 1.0)}),
+    }
+    assert gates.costs(parts, "split", "csr") == {"Dice": gates.Cost(12.0, 3.0, 90)}
 
 
 def test_static_shared_memory_of_every_kernel_is_what_the_planner_allows_for() -> None:
@@ -271,11 +341,11 @@ def test_the_page_and_the_table_follow_from_the_budgets() -> None:
 
 def test_what_is_measured_again_replaces_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budgets, "FILE", tmp_path / "budgets.tsv")
-    table = budgets.Budgets("13.0", "old", dict.fromkeys(("float sm_80", "float sm_90"), "old"))
-    table.units = {unit: {"streaming<Gone>": budgets.entry_of(kernel_of())} for unit in table.measured_on}
+    table = budgets.Budgets("13.0", "old", dict.fromkeys(("bfloat16 sm_80", "bfloat16 sm_90"), "old"))
+    table.units = {unit: {"scale": budgets.entry_of(kernel_of())} for unit in table.measured_on}
     budgets.save(table, [kernel_of()], "new")
     saved = budgets.load()
-    assert saved.units["float sm_90"] == {"streaming<Zlpr>": budgets.entry_of(kernel_of())}
-    assert saved.units["float sm_80"] == table.units["float sm_80"]
-    assert (saved.is_older("float sm_80"), saved.is_older("float sm_90")) == (True, False)
-    assert "float sm_80, older | float sm_90 |" in report.render(saved)
+    assert saved.units["bfloat16 sm_90"] == {"element_wise<Bce>": budgets.entry_of(kernel_of())}
+    assert saved.units["bfloat16 sm_80"] == table.units["bfloat16 sm_80"]
+    assert (saved.is_older("bfloat16 sm_80"), saved.is_older("bfloat16 sm_90")) == (True, False)
+    assert "bfloat16 sm_80, older | bfloat16 sm_90 |" in report.render(saved)

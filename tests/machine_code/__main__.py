@@ -2,21 +2,23 @@
 
 python -m tests.machine_code
 python -m tests.machine_code --update
-python -m tests.machine_code --source ../other-tree --units "bfloat16 sm_90" --figures \\
-    --show "streaming<Zlpr> gradient, csr"
+python -m tests.machine_code --source ../other-tree --units "bfloat16 sm_90" \\
+    --show "team_rows<Zlpr, kSparse> row, csr"
 """
 
 import argparse
 import os
 import sys
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from . import budgets as budget
+from . import gates
 from .build import ChangedError, MissingToolError, Unit, build, nvcc_release, sources_digest
-from .figures import Kernel, kernels_of
+from .figures import kernels_of
 from .kernels import UNITS
+from .paths import Path as KernelPath
 from .report import render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,8 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--units", nargs="+", choices=UNITS, default=UNITS, metavar="UNIT", help="'bfloat16 sm_90'; default: all"
     )
-    parser.add_argument("--figures", action="store_true", help="print every kernel's figures")
-    parser.add_argument("--show", metavar="PATH", help="print a path's instructions: 'streaming<Zlpr> gradient, csr'")
+    parser.add_argument("--show", metavar="PATHS", help="print instructions: 'team_rows<Zlpr, kSparse> row, *'")
     parser.add_argument("--update", action="store_true", help="make today's figures the budgets, and write the page")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
@@ -41,28 +42,10 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def print_figures(kernel: Kernel) -> None:
-    used = kernel.resources
-    print(
-        f"{kernel.unit} {kernel.title}: {used.registers} registers, {used.shared} bytes shared, "
-        f"{kernel.instructions} instructions"
-    )
-    for name, path in kernel.paths.items():
-        if not path:
-            print(f"  {name:26} not found")
-            continue
-        accesses = ", ".join(f"{opcode} x{n}" if n > 1 else opcode for opcode, n in path.accesses.items())
-        opcodes = Counter(i.name for i in path.instructions).most_common()
-        print(f"  {name:26} {path.issued:6.2f} · {path.special:.2f}   {accesses}")
-        print(f"  {'':26} {', '.join(f'{opcode} {n / path.elements:.2f}' for opcode, n in opcodes)}")
-
-
-def print_path(kernel: Kernel, wanted: str) -> None:
-    for name, path in kernel.paths.items():
-        if path and wanted == f"{kernel.title} {name}":
-            print(f"{kernel.unit} {wanted}:")
-            for i in path.instructions:
-                print(f"  {i.address:6x} {'@' + i.guard if i.guard else '':>5} {i.opcode} {i.operands}")
+def print_path(name: str, path: KernelPath) -> None:
+    print(f"{name}: {path.issued:.2f} instructions, {path.special:.2f} special functions an element:")
+    for i in path.instructions:
+        print(f"  {i.address:6x} {'@' + i.guard if i.guard else '':>5} {i.opcode} {i.operands}")
 
 
 def check(given: argparse.Namespace) -> int:
@@ -76,26 +59,29 @@ def check(given: argparse.Namespace) -> int:
     with ProcessPoolExecutor(given.jobs) as pool:
         kernels = [k for found in pool.map(kernels_of, units) for k in found]
     for k in kernels:
-        if given.figures:
-            print_figures(k)
-        if given.show:
-            print_path(k, given.show)
+        for name, path in k.paths.items():
+            if given.show and path and fnmatchcase(f"{k.title} {name}", given.show):
+                print_path(f"{k.unit} {k.title} {name}", path)
     faults = budget.listing_faults(kernels)
     faults += [f"{k.unit}: {k.title} {fault}" for k in kernels for fault in budget.faults_of(k)]
     excesses = budget.vanished(kernels, budgets)
     for k in kernels:
         own = budgets.units.get(k.unit, {}).get(k.title)
         excesses += [f"{k.unit}: {k.title} {excess}" for excess in budget.excesses_of(budget.entry_of(k), own)]
+    measured: gates.Units = {u.name: {k.title: budget.entry_of(k) for k in kernels if k.unit == u.name} for u in units}
+    over = gates.problems(measured)
+    for key in gates.exceeded(measured).keys() & gates.EXCEPTIONS.keys():
+        print(f"gate exceeded: {gates.exceeded(measured)[key]} ({gates.EXCEPTIONS[key]})")
     if given.update and not faults:
         budget.save(budgets, kernels, sources)
         PAGE.write_text(render(budget.load()))
         for excess in excesses:
             print(f"budget changed: {excess}")
-        return 0
-    for problem in (*faults, *excesses):
+        excesses = []
+    for problem in (*faults, *over, *excesses):
         print(problem)
-    print(f"{len(kernels)} kernels, {len(faults)} faults, {len(excesses)} budgets exceeded")
-    return 1 if faults or excesses else 0
+    print(f"{len(kernels)} kernels, {len(faults)} faults, {len(over)} gates, {len(excesses)} budgets exceeded")
+    return 1 if faults or over or excesses else 0
 
 
 def main() -> int:

@@ -1,18 +1,18 @@
 """The figures of each kernel, read from its machine code."""
 
-import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from .build import Resources, Unit, demangle
 from .graph import Block, blocks_of
-from .kernels import DTYPES, EXPONENTIAL, KERNELS, PATHS, SPARSE_ONLY, UNLISTED, Loop, entry_for
+from .kernels import DTYPES, EXPONENTIAL, KERNELS, SPARSE_ONLY, Loop, entry_for
 from .paths import CHUNK, Demand, Path, cheapest
 from .sass import Function, parse
 
-_KERNEL = re.compile(r"mlloss::cuda::(\w+)(?:<(.*?)>)?\(")
+_KERNEL = re.compile(r"mlloss::cuda::(\w+)(?:<(.*?)>)?\((?!mlloss::cuda::FastPath\))")
+_FAST_PATHS = {"FastPath)0": "kNone", "FastPath)1": "kSparse", "FastPath)2": "kBools"}
 _LOGITS = ("__nv_bfloat16", "__half", "float", "double")
 
 
@@ -20,12 +20,12 @@ _LOGITS = ("__nv_bfloat16", "__half", "float", "double")
 class Kernel:
     """One kernel for one dtype and architecture."""
 
-    title: str  # the template with its arguments: "streaming<Zlpr>"
+    title: str  # the template with its arguments: "team_rows<Zlpr, kSparse>"
     unit: str  # "bfloat16 sm_90"
     resources: Resources
     instructions: int
     local: int  # instructions that access local memory
-    paths: dict[str, Path | None] = field(default_factory=dict)  # by loop and path: "gradient, csr"
+    paths: dict[str, Path | None] = field(default_factory=dict)  # by loop and path: "row, csr"
 
 
 def title_of(demangled: str) -> str:
@@ -34,35 +34,40 @@ def title_of(demangled: str) -> str:
     if not match:
         raise ValueError(f"{demangled} is not named as the kernels of csrc/cuda are")
     arguments = [a.strip().rpartition("::")[2] for a in (match[2] or "").split(",")]
-    kept = [a for a in arguments if a and a not in _LOGITS]
+    kept = [_FAST_PATHS.get(a, a) for a in arguments if a and a not in _LOGITS]
     return f"{match[1]}<{', '.join(kept)}>" if kept else match[1]
 
 
-def _demand(dtype: str, loop: Loop, dense: bool, avoid: frozenset[int] = frozenset()) -> Demand:
+def _cheapest(blocks: list[Block], dtype: str, loop: Loop, dense: bool, avoid: frozenset[int]) -> Path | None:
     lanes = CHUNK // DTYPES[dtype]
-    return Demand(
+    demand = Demand(
         lanes,
         EXPONENTIAL[dtype],
         loop.stores,
-        operations=math.ceil(loop.exponentials * lanes),
-        chunks=loop.chunks,
+        loop.exponentials,
+        loop.barriers,
         target_width=lanes if dense else 0,  # bool: a byte an element
         others=loop.others,
         avoid=avoid,
     )
+    found = (cheapest(blocks, replace(demand, chunks=chunks)) for chunks in loop.chunks)
+    return min((path for path in found if path), key=lambda path: path.issued, default=None)
 
 
-def _loop_paths(blocks: list[Block], dtype: str, loop: Loop) -> Iterator[tuple[str, Path | None]]:
-    negatives: frozenset[int] = frozenset()
-    for name in loop.paths:
-        if dtype in SPARSE_ONLY and name != PATHS[0]:
-            continue
-        # The body for hard labels is the cheapest one besides the body for negatives.
-        avoid = negatives if name == "bool, positives" else frozenset()
-        path = cheapest(blocks, _demand(dtype, loop, dense=name != "csr", avoid=avoid))
-        if name == "bool" and path:
-            negatives = path.addresses(EXPONENTIAL[dtype])
-        yield f"{loop.name}, {name}", path
+def _paths(blocks: list[Block], dtype: str, loops: tuple[Loop, ...]) -> Iterator[tuple[str, Path | None]]:
+    seen: dict[bool, frozenset[int]] = {}
+    for loop in loops:
+        if not loop.apart:
+            seen = {False: frozenset(), True: frozenset()}
+        for name in loop.paths:
+            dense = name.startswith("bool")
+            if dense and dtype in SPARSE_ONLY:
+                continue
+            # Each body is the cheapest one besides those before it, which have the same targets and fewer positives.
+            path = _cheapest(blocks, dtype, loop, dense, seen[dense])
+            if path:
+                seen[dense] |= path.addresses(EXPONENTIAL[dtype])
+            yield f"{loop.name}, {name}", path
 
 
 def _kernel(unit: Unit, function: Function, demangled: str) -> Kernel:
@@ -70,11 +75,7 @@ def _kernel(unit: Unit, function: Function, demangled: str) -> Kernel:
     code = function.instructions
     local = sum(i.local for i in code)
     kernel = Kernel(title, unit.name, unit.resources[function.symbol], len(code), local)
-    blocks = blocks_of(function)
-    entry = entry_for(title)
-    for loop in KERNELS[entry] if entry else UNLISTED:
-        paths = dict(_loop_paths(blocks, unit.dtype, loop))
-        kernel.paths.update(paths if entry else {n: p for n, p in paths.items() if p})
+    kernel.paths.update(_paths(blocks_of(function), unit.dtype, KERNELS.get(entry_for(title) or "", ())))
     return kernel
 
 

@@ -8,6 +8,7 @@ from .sass import Function, Instruction
 
 _JUMPS = ("BRA", "BRX", "BRXU", "JMP", "JMX", "JMXU")
 _ENDS = ("EXIT", "RET", "KILL")
+BARRIER = "BAR"  # of a thread block
 _BARRIER_REGISTER = re.compile(r"\bB\d+\b")
 # A predicate in BRA's operands: some threads do not take the branch. @P0 BRA, BRA.U UP0, BRA.DIV UR4.
 _CONDITION = re.compile(r"(?<!\w)!?~?(UP|P|UR)\d")
@@ -19,7 +20,7 @@ class UnreadableError(ValueError):
 
 @dataclass
 class Block:
-    """Instructions that run in sequence, and the indices of the blocks that may follow."""
+    """Instructions that run in sequence, and the indices of the blocks that may follow. A barrier is a block."""
 
     instructions: list[Instruction]
     next: list[int]
@@ -30,12 +31,13 @@ def _conditional(i: Instruction) -> bool:
 
 
 def _splits_after(i: Instruction) -> bool:
-    return i.name in _JUMPS or i.name in (*_ENDS, "BSYNC")
+    return i.name in _JUMPS or i.name in (*_ENDS, "BSYNC", BARRIER)
 
 
 def _starts(function: Function) -> list[int]:
     starts = {0, *function.labels.values()}
     starts |= {place + 1 for place, i in enumerate(function.instructions) if _splits_after(i)}
+    starts |= {place for place, i in enumerate(function.instructions) if i.name == BARRIER}
     return sorted(s for s in starts if s < len(function.instructions))
 
 
@@ -81,3 +83,35 @@ def blocks_of(function: Function) -> list[Block]:
         places = _successors(function, end - 1, waits)
         blocks.append(Block(function.instructions[start:end], [index[p] for p in places]))
     return blocks
+
+
+def _reached(edges: list[list[int]], start: int, within: set[int]) -> set[int]:
+    """Return the blocks that one or more edges lead to from a block, all of them within a set."""
+    found: set[int] = set()
+    rest = [start]
+    while rest:
+        more = [n for n in edges[rest.pop()] if n in within and n not in found]
+        found.update(more)
+        rest += more
+    return found
+
+
+def innermost_loop(blocks: list[Block], inside: int) -> set[int]:
+    """Return the smallest loop around a block, with the loops in it; an empty set if there is none."""
+    after = [block.next for block in blocks]
+    before: list[list[int]] = [[] for _ in blocks]
+    for b, block in enumerate(blocks):
+        for n in block.next:
+            before[n].append(b)
+    loop: set[int] = set()
+    within = set(range(len(blocks)))
+    while inside in within:
+        inner = _reached(after, inside, within) & _reached(before, inside, within)
+        if inside not in inner:
+            break
+        loop = inner
+        # A loop within this one does not need the blocks at which this one is entered.
+        within = {b for b in loop if loop.issuperset(before[b])}
+        if within == loop:
+            break
+    return loop

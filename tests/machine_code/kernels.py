@@ -19,90 +19,92 @@ ARCHITECTURES = {
 }
 UNITS = tuple(f"{dtype} {architecture}" for dtype, some in ARCHITECTURES.items() for architecture in some)
 
-# Architecture -> device -> instructions and special-function operations an element, forward with gradient, for 2-byte
-# logits: 70% of what the device issues while a copy moves the element.
-GATES: dict[str, dict[str, tuple[float, float]]] = {
-    "sm_90": {"H100": (27, 3.4), "H200": (19, 2.5)},
-    "sm_100": {"B200": (13, 1.7)},
-}
+# The paths of a loop, by targets: trips without positives; a chunk without positives beside one that has some; a chunk
+# with positives.
+EITHER = ("csr", "bool")
+PATHS = (*EITHER, "bool, mixed", "bool, positives")
 
-# A chunk without positives, of CSR and of dense bool targets; a chunk with positives, of dense bool targets.
-PATHS = ("csr", "bool", "bool, positives")
+# The chunks of a trip: kTripChunks of feed.cuh, or one at a time. The one that costs an element less counts.
+TRIPS = (2, 1)
 
-# Two bool targets of a double chunk are fewer bytes than an asynchronous copy moves: there is no fast path.
+# Two bool targets of a double chunk have no fast path.
 SPARSE_ONLY = ("double",)
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop over the chunks of a row, which reads each chunk's logits and may store its gradient."""
+    """A loop over the chunks of a row, or over rows that a thread keeps in registers.
+
+    A loop over rows visits the chunks of each row twice, with barriers between the visits.
+    """
 
     name: str
-    stores: bool
-    exponentials: float = 1.0  # an element, at least; fewer if polynomials take a share
-    chunks: int = 1  # a trip, if the loop is unrolled
-    paths: tuple[str, ...] = PATHS  # "bool, positives" needs a body of its own
+    stores: bool  # the gradient
+    exponentials: tuple[float, ...] = (1.0,)  # an element in each visit, at least; fewer if polynomials take a share
+    barriers: int = 0
+    chunks: tuple[int, ...] = TRIPS
+    paths: tuple[str, ...] = PATHS
     others: bool = False  # the loop may load more than logits and targets: coefficients of each label
+    apart: bool = False  # its bodies are not those of the loops listed before it
 
 
 STATISTICS = Loop("statistics", stores=False)
-# A chunk without positives adds nothing to these sums.
-SECOND_PASS = Loop("second-pass sums", stores=False, exponentials=0.0, paths=("csr", "bool"))
 VALUE = Loop("value", stores=False)
 GRADIENT = Loop("gradient", stores=True)
 # The loops of a loss without exponentials.
-PLAIN_VALUE, PLAIN_GRADIENT = replace(VALUE, exponentials=0.0), replace(GRADIENT, exponentials=0.0)
-SCALE = Loop("scale", stores=True, exponentials=0.0, paths=("csr",))
+PLAIN_VALUE, PLAIN_GRADIENT = (
+    replace(loop, exponentials=(0.0,), chunks=TRIPS[:1], paths=EITHER) for loop in (VALUE, GRADIENT)
+)
+SCALE = Loop("scale", stores=True, exponentials=(0.0,), chunks=(1,), paths=("csr",))
+# The whole forward pass with gradient.
+ROW = Loop("row", stores=True, exponentials=(1.0, 1.0), barriers=2, chunks=(8,), others=True)
+CSR_ROW, BOOL_ROW = (replace(ROW, paths=(targets, f"{targets}, positives")) for targets in ("csr", "bool"))
+
+
+def _with_slopes(row: Loop) -> tuple[Loop, ...]:
+    """Return loops of Dice: its first visit leaves slopes, which the second one scales, except for squared sums."""
+    return replace(row, name="row of squares"), replace(row, exponentials=(1.0, 0.0), apart=True)
+
 
 # Loops by title, * for the loss; the first pattern that matches counts. Every kernel is checked for spills and local
 # memory; an empty tuple means that nothing else is checked. Of several paths that meet a loop's demand the cheapest is
 # taken: what a loop stores tells it from the others.
 KERNELS: dict[str, tuple[Loop, ...]] = {
-    "streaming<DecoupledSoftmax>": (STATISTICS, SECOND_PASS, GRADIENT),
-    "resident<DecoupledSoftmax>": (STATISTICS, SECOND_PASS, GRADIENT),
-    "streaming<*>": (STATISTICS, GRADIENT),
-    "resident<*>": (STATISTICS, GRADIENT),
+    # Options are branches around every chunk of a row, and the cheapest way through them is no common case. The reader
+    # takes what a trip loads for logits and targets, and does not know two logits. Late sums read positives only.
+    **dict.fromkeys(("team_rows<*, kNone>", "element_wise<SymmetricKl>", "element_wise_backward<SymmetricKl>"), ()),
+    **dict.fromkeys((f"{name}_statistics<*>" for name in ("collect", "place", "label")), ()),
+    **dict.fromkeys(
+        ("row_late_sums<*>", "collect_late_sums<*>", "merge_parts<*>", "finish_parts<*>", "sum_total", "sum_each"), ()
+    ),
+    **dict.fromkeys(("label_conclude<*>", "label_gradient<*>"), ()),
+    # Sums of a second pass take two more barriers.
+    "team_rows<DecoupledSoftmax, kSparse>": (replace(CSR_ROW, barriers=4),),
+    "team_rows<DecoupledSoftmax, kBools>": (replace(BOOL_ROW, barriers=4),),
+    "team_rows<Dice, kSparse>": _with_slopes(CSR_ROW),
+    "team_rows<Dice, kBools>": _with_slopes(BOOL_ROW),
+    "team_rows<*, kSparse>": (CSR_ROW,),
+    "team_rows<*, kBools>": (BOOL_ROW,),
     "row_statistics<*>": (STATISTICS,),
-    "row_late_sums<*>": (SECOND_PASS,),
     "all_statistics<*>": (STATISTICS,),
-    "collect_statistics<*>": (),
-    "place_statistics<*>": (),
-    "collect_late_sums<*>": (),
-    "merge_parts<*>": (),
-    "finish_parts<*>": (),
-    "label_statistics<*>": (),
-    "label_conclude<*>": (),
     "group_backward<*, false>": (GRADIENT,),
-    "group_backward<*, true>": (Loop("gradient", stores=True, paths=("csr",), others=True),),
-    # The reader takes what a trip loads for logits and targets; it does not know two logits.
-    "element_wise<SymmetricKl>": (),
-    "element_wise_backward<SymmetricKl>": (),
+    "group_backward<*, true>": (replace(GRADIENT, paths=("csr",), others=True),),
     "element_wise<SquaredHinge>": (PLAIN_VALUE, PLAIN_GRADIENT),
     "element_wise_backward<SquaredHinge>": (PLAIN_GRADIENT,),
     "element_wise<*>": (VALUE, GRADIENT),
     "element_wise_backward<*>": (GRADIENT,),
     "scale": (SCALE,),
-    "label_gradient<*>": (),
-    "sum_total": (),
-    "sum_each": (),
 }
 
-# Kernels that the other dtypes share: statistics are double, results have the compute dtype.
-ONLY_IN = {"merge_parts<*>": {"double"}, "finish_parts<*>": {"float", "double"}}
-
-# The loops that are looked for in a kernel that is not listed, so that its figures can be seen before it is.
-UNLISTED = (STATISTICS, GRADIENT)
+# Kernels that not every dtype has: double rows are split, and dtypes share statistics, which are double, and results,
+# which have the compute dtype.
+ONLY_IN = {
+    "team_rows": {"bfloat16", "half", "float"},
+    "merge_parts": {"double"},
+    "finish_parts": {"float", "double"},
+}
 
 
 def entry_for(title: str) -> str | None:
     """Return the pattern in KERNELS that matches a kernel's title."""
     return next((pattern for pattern in KERNELS if fnmatchcase(title, pattern)), None)
-
-
-# By launch strategy, the loops of a forward pass with gradient, * for the same loss: the gates apply to their sum.
-FORWARD = {
-    "streaming": (("streaming<*>", "statistics"), ("streaming<*>", "gradient")),
-    "resident": (("resident<*>", "statistics"), ("resident<*>", "gradient")),
-    "split": (("row_statistics<*>", "statistics"), ("group_backward<*, false>", "gradient")),
-    "element-wise": (("element_wise<*>", "gradient"),),
-}

@@ -1,33 +1,37 @@
 """The cheapest path around a loop that does the loop's work.
 
 A kernel's options are branches, so the size of its loop does not tell how many instructions are executed. The figure
-that counts is one trip around the loop by the common path: through the load of the logits, an exponential an element,
-and the store of the gradient. Every path must contain these, and the cheapest one skips what the common case skips.
+that counts is one trip around the loop by the common path: through the loads of the logits, an exponential an element,
+and the stores of the gradient, in accesses of 16 bytes. Every path must contain these, and the cheapest one skips what
+the common case skips.
+
+A loop over rows has two visits of a row's chunks with barriers between them. Its trip begins with the loads of a row,
+takes the sums of the first visit, passes the barriers, and stores the gradient in the second visit.
 """
 
 import heapq
-from collections import Counter
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
-from .graph import Block
+from .graph import BARRIER, Block, innermost_loop
 from .sass import Instruction
 
 CHUNK = 16  # bytes
+_VOTES = ("VOTE", "VOTEU")
 
-# Barriers of a block or cluster are between loops, never inside a loop over a thread's chunks.
-_BARRIERS = ("BAR", "UCGABAR_ARV", "UCGABAR_WAIT")
 
-# How logits reach registers: by source, the instructions that each chunk needs one of.
-SOURCES: dict[str, tuple[str, ...]] = {
-    "copied": ("LDGSTS", "LDS"),  # cp.async into shared memory, and out of it
-    "global": ("LDG",),
-    "shared": ("LDS",),
-}
-_WIDE_READS = ("LDG", "LDS", "LDGSTS")
+class Progress(NamedTuple):
+    """The work that a trip has done so far, or that a block does."""
 
-# The progress of a trip: chunks by each instruction of the source, bytes stored, arithmetic, loads of targets.
-Progress = tuple[int, ...]
+    loads: int = 0  # of 16 bytes of logits
+    barriers: int = 0
+    operations: int = 0  # the arithmetic of the current visit
+    stores: int = 0  # of 16 bytes
+    targets: int = 0  # loads of the dense targets of a chunk
+    votes: int = 0  # of warps; a trip's progress has none
+    counted: int = 0  # the arithmetic since the last vote
 
 
 @dataclass(frozen=True)
@@ -36,51 +40,82 @@ class Demand:
 
     lanes: int  # elements in 16 bytes
     arithmetic: str  # the operation that elements need, by the beginning of its opcode
-    stores: bool  # whether it stores the gradient, in pieces of any size; if not, it stores nothing
-    operations: int  # the arithmetic of one chunk, at least
-    source: str = "global"
-    chunks: int = 1  # a trip, if the loop is unrolled
+    stores: bool  # whether it stores the gradient; if not, it stores nothing
+    an_element: tuple[float, ...] = (1.0,)  # the arithmetic of an element in each visit, at least
+    barriers: int = 0  # between the first visit and the last one
+    chunks: int = 1  # a trip
     target_width: int = 0  # bytes of the load of a chunk's dense targets; 0: no targets
     others: bool = False  # whether it may load more than logits and targets
     avoid: frozenset[int] = frozenset()  # addresses that the path must not contain
 
     @cached_property
+    def operations(self) -> tuple[int, ...]:
+        """The arithmetic of a chunk in each visit."""
+        return tuple(math.ceil(a * self.lanes) for a in self.an_element)
+
+    @cached_property
     def goal(self) -> Progress:
-        stored = CHUNK * self.chunks if self.stores else 0
-        targets = self.chunks if self.target_width else 0
-        return (*(self.chunks for _ in SOURCES[self.source]), stored, self.operations * self.chunks, targets)
+        return Progress(
+            self.chunks,
+            self.barriers,
+            self.operations[-1] * self.chunks,
+            self.chunks if self.stores else 0,
+            self.chunks if self.target_width else 0,
+        )
 
     def is_source(self, i: Instruction) -> bool:
-        return i.name in SOURCES[self.source] and i.width >= CHUNK
+        return i.name == "LDG" and i.width >= CHUNK
 
     def is_target(self, i: Instruction) -> bool:
-        # Targets that were copied ahead are loaded from shared memory.
-        return self.target_width > 0 and (i.loads_global or i.loads_shared) and i.width == self.target_width
+        return self.target_width > 0 and i.loads_global and i.width == self.target_width
 
     def forbids(self, i: Instruction) -> bool:
-        if i.name in _BARRIERS or i.address in self.avoid or (i.stores_global and not self.stores):
+        if (
+            i.address in self.avoid
+            or (i.name == BARRIER and not self.barriers)
+            or (i.stores_global and not self.stores)
+        ):
             return True
         if self.is_source(i) or self.is_target(i) or self.others:
             return False
-        return i.loads_global or (i.name in _WIDE_READS and i.width >= CHUNK)
+        return i.loads_global or (i.stores_global and i.width < CHUNK)
 
     def gain(self, block: Block) -> Progress | None:
         """Return what a block contributes; None if no trip may contain it."""
-        if any(map(self.forbids, block.instructions)):
-            return None
         code = block.instructions
-        reads = (sum(i.width // CHUNK for i in code if self.is_source(i) and i.name == n) for n in SOURCES[self.source])
-        stored = sum(i.width for i in code if i.stores_global)
-        operations = sum(i.opcode.startswith(self.arithmetic) for i in code)
-        return (*reads, stored, operations, sum(map(self.is_target, code)))
-
-    def advance(self, progress: Progress, gain: Progress) -> Progress | None:
-        """Return the progress after a block; None if it has more chunks or targets than one trip takes."""
-        reads = len(SOURCES[self.source])
-        total = [a + b for a, b in zip(progress, gain, strict=True)]
-        if any(total[k] > self.goal[k] for k in (*range(reads), len(total) - 1)):
+        if any(map(self.forbids, code)):
             return None
-        return tuple(map(min, total, self.goal))
+        return Progress(
+            sum(i.width // CHUNK for i in code if self.is_source(i)),
+            sum(i.name == BARRIER for i in code),
+            sum(i.opcode.startswith(self.arithmetic) for i in code),
+            sum(i.width // CHUNK for i in code if i.stores_global),
+            sum(map(self.is_target, code)),
+            sum(i.name in _VOTES for i in code),
+        )
+
+    def advance(self, p: Progress, gain: Progress) -> Progress | None:
+        """Return the progress after a block; None if it has too much of something or what it has comes too early."""
+        first, last = p.barriers == 0, p.barriers == self.barriers
+        if gain.barriers:  # a block of its own
+            done = p.loads == self.chunks and p.operations == self.operations[0] * self.chunks
+            passes = not last and (done or not first)
+            return p._replace(barriers=p.barriers + 1, operations=0, counted=0) if passes else None
+        loads, targets = p.loads + gain.loads, p.targets + gain.targets
+        if loads > self.chunks or targets > self.goal.targets or (gain.loads and not first):
+            return None
+        if not (first or last):
+            return p._replace(targets=targets)
+        most = self.operations[0 if first else -1]
+        operations = min(gain.operations, most * self.chunks - p.operations)
+        counted = 0
+        if self.barriers:
+            # In a loop over rows a warp votes on each chunk, and may have none: two operations of each element do not
+            # stand for two chunks.
+            operations = min(operations, most - p.counted)
+            counted = 0 if gain.votes else p.counted + operations
+        stores = min(p.stores + gain.stores, self.goal.stores) if last else 0
+        return Progress(loads, p.barriers, p.operations + operations, stores, targets, 0, counted)
 
 
 @dataclass(frozen=True)
@@ -97,16 +132,6 @@ class Path:
     @property
     def special(self) -> float:
         return sum(i.special for i in self.instructions) / self.elements
-
-    @property
-    def narrowest_store(self) -> int:
-        """The bytes of the narrowest store; 0 without stores."""
-        return min((i.width for i in self.instructions if i.stores_global), default=0)
-
-    @property
-    def accesses(self) -> Counter[str]:
-        """The number of accesses to global memory by opcode."""
-        return Counter(i.opcode for i in self.instructions if i.loads_global or i.stores_global or i.name == "LDGSTS")
 
     def addresses(self, opcode: str) -> frozenset[int]:
         return frozenset(i.address for i in self.instructions if i.opcode.startswith(opcode))
@@ -125,45 +150,38 @@ def _trace(before: dict[State, State], last: State) -> list[int]:
 
 
 def _cycle_from(blocks: list[Block], start: int, gains: dict[int, Progress], demand: Demand) -> list[int]:
-    """Return the cheapest cycle through a block that meets the demand: Dijkstra's search over blocks and progress."""
-    progress = demand.advance(tuple(0 for _ in demand.goal), gains[start])
-    if progress is None:
+    """Return the cheapest cycle through a block that meets the demand: Dijkstra's search over blocks and progress.
+
+    In a loop over chunks it stays in the innermost loop around the block: what is outside is rare.
+    """
+    loop = set(gains) if demand.barriers else innermost_loop(blocks, start) & gains.keys()
+    first = demand.advance(Progress(), gains[start])
+    if first is None:
         return []
-    cost: dict[State, int] = {(start, progress): 0}
+    cost: dict[State, int] = {(start, first): 0}
     before: dict[State, State] = {}
-    queue = [(0, start, progress)]
+    queue = [(0, start, first)]
     while queue:
         spent, block, progress = heapq.heappop(queue)
         if spent > cost[block, progress]:
             continue
-        spent += len(blocks[block].instructions)
         for following in blocks[block].next:
-            if following == start and progress == demand.goal:
+            if following == start and progress[:5] == demand.goal[:5]:
                 return _trace(before, (block, progress))
-            if following == start or following not in gains:
+            if following == start or following not in loop:
                 continue
             reached = demand.advance(progress, gains[following])
-            if reached is not None and spent < cost.get((following, reached), _UNREACHED):
-                cost[following, reached] = spent
+            total = spent + len(blocks[following].instructions)
+            if reached is not None and total < cost.get((following, reached), _UNREACHED):
+                cost[following, reached] = total
                 before[following, reached] = (block, progress)
-                heapq.heappush(queue, (spent, following, reached))
+                heapq.heappush(queue, (total, following, reached))
     return []
 
 
-def _cheapest_by(blocks: list[Block], demand: Demand) -> Path | None:
-    gains = {b: gain for b, block in enumerate(blocks) if (gain := demand.gain(block)) is not None}
-    best: Path | None = None
-    for start, gain in gains.items():
-        trip = _cycle_from(blocks, start, gains, demand) if gain[0] else []
-        if not trip:
-            continue
-        instructions = tuple(i for b in trip for i in blocks[b].instructions)
-        if best is None or len(instructions) < len(best.instructions):
-            best = Path(instructions, demand.chunks * demand.lanes)
-    return best
-
-
 def cheapest(blocks: list[Block], demand: Demand) -> Path | None:
-    """Return the cheapest trip that meets the demand, with the logits from the first source that has one."""
-    found = (_cheapest_by(blocks, replace(demand, source=source)) for source in SOURCES)
-    return next((path for path in found if path), None)
+    """Return the cheapest trip that meets the demand."""
+    gains = {b: gain for b, block in enumerate(blocks) if (gain := demand.gain(block)) is not None}
+    trips = [_cycle_from(blocks, start, gains, demand) for start, gain in gains.items() if gain.loads]
+    found = [tuple(i for b in trip for i in blocks[b].instructions) for trip in trips if trip]
+    return Path(min(found, key=len), demand.chunks * demand.lanes) if found else None

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 
 _SECTION = re.compile(r"^\.text\.(\S+):")
 _LABEL = re.compile(r"^([.$\w]+):\s*$")
@@ -24,7 +25,7 @@ class Instruction:
     operands: str
     targets: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.opcode.partition(".")[0]
 
@@ -42,11 +43,6 @@ class Instruction:
     @property
     def loads_global(self) -> bool:
         return self.name in _LOADS
-
-    @property
-    def loads_shared(self) -> bool:
-        """Whether this loads from shared memory. The predicated-off loads that precede every LDGSTS do not count."""
-        return self.name == "LDS" and self.guard.lstrip("@") != "!PT"
 
     @property
     def stores_global(self) -> bool:

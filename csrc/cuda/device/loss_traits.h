@@ -4,6 +4,7 @@
 #include "../../losses/compound.h"
 #include "../../losses/registry.h"
 #include "device_call.h"
+#include "portability.cuh"
 
 namespace mlloss {
 namespace cuda {
@@ -22,6 +23,8 @@ template <class T>
 constexpr int kRegisterPressure<MultiPositiveCrossEntropy<T>> = 1;
 template <class T>
 constexpr int kRegisterPressure<SelfAdjustingDice<T>> = 1;
+template <class T>
+constexpr int kRegisterPressure<SigmoidFocal<T>> = MLLOSS_CAPABILITY >= 100 ? 1 : 0;
 template <class T>
 constexpr int kRegisterPressure<SymmetricKl<T>> = 1;
 template <class T, template <class> class... Losses>
@@ -43,11 +46,15 @@ template <class T, template <class> class... Losses>
 constexpr bool kRolled<Compound<T, Losses...>> = ((Losses<T>::kScope == Scope::kElement) || ...);
 
 // The minimum of blocks of a team on a multiprocessor, which limits the registers of a thread. Bool targets arrive in
-// registers; CSR targets do not. kFastPath: as in team.cuh.
+// registers; CSR targets do not. With 80 registers slopes spill on sm_80. kFastPath: as in team.cuh.
 template <class Loss, FastPath kFastPath>
-constexpr int kTeamBlocks = kRegisterPressure<Loss> > 2                                      ? 1
-                            : kFastPath == FastPath::kSparse && kRegisterPressure<Loss> == 0 ? 3
-                                                                                             : 2;
+constexpr int team_blocks_of() {
+  if (kRegisterPressure<Loss> > 2) return 1;
+  const bool few = kFastPath == FastPath::kSparse && kRegisterPressure<Loss> == 0;
+  return few && !(Loss::kSlopes && MLLOSS_CAPABILITY < 90) ? 3 : 2;
+}
+template <class Loss, FastPath kFastPath>
+constexpr int kTeamBlocks = team_blocks_of<Loss, kFastPath>();
 
 }  // namespace cuda
 }  // namespace mlloss
