@@ -92,6 +92,13 @@ inline LaunchPlan plan_split(const Problem& problem, const DeviceFacts& facts) {
 // Returns the bytes of three buffers that hold the targets of a tile as bits, a byte for each chunk.
 inline int64_t team_shared_bytes(int64_t chunks_per_tile) { return 3 * (divide_up(chunks_per_tile, 16) * 16 + 16); }
 
+// Returns how many chunks of a row a team keeps. Without options these are the chunks that lie inside the row.
+inline int64_t chunks_of_team(const Problem& problem) {
+  const bool options = problem.team_chunks < kChunksPerThread;
+  const int64_t whole = problem.labels / chunk_width(problem.dtype);
+  return std::max<int64_t>(1, options ? most_chunks(problem.labels, problem.dtype) : whole);
+}
+
 constexpr int64_t kMostTeamRows = INT32_MAX;  // team kernels count rows in 32 bits
 
 // Returns how many blocks of a team kernel a multiprocessor runs at once: registers, shared memory and the hardware's
@@ -106,7 +113,7 @@ inline int64_t team_blocks_per_sm(const Problem& problem, const DeviceFacts& fac
 // Returns a plan in which `team` blocks keep a row, or fewer if these suffice. The grid is persistent, and all of its
 // blocks are resident at once, because the blocks of a team wait for one another.
 inline LaunchPlan team_of(const Problem& problem, int64_t resident, int threads, int64_t team) {
-  const int64_t chunks = std::max<int64_t>(1, most_chunks(problem.labels, problem.dtype));
+  const int64_t chunks = chunks_of_team(problem);
   const int64_t warps = threads / kWarpThreads;
   LaunchPlan plan = common_plan(problem, Strategy::kTeam, threads);
   plan.chunks_per_warp = static_cast<int>(divide_up(chunks, team * warps));
@@ -133,7 +140,7 @@ inline bool plan_team(const Problem& problem, const DeviceFacts& facts, LaunchPl
   if (problem.grouping != Grouping::kSamples || problem.dtype == DType::kDouble || problem.rows > kMostTeamRows) {
     return false;
   }
-  const int64_t chunks = std::max<int64_t>(1, most_chunks(problem.labels, problem.dtype));
+  const int64_t chunks = chunks_of_team(problem);
   const int64_t rows = std::max<int64_t>(1, problem.rows);
   bool found = false;
   for (const int threads : {256, 192, 128, 96, 64, 32}) {
