@@ -2,18 +2,18 @@
 // includes this file both defines and launches them.
 #pragma once
 
+#include "../device/loss_traits.h"
 #include "../kernels/backward.cuh"
 #include "../kernels/element_wise.cuh"
-#include "kernels.h"
 #include "../kernels/label_gradient.cuh"
 #include "../kernels/label_groups.cuh"
-#include "launch.cuh"
-#include "../device/loss_traits.h"
 #include "../kernels/parts.cuh"
 #include "../kernels/reduce.cuh"
 #include "../kernels/scale.cuh"
 #include "../kernels/split.cuh"
 #include "../kernels/team.cuh"
+#include "kernels.h"
+#include "launch.cuh"
 
 namespace mlloss {
 namespace cuda {

@@ -1,5 +1,5 @@
-#include "kernels.h"
 #include "../device/portability.cuh"
+#include "kernels.h"
 
 namespace mlloss {
 namespace cuda {
