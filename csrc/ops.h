@@ -283,7 +283,7 @@ struct Ops {
     return out;
   }
 
-  static Tensor loss_late(MLLOSS_SHARED, Tensor statistics) {
+  static Tensor loss_second_pass(MLLOSS_SHARED, Tensor statistics) {
     const Arguments a = MLLOSS_ARGUMENTS;
     const Call call = make_call(logits, a);
     Tensor out = new_of_groups(logits, Engine::counts_of(a.loss, logits).second_pass_sums, group_count(call));
@@ -302,12 +302,12 @@ struct Ops {
     return out;
   }
 
-  static std::tuple<Tensor, Tensor> loss_finish(Tensor statistics, Tensor late, OptionalTensor sample_weight,
-                                                OptionalTensor normalizer, std::string loss,
-                                                std::vector<double> parameters, int64_t grouping, int64_t reduction,
-                                                int64_t rows, ScalarType dtype) {
+  static std::tuple<Tensor, Tensor> loss_finalize(Tensor statistics, Tensor second_sums, OptionalTensor sample_weight,
+                                                  OptionalTensor normalizer, std::string loss,
+                                                  std::vector<double> parameters, int64_t grouping, int64_t reduction,
+                                                  int64_t rows, ScalarType dtype) {
     LabelParts parts = parts_of(statistics);
-    if (late.numel() > 0) parts.second_pass_sums = static_cast<const double*>(late.const_data_ptr());
+    if (second_sums.numel() > 0) parts.second_pass_sums = static_cast<const double*>(second_sums.const_data_ptr());
     Call call{};
     call.rows = rows;
     call.grouping = static_cast<Grouping>(grouping);
@@ -350,9 +350,9 @@ struct Ops {
     m.impl("scale_gradient", TORCH_BOX(&scale_gradient));
     m.impl("scale_gradient_", TORCH_BOX(&scale_gradient_));
     m.impl("loss_statistics", TORCH_BOX(&loss_statistics));
-    m.impl("loss_late", TORCH_BOX(&loss_late));
+    m.impl("loss_second_pass", TORCH_BOX(&loss_second_pass));
     m.impl("loss_merge", TORCH_BOX(&loss_merge));
-    m.impl("loss_finish", TORCH_BOX(&loss_finish));
+    m.impl("loss_finalize", TORCH_BOX(&loss_finalize));
   }
 };
 

@@ -7,8 +7,8 @@ The logits may belong to a part of the labels: the columns from ``first_label`` 
 targets then hold the columns of all labels; dense targets, weights and other tensors with an entry per label
 belong to the part. If no group spans parts (groups are elements or labels), ``loss_forward`` returns the part's
 share of the total, and shares add up. If groups span parts (groups are rows, or the whole batch), each part has
-``loss_statistics``; ``loss_finish`` turns the statistics of all parts into the value and the coefficients, and
-``loss_backward`` computes the part's gradient from these. Second-pass sums (``loss_late``), if a loss has them,
+``loss_statistics``; ``loss_finalize`` turns the statistics of all parts into the value and the coefficients, and
+``loss_backward`` computes the part's gradient from these. Second-pass sums (``loss_second_pass``), if a loss has them,
 need a second visit of each part, with the statistics from ``loss_merge``.
 """
 
@@ -69,11 +69,12 @@ _SCHEMAS = (
     # Statistics of a part of the labels, if groups are rows or the whole batch: float64 [statistics, groups].
     f"loss_statistics(Tensor logits, {_SHARED}) -> Tensor",
     # Second-pass sums of a part, from the merged statistics of all parts: float64 [second-pass sums, groups].
-    f"loss_late(Tensor logits, {_SHARED}, Tensor statistics) -> Tensor",
+    f"loss_second_pass(Tensor logits, {_SHARED}, Tensor statistics) -> Tensor",
     # Merges contiguous [parts, statistics, groups], in the order of the parts, into [statistics, groups].
     "loss_merge(Tensor statistics, str loss) -> Tensor",
-    # value and coefficients as in loss_forward, in the compute dtype. late: [parts, second-pass sums, groups] or empty.
-    "loss_finish(Tensor statistics, Tensor late, Tensor? sample_weight, Tensor? normalizer, str loss, "
+    # value and coefficients as in loss_forward, in the compute dtype. second_sums: [parts, second-pass sums, groups], or
+    # empty.
+    "loss_finalize(Tensor statistics, Tensor second_sums, Tensor? sample_weight, Tensor? normalizer, str loss, "
     "float[] parameters, int grouping, int reduction, SymInt rows, ScalarType dtype) -> (Tensor, Tensor)",
     "scale_gradient(Tensor gradient, Tensor grad_output) -> Tensor",
     "scale_gradient_(Tensor(a!) gradient, Tensor grad_output) -> ()",
@@ -168,9 +169,9 @@ def _fake_of_groups(logits: torch.Tensor, count: int, args: tuple[Any, ...]) -> 
     return logits.new_empty((count, _groups(logits, args[_GROUPING])), dtype=torch.float64)
 
 
-def _fake_finish(
+def _fake_finalize(
     statistics: torch.Tensor,
-    late: torch.Tensor,
+    second_sums: torch.Tensor,
     sample_weight: torch.Tensor | None,
     normalizer: torch.Tensor | None,
     loss: str,
@@ -192,9 +193,9 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "loss_backward": _fake_backward,
     "loss_backward_": _fake_backward_,
     "loss_statistics": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).statistics, args),
-    "loss_late": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).second_pass_sums, args),
+    "loss_second_pass": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).second_pass_sums, args),
     "loss_merge": lambda statistics, loss: statistics.new_empty(statistics.shape[1:]),
-    "loss_finish": _fake_finish,
+    "loss_finalize": _fake_finalize,
     "scale_gradient": lambda gradient, grad_output: torch.empty_like(gradient),
     "scale_gradient_": lambda gradient, grad_output: None,
 }

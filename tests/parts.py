@@ -55,13 +55,13 @@ class _Parts:
     def _finish(self) -> tuple[Tensor, Tensor]:
         loss = self.options.loss
         statistics = torch.stack([self.ops.loss_statistics(*arguments) for arguments in self.arguments])
-        late = statistics.new_empty(0)
+        second_sums = statistics.new_empty(0)
         if _ops.counts_of(loss).second_pass_sums:
             merged = self.ops.loss_merge(statistics, loss)
-            late = torch.stack([self.ops.loss_late(*arguments, merged) for arguments in self.arguments])
+            second_sums = torch.stack([self.ops.loss_second_pass(*arguments, merged) for arguments in self.arguments])
         numbers = self.options.grouping, self.options.reduction, self.rows, self.dtype
         sides = self.sides.sample_weight, self.sides.normalizer
-        return self.ops.loss_finish(statistics, late, *sides, loss, list(self.options.parameters), *numbers)
+        return self.ops.loss_finalize(statistics, second_sums, *sides, loss, list(self.options.parameters), *numbers)
 
     def backward(
         self, coefficients: Sequence[Tensor], grad_output: Tensor, needs: Sequence[bool]

@@ -45,14 +45,14 @@ from .test_parts import part_of
 
 ROWS, LABELS, FEATURES = 7, 700, 12
 
-# A loss of each kind that is chunked differently: elements, rows, late sums, labels, everything, several passes.
+# A loss of each kind that is chunked differently: elements, rows, second-pass sums, labels, everything, several passes.
 LOSSES = {
     "elements": BCEWithLogitsLoss(),
     "elements, sum": SigmoidFocalLoss(reduction="sum", normalizer=7.0),
     "elements, batchmean": AsymmetricLoss(reduction="batchmean"),
     "rows": ZLPRLoss(),
     "rows, sum": LSEPLoss(reduction="sum"),
-    "late sums": DecoupledSoftmaxLoss(),
+    "second-pass sums": DecoupledSoftmaxLoss(),
     "labels": DiceLoss(average="macro"),
     "everything": DiceLoss(average="micro", log=True),
     "one pass": ZLPRLoss() + 0.5 * SigmoidFocalLoss(gamma=3.0) + DiceLoss(),

@@ -200,13 +200,13 @@ def test_ops_keep_their_contract(served: Case, backend: Backend, generator: torc
     assert statistics.shape[1] == counts.statistics
     torch.library.opcheck(ops.loss_merge.default, (statistics, served.spec), test_utils=tests)
     assert torch.equal(ops.loss_merge(statistics, served.spec), statistics[0])
-    torch.library.opcheck(ops.loss_late.default, (*arguments, statistics[0]), test_utils=tests)
-    late = ops.loss_late(*arguments, statistics[0])[None]
-    assert late.shape[1:] == (counts.second_pass_sums, statistics.shape[2])
+    torch.library.opcheck(ops.loss_second_pass.default, (*arguments, statistics[0]), test_utils=tests)
+    second_sums = ops.loss_second_pass(*arguments, statistics[0])[None]
+    assert second_sums.shape[1:] == (counts.second_pass_sums, statistics.shape[2])
     sample_weight = torch.rand(SHAPE[0], generator=generator).to(backend.device)
     for reduction in (0, 2):
-        finish = (statistics, late, sample_weight, None, served.spec, list(served.parameters), arguments[14], reduction)
-        torch.library.opcheck(ops.loss_finish.default, (*finish, SHAPE[0], torch.float32), test_utils=tests)
+        finish = (statistics, second_sums, sample_weight, None, served.spec, list(served.parameters), arguments[14], reduction)
+        torch.library.opcheck(ops.loss_finalize.default, (*finish, SHAPE[0], torch.float32), test_utils=tests)
 
 
 def test_parts_without_rows(served: Case, backend: Backend) -> None:

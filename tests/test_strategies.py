@@ -90,7 +90,7 @@ def test_extreme_rows_between_ordinary_ones(
 
 @pytest.mark.parametrize("layout", ("bool", "csr64"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_late_sums(backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str) -> None:
+def test_second_pass_sums(backend: Backend, generator: torch.Generator, dtype: torch.dtype, layout: str) -> None:
     """A second pass over rows of one chunk or many, by one block or several, with and without a gradient after it."""
     for rows, labels in ((5, 9), (9, 1_025), (24, 3_001), (6, LONG)):
         logits = random_logits(generator, (rows, labels), dtype, backend.device)
@@ -361,7 +361,7 @@ def test_launch_counts(served: Case, backend: Backend, generator: torch.Generato
     value.backward()
     # Split has launches for statistics and gradient; groups that are labels need one more to join the statistics.
     split = 3 if served.own.get("average") == "macro" else 2
-    split += served.spec == "decoupled_softmax"  # late sums take one more
+    split += served.spec == "decoupled_softmax"  # second-pass sums take one more
     expected = split if expected_strategy(served, backend) == "split" else 1
     assert (forward - before, count() - forward) == (expected, 1)
 

@@ -347,10 +347,27 @@ def _merging(parts: Tensor, tile: Tile) -> tuple[int, Tile]:
 
 
 def _merge(
-    call: Call, grouping: int, functor: Group, parts: Tensor, results: Results, tile: Tile, late: Tensor | None = None
+    call: Call,
+    grouping: int,
+    functor: Group,
+    parts: Tensor,
+    results: Results,
+    tile: Tile,
+    second_sums: Tensor | None = None,
 ) -> None:
     programs, tile = _merging(parts, tile)
-    launch(kernels.merge, programs, _of_groups(call), functor, parts, late, results, *parts.shape[1:], tile, grouping)
+    launch(
+        kernels.merge,
+        programs,
+        _of_groups(call),
+        functor,
+        parts,
+        second_sums,
+        results,
+        *parts.shape[1:],
+        tile,
+        grouping,
+    )
 
 
 def _forward(logits: Tensor, a: Arguments, keep: bool, gradient: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -489,18 +506,18 @@ def loss_statistics(logits: Tensor, *args: Any) -> Tensor:
         return _join(functor, _parts_of_rows(_call(logits, a), logits, a, functor, plan)[0])
 
 
-def loss_late(logits: Tensor, *args: Any) -> Tensor:
+def loss_second_pass(logits: Tensor, *args: Any) -> Tensor:
     a, known = Arguments(*args[:_SHARED]), args[_SHARED]
     functor = _group_functor(a.loss)
     if functor.second_pass_sums is None:
         return _wide(logits, 0, _groups(logits, a.group))
-    late = _wide(logits, functor.second_pass_count.value, logits.shape[0])
+    second_sums = _wide(logits, functor.second_pass_count.value, logits.shape[0])
     with _on_device_of(logits):
         plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), second_pass=True)
         shape = (logits.shape[0], _nnz(a), plan.tiles)
-        arguments = (_call(logits, a), functor, known, late, *shape, _tile(logits, a, plan))
+        arguments = (_call(logits, a), functor, known, second_sums, *shape, _tile(logits, a, plan))
         launch_plan(kernels.second_pass_sums, plan, *arguments)
-    return late
+    return second_sums
 
 
 def loss_merge(statistics: Tensor, loss: str) -> Tensor:
@@ -508,9 +525,9 @@ def loss_merge(statistics: Tensor, loss: str) -> Tensor:
         return _join(_group_functor(loss), statistics.transpose(0, 1).contiguous())
 
 
-def loss_finish(
+def loss_finalize(
     statistics: Tensor,
-    late: Tensor,
+    second_sums: Tensor,
     sample_weight: Tensor | None,
     normalizer: Tensor | None,
     loss: str,
@@ -529,7 +546,7 @@ def loss_finish(
     reduced = a.reduce != "none"
     value = statistics.new_empty(() if reduced or a.group == "micro" else (groups,), dtype=dtype)
     values = _wide(statistics, groups) if reduced else value
-    summed = late.sum(0) if late.numel() else None
+    summed = second_sums.sum(0) if second_sums.numel() else None
     with _on_device_of(statistics):
         parts = statistics.transpose(0, 1).contiguous()
         _merge(call, grouping, functor, parts, Results(losses=values, coefficients=coefficients), _WIDE, summed)
@@ -557,9 +574,9 @@ implementations = {
     "loss_backward": loss_backward,
     "loss_backward_": loss_backward_,
     "loss_statistics": loss_statistics,
-    "loss_late": loss_late,
+    "loss_second_pass": loss_second_pass,
     "loss_merge": loss_merge,
-    "loss_finish": loss_finish,
+    "loss_finalize": loss_finalize,
     "scale_gradient": scale_gradient,
     "scale_gradient_": scale_gradient_,
 }

@@ -150,7 +150,7 @@ class Progress:
         if self._merged is None:
             self._merged = self._merge(self._all_statistics())
         arguments = self.evaluation.arguments(logits, part, self.plan)
-        self.second_pass_sums.append(self.evaluation.ops.loss_late(*arguments, self._merged))
+        self.second_pass_sums.append(self.evaluation.ops.loss_second_pass(*arguments, self._merged))
 
     def outcome(self, dtype: torch.dtype) -> Outcome:
         """Return the result over all chunks."""

@@ -169,11 +169,11 @@ class _Spanning(torch.autograd.Function):
         ops, tensors = getattr(torch.ops, options.namespace), TensorArguments(*given)
         shared = (logits, *shared_arguments(tensors, options))
         statistics = shards.gather(ops.loss_statistics(*shared))
-        late = statistics.new_empty(0)
+        second_sums = statistics.new_empty(0)
         if _ops.counts_of(options.loss).second_pass_sums:
-            late = shards.gather(ops.loss_late(*shared, ops.loss_merge(statistics, options.loss)))
+            second_sums = shards.gather(ops.loss_second_pass(*shared, ops.loss_merge(statistics, options.loss)))
         rows, dtype = logits.shape[0], _ops.compute_dtype(logits)
-        value, coefficients = finished(statistics, late, tensors, options, rows, dtype)
+        value, coefficients = finished(statistics, second_sums, tensors, options, rows, dtype)
         return value, coefficients, value.new_empty(0)
 
     @staticmethod
@@ -191,13 +191,13 @@ class _Spanning(torch.autograd.Function):
 
 
 def finished(
-    statistics: Tensor, late: Tensor, tensors: TensorArguments, options: Options, rows: int, dtype: torch.dtype
+    statistics: Tensor, second_sums: Tensor, tensors: TensorArguments, options: Options, rows: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Return the value and the coefficients from the statistics and second-pass sums of all parts."""
     ops = getattr(torch.ops, options.namespace)
     numbers = options.grouping, options.reduction, rows, dtype
-    inputs = statistics, late, tensors.sample_weight, tensors.normalizer
-    found: tuple[Tensor, Tensor] = ops.loss_finish(*inputs, options.loss, list(options.parameters), *numbers)
+    inputs = statistics, second_sums, tensors.sample_weight, tensors.normalizer
+    found: tuple[Tensor, Tensor] = ops.loss_finalize(*inputs, options.loss, list(options.parameters), *numbers)
     return found
 
 

@@ -25,7 +25,7 @@ OTHERS = tuple(name for name in LOSSES if name not in MAIN)
 # Sums of losses: the one with most statistics, and others.
 LARGEST = "zlpr+sigmoid_focal+dice"
 COMPOUNDS = ("zlpr+sigmoid_focal", "zlpr+dice", "sigmoid_focal+dice", "bce_with_logits+dice", "asymmetric+zlpr")
-# Losses whose groups span parts of the labels: rows, rows with late sums, and everything.
+# Losses whose groups span parts of the labels: rows, rows with second-pass sums, and everything.
 PARTED = ("zlpr, samples", "decoupled_softmax, samples", "dice, micro")
 _PARAMETERS = 8  # of a compound's term: the coefficient, the functor's parameters, zeros
 

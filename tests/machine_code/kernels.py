@@ -75,9 +75,17 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
     **dict.fromkeys(("team_rows<*, kNone>", "element_wise<SymmetricKl>", "element_wise_backward<SymmetricKl>"), ()),
     **dict.fromkeys((f"{name}_statistics<*>" for name in ("collect", "place", "label")), ()),
     **dict.fromkeys(
-        ("row_late_sums<*>", "collect_late_sums<*>", "merge_parts<*>", "finish_parts<*>", "sum_total", "sum_each"), ()
+        (
+            "row_second_pass<*>",
+            "collect_second_pass<*>",
+            "merge_parts<*>",
+            "finalize_parts<*>",
+            "sum_total",
+            "sum_each",
+        ),
+        (),
     ),
-    **dict.fromkeys(("label_conclude<*>", "label_gradient<*>"), ()),
+    **dict.fromkeys(("label_finalize<*>", "label_gradient<*>"), ()),
     # Sums of a second pass take two more barriers.
     "team_rows<DecoupledSoftmax, kSparse>": (replace(CSR_ROW, barriers=4),),
     "team_rows<DecoupledSoftmax, kBools>": (replace(BOOL_ROW, barriers=4),),
@@ -101,7 +109,7 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
 ONLY_IN = {
     "team_rows": {"bfloat16", "half", "float"},
     "merge_parts": {"double"},
-    "finish_parts": {"float", "double"},
+    "finalize_parts": {"float", "double"},
 }
 
 

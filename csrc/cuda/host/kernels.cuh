@@ -112,10 +112,10 @@ struct Launches {
     auto* second_sums = reinterpret_cast<SecondPassSums<Functor, T>*>(per_unit.units + call.rows * tiles);
     cudaError_t error = launch(place_statistics<Loss, In>, each, known, tiles, per_unit.units);
     if (error != cudaSuccess) return error;
-    error = launch(row_late_sums<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
-                   per_unit, second_sums, Total{});
+    error = launch(row_second_pass<Loss, In>, launch_shape_of(to), DeviceCall(call), out,
+                   units_of(to.plan, 0, call.rows), per_unit, second_sums, Total{});
     if (error != cudaSuccess) return error;
-    return launch(collect_late_sums<Loss, In>, each, second_sums, tiles, result);
+    return launch(collect_second_pass<Loss, In>, each, second_sums, tiles, result);
   }
 
   static cudaError_t merge(cudaStream_t stream, const LabelParts& parts, double* out) {
@@ -125,7 +125,7 @@ struct Launches {
   static cudaError_t finalize(cudaStream_t stream, const Call& call, const LabelParts& parts, const ForwardOutputs& out,
                               const Workspace& work) {
     const Total total{out.total, work.partial_sums, work.counters};
-    return launch(finish_parts<Loss, In>, a_warp_each(parts.groups, stream), DeviceCall(call), parts, out, total);
+    return launch(finalize_parts<Loss, In>, a_warp_each(parts.groups, stream), DeviceCall(call), parts, out, total);
   }
 
   static constexpr LossKernels table() {
@@ -240,7 +240,7 @@ struct Launches {
         auto* second_sums =
             reinterpret_cast<SecondPassSums<Functor, T>*>(per_unit.units + to.plan.rows_per_wave * to.plan.tiles);
         if (error == cudaSuccess) {
-          error = launch(row_late_sums<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units, per_unit,
+          error = launch(row_second_pass<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units, per_unit,
                          second_sums, total);
         }
       }
@@ -274,7 +274,7 @@ struct Launches {
     const cudaError_t error =
         launch(label_statistics<Loss, In>, down_rows(*to.down_rows, to.stream), DeviceCall(call), partial_sums);
     if (error != cudaSuccess) return error;
-    return launch(label_conclude<Loss, In>, LaunchShape{grid_of(label_blocks(call)), kLabelThreads, 0, to.stream},
+    return launch(label_finalize<Loss, In>, LaunchShape{grid_of(label_blocks(call)), kLabelThreads, 0, to.stream},
                   DeviceCall(call), out, partial_sums, static_cast<int>(to.down_rows->tiles), total);
   }
 };

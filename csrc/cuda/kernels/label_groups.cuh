@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kLabelThreads, kLabelGroupBlocks)
 
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kLabelThreads)
-    label_conclude(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
+    label_finalize(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
                    const Compute<In>* partial_sums, int splits, const __grid_constant__ Total total) {
   using T = Compute<In>;
   using Loss = LossTemplate<T>;

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kPartThreads)
   store_statistics<Wide>(stats, out);
 }
 
-// Stores a row's merged statistics at the place of its first unit, where row_late_sums reads them.
+// Stores a row's merged statistics at the place of its first unit, where row_second_pass reads them.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kPartThreads)
     place_statistics(const double* known, int tiles, StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>* units) {
@@ -76,8 +76,8 @@ __global__ void __launch_bounds__(kPartThreads)
 // second_sums: [rows, tiles]; out: [second-pass sums, rows].
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kPartThreads)
-    collect_late_sums(const SecondPassSums<LossTemplate<Compute<In>>, Compute<In>>* second_sums, int tiles,
-                      double* out) {
+    collect_second_pass(const SecondPassSums<LossTemplate<Compute<In>>, Compute<In>>* second_sums, int tiles,
+                        double* out) {
   constexpr int kCount = LossTemplate<double>::kSecondPassSums;
   const auto own = second_sums + static_cast<int64_t>(blockIdx.x) * tiles;
   Array<double, kCount> sums{};
@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(kPartThreads) merge_parts(const __grid_constan
 
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kPartThreads)
-    finish_parts(const __grid_constant__ DeviceCall call, const __grid_constant__ LabelParts parts,
-                 const __grid_constant__ ForwardOutputs out, const __grid_constant__ Total total) {
+    finalize_parts(const __grid_constant__ DeviceCall call, const __grid_constant__ LabelParts parts,
+                   const __grid_constant__ ForwardOutputs out, const __grid_constant__ Total total) {
   using T = Compute<In>;
   using Wide = LossTemplate<double>;
   const auto stats = join_parts<Wide>(parts);

@@ -87,11 +87,11 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
 // Runs after row_statistics over the same units. second_sums: [rows * tiles].
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
-    row_late_sums(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
-                  const __grid_constant__ Units units,
-                  UnitStatistics<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> per_unit,
-                  SecondPassSums<LossTemplate<Compute<In>>, Compute<In>>* second_sums,
-                  const __grid_constant__ Total total) {
+    row_second_pass(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
+                    const __grid_constant__ Units units,
+                    UnitStatistics<StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>> per_unit,
+                    SecondPassSums<LossTemplate<Compute<In>>, Compute<In>>* second_sums,
+                    const __grid_constant__ Total total) {
   using T = Compute<In>;
   using Group = GroupRow<LossTemplate, In>;
   Group group(call, out);
