@@ -72,8 +72,8 @@ _SCHEMAS = (
     f"loss_second_pass(Tensor logits, {_SHARED}, Tensor statistics) -> Tensor",
     # Merges contiguous [parts, statistics, groups], in the order of the parts, into [statistics, groups].
     "loss_merge(Tensor statistics, str loss) -> Tensor",
-    # value and coefficients as in loss_forward, in the compute dtype. second_sums: [parts, second-pass sums, groups], or
-    # empty.
+    # value and coefficients as in loss_forward, in the compute dtype.
+    # second_sums: [parts, second-pass sums, groups] or empty.
     "loss_finalize(Tensor statistics, Tensor second_sums, Tensor? sample_weight, Tensor? normalizer, str loss, "
     "float[] parameters, int grouping, int reduction, SymInt rows, ScalarType dtype) -> (Tensor, Tensor)",
     "scale_gradient(Tensor gradient, Tensor grad_output) -> Tensor",

@@ -205,8 +205,9 @@ def test_ops_keep_their_contract(served: Case, backend: Backend, generator: torc
     assert second_sums.shape[1:] == (counts.second_pass_sums, statistics.shape[2])
     sample_weight = torch.rand(SHAPE[0], generator=generator).to(backend.device)
     for reduction in (0, 2):
-        finish = (statistics, second_sums, sample_weight, None, served.spec, list(served.parameters), arguments[14], reduction)
-        torch.library.opcheck(ops.loss_finalize.default, (*finish, SHAPE[0], torch.float32), test_utils=tests)
+        own = served.spec, list(served.parameters), arguments[14], reduction
+        finalize = (statistics, second_sums, sample_weight, None, *own)
+        torch.library.opcheck(ops.loss_finalize.default, (*finalize, SHAPE[0], torch.float32), test_utils=tests)
 
 
 def test_parts_without_rows(served: Case, backend: Backend) -> None:
