@@ -407,6 +407,19 @@ def test_no_room_for_a_block(backend: Backend) -> None:
 
 
 @pytest.mark.emulated
+def test_a_refused_team_is_split(
+    served: Case, backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver may refuse a cooperative launch that it said would fit; the error is not left for a later caller."""
+    monkeypatch.setenv("CUEMU_COOPERATIVE", "0")
+    logits = random_logits(generator, (5, LONG), torch.float32, backend.device)
+    targets = random_positives(generator, (5, LONG), 0.01).to(backend.device)
+    assert_within_budget(evaluate(served, logits, targets), Reference(served, logits, targets))
+    assert last_strategy(backend) == ("element-wise" if served.element_wise else "split")
+    assert library_of(backend).cuemu_last_error() == 0
+
+
+@pytest.mark.emulated
 @pytest.mark.parametrize(("name", "exact", "most"), (("exp2", np.exp2, 2), ("reciprocal", np.reciprocal, 1)))
 def test_the_special_function_unit_errs_as_documented(
     backend: Backend, name: str, exact: Callable[[Any], Any], most: int

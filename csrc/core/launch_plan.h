@@ -99,7 +99,7 @@ inline int64_t chunks_of_team(const Problem& problem) {
   return std::max<int64_t>(1, options ? most_chunks(problem.labels, problem.dtype) : whole);
 }
 
-constexpr int64_t kMostTeamRows = INT32_MAX;  // team kernels count rows in 32 bits
+constexpr int64_t kMostTeamRows = INT32_MAX - (1 << 16);  // team kernels count rows, and one step more, in 32 bits
 
 // Returns how many blocks of a team kernel a multiprocessor runs at once: registers, shared memory and the hardware's
 // maximum limit them.

@@ -183,7 +183,8 @@ class TileReader {
     T* target = tile.y_buffer;
     int soft = 0, positive = 0, odd = 0;
     for (int j = 0; j < tile.size; ++j) {
-      soft |= !(target[j] == T(0) || target[j] == T(1));
+      // Targets below 0 and NaN become 0 below.
+      soft |= static_cast<int>(target[j] > T(0)) & static_cast<int>(target[j] != T(1));
       positive |= target[j] > T(0);
       odd |= !(target[j] >= T(0));
     }

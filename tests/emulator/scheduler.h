@@ -10,7 +10,7 @@
 // CUEMU_ORDER=fifo|lifo|random, CUEMU_SEED=n, CUEMU_SKIP_SYNC=file:line (leaves one barrier or fence out),
 // CUEMU_REFUSE=1 (no launch is accepted), CUEMU_SMS=n (multiprocessors, 2 without), CUEMU_BLOCKS=n (blocks that are
 // resident on each, at most; 8 without): a cooperative launch of more than both and kThreadsPerSm allow is refused.
-// CUEMU_STREAM=n is the current stream.
+// CUEMU_COOPERATIVE=0 refuses every cooperative launch. CUEMU_STREAM=n is the current stream.
 #pragma once
 #define CUEMU 1
 #include <cuda_bf16.h>  // these toolkit headers are host-usable
@@ -351,7 +351,8 @@ inline cudaError_t launch(const cudaLaunchConfig_t& cfg, Call body) {
     return refuse(cudaErrorInvalidConfiguration);
   if (cfg.dynamicSmemBytes > kMostShared - kStaticShared) return refuse(cudaErrorInvalidValue);
   const size_t count = size_t(g.x) * g.y * g.z;
-  if (cooperative && count > size_t(multiprocessors()) * size_t(resident_blocks(n)))
+  const bool fits = count <= size_t(multiprocessors()) * size_t(resident_blocks(n));
+  if (cooperative && (!fits || env("CUEMU_COOPERATIVE", "1")[0] == '0'))
     return refuse(cudaErrorCooperativeLaunchTooLarge);
   if (env("CUEMU_REFUSE", "0")[0] == '1') return refuse(cudaErrorLaunchOutOfResources);
   ++launches;

@@ -102,6 +102,7 @@ class Tile {
   // called for the trip's chunks after all.
   template <class Reader, class F, class Negatives>
   MLLOSS_DEVICE void run(Reader& reader, const LogitsRow<In>& row, bool in_trips, F f, Negatives negatives) const {
+    if (first_trip_ >= trips_) return;
     FastTargets<In> targets(reader, row, row.label_of(first_ + first_trip_ * kWarpChunks));
     // The trips that have all of their chunks, if the call has no options.
     const int fast = row.fast() && in_trips ? (last_ - first_) / kWarpChunks : 0;

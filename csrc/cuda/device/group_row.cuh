@@ -1,4 +1,4 @@
-// A row of a group loss, or a block's part of one: statistics, value, coefficients, gradient. A feed provides the
+// A row of a group loss, or a block's part of one: statistics, value, coefficients. A feed provides the
 // chunks, as Tile does.
 #pragma once
 
@@ -110,22 +110,6 @@ class GroupRow {
     for (int k = 0; k < Loss::kCoefficients; ++k) static_cast<T*>(out_.coefficients)[k] = c[k];
     if (out_.values) *static_cast<T*>(out_.values) = value;
     if (out_.total) *static_cast<T*>(out_.total) = value * factor_;
-  }
-
-  template <class Feed>
-  MLLOSS_DEVICE void gradient(LogitsRow<In> row, const Coefficients& c, const Feed& feed) {
-    const T weight = sample_weight<T>(call_, row_);
-    const bool zero = weight == T(0);
-    if (zero || !Loss::finite_maxima(c)) row.fast_path_starts = 0;
-    const Coefficients scaled = Loss::scaled(c, factor_ * weight * reader_.scale());
-    const GradientRow<In> memory(row, out_.gradient, row_);
-    reader_.start(row_);
-    feed.run(reader_, row, memory.whole_accesses(), [&](auto kind, const RowChunk<In>& chunk, uint4) {
-      T g[V];
-      chunk_gradient(kind, loss_, chunk, scaled, g);
-      clear_excluded(kind, chunk, zero, g);
-      memory.store(kind, chunk.label, g);
-    });
   }
 
  private:

@@ -19,8 +19,9 @@ struct RowPart {
   MLLOSS_DEVICE RowPart(const DeviceCall& call, int row, int rank, int span)
       : start(row * call.logits_row_stride), first(rank * span) {
     const int labels = static_cast<int>(call.labels);
-    const int shift = static_cast<int>(reinterpret_cast<uintptr_t>(call.logits) / sizeof(In)) + static_cast<int>(start);
-    head = -shift & (V - 1);
+    const uint32_t before =
+        static_cast<uint32_t>(reinterpret_cast<uintptr_t>(call.logits) / sizeof(In)) + static_cast<uint32_t>(start);
+    head = static_cast<int>(0u - before & (V - 1u));
     if (head > labels) head = labels;
     whole = (labels - head) & -V;
     count = whole / V - first < span ? whole / V - first : span;
@@ -66,7 +67,7 @@ class TargetBits {
   MLLOSS_DEVICE void find(int row) {
     const int64_t begin = first_entry(row);
     const int64_t entries = first_entry(int64_t{row} + 1) - begin;
-    entries_ = static_cast<int>(entries < call_.all_labels ? entries : call_.all_labels);
+    entries_ = static_cast<int>(entries < 0 ? 0 : entries < call_.all_labels ? entries : call_.all_labels);
     column_ = lane() < entries_ ? column(begin + lane()) : -1;
   }
   MLLOSS_DEVICE void set(unsigned char* bits, int row, const RowPart<In>& part, int span) const {

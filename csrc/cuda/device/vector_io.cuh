@@ -94,7 +94,7 @@ MLLOSS_DEVICE void unpack(uint4 raw, Compute<In>* x) {
   for (int i = 0; i < kWidth<In>; ++i) x[i] = widen(lanes.v[i]);
 }
 
-// Loads and stores of data that no block uses twice: they pass by the first-level cache, or leave the second-level one
+// Loads and stores of data that is seldom used twice: they pass by the first-level cache, or leave the second-level one
 // early. Each is one instruction; from an assignment of 16 bytes the compiler makes four.
 template <class Word>
 MLLOSS_DEVICE Word load_once(const void* from) {

@@ -73,12 +73,17 @@ struct Table {
 inline cudaError_t plan_that_runs(const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
                                   const DeviceFacts& facts, Strategy wanted, LaunchPlan* plan) {
   const FastPath path = team_path_of(call, out.gradient);
-  const Problem problem = problem_of(call, out.gradient != nullptr, kernels.team_threads[static_cast<int>(path)], path);
-  *plan = plan_forward(problem, facts, wanted);
-  if (plan->strategy != Strategy::kTeam) return cudaSuccess;
+  Problem problem = problem_of(call, out.gradient != nullptr, kernels.team_threads[static_cast<int>(path)], path);
   int most = 0;
-  const cudaError_t error = kernels.team_blocks(*plan, path, &most);
-  if (error != cudaSuccess) return error;
+  // A second plan is for a kernel that takes more registers here than the first one assumed.
+  for (int round = 0; round < 2; ++round) {
+    *plan = plan_forward(problem, facts, wanted);
+    if (plan->strategy != Strategy::kTeam) return cudaSuccess;
+    const cudaError_t error = kernels.team_blocks(*plan, path, &most);
+    if (error != cudaSuccess) return error;
+    if (most * plan->threads >= problem.team_threads_per_sm - plan->threads + 1) break;
+    problem.team_threads_per_sm = most * plan->threads;
+  }
   const int64_t teams = int64_t{most} * facts.sm_count / plan->team;
   if (teams > 0) {
     plan->blocks = std::min(plan->blocks, teams * plan->team);

@@ -30,13 +30,22 @@ inline void check_supported(const Call& call, const LossKernels& kernels) {
 // A row without labels still has a value.
 inline bool nothing_to_do(const Call& call) { return group_count(call) == 0; }
 
-inline void launch_forward(const LossKernels& kernels, const Launch& to, const Call& call, ForwardOutputs out,
+// Returns false if the driver refuses a team's cooperative launch, and nothing has happened then: the multiprocessors
+// of a green context may be fewer than the device's.
+inline bool launch_forward(const LossKernels& kernels, const Launch& to, const Call& call, ForwardOutputs out,
                            const Tensor& logits, int device) {
   WorkspaceSizes sizes = kernels.workspace_of(to, call);
   if (!out.total) sizes.partial_sums = 0;
   const Memory memory(sizes, out.coefficients ? 0 : coefficient_bytes(kernels, call), logits, device, to.stream);
   if (!out.coefficients) out.coefficients = memory.coefficients();
-  check(kernels.forward(to, call, out, memory.work()));
+  const cudaError_t error = kernels.forward(to, call, out, memory.work());
+  const bool refused = error == cudaErrorCooperativeLaunchTooLarge || error == cudaErrorNotSupported;
+  if (refused && to.plan.team > 1) {
+    cudaGetLastError();  // clears the error
+    return false;
+  }
+  check(error);
+  return true;
 }
 
 // The plan of this thread's last forward pass, which a training loop repeats. Planning takes a microsecond.
@@ -81,7 +90,10 @@ inline void run_forward(const Table& table, const LossKernels& kernels, const Ca
   last_strategy() = static_cast<int>(plan.strategy);
   const LaunchPlan down_rows = plan_down_rows(problem_of(call, out.gradient != nullptr), facts,
                                               static_cast<int>(chunk_width(call.logits_dtype)));
-  launch_forward(kernels, Launch{plan, stream, &down_rows}, call, out, logits, device);
+  if (launch_forward(kernels, Launch{plan, stream, &down_rows}, call, out, logits, device)) return;
+  const LaunchPlan split = plan_forward(problem_of(call, out.gradient != nullptr), facts, Strategy::kSplit);
+  last_strategy() = static_cast<int>(split.strategy);
+  launch_forward(kernels, Launch{split, stream, &down_rows}, call, out, logits, device);
 }
 
 inline void run_tiles(const Table& table, const LossKernels& kernels, const Call& call, const BackwardOutputs& out,

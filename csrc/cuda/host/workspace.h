@@ -46,11 +46,12 @@ struct Zeros {
 };
 
 // Returns the zeros of the stream, whose kernels run one after another: 2 counters, and kStreamPackets packets or null.
-// Returns nulls during graph capture, because a graph may be replayed on any stream, and if there are too many streams.
+// Returns nulls during graph capture, because a graph may be replayed on any stream, for cudaStreamPerThread, which is
+// another stream in every thread, and if there are too many streams.
 inline Zeros zeros_of(int device, cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   check(cudaStreamIsCapturing(stream, &status));
-  if (status != cudaStreamCaptureStatusNone) return {};
+  if (status != cudaStreamCaptureStatusNone || stream == cudaStreamPerThread) return {};
   static std::mutex mutex;
   static std::map<std::pair<int, cudaStream_t>, Zeros> known;
   static std::map<int, int> used;

@@ -1,5 +1,5 @@
 // Row-wise losses: a team of blocks keeps a row in registers, so that the logits are read once and the gradient is
-// written once. Two barriers a row:
+// written once. Most losses need two barriers a row:
 //
 //   all: sums | barrier | warp 0: joins block and team, finalizes | barrier | all: gradient, then the next row's loads
 //             |         | warp 1: prepares the next row's targets |         |      into the same registers
