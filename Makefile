@@ -101,9 +101,9 @@ $(VENV)/.dev: $(VENV)/.built
 test: $(FULL_BUILD) $(VENV)/.dev
 	@MAKE="$(MAKE)" $(BIN)/python -m tests.run test $(or $(PART),$(TEST_PARTS))
 
-# All other checks that a change has to pass.
+# All other checks that a change has to pass. WITHOUT="docs packages" leaves some parts out.
 check: $(FULL_BUILD) $(VENV)/.dev
-	@MAKE="$(MAKE)" $(BIN)/python -m tests.run check $(or $(PART),$(CHECK_PARTS))
+	@MAKE="$(MAKE)" $(BIN)/python -m tests.run check $(filter-out $(WITHOUT),$(or $(PART),$(CHECK_PARTS)))
 
 part-python: $(FULL_BUILD) $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
