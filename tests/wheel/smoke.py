@@ -49,7 +49,7 @@ def check_info() -> None:
     """The command line reports versions and backends."""
     command = [sys.executable, "-I", "-m", "mlloss_cuda", "info", "--shape", "512x131072"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for word in (m.__version__, torch.__version__, "built with", "cpu        usable", "sm_90"):
+    for word in (m.__version__, torch.__version__, "built with", "cpu        usable", "H100"):
         assert word in output, f"{word!r} is not in:\n{output}"
     print(output)
 
