@@ -14,4 +14,9 @@ def definition(s: Tensor, y: Tensor) -> Tensor:
 
 CASES = [Case("decoupled_softmax", decoupled_softmax_loss, DecoupledSoftmaxLoss, {}, (), definition)]
 
-FLIP = ("decoupled_softmax", "decoupled_softmax.h", "positive ? -e.w * c[3]", "positive ? e.w * c[3]")
+FLIP = (
+    "decoupled_softmax",
+    "decoupled_softmax.h",
+    "{{m, second_sums[1] * share / sum",
+    "{{m, -second_sums[1] * share / sum",
+)
