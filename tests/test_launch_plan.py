@@ -1,6 +1,6 @@
 """The launch planner: it is plain host code, so every device's plans are tested without the device.
 
-What plans say about speed are predictions; no test here knows a measured time.
+The speeds in plans are predictions; no test here knows a measured time.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class LostTime {
     const Bound of = busy.issue > busy.special ? Bound::kInstructions : Bound::kSpecialFunctions;
     add(of, times * (busy.most() - busy.memory));
   }
-  // What is neither the floor nor another loss is time that memory or the second-level cache need.
+  // Counts the rest of the time as bandwidth: memory or the second-level cache need it beyond the floor.
   Prediction prediction(double floor, double time, double in_flight) {
     add(Bound::kBandwidth, time - floor - std::accumulate(times_, times_ + kCount, 0.0));
     const int most = static_cast<int>(std::max_element(times_, times_ + kCount) - times_);

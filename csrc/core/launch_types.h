@@ -1,4 +1,4 @@
-// What a launch plan is made from and what it says.
+// The planner's input (a problem) and its output (a launch plan with a prediction).
 #pragma once
 
 #include <cstdint>
@@ -45,7 +45,7 @@ struct Problem {
   }
 };
 
-// What takes the time that a plan needs beyond the floor.
+// The resource or wait that takes most of the time that a plan needs beyond the floor.
 enum class Bound : int8_t {
   kNone,              // nothing was predicted
   kBandwidth,         // the plan is near the floor

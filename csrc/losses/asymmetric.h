@@ -61,7 +61,7 @@ class Asymmetric : public ElementWise {
 
   MLLOSS_HD bool serves_negatives() const { return variant_ == kDefaultPower && clip_ >= T(1e-6); }
 
-  // With l = -log(1 - u), the values are u^4 l and the gradients u^3 (4 p q l + u p q / (1 - u)).
+  // The values, for l = -log(1 - u), are u^4 l and the gradients u^3 (4 p q l + u p q / (1 - u)).
   template <int kCount>
   MLLOSS_HD bool negatives(const float* s, float factor, float* g, float& value) const {
     const float clip = static_cast<float>(clip_), most = 1.0f - clip, focus = 4.0f * static_cast<float>(attached_);

@@ -43,7 +43,7 @@ MLLOSS_HD Array<T, kFirst + kRest> joined(const Array<T, kFirst>& first, const A
   return joined_at(first, rest, std::make_index_sequence<kFirst>(), std::make_index_sequence<kRest>());
 }
 
-// What a caller knows of the maxima in the coefficients.
+// The caller's knowledge of the maxima in the coefficients: none, that all are finite, or that all are 0.
 enum class Maxima { kAny, kFinite, kZero };
 
 // A term as a group functor. The `factor` of gradient() is for an element-wise term, which has no coefficients to hold

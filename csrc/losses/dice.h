@@ -36,7 +36,7 @@ class Dice : public Overlap<T, Dice<T>> {
     return e.w * (tail - tail * tail) * this->slope_of(e, p, c);
   }
 
-  // With squares the gradient needs p too.
+  // The gradient of squared Dice needs p too, so slopes alone serve linear Dice only.
   MLLOSS_HD bool slopes_serve() const { return this->squared_ == T(0); }
 
   template <class E>

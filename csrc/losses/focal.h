@@ -46,7 +46,7 @@ class SigmoidFocal : public ElementWise {
 
   MLLOSS_HD bool serves_negatives() const { return variant_ == kDefaultPower; }
 
-  // With l = log(1 + e^s), the values are p^2 l and the gradients p^2 (2 q l + p).
+  // The values, for l = log(1 + e^s), are p^2 l and the gradients p^2 (2 q l + p).
   template <int kCount>
   MLLOSS_HD bool negatives(const float* s, float factor, float* g, float& value) const {
     const float scale = factor * static_cast<float>(negative_);

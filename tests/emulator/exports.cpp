@@ -1,4 +1,4 @@
-// What tests ask the emulated engine for.
+// The functions by which tests query the emulated engine.
 #include <cuda_runtime.h>
 
 #include "core/numerics.h"

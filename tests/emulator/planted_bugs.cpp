@@ -33,7 +33,7 @@ __global__ void two_sums(float* out, bool trailing) {
   out[blockIdx.x * blockDim.x + threadIdx.x] = first + second;
 }
 
-// What another thread of the block has put into shared memory.
+// Returns the number that another thread of the block has put into shared memory.
 __global__ void held_by_another(float* out, bool barrier) {
   MLLOSS_DYNAMIC_SHARED(float, held);
   held[threadIdx.x] = float(threadIdx.x);
@@ -261,7 +261,7 @@ __global__ void wait_by_votes(float* out, uint64_t* packet, bool sent) {
 
 // ---- running them --------------------------------------------------------------------------------
 
-// Of the exact size, so that AddressSanitizer sees the first byte beyond.
+// The array has the exact size, so that AddressSanitizer sees the first byte beyond.
 template <class T>
 class Memory {
  public:

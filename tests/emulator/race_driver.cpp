@@ -31,7 +31,8 @@ namespace {
 using reference::Inputs;
 using reference::Results;
 
-// In rows and chunks of a row, so that every dtype has as many warps. The blocks of a team have at least `threads`.
+// The size of a case in rows and in chunks of a row, so that every dtype has as many warps. The blocks of a team have
+// at least `threads`.
 struct Shape {
   int64_t rows, chunks;
   int team, threads;
@@ -181,7 +182,7 @@ struct Arguments {
   }
 };
 
-// What has gone wrong in a case; "" when nothing has.
+// The failures of a case as text, which is empty if there are none.
 class Findings {
  public:
   explicit Findings(double tolerance) : tolerance_(tolerance) {}
@@ -269,7 +270,7 @@ void run_backward(const Engine& engine, const Inputs& in, const Results& exact, 
   found.compare("label gradient", labels.data(), exact.label_gradient);
 }
 
-// What a caller does that has the labels in parts.
+// Runs the steps of a caller that has the labels in parts.
 template <class In, class T>
 void run_parts(const Engine& engine, const Inputs& in, const Results& exact, DType dtype, const Variant& variant,
                Findings& found) {
@@ -291,7 +292,7 @@ struct Logits {
   double tolerance;
 };
 
-// What a kernel does depends on a loss's kind: element-wise or not, across rows or not, second-pass sums or not.
+// The kind of a loss decides which kernels run: element-wise or not, across rows or not, second-pass sums or not.
 bool first_of_its_kind(const cuda::Table& table, int loss) {
   const auto kind = [&](int i) {
     const cuda::LossKernels& kernels = table.losses[i];

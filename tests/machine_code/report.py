@@ -23,7 +23,7 @@ stores. Its figure includes the steps of a row, in a warp that does not join the
 kernels take trips of some chunks. **Split** passes have a kernel for statistics and one for the gradient, which are
 added up here (without second-pass sums).
 
-What fails the check, whatever the budget is: spilled registers, local memory, a stack frame, a kernel or a path that is
+These fail the check, whatever the budget is: spilled registers, local memory, a stack frame, a kernel or a path that is
 missing or not listed, narrower loads or stores on a path, and a gate that is exceeded. Budgets allow {slack:.0%} more
 instructions or special-function operations than were measured last, and no more registers.
 {older}

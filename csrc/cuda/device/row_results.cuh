@@ -1,4 +1,4 @@
-// What the threads of a team share about a row, and the steps of warp 0 that make it.
+// The results of a row that all threads of a team share, and the steps by which warp 0 computes them.
 #pragma once
 
 #include "team_join.cuh"
@@ -6,8 +6,11 @@
 namespace mlloss {
 namespace cuda {
 
-// What follows the sums of a row: the usual gradient, sums again because they overflowed or vanished without a maximum,
-// a gradient with maxima, or zeros because the row's weight is 0.
+// The step that follows the sums of a row:
+//   kUsual    the gradient with all maxima at 0
+//   kAgain    maxima and sums once more, because the sums overflowed or vanished without maxima
+//   kShifted  the gradient with maxima
+//   kZero     a gradient of zeros, because the row's weight is 0
 enum class RowMode : int { kUsual, kAgain, kShifted, kZero };
 
 // The results of a row that all threads of a team get from warp 0 of their block.

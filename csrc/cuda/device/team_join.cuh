@@ -70,7 +70,8 @@ MLLOSS_DEVICE void wait_a_little(MLLOSS_CALLER) {
 #endif
 }
 
-// What a launch knows of its teams. A row has at most `span` chunks in each block, and `warp_span` in each warp.
+// The parameters of a launch that concern its teams. A row has at most `span` chunks in each block, and `warp_span` in
+// each warp.
 struct TeamLaunch {
   int size;  // blocks of a team
   int span, warp_span;
