@@ -94,8 +94,7 @@ constexpr int kLabelThreads = 128;
 constexpr int kWarpThreads = 32;                           // threads of a warp
 constexpr int kMostBlocksPerSm = 32;                       // resident blocks on a multiprocessor
 constexpr int64_t kMaxLabels = (int64_t{1} << 31) - 1024;  // labels within a row are counted in 32 bits
-constexpr int64_t kSharedWithoutOptIn = 48 * 1024;  // static and dynamic bytes that a block may use without opting in
-constexpr int64_t kReservedShared = 1024;           // bytes that the driver keeps for each block
+constexpr int64_t kReservedShared = 1024;                  // bytes that the driver keeps for each block
 constexpr int64_t kChunkBytes = 16;
 
 MLLOSS_HD int64_t chunk_width(DType dtype) { return kChunkBytes / bytes_of(dtype); }

@@ -11,6 +11,12 @@ constexpr int kWarpLanes = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMostWarps = 16;  // the maximum in a block that reduces; kMaxThreads is below it
 
+template <class T, int N>
+MLLOSS_DEVICE void add(Array<T, N>& into, const Array<T, N>& from) {
+#pragma unroll
+  for (int k = 0; k < N; ++k) into[k] += from[k];
+}
+
 // Every lane gets the sum over its warp.
 template <class T>
 MLLOSS_DEVICE T warp_sum(T x) {

@@ -11,8 +11,7 @@ namespace cuda {
 struct Fetched {
   int index;
   uint4 logits;
-  bool has_bools = false;  // its bool targets were loaded with it
-  Bools bools = {};
+  Bools bools = {};  // its bool targets, if they were loaded with it
 };
 
 template <class T, int V>
@@ -84,7 +83,6 @@ class ChunkReader {
   }
 
   MLLOSS_DEVICE T scale() const { return scale_; }
-  MLLOSS_DEVICE bool no_entries(int label) { return targets_.no_entries(label); }
   MLLOSS_DEVICE CsrRow entries() const { return targets_.entries(); }
   // Allows reads from the row's first label on again.
   MLLOSS_DEVICE void rewind() { targets_.rewind(); }
@@ -190,26 +188,6 @@ MLLOSS_DEVICE RowChunk<In> fast_chunk(int label, uint4 logits, uint32_t positive
   chunk.soft = chunk.weighted = false;
   chunk.weights = nullptr;
   return chunk;
-}
-
-// Calls f(kind, chunk). Chunks of a call without options take the fast path, as most chunks of most calls do.
-template <class In, class Reader, class F>
-MLLOSS_DEVICE void visit(Reader& reader, const LogitsRow<In>& row, const Fetched& fetched, F f) {
-  constexpr int V = kWidth<In>;
-  const int label = row.label_of(fetched.index);
-  if (!Reader::kSecondLogits && row.on_fast_path(label)) {
-    if (row.call.fast_path == FastPath::kBools) {
-      const Bools bools = fetched.has_bools ? fetched.bools : load_bools<V>(row.bools_at(fetched.index));
-      const RowChunk<In> chunk = fast_chunk<In>(label, fetched.logits, bits_of<V>(bools));
-      if (chunk.positive) return f(ChunkKind<Targets::kHard, false>(), chunk);
-      return f(ChunkKind<Targets::kNegative, false>(), chunk);
-    }
-    if (reader.no_entries(label)) {
-      return f(ChunkKind<Targets::kNegative, false>(), fast_chunk<In>(label, fetched.logits, 0u));
-    }
-  }
-  const RowChunk<In> chunk = read_chunk<In>(reader, row, fetched);
-  with_kind(chunk, f);
 }
 
 // Returns the reduction's factor of every value and gradient.

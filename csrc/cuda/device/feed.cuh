@@ -174,8 +174,7 @@ class Tile {
     Fetched fetched{index, uint4{0, 0, 0, 0}};
     if (index == kNone) return fetched;
     if (row.adjacent()) fetched.logits = load_once<uint4>(row.logits_of(index));
-    fetched.has_bools = row.bools != nullptr;
-    if (fetched.has_bools) fetched.bools = load_bools<V>(row.bools_at(index));
+    if (row.bools) fetched.bools = load_bools<V>(row.bools_at(index));
     return fetched;
   }
 

@@ -8,17 +8,6 @@
 namespace mlloss {
 namespace cuda {
 
-// Chunks take the fast path only in rows with finite maxima.
-template <class Kind, class Loss, class T, int V>
-MLLOSS_DEVICE void chunk_gradient(Kind kind, const Loss& loss, const Chunk<T, V>& chunk,
-                                  const Array<T, Loss::kCoefficients>& c, T* g) {
-#pragma unroll
-  for (int i = 0; i < V; ++i) {
-    const auto e = element(kind, chunk, i);
-    g[i] = Kind::kFastPath ? loss.gradient_at_finite_maxima(e, c) : loss.gradient(e, c);
-  }
-}
-
 template <template <class> class LossTemplate, class In>
 class GroupRow {
  public:
@@ -144,12 +133,6 @@ class GroupRow {
       if (pass == 0) stats.maxima = block_maximum(stats.maxima, Loss::initial_maximum());
     }
     stats.sums = block_sum(total);
-  }
-
-  template <int N>
-  static MLLOSS_DEVICE void add(Array<T, N>& into, const Array<T, N>& from) {
-#pragma unroll
-    for (int k = 0; k < N; ++k) into[k] += from[k];
   }
 };
 

@@ -12,12 +12,6 @@ MLLOSS_DEVICE Element<T, kTargets> element_of(T s, uint32_t mask, int i) {
   return {s, kTargets == Targets::kHard && (mask >> i & 1u) ? T(1) : T(0), T(1)};
 }
 
-template <class T, int N>
-MLLOSS_DEVICE void add(Array<T, N>& into, const Array<T, N>& from) {
-#pragma unroll
-  for (int k = 0; k < N; ++k) into[k] += from[k];
-}
-
 // The slopes of a chunk's elements in 16 bytes: as floats, or in half precision times 2^16, so that none is subnormal
 // that matters. A slope is at most 1/4.
 template <int V>
@@ -121,7 +115,7 @@ class HardRow {
     uint32_t any = 0;
 #pragma unroll
     for (int k = 0; k < K; ++k) any |= k * kWarpLanes < left_ ? bits_.mask(chunk_in_block(k)) : 0u;
-    if (__any_sync(0xffffffffu, any != 0)) {
+    if (__any_sync(kAllLanes, any != 0)) {
       each_rarely([&](int, uint32_t mask, const float* s) {
         if (mask == 0) return;
         sum_chunk(sums, [&](int i) { return f(element_of<Targets::kHard>(s[i], mask, i)); });
@@ -221,7 +215,7 @@ class HardRow {
 
   // Most warps have all K chunks, and need no conditions.
   MLLOSS_DEVICE void load() {
-    if (__all_sync(0xffffffffu, (K - 1) * kWarpLanes < left_)) {
+    if (__all_sync(kAllLanes, (K - 1) * kWarpLanes < left_)) {
       load_chunks(K * kWarpLanes);
     } else {
       load_chunks(left_);
@@ -274,7 +268,7 @@ class HardRow {
   MLLOSS_DEVICE void with_chunk(int k, uint4& x, F f) {
     const bool there = k * kWarpLanes < left_;
     const uint32_t mask = there ? bits_.mask(chunk_in_block(k)) : 0u;
-    if (__builtin_expect(!__any_sync(0xffffffffu, !there || mask != 0), 1)) {
+    if (__builtin_expect(!__any_sync(kAllLanes, !there || mask != 0), 1)) {
       f(std::integral_constant<Targets, Targets::kNegative>(), k, 0u, x);
     } else if (there) {
       f(std::integral_constant<Targets, Targets::kHard>(), k, mask, x);

@@ -65,10 +65,9 @@ class TargetBits {
   // CSR: one warp starts to load the next row's entries, one for each lane, and sets bits when other work has hidden
   // their latency.
   MLLOSS_DEVICE void find(int row) {
-    const int64_t begin = first_entry(row);
-    const int64_t entries = first_entry(int64_t{row} + 1) - begin;
-    entries_ = static_cast<int>(entries < 0 ? 0 : entries < call_.all_labels ? entries : call_.all_labels);
-    column_ = lane() < entries_ ? column(begin + lane()) : -1;
+    const CsrRow entries = CsrRow::of(call_, row);
+    entries_ = entries.count();
+    column_ = entries.column(lane());
   }
   MLLOSS_DEVICE void set(unsigned char* bits, int row, const RowPart<In>& part, int span) const {
     set_one(bits, part, span, column_);
@@ -85,7 +84,7 @@ class TargetBits {
   const DeviceCall& call_;
   const int buffer_bytes_;
   unsigned char *const memory_, *now_;
-  int entries_ = 0, column_ = -1;  // the next row's entries, and the lane's first column
+  int entries_ = 0, column_ = CsrRow::kNoColumn;  // the next row's entries, and the lane's first column
 
   static MLLOSS_DEVICE int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
 
@@ -96,28 +95,14 @@ class TargetBits {
     return *reinterpret_cast<uint32_t*>(bits + buffer_bytes_ - 16);
   }
 
-  MLLOSS_DEVICE int64_t index(const void* indices, int64_t k) const {
-    return call_.wide_indices ? static_cast<const int64_t*>(indices)[k]
-                              : static_cast<int64_t>(static_cast<const int32_t*>(indices)[k]);
-  }
-  MLLOSS_DEVICE int64_t first_entry(int64_t row) const {
-    const int64_t k = index(call_.crow_indices, row);
-    return k < 0 ? 0 : k > call_.nnz ? call_.nnz : k;
-  }
-  // Returns an entry's label, or -1 for one that lies outside the logits.
-  MLLOSS_DEVICE int column(int64_t entry) const {
-    const int64_t label = index(call_.col_indices, entry) - call_.first_label;
-    return static_cast<uint64_t>(label) < static_cast<uint64_t>(call_.labels) ? static_cast<int>(label) : -1;
-  }
-
   MLLOSS_DEVICE void set_others(unsigned char* bits, int row, const RowPart<In>& part, int span) const {
-    const int64_t begin = first_entry(row);
+    const CsrRow entries = CsrRow::of(call_, row);
 #pragma unroll 4
-    for (int i = kWarpLanes + lane(); i < entries_; i += kWarpLanes) set_one(bits, part, span, column(begin + i));
+    for (int i = kWarpLanes + lane(); i < entries_; i += kWarpLanes) set_one(bits, part, span, entries.column(i));
   }
 
   MLLOSS_DEVICE void set_one(unsigned char* bits, const RowPart<In>& part, int span, int column) const {
-    if (column < 0) return;
+    if (static_cast<unsigned>(column) >= static_cast<unsigned>(call_.labels)) return;
     const int at = column - part.head, chunk = (at >> (V == 8 ? 3 : 2)) - part.first;
     if (static_cast<unsigned>(at) >= static_cast<unsigned>(part.whole)) {
       if (part.first == 0) atomicOr(&edge_word(bits), 1u << (at < 0 ? column : column - part.whole));

@@ -20,7 +20,7 @@ MLLOSS_DEVICE Array<float, N> join_lanes(Array<float, N> x) {
 #pragma unroll
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
 #pragma unroll
-    for (int n = 0; n < N; ++n) x[n] = How::join(x[n], __shfl_xor_sync(0xffffffffu, x[n], distance));
+    for (int n = 0; n < N; ++n) x[n] = How::join(x[n], __shfl_xor_sync(kAllLanes, x[n], distance));
   }
   return x;
 }

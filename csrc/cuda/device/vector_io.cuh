@@ -184,7 +184,6 @@ struct LogitsRow {
     return static_cast<unsigned>(label) < static_cast<unsigned>(call.labels);
   }
   MLLOSS_DEVICE bool fast() const { return fast_path_starts != 0; }
-  MLLOSS_DEVICE bool on_fast_path(int label) const { return static_cast<unsigned>(label) < fast_path_starts; }
 
   MLLOSS_DEVICE const In* logits_of(int chunk) const { return x + int64_t{chunk} * V; }
   MLLOSS_DEVICE const unsigned char* bools_at(int chunk) const { return bools + int64_t{chunk} * V; }

@@ -2,10 +2,20 @@
 #pragma once
 
 #include "../device/gradient_output.cuh"
-#include "../device/group_row.cuh"
 
 namespace mlloss {
 namespace cuda {
+
+// Chunks take the fast path only in rows with finite maxima.
+template <class Kind, class Loss, class T, int V>
+MLLOSS_DEVICE void chunk_gradient(Kind kind, const Loss& loss, const Chunk<T, V>& chunk,
+                                  const Array<T, Loss::kCoefficients>& c, T* g) {
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    const auto e = element(kind, chunk, i);
+    g[i] = Kind::kFastPath ? loss.gradient_at_finite_maxima(e, c) : loss.gradient(e, c);
+  }
+}
 
 // Returns the coefficients of the group that a label of a row belongs to.
 template <class Loss, class T>
