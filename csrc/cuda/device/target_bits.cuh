@@ -67,10 +67,10 @@ class TargetBits {
   MLLOSS_DEVICE void find(int row) {
     const CsrRow entries = CsrRow::of(call_, row);
     entries_ = entries.count();
-    column_ = entries.column(lane());
+    label_ = lane() < entries_ ? entries.label(lane()) : -1;
   }
   MLLOSS_DEVICE void set(unsigned char* bits, int row, const RowPart<In>& part, int span) const {
-    set_one(bits, part, span, column_);
+    set_one(bits, part, span, label_);
     if (entries_ > kWarpLanes) set_others(bits, row, part, span);
   }
 
@@ -84,7 +84,7 @@ class TargetBits {
   const DeviceCall& call_;
   const int buffer_bytes_;
   unsigned char *const memory_, *now_;
-  int entries_ = 0, column_ = CsrRow::kNoColumn;  // the next row's entries, and the lane's first column
+  int entries_ = 0, label_ = -1;  // the next row's entries, and the lane's first label
 
   static MLLOSS_DEVICE int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
 
@@ -98,14 +98,14 @@ class TargetBits {
   MLLOSS_DEVICE void set_others(unsigned char* bits, int row, const RowPart<In>& part, int span) const {
     const CsrRow entries = CsrRow::of(call_, row);
 #pragma unroll 4
-    for (int i = kWarpLanes + lane(); i < entries_; i += kWarpLanes) set_one(bits, part, span, entries.column(i));
+    for (int i = kWarpLanes + lane(); i < entries_; i += kWarpLanes) set_one(bits, part, span, entries.label(i));
   }
 
-  MLLOSS_DEVICE void set_one(unsigned char* bits, const RowPart<In>& part, int span, int column) const {
-    if (static_cast<unsigned>(column) >= static_cast<unsigned>(call_.labels)) return;
-    const int at = column - part.head, chunk = (at >> (V == 8 ? 3 : 2)) - part.first;
+  MLLOSS_DEVICE void set_one(unsigned char* bits, const RowPart<In>& part, int span, int label) const {
+    if (label < 0) return;
+    const int at = label - part.head, chunk = (at >> (V == 8 ? 3 : 2)) - part.first;
     if (static_cast<unsigned>(at) >= static_cast<unsigned>(part.whole)) {
-      if (part.first == 0) atomicOr(&edge_word(bits), 1u << (at < 0 ? column : column - part.whole));
+      if (part.first == 0) atomicOr(&edge_word(bits), 1u << (at < 0 ? label : label - part.whole));
     } else if (static_cast<unsigned>(chunk) < static_cast<unsigned>(span)) {
       atomicOr(reinterpret_cast<uint32_t*>(bits) + chunk / 4, 1u << (chunk % 4 * 8 + at % V));
     }
