@@ -33,7 +33,8 @@ class CsrRow {
     return c < kFarLeft ? kFarLeft : c > kNoColumn ? kNoColumn : static_cast<int>(c);
   }
 
-  // Returns -1 for a column that is no label of the call. This needs fewer registers than column(), which keeps the order.
+  // Returns -1 for a column that is no label of the call. This needs fewer registers than column(), which keeps the
+  // order.
   MLLOSS_DEVICE int label(int k) const {
     const int64_t c = index(call_, call_.col_indices, first_ + k) - call_.first_label;
     return static_cast<uint64_t>(c) < static_cast<uint64_t>(call_.labels) ? static_cast<int>(c) : -1;
