@@ -31,6 +31,9 @@ TEST_PARTS := part-host part-python
 CHECK_PARTS := lint test-triton part-ahead-of-time test-emulated test-races check-machine-code part-vectorised test-machines \
   docs part-dry-run packages part-training $(if $(FULL),test-others part-sanitized)
 
+# Tests start hundreds of processes that import torch, in half the time with its bytecode kept.
+export PYTHONDONTWRITEBYTECODE :=
+
 .NOTPARALLEL:
 .PHONY: help build demo test check bench gpu report docs lint clean packages test-triton test-emulated test-races test-machines \
   test-others check-machine-code part-host part-python part-ahead-of-time part-sanitized part-vectorised part-dry-run part-training
@@ -121,11 +124,11 @@ part-vectorised: $(VENV)/.dev
 	$(BIN)/python -m tests.vectorised
 
 # The Triton kernels compiled for GPUs that are not there: by the oldest Triton that is served, which is torch 2.11's, every
-# kernel for sm_90; by the newest, TARGETS.
+# kernel for sm_90; by the newest, TARGETS, and for the share the kernels of the calls that most users make.
 OLDEST_TRITON := 3.6.0
 TARGETS ?= $(if $(FULL),,sm_90)
 part-ahead-of-time: $(VENV)/.dev build/triton-$(OLDEST_TRITON)/.there
-	$(BIN)/python -m tests.ahead_of_time --jobs $(JOBS) --also build/triton-$(OLDEST_TRITON) $(TARGETS)
+	$(BIN)/python -m tests.ahead_of_time --jobs $(JOBS) --also build/triton-$(OLDEST_TRITON) $(if $(FULL),,--brief) $(TARGETS)
 
 # This Triton has a folder of its own, beside the one that the torch here takes.
 build/triton-$(OLDEST_TRITON)/.there: $(VENV)/.torch

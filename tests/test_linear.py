@@ -61,6 +61,8 @@ LOSSES = {
 }
 # Direction and chunk size; None leaves the choice to the plan.
 CUTS = ((None, None), ("labels", 64), ("labels", 333), ("rows", 3))
+# Losses that are always cut by labels, of which a chunk of three would be hundreds of chunks.
+ACROSS_ROWS = ("labels", "everything", "three passes", "elements, mean")
 
 
 @contextmanager
@@ -116,6 +118,8 @@ def test_equals_the_composition(
 ) -> None:
     loss, t = LOSSES[name], Tensors(generator, device=backend.device)
     targets = random_targets(generator, layout).to(backend.device)
+    if direction == "rows" and name in ACROSS_ROWS:
+        size = 130
     with cut(direction):
         value = t.fused(loss, targets, chunk_size=size)
     expected = t.exact(loss, targets)

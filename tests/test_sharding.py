@@ -54,6 +54,12 @@ def ranks() -> Iterator[Ranks]:
     processes.close()
 
 
+def test_one_process_runs_these_tests(request: pytest.FixtureRequest) -> None:
+    """pytest-xdist adds its group to a test's name; without groups, each of its processes starts ranks of its own."""
+    grouped = request.config.getoption("loadgroup", default=False)
+    assert not grouped or request.node.nodeid.endswith("@ranks")
+
+
 @pytest.fixture
 def seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**31, (), generator=generator))

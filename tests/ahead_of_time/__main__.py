@@ -23,12 +23,12 @@ from .compile import ALL_CALLS, TARGETS, Compiled
 MOVERS = ("backward", "element_wise", "streaming")  # kernels that read logits and write a gradient
 
 
-def _faults(target: str, compiled: Iterable[Compiled]) -> list[str]:
+def _faults(target: str, whole: bool, compiled: Iterable[Compiled]) -> list[str]:
     from mlloss_cuda._triton import kernels
 
     faults = [f"{c.kernel} ({c.call}): {c.spills} spills" for c in compiled if c.spills]
     missing = {name for name in kernels.__all__ if name.islower()} - {c.kernel for c in compiled}
-    if target in ALL_CALLS and missing:
+    if whole and missing:
         faults.append(f"no call needs {', '.join(sorted(missing))}")
     for c in compiled:
         moves = c.kernel in MOVERS and f"{LONG[0]} x {LONG[1]}, bfloat16" in c.call
@@ -39,11 +39,15 @@ def _faults(target: str, compiled: Iterable[Compiled]) -> list[str]:
     return [f"{target}: {fault}" for fault in faults]
 
 
-def _piece(target: str, folder: str, piece: int, pieces: int) -> dict[str, Any]:
-    """Compile one piece of a target in a new process, by the Triton in ``folder`` if there is one."""
+def _piece(target: str, folder: str, whole: bool, piece: int, pieces: int) -> dict[str, Any]:
+    """Compile one piece of a target in a new process, by the Triton in ``folder`` if there is one.
+
+    ``whole``: all calls; otherwise the main ones.
+    """
     paths = {"PYTHONPATH": folder} if folder else {}
     cache = f"{folder}-cache" if folder else "build/triton"
-    command = [sys.executable, "-m", "tests.ahead_of_time.compile", target, str(piece), str(pieces), folder]
+    words = [target, str(int(whole)), str(piece), str(pieces), folder]
+    command = [sys.executable, "-m", "tests.ahead_of_time.compile", *words]
     environment = {**os.environ, "TRITON_CACHE_DIR": str(Path(cache).resolve()), **paths}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -51,14 +55,14 @@ def _piece(target: str, folder: str, piece: int, pieces: int) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _report(target: str, pieces: list[dict[str, Any]]) -> list[str]:
+def _report(target: str, whole: bool, pieces: list[dict[str, Any]]) -> list[str]:
     """Print a line for each kernel, and return the faults."""
     compiled = {c["hash"]: Compiled(**c) for piece in pieces for c in piece["compiled"]}.values()
     print(f"{target} by Triton {pieces[0]['triton']}: {len(compiled)} kernels")
     for kernel in sorted({c.kernel for c in compiled}):
         most = max(c.registers for c in compiled if c.kernel == kernel)
         print(f"  {kernel:17} {sum(c.kernel == kernel for c in compiled):3}, at most {most} registers", flush=True)
-    return _faults(target, compiled)
+    return _faults(target, whole, compiled)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,21 +70,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.ahead_of_time", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"one of {', '.join(TARGETS)}; default: all")
     parser.add_argument("--also", metavar="FOLDER", help=f"a folder with another Triton, for {', '.join(ALL_CALLS)}")
+    parser.add_argument("--brief", action="store_true", help="compile the main calls alone with Python's own Triton")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
     given = parser.parse_args(arguments)
     unknown = set(given.targets) - set(TARGETS)
     if unknown:
         parser.error(f"unknown target {sorted(unknown)[0]!r}")
-    runs = [(target, "") for target in given.targets or TARGETS]
-    if given.also:
-        runs = [*((target, given.also) for target in ALL_CALLS), *runs]
+    both = bool(given.also)
+    runs = [(target, "", target in ALL_CALLS and not (given.brief and both)) for target in given.targets or TARGETS]
+    if both:
+        runs = [*((target, given.also, True) for target in ALL_CALLS), *runs]
     faults = []
     with ThreadPoolExecutor(given.jobs) as pool:
         tasks = [pool.submit(_piece, *run, piece, given.jobs) for run, piece in product(runs, range(given.jobs))]
-        for number, (target, _) in enumerate(runs):
+        for number, (target, _, whole) in enumerate(runs):
             pieces = tasks[number * given.jobs : (number + 1) * given.jobs]
             try:
-                faults += _report(target, [task.result() for task in pieces])
+                faults += _report(target, whole, [task.result() for task in pieces])
             except RuntimeError as error:
                 faults.append(str(error))
     print(*faults, sep="\n")

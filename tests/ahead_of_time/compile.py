@@ -1,8 +1,8 @@
-"""``python -m tests.ahead_of_time.compile TARGET PIECE PIECES [FOLDER]`` compiles a piece of a target's kernels.
+"""``python -m tests.ahead_of_time.compile TARGET WHOLE PIECE PIECES [FOLDER]`` compiles a piece of a target's kernels.
 
-It prints one line of JSON. The engine's calls run on CPU tensors and compile, instead of launching, for a GPU that is
-not present. With FOLDER, the Triton in that folder compiles. A process compiles for one target, because Triton's
-active driver cannot be changed again.
+WHOLE is 1 for all calls, and 0 for the main calls. The output is one line of JSON. The engine's calls run on CPU
+tensors and compile, instead of launching, for a GPU that is not present. With FOLDER, the Triton in that folder
+compiles. A process compiles for one target, because Triton's active driver cannot be changed again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
     "gfx1100": GPUTarget("hip", "gfx1100", 32),
 }
-# Targets that compile all calls; the others compile the main calls.
+# Targets for which all calls are compiled; for the others, the main calls.
 ALL_CALLS = ("sm_90",)
 
 
@@ -131,11 +131,11 @@ def _compile(target: GPUTarget, calls: Iterable[Call]) -> list[Compiled]:
     return list(compiled.values())
 
 
-def main(target: str, piece: str, pieces: str, folder: str = "") -> None:
+def main(target: str, whole: str, piece: str, pieces: str, folder: str = "") -> None:
     """Compile every ``pieces``-th call, and print Triton's version and what was compiled as one line of JSON."""
     if folder and not Path(triton.__file__).is_relative_to(Path(folder).resolve()):
         raise ImportError(f"expected Triton from {folder}, but {triton.__file__} is imported")
-    calls = [*main_calls(), *(more_calls() if target in ALL_CALLS else ())]
+    calls = [*main_calls(), *(more_calls() if int(whole) else ())]
     compiled = _compile(TARGETS[target], islice(calls, int(piece), None, int(pieces)))
     print(json.dumps({"triton": triton.__version__, "compiled": [asdict(c) for c in compiled]}))
 
