@@ -6,6 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
 import torch
 
 from bench import compare, figures, page, plots, readme
@@ -60,6 +61,8 @@ def test_bench_quick(tmp_path: Path) -> None:
         assert {(row["case"], row["dtype"]) for row in written["memory"]} == {(n, d) for n in names for d in DTYPES}
 
 
+# The command replaces its logs, so one process runs its tests.
+@pytest.mark.xdist_group("logs of the GPU command")
 def test_gpu_dry_run(tmp_path: Path) -> None:
     """A dry run goes through the benchmark on the CPU, and writes no file beside real results."""
     before = sorted((ROOT / "bench" / "results").iterdir())
@@ -83,6 +86,7 @@ def test_gpu_dry_run(tmp_path: Path) -> None:
     assert compare.main([str(path), str(path)]) == 0
 
 
+@pytest.mark.xdist_group("logs of the GPU command")
 def test_gpu_benchmark_fails_without_a_gpu(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         done = run("bench.gpu", "--no-build", "--results", str(tmp_path))
