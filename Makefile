@@ -26,7 +26,7 @@ HAS_CUDA := $(BIN)/python -c "import sys; from mlloss_cuda import _extension; sy
 # FULL=1 runs all of what a target otherwise takes a share of.
 FULL ?=
 
-# What `make test` and `make check` run, in this order. PART="test-races docs" runs these alone.
+# The parts of `make test` and `make check`, in order. PART="test-races docs" runs these alone.
 TEST_PARTS := part-host part-python
 CHECK_PARTS := lint test-triton part-ahead-of-time test-emulated test-races check-machine-code part-vectorised test-machines \
   docs part-dry-run packages part-training $(if $(FULL),test-others part-sanitized)
@@ -40,12 +40,12 @@ export PYTHONDONTWRITEBYTECODE :=
 
 define HELP
 To use it:
-  make demo                train on a generated corpus, with the losses and without, and compare
+  make demo                train four losses on real data and compare them
   make build               compile the package in place (CUDA=1: with the CUDA kernels)
   make bench               compare with other implementations on this CPU (FULL=1: more of them)
   make gpu                 test and measure on a GPU (DRY=1: walk through it without one)
 To change it:
-  make test                the tests that tell whether an install can be trusted
+  make test                the tests, on the CPU and on the GPU if there is one
   make check               all other checks, one after another (FULL=1: without leaving any out)
   make test PART=... or check PART=...   some parts of these, which are the targets below and
                            part-host, part-python; part-ahead-of-time, part-vectorised, part-dry-run, part-training,
@@ -57,7 +57,7 @@ To change it:
   make test-others         against other packages' losses
   make check-machine-code  registers, spills and instructions of the CUDA kernels (UPDATE=1 writes the budgets)
   make packages            the wheel and the source distribution, installed and used
-  make lint                style and types (FIX=1 mends the style)
+  make lint                style and types (FIX=1 fixes the style)
 To publish it:
   make docs                the documentation as pages, in build/site
   make report              tables, pages and pictures from bench/results
@@ -100,7 +100,7 @@ $(VENV)/.dev: $(VENV)/.built
 	@$(PIP) "mlloss-cuda[dev]"
 	@touch $@
 
-# These tests tell whether an install can be trusted; on a GPU they test the CUDA kernels too.
+# On a GPU these tests run the CUDA kernels too.
 test: $(FULL_BUILD) $(VENV)/.dev
 	@MAKE="$(MAKE)" $(BIN)/python -m tests.run test $(or $(PART),$(TEST_PARTS))
 
@@ -140,7 +140,7 @@ EMULATED := build/emulated/tests/emulator
 define emulated
 	@if $(HAS_CUDA); then set -ex; mkdir -p build; \
 	  $(BIN)/cmake -S . -B build/emulated -G Ninja "-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja" -DMLLOSS_PYTHON=OFF \
-	    -DMLLOSS_EMULATED=ON $$($(BIN)/python setup.py --print-cmake-paths) >build/emulated.log || { cat build/emulated.log; exit 1; }; \
+	    -DMLLOSS_EMULATED=ON -DMLLOSS_RACES_BRIEF=$(if $(FULL),OFF,ON) $$($(BIN)/python setup.py --print-cmake-paths) >build/emulated.log || { cat build/emulated.log; exit 1; }; \
 	  $(BIN)/cmake --build build/emulated --target $(1); \
 	  $(2); \
 	else echo "skipped: the package is built without CUDA, since no nvcc was found"; fi

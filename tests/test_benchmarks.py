@@ -41,7 +41,7 @@ def test_pictures_agree_with_the_results(tmp_path: Path) -> None:
 
 
 def test_the_page_has_no_gpu_figures_without_a_gpu() -> None:
-    assert page.rendered([]).endswith("wait for hardware (`make gpu`).\n")
+    assert page.rendered([]).endswith("have not run on a GPU (`make gpu`).\n")
 
 
 # ---- checks before timing -------------------------------------------------------------------------

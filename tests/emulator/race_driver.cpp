@@ -438,6 +438,8 @@ int main(int count, char** arguments) {
   driver.run_dtype<float, float>({"float", DType::kFloat, mlloss::cuda::table_float(), 1e-4});
   driver.run_dtype<double, double>({"double", DType::kDouble, mlloss::cuda::table_double(), 1e-10});
   driver.run_dtype<__half, float>({"half", DType::kHalf, mlloss::cuda::table_half(), 2e-3});
+#ifndef MLLOSS_RACES_BRIEF  // half has kernels of the same width
   driver.run_dtype<__nv_bfloat16, float>({"bfloat16", DType::kBFloat16, mlloss::cuda::table_bfloat16(), 1e-2});
+#endif
   return driver.result();
 }

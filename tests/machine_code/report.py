@@ -16,7 +16,7 @@ The tables show a forward pass with gradient, by loss and launch strategy. A cel
 - **instructions and special-function operations** (`MUFU`) **an element** with CSR targets; with dense bool targets, at
   most {dense:.1f} instructions more. They are counted along the cheapest path that does the work, with whole chunks and
   without positives, weights, offsets and smoothing, which is what most of a batch executes;
-- **registers** a thread, of the kernel that needs most.
+- **registers** a thread, the maximum over its kernels.
 
 The loop of a **team** kernel is over rows: 16-byte loads of a thread's chunks, sums, barriers, gradient, 16-byte
 stores. Its figure includes the steps of a row, in a warp that does not join the sums of the others. **Element-wise**

@@ -224,7 +224,7 @@ def imbalance(records: Sequence[Record]) -> str:
 
         rows = [[TITLES[loss], *(cell(loss, *column) for column in columns)] for loss in TITLES]
         about = f"{name}: 1 positive to {first['ratio']:g} negatives in "
-        about += f"{first['rows']:,} rows to learn from; whoever says no each time is right in "
+        about += f"{first['rows']:,} rows to learn from; always predicting no is right in "
         head = ("loss", *(metric for metric, _ in columns))
         tables.append(f"{about}{100 * (1 - first['positive']):.1f}%.\n\n{markdown(head, rows)}")
     return "\n\n".join(tables) + origin([each for runs in chosen_runs.values() for each in runs])
