@@ -1,6 +1,6 @@
 // The ops of an engine, and the conversion of their arguments to the structs that kernels take. The schemas are in
-// mlloss_cuda/_ops.py. Python checks the arguments before it calls an op; checks here only guard
-// against calls that it never makes.
+// mlloss_cuda/_ops.py. Python checks the arguments before it calls an op; the checks here only guard against calls that
+// Python never makes.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -145,8 +145,8 @@ inline Call make_call(const Tensor& logits, const Arguments& a, const void* grad
   return call;
 }
 
-// Returns uninitialised memory from torch's allocator. The call avoids the dispatcher's boxed arguments, which cost
-// more than the allocation.
+// Returns uninitialised memory from torch's allocator. The call avoids the dispatcher's boxed arguments, which take
+// longer than the allocation.
 inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
   int64_t strides[2] = {1, 1};
   STD_TORCH_CHECK(sizes.size() <= 2, "mlloss_cuda: results have at most two dimensions");
@@ -238,7 +238,7 @@ struct Ops {
     return {row, scale, label};
   }
 
-  // The boxed entry points take the logits, the shared arguments, and what is their own.
+  // The boxed entry points take the logits, the shared arguments, and arguments of their own.
 #define MLLOSS_PARAMETER(type, name) , type name
 #define MLLOSS_MOVED(type, name) std::move(name),
 #define MLLOSS_SHARED Tensor logits MLLOSS_CALL(MLLOSS_PARAMETER)

@@ -33,7 +33,8 @@ struct KnownDevice {
   DeviceRates measured;  // replaces assumed rates; 0 if a rate was not measured
 };
 
-// No rate was measured yet: every `measured` is empty, and whatever follows from this table is a prediction.
+// The devices that are known by name. No rate was measured yet: every `measured` is empty, and all plans from this
+// table are predictions.
 constexpr KnownDevice kKnownDevices[] = {
     {{120, 170, 1536, 101376, int64_t{96} << 20, 1600, "RTX 5090"}, {1600, 5000, 2.40, 800, 450, 150, 2000}, {}},
     {{100, 148, 2048, 232448, int64_t{126} << 20, 6500, "B200"}, {6500, 8000, 1.80, 800, 450, 150, 2000}, {}},

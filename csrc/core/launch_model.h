@@ -1,7 +1,7 @@
-// A model of how fast a plan is, in closed form. All of it is prediction: no rate and no plan was measured.
+// A model of a plan's time, in closed form. It only predicts: no rate and no plan was measured.
 //
-// A multiprocessor works on a row, or a kernel on its tiles, for as long as its busiest resource does (memory, issue
-// slots, special functions), and waits where nothing hides a wait. Targets count as sparse: their bytes do not.
+// The time of a multiprocessor for a row, or of a kernel for its tiles, is that of the busiest resource (memory, issue
+// slots, special functions) and of the waits that nothing hides. Targets are taken as sparse, and their bytes as 0.
 #pragma once
 
 #include <algorithm>
@@ -48,7 +48,7 @@ inline Busy busy_for(double elements, double bytes, double instructions, double 
           elements * special / (kSpecialLanes * rates.clock)};
 }
 
-// Adds up where the time beyond the floor goes.
+// The time beyond the floor, by its cause.
 class LostTime {
  public:
   void add(Bound bound, double time) { times_[static_cast<int>(bound)] += time; }
@@ -80,9 +80,9 @@ struct Round {
   Busy busy;
 };
 
-// A round takes one row by each of `teams` teams. Each row is a chain of waits and work. A multiprocessor that several
-// teams share does the work of its busiest resource for all of them, and only waits while the last chain is alone: this
-// lies between teams in lock step and teams that overlap fully.
+// In a round, each of `teams` teams processes one row, which is a chain of waits and work. A multiprocessor that
+// several teams share does the work of its busiest resource for all of them, and waits only while the last chain is
+// alone. This lies between teams in lock step and teams that overlap fully.
 inline Round round_of(const Problem& problem, const LaunchPlan& plan, int64_t teams, const DeviceFacts& facts,
                       const DeviceRates& rates) {
   const ElementCost cost = cost_of(problem.dtype);

@@ -46,8 +46,8 @@ constexpr int64_t kUnitsPerSm = 16;  // enough to keep a multiprocessor busy to 
 inline int64_t most_unit_blocks(const DeviceFacts& facts) { return int64_t{32} * facts.sm_count; }
 
 // Returns a grid that strides over units in any order. A thread has up to `most` chunks of a tile, because long tiles
-// save work at the start of rows. It has fewer, but not under `fewest`, if there are too few units for even work, and
-// fewer still if multiprocessors would have none.
+// save work at the start of rows. It has fewer, down to `fewest`, if there are too few units to balance the work, and
+// even fewer if multiprocessors would otherwise be idle.
 inline LaunchPlan plan_tiles(const Problem& problem, const DeviceFacts& facts, Strategy strategy, int64_t most,
                              int64_t fewest) {
   const int64_t chunks = std::max<int64_t>(1, most_chunks(problem.labels, problem.dtype));
@@ -63,15 +63,15 @@ inline LaunchPlan plan_tiles(const Problem& problem, const DeviceFacts& facts, S
   return plan;
 }
 
-// Plans element-wise losses, and every gradient from known coefficients.
+// Plans element-wise losses and every gradient from known coefficients.
 inline LaunchPlan plan_units(const Problem& problem, const DeviceFacts& facts) {
   LaunchPlan plan = plan_tiles(problem, facts, Strategy::kElementWise, 8, 1);
   plan.predicted = predict(problem, plan, facts);
   return plan;
 }
 
-// The rows of a wave fill at most 40% of L2 together, so that their second read comes from there. A pass without a
-// gradient reads once and needs one wave; the tiles are the same, and so is the value, bit for bit.
+// Plans a split pass. The rows of a wave fill at most 40% of L2 together, so that their second read comes from there. A
+// pass without a gradient reads once, in one wave; it has the same tiles, and therefore the same value bit for bit.
 inline LaunchPlan plan_split(const Problem& problem, const DeviceFacts& facts) {
   Problem wave = problem;
   if (problem.grouping == Grouping::kSamples) {
@@ -126,16 +126,16 @@ inline LaunchPlan team_of(const Problem& problem, int64_t resident, int threads,
 }
 
 // True if `other` is a better plan: it has two teams at once rather than one, so that one works while the other waits,
-// or it is faster. Small differences between predictions decide nothing.
+// or its prediction is clearly faster.
 inline bool is_better(const LaunchPlan& other, const LaunchPlan& plan) {
   const bool two = other.blocks > other.team, had_two = plan.blocks > plan.team;
   if (two != had_two) return two;
   return other.predicted.fraction > plan.predicted.fraction * 1.01;
 }
 
-// Finds the best team plan: by blocks of each size, as many teams as the device holds, and fewer ones that share few
-// rows among all multiprocessors in one round of rows, two or three. Returns false if the loss has no team kernels or
-// the device cannot hold a row.
+// Finds the best team plan. For each size of blocks it tries as many teams as the device holds, and fewer and larger
+// teams that process all rows in one to three rounds. Returns false if the loss has no team kernels or the device
+// cannot hold a row.
 inline bool plan_team(const Problem& problem, const DeviceFacts& facts, LaunchPlan* plan) {
   if (problem.grouping != Grouping::kSamples || problem.dtype == DType::kDouble || problem.rows > kMostTeamRows) {
     return false;
@@ -166,8 +166,8 @@ inline bool plan_team(const Problem& problem, const DeviceFacts& facts, LaunchPl
 
 // ---- passes -----------------------------------------------------------------------------------------
 
-// True if split is predicted to be clearly faster than a team. That is asked only of a single team with several rows:
-// nothing works while it waits. Other teams read the logits once, and that decides.
+// True if split is predicted to be clearly faster than the team plan. This is possible only for a single team with
+// several rows, because nothing works while it waits. Several teams overlap, and read the logits only once.
 inline bool split_is_faster(const Problem& problem, const DeviceFacts& facts, const LaunchPlan& team) {
   if (problem.rows == 1 || team.blocks > team.team) return false;
   return plan_split(problem, facts).predicted.fraction > team.predicted.fraction * kSplitFaster;

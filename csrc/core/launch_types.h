@@ -23,9 +23,10 @@ inline const char* name_of(Strategy strategy) {
   return kNames[static_cast<int>(strategy)];
 }
 
-// The threads that run team kernels on a multiprocessor at once: the number that its registers allow.
+// The threads of team kernels that run on a multiprocessor at once: as many as its registers allow.
 constexpr int kTeamThreadsPerSm = 768;
-// The chunks that a thread of a team keeps in registers, at most; fewer with options, whose code needs registers too.
+// The most chunks that a thread of a team keeps in registers. With options it keeps fewer, because their code needs
+// registers too.
 constexpr int kChunksPerThread = 8, kGeneralChunks = 4;
 
 struct Problem {
@@ -34,7 +35,7 @@ struct Problem {
   Grouping grouping;
   bool gradient = true;      // the forward pass forms the gradient
   bool dense_labels = true;  // the logits of a row are adjacent in memory
-  // 0 if the loss has no team kernels; fewer than the default if they need more registers.
+  // The default, fewer if the loss's team kernels need more registers, or 0 if it has none.
   int team_threads_per_sm = kTeamThreadsPerSm;
   int team_chunks = kChunksPerThread;  // chunks that a thread of a team keeps, at most
 
@@ -66,7 +67,7 @@ inline const char* name_of(Bound bound) {
 // for a gradient, at the bandwidth that kernels reach.
 struct Prediction {
   double fraction;          // the floor as a share of the plan's time; 0 if nothing was predicted
-  int64_t bytes_in_flight;  // a multiprocessor's loads that are on their way at once, at most
+  int64_t bytes_in_flight;  // the most bytes of a multiprocessor's loads in flight at once
   Bound bound;
 };
 
@@ -79,11 +80,11 @@ struct LaunchPlan {
   int64_t shared_bytes;     // dynamic shared memory of a block
   int vector_width;         // elements per access; 1 for strided labels
   int64_t tiles;            // per row
-  int64_t chunks_per_tile;  // at most
+  int64_t chunks_per_tile;  // the maximum
   int chunks_per_warp;      // team: consecutive chunks that a warp of a block keeps
   int team;                 // blocks that keep a row together; 1 for other strategies
   int64_t rows_per_wave;    // split: rows whose logits stay in L2 until their gradient is formed
-  int reads;                // how often this pass reads the logits
+  int reads;                // how many times this pass reads the logits
   Prediction predicted;
 };
 
@@ -99,7 +100,8 @@ constexpr int64_t kChunkBytes = 16;
 
 MLLOSS_HD int64_t chunk_width(DType dtype) { return kChunkBytes / bytes_of(dtype); }
 
-// Chunks start at multiples of 16 bytes; a row that does not starts and ends with a partial chunk.
+// Returns the most chunks that a row can have. Chunks start at multiples of 16 bytes, so a row that starts elsewhere
+// has partial chunks at its ends.
 MLLOSS_HD int64_t most_chunks(int64_t labels, DType dtype) {
   const int64_t width = chunk_width(dtype);
   return (labels + 2 * width - 2) / width;

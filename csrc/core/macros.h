@@ -7,8 +7,8 @@
 #define MLLOSS_HD inline __attribute__((always_inline))
 #endif
 
-// Each instruction set has its own namespace. Without it the linker would merge templates of the same name from two
-// sets, and an AVX2 machine would run AVX-512.
+// Each instruction set has its own namespace, because the linker merges templates of the same name, and an AVX2 machine
+// would then run AVX-512.
 #ifndef MLLOSS_ISA
 #define MLLOSS_ISA portable
 #endif

@@ -33,7 +33,7 @@ MLLOSS_HD To bit_cast(From from) {
 
 template <class T>
 MLLOSS_HD T maximum(T a, T b) {
-  return a > b ? a : b;  // returns b if `a` is NaN: sums carry NaN, maxima need not
+  return a > b ? a : b;  // b if `a` is NaN; maxima need not carry NaN, because sums do
 }
 
 template <class T>
@@ -122,7 +122,8 @@ MLLOSS_HD float exponential_unless_large(float x) {
   const float r2 = r * r;
   const float high = (2.78822377916e-3f * r + 1.675026954924e-2f) * r + 8.33327055422e-2f;
   const float middle = 3.33328308280e-1f * r + 1.00000000943f;
-  // Explicit, because r + r is a product to the compiler, which in some loops fuses that one instead.
+  // The multiply-add is explicit, because the compiler sees r + r as a product and in some loops fuses that one
+  // instead.
   const float twice = multiply_add(high * r2 + middle, r2, r + r) + 2.0f;
   // The factor is 2^(n-1) and not 2^n, because 2^128 is not a float.
   const uint32_t bits = (bit_cast<uint32_t>(shifted) + 126u) << 23;
@@ -158,7 +159,7 @@ MLLOSS_HD float log2_approximate(float x) {
 // Returns e^x. Results below the smallest normal number are 0.
 MLLOSS_HD float exponential(float x) {
 #if defined(__CUDA_ARCH__) || defined(CUEMU)
-  // The rounding of the product costs |x| * 6e-8, as much as a softmax in float loses in x - log(sum).
+  // The rounding of the product is an error of |x| * 6e-8, as large as that of x - log(sum) in a softmax in float.
   return exp2_approximate(x * kLog2e);
 #else
   const float y = exponential_unless_large(x);
@@ -327,8 +328,8 @@ MLLOSS_HD T raised_to(T x, T least) {
   return x < least ? least : x;
 }
 
-// Returns the cap of a cost that is multiplied by `factor`: the largest finite number if the factor is 0, so that a
-// cost of weight 0 contributes 0 even if it is infinite.
+// Returns the cap of a value that is multiplied by `factor`: the largest finite number if the factor is 0, so that a
+// value of weight 0 contributes 0 even if it is infinite.
 template <class T>
 MLLOSS_HD T cap_of(T factor) {
   if constexpr (sizeof(T) == 4) {

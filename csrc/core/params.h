@@ -1,4 +1,4 @@
-// The plain structs that torch's side hands to the kernels.
+// The plain structs that the ops pass to the kernels.
 //
 // `T` below is the compute type: double for float64 logits, else float. Sizes are in elements.
 #pragma once
@@ -69,7 +69,7 @@ struct Call {
   const void* crow_indices;
   const void* col_indices;
   const void* values;  // T; a negative value excludes its label
-  int64_t nnz;         // the number of columns that may be read, even if crow_indices says more
+  int64_t nnz;         // the number of columns that may be read, even if crow_indices has larger numbers
   bool wide_indices;   // int64 if true, else int32
 
   bool has_ignore_index;

@@ -18,7 +18,7 @@ struct TermFunctions {
   void (*add)(const double* parameters, const Tile<T>& tile, double* statistics);
   void (*merge)(double* statistics, const double* from);
   double (*finalize)(const double* parameters, const double* statistics, double* coefficients);  // returns the value
-  // Gradients times f; returns the sum of the values if `value`.
+  // Forms gradients times f, and returns the sum of the values if `value`.
   double (*evaluate)(const double* parameters, const Tile<T>& tile, T f, bool value, T* g);
   void (*gradient)(const double* parameters, const Tile<T>& tile, const T* coefficients, int64_t stride, T f, T* g);
 };
@@ -90,7 +90,7 @@ struct GroupTerm {
   }
 };
 
-// Empty for losses that cannot be part of a sum.
+// Returns the functions of a loss, or an empty table if it cannot be part of a sum.
 template <template <class> class Loss, class T>
 constexpr TermFunctions<T> term_of() {
   if constexpr (Loss<T>::kSecondPassSums > 0 || Loss<T>::kSecondLogits) {
@@ -198,7 +198,7 @@ class CompoundEngine : EngineBase<T> {
   }
 
  private:
-  // An excluded label looks different to a loss with a softmax over labels, so a sum of both kinds needs two tiles.
+  // A loss with a softmax over labels needs other values for excluded labels, so a sum of both kinds needs two tiles.
   struct Tiles {
     Tile<T> own, plain;
   };

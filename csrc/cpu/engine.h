@@ -1,4 +1,4 @@
-// The CPU engine, which passes tiles of rows to any functor. It knows no loss.
+// The CPU engine, which passes tiles of rows to any functor. No code here depends on the loss.
 #pragma once
 
 #include "engine_base.h"
@@ -123,7 +123,7 @@ class Engine : EngineBase<T> {
     });
   }
 
-  // The group of a label crosses the rows, so each tile of labels is processed down the whole batch.
+  // A group that is a label crosses all rows, so each tile of labels is processed down the whole batch.
   static void macro(const Work& work, int64_t begin, int64_t end) {
     if constexpr (Loss::kMaxima == 0) {
       const Engine engine(work);

@@ -11,8 +11,7 @@ inline namespace MLLOSS_ISA {
 
 static_assert(kTile == cpu::kLabelsPerUnit, "a unit is one tile");
 
-// A buffer that grows and stays with its thread. It does not use std::vector, whose code would be shared between
-// instruction sets.
+// A buffer that grows and stays with its thread. It is no std::vector, whose code the instruction sets would share.
 template <class T>
 class KeptBuffer {
  public:
@@ -21,7 +20,7 @@ class KeptBuffer {
   KeptBuffer& operator=(const KeptBuffer&) = delete;
   ~KeptBuffer() { free(memory_); }
 
-  // Returns memory for `size` numbers, or null without any.
+  // Returns memory for `size` numbers, or null if there is none.
   T* of(int64_t size) {
     if (size > size_) {
       free(memory_);
@@ -131,7 +130,7 @@ class EngineBase {
     return buffer.of(call_.labels);
   }
 
-  // Returns one of the two for a thread that processes a whole row, or null.
+  // Returns one of these two memories for a thread that processes a whole row, or null.
   T* kept_of_row(int64_t row) const {
     T* memory = kept_in_gradient(row, 0);
     return memory ? memory : kept_in_buffer();

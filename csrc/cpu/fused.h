@@ -42,7 +42,7 @@ class FusedTerm {
 
   explicit FusedTerm(const TermPlace& place) : loss_(place.parameters) {}
 
-  // This constructor is for gradients.
+  // This constructor serves gradients.
   FusedTerm(const TermPlace& place, const T* coefficients, int64_t stride, T f)
       : loss_(place.parameters), factor_(f * static_cast<T>(place.coefficient)) {
     if constexpr (!kElement) {
@@ -104,7 +104,7 @@ class FusedTerm {
 template <class T, template <class> class... Losses>
 struct FusedTerms {
   static constexpr int kSums = 0, kValues = 0;
-  static constexpr bool kTakesPower = false;  // an element-wise term reads e^s itself
+  static constexpr bool kTakesPower = false;  // true if an element-wise term reads e^s itself
   static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
 
   template <class... Rest>
@@ -285,7 +285,7 @@ class Fused {
       make_ready<Terms::kLogistic>(power, size, parts);
       const Columns<T> x(tile, begin, power, parts);
       T* const block = g + begin;
-      // One loop would need more constants than there are registers.
+      // One loop for both needs more constants than there are registers.
 #pragma omp simd
       for (int j = 0; j < size; ++j)
         block[j] = terms.group_gradient(ready_element<kTargets, false, Terms::kLogistic>(x, j));
@@ -316,11 +316,11 @@ class Fused {
     terms.with_variant([&](auto variant) { add_elements_as<kTargets, variant>(terms, x, size, g, total); });
   }
 
-  // Not inlined, so that values with and without gradients are equal to the last bit.
+  // This is not inlined, so that values with and without gradients are equal to the last bit.
   template <Targets kTargets, int kVariant>
   static __attribute__((noinline)) void add_elements_as(const Terms& all, const Columns<T>& columns, int size, T* g,
                                                         T* total) {
-    // Copies, which cannot overlap g. Without them the loop is not vectorised.
+    // These are copies, which cannot overlap g. Without them the loop is not vectorised.
     const Terms terms = all;
     const Columns<T> x = columns;
     T a = T(0), b = T(0);

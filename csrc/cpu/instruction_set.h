@@ -30,7 +30,7 @@ constexpr TableOf kTables[kIsaCount] = {
 
 inline bool can_run(int isa) { return isa >= 0 && isa <= machine_isa() && kTables[isa]; }
 
-// Returns -1 if the library is built for other processors only.
+// Returns the best instruction set, or -1 if the library is built for other processors only.
 inline int best_isa() {
   int isa = machine_isa();
   while (isa >= 0 && !kTables[isa]) --isa;

@@ -34,7 +34,7 @@ inline void run_second_pass(const Program& program, const Call& call, const doub
   }
 }
 
-// Presents parts as units to the kernels: a group becomes a row with one tile for each part.
+// Passes parts to the kernels as units: a group is a row with one tile for each part.
 class PartsAsUnits {
  public:
   PartsAsUnits(const Program& program, const Call& call, const LabelParts& parts)

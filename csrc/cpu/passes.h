@@ -12,13 +12,13 @@ inline int64_t tiles_of(int64_t labels) { return (labels + kLabelsPerUnit - 1) /
 
 constexpr int64_t kElementsWorthAThread = 16384;
 
-// Each of the n items stands for `weight` elements.
+// Calls the kernel for n items of `weight` elements each.
 inline void parallel(Kernel kernel, const Work& work, int64_t n, int64_t weight) {
   const int64_t grain = std::max<int64_t>(1, kElementsWorthAThread / std::max<int64_t>(1, weight));
   torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) { kernel(work, begin, end); });
 }
 
-// A thread that processes whole rows finds a row in cache at its second visit. This needs enough rows for all threads.
+// True if each thread processes whole rows, which are in cache at their second visit. All threads need enough rows.
 inline bool by_rows(const Call& call) {
   return call.grouping == Grouping::kSamples &&
          (call.rows >= 4 * torch::stable::get_num_threads() || tiles_of(call.labels) < 2);

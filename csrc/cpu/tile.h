@@ -1,5 +1,5 @@
 // A tile of one row in the form that functors read: logits after scale and offsets, targets as one number each, and
-// weights if there are any. No other file of the CPU engine knows layouts and dtypes.
+// weights if there are any. No other file of the CPU engine depends on layouts and dtypes.
 #pragma once
 
 #include "../losses/functor.h"
@@ -8,7 +8,7 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-// Labels in a tile. Its four buffers fit a first-level cache.
+// The number of labels in a tile, whose four buffers fit a first-level cache.
 constexpr int kTile = 1024;
 
 template <class T>
@@ -74,7 +74,7 @@ class TileReader {
   const bool softmax_over_labels_, second_logits_;
   T scale_;
 
-  // Returns ones if the caller gave none.
+  // Returns the parameters of the labels from `begin` on, which are ones if the caller gave none.
   const T* label_parameters(int64_t begin) const {
     struct Ones {
       T v[kTile];

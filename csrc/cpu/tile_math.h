@@ -1,4 +1,4 @@
-// One functor over one tile: all loops that must vectorise. This file knows no rows, calls and outputs.
+// One functor over one tile: all loops that must vectorise. No code here depends on rows, calls or outputs.
 #pragma once
 
 #include "tile.h"
@@ -50,7 +50,7 @@ struct ReadyParts {
   alignas(64) T l[kBlock];
 };
 
-// These functions are not inlined: otherwise every loss has a copy of their loops, and compilers take minutes.
+// These functions are not inlined. Otherwise every loss has a copy of their loops, and compilation takes minutes.
 template <class T>
 __attribute__((noinline)) void make_powers(const T* s, int size, T* power) {
 #pragma omp simd
@@ -168,7 +168,7 @@ MLLOSS_HD void for_blocks(const Tile<T>& tile, F f) {
   }
 }
 
-// kLanes lanes, each with a product of kShared terms 1 + x, which is at most 2^16, and one logarithm.
+// Terms 1 + x are multiplied in kLanes lanes, kShared terms in each, and each product takes one logarithm.
 constexpr int kLanes = 128, kShared = kTile / kLanes;
 static_assert(kShared <= 16, "a product of kShared terms 1 + x <= 2 must stay below 2^16");
 
@@ -176,7 +176,7 @@ template <template <class> class LossTemplate, class T>
 class TileMath {
  public:
   using Loss = LossTemplate<T>;
-  // Statistics of whole groups are double. This costs little, because a tile is summed in T.
+  // Statistics of whole groups are double. This is little work, because a tile is summed in T.
   using Wide = LossTemplate<double>;
   using WideStatistics = StatisticsOf<Wide, double>;
   using Coefficients = Array<T, Loss::kCoefficients>;
@@ -185,8 +185,8 @@ class TileMath {
 
   // ---- element-wise losses -------------------------------------------------------------------
 
-  // Values, and gradients times f; a null pointer means that the result is not needed. A gradient may overwrite its
-  // logits.
+  // Forms values, and gradients times f. A null pointer means that the result is not needed. A gradient may overwrite
+  // its logits.
   void evaluate(const Tile<T>& tile, T f, T* values, T* g) const {
     if constexpr (Loss::kScope == Scope::kElement) {
       with_kind(tile, [&](auto kind) {
@@ -216,8 +216,8 @@ class TileMath {
 
   // ---- group losses --------------------------------------------------------------------------
 
-  // Returns sums with the maxima at 0; only a tile whose sums overflow or vanish pays for its maxima. `kept`, unless
-  // null, receives the kept number of each element.
+  // Returns sums with the maxima at 0. Only a tile whose sums overflow or vanish is visited again for its maxima.
+  // `kept`, unless null, receives the kept number of each element.
   WideStatistics statistics(const Tile<T>& tile, T* kept) const {
     StatisticsOf<Loss, T> stats{};
     alignas(64) T unused[Loss::kKeeps ? kTile : 1];

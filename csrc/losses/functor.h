@@ -36,14 +36,14 @@
 //   kSeparates,                      many values can share     the value of a negative is rest + log(1 + x) with 0 <= x
 //   separated(e),                    one logarithm             <= 1. separated(e) returns {rest, x, d value / d s} and
 //   separates(given)                                           reads e^-|s|. separates(given) is true if this holds for
-//                                                              positives too; `given` tells if the caller gave label
+//                                                              positives too; `given` is true if the caller gave label
 //                                                              parameters.
 //   kNegatives,                      many negatives are less   negatives(s, factor, g, value) is for kCount negatives
 //   serves_negatives(),              work than each alone, in  of weight 1 in float: it sets g to their gradients times
 //   negatives<kCount>(...)           float                     factor, adds up their values in `value`, and returns
 //                                                              true. It returns false if logits are too far from 0 for
 //                                                              it; the results are then not used. Engines may
-//                                                              call it if serves_negatives() says so.
+//                                                              call it if serves_negatives() is true.
 //
 // Members of a group functor. The statistics of a group are maxima, and sums of terms that are shifted by the maxima.
 // An engine first takes the sums with all maxima at 0: this is less work, and enough for ordinary logits.

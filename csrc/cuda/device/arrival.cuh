@@ -1,5 +1,5 @@
-// The last block to finish does the work that needs the results of all blocks. This takes no second launch and no
-// floating-point atomics, and sums have the same order whichever block is last.
+// The last block to finish does the work that needs the results of all blocks. This needs no second launch and no
+// floating-point atomics, and the order of sums does not depend on which block is last.
 #pragma once
 
 #include "block_reduce.cuh"
@@ -8,9 +8,9 @@
 namespace mlloss {
 namespace cuda {
 
-// Returns true to the last of `count` blocks that call this. Memory that thread 0 of the other blocks wrote before must
-// then be read with __ldcg. `counter` is 0 before the first call and after the last one. Two calls need a barrier of
-// the block between them.
+// Returns true to the last of `count` blocks that call this function. That block must read with __ldcg what thread 0 of
+// the other blocks wrote before. `counter` is 0 before the first call and after the last one. Two calls need a barrier
+// of the block between them.
 MLLOSS_DEVICE bool last_to_arrive(unsigned* counter, unsigned count) {
   MLLOSS_SHARED(bool, last, [1]);
   if (threadIdx.x == 0) {
@@ -22,10 +22,10 @@ MLLOSS_DEVICE bool last_to_arrive(unsigned* counter, unsigned count) {
   return last[0];
 }
 
-// The memory of the reduced loss and of the partial sums that it is the sum of. `value` is null if it is not needed.
+// The memory of the reduced loss and of its partial sums. `value` is null if the reduced loss is not needed.
 struct Total {
   void* value;           // T []
-  double* partial_sums;  // one per block, or one per row
+  double* partial_sums;  // one for each block or each row
   unsigned* counter;
 };
 
@@ -40,7 +40,7 @@ MLLOSS_DEVICE void sum_partial_sums(const DeviceCall& call, const double* partia
   *static_cast<T*>(total) = static_cast<T>(sum);
 }
 
-// Stores partial sum `index` of `count`, and adds all of them up once they have arrived. `mine` is read from thread 0.
+// Stores partial sum `index` of `count`, which is `mine` of thread 0. The last block to arrive adds all of them up.
 template <class T>
 MLLOSS_DEVICE void add_to_total(const DeviceCall& call, const Total& total, double mine, int64_t index,
                                 unsigned count) {

@@ -1,4 +1,4 @@
-// Sums and maxima over a block in a fixed order. Every thread gets the result.
+// Sums and maxima over a block, in a fixed order; every thread gets the result.
 #pragma once
 
 #include "../../core/numerics.h"
@@ -9,7 +9,7 @@ namespace cuda {
 
 constexpr int kWarpLanes = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kMostWarps = 16;  // the maximum in a block that reduces; kMaxThreads is below it
+constexpr int kMostWarps = 16;  // no block has more warps
 
 template <class T, int N>
 MLLOSS_DEVICE void add(Array<T, N>& into, const Array<T, N>& from) {
@@ -17,7 +17,7 @@ MLLOSS_DEVICE void add(Array<T, N>& into, const Array<T, N>& from) {
   for (int k = 0; k < N; ++k) into[k] += from[k];
 }
 
-// Every lane gets the sum over its warp.
+// Returns the sum over the warp to every lane.
 template <class T>
 MLLOSS_DEVICE T warp_sum(T x) {
 #pragma unroll
@@ -37,7 +37,7 @@ MLLOSS_DEVICE Array<T, N> block_combine(Array<T, N> x, T neutral, Combine combin
       x[k] = combine(x[k], __shfl_xor_sync(kAllLanes, x[k], distance));
     }
   }
-  __syncthreads();  // all threads have read the partial results of the last reduction
+  __syncthreads();  // after it, all threads have read the partial results of the reduction before this one
   if (lane == 0) {
 #pragma unroll
     for (int k = 0; k < N; ++k) partial[warp][k] = x[k];

@@ -11,7 +11,7 @@ namespace cuda {
 struct Fetched {
   int index;
   uint4 logits;
-  Bools bools = {};  // its bool targets, if they were loaded with it
+  Bools bools = {};  // its bool targets, if they were loaded with the logits
 };
 
 template <class T, int V>
@@ -21,7 +21,7 @@ struct Chunk {
   uint32_t excluded;  // weight 0, ignored, or outside the row: the gradient is exactly 0
   bool soft;
   bool weighted;     // at least one weight is not 1
-  const T* weights;  // weights from lane 0 on, or null; loaded at their use to save registers
+  const T* weights;  // the weights from lane 0 on, or null; each is loaded at its use, to save registers
   T s[V], y[V];
 
   MLLOSS_DEVICE T weight(int i) const {
@@ -84,7 +84,7 @@ class ChunkReader {
 
   MLLOSS_DEVICE T scale() const { return scale_; }
   MLLOSS_DEVICE CsrRow entries() const { return targets_.entries(); }
-  // Allows reads from the row's first label on again.
+  // Returns to the row's first label.
   MLLOSS_DEVICE void rewind() { targets_.rewind(); }
 
   MLLOSS_DEVICE void start(int64_t row) {
@@ -95,7 +95,7 @@ class ChunkReader {
   }
 
   // Reads the chunk at `label`. `x` has the logits of the lanes inside the row, which are all lanes if `whole`; the
-  // other lanes are ignored. Calls must not go to smaller labels.
+  // other lanes are ignored. Labels must not decrease from call to call.
   MLLOSS_DEVICE Chunk<T, V> read(int label, bool whole, const T* x) {
     Chunk<T, V> chunk;
     chunk.label = label;
@@ -168,7 +168,7 @@ using RowReader = ChunkReader<Loss, Compute<In>, kWidth<In>>;
 template <class In>
 using RowChunk = Chunk<Compute<In>, kWidth<In>>;
 
-// Reads a chunk in the most general form. It is for rare work, whose code should exist only once.
+// Reads a chunk in the most general form. This code is large, so only loops that are not unrolled call it.
 template <class In, class Reader>
 MLLOSS_DEVICE RowChunk<In> read_chunk(Reader& reader, const LogitsRow<In>& row, const Fetched& fetched) {
   Compute<In> x[kWidth<In>];

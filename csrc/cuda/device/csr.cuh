@@ -1,4 +1,4 @@
-// The entries of one row of CSR targets: one by one, and by a whole warp for its chunks.
+// The entries of one row of CSR targets, as one thread or a whole warp reads them.
 #pragma once
 
 #include "block_reduce.cuh"
@@ -7,8 +7,8 @@
 namespace mlloss {
 namespace cuda {
 
-// Columns are labels of the call, which may hold a part of the matrix's columns. Wrong indices never lead outside of
-// the tensors.
+// The entries of a row. Columns are labels of the call, which may be a part of the matrix's columns. Wrong indices
+// never cause an access outside of the tensors.
 class CsrRow {
  public:
   static constexpr int kNoColumn = 0x7fffffff, kFarLeft = -(1 << 30);
@@ -26,15 +26,15 @@ class CsrRow {
   MLLOSS_DEVICE int64_t first() const { return first_; }
   MLLOSS_DEVICE int count() const { return count_; }
 
-  // Returns kNoColumn behind the last entry.
+  // Returns the column of entry k, or kNoColumn after the last entry.
   MLLOSS_DEVICE int column(int k) const {
     if (k >= count_) return kNoColumn;
     const int64_t c = index(call_, call_.col_indices, first_ + k) - call_.first_label;
     return c < kFarLeft ? kFarLeft : c > kNoColumn ? kNoColumn : static_cast<int>(c);
   }
 
-  // Returns -1 for a column that is no label of the call. This needs fewer registers than column(), which keeps the
-  // order.
+  // Returns the column of entry k < count(), or -1 if it is no label of the call. This needs fewer registers than
+  // column(), whose results keep the order of the columns.
   MLLOSS_DEVICE int label(int k) const {
     const int64_t c = index(call_, call_.col_indices, first_ + k) - call_.first_label;
     return static_cast<uint64_t>(c) < static_cast<uint64_t>(call_.labels) ? static_cast<int>(c) : -1;
@@ -74,12 +74,11 @@ class CsrRow {
   }
 };
 
-// The entries of a row that a warp comes to next, one in each lane. A warp asks for the labels of its chunks from left
-// to right; all of its lanes call each function together. Labels without entries cost a comparison and a vote, wherever
-// other entries lie.
+// The next entries of a row, one in each lane of a warp. Labels are passed from left to right, and all lanes of the
+// warp call each function together. Labels without entries need a comparison and a vote, wherever other entries lie.
 class WarpEntries {
  public:
-  // Starts with the entries from `label` on. The other functions need `used`.
+  // Starts with the entries from `label` on. Without `used` nothing is loaded, and no other function may be called.
   MLLOSS_DEVICE WarpEntries(const CsrRow& row, bool used, int label) : row_(row) {
     next_ = column_ = last_ = 0;
     more_ = false;
@@ -114,12 +113,12 @@ class WarpEntries {
 
  private:
   const CsrRow row_;
-  int next_;    // the first entry that is in no lane yet
+  int next_;    // the first entry that no lane has loaded yet
   int column_;  // the lane's
   int last_;    // the last lane's column
   bool more_;   // entries follow
 
-  // Returns how far the lane's column is to the right of `label`; it is huge if it is left of it.
+  // Returns the distance of the lane's column from `label`. It is huge if the column is to the left of the label.
   MLLOSS_DEVICE unsigned distance(int label) const {
     return static_cast<unsigned>(column_) - static_cast<unsigned>(label);
   }

@@ -1,4 +1,4 @@
-// The call in the form that kernels take: with numbers that the host derives once, instead of every thread.
+// The call in the form that kernels take, with numbers that the host derives once in place of every thread.
 #pragma once
 
 #include <cmath>
@@ -8,24 +8,24 @@
 namespace mlloss {
 namespace cuda {
 
-// Chunks inside a row take the fast path if the logits need no scale and no offsets, the targets are CSR or bool and
-// are not smoothed, and the labels have neither weights nor parameters.
+// Chunks inside a row take the fast path if the logits need no scale and no offsets, the targets are CSR or bool
+// without smoothing, and the labels have neither weights nor parameters.
 enum class FastPath : int { kNone, kSparse, kBools };
 
-// Clamps y to an int. Such large numbers are no valid targets, so it does not matter which ones they were.
+// Clamps y to an int. Numbers outside of an int's range are no valid targets, so their exact value does not matter.
 MLLOSS_HD int saturated(int64_t y) {
   constexpr int64_t kMost = 0x7fffffff, kLeast = -kMost - 1;
   return static_cast<int>(y < kLeast ? kLeast : y > kMost ? kMost : y);
 }
 
 struct DeviceCall : Call {
-  // The ignore_index among floats (NaN, which nothing equals, if no float has that value) and among integers.
+  // The ignore_index as a float (NaN, which equals nothing, if no float has that value) and as an integer.
   float ignored_float;
   int ignored_integer;
-  bool ignores_nan;  // among floats
+  bool ignores_nan;  // floating targets that are NaN are ignored
   // Smoothed targets are y * smooth_slope + smooth_floor.
   double smooth_slope, smooth_floor;
-  // A whole chunk starts below this label.
+  // A chunk whose first label is below this number lies in the row to its end.
   uint32_t whole_starts;
   int target_size;  // the bytes of a dense target
   FastPath fast_path;
@@ -58,9 +58,9 @@ struct DeviceCall : Call {
   }
 };
 
-// Returns the fast path that a team kernel takes for the whole call. Logits, gradient and bool targets then have the
-// same strides, and their chunks are aligned at the same labels. A pass without a gradient takes the path of one with a
-// new gradient, so that it gives the same value bit for bit.
+// Returns the fast path that a team kernel takes for the whole call. It needs equal row strides of logits, gradient and
+// bool targets, and chunks that are aligned at the same labels. A pass without a gradient takes the path of one with a
+// new gradient, so that its value is the same bit for bit.
 inline FastPath team_path_of(const Call& call, const void* gradient) {
   const FastPath path = DeviceCall::fast_path_of(call);
   const int64_t width = chunk_width(call.logits_dtype), size = bytes_of(call.logits_dtype);
@@ -77,7 +77,7 @@ inline FastPath team_path_of(const Call& call, const void* gradient) {
   return same ? path : FastPath::kNone;
 }
 
-// Returns what the planner needs to know about a call. team_threads: as in LossKernels.
+// Returns the planner's input for a call. `team_threads` is an entry of LossKernels::team_threads.
 inline Problem problem_of(const Call& call, bool gradient, int team_threads = 0, FastPath path = FastPath::kNone) {
   return {call.rows,         call.labels,
           call.logits_dtype, call.grouping,

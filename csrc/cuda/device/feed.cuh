@@ -1,4 +1,4 @@
-// The chunks of a tile, which pass through registers: a thread loads those of a trip before it uses the first.
+// The chunks of a tile. They pass through registers: a thread loads all chunks of a trip before it uses the first.
 //
 // A trip of a warp is 32 K adjacent chunks. Chunk k of lane i is number 32 k + i, so the addresses of a trip differ by
 // constants.
@@ -9,7 +9,7 @@
 namespace mlloss {
 namespace cuda {
 
-// The chunks of a thread that are in flight together.
+// The number of chunks of a thread whose loads are in flight together.
 template <class In>
 constexpr int kTripChunks = sizeof(In) == 4 ? 4 : 2;
 
@@ -24,7 +24,7 @@ struct Trip {
   MLLOSS_DEVICE int label(int k) const { return first_label + k * kWarpLanes * V; }
 };
 
-// Hard targets on the fast path, of a warp's trips from left to right. All lanes call each function together.
+// The hard targets of a warp's trips on the fast path, from left to right. All lanes call each function together.
 template <class In>
 class FastTargets {
  public:
@@ -34,7 +34,8 @@ class FastTargets {
   MLLOSS_DEVICE FastTargets(const Reader& reader, const LogitsRow<In>& row, int first_label)
       : entries_(reader.entries(), row.fast() && !row.bools, first_label) {}
 
-  // True if no label of the warp's trip is positive: from its bool targets, or from the label that it starts at.
+  // True if no label of the warp's trip is positive. The argument is a trip with its bool targets or, for CSR, the
+  // first label of the trip.
   MLLOSS_DEVICE bool none(const Trip<In>& trip) const {
     uint32_t any = 0;
 #pragma unroll
@@ -58,9 +59,9 @@ class Tile {
  public:
   static constexpr int V = kWidth<In>, K = kTripChunks<In>, kWarpChunks = K * kWarpLanes;
 
-  // Tile number `tile` of `tiles` with `chunks` of the row's whole chunks each. The first tile also has the chunk in
-  // which the row starts, and the last one that in which it ends, if these are not whole. `unit` differs among the
-  // tiles of a block; a hash of it says which warp begins, so that no warp always gets more than others.
+  // Makes tile `tile` of `tiles` with `chunks` of the row's whole chunks each. The first tile also has the chunk in
+  // which the row starts, and the last tile the one in which it ends, if these are not whole. `unit` differs among the
+  // tiles of a block; its hash selects the warp that begins, so that no warp always has more trips than others.
   MLLOSS_DEVICE Tile(const LogitsRow<In>& row, int tile, int tiles, int chunks, uint32_t unit) {
     first_ = row.whole_first + tile * chunks;
     const int rest = row.whole_last - first_;
@@ -98,13 +99,13 @@ class Tile {
     });
   }
 
-  // Does the same, but calls negatives(trip) for such trips. If it returns false, to all lanes of a warp, then f is
-  // called for the trip's chunks after all.
+  // Calls negatives(trip) for such trips, and f as above for all others. negatives(trip) may return false, to all lanes
+  // of a warp; f is then called for the trip's chunks after all.
   template <class Reader, class F, class Negatives>
   MLLOSS_DEVICE void run(Reader& reader, const LogitsRow<In>& row, bool in_trips, F f, Negatives negatives) const {
     if (first_trip_ >= trips_) return;
     FastTargets<In> targets(reader, row, row.label_of(first_ + first_trip_ * kWarpChunks));
-    // The trips that have all of their chunks, if the call has no options.
+    // The number of trips that have all of their chunks and may take the fast path.
     const int fast = row.fast() && in_trips ? (last_ - first_) / kWarpChunks : 0;
     int number = first_trip_;
 #pragma unroll 1
@@ -123,10 +124,10 @@ class Tile {
  private:
   static constexpr int kNone = -1;
   int first_, last_;  // whole chunks
-  int edge_;          // the lane's chunk in the last trip, of chunks that lie in the row partly; or kNone
+  int edge_;          // the lane's partial chunk, which is in the last trip; or kNone
   int trips_, first_trip_;
 
-  // The number of trips with whole chunks; there may be one more.
+  // Returns the number of trips with whole chunks. One trip more may have partial chunks.
   MLLOSS_DEVICE int whole_trips() const { return (last_ - first_ + kWarpChunks - 1) / kWarpChunks; }
   static MLLOSS_DEVICE int warps() { return static_cast<int>(blockDim.x) / kWarpLanes; }
   static MLLOSS_DEVICE int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
@@ -169,7 +170,7 @@ class Tile {
     return trip;
   }
 
-  // Starts to load a chunk that is whole, unless it is kNone.
+  // Starts to load a whole chunk, unless it is kNone.
   static MLLOSS_DEVICE Fetched load_one(const LogitsRow<In>& row, int index) {
     Fetched fetched{index, uint4{0, 0, 0, 0}};
     if (index == kNone) return fetched;
@@ -189,7 +190,7 @@ class Tile {
       Fetched fetched{index_of(number, k), uint4{0, 0, 0, 0}};
       if (!edge) {
         fetched = load_one(row, fetched.index);
-        // Rows with options have no trips that are loaded at once.
+        // Rows with options have no trips that are loaded at once, so the warp's next trip is prefetched.
         const int later = fetched.index + warps() * kWarpChunks;
         if (!row.fast() && row.adjacent() && later < last_) prefetch(row.logits_of(later));
       }

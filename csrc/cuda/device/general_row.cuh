@@ -1,4 +1,4 @@
-// A block's part of a row in registers, for calls with any options, targets and strides: the same visits as HardRow.
+// A block's part of a row in registers, for calls with any options, targets and strides. It has the visits of HardRow.
 #pragma once
 
 #include "chunk.cuh"
@@ -71,7 +71,7 @@ class GeneralRow {
  private:
   const DeviceCall& call_;
   RowReader<Loss, In> reader_;
-  const int first_, count_;  // the thread's chunk 0, and chunk k exists if k * kWarpLanes < count_
+  const int first_, count_;  // the thread's chunk 0; its chunk k exists if k * kWarpLanes < count_
   uint4 x_[K];
 
   static MLLOSS_DEVICE int warp() { return static_cast<int>(threadIdx.x) / kWarpLanes; }

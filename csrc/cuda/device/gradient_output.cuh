@@ -1,5 +1,5 @@
-// The last steps of a backward pass: the gradient in s is multiplied by grad_output, set to exactly 0 for excluded
-// elements, summed for row_offset and logit_scale, and stored.
+// The last steps of a backward pass: the gradient is multiplied by grad_output, set to exactly 0 for excluded elements,
+// summed for row_offset and logit_scale, and stored.
 #pragma once
 
 #include "units.cuh"
@@ -7,7 +7,8 @@
 namespace mlloss {
 namespace cuda {
 
-// Sums of the gradient over the labels of each unit, [rows * tiles], or null.
+// The memory for sums of the gradient over the labels of each unit, [rows * tiles]. A pointer is null if its sums are
+// not needed.
 struct UnitSums {
   double* row;
   double* scale;
@@ -22,7 +23,7 @@ class GradientOutput {
   MLLOSS_DEVICE GradientOutput(const DeviceCall& call, const BackwardOutputs& out, const UnitSums& sums)
       : call_(call), out_(out), sums_(sums) {}
 
-  // The factor includes logit_scale, unless sums of the gradient without it are needed.
+  // Starts a row. The factor includes logit_scale, unless sums of the gradient without it are needed.
   MLLOSS_DEVICE void start(int64_t row, T scale) {
     const T weight = sample_weight<T>(call_, row);
     zero_ = weight == T(0);
@@ -75,12 +76,12 @@ class GradientOutput {
   bool special_;  // grad_output of each element, or a scale apart from the factor, multiplies the gradient
   bool plain_;
 
-  // Returns the row's.
+  // Returns the row's first grad_output.
   MLLOSS_DEVICE const T* grad_output() const {
     return static_cast<const T*>(out_.grad_output) + row_ * out_.grad_output_row_stride;
   }
 
-  // Returns what multiplies the gradient after it has been summed.
+  // Returns the factor of the gradient that is applied after the sums.
   MLLOSS_DEVICE T later_scale() const { return wants_sums() ? scale_ : T(1); }
 
   MLLOSS_DEVICE bool wants_sums() const { return sums_.row || sums_.scale; }

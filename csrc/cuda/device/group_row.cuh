@@ -1,5 +1,4 @@
-// A row of a group loss, or a block's part of one: statistics, value, coefficients. A feed provides the
-// chunks, as Tile does.
+// A row of a group loss, or a block's part of one: statistics, value, coefficients. Feed is a Tile.
 #pragma once
 
 #include "block_reduce.cuh"
@@ -32,7 +31,7 @@ class GroupRow {
     StatisticsOf<Loss, T> stats{};
     const Sums sums = thread_sums(row, feed);
     stats.sums = block_sum(sums);
-    // This is rare. All threads take the same branch, because they have the same sums.
+    // A redo is rare. All threads take the same branch, because they have the same sums.
     if constexpr (Loss::kMaxima > 0) {
       if (loss_.needs_max_shift(stats.sums)) {
         redo(row, feed, stats);
@@ -90,7 +89,7 @@ class GroupRow {
     return value;
   }
 
-  // Does the same if the group is the whole batch, to which no row's weight applies.
+  // Computes and stores value and coefficients of the whole batch, to which no row's weight applies.
   MLLOSS_DEVICE void finalize_all(const StatisticsOf<Loss, T>& stats) const {
     T value;
     const Coefficients c = loss_.finalize(stats, value);

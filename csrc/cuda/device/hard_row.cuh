@@ -1,5 +1,5 @@
-// A block's part of a row in registers, for calls without options: hard targets as bits, logits as they are. Every
-// visit of the row is a function of an element.
+// A block's part of a row in registers, for calls without options: hard targets are bits, and logits need no change. A
+// visit of the row calls a function for each of its elements.
 #pragma once
 
 #include "target_bits.cuh"
@@ -12,8 +12,8 @@ MLLOSS_DEVICE Element<T, kTargets> element_of(T s, uint32_t mask, int i) {
   return {s, kTargets == Targets::kHard && (mask >> i & 1u) ? T(1) : T(0), T(1)};
 }
 
-// The slopes of a chunk's elements in 16 bytes: as floats, or in half precision times 2^16, so that none is subnormal
-// that matters. A slope is at most 1/4.
+// The slopes of a chunk's elements in 16 bytes: as floats, or times 2^16 in half precision. A slope is at most 1/4, and
+// the scale makes subnormal only those slopes that are too small to matter.
 template <int V>
 struct Slopes {
   static constexpr float kScale = V == 8 ? 65536.0f : 1.0f;
@@ -74,8 +74,8 @@ class HardRow {
     __syncthreads();
   }
 
-  // The steps that prepare row `next`: find() starts loads, whose latency the sums hide, prepare() comes after the join
-  // of the block. A barrier follows, then advance().
+  // Three steps prepare row `next`: find() starts loads, whose latency the sums hide. prepare() follows the join of the
+  // block. advance() follows the barrier after that.
   MLLOSS_DEVICE void find(int next) {
     if (warp() == setter() && !kDense) bits_.find(next);
   }
@@ -97,7 +97,7 @@ class HardRow {
     bits_.advance();
   }
 
-  // Adds up f(element) over the thread's elements. The first visit of a row comes before any other.
+  // Adds up f(element) over the thread's elements. It is the first visit of a row.
   template <int N, class F>
   MLLOSS_DEVICE void first_sum(int row, Array<float, N>& sums, F f) {
     if constexpr (kDense) take_bools();
@@ -109,7 +109,7 @@ class HardRow {
     with_edge(row, [&](auto e, int64_t) { add(sums, f(e)); });
   }
 
-  // Adds up f(element), which is 0 for negatives, after the first visit.
+  // Adds up f(element), which is 0 for negatives. It follows the first visit.
   template <int N, class F>
   MLLOSS_DEVICE void sum_of_positives(int row, Array<float, N>& sums, F f) {
     uint32_t any = 0;
@@ -136,8 +136,9 @@ class HardRow {
     store_edge(row, gradient, f);
   }
 
-  // The same visits for a gradient from slopes: f(element, slope) also sets the slope, which replaces the logit; then
-  // the gradient is g(element, slope), where the element has no logit. An edge keeps its logit and gets f(element).
+  // The next two are the same visits for a gradient from slopes. f(element, slope) also sets the slope, which replaces
+  // the logit. The gradient is then g(element, slope), without a logit in the element, and f(element) for an edge,
+  // which keeps its logit.
   template <int N, class F>
   MLLOSS_DEVICE void first_sum_with_slopes(int row, Array<float, N>& sums, F f) {
     if constexpr (kDense) take_bools();
@@ -161,7 +162,7 @@ class HardRow {
     store_edge(row, gradient, f);
   }
 
-  // The same visits for rare work, in code that is not unrolled.
+  // The next two are visits for rare cases, in code that is not unrolled.
   template <class F>
   MLLOSS_DEVICE void rarely(int row, F f) {
     each_rarely([&](int, uint32_t mask, const float* s) {
@@ -198,7 +199,8 @@ class HardRow {
 
   static MLLOSS_DEVICE int warp() { return static_cast<int>(threadIdx.x) / kWarpLanes; }
   static MLLOSS_DEVICE int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
-  // Warp 0 joins; the next one sets bits, the others clear bits. A block of one or two warps has no others.
+  // Warp 0 joins, warp 1 sets bits, and the others clear bits. In a block of one or two warps, the last warp does the
+  // work of the missing ones.
   static MLLOSS_DEVICE int warps_less_one() { return static_cast<int>(blockDim.x) / kWarpLanes - 1; }
   static MLLOSS_DEVICE int setter() { return warps_less_one() < 1 ? 0 : 1; }
   static MLLOSS_DEVICE int clearer() { return warps_less_one() < 2 ? warps_less_one() : 2; }
@@ -213,7 +215,7 @@ class HardRow {
     at_ = begin + chunk_in_block(0) * V;
   }
 
-  // Most warps have all K chunks, and need no conditions.
+  // Most warps have all K chunks, whose loads then need no conditions.
   MLLOSS_DEVICE void load() {
     if (__all_sync(kAllLanes, (K - 1) * kWarpLanes < left_)) {
       load_chunks(K * kWarpLanes);
@@ -240,7 +242,7 @@ class HardRow {
     if (has_edges() && part.has_edge(call_, i)) edge_ = static_cast<const In*>(call_.logits)[part.edge(i)];
   }
 
-  // Makes bits of the dense targets that have arrived.
+  // Stores the dense targets, whose loads have arrived, as bits.
   MLLOSS_DEVICE void take_bools() const {
 #pragma unroll
     for (int k = 0; k < K; ++k) {

@@ -1,4 +1,4 @@
-// Facts about a loss that only the CUDA engine needs. They are not in the functors, which know no engine.
+// Properties of a loss that only the CUDA engine needs. Functors do not contain them, because they serve every engine.
 #pragma once
 
 #include "../../losses/compound.h"
@@ -30,21 +30,21 @@ constexpr int kRegisterPressure<SymmetricKl<T>> = 1;
 template <class T, template <class> class... Losses>
 constexpr int kRegisterPressure<Compound<T, Losses...>> = sizeof...(Losses) > 2 ? 3 : 2;
 
-// True if the terms of a sum read e^s and the sigmoid, and no logarithm: one exponential serves both.
+// True if the terms of a sum read e^s and the sigmoid but no logarithm, so that one exponential serves both terms.
 template <class Loss>
 constexpr bool kSharesPower = false;
 template <class T>
 constexpr bool kSharesPower<Compound<T, Dice, Zlpr>> = true;
 
-// True if loops over a team's chunks are not unrolled. Unrolling would save some ten instructions an element of the
-// sums with an element-wise term, and cost three seconds of compilation and 100 KB of code a kernel.
+// True if loops over a team's chunks are not unrolled. For sums with an element-wise term, unrolling saves some ten
+// instructions an element, but adds three seconds of compilation and 100 KB of code to each kernel.
 template <class Loss>
 constexpr bool kRolled = false;
 template <class T, template <class> class... Losses>
 constexpr bool kRolled<Compound<T, Losses...>> = ((Losses<T>::kScope == Scope::kElement) || ...);
 
-// The minimum of blocks of a team on a multiprocessor, which limits the registers of a thread. Bool targets arrive in
-// registers; CSR targets do not. With 80 registers slopes spill on sm_80. kFastPath: as in team.cuh.
+// The minimum of team blocks on a multiprocessor, which limits the registers of a thread. Bool targets need registers
+// for their loads; CSR targets do not. On sm_80, slopes spill if a thread has 80 registers. kFastPath: as in team.cuh.
 template <class Loss, FastPath kFastPath>
 constexpr int team_blocks_of() {
   if (kRegisterPressure<Loss> > 2) return 1;

@@ -1,4 +1,4 @@
-// The differences between CUDA and the emulator of tests/emulator, which runs the same kernels on the CPU.
+// Macros for the differences between CUDA and the emulator of tests/emulator, which runs the same kernels on the CPU.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -34,7 +34,7 @@
 namespace mlloss {
 namespace cuda {
 
-// Keeps a value in a register from here on. Otherwise compilers tend to compute addresses again at every use.
+// Keeps a value in a register from here on, because compilers tend to compute addresses again at every use.
 template <class T>
 MLLOSS_DEVICE T keep(T x) {
 #ifdef __CUDA_ARCH__

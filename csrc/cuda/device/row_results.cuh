@@ -1,4 +1,4 @@
-// The results of a row that all threads of a team share, and the steps by which warp 0 computes them.
+// The results of a row, which all threads of a team share, and the steps in which warp 0 computes them.
 #pragma once
 
 #include "team_join.cuh"
@@ -41,7 +41,7 @@ class RowResults {
   // Starts to load what finalize() needs of the row.
   MLLOSS_DEVICE void start(int row) { weight_ = sample_weight<float>(call_, row); }
 
-  // Publishes the statistics of the row before a further visit.
+  // Publishes the statistics of the row before another visit of it.
   MLLOSS_DEVICE void publish(const Stats& stats, RowMode mode) const {
     if (threadIdx.x != 0) return;
     shared_->stats = stats;

@@ -1,4 +1,4 @@
-// The visits of a row that a team keeps in registers. Row is HardRow or GeneralRow.
+// Visits of a row that a team keeps in registers. Row is HardRow or GeneralRow.
 #pragma once
 
 #include "general_row.cuh"
@@ -52,7 +52,7 @@ MLLOSS_DEVICE void store_gradient(const Loss& loss, Row& row, int r, const Share
   const bool zero = shared.mode == RowMode::kZero;
   const auto of_element = [&](auto e) { return zero ? 0.0f : loss.gradient(e, c); };
   if constexpr (!Row::kIsHard) {
-    row.gradient(r, gradient, of_element);  // one body for every row: this code is large
+    row.gradient(r, gradient, of_element);  // one body serves every mode, because this code is large
   } else if (shared.mode == RowMode::kUsual) {
     usual_gradient(loss, row, r, c, gradient);
   } else {
@@ -60,7 +60,7 @@ MLLOSS_DEVICE void store_gradient(const Loss& loss, Row& row, int r, const Share
   }
 }
 
-// Returns the statistics of a row whose sums overflow or vanish without a maximum, to all threads of the team.
+// Returns the statistics of a row whose sums overflow or vanish with all maxima at 0, to all threads of the team.
 template <class Loss, class Row, class TeamOfRow, class Results>
 MLLOSS_DEVICE StatisticsOf<Loss, float> shifted_statistics(const Loss& loss, Row& row, int r, TeamOfRow& team,
                                                            const Results& results, const SharedResults<Loss>& shared) {

@@ -1,4 +1,4 @@
-// The hard targets of a block's part of a row as bits: one byte for each 16-byte chunk of logits, in shared memory.
+// The hard targets of a block's part of a row as bits in shared memory, one byte for each 16-byte chunk of logits.
 #pragma once
 
 #include "targets.cuh"
@@ -7,12 +7,12 @@
 namespace mlloss {
 namespace cuda {
 
-// A block's part of a row. Chunks begin at multiples of 16 bytes. The labels at the row's ends that fill no chunk,
-// fewer than two chunks' worth, are edges, which the first block of a team handles one by one.
+// A block's part of a row. Chunks begin at multiples of 16 bytes. The labels at the row's ends that fill no chunk are
+// edges: at most V - 1 at each end, which the first block of a team processes one by one.
 template <class In>
 struct RowPart {
   static constexpr int V = kWidth<In>;
-  int64_t start;     // the row's first label, counted in elements from the first row
+  int64_t start;     // the place of the row's first label, in elements from the first row
   int head, whole;   // labels before the chunks, and labels in chunks
   int first, count;  // the block's chunks
 
@@ -33,8 +33,8 @@ struct RowPart {
 };
 
 // The bits are in three buffers that take turns: one is in use, one receives the next row's bits, and one is cleared
-// for the row after that. A buffer has a byte for each chunk and ends with 16 bytes, of which the first word is for the
-// edges. Dense targets use one buffer, in which every thread has its own bytes.
+// for the row after that. A buffer has a byte for each chunk, and then 16 bytes whose first word is for the edges.
+// Dense targets use one buffer, in which every thread has its own bytes.
 template <class In, bool kDense>
 class TargetBits {
  public:
@@ -51,7 +51,7 @@ class TargetBits {
 
   MLLOSS_DEVICE uint32_t mask(int chunk) const { return now_[chunk]; }
   MLLOSS_DEVICE void set_mask(int chunk, uint32_t bits) const { now_[chunk] = static_cast<unsigned char>(bits); }
-  // The target of the edge of this thread, which is element `at` of the batch.
+  // Returns the target of this thread's edge, which is element `at` of the batch.
   MLLOSS_DEVICE bool edge(int64_t at) const {
     if (kDense) return static_cast<const unsigned char*>(call_.targets)[at] != 0;
     return (edge_word(now_) >> threadIdx.x & 1u) != 0;
@@ -62,8 +62,8 @@ class TargetBits {
     if (!kDense) now_ = following(now_);
   }
 
-  // CSR: one warp starts to load the next row's entries, one for each lane, and sets bits when other work has hidden
-  // their latency.
+  // CSR: one warp starts to load the next row's entries, one for each lane. It sets their bits later, when other work
+  // has hidden the latency of the loads.
   MLLOSS_DEVICE void find(int row) {
     const CsrRow entries = CsrRow::of(call_, row);
     entries_ = entries.count();
@@ -74,7 +74,7 @@ class TargetBits {
     if (entries_ > kWarpLanes) set_others(bits, row, part, span);
   }
 
-  // CSR: `threads` neighbours clear the bits of the row before; `thread` counts from 0.
+  // CSR: `threads` adjacent threads clear the bits of the row before. `thread` is the thread's number among them.
   MLLOSS_DEVICE void clear(int thread, int threads) const {
     auto* old = reinterpret_cast<uint4*>(following(following(now_)));
     for (int i = thread; i < buffer_bytes_ / 16; i += threads) old[i] = uint4{0, 0, 0, 0};

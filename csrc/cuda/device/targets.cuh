@@ -1,5 +1,5 @@
-// The targets of a chunk, from any layout and dtype. Hard targets are bits: most chunks of a long row have no positive,
-// and cost one comparison.
+// The targets of a chunk, from any layout and dtype. Hard targets are bits, so that a chunk without positives, as most
+// chunks of a long row are, needs one comparison.
 #pragma once
 
 #include "csr.cuh"
@@ -14,11 +14,11 @@ struct ChunkTargets {
   uint32_t positive;
   uint32_t excluded;  // takes no part in the loss
   uint32_t invalid;   // a negative target other than ignore_index, which makes the logit NaN
-  bool soft;          // y has probabilities, and `positive` is not used
+  bool soft;          // `y` contains probabilities, and `positive` is not used
   T y[V];
 };
 
-// Returns four bytes of 0 and 1 as bits, which a product gathers.
+// Returns four bytes that are 0 or 1 as four bits. The product moves the bits to the upper byte.
 MLLOSS_DEVICE uint32_t nibble(uint32_t word) { return word * 0x01020408u >> 24 & 0xfu; }
 
 // Returns a chunk's bool targets as bits.
@@ -45,13 +45,13 @@ class TargetReader {
     }
   }
 
-  // Allows reads from the row's first label on again.
+  // Returns to the row's first label.
   MLLOSS_DEVICE void rewind() {
     next_ = -1;
     column_ = CsrRow::kFarLeft;
   }
 
-  // CSR: the row's entries.
+  // CSR: returns the row's entries.
   MLLOSS_DEVICE CsrRow entries() const { return CsrRow(call_, start_, count_); }
 
   // CSR: true if there are no entries from `label` to `label` + V - 1.
@@ -60,7 +60,8 @@ class TargetReader {
     return column_ - V >= label;
   }
 
-  // Reads elements label to label + V - 1; `whole` if all of them lie in the row. Calls must not go to smaller labels.
+  // Reads elements label to label + V - 1; `whole` is true if all of them lie in the row. Labels must not decrease from
+  // call to call.
   MLLOSS_DEVICE ChunkTargets<T, V> read(int label, bool whole) {
     ChunkTargets<T, V> t;
     t.positive = t.excluded = t.invalid = 0;
@@ -84,12 +85,12 @@ class TargetReader {
   int count_ = 0;              // CSR: how many entries it has
   int next_ = 0, column_ = 0;  // CSR: the first entry that is not left of the last chunk, and its column
 
-  // `targets == nullptr` would be wrong, because a tensor without elements has no memory either.
+  // This does not test targets == nullptr, because a dense tensor without elements has no memory either.
   MLLOSS_DEVICE bool sparse() const { return call_.crow_indices != nullptr; }
 
   // ---- dense ---------------------------------------------------------------------------------------
-  // Each loop of each kernel has a copy of this code, which is most of the compile time. Dtypes share all but their
-  // loads.
+  // Every loop of a kernel has a copy of this code, which takes most of the compile time. So dtypes share all of it but
+  // their loads.
 
   MLLOSS_DEVICE void read_dense(int label, bool whole, ChunkTargets<T, V>& t) const {
     if (!together(label, whole)) return read_one_by_one(label, t);
@@ -186,8 +187,7 @@ class TargetReader {
     t.soft |= (t.y[i] != T(0)) & (t.y[i] != T(1));
   }
 
-  // Reads targets that are not adjacent: at the ends of a row, and strided ones. The loop is not unrolled, because this
-  // is rare.
+  // Reads strided targets and those at the ends of a row. The loop is not unrolled, because both are rare.
   MLLOSS_DEVICE void read_one_by_one(int label, ChunkTargets<T, V>& t) const {
     clear(t);
     const int64_t step = call_.targets_label_stride * call_.target_size;
@@ -241,7 +241,7 @@ class TargetReader {
     return meaning_of(*reinterpret_cast<const Y*>(address));
   }
 
-  // Returns a target in the form of a CSR value: below 0 for an excluded label, NaN for an invalid target.
+  // Returns a target in the form of a CSR value: negative for an excluded label, NaN for an invalid target.
   template <class Y>
   MLLOSS_DEVICE T meaning_of(Y y) const {
     if constexpr (std::is_integral_v<Y>) {
@@ -315,7 +315,7 @@ class TargetReader {
   }
 
   // ---- CSR -----------------------------------------------------------------------------------------
-  // The chunks of a thread go from left to right, so it keeps the column of the next entry in a register.
+  // A thread reads chunks from left to right, and keeps the column of the next entry in a register.
 
   MLLOSS_DEVICE void skip_to(int label) {
     next_ = entries().lower_bound(next_ + 1, label);

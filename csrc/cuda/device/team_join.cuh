@@ -1,5 +1,5 @@
-// Sums and maxima over a team: the lanes of a warp, the warps of a block, the blocks of a team, always in one order, so
-// that all blocks of a team get the same bits.
+// Sums and maxima over a team: the lanes of a warp, the warps of a block, the blocks of a team. The order is always the
+// same, so that all blocks of a team get the same bits.
 #pragma once
 
 #include "arrival.cuh"
@@ -45,8 +45,8 @@ MLLOSS_DEVICE Array<float, N> join_block(Array<float, N> x, float neutral) {
   return join_lanes<How, kWarps>(x);
 }
 
-// A packet is one 64-bit word with a value and the number of its turn. Nothing else has to be ordered with it, so that
-// relaxed accesses suffice; a flag beside the value would cost a fence and a second trip to L2.
+// A packet is one 64-bit word with a value and the number of its turn. Relaxed accesses suffice, because no other
+// access has to be ordered with it; a flag beside the value needs a fence and a second access to L2.
 MLLOSS_DEVICE uint64_t make_packet(unsigned turn, float x) { return uint64_t{turn} << 32 | bit_cast<uint32_t>(x); }
 
 #ifdef __CUDA_ARCH__
@@ -63,15 +63,15 @@ MLLOSS_DEVICE void put_packet(uint64_t* to, uint64_t x) { __atomic_store_n(to, x
 MLLOSS_DEVICE uint64_t get_packet(const uint64_t* from) { return __atomic_load_n(from, __ATOMIC_RELAXED); }
 #endif
 
-// Gives other blocks a chance to run, which only the emulator needs.
+// Lets other blocks run, which only the emulator needs.
 MLLOSS_DEVICE void wait_a_little(MLLOSS_CALLER) {
 #ifdef CUEMU
   cuemu::spin({"wait for packets", file_, line_});
 #endif
 }
 
-// The parameters of a launch that concern its teams. A row has at most `span` chunks in each block, and `warp_span` in
-// each warp.
+// The parameters of a launch that concern its teams. A block has at most `span` chunks of a row, and a warp
+// `warp_span`.
 struct TeamLaunch {
   int size;  // blocks of a team
   int span, warp_span;
@@ -79,8 +79,8 @@ struct TeamLaunch {
   unsigned* counter;  // 0 before and after the launch
 };
 
-// The blocks of a grid that take a row together. They run at the same time, because the launch is cooperative. kPackets
-// is the largest number of values that a block sends in a turn.
+// The blocks of a grid that process a row together. They run at the same time, because the launch is cooperative.
+// kPackets is the largest number of values that a block sends in a turn.
 template <int kPackets>
 class Team {
  public:
@@ -91,9 +91,9 @@ class Team {
   MLLOSS_DEVICE int first_row() const { return static_cast<int>(blockIdx.x / static_cast<unsigned>(launch_.size)); }
   MLLOSS_DEVICE int row_step() const { return static_cast<int>(gridDim.x / static_cast<unsigned>(launch_.size)); }
 
-  // Joins the values of all blocks of the team; warp 0 of each block calls this. Turns alternate between two places: a
-  // block sends its next packet only when it has all packets of this turn, so a block that has all packets of a turn
-  // may overwrite its own packet of the turn before.
+  // Joins the values of all blocks of the team; warp 0 of each block calls this. Turns alternate between two places. A
+  // block sends its packet of a turn only when it has all packets of the turn before. So once a block has all packets
+  // of a turn, every block has read those of the turn before, and their place is free.
   template <class How, int N>
   MLLOSS_DEVICE Array<float, N> join(const Array<float, N>& mine, float neutral) {
     static_assert(N <= kPackets, "a turn has more values than places");
@@ -107,7 +107,7 @@ class Team {
     return collect<How, N>(all, neutral);
   }
 
-  // Ends the block's part. The last block sets the packets to 0, when no other block waits for one.
+  // Ends the block's part. The last block sets the packets to 0; no other block waits for one then.
   MLLOSS_DEVICE void leave() const {
     if (launch_.size == 1) return;
     __syncthreads();
@@ -120,7 +120,7 @@ class Team {
   const int rank_;
   unsigned turn_ = 0;
 
-  // Waits for all packets of this turn. A lane has those of every 32nd block, two blocks at a time.
+  // Waits for all packets of this turn. A lane reads those of every 32nd block, from two blocks at a time.
   template <class How, int N>
   MLLOSS_DEVICE Array<float, N> collect(const uint64_t* from, float neutral) const {
     constexpr int kAtOnce = 2;

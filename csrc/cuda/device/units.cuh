@@ -1,4 +1,4 @@
-// A grid that strides over units (a tile of chunks of one row) in any order.
+// A grid that strides over units in any order. A unit is one tile of one row.
 #pragma once
 
 #include "block_reduce.cuh"
@@ -8,8 +8,8 @@
 namespace mlloss {
 namespace cuda {
 
-// The minimum of blocks per multiprocessor. It limits the registers per thread, so that enough threads run to hide
-// loads.
+// The minimum of blocks per multiprocessor limits the registers of a thread, so that enough threads run to hide the
+// latency of loads.
 template <class Loss, class In>
 constexpr int kUnitBlocks = kRegisterPressure<Loss> > 0 || sizeof(In) == 8 ? 1 : 2;
 // The minimum for group losses, which have separate kernels for statistics and gradients.
@@ -21,7 +21,7 @@ struct Units {
   int64_t first_row, rows;
   int tiles;  // per row
   int chunks_per_tile;
-  int64_t step_rows;  // the grid has step_rows * tiles + step_tiles blocks, which saves a division per unit
+  int64_t step_rows;  // the grid has step_rows * tiles + step_tiles blocks; the two save a division per unit
   int step_tiles;
 };
 

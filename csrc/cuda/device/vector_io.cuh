@@ -1,6 +1,6 @@
-// Accesses of 16 bytes: conversions, and how a row is cut into chunks.
+// Accesses of 16 bytes, their conversions, and the chunks of a row.
 //
-// Chunks start at multiples of 16 bytes. With an odd number of labels, every row starts at another offset, so the first
+// Chunks start at multiples of 16 bytes. With an odd number of labels, rows start at different offsets, so the first
 // and the last chunk of a row may be partial: their lanes outside the row are neither loaded nor stored.
 #pragma once
 
@@ -48,7 +48,7 @@ MLLOSS_DEVICE Out narrow(Compute<Out> x) {
   }
 }
 
-// One instruction converts two 16-bit floats.
+// A pair of 16-bit floats, which one instruction converts.
 template <class In>
 struct PairOf;
 template <>
@@ -94,8 +94,8 @@ MLLOSS_DEVICE void unpack(uint4 raw, Compute<In>* x) {
   for (int i = 0; i < kWidth<In>; ++i) x[i] = widen(lanes.v[i]);
 }
 
-// Loads and stores of data that is seldom used twice: they pass by the first-level cache, or leave the second-level one
-// early. Each is one instruction; from an assignment of 16 bytes the compiler makes four.
+// Loads data that is seldom used twice: it is not kept in the first-level cache. The load is one instruction; from an
+// assignment of 16 bytes the compiler makes four.
 template <class Word>
 MLLOSS_DEVICE Word load_once(const void* from) {
 #ifdef __CUDA_ARCH__
@@ -124,6 +124,7 @@ MLLOSS_DEVICE void prefetch(const void* from) {
 #endif
 }
 
+// Stores data that leaves the second-level cache early.
 MLLOSS_DEVICE void store_once(void* to, uint4 x) {
 #ifdef __CUDA_ARCH__
   asm volatile("st.global.cs.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
@@ -137,7 +138,7 @@ MLLOSS_DEVICE bool aligned(const void* p, uintptr_t bytes) {
   return (reinterpret_cast<uintptr_t>(p) & (bytes - 1)) == 0;
 }
 
-// The bool targets of a chunk, a byte each.
+// The bool targets of a chunk, one byte for each label.
 using Bools = uint2;
 
 template <int V>
@@ -188,14 +189,14 @@ struct LogitsRow {
   MLLOSS_DEVICE const In* logits_of(int chunk) const { return x + int64_t{chunk} * V; }
   MLLOSS_DEVICE const unsigned char* bools_at(int chunk) const { return bools + int64_t{chunk} * V; }
 
-  // Loads V labels that start anywhere.
+  // Loads the logits of V labels, at any alignment.
   MLLOSS_DEVICE uint4 load(int label) const {
     const In* first = x + shift + label;
     const bool together = adjacent() && whole(label) && aligned(first, 16);
     return together ? load_once<uint4>(first) : gather(label);
   }
 
-  // Loads lane by lane, for the ends of a row and for strided labels.
+  // Loads lane by lane: at the ends of a row and for strided labels.
   MLLOSS_DEVICE uint4 gather(int label) const {
     Lanes<In> lanes = bit_cast<Lanes<In>>(uint4{0, 0, 0, 0});
 #pragma unroll
@@ -226,7 +227,7 @@ class GradientRow {
   // True if chunks of the row are stored with one access.
   MLLOSS_DEVICE bool whole_accesses() const { return aligned_; }
 
-  // Stores the lanes that lie in the row. A chunk on the fast path has all of its lanes there.
+  // Stores the lanes that lie in the row. All lanes of a chunk on the fast path lie there.
   template <class Kind>
   MLLOSS_DEVICE void store(Kind, int label, const Compute<In>* g) const {
     if (Kind::kWholeAccess || (aligned_ && (Kind::kFastPath || row_.whole(label)))) {

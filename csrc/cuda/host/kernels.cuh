@@ -97,7 +97,7 @@ struct Launches {
     const cudaError_t error = rows ? row_units(to, call, out, work) : any_group(to, call, out, work);
     if (error != cudaSuccess) return error;
     const int stride = static_cast<int>(rows ? to.plan.tiles : to.plan.blocks);
-    // With second-pass sums to come, the place of the first unit has the row's statistics.
+    // If second-pass sums follow, the place of the first unit has the row's statistics.
     return launch(collect_statistics<Loss, In>, a_warp_each(group_count(call), to.stream), units, stride,
                   Functor::kSecondPassSums > 0 ? 1 : stride, result);
   }
@@ -205,10 +205,10 @@ struct Launches {
         return launch(kernel, launch_shape_of(to), DeviceCall(call), out, team, total);
       });
     }
-    return cudaErrorNotSupported;  // the planner chooses no such plan
+    return cudaErrorNotSupported;  // the planner chooses no team for these losses
   }
 
-  // Takes statistics, then forms the gradient from the coefficients that they gave.
+  // Takes statistics and coefficients, then forms the gradient from the coefficients.
   static cudaError_t split(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work,
                            const Total& total) {
     if (call.grouping == Grouping::kSamples) return split_rows(to, call, out, work, total);
@@ -250,7 +250,7 @@ struct Launches {
     return cudaSuccess;
   }
 
-  // Takes the statistics of all rows, without a gradient to come.
+  // Takes the statistics of all rows, if no gradient follows.
   static cudaError_t row_units(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
     const UnitStatistics<Stats> per_unit{static_cast<Stats*>(work.statistics), work.counters + 1};
     return launch(row_statistics<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),

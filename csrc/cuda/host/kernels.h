@@ -1,5 +1,5 @@
-// The table of CUDA kernels, which passes.h and label_parts.h call. kernels.cuh fills it and launches
-// them, and one .cu file per dtype compiles that.
+// The table of CUDA kernels, which passes.h and label_parts.h call. kernels.cuh fills the table, and one .cu file for
+// each dtype compiles it.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -13,7 +13,7 @@
 namespace mlloss {
 namespace cuda {
 
-// The plan and the stream of a launch. A loss over labels has a plan of its own for its statistics, down_rows.
+// The plan and the stream of a launch. down_rows is the plan for the statistics of groups that are labels.
 struct Launch {
   const LaunchPlan& plan;
   cudaStream_t stream;
@@ -37,9 +37,10 @@ struct LossKernels {
   bool element_wise, across_rows;
   int statistics, second_pass_sums, coefficients;
   WorkspaceSizes (*workspace_of)(const Launch&, const Call&);
-  // The threads of team kernels that a multiprocessor has registers for, by fast path; 0 without such kernels.
+  // The number of threads of team kernels that a multiprocessor has registers for, by fast path; 0 without such
+  // kernels.
   int team_threads[3];
-  // Finds how many blocks of a team plan a multiprocessor of the current device runs at the same time.
+  // Finds the number of blocks of a team plan that a multiprocessor of the current device runs at the same time.
   cudaError_t (*team_blocks)(const LaunchPlan&, FastPath, int* most);
   cudaError_t (*forward)(const Launch&, const Call&, const ForwardOutputs&, const Workspace&);
   // row_sums, scale_sums: [rows * plan.tiles], sums of the gradient over each tile, or null.
@@ -68,14 +69,14 @@ struct Table {
                           int64_t step, void* out);
 };
 
-// Finds a forward plan that the current device can run. All blocks of a team plan have to run at the same time. If not
-// even one team fits, the pass is split.
+// Finds a forward plan that the current device can run. All blocks of a team plan have to run at the same time. The
+// pass is split if the device does not hold one team.
 inline cudaError_t plan_that_runs(const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
                                   const DeviceFacts& facts, Strategy wanted, LaunchPlan* plan) {
   const FastPath path = team_path_of(call, out.gradient);
   Problem problem = problem_of(call, out.gradient != nullptr, kernels.team_threads[static_cast<int>(path)], path);
   int most = 0;
-  // A second plan is for a kernel that takes more registers here than the first one assumed.
+  // The second round serves a kernel that needs more registers here than the first plan assumed.
   for (int round = 0; round < 2; ++round) {
     *plan = plan_forward(problem, facts, wanted);
     if (plan->strategy != Strategy::kTeam) return cudaSuccess;

@@ -1,4 +1,4 @@
-// How a kernel is launched. The driver is asked once how many blocks of a kernel run at the same time.
+// Launches of kernels, and the number of their blocks that run at the same time.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -19,7 +19,7 @@ struct LaunchShape {
   int threads;
   int64_t shared_bytes;
   cudaStream_t stream;
-  bool together = false;  // all blocks run at the same time
+  bool together = false;  // all blocks run at the same time, in a cooperative launch
 };
 
 inline dim3 grid_of(int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
@@ -29,11 +29,11 @@ inline LaunchShape launch_shape_of(const Launch& to) {
   return {grid_of(to.plan.blocks), to.plan.threads, to.plan.shared_bytes, to.stream, to.plan.team > 1};
 }
 
-// A cache of answers of the driver, safe for any number of host threads.
+// A cache of results of driver calls, for any number of host threads.
 template <class Key, class Value>
 class DriverCache {
  public:
-  // f(&value) finds an answer that is not known yet. Errors are not cached.
+  // Sets `value` to the known result, or calls f(&value), which finds it. Errors are not cached.
   template <class F>
   cudaError_t get(const Key& key, Value* value, F f) {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -54,7 +54,7 @@ class DriverCache {
 
 using KernelOnDevice = std::pair<const void*, int>;
 
-// A launch in the form of the CUDA runtime. It contains a pointer to itself.
+// A launch in the form of the CUDA runtime. It is not copied, because it contains a pointer to itself.
 struct Configuration {
   cudaLaunchConfig_t config{};
   cudaLaunchAttribute attribute{};
@@ -81,7 +81,7 @@ cudaError_t launch(void (*kernel)(P...), const LaunchShape& shape, A... args) {
   return cudaLaunchKernelEx(&configuration.config, kernel, static_cast<P>(args)...);
 }
 
-// Finds how many blocks of a plan run on a multiprocessor at the same time.
+// Finds the number of blocks of a plan that run on a multiprocessor at the same time.
 template <class... P>
 cudaError_t blocks_on_processor(void (*kernel)(P...), const LaunchPlan& plan, int* most) {
   using Key = std::tuple<KernelOnDevice, int, int64_t>;

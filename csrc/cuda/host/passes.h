@@ -30,8 +30,8 @@ inline void check_supported(const Call& call, const LossKernels& kernels) {
 // A row without labels still has a value.
 inline bool nothing_to_do(const Call& call) { return group_count(call) == 0; }
 
-// Returns false if the driver refuses a team's cooperative launch, and nothing has happened then: the multiprocessors
-// of a green context may be fewer than the device's.
+// Returns false, without any effect, if the driver refuses a team's cooperative launch: a green context may have fewer
+// multiprocessors than the device.
 inline bool launch_forward(const LossKernels& kernels, const Launch& to, const Call& call, ForwardOutputs out,
                            const Tensor& logits, int device) {
   WorkspaceSizes sizes = kernels.workspace_of(to, call);
@@ -48,7 +48,7 @@ inline bool launch_forward(const LossKernels& kernels, const Launch& to, const C
   return true;
 }
 
-// The plan of this thread's last forward pass, which a training loop repeats. Planning takes a microsecond.
+// The plan of this thread's last forward pass. A training loop repeats it, and planning takes a microsecond.
 struct LastPlan {
   const LossKernels* kernels = nullptr;
   const DeviceFacts* facts = nullptr;
@@ -103,7 +103,7 @@ inline void run_tiles(const Table& table, const LossKernels& kernels, const Call
   const Scratch scratch(logits, {out.row_gradient ? bytes : 0, out.scale_gradient ? bytes : 0});
   double* rows = static_cast<double*>(scratch.get(0));
   double* scales = static_cast<double*>(scratch.get(1));
-  // A call that has no labels has no grad_output to read, and the sum of its zero tiles is 0.
+  // A call without labels has no grad_output to read, and its sums over no tiles are 0.
   const int64_t tiles = call.labels > 0 ? plan.tiles : 0;
   if (tiles > 0) check(kernels.backward(Launch{plan, stream}, call, out, rows, scales));
   if (out.row_gradient) check(table.sum_each(stream, rows, call.rows, tiles, tiles, 1, out.row_gradient));

@@ -65,8 +65,8 @@ struct CudaEngine {
 }  // namespace cuda
 }  // namespace mlloss
 
-// Selects the strategy of group losses for tests and benchmarks (a number of core/launch_plan.h; 0 leaves the choice to
-// the planner). It is used if it can run. Returns the strategy in use; -1 changes nothing.
+// Selects the strategy of group losses for tests and benchmarks: a number of core/launch_types.h, of which 0 leaves the
+// choice to the planner, or -1, which changes nothing. It is used if it can run. Returns the selected strategy.
 extern "C" __attribute__((visibility("default"))) int mlloss_cuda_strategy(int strategy) {
   if (strategy >= 0) mlloss::cuda::wanted_strategy() = strategy;
   return mlloss::cuda::wanted_strategy();

@@ -13,7 +13,7 @@
 namespace mlloss {
 namespace cuda {
 
-// The memory for the launches of one pass, from one allocation. torch's allocator reuses it in stream order.
+// Memory for the launches of one pass, from one allocation. torch's allocator reuses it in stream order.
 class Scratch {
  public:
   // `pieces` are sizes in bytes, which may be 0.
@@ -39,15 +39,15 @@ class Scratch {
   double* memory_ = nullptr;
 };
 
-// Zeros that no other work on the GPU uses at the same time.
+// Memory that is 0 and that no other work on the GPU uses at the same time.
 struct Zeros {
   unsigned* counters;
   uint64_t* packets;
 };
 
 // Returns the zeros of the stream, whose kernels run one after another: 2 counters, and kStreamPackets packets or null.
-// Returns nulls during graph capture, because a graph may be replayed on any stream, for cudaStreamPerThread, which is
-// another stream in every thread, and if there are too many streams.
+// Returns nulls in three cases: during graph capture, because a graph may be replayed on any stream; for
+// cudaStreamPerThread, which is a different stream in every thread; and if there are more than kStreams streams.
 inline Zeros zeros_of(int device, cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   check(cudaStreamIsCapturing(stream, &status));

@@ -6,7 +6,7 @@
 namespace mlloss {
 namespace cuda {
 
-// Chunks take the fast path only in rows with finite maxima.
+// Forms the gradients of a chunk. Chunks take the fast path only in rows with finite maxima.
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE void chunk_gradient(Kind kind, const Loss& loss, const Chunk<T, V>& chunk,
                                   const Array<T, Loss::kCoefficients>& c, T* g) {
@@ -17,7 +17,7 @@ MLLOSS_DEVICE void chunk_gradient(Kind kind, const Loss& loss, const Chunk<T, V>
   }
 }
 
-// Returns the coefficients of the group that a label of a row belongs to.
+// Returns the coefficients of the group to which a label of a row belongs.
 template <class Loss, class T>
 MLLOSS_DEVICE Array<T, Loss::kCoefficients> load_coefficients(const DeviceCall& call, const BackwardOutputs& out,
                                                               int64_t row, int label) {

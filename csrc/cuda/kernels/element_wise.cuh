@@ -23,7 +23,7 @@ MLLOSS_DEVICE void evaluate_chunk(Kind kind, const Loss& loss, const DeviceCall&
   });
 }
 
-// Returns the sum of the values of a chunk without weights, with one logarithm: that of the product of all 1 + x, which
+// Returns the sum of the values of a chunk without weights. It takes one logarithm, of the product of all 1 + x, which
 // is stored without its 1.
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE T separate_chunk(Kind kind, const Loss& loss, const Chunk<T, V>& chunk, T factor, T* g) {
@@ -39,7 +39,7 @@ MLLOSS_DEVICE T separate_chunk(Kind kind, const Loss& loss, const Chunk<T, V>& c
   return rest + logarithm_of_one_plus(product);
 }
 
-// Returns the sum of a chunk's values. `each`: the value of each element is needed too.
+// Returns the sum of a chunk's values. `each` is true if the value of each element is needed too.
 template <class Kind, class Loss, class T, int V>
 MLLOSS_DEVICE T sum_chunk(Kind kind, const Loss& loss, const DeviceCall& call, const Chunk<T, V>& chunk, T factor,
                           bool zero, bool each, T* values, T* g) {
@@ -57,7 +57,7 @@ MLLOSS_DEVICE T sum_chunk(Kind kind, const Loss& loss, const DeviceCall& call, c
 }
 
 // Evaluates a trip without positives by the functor's function for many negatives, and adds its values to `sum`.
-// Returns false if that function does not serve these logits, and nothing has happened then.
+// Returns false, without any effect, if that function does not serve these logits.
 template <class Loss, class In>
 MLLOSS_DEVICE bool trip_of_negatives(const Loss& loss, const GradientRow<In>& memory, const Trip<In>& trip,
                                      bool gradient, float factor, float& sum) {
@@ -73,8 +73,8 @@ MLLOSS_DEVICE bool trip_of_negatives(const Loss& loss, const GradientRow<In>& me
   return true;
 }
 
-// Calls f(kind, chunk, logits) for the chunks of a tile, except those that trip_of_negatives() does. `in_trips` is as
-// in Tile.
+// Calls f(kind, chunk, logits) for the chunks of a tile, except those that trip_of_negatives() evaluates. `in_trips` is
+// as in Tile.
 template <class Loss, class In, class Reader, class F>
 MLLOSS_DEVICE void run_element_wise(const Loss& loss, Reader& reader, const LogitsRow<In>& row,
                                     const GradientRow<In>& memory, const Tile<In>& tile, bool in_trips, bool gradient,
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
   using T = Compute<In>;
   const LossTemplate<T> loss(call.parameters.values);
   RowReader<LossTemplate<T>, In> reader(call);
-  // Each warp's sum; in registers it would cost every thread two.
+  // Each warp's sum is in shared memory; a double in registers needs two of every thread.
   MLLOSS_SHARED(double, sums, [kMostWarps]);
   double* own = sums + threadIdx.x / kWarpLanes;
   const bool first_lane = threadIdx.x % kWarpLanes == 0;

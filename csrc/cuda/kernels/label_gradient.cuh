@@ -1,4 +1,4 @@
-// Sums of the gradient over rows, for logit_bias and thresholds of each label. Each thread processes one label.
+// Sums of the gradient over rows, for logit_bias and the thresholds of labels. Each thread processes one label.
 #pragma once
 
 #include "backward.cuh"
@@ -9,7 +9,7 @@ namespace cuda {
 
 constexpr int kLabelBlocks = 8;  // the minimum per multiprocessor
 
-// So many rows are summed in T, and these sums in double.
+// The number of rows that are summed in T; these sums are then added in double.
 constexpr int kRowsPerPartialSum = 16;
 
 template <class Loss, class T>

@@ -1,4 +1,4 @@
-// Groups that are labels. Each thread sums V labels down the rows; then one thread per label adds up the sums.
+// Groups that are labels. Each thread sums V labels down the rows; then one thread for each label adds up the sums.
 #pragma once
 
 #include "../device/arrival.cuh"

@@ -39,7 +39,7 @@ MLLOSS_DEVICE StatisticsOf<Wide, double> join_parts(const LabelParts& parts) {
   });
 }
 
-// units: [groups, stride]; the first `count` of each group are used.
+// Merges the statistics of each group's units, [groups, stride], of which the first `count` are used.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kPartThreads)
     collect_statistics(const StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>* units, int stride, int count,
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kPartThreads)
   for (int k = 0; k < Wide::kSums; ++k) out.sums[k] = static_cast<T>(stats.sums[k]);
 }
 
-// second_sums: [rows, tiles]; out: [second-pass sums, rows].
+// Adds up the second-pass sums of each row's units, [rows, tiles], to [second-pass sums, rows].
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kPartThreads)
     collect_second_pass(const SecondPassSums<LossTemplate<Compute<In>>, Compute<In>>* second_sums, int tiles,

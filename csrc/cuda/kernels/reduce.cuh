@@ -6,7 +6,7 @@
 namespace mlloss {
 namespace cuda {
 
-// Runs in one block, for partial sums that no other kernel adds up.
+// Adds up partial sums in one block, if no other kernel does.
 template <class T>
 __global__ void sum_total(const __grid_constant__ DeviceCall call, const double* partial_sums, int64_t count,
                           void* total) {

@@ -1,4 +1,4 @@
-// Multiplies a gradient by grad_output, in place. A grad_output of 1 costs a launch but no traffic.
+// Multiplies a gradient by grad_output, in place. With a grad_output of 1, the launch reads no gradient.
 #pragma once
 
 #include "../device/vector_io.cuh"
@@ -14,7 +14,8 @@ __global__ void scale(In* gradient, int64_t count, const Compute<In>* grad_outpu
   if (factor == T(1)) return;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  // The memory of a tensor may start anywhere. Elements before the first multiple of 16 bytes are processed one by one.
+  // The memory of a tensor need not start at a multiple of 16 bytes. Elements before the first such multiple are
+  // processed one by one.
   const int64_t misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(gradient) % 16 / sizeof(In));
   const int64_t head = misplaced == 0 ? 0 : V - misplaced < count ? V - misplaced : count;
   const int64_t chunks = (count - head) / V;

@@ -56,7 +56,7 @@ struct UnitStatistics {
   unsigned* counters;  // [rows], zeros at the start: how many units of each row are done; for the whole batch: [1]
 };
 
-// Groups are rows. With second-pass sums to come, the row's statistics replace those of its first unit.
+// Groups are rows. If second-pass sums follow, the row's statistics replace those of its first unit.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     row_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,

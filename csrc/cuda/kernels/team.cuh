@@ -23,7 +23,7 @@ constexpr int kTeamPackets =
     Loss::kSums > Loss::kMaxima ? (Loss::kSums > Loss::kSecondPassSums ? Loss::kSums : Loss::kSecondPassSums)
                                 : (Loss::kMaxima > Loss::kSecondPassSums ? Loss::kMaxima : Loss::kSecondPassSums);
 
-// kFastPath: what the call's targets are if it has no options; kNone serves every call.
+// kFastPath is the kind of targets of a call without options; kNone serves every call.
 template <template <class> class LossTemplate, class In, FastPath kFastPath>
 __global__ void __launch_bounds__(kTeamThreads, (kTeamBlocks<LossTemplate<float>, kFastPath>))
     team_rows(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
