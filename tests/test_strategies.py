@@ -414,9 +414,16 @@ def test_a_refused_team_is_split(
     monkeypatch.setenv("CUEMU_COOPERATIVE", "0")
     logits = random_logits(generator, (5, LONG), torch.float32, backend.device)
     targets = random_positives(generator, (5, LONG), 0.01).to(backend.device)
-    assert_within_budget(evaluate(served, logits, targets), Reference(served, logits, targets))
-    assert last_strategy(backend) == ("element-wise" if served.element_wise else "split")
-    assert library_of(backend).cuemu_last_error() == 0
+    refusals = library_of(backend).cuemu_refusals
+    before = refusals()
+    for _ in range(2):  # the second call does not try again
+        assert_within_budget(evaluate(served, logits, targets), Reference(served, logits, targets))
+        assert last_strategy(backend) == ("element-wise" if served.element_wise else "split")
+        assert library_of(backend).cuemu_last_error() == 0
+    teams = not served.element_wise and backend.strategy != "split"
+    assert refusals() - before == teams
+    monkeypatch.undo()
+    evaluate(served, logits[:, :9], targets[:, :9])  # replaces the plan that this thread keeps
 
 
 @pytest.mark.emulated

@@ -176,6 +176,17 @@ def test_reference_is_the_definition(case: Case, generator: torch.Generator) -> 
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_bools_of_any_byte(served: Case, backend: Backend, generator: torch.Generator, dtype: torch.dtype) -> None:
+    """A bool tensor that is a view of bytes has other bytes than 1 for True, which PyTorch reads as True too."""
+    logits = random_logits(generator, (5, 203), dtype, backend.device)
+    bools = random_positives(generator, (5, 203)).to(backend.device)
+    some = torch.randint(1, 256, bools.shape, generator=generator, dtype=torch.uint8).to(backend.device)
+    got, expected = evaluate(served, logits, (bools * some).view(torch.bool)), evaluate(served, logits, bools)
+    assert torch.equal(got.value, expected.value)
+    assert torch.equal(got.gradient, expected.gradient)
+
+
 def test_without_grad_the_value_is_the_same(served: Case, backend: Backend, generator: torch.Generator) -> None:
     logits = random_logits(generator, (12, 2111), torch.float32, backend.device)
     targets = random_positives(generator, (12, 2111)).to(backend.device)

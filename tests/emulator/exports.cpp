@@ -11,6 +11,9 @@ extern "C" __attribute__((visibility("default"))) int cuemu_cooperative_launches
   return cuemu::cooperative_launches;
 }
 
+// The launches that the emulator has refused.
+extern "C" __attribute__((visibility("default"))) int cuemu_refusals() { return cuemu::refusals; }
+
 // The bytes of the chunks that kernels have read, 16 bytes at a time.
 extern "C" __attribute__((visibility("default"))) long long cuemu_chunk_bytes() { return cuemu::chunk_bytes; }
 

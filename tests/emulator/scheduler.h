@@ -133,12 +133,15 @@ struct Sched {
 inline Sched S;
 inline Thread* cur;
 inline char end_tag, dyn_key;
-inline int launches = 0, cooperative_launches = 0, occupancy_queries = 0;
-inline long long chunk_bytes = 0;  // read by __ldcs, 16 bytes at a time
+inline int launches = 0, cooperative_launches = 0, refusals = 0, occupancy_queries = 0;
+inline long long chunk_bytes = 0;             // read by __ldcs, 16 bytes at a time
 constexpr size_t kStaticShared = 2 << 10;     // as csrc/core/launch_plan.h has it
 constexpr size_t kMostShared = 48 << 10;      // a block's most, static and dynamic, without permission for more
 inline cudaError_t last_error = cudaSuccess;  // until cudaGetLastError takes it
-inline cudaError_t refuse(cudaError_t error) { return last_error = error; }
+inline cudaError_t refuse(cudaError_t error) {
+  ++refusals;
+  return last_error = error;
+}
 constexpr size_t kStack = 64 << 10;
 
 inline const char* env(const char* name, const char* dflt) {

@@ -68,13 +68,13 @@ inline FastPath team_path_of(const Call& call, const void* gradient) {
     return static_cast<int64_t>(reinterpret_cast<uintptr_t>(first)) / bytes % width;
   };
   const int64_t before = lanes_before(call.logits, size);
+  const bool one_row = call.rows == 1;  // whose strides mean nothing
   if (reinterpret_cast<uintptr_t>(call.logits) % static_cast<uintptr_t>(size) != 0) return FastPath::kNone;
-  if (lanes_before(gradient, size) != before || call.gradient_row_stride != call.logits_row_stride) {
-    return FastPath::kNone;
-  }
+  if (lanes_before(gradient, size) != before) return FastPath::kNone;
+  if (!one_row && call.gradient_row_stride != call.logits_row_stride) return FastPath::kNone;
   if (path == FastPath::kSparse) return call.values ? FastPath::kNone : path;
-  const bool same = call.targets_row_stride == call.logits_row_stride && lanes_before(call.targets, 1) == before;
-  return same ? path : FastPath::kNone;
+  if (!one_row && call.targets_row_stride != call.logits_row_stride) return FastPath::kNone;
+  return lanes_before(call.targets, 1) == before ? path : FastPath::kNone;
 }
 
 // Returns the planner's input for a call. `team_threads` is an entry of LossKernels::team_threads.

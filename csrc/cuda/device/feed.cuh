@@ -69,21 +69,21 @@ class Tile {
     const int head = tile == 0 && row.whole_first > 0 ? 0 : kNone;
     const int tail = tile == tiles - 1 && row.chunks > row.whole_last ? row.chunks - 1 : kNone;
     edge_ = lane() == 0 ? head : lane() == 1 ? tail : kNone;
+    begin_ = tile == 0 ? 0 : row.label_of(first_);
+    end_ = static_cast<unsigned>(row.call.labels);
+    const unsigned next = static_cast<unsigned>(row.label_of(first_ + chunks));
+    if (tile < tiles - 1 && next < end_) end_ = next;
     trips_ = whole_trips() + (head != kNone || tail != kNone ? 1 : 0);
     const int warps = static_cast<int>(blockDim.x) / kWarpLanes, warp = static_cast<int>(threadIdx.x) / kWarpLanes;
     first_trip_ = (warp + static_cast<int>(unit * 0x9e3779b1u >> 27)) & (warps - 1);  // a power of two
   }
 
-  // Calls f(Fetched) for each of this thread's chunks, in any order. One is loaded at a time.
+  // Calls f(label) for labels of the tile one by one, from left to right; each label falls to one thread.
   template <class F>
-  MLLOSS_DEVICE void each(const LogitsRow<In>& row, F f) const {
+  MLLOSS_DEVICE void each_label(F f) const {
 #pragma unroll 1
-    for (int trip = first_trip_; trip < trips_; trip += warps()) {
-#pragma unroll 1
-      for (int k = 0; k < K; ++k) {
-        const int index = index_of(trip, k);
-        if (index != kNone) f(Fetched{index, row.load(row.label_of(index))});
-      }
+    for (unsigned label = static_cast<unsigned>(begin_) + threadIdx.x; label < end_; label += blockDim.x) {
+      f(static_cast<int>(label));
     }
   }
 
@@ -104,6 +104,42 @@ class Tile {
   template <class Reader, class F, class Negatives>
   MLLOSS_DEVICE void run(Reader& reader, const LogitsRow<In>& row, bool in_trips, F f, Negatives negatives) const {
     if (first_trip_ >= trips_) return;
+    if constexpr (std::is_same_v<In, double>) {
+      return run_generally(reader, row, f);
+    } else {
+      run_fast(reader, row, in_trips, f, negatives);
+    }
+  }
+
+ private:
+  static constexpr int kNone = -1;
+  int first_, last_;  // whole chunks
+  int begin_;         // the first label
+  unsigned end_;      // the label behind the last one
+  int edge_;          // the lane's partial chunk, which is in the last trip; or kNone
+  int trips_, first_trip_;
+
+  // float64 serves checks of gradients rather than training, so all of its chunks have the general form, in little
+  // code.
+  template <class Reader, class F>
+  MLLOSS_DEVICE void run_generally(Reader& reader, const LogitsRow<In>& row, F f) const {
+#pragma unroll 1
+    for (int number = first_trip_; number < trips_; number += warps()) {
+      const bool edge = number == whole_trips();
+      if (edge) reader.rewind();
+#pragma unroll 1
+      for (int k = 0; k < (edge ? 1 : K); ++k) {
+        const int index = index_of(number, k);
+        if (index == kNone) continue;
+        const Fetched fetched{index, row.load(row.label_of(index))};
+        with_kind(read_chunk<In>(reader, row, fetched),
+                  [&](auto kind, const RowChunk<In>& chunk) { f(kind, chunk, fetched.logits); });
+      }
+    }
+  }
+
+  template <class Reader, class F, class Negatives>
+  MLLOSS_DEVICE void run_fast(Reader& reader, const LogitsRow<In>& row, bool in_trips, F f, Negatives negatives) const {
     FastTargets<In> targets(reader, row, row.label_of(first_ + first_trip_ * kWarpChunks));
     // The number of trips that have all of their chunks and may take the fast path.
     const int fast = row.fast() && in_trips ? (last_ - first_) / kWarpChunks : 0;
@@ -120,12 +156,6 @@ class Tile {
       number += warps();
     }
   }
-
- private:
-  static constexpr int kNone = -1;
-  int first_, last_;  // whole chunks
-  int edge_;          // the lane's partial chunk, which is in the last trip; or kNone
-  int trips_, first_trip_;
 
   // Returns the number of trips with whole chunks. One trip more may have partial chunks.
   MLLOSS_DEVICE int whole_trips() const { return (last_ - first_ + kWarpChunks - 1) / kWarpChunks; }

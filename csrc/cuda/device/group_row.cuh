@@ -1,8 +1,8 @@
-// A row of a group loss, or a block's part of one: statistics, value, coefficients. Feed is a Tile.
+// A row of a group loss, or a tile of one: statistics, value, coefficients.
 #pragma once
 
 #include "block_reduce.cuh"
-#include "chunk.cuh"
+#include "feed.cuh"
 
 namespace mlloss {
 namespace cuda {
@@ -25,16 +25,15 @@ class GroupRow {
     reader_.start(row);
   }
 
-  // Returns the statistics of the feed's chunks to all threads of the block.
-  template <class Feed>
-  MLLOSS_DEVICE StatisticsOf<Loss, T> statistics(const LogitsRow<In>& row, const Feed& feed) {
+  // Returns the statistics of the tile's chunks to all threads of the block.
+  MLLOSS_DEVICE StatisticsOf<Loss, T> statistics(const LogitsRow<In>& row, const Tile<In>& tile) {
     StatisticsOf<Loss, T> stats{};
-    const Sums sums = thread_sums(row, feed);
+    const Sums sums = thread_sums(row, tile);
     stats.sums = block_sum(sums);
     // A redo is rare. All threads take the same branch, because they have the same sums.
     if constexpr (Loss::kMaxima > 0) {
       if (loss_.needs_max_shift(stats.sums)) {
-        redo(row, feed, stats);
+        redo(row, tile, stats);
       } else {
         stats.maxima = Loss::first_maxima(stats.sums);
       }
@@ -43,10 +42,9 @@ class GroupRow {
   }
 
   // Returns this thread's sums with the maxima at 0.
-  template <class Feed>
-  MLLOSS_DEVICE Sums thread_sums(const LogitsRow<In>& row, const Feed& feed) {
+  MLLOSS_DEVICE Sums thread_sums(const LogitsRow<In>& row, const Tile<In>& tile) {
     Sums total = identity<Loss, T>().sums;
-    feed.run(reader_, row, true, [&](auto kind, const RowChunk<In>& chunk, uint4) {
+    tile.run(reader_, row, true, [&](auto kind, const RowChunk<In>& chunk, uint4) {
       Sums sums = identity<Loss, T>().sums;
 #pragma unroll
       for (int j = 0; j < V; ++j) add(sums, loss_.first_sums(element(kind, chunk, j)));
@@ -55,15 +53,14 @@ class GroupRow {
     return total;
   }
 
-  // Returns second-pass sums from another visit of the feed's chunks, with the row's complete statistics. Chunks
+  // Returns second-pass sums from another visit of the tile's chunks, with the row's complete statistics. Chunks
   // without positives contribute nothing.
-  template <class Feed>
-  MLLOSS_DEVICE SecondSums second_pass_sums(const LogitsRow<In>& row, const Feed& feed,
+  MLLOSS_DEVICE SecondSums second_pass_sums(const LogitsRow<In>& row, const Tile<In>& tile,
                                             const StatisticsOf<Loss, T>& stats) {
     SecondSums total{};
     const auto input = Loss::second_pass_input(stats);
     reader_.start(row_);
-    feed.run(reader_, row, true, [&](auto kind, const RowChunk<In>& chunk, uint4) {
+    tile.run(reader_, row, true, [&](auto kind, const RowChunk<In>& chunk, uint4) {
       if constexpr (!decltype(element(kind, chunk, 0))::kNegative) {
         SecondSums sums{};
 #pragma unroll
@@ -74,12 +71,11 @@ class GroupRow {
     return block_sum(total);
   }
 
-  // Computes value and coefficients. Thread 0 of the `writer` stores them, and gets the value for the total.
-  MLLOSS_DEVICE T finalize(const StatisticsOf<Loss, T>& stats, const SecondSums& second_sums, bool writer,
-                           Coefficients& c) const {
+  // Computes value and coefficients, which thread 0 stores. It gets the value for the total.
+  MLLOSS_DEVICE T finalize(const StatisticsOf<Loss, T>& stats, const SecondSums& second_sums) const {
     T value;
-    c = mlloss::finalize<Loss, T>(loss_, stats, second_sums, value);
-    if (threadIdx.x != 0 || !writer) return T(0);
+    const Coefficients c = mlloss::finalize<Loss, T>(loss_, stats, second_sums, value);
+    if (threadIdx.x != 0) return T(0);
     const T weight = sample_weight<T>(call_, row_);
     value = weight == T(0) ? T(0) : value * weight;
     T* coefficients = static_cast<T*>(out_.coefficients);
@@ -108,25 +104,21 @@ class GroupRow {
   const T factor_;
   int64_t row_;
 
-  // Takes the maxima, then the sums with these maxima.
-  template <class Feed>
-  MLLOSS_DEVICE void redo(const LogitsRow<In>& row, const Feed& feed, StatisticsOf<Loss, T>& stats) {
+  // Takes the maxima, then the sums with these maxima. This is rare, so labels are read one by one by little code.
+  MLLOSS_DEVICE void redo(const LogitsRow<In>& row, const Tile<In>& tile, StatisticsOf<Loss, T>& stats) {
     Sums total = identity<Loss, T>().sums;
     stats.maxima = identity<Loss, T>().maxima;
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {
-      reader_.start(row_);
-      feed.each(row, [&](const Fetched& fetched) {
-        reader_.rewind();  // the chunks have no order
-        const RowChunk<In> chunk = read_chunk(reader_, row, fetched);
-#pragma unroll
-        for (int j = 0; j < V; ++j) {
-          const auto e = general_element(chunk, j);
-          if (pass == 0) {
-            loss_.maxima(e, stats.maxima);
-          } else {
-            add(total, loss_.sums(e, stats.maxima));
-          }
+      ChunkReader<Loss, T, 1> reader(call_);
+      reader.start(row_);
+      tile.each_label([&](int label) {
+        const T logit[1] = {row.logit(label)};
+        const auto e = general_element(reader.read(label, true, logit), 0);
+        if (pass == 0) {
+          loss_.maxima(e, stats.maxima);
+        } else {
+          add(total, loss_.sums(e, stats.maxima));
         }
       });
       if (pass == 0) stats.maxima = block_maximum(stats.maxima, Loss::initial_maximum());

@@ -21,7 +21,7 @@ struct RowPart {
     const int labels = static_cast<int>(call.labels);
     const uint32_t before =
         static_cast<uint32_t>(reinterpret_cast<uintptr_t>(call.logits) / sizeof(In)) + static_cast<uint32_t>(start);
-    head = static_cast<int>(0u - before & (V - 1u));
+    head = static_cast<int>((0u - before) & (V - 1u));
     if (head > labels) head = labels;
     whole = (labels - head) & -V;
     count = whole / V - first < span ? whole / V - first : span;

@@ -18,8 +18,12 @@ struct ChunkTargets {
   T y[V];
 };
 
-// Returns four bytes that are 0 or 1 as four bits. The product moves the bits to the upper byte.
-MLLOSS_DEVICE uint32_t nibble(uint32_t word) { return word * 0x01020408u >> 24 & 0xfu; }
+// Returns four bools as four bits. A bool tensor that is a view of bytes may have other bytes than 1. The product moves
+// the bits to the upper byte.
+MLLOSS_DEVICE uint32_t nibble(uint32_t word) {
+  const uint32_t ones = (((word & 0x7f7f7f7fu) + 0x7f7f7f7fu) | word) >> 7 & 0x01010101u;
+  return ones * 0x01020408u >> 24 & 0xfu;
+}
 
 // Returns a chunk's bool targets as bits.
 template <int V>
@@ -93,7 +97,7 @@ class TargetReader {
   // their loads.
 
   MLLOSS_DEVICE void read_dense(int label, bool whole, ChunkTargets<T, V>& t) const {
-    if (!together(label, whole)) return read_one_by_one(label, t);
+    if (V == 1 || !together(label, whole)) return read_one_by_one(label, t);
     if (kSecondLogits || is_float(call_.targets_dtype)) {
       read_floats(label, t);
     } else {

@@ -196,6 +196,8 @@ struct LogitsRow {
     return together ? load_once<uint4>(first) : gather(label);
   }
 
+  MLLOSS_DEVICE Compute<In> logit(int label) const { return widen(x[shift + label * call.logits_label_stride]); }
+
   // Loads lane by lane: at the ends of a row and for strided labels.
   MLLOSS_DEVICE uint4 gather(int label) const {
     Lanes<In> lanes = bit_cast<Lanes<In>>(uint4{0, 0, 0, 0});

@@ -24,6 +24,8 @@ inline std::atomic<int>& last_strategy() {
 inline void check_supported(const Call& call, const LossKernels& kernels) {
   STD_TORCH_CHECK(call.labels <= kMaxLabels, "mlloss_cuda: the CUDA engine supports at most 2^31 - 1024 labels");
   const bool rows = call.grouping == (kernels.element_wise ? Grouping::kElement : Grouping::kSamples);
+  STD_TORCH_CHECK(kernels.element_wise || call.rows <= kMaxLabels,
+                  "mlloss_cuda: the CUDA engine supports at most 2^31 - 1024 rows of a loss that compares labels");
   STD_TORCH_CHECK(rows || kernels.across_rows, "mlloss_cuda: the loss does not support this grouping");
 }
 
@@ -58,8 +60,9 @@ struct LastPlan {
   LaunchPlan plan{};
 };
 
-inline LaunchPlan plan_of(const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
-                          const DeviceFacts& facts) {
+// The caller may replace the plan by one that the driver accepts.
+inline LaunchPlan& plan_of(const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
+                           const DeviceFacts& facts) {
   static thread_local LastPlan last;
   const Strategy wanted = static_cast<Strategy>(wanted_strategy().load());
   const FastPath path = team_path_of(call, out.gradient);
@@ -86,14 +89,14 @@ inline void run_forward(const Table& table, const LossKernels& kernels, const Ca
     return;
   }
   const DeviceFacts& facts = facts_of(device);
-  const LaunchPlan plan = plan_of(kernels, call, out, facts);
+  LaunchPlan& plan = plan_of(kernels, call, out, facts);
   last_strategy() = static_cast<int>(plan.strategy);
   const LaunchPlan down_rows = plan_down_rows(problem_of(call, out.gradient != nullptr), facts,
                                               static_cast<int>(chunk_width(call.logits_dtype)));
   if (launch_forward(kernels, Launch{plan, stream, &down_rows}, call, out, logits, device)) return;
-  const LaunchPlan split = plan_forward(problem_of(call, out.gradient != nullptr), facts, Strategy::kSplit);
-  last_strategy() = static_cast<int>(split.strategy);
-  launch_forward(kernels, Launch{split, stream, &down_rows}, call, out, logits, device);
+  plan = plan_forward(problem_of(call, out.gradient != nullptr), facts, Strategy::kSplit);
+  last_strategy() = static_cast<int>(plan.strategy);
+  launch_forward(kernels, Launch{plan, stream, &down_rows}, call, out, logits, device);
 }
 
 inline void run_tiles(const Table& table, const LossKernels& kernels, const Call& call, const BackwardOutputs& out,

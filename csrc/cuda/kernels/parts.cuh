@@ -13,10 +13,11 @@ constexpr int kPartThreads = 32;
 template <class Wide>
 MLLOSS_DEVICE void store_statistics(const StatisticsOf<Wide, double>& stats, double* out) {
   if (threadIdx.x != 0) return;
+  const int64_t groups = gridDim.x;
 #pragma unroll
-  for (int k = 0; k < Wide::kMaxima; ++k) out[k * gridDim.x + blockIdx.x] = stats.maxima[k];
+  for (int k = 0; k < Wide::kMaxima; ++k) out[k * groups + blockIdx.x] = stats.maxima[k];
 #pragma unroll
-  for (int k = 0; k < Wide::kSums; ++k) out[(Wide::kMaxima + k) * gridDim.x + blockIdx.x] = stats.sums[k];
+  for (int k = 0; k < Wide::kSums; ++k) out[(Wide::kMaxima + k) * groups + blockIdx.x] = stats.sums[k];
 }
 
 // Loads from [statistics, groups].
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(kPartThreads)
   sums = block_sum(sums);
   if (threadIdx.x != 0) return;
 #pragma unroll
-  for (int k = 0; k < kCount; ++k) out[k * gridDim.x + blockIdx.x] = sums[k];
+  for (int k = 0; k < kCount; ++k) out[int64_t{k} * gridDim.x + blockIdx.x] = sums[k];
 }
 
 template <template <class> class LossTemplate, class In>

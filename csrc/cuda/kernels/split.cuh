@@ -77,8 +77,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
     if constexpr (Group::Loss::kSecondPassSums > 0) {
       if (threadIdx.x == 0) own[0] = all;
     } else {
-      typename Group::Coefficients c;
-      const T value = group.finalize(all, {}, true, c);
+      const T value = group.finalize(all, {});
       add_to_total<T>(call, total, static_cast<double>(value), r, static_cast<unsigned>(call.rows));
     }
   });
@@ -103,8 +102,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
     const auto own = group.second_pass_sums(row, tile_of(units, row, r, tile), stats);
     if (threadIdx.x == 0) second_sums[first + tile] = own;
     if (!last_to_arrive(per_unit.counters + r, static_cast<unsigned>(units.tiles))) return;
-    typename Group::Coefficients c;
-    const T value = group.finalize(stats, join_sums(second_sums + first, units.tiles), true, c);
+    const T value = group.finalize(stats, join_sums(second_sums + first, units.tiles));
     add_to_total<T>(call, total, static_cast<double>(value), r, static_cast<unsigned>(call.rows));
   });
 }
