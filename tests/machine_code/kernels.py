@@ -72,11 +72,12 @@ def _with_slopes(row: Loop) -> tuple[Loop, ...]:
 KERNELS: dict[str, tuple[Loop, ...]] = {
     # Options are branches around every chunk of a row, and the cheapest way through them is no common case. The reader
     # takes what a trip loads for logits and targets, and does not know two logits. Late sums read positives only.
-    **dict.fromkeys(("team_rows<*, kNone>", "element_wise<SymmetricKl>", "element_wise_backward<SymmetricKl>"), ()),
-    **dict.fromkeys((f"{name}_statistics<*>" for name in ("collect", "place", "label")), ()),
+    **dict.fromkeys(("general_team_rows<*>", "element_wise<SymmetricKl>", "element_wise_backward<SymmetricKl>"), ()),
+    **dict.fromkeys((f"{name}_statistics<*>" for name in ("place", "label")), ()),
     **dict.fromkeys(
         (
             "row_second_pass<*>",
+            "collect_statistics",
             "collect_second_pass<*>",
             "merge_parts<*>",
             "finalize_parts<*>",
@@ -108,6 +109,7 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
 # which have the compute dtype.
 ONLY_IN = {
     "team_rows": {"bfloat16", "half", "float"},
+    "general_team_rows": {"bfloat16", "half", "float"},
     "merge_parts": {"double"},
     "finalize_parts": {"float", "double"},
 }

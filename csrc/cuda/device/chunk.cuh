@@ -28,6 +28,16 @@ struct Chunk {
     if (excluded >> i & 1u) return T(0);
     return weights ? weights[i] : T(1);
   }
+
+  // Puts the second element in the place of the first one, for loops that are not unrolled.
+  MLLOSS_DEVICE void advance() {
+    rotate(s);
+    rotate(y);
+    positive >>= 1;
+    excluded >>= 1;
+    if (weights) ++weights;
+    ++label;
+  }
 };
 
 // The kinds of chunk that have a loop body of their own. kSoft serves all other chunks.

@@ -1,8 +1,8 @@
-// A block's part of a row in registers, for calls with any options, targets and strides. It has the visits of HardRow.
+// A block's part of a row in registers, for calls with any options, targets and strides.
 #pragma once
 
 #include "chunk.cuh"
-#include "hard_row.cuh"
+#include "team_join.cuh"
 
 namespace mlloss {
 namespace cuda {
@@ -11,10 +11,9 @@ template <class Loss, class In>
 class GeneralRow {
  public:
   using T = Compute<In>;
-  static constexpr bool kIsHard = false;
   static constexpr int V = kWidth<In>, K = kGeneralChunks;
 
-  MLLOSS_DEVICE GeneralRow(const DeviceCall& call, const TeamLaunch& launch, int rank, unsigned char*)
+  MLLOSS_DEVICE GeneralRow(const DeviceCall& call, const TeamLaunch& launch, int rank)
       : call_(call),
         reader_(call),
         first_(rank * launch.span + warp() * launch.warp_span + lane()),
@@ -22,50 +21,29 @@ class GeneralRow {
 
   MLLOSS_DEVICE T scale() const { return reader_.scale(); }
 
-  MLLOSS_DEVICE void begin(int row) { load(row); }
-  MLLOSS_DEVICE void find(int) {}
-  MLLOSS_DEVICE void prepare(int, bool) {}
-  MLLOSS_DEVICE void advance(int next, bool more) {
-    if (more) load(next);
-  }
-
-  template <int N, class F>
-  MLLOSS_DEVICE void first_sum(int row, Array<T, N>& sums, F f) {
-    each(row, [&](const RowChunk<In>& chunk) {
-      with_kind(chunk, [&](auto kind, const RowChunk<In>&) {
-        Array<T, N> of_chunk = f(element(kind, chunk, 0));
-#pragma unroll
-        for (int i = 1; i < V; ++i) add(of_chunk, f(element(kind, chunk, i)));
-        add(sums, of_chunk);
-      });
-    });
-  }
-  template <int N, class F>
-  MLLOSS_DEVICE void sum_of_positives(int row, Array<T, N>& sums, F f) {
-    rarely(row, [&](auto e) { add(sums, f(e)); });
-  }
-
-  template <class F>
-  MLLOSS_DEVICE void gradient(int row, void* gradient, F f) {
+  MLLOSS_DEVICE void load(int row) {
     const LogitsRow<In> view(call_, row);
-    const GradientRow<In> memory(view, gradient, row);
-    each(row, [&](const RowChunk<In>& chunk) {
-      with_kind(chunk, [&](auto kind, const RowChunk<In>&) {
-        T g[V];
 #pragma unroll
-        for (int i = 0; i < V; ++i) g[i] = f(element(kind, chunk, i));
-        clear_excluded(kind, chunk, false, g);
-        memory.store(kind, chunk.label, g);
-      });
-    });
+    for (int k = 0; k < K; ++k) {
+      if (there(view, k)) x_[k] = view.load(view.label_of(first_ + k * kWarpLanes));
+    }
   }
 
+  // Calls f(view, chunk) for every chunk. The chunks take turns in x_[0], so that the code of the options exists once.
   template <class F>
-  MLLOSS_DEVICE void rarely(int row, F f) {
-    each(row, [&](const RowChunk<In>& chunk) {
-#pragma unroll
-      for (int i = 0; i < V; ++i) f(general_element(chunk, i));
-    });
+  MLLOSS_DEVICE void each(int row, F f) {
+    const LogitsRow<In> view(call_, row);
+    reader_.start(row);
+#pragma unroll 1
+    for (int k = 0; k < K; ++k) {
+      if (there(view, k)) {
+        T x[V];
+        unpack<In>(x_[0], x);
+        const int label = view.label_of(first_ + k * kWarpLanes);
+        f(view, reader_.read(label, view.whole(label), x));
+      }
+      rotate(x_);
+    }
   }
 
  private:
@@ -79,31 +57,6 @@ class GeneralRow {
 
   MLLOSS_DEVICE bool there(const LogitsRow<In>& view, int k) const {
     return k * kWarpLanes < count_ && first_ + k * kWarpLanes < view.chunks;
-  }
-
-  MLLOSS_DEVICE void load(int row) {
-    const LogitsRow<In> view(call_, row);
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      if (there(view, k)) x_[k] = view.load(view.label_of(first_ + k * kWarpLanes));
-    }
-  }
-
-  // Calls f(chunk) for every chunk. The chunks take turns in x_[0], so that the code of the options exists once.
-  template <class F>
-  MLLOSS_DEVICE void each(int row, F f) {
-    const LogitsRow<In> view(call_, row);
-    reader_.start(row);
-#pragma unroll 1
-    for (int k = 0; k < K; ++k) {
-      if (there(view, k)) {
-        T x[V];
-        unpack<In>(x_[0], x);
-        const int label = view.label_of(first_ + k * kWarpLanes);
-        f(reader_.read(label, view.whole(label), x));
-      }
-      rotate(x_);
-    }
   }
 };
 

@@ -38,27 +38,15 @@ struct Slopes {
   }
 };
 
-// Moves the first chunk behind the last one, so that a loop over chunks need not be unrolled.
-template <int K>
-MLLOSS_DEVICE void rotate(uint4 (&x)[K]) {
-  const uint4 first = x[0];
-#pragma unroll
-  for (int k = 0; k + 1 < K; ++k) x[k] = x[k + 1];
-  x[K - 1] = first;
-}
-
 // kDense: the targets are bool; otherwise they are CSR. kRolled: see each().
 template <class In, bool kDense, bool kRolled>
 class HardRow {
  public:
-  static constexpr bool kIsHard = true;
   static constexpr float kSlopeScale = Slopes<kWidth<In>>::kScale;
   static constexpr int V = kWidth<In>, K = kChunksPerThread;
 
   MLLOSS_DEVICE HardRow(const DeviceCall& call, const TeamLaunch& launch, int rank, unsigned char* memory)
       : call_(call), launch_(launch), rank_(rank), bits_(call, launch.span, memory) {}
-
-  static MLLOSS_DEVICE float scale() { return 1.0f; }
 
   // Loads the first row of the block.
   MLLOSS_DEVICE void begin(int row) {
@@ -116,7 +104,7 @@ class HardRow {
 #pragma unroll
     for (int k = 0; k < K; ++k) any |= k * kWarpLanes < left_ ? bits_.mask(chunk_in_block(k)) : 0u;
     if (__any_sync(kAllLanes, any != 0)) {
-      each_rarely([&](int, uint32_t mask, const float* s) {
+      each_rarely([&](int, uint32_t mask, const float (&s)[V]) {
         if (mask == 0) return;
         sum_chunk(sums, [&](int i) { return f(element_of<Targets::kHard>(s[i], mask, i)); });
       });
@@ -162,20 +150,28 @@ class HardRow {
     store_edge(row, gradient, f);
   }
 
-  // The next two are visits for rare cases, in code that is not unrolled.
+  // The next two are visits for rare cases, in code that exists once for all elements: they take turns in s[0].
   template <class F>
   MLLOSS_DEVICE void rarely(int row, F f) {
-    each_rarely([&](int, uint32_t mask, const float* s) {
-#pragma unroll
-      for (int i = 0; i < V; ++i) f(element_of<Targets::kHard>(s[i], mask, i));
+    each_rarely([&](int, uint32_t mask, float (&s)[V]) {
+#pragma unroll 1
+      for (int i = 0; i < V; ++i) {
+        f(element_of<Targets::kHard>(s[0], mask >> i, 0));
+        rotate(s);
+      }
     });
     with_edge(row, [&](auto e, int64_t) { f(e); });
   }
   template <class F>
   MLLOSS_DEVICE void gradient_rarely(int row, void* gradient, F f) {
     In* const memory = static_cast<In*>(gradient) + at_;
-    each_rarely([&](int k, uint32_t mask, const float* s) {
-      store_chunk(memory, k, [&](int i) { return f(element_of<Targets::kHard>(s[i], mask, i)); });
+    each_rarely([&](int k, uint32_t mask, float (&s)[V]) {
+#pragma unroll 1
+      for (int i = 0; i < V; ++i) {
+        s[0] = f(element_of<Targets::kHard>(s[0], mask >> i, 0));
+        rotate(s);
+      }
+      store_once(memory + k * kWarpLanes * V, pack<In>(s));
     });
     store_edge(row, gradient, f);
   }

@@ -1,7 +1,7 @@
-// Visits of a row that a team keeps in registers. Row is HardRow or GeneralRow.
+// Visits of a row that a team keeps in registers. Row is HardRow.
 #pragma once
 
-#include "general_row.cuh"
+#include "hard_row.cuh"
 #include "loss_traits.h"
 #include "row_results.cuh"
 
@@ -22,7 +22,7 @@ MLLOSS_DEVICE auto prepared(const Element<float, kTargets>& e) {
 // Takes the sums of a row with all maxima at 0, and leaves what usual_gradient() needs in place of the logits.
 template <class Loss, class Row>
 MLLOSS_DEVICE void first_visit(const Loss& loss, Row& row, int r, Array<float, Loss::kSums>& sums) {
-  if constexpr (Loss::kSlopes && Row::kIsHard) {
+  if constexpr (Loss::kSlopes) {
     if (loss.slopes_serve()) {
       return row.first_sum_with_slopes(r, sums, [&](auto e, float& slope) { return loss.sums_and_slope(e, slope); });
     }
@@ -51,9 +51,7 @@ MLLOSS_DEVICE void store_gradient(const Loss& loss, Row& row, int r, const Share
   const auto c = shared.coefficients;
   const bool zero = shared.mode == RowMode::kZero;
   const auto of_element = [&](auto e) { return zero ? 0.0f : loss.gradient(e, c); };
-  if constexpr (!Row::kIsHard) {
-    row.gradient(r, gradient, of_element);  // one body serves every mode, because this code is large
-  } else if (shared.mode == RowMode::kUsual) {
+  if (shared.mode == RowMode::kUsual) {
     usual_gradient(loss, row, r, c, gradient);
   } else {
     row.gradient_rarely(r, gradient, of_element);

@@ -94,6 +94,15 @@ MLLOSS_DEVICE void unpack(uint4 raw, Compute<In>* x) {
   for (int i = 0; i < kWidth<In>; ++i) x[i] = widen(lanes.v[i]);
 }
 
+// Moves the first item behind the last one, so that a loop over items in registers need not be unrolled.
+template <class T, int K>
+MLLOSS_DEVICE void rotate(T (&x)[K]) {
+  const T first = x[0];
+#pragma unroll
+  for (int k = 0; k + 1 < K; ++k) x[k] = x[k + 1];
+  x[K - 1] = first;
+}
+
 // Loads data that is seldom used twice: it is not kept in the first-level cache. The load is one instruction; from an
 // assignment of 16 bytes the compiler makes four.
 template <class Word>

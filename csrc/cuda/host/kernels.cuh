@@ -11,7 +11,7 @@
 #include "../kernels/reduce.cuh"
 #include "../kernels/scale.cuh"
 #include "../kernels/split.cuh"
-#include "../kernels/team.cuh"
+#include "../kernels/team_general.cuh"
 #include "kernels.h"
 #include "launch.cuh"
 
@@ -93,13 +93,13 @@ struct Launches {
     ForwardOutputs out{};
     out.coefficients = spare;
     const bool rows = call.grouping == Grouping::kSamples;
-    const auto units = static_cast<Stats*>(work.statistics);
     const cudaError_t error = rows ? row_units(to, call, out, work) : any_group(to, call, out, work);
     if (error != cudaSuccess) return error;
-    const int stride = static_cast<int>(rows ? to.plan.tiles : to.plan.blocks);
-    // If second-pass sums follow, the place of the first unit has the row's statistics.
-    return launch(collect_statistics<Loss, In>, a_warp_each(group_count(call), to.stream), units, stride,
-                  Functor::kSecondPassSums > 0 ? 1 : stride, result);
+    const int64_t units = rows ? to.plan.tiles : to.plan.blocks;
+    static_assert(Functor::kMaxima + Functor::kSums <= kPartThreads, "each thread converts one number");
+    return launch(collect_statistics<T>, a_warp_each(group_count(call), to.stream),
+                  static_cast<const T*>(work.statistics), units * int64_t{sizeof(Stats) / sizeof(T)}, Functor::kMaxima,
+                  Functor::kSums, result);
   }
 
   static cudaError_t second_pass(const Launch& to, const Call& call, const double* known, void* spare,
@@ -192,7 +192,7 @@ struct Launches {
       case FastPath::kBools:
         return f(team_rows<Loss, In, FastPath::kBools>);
       default:
-        return f(team_rows<Loss, In, FastPath::kNone>);
+        return f(general_team_rows<Loss, In>);
     }
   }
 

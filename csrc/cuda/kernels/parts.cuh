@@ -1,5 +1,5 @@
-// Kernels over parts of the labels: they merge the statistics of a part's units, merge the statistics of all parts, and
-// finalize the result. They compute in double, with a block of one warp for each group.
+// Kernels over parts of the labels: they collect the statistics of a part, merge those of all parts, and finalize the
+// result. They compute in double, with a block of one warp for each group.
 #pragma once
 
 #include "split.cuh"
@@ -40,23 +40,16 @@ MLLOSS_DEVICE StatisticsOf<Wide, double> join_parts(const LabelParts& parts) {
   });
 }
 
-// Merges the statistics of each group's units, [groups, stride], of which the first `count` are used.
-template <template <class> class LossTemplate, class In>
+// Converts the merged statistics of each group, which are at the place of its first unit, to [statistics, groups].
+// `stride` is the distance between two groups in numbers.
+template <class T>
 __global__ void __launch_bounds__(kPartThreads)
-    collect_statistics(const StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>* units, int stride, int count,
-                       double* out) {
-  using Loss = LossTemplate<Compute<In>>;
-  using Wide = LossTemplate<double>;
-  const auto own = units + static_cast<int64_t>(blockIdx.x) * stride;
-  const auto stats = join_of<Wide, double>(count, [&](int i) {
-    StatisticsOf<Wide, double> part;
-#pragma unroll
-    for (int k = 0; k < Loss::kMaxima; ++k) part.maxima[k] = static_cast<double>(own[i].maxima[k]);
-#pragma unroll
-    for (int k = 0; k < Loss::kSums; ++k) part.sums[k] = static_cast<double>(own[i].sums[k]);
-    return part;
-  });
-  store_statistics<Wide>(stats, out);
+    collect_statistics(const T* units, int64_t stride, int maxima, int sums, double* out) {
+  const int k = static_cast<int>(threadIdx.x), groups = static_cast<int>(gridDim.x);
+  if (k >= maxima + sums) return;
+  // An array of no maxima has the size of one.
+  const int at = maxima > 0 ? k : k + 1;
+  out[int64_t{k} * groups + blockIdx.x] = static_cast<double>(units[blockIdx.x * stride + at]);
 }
 
 // Stores a row's merged statistics at the place of its first unit, where row_second_pass reads them.

@@ -56,7 +56,8 @@ struct UnitStatistics {
   unsigned* counters;  // [rows], zeros at the start: how many units of each row are done; for the whole batch: [1]
 };
 
-// Groups are rows. If second-pass sums follow, the row's statistics replace those of its first unit.
+// Groups are rows. The row's statistics replace those of its first unit, for second-pass sums and for calls on a part
+// of the labels.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     row_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
@@ -74,9 +75,8 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
     if (threadIdx.x == 0) own[tile] = stats;
     if (!last_to_arrive(per_unit.counters + r, static_cast<unsigned>(units.tiles))) return;
     const auto all = join<typename Group::Loss, T>(own, units.tiles);
-    if constexpr (Group::Loss::kSecondPassSums > 0) {
-      if (threadIdx.x == 0) own[0] = all;
-    } else {
+    if (threadIdx.x == 0) own[0] = all;
+    if constexpr (Group::Loss::kSecondPassSums == 0) {
       const T value = group.finalize(all, {});
       add_to_total<T>(call, total, static_cast<double>(value), r, static_cast<unsigned>(call.rows));
     }
@@ -107,7 +107,8 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
   });
 }
 
-// The group is the whole batch; the weight of a row applies to its elements.
+// The group is the whole batch; the weight of a row applies to its elements. The merged statistics replace those of the
+// first block.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
     all_statistics(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<C
   stats.sums = block_sum(stats.sums);
   if (threadIdx.x == 0) per_unit.units[blockIdx.x] = stats;
   if (!last_to_arrive(per_unit.counters, gridDim.x)) return;
-  group.finalize_all(join<Loss, T>(per_unit.units, static_cast<int>(gridDim.x)));
+  group.finalize_all(join<Loss, T>(per_unit.units, static_cast<int>(gridDim.x)), per_unit.units);
 }
 
 }  // namespace cuda

@@ -13,24 +13,20 @@
 namespace mlloss {
 namespace cuda {
 
-template <class Loss, class In, FastPath kFastPath>
-using RowOf = std::conditional_t<kFastPath == FastPath::kNone, GeneralRow<Loss, In>,
-                                 HardRow<In, kFastPath == FastPath::kBools, kRolled<Loss>>>;
-
 // The most values that a block sends in a turn.
 template <class Loss>
 constexpr int kTeamPackets =
     Loss::kSums > Loss::kMaxima ? (Loss::kSums > Loss::kSecondPassSums ? Loss::kSums : Loss::kSecondPassSums)
                                 : (Loss::kMaxima > Loss::kSecondPassSums ? Loss::kMaxima : Loss::kSecondPassSums);
 
-// kFastPath is the kind of targets of a call without options; kNone serves every call.
+// kFastPath is the kind of targets of a call without options. general_team_rows() serves all other calls.
 template <template <class> class LossTemplate, class In, FastPath kFastPath>
 __global__ void __launch_bounds__(kTeamThreads, (kTeamBlocks<LossTemplate<float>, kFastPath>))
     team_rows(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
               const __grid_constant__ TeamLaunch launch, const __grid_constant__ Total total) {
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using Loss = LossTemplate<float>;
-  using Row = RowOf<Loss, In, kFastPath>;
+  using Row = HardRow<In, kFastPath == FastPath::kBools, kRolled<Loss>>;
   MLLOSS_SHARED(SharedResults<Loss>, shared, [1]);
   MLLOSS_SHARED(double, value_sum, [1]);  // only thread 0 uses it; in a register it would cost every thread one
   const Loss loss(call.parameters.values);
@@ -39,7 +35,7 @@ __global__ void __launch_bounds__(kTeamThreads, (kTeamBlocks<LossTemplate<float>
   if (threadIdx.x == 0) value_sum[0] = 0.0;
   if (first < rows) {
     Row row(call, launch, team.rank(), memory);
-    RowResults<LossTemplate> results(call, out, loss, shared, team.rank() == 0, row.scale());
+    RowResults<LossTemplate> results(call, out, loss, shared, team.rank() == 0, 1.0f);
     const bool joins = threadIdx.x < kWarpLanes;
     row.begin(first);
     for (int r = first; r < rows; r += step) {
