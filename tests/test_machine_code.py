@@ -91,6 +91,12 @@ def test_a_wait_goes_where_its_barrier_says() -> None:
     assert followers(text)[0x90] == {0x1B0}
 
 
+def test_a_call_of_a_label_does_not_come_back() -> None:
+    text = SAMPLE.replace("BRA `(.L_x_2)", "CALL.REL.NOINC `(.L_x_2)")
+    assert text != SAMPLE
+    assert followers(text) == followers()
+
+
 def test_a_jump_without_targets_is_an_error() -> None:
     with pytest.raises(UnreadableError, match="0x200 names no target"):
         blocks(SAMPLE.replace("BRA `(.L_x_0)", "BRX R2 -0x200"))

@@ -26,12 +26,17 @@ class Block:
     next: list[int]
 
 
+def _is_jump(i: Instruction) -> bool:
+    """Return whether an instruction is a jump. On sm_80 some loops end with a call of a label, which never returns."""
+    return i.name in _JUMPS or (i.name == "CALL" and any(label.startswith(".L_x_") for label in i.targets))
+
+
 def _conditional(i: Instruction) -> bool:
-    return bool(i.guard) or (i.name in _JUMPS and bool(_CONDITION.search(i.operands.split("`")[0])))
+    return bool(i.guard) or (_is_jump(i) and bool(_CONDITION.search(i.operands.split("`")[0])))
 
 
 def _splits_after(i: Instruction) -> bool:
-    return i.name in _JUMPS or i.name in (*_ENDS, "BSYNC", BARRIER)
+    return _is_jump(i) or i.name in (*_ENDS, "BSYNC", BARRIER)
 
 
 def _starts(function: Function) -> list[int]:
@@ -65,7 +70,7 @@ def _successors(function: Function, place: int, waits: dict[str, list[str]]) -> 
         return go_on if i.guard else []
     if i.name == "BSYNC":
         return sorted({*_after_wait(function, place, waits), *(go_on if i.guard else [])})
-    if i.name not in _JUMPS:
+    if not _is_jump(i):
         return go_on
     if not i.targets:
         raise UnreadableError(f"{function.symbol}: {i.opcode} {i.operands} at {i.address:#x} names no target")

@@ -15,7 +15,15 @@ DTYPES_BRIEF = DTYPES[:3]  # one of each width
 WITHOUT_TEAMS = "double"
 ORDERING = re.compile(r"\b(__syncthreads\w*|__syncwarp|__threadfence\w*)\s*\(")
 # Headers that only team kernels use.
-OF_TEAMS = ("team.cuh", "team_general.cuh", "team_join.cuh", "row_visits.cuh", "hard_row.cuh", "general_row.cuh", "target_bits.cuh")
+OF_TEAMS = (
+    "team.cuh",
+    "team_general.cuh",
+    "team_join.cuh",
+    "row_visits.cuh",
+    "hard_row.cuh",
+    "general_row.cuh",
+    "target_bits.cuh",
+)
 
 
 def barriers() -> list[str]:

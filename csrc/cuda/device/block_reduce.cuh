@@ -11,6 +11,10 @@ constexpr int kWarpLanes = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMostWarps = 16;  // no block has more warps
 
+MLLOSS_DEVICE int this_lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
+MLLOSS_DEVICE int this_warp() { return static_cast<int>(threadIdx.x) / kWarpLanes; }
+MLLOSS_DEVICE int block_warps() { return static_cast<int>(blockDim.x) / kWarpLanes; }
+
 template <class T, int N>
 MLLOSS_DEVICE void add(Array<T, N>& into, const Array<T, N>& from) {
 #pragma unroll
@@ -28,8 +32,6 @@ MLLOSS_DEVICE T warp_sum(T x) {
 template <class T, int N, class Combine>
 MLLOSS_DEVICE Array<T, N> block_combine(Array<T, N> x, T neutral, Combine combine) {
   MLLOSS_SHARED(T, partial, [kMostWarps][N]);
-  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes, warp = static_cast<int>(threadIdx.x) / kWarpLanes;
-  const int warps = static_cast<int>(blockDim.x) / kWarpLanes;
 #pragma unroll
   for (int k = 0; k < N; ++k) {
 #pragma unroll
@@ -38,15 +40,15 @@ MLLOSS_DEVICE Array<T, N> block_combine(Array<T, N> x, T neutral, Combine combin
     }
   }
   __syncthreads();  // after it, all threads have read the partial results of the reduction before this one
-  if (lane == 0) {
+  if (this_lane() == 0) {
 #pragma unroll
-    for (int k = 0; k < N; ++k) partial[warp][k] = x[k];
+    for (int k = 0; k < N; ++k) partial[this_warp()][k] = x[k];
   }
   __syncthreads();
   Array<T, N> all;
 #pragma unroll
   for (int k = 0; k < N; ++k) all[k] = neutral;
-  for (int w = 0; w < warps; ++w) {
+  for (int w = 0; w < block_warps(); ++w) {
 #pragma unroll
     for (int k = 0; k < N; ++k) all[k] = combine(all[k], partial[w][k]);
   }

@@ -20,7 +20,6 @@ struct Chunk {
   uint32_t positive;  // bit i is lane i
   uint32_t excluded;  // weight 0, ignored, or outside the row: the gradient is exactly 0
   bool soft;
-  bool weighted;     // at least one weight is not 1
   const T* weights;  // the weights from lane 0 on, or null; each is loaded at its use, to save registers
   T s[V], y[V];
 
@@ -128,8 +127,7 @@ class ChunkReader {
       for (int i = 0; i < V; ++i) chunk.y[i] = kSecondLogits ? targets.y[i] * scale_ : targets.y[i];
     }
     chunk.weights = call_.weight ? static_cast<const T*>(call_.weight) + label : nullptr;
-    chunk.weighted = chunk.excluded || chunk.weights;
-    if (chunk.weighted) neutralise(chunk);
+    if (chunk.excluded || chunk.weights) neutralise(chunk);
     return chunk;
   }
 
@@ -195,7 +193,7 @@ MLLOSS_DEVICE RowChunk<In> fast_chunk(int label, uint4 logits, uint32_t positive
   chunk.label = label;
   chunk.positive = positive;
   chunk.excluded = 0;
-  chunk.soft = chunk.weighted = false;
+  chunk.soft = false;
   chunk.weights = nullptr;
   return chunk;
 }

@@ -98,13 +98,12 @@ class WarpEntries {
   // Returns which of V labels have an entry, as bits: lane i's labels start at `label` + i V.
   template <int V>
   MLLOSS_DEVICE uint32_t take(int label) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
     uint32_t bits = 0;
     while (true) {
       const bool mine = distance(label) < kWarpLanes * unsigned{V};
       for (unsigned left = __ballot_sync(kAllLanes, mine); left != 0; left &= left - 1) {
         const int at = __shfl_sync(kAllLanes, column_, __ffs(static_cast<int>(left)) - 1) - label;
-        if (at / V == lane) bits |= 1u << (at % V);
+        if (at / V == this_lane()) bits |= 1u << (at % V);
       }
       if (!more_ || last_ >= label + kWarpLanes * V) return bits;
       load();
@@ -124,7 +123,7 @@ class WarpEntries {
   }
 
   MLLOSS_DEVICE void load() {
-    column_ = row_.column(next_ + static_cast<int>(threadIdx.x) % kWarpLanes);
+    column_ = row_.column(next_ + this_lane());
     last_ = __shfl_sync(kAllLanes, column_, kWarpLanes - 1);
     next_ += kWarpLanes;
     more_ = next_ < row_.count();

@@ -68,14 +68,13 @@ class Tile {
     last_ = first_ + (rest < 0 ? 0 : rest < chunks ? rest : chunks);
     const int head = tile == 0 && row.whole_first > 0 ? 0 : kNone;
     const int tail = tile == tiles - 1 && row.chunks > row.whole_last ? row.chunks - 1 : kNone;
-    edge_ = lane() == 0 ? head : lane() == 1 ? tail : kNone;
+    edge_ = this_lane() == 0 ? head : this_lane() == 1 ? tail : kNone;
     begin_ = tile == 0 ? 0 : row.label_of(first_);
     end_ = static_cast<unsigned>(row.call.labels);
     const unsigned next = static_cast<unsigned>(row.label_of(first_ + chunks));
     if (tile < tiles - 1 && next < end_) end_ = next;
     trips_ = whole_trips() + (head != kNone || tail != kNone ? 1 : 0);
-    const int warps = static_cast<int>(blockDim.x) / kWarpLanes, warp = static_cast<int>(threadIdx.x) / kWarpLanes;
-    first_trip_ = (warp + static_cast<int>(unit * 0x9e3779b1u >> 27)) & (warps - 1);  // a power of two
+    first_trip_ = (this_warp() + static_cast<int>(unit * 0x9e3779b1u >> 27)) & (block_warps() - 1);  // a power of two
   }
 
   // Calls f(label) for labels of the tile one by one, from left to right; each label falls to one thread.
@@ -124,7 +123,7 @@ class Tile {
   template <class Reader, class F>
   MLLOSS_DEVICE void run_generally(Reader& reader, const LogitsRow<In>& row, F f) const {
 #pragma unroll 1
-    for (int number = first_trip_; number < trips_; number += warps()) {
+    for (int number = first_trip_; number < trips_; number += block_warps()) {
       const bool edge = number == whole_trips();
       if (edge) reader.rewind();
 #pragma unroll 1
@@ -153,19 +152,17 @@ class Tile {
       }
       if (number >= trips_) return;
       one_by_one(reader, row, targets, number, f);
-      number += warps();
+      number += block_warps();
     }
   }
 
   // Returns the number of trips with whole chunks. One trip more may have partial chunks.
   MLLOSS_DEVICE int whole_trips() const { return (last_ - first_ + kWarpChunks - 1) / kWarpChunks; }
-  static MLLOSS_DEVICE int warps() { return static_cast<int>(blockDim.x) / kWarpLanes; }
-  static MLLOSS_DEVICE int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
 
   // Returns the lane's chunk, or kNone.
   MLLOSS_DEVICE int index_of(int trip, int k) const {
     if (trip == whole_trips()) return k > 0 ? kNone : edge_;
-    const int index = first_ + trip * kWarpChunks + k * kWarpLanes + lane();
+    const int index = first_ + trip * kWarpChunks + k * kWarpLanes + this_lane();
     return index < last_ ? index : kNone;
   }
 
@@ -175,10 +172,10 @@ class Tile {
   MLLOSS_DEVICE int fast_trips(const LogitsRow<In>& row, FastTargets<In>& targets, int number, int last,
                                Negatives negatives) const {
 #pragma unroll 1
-    for (; number < last; number += warps()) {
-      const int index = first_ + number * kWarpChunks + lane();
+    for (; number < last; number += block_warps()) {
+      const int index = first_ + number * kWarpChunks + this_lane();
       const Trip<In> trip = load<kBools>(row, index);
-      const bool none = kBools ? targets.none(trip) : targets.none(trip.first_label - lane() * V);
+      const bool none = kBools ? targets.none(trip) : targets.none(trip.first_label - this_lane() * V);
       if (!none || !negatives(trip)) break;
     }
     return number;
@@ -221,7 +218,7 @@ class Tile {
       if (!edge) {
         fetched = load_one(row, fetched.index);
         // Rows with options have no trips that are loaded at once, so the warp's next trip is prefetched.
-        const int later = fetched.index + warps() * kWarpChunks;
+        const int later = fetched.index + block_warps() * kWarpChunks;
         if (!row.fast() && row.adjacent() && later < last_) prefetch(row.logits_of(later));
       }
       const bool mine = fetched.index != kNone;

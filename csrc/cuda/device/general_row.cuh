@@ -16,8 +16,8 @@ class GeneralRow {
   MLLOSS_DEVICE GeneralRow(const DeviceCall& call, const TeamLaunch& launch, int rank)
       : call_(call),
         reader_(call),
-        first_(rank * launch.span + warp() * launch.warp_span + lane()),
-        count_(launch.warp_span - lane()) {}
+        first_(rank * launch.span + this_warp() * launch.warp_span + this_lane()),
+        count_(launch.warp_span - this_lane()) {}
 
   MLLOSS_DEVICE T scale() const { return reader_.scale(); }
 
@@ -51,9 +51,6 @@ class GeneralRow {
   RowReader<Loss, In> reader_;
   const int first_, count_;  // the thread's chunk 0; its chunk k exists if k * kWarpLanes < count_
   uint4 x_[K];
-
-  static MLLOSS_DEVICE int warp() { return static_cast<int>(threadIdx.x) / kWarpLanes; }
-  static MLLOSS_DEVICE int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
 
   MLLOSS_DEVICE bool there(const LogitsRow<In>& view, int k) const {
     return k * kWarpLanes < count_ && first_ + k * kWarpLanes < view.chunks;

@@ -54,7 +54,7 @@ class HardRow {
     place(part.begin(), part.count);
     load();
     load_edge(part);
-    if (warp() == setter() && !kDense) {
+    if (this_warp() == setter() && !kDense) {
       bits_.find(row);
       bits_.set(bits_.next(), row, part, launch_.span);
     }
@@ -65,15 +65,15 @@ class HardRow {
   // Three steps prepare row `next`: find() starts loads, whose latency the sums hide. prepare() follows the join of the
   // block. advance() follows the barrier after that.
   MLLOSS_DEVICE void find(int next) {
-    if (warp() == setter() && !kDense) bits_.find(next);
+    if (this_warp() == setter() && !kDense) bits_.find(next);
   }
   MLLOSS_DEVICE void prepare(int next, bool more) {
     MLLOSS_SHARED(Place, place, [1]);
     place_ = place;
-    if (warp() == setter()) {
+    if (this_warp() == setter()) {
       const RowPart<In> part = part_of(next);
       if (more && !kDense) bits_.set(bits_.next(), next, part, launch_.span);
-      if (lane() == 0) place[0] = {part.begin(), more ? part.count : 0};
+      if (this_lane() == 0) place[0] = {part.begin(), more ? part.count : 0};
     }
     const int first = clearer() * kWarpLanes, thread = static_cast<int>(threadIdx.x) - first;
     if (thread >= 0 && !kDense) bits_.clear(thread, static_cast<int>(blockDim.x) - first);
@@ -193,21 +193,21 @@ class HardRow {
   int left_ = 0;    // chunk k exists if k * kWarpLanes < left_
   In edge_{};
 
-  static MLLOSS_DEVICE int warp() { return static_cast<int>(threadIdx.x) / kWarpLanes; }
-  static MLLOSS_DEVICE int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
   // Warp 0 joins, warp 1 sets bits, and the others clear bits. In a block of one or two warps, the last warp does the
   // work of the missing ones.
-  static MLLOSS_DEVICE int warps_less_one() { return static_cast<int>(blockDim.x) / kWarpLanes - 1; }
+  static MLLOSS_DEVICE int warps_less_one() { return block_warps() - 1; }
   static MLLOSS_DEVICE int setter() { return warps_less_one() < 1 ? 0 : 1; }
   static MLLOSS_DEVICE int clearer() { return warps_less_one() < 2 ? warps_less_one() : 2; }
 
   MLLOSS_DEVICE RowPart<In> part_of(int row) const { return {call_, row, rank_, launch_.span}; }
-  MLLOSS_DEVICE bool has_edges() const { return rank_ == 0 && warp() == 0; }
-  MLLOSS_DEVICE int chunk_in_block(int k) const { return warp() * launch_.warp_span + lane() + k * kWarpLanes; }
+  MLLOSS_DEVICE bool has_edges() const { return rank_ == 0 && this_warp() == 0; }
+  MLLOSS_DEVICE int chunk_in_block(int k) const {
+    return this_warp() * launch_.warp_span + this_lane() + k * kWarpLanes;
+  }
 
   MLLOSS_DEVICE void place(int64_t begin, int count) {
-    const int rest = count - warp() * launch_.warp_span;
-    left_ = (rest < launch_.warp_span ? rest : launch_.warp_span) - lane();
+    const int rest = count - this_warp() * launch_.warp_span;
+    left_ = (rest < launch_.warp_span ? rest : launch_.warp_span) - this_lane();
     at_ = begin + chunk_in_block(0) * V;
   }
 

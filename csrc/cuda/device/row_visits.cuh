@@ -62,7 +62,7 @@ MLLOSS_DEVICE void store_gradient(const Loss& loss, Row& row, int r, const Share
 template <class Loss, class Row, class TeamOfRow, class Results>
 MLLOSS_DEVICE StatisticsOf<Loss, float> shifted_statistics(const Loss& loss, Row& row, int r, TeamOfRow& team,
                                                            const Results& results, const SharedResults<Loss>& shared) {
-  const bool joins = threadIdx.x < kWarpLanes;
+  const bool joins = this_warp() == 0;
   auto stats = identity<Loss, float>();
 #pragma unroll 1
   for (int visit = 0; visit < 2; ++visit) {

@@ -67,7 +67,7 @@ class TargetBits {
   MLLOSS_DEVICE void find(int row) {
     const CsrRow entries = CsrRow::of(call_, row);
     entries_ = entries.count();
-    label_ = lane() < entries_ ? entries.label(lane()) : -1;
+    label_ = this_lane() < entries_ ? entries.label(this_lane()) : -1;
   }
   MLLOSS_DEVICE void set(unsigned char* bits, int row, const RowPart<In>& part, int span) const {
     set_one(bits, part, span, label_);
@@ -86,8 +86,6 @@ class TargetBits {
   unsigned char *const memory_, *now_;
   int entries_ = 0, label_ = -1;  // the next row's entries, and the lane's first label
 
-  static MLLOSS_DEVICE int lane() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
-
   MLLOSS_DEVICE unsigned char* following(unsigned char* buffer) const {
     return buffer == memory_ + (kBuffers - 1) * buffer_bytes_ ? memory_ : buffer + buffer_bytes_;
   }
@@ -98,7 +96,7 @@ class TargetBits {
   MLLOSS_DEVICE void set_others(unsigned char* bits, int row, const RowPart<In>& part, int span) const {
     const CsrRow entries = CsrRow::of(call_, row);
 #pragma unroll 4
-    for (int i = kWarpLanes + lane(); i < entries_; i += kWarpLanes) set_one(bits, part, span, entries.label(i));
+    for (int i = kWarpLanes + this_lane(); i < entries_; i += kWarpLanes) set_one(bits, part, span, entries.label(i));
   }
 
   MLLOSS_DEVICE void set_one(unsigned char* bits, const RowPart<In>& part, int span, int label) const {

@@ -58,12 +58,6 @@ class TargetReader {
   // CSR: returns the row's entries.
   MLLOSS_DEVICE CsrRow entries() const { return CsrRow(call_, start_, count_); }
 
-  // CSR: true if there are no entries from `label` to `label` + V - 1.
-  MLLOSS_DEVICE bool no_entries(int label) {
-    if (column_ < label) skip_to(label);
-    return column_ - V >= label;
-  }
-
   // Reads elements label to label + V - 1; `whole` is true if all of them lie in the row. Labels must not decrease from
   // call to call.
   MLLOSS_DEVICE ChunkTargets<T, V> read(int label, bool whole) {
@@ -324,6 +318,12 @@ class TargetReader {
   MLLOSS_DEVICE void skip_to(int label) {
     next_ = entries().lower_bound(next_ + 1, label);
     column_ = entries().column(next_);
+  }
+
+  // True if there are no entries from `label` to `label` + V - 1.
+  MLLOSS_DEVICE bool no_entries(int label) {
+    if (column_ < label) skip_to(label);
+    return column_ - V >= label;
   }
 
   MLLOSS_DEVICE void read_sparse(int label, ChunkTargets<T, V>& t) {

@@ -31,7 +31,7 @@ template <class How, int N>
 MLLOSS_DEVICE Array<float, N> join_block(Array<float, N> x, float neutral) {
   constexpr int kWarps = kTeamThreads / kWarpLanes;
   MLLOSS_SHARED(float, parts, [N][kWarps]);
-  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes, lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+  const int warp = this_warp(), lane = this_lane();
   x = join_lanes<How, kWarpLanes>(x);
   if (lane == 0) {
 #pragma unroll
@@ -39,7 +39,7 @@ MLLOSS_DEVICE Array<float, N> join_block(Array<float, N> x, float neutral) {
   }
   __syncthreads();
   if (warp != 0) return x;
-  const bool there = lane % kWarps < static_cast<int>(blockDim.x) / kWarpLanes;
+  const bool there = lane % kWarps < block_warps();
 #pragma unroll
   for (int n = 0; n < N; ++n) x[n] = there ? parts[n][lane % kWarps] : neutral;
   return join_lanes<How, kWarps>(x);

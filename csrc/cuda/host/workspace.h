@@ -47,16 +47,19 @@ struct Zeros {
 
 // Returns the zeros of the stream, whose kernels run one after another: 2 counters, and kStreamPackets packets or null.
 // Returns nulls in three cases: during graph capture, because a graph may be replayed on any stream; for
-// cudaStreamPerThread, which is a different stream in every thread; and if there are more than kStreams streams.
+// cudaStreamPerThread, which is a different stream in every thread; and if there are more than kStreams streams. The
+// key is the stream's id, because the handle of a destroyed stream, whose work may still run, can be used again.
 inline Zeros zeros_of(int device, cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   check(cudaStreamIsCapturing(stream, &status));
   if (status != cudaStreamCaptureStatusNone || stream == cudaStreamPerThread) return {};
+  unsigned long long id = 0;
+  check(cudaStreamGetId(stream, &id));
   static std::mutex mutex;
-  static std::map<std::pair<int, cudaStream_t>, Zeros> known;
+  static std::map<std::pair<int, unsigned long long>, Zeros> known;
   static std::map<int, int> used;
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = known.find({device, stream});
+  const auto found = known.find({device, id});
   if (found != known.end()) return found->second;
   const int number = used[device];
   if (number == kStreams) return {};
@@ -64,7 +67,7 @@ inline Zeros zeros_of(int device, cudaStream_t stream) {
   check(stream_memory(&memory));
   ++used[device];
   uint64_t* packets = number < kPacketStreams ? memory.packets + int64_t{number} * kStreamPackets : nullptr;
-  return known[{device, stream}] = {memory.counters + 2 * number, packets};
+  return known[{device, id}] = {memory.counters + 2 * number, packets};
 }
 
 // The workspace of a pass, kept while its launches are issued, and memory for coefficients that the caller does not

@@ -105,8 +105,8 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
   RowReader<LossTemplate<T>, In> reader(call);
   // Each warp's sum is in shared memory; a double in registers needs two of every thread.
   MLLOSS_SHARED(double, sums, [kMostWarps]);
-  double* own = sums + threadIdx.x / kWarpLanes;
-  const bool first_lane = threadIdx.x % kWarpLanes == 0;
+  double* own = sums + this_warp();
+  const bool first_lane = this_lane() == 0;
   if (first_lane) *own = 0.0;
   for_units(units, [&](int64_t r, int tile) {
     LogitsRow<In> row(call, r);

@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kTeamThreads, (kTeamBlocks<LossTemplate<float>
   if (first < rows) {
     Row row(call, launch, team.rank(), memory);
     RowResults<LossTemplate> results(call, out, loss, shared, team.rank() == 0, 1.0f);
-    const bool joins = threadIdx.x < kWarpLanes;
+    const bool joins = this_warp() == 0;
     row.begin(first);
     for (int r = first; r < rows; r += step) {
       const bool more = r < rows - step;

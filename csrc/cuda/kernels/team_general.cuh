@@ -91,7 +91,7 @@ class RowVisit {
   Stats stats_ = identity<Loss, float>();
   SecondPassSums<Loss, float> second_sums_{};
 
-  static MLLOSS_DEVICE bool joins() { return threadIdx.x < kWarpLanes; }
+  static MLLOSS_DEVICE bool joins() { return this_warp() == 0; }
 
   // Returns the result to warp 0 of each block.
   template <class How, int N, class TeamOfRow>
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(kTeamThreads, (kTeamBlocks<LossTemplate<float>
     RowResults<LossTemplate> results(call, out, loss, shared, team.rank() == 0, row.scale());
     row.load(first);
     for (int r = first; r < rows; r += step) {
-      if (threadIdx.x < kWarpLanes) results.start(r);
+      if (this_warp() == 0) results.start(r);
       Visit visit = Visit::kSums;
       while (visit != Visit::kNone) {
         RowVisit<Loss, In> of_thread(loss, shared[0], visit);
