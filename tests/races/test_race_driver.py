@@ -22,6 +22,7 @@ OF_TEAMS = (
     "row_visits.cuh",
     "hard_row.cuh",
     "general_row.cuh",
+    "general_visit.cuh",
     "target_bits.cuh",
 )
 
