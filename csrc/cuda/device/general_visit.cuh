@@ -2,12 +2,14 @@
 #pragma once
 
 #include "general_row.cuh"
+#include "loss_traits.h"
 #include "row_results.cuh"
 
 namespace mlloss {
 namespace cuda {
 
-// The visits of a row, in their order. Most rows need the first and the last one.
+// The visits of a row, in their order. Most rows need the first and the last one, and kSecondPassSums if the loss has
+// such sums.
 enum class Visit : int { kSums, kMaxima, kShiftedSums, kSecondPassSums, kGradient, kNone };
 
 // Returns the visit that follows. `again` is true if the sums overflow or vanish with all maxima at 0.
@@ -17,6 +19,16 @@ MLLOSS_DEVICE Visit visit_after(Visit visit, bool again, bool gradient) {
   if (Loss::kMaxima > 0 && visit == Visit::kMaxima) return Visit::kShiftedSums;
   if (Loss::kSecondPassSums > 0 && visit < Visit::kSecondPassSums) return Visit::kSecondPassSums;
   return gradient && visit != Visit::kGradient ? Visit::kGradient : Visit::kNone;
+}
+
+// Returns what second-pass sums need of the statistics: nothing if the loss has no such sums.
+template <class Loss>
+MLLOSS_DEVICE auto second_pass_input(const StatisticsOf<Loss, float>& stats) {
+  if constexpr (Loss::kSecondPassSums > 0) {
+    return Loss::second_pass_input(stats);
+  } else {
+    return Array<float, 0>{};
+  }
 }
 
 // One visit of a row by one thread: its sums, or its chunks of the gradient.
@@ -29,6 +41,7 @@ class GeneralVisit {
   MLLOSS_DEVICE GeneralVisit(const Loss& loss, const SharedResults<Loss>& shared, Visit visit)
       : loss_(loss), shared_(shared), visit_(visit) {
     if (visit == Visit::kShiftedSums) stats_.maxima = shared.stats.maxima;
+    if (visit == Visit::kSecondPassSums) input_ = second_pass_input<Loss>(shared.stats);
   }
 
   MLLOSS_DEVICE void add_chunk(const RowChunk<In>& chunk, const GradientRow<In>& memory) {
@@ -40,7 +53,8 @@ class GeneralVisit {
           store_gradient(kind, chunk, memory);
         }
       });
-    } else {
+    } else if (Loss::kSecondPassSums == 0 || visit_ != Visit::kSecondPassSums || chunk.soft || chunk.positive != 0) {
+      // The term of a negative in second-pass sums is 0.
       RowChunk<In> rest = chunk;
 #pragma unroll 1
       for (int i = 0; i < V; ++i) {
@@ -50,8 +64,8 @@ class GeneralVisit {
     }
   }
 
-  // Joins the sums of all threads of the team, and publishes what the next visit needs. Warp 0 of each block adds the
-  // row's value to `total`.
+  // Joins the sums of all threads of the team, and publishes what the next visit needs. The first block of the team
+  // adds the row's value to `total`.
   template <class TeamOfRow, class Results>
   MLLOSS_DEVICE void finish(int row, TeamOfRow& team, const Results& results, double* total) {
     if constexpr (Loss::kMaxima > 0) {
@@ -89,6 +103,7 @@ class GeneralVisit {
   const Visit visit_;
   Stats stats_ = identity<Loss, float>();
   SecondPassSums<Loss, float> second_sums_{};
+  decltype(second_pass_input<Loss>(Stats{})) input_{};
 
   static MLLOSS_DEVICE bool joins() { return this_warp() == 0; }
 
@@ -101,9 +116,9 @@ class GeneralVisit {
 
   template <class Kind>
   MLLOSS_DEVICE void add_sums(Kind kind, const RowChunk<In>& chunk) {
-    Array<float, Loss::kSums> of_chunk = loss_.first_sums(element(kind, chunk, 0));
+    Array<float, Loss::kSums> of_chunk = loss_.first_sums(prepared<Loss>(element(kind, chunk, 0)));
 #pragma unroll
-    for (int i = 1; i < V; ++i) add(of_chunk, loss_.first_sums(element(kind, chunk, i)));
+    for (int i = 1; i < V; ++i) add(of_chunk, loss_.first_sums(prepared<Loss>(element(kind, chunk, i))));
     add(stats_.sums, of_chunk);
   }
 
@@ -122,7 +137,7 @@ class GeneralVisit {
   MLLOSS_DEVICE void add_rarely(const E& e) {
     if constexpr (Loss::kSecondPassSums > 0) {
       if (visit_ == Visit::kSecondPassSums) {
-        return add(second_sums_, loss_.second_pass_sums(e, Loss::second_pass_input(shared_.stats)));
+        return add(second_sums_, loss_.second_pass_sums(e, input_));
       }
     }
     if constexpr (Loss::kMaxima > 0) {

@@ -36,6 +36,17 @@ constexpr bool kSharesPower = false;
 template <class T>
 constexpr bool kSharesPower<Compound<T, Dice, Zlpr>> = true;
 
+// Returns an element with the values that the terms of a sum share.
+template <class Loss, Targets kTargets>
+MLLOSS_DEVICE auto prepared(const Element<float, kTargets>& e) {
+  if constexpr (kSharesPower<Loss> && kTargets != Targets::kSoft) {
+    const float power = logistic_power(e.s), rest = reciprocal(1.0f + power);
+    return ReadyElement<float, kTargets>{{e.s, e.y, e.w}, {power * rest, rest, 0.0f}, power};
+  } else {
+    return e;
+  }
+}
+
 // True if loops over a team's chunks are not unrolled. For sums with an element-wise term, unrolling saves some ten
 // instructions an element, but adds three seconds of compilation and 100 KB of code to each kernel.
 template <class Loss>

@@ -8,17 +8,6 @@
 namespace mlloss {
 namespace cuda {
 
-// Returns an element with the values that the terms of a sum share.
-template <class Loss, Targets kTargets>
-MLLOSS_DEVICE auto prepared(const Element<float, kTargets>& e) {
-  if constexpr (kSharesPower<Loss> && kTargets != Targets::kSoft) {
-    const float power = logistic_power(e.s), rest = reciprocal(1.0f + power);
-    return ReadyElement<float, kTargets>{{e.s, e.y, e.w}, {power * rest, rest, 0.0f}, power};
-  } else {
-    return e;
-  }
-}
-
 // Takes the sums of a row with all maxima at 0, and leaves what usual_gradient() needs in place of the logits.
 template <class Loss, class Row>
 MLLOSS_DEVICE void first_visit(const Loss& loss, Row& row, int r, Array<float, Loss::kSums>& sums) {

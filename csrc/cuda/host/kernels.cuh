@@ -96,10 +96,10 @@ struct Launches {
     const cudaError_t error = rows ? row_units(to, call, out, work) : any_group(to, call, out, work);
     if (error != cudaSuccess) return error;
     const int64_t units = rows ? to.plan.tiles : to.plan.blocks;
-    static_assert(Functor::kMaxima + Functor::kSums <= kPartThreads, "each thread converts one number");
+    constexpr int kNumbers = (Functor::kMaxima > 0 ? Functor::kMaxima : 1) + Functor::kSums;
+    static_assert(sizeof(Stats) == kNumbers * sizeof(T) && kNumbers <= kPartThreads, "each thread converts a number");
     return launch(collect_statistics<T>, a_warp_each(group_count(call), to.stream),
-                  static_cast<const T*>(work.statistics), units * int64_t{sizeof(Stats) / sizeof(T)}, Functor::kMaxima,
-                  Functor::kSums, result);
+                  static_cast<const T*>(work.statistics), units * kNumbers, Functor::kMaxima, Functor::kSums, result);
   }
 
   static cudaError_t second_pass(const Launch& to, const Call& call, const double* known, void* spare,

@@ -99,8 +99,8 @@ Table table_double();
 Table table_half();
 Table table_bfloat16();
 
-// Memory of the current device that is 0 between passes and lasts as long as the process: counters for each of
-// kStreams streams, and packets of teams for the first kPacketStreams of them.
+// Memory of the current device that is 0 between passes and lasts as long as the process: counters for the
+// first kStreams streams that it uses, and packets of teams for the first kPacketStreams of them.
 constexpr int kStreams = 256, kPacketStreams = 16, kStreamPackets = 4096;
 struct StreamMemory {
   unsigned* counters;  // [kStreams][2]

@@ -47,8 +47,8 @@ struct Zeros {
 
 // Returns the zeros of the stream, whose kernels run one after another: 2 counters, and kStreamPackets packets or null.
 // Returns nulls in three cases: during graph capture, because a graph may be replayed on any stream; for
-// cudaStreamPerThread, which is a different stream in every thread; and if there are more than kStreams streams. The
-// key is the stream's id, because the handle of a destroyed stream, whose work may still run, can be used again.
+// cudaStreamPerThread, which is a different stream in every thread; and after the process has used kStreams streams.
+// The key is the stream's id, because the handle of a destroyed stream, whose work may still run, can be used again.
 inline Zeros zeros_of(int device, cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   check(cudaStreamIsCapturing(stream, &status));

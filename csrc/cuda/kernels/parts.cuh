@@ -1,5 +1,5 @@
-// Kernels over parts of the labels: they collect the statistics of a part, merge those of all parts, and finalize the
-// result. They compute in double, with a block of one warp for each group.
+// Kernels over parts of the labels: they collect the statistics of a part, merge those of all parts in double, and
+// finalize the result in double. A block of one warp processes a group.
 #pragma once
 
 #include "split.cuh"
