@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from .build import Resources, Unit, demangle
 from .graph import Block, blocks_of
-from .kernels import DTYPES, EXPONENTIAL, KERNELS, SPARSE_ONLY, Loop, entry_for
+from .kernels import DTYPES, EXPONENTIAL, KERNELS, TRIPS, Loop, entry_for
 from .paths import CHUNK, Demand, Path, cheapest
 from .sass import Function, parse
 
@@ -50,19 +50,17 @@ def _cheapest(blocks: list[Block], dtype: str, loop: Loop, dense: bool, avoid: f
         others=loop.others,
         avoid=avoid,
     )
-    found = (cheapest(blocks, replace(demand, chunks=chunks)) for chunks in loop.chunks)
+    found = (cheapest(blocks, replace(demand, chunks=chunks)) for chunks in loop.turns(dtype))
     return min((path for path in found if path), key=lambda path: path.issued, default=None)
 
 
 def _paths(blocks: list[Block], dtype: str, loops: tuple[Loop, ...]) -> Iterator[tuple[str, Path | None]]:
     seen: dict[bool, frozenset[int]] = {}
-    for loop in loops:
+    for loop in loops if dtype in TRIPS else ():
         if not loop.apart:
             seen = {False: frozenset(), True: frozenset()}
         for name in loop.paths:
             dense = name.startswith("bool")
-            if dense and dtype in SPARSE_ONLY:
-                continue
             # Each body is the cheapest one besides those before it, which have the same targets and fewer positives.
             path = _cheapest(blocks, dtype, loop, dense, seen[dense])
             if path:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 DTYPES = {"bfloat16": 2, "half": 2, "float": 4, "double": 8}  # bytes of a logit
 # The operation that every element needs at least once.
-EXPONENTIAL = {"bfloat16": "MUFU.EX2", "half": "MUFU.EX2", "float": "MUFU.EX2", "double": "DFMA"}
+EXPONENTIAL = {"bfloat16": "MUFU.EX2", "half": "MUFU.EX2", "float": "MUFU.EX2"}
 
 # half is bfloat16 with other conversions, and double serves tests: one architecture shows what they cost.
 ARCHITECTURES = {
@@ -24,11 +24,9 @@ UNITS = tuple(f"{dtype} {architecture}" for dtype, some in ARCHITECTURES.items()
 EITHER = ("csr", "bool")
 PATHS = (*EITHER, "bool, mixed", "bool, positives")
 
-# The chunks of a trip: kTripChunks of feed.cuh, or one at a time. The one that costs an element less counts.
-TRIPS = (2, 1)
-
-# Two bool targets of a double chunk have no fast path.
-SPARSE_ONLY = ("double",)
+# The chunks of a trip: kTripChunks of feed.cuh. All chunks of double take the general form, in which no path is the
+# common one.
+TRIPS = {"bfloat16": 2, "half": 2, "float": 4}
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,17 @@ class Loop:
     stores: bool  # the gradient
     exponentials: tuple[float, ...] = (1.0,)  # an element in each visit, at least; fewer if polynomials take a share
     barriers: int = 0
-    chunks: tuple[int, ...] = TRIPS
+    chunks: int = 0  # in one turn; 0: those of a trip, or one at a time, whichever costs an element less
+    trips_only: bool = False  # no chunk at a time
     paths: tuple[str, ...] = PATHS
     others: bool = False  # the loop may load more than logits and targets: coefficients of each label
     apart: bool = False  # its bodies are not those of the loops listed before it
+
+    def turns(self, dtype: str) -> tuple[int, ...]:
+        """Return the numbers of chunks that one turn may have."""
+        if self.chunks:
+            return (self.chunks,)
+        return (TRIPS[dtype],) if self.trips_only else (TRIPS[dtype], 1)
 
 
 STATISTICS = Loop("statistics", stores=False)
@@ -53,11 +58,11 @@ VALUE = Loop("value", stores=False)
 GRADIENT = Loop("gradient", stores=True)
 # The loops of a loss without exponentials.
 PLAIN_VALUE, PLAIN_GRADIENT = (
-    replace(loop, exponentials=(0.0,), chunks=TRIPS[:1], paths=EITHER) for loop in (VALUE, GRADIENT)
+    replace(loop, exponentials=(0.0,), trips_only=True, paths=EITHER) for loop in (VALUE, GRADIENT)
 )
-SCALE = Loop("scale", stores=True, exponentials=(0.0,), chunks=(1,), paths=("csr",))
+SCALE = Loop("scale", stores=True, exponentials=(0.0,), chunks=1, paths=("csr",))
 # The whole forward pass with gradient.
-ROW = Loop("row", stores=True, exponentials=(1.0, 1.0), barriers=2, chunks=(8,), others=True)
+ROW = Loop("row", stores=True, exponentials=(1.0, 1.0), barriers=2, chunks=8, others=True)
 CSR_ROW, BOOL_ROW = (replace(ROW, paths=(targets, f"{targets}, positives")) for targets in ("csr", "bool"))
 
 

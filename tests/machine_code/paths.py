@@ -67,14 +67,14 @@ class Demand:
         return i.name == "LDG" and i.width >= CHUNK
 
     def is_target(self, i: Instruction) -> bool:
-        return self.target_width > 0 and i.loads_global and i.width == self.target_width
+        # Rows read other things of that width too, but keep those in the first-level cache.
+        streams = not self.barriers or ".NA" in i.opcode
+        return self.target_width > 0 and i.loads_global and i.width == self.target_width and streams
 
     def forbids(self, i: Instruction) -> bool:
-        if (
-            i.address in self.avoid
-            or (i.name == BARRIER and not self.barriers)
-            or (i.stores_global and not self.stores)
-        ):
+        # A store under a predicate does not happen where no gradient is wanted.
+        stores = i.stores_global and not self.stores and not i.guard
+        if i.address in self.avoid or (i.name == BARRIER and not self.barriers) or stores:
             return True
         if self.is_source(i) or self.is_target(i) or self.others:
             return False
