@@ -47,9 +47,20 @@ MLLOSS_DEVICE void chunk_gradient_by_label(Kind kind, const Loss& loss, const De
   }
 }
 
+// The minimum of blocks per multiprocessor. The coefficients of each label take registers, which would spill on sm_80
+// in float32 and on sm_120.
+template <class Loss, class In, bool kByLabel>
+constexpr int backward_blocks_of() {
+  if (kByLabel && MLLOSS_CAPABILITY >= 120 && kRegisterPressure<Loss> > 0) return 1;
+  if (kByLabel && MLLOSS_CAPABILITY < 90) return 2;
+  return kGroupUnitBlocks<Loss, In>;
+}
+template <class Loss, class In, bool kByLabel>
+constexpr int kBackwardBlocks = backward_blocks_of<Loss, In, kByLabel>();
+
 // kByLabel: each label is a group.
 template <template <class> class LossTemplate, class In, bool kByLabel>
-__global__ void __launch_bounds__(kUnitThreads, (kGroupUnitBlocks<LossTemplate<Compute<In>>, In>))
+__global__ void __launch_bounds__(kUnitThreads, (kBackwardBlocks<LossTemplate<Compute<In>>, In, kByLabel>))
     group_backward(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out,
                    const __grid_constant__ Units units, const __grid_constant__ UnitSums sums) {
   using T = Compute<In>;
