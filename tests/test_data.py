@@ -578,6 +578,17 @@ class TestBatches:
                 data[row]
         assert torch.equal(data[y[:, 0] > 0].targets.to_dense().int(), y[y[:, 0] > 0])
 
+    def test_batches_are_on_the_cpu_and_own_their_memory(self) -> None:
+        """The default device, here one without memory, decides nothing."""
+        data = MultiLabelData(scipy.sparse.csr_array(np.eye(5, dtype=np.float32)), CSRTargets.from_lists([[0]] * 5, 3))
+        with torch.device("meta"):
+            x, targets = csr_collate([data[0], data[1:1], data[2:4]])
+        assert x.to_dense().tolist() == np.eye(5)[[0, 2, 3]].tolist()
+        assert targets.crow_indices.tolist() == [0, 1, 2, 3]
+        assert csr_collate([data[0:0], data[0:2]])[1].crow_indices.tolist() == [0, 1, 2]
+        csr_collate([data])[0].values().mul_(7.0)
+        assert data.features.data.tolist() == [1.0] * 5
+
     def test_trains_a_bag(self, dense: Any) -> None:
         """A batch in the form that EmbeddingBag takes gives the matrix product."""
         x, targets = csr_collate([self.data(dense)])

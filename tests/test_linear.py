@@ -18,6 +18,7 @@ import mlloss_cuda
 from mlloss_cuda import (
     AsymmetricLoss,
     BCEWithLogitsLoss,
+    CompoundLoss,
     CSRTargets,
     DecoupledSoftmaxLoss,
     DiceLoss,
@@ -345,6 +346,18 @@ def test_values_of_terms(generator: torch.Generator) -> None:
             assert not loss.values.requires_grad
 
 
+def test_values_of_terms_have_the_leading_dimensions(generator: torch.Generator) -> None:
+    loss = CompoundLoss([(1.0, ZLPRLoss()), (0.5, DiceLoss())], reduction="none")
+    head, inputs = LinearLoss(FEATURES, LABELS, loss), torch.randn((2, 4, FEATURES), generator=generator)
+    targets = torch.zeros((2, 4, LABELS))
+    value = head(inputs, targets)
+    assert value.shape == (2, 4)
+    assert loss.values.shape == (2, 4, 2)
+    torch.testing.assert_close(loss.values @ torch.tensor([1.0, 0.5]), value.detach())
+    head(inputs[0, 0], targets[0, 0])
+    assert loss.values.shape == (2,)
+
+
 def test_no_rows_and_the_reference(generator: torch.Generator) -> None:
     weight = torch.zeros((5, 3), requires_grad=True)
     nothing = CSRTargets.from_lists([], 5)
@@ -642,6 +655,10 @@ def test_stochastic_rounding(generator: torch.Generator) -> None:
     kept = torch.empty(6, dtype=torch.bfloat16)
     store(kept, special.clone(), torch.Generator())
     torch.testing.assert_close(kept.float()[:5], special[:5], equal_nan=True, rtol=0, atol=0)
+    patterns = torch.tensor([0x7FFFFFFF, -1, 0x7F800001, -(1 << 22)], dtype=torch.int32).view(torch.float32)
+    many = torch.empty((4096, 4), dtype=torch.bfloat16)
+    store(many, patterns.repeat(4096, 1), torch.Generator())
+    assert bool(many.isnan().all()), "every NaN stays NaN, whatever its bits are"
 
 
 def stepped(seed: int | None, generator_seed: int = 0, steps: int = 3) -> LinearLoss:
@@ -682,6 +699,59 @@ def test_state_is_restored() -> None:
     wide.fused_update.load_state_dict(saved["update"])
     run_state = wide.fused_update.state[wide.weight]
     assert run_state["exp_avg"].dtype == torch.bfloat16, "the state must keep its own dtype, not the weights'"
+
+
+def test_moments_wider_than_the_weights_are_restored() -> None:
+    head = LinearLoss(
+        FEATURES, LABELS, ZLPRLoss(), fused_update=FusedAdam(0.1, state_dtype=torch.float32), dtype=torch.bfloat16
+    )
+    run(head, 0, 2)
+    update = head.fused_update
+    before = {name: update.state[head.weight][name].clone() for name in ("exp_avg", "exp_avg_sq")}
+    update.load_state_dict(copy.deepcopy(update.state_dict()))
+    for name, expected in before.items():
+        assert torch.equal(update.state[head.weight][name], expected)
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_a_frozen_parameter_is_not_stepped(generator: torch.Generator, frozen: str) -> None:
+    """The other one steps as torch's optimizer would step it, and counts its own steps."""
+    head = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=FusedAdam(0.1), dtype=torch.float64)
+    inputs, targets = torch.randn((ROWS, FEATURES), generator=generator).double(), random_targets(generator, "csr")
+    layer = nn.Linear(FEATURES, LABELS, dtype=torch.float64)
+    layer.load_state_dict({name: getattr(head, name).detach().clone() for name in ("weight", "bias")})
+    optimizer = torch.optim.Adam(layer.parameters(), 0.1)
+    for steps in (1, 2):
+        for module in (head, layer):
+            getattr(module, frozen).requires_grad_(steps == 2)
+        for _ in range(steps):
+            head(inputs, targets).backward()
+            optimizer.zero_grad()
+            ZLPRLoss()(layer(inputs), targets).backward()
+            optimizer.step()
+    torch.testing.assert_close(head.weight, layer.weight)
+    torch.testing.assert_close(head.bias, layer.bias)
+
+
+def test_a_changed_bias_is_noticed(generator: torch.Generator) -> None:
+    head = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=FusedSGD(0.1))
+    value = head(torch.randn((ROWS, FEATURES), generator=generator), random_targets(generator, "csr"))
+    with torch.no_grad():
+        head.bias.add_(1.0)
+    with pytest.raises(RuntimeError, match="^fused_update: the weights have changed since this forward"):
+        value.backward()
+
+
+def test_evaluation_needs_nothing_of_the_update(generator: torch.Generator) -> None:
+    """Without gradients no step can follow, so what only a step needs is not checked."""
+    head = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=FusedSGD(0.1))
+    inputs, targets = torch.randn((ROWS, FEATURES), generator=generator), random_targets(generator, "csr")
+    expected = ZLPRLoss()(F.linear(inputs, head.weight, head.bias), targets)
+    with torch.no_grad():
+        with mlloss_cuda.use_backend("reference"):
+            torch.testing.assert_close(head(inputs, targets), expected.detach())
+        with torch.autocast("cpu", torch.float16):
+            torch.testing.assert_close(head(inputs, targets).float(), expected.detach(), rtol=0.02, atol=0.02)
 
 
 def test_one_backward_per_forward(generator: torch.Generator) -> None:

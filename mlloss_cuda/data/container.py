@@ -70,8 +70,8 @@ def _numbers(rows: Rows, count: int) -> Tensor:
     if isinstance(rows, int) and not isinstance(rows, bool):
         if not -count <= rows < count:
             raise IndexError(f"rows: expected at least {-count} and below {count}, got {rows}")
-        return torch.tensor([rows % count])
-    return torch.arange(count)[rows].reshape(-1)
+        return torch.tensor([rows % count], device="cpu")
+    return torch.arange(count, device="cpu")[rows].reshape(-1)
 
 
 def csr_collate(
@@ -145,9 +145,10 @@ def _join_features(features: Sequence[Any]) -> Any:
     widths = sorted({each.shape[1] for each in rows})
     if len(widths) > 1:
         raise ValueError(f"samples: expected features of one width, got {widths}")
-    matrix = rows[0] if len(rows) == 1 else sparse.vstack(rows, format="csr")
+    matrix = rows[0].copy() if len(rows) == 1 else sparse.vstack(rows, format="csr")
     crow, columns = (torch.from_numpy(part.astype("int64")) for part in (matrix.indptr, matrix.indices))
-    return torch.sparse_csr_tensor(crow, columns, torch.from_numpy(matrix.data), matrix.shape, check_invariants=False)
+    values = torch.from_numpy(matrix.data)
+    return torch.sparse_csr_tensor(crow, columns, values, matrix.shape, device="cpu", check_invariants=False)
 
 
 def _join_targets(labels: Sequence[Any], num_labels: int | None) -> CSRTargets:
@@ -175,11 +176,12 @@ def _concatenate(parts: Sequence[CSRTargets]) -> CSRTargets:
     widths = sorted({each.num_labels for each in parts})
     if len(widths) > 1:
         raise ValueError(f"samples: expected targets of one number of labels, got {widths}")
-    crow, columns, values = [torch.zeros(1, dtype=torch.int64)], [], []
+    crow, columns, values, total = [parts[0].crow_indices[:1].long()], [], [], 0
     has_values = any(each.values is not None for each in parts)
     for each in parts:
         used = int(each.crow_indices[-1])
-        crow.append(each.crow_indices[1:].long() + crow[-1][-1])
+        crow.append(each.crow_indices[1:].long() + total)
         columns.append(each.col_indices[:used].long())
-        values.append(torch.ones(used) if each.values is None else each.values[:used])
+        values.append(torch.ones(used, device=each.device) if each.values is None else each.values[:used])
+        total += used
     return CSRTargets(torch.cat(crow), torch.cat(columns), widths[0], torch.cat(values) if has_values else None)

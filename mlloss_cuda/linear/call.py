@@ -49,8 +49,8 @@ class Layer(NamedTuple):
         return _needs_gradient(self.inputs), _needs_gradient(self.weight), _needs_gradient(self.bias)
 
 
-def _needs_gradient(tensor: Tensor | None) -> bool:
-    return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
+def _needs_gradient(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.requires_grad and torch.is_grad_enabled()
 
 
 def evaluate(
@@ -67,20 +67,20 @@ def _evaluate(
     if is_dtensor(weight):
         (local, cut), bias = _local_weight(weight), _local_bias(weight, bias)
         weight, settings = local, settings._replace(shards=cut)
+    if not (_needs_gradient(weight) or _needs_gradient(bias)):
+        settings = settings._replace(update=None)
     shards, arguments = settings.shards, (inputs, weight, bias, targets, loss, sample_weight, settings)
     if shards is None:
         layer, passes = _checked(*arguments)
     else:
         layer, passes = shards.agreed(lambda: _checked(*arguments), _described, weight.device)
     leading = layer.inputs.shape[:-1]
-    if settings.update is not None and not _needs_gradient(weight):
-        settings = settings._replace(update=None)
     if any(each.call.backend == "reference" for each in passes) or layer.empty_for(shards):
         return _evaluate_unfused(layer, loss, targets, sample_weight, settings)
 
     flat = layer.inputs.reshape(math.prod(leading), layer.inputs.shape[-1])
-    value = _run(layer._replace(inputs=flat), loss, passes, settings)
     of_rows = loss.reduction == "none" and all(each.call.term.grouping == "samples" for each in passes)
+    value = _run(layer._replace(inputs=flat), loss, passes, settings, leading if of_rows else None)
     return value.reshape(leading) if of_rows else value
 
 
@@ -147,7 +147,9 @@ _uncompiled = uncompiled(
 )
 
 
-def _run(layer: Layer, loss: LossModule, passes: list[CheckedPass], settings: Settings) -> Tensor:
+def _run(
+    layer: Layer, loss: LossModule, passes: list[CheckedPass], settings: Settings, leading: torch.Size | None
+) -> Tensor:
     terms = [each.call.term for each in passes]
     calls = [each.call for each in passes]
     needs = layer.needs()
@@ -174,7 +176,7 @@ def _run(layer: Layer, loss: LossModule, passes: list[CheckedPass], settings: Se
         settings.shards,
     )
     value, outcomes = run(*layer, [side for tensors in sides for side in tensors], job)
-    loss.note(passes, outcomes)
+    loss.note(passes, outcomes, leading)
     return value
 
 

@@ -114,8 +114,8 @@ class _LinearLoss(torch.autograd.Function):
             ctx.save_for_backward(anchor, *rest[2 * passes :])
             return
         if job.update is not None:
-            # Not saved for backward, which writes to them; their version tells whether they have changed.
-            ctx.parameters = (weight, bias, weight._version)
+            # Not saved for backward, which writes to them; their versions tell whether they have changed.
+            ctx.parameters = (weight, bias, _versions(weight, bias))
             weight = bias = None
         ctx.save_for_backward(anchor, features, weight, bias, *sides, *rest[passes:])
 
@@ -186,7 +186,7 @@ def _form_gradients(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
     elif scale is not None and not bool(_was_finite(rest, job) & grad_output.isfinite().all()):
         sink = NoStep()
     else:
-        sink = job.update.begin()
+        sink = job.update.begin(*job.needs[1:])
     with torch.no_grad(), _autocast_disabled(inputs):
         of_input, learned = head.gradients(outcomes, grad_output, sink, logits, keeps_graph())
         of_weight, of_bias = sink.results() if isinstance(sink, WeightGradients) else (None, None)
@@ -208,9 +208,13 @@ def _all_finite(inputs: Tensor, value: Tensor, job: Job) -> Tensor | None:
     return inputs.isfinite().all() & value.isfinite().all()
 
 
+def _versions(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
+    return weight._version, 0 if bias is None else bias._version
+
+
 def _parameters_to_step(ctx: Any) -> tuple[Tensor, Tensor | None]:
-    weight, bias, version = ctx.parameters
-    if weight._version != version:
+    weight, bias, versions = ctx.parameters
+    if _versions(weight, bias) != versions:
         raise RuntimeError(
             "fused_update: the weights have changed since this forward. Each forward has one backward, which updates "
             "them and must run before the next forward; sum the losses of one forward, or put more rows into it."

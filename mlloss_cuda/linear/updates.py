@@ -86,10 +86,13 @@ class FusedUpdate(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state as any optimizer does; moments keep their dtype."""
         super().load_state_dict(state_dict)
-        for parameter, state in self.state.items():
+        # An optimizer converts its state to the parameters' dtype, so moments are read from the dictionary itself.
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        for number, parameter in zip(numbers, self.param_groups[0]["params"], strict=True):
+            saved = state_dict["state"].get(number, {})
             for name in self._moments:
-                if name in state:
-                    state[name] = state[name].to(self._state_dtype(parameter))
+                if name in saved:
+                    self.state[parameter][name] = saved[name].to(parameter.device, self._state_dtype(parameter))
 
     # ---- for the head ----
 
@@ -125,13 +128,14 @@ class FusedUpdate(torch.optim.Optimizer):
     def _strip(self, weight: Tensor) -> int:
         return self._numbers * max(4, weight.dtype.itemsize)
 
-    def begin(self) -> Stepping:
-        """Start a step of all parameters, and return the sink that performs it block by block."""
-        for parameter in self.param_groups[0]["params"]:
-            state = self.state[parameter]
-            state["step"] = state.get("step", 0) + 1
+    def begin(self, weight: bool = True, bias: bool = True) -> Stepping:
+        """Start a step of weight and bias, or of one of them, and return the sink that performs it block by block."""
+        for parameter, steps in zip(self.param_groups[0]["params"], (weight, bias), strict=False):
+            if steps:
+                state = self.state[parameter]
+                state["step"] = state.get("step", 0) + 1
         self._opt_called = True  # schedulers check this attribute
-        return Stepping(self)
+        return Stepping(self, weight, bias)
 
     def step_block(self, parameter: Tensor, labels: slice, gradient: Tensor) -> None:
         """Step these rows of a parameter; ``gradient`` may be overwritten."""
@@ -142,10 +146,12 @@ class FusedUpdate(torch.optim.Optimizer):
         for start in range(labels.start, labels.stop, size):
             rows = slice(start, min(start + size, labels.stop))
             strip = gradient[start - labels.start : rows.stop - labels.start]
-            self._step_rows(parameter.detach()[rows], strip, [each[rows] for each in kept], noise)
+            self._step_rows(parameter.detach()[rows], strip, [each[rows] for each in kept], state["step"], noise)
 
-    def _step_rows(self, target: Tensor, gradient: Tensor, kept: list[Tensor], noise: torch.Generator) -> None:
-        group, step = self.param_groups[0], self.state[self.param_groups[0]["params"][0]]["step"]
+    def _step_rows(
+        self, target: Tensor, gradient: Tensor, kept: list[Tensor], step: int, noise: torch.Generator
+    ) -> None:
+        group = self.param_groups[0]
         wide = torch.float64 if target.dtype == torch.float64 else torch.float32
         compensation = kept.pop() if self._compensates(group, target) else None
         delta = self._delta(target, gradient.to(wide), kept, group, step, noise)
@@ -206,16 +212,18 @@ class FusedUpdate(torch.optim.Optimizer):
 
 
 class Stepping:
-    """The sink that updates weights instead of accumulating gradients."""
+    """The sink that updates weights instead of accumulating gradients; frozen parameters stay as they are."""
 
-    def __init__(self, update: FusedUpdate) -> None:
+    def __init__(self, update: FusedUpdate, steps_weight: bool, steps_bias: bool) -> None:
         self._update = update
-        self._weight, *bias = update.param_groups[0]["params"]
-        self._bias = bias[0] if bias else None
+        weight, *bias = update.param_groups[0]["params"]
+        self._weight = weight if steps_weight else None
+        self._bias = bias[0] if bias and steps_bias else None
 
     def weight(self, labels: slice, gradient: Tensor, inputs: Tensor) -> None:
         """Step the block's weights."""
-        self._update.step_block(self._weight, labels, product(gradient.t(), inputs))
+        if self._weight is not None:
+            self._update.step_block(self._weight, labels, product(gradient.t(), inputs))
 
     def bias(self, labels: slice, gradient: Tensor) -> None:
         """Step the block's biases."""
@@ -255,6 +263,8 @@ def store(target: Tensor, values: Tensor, noise: torch.Generator | None) -> None
 def _round_stochastically(values: Tensor, noise: torch.Generator) -> None:
     """Round float32 to bfloat16 values in place, up with a probability of the distance to the value below."""
     count = values.numel()
+    # One pattern for every NaN: the sum below would carry other patterns over to 0.
+    values.masked_fill_(values.isnan(), torch.nan)
     # Each 64-bit number gives four random numbers of 16 bits.
     random = torch.empty(-(-count // 4), dtype=torch.int64, device=values.device)
     random = random.random_(-(2**63), None, generator=noise).view(torch.int16)[:count].view(values.shape)

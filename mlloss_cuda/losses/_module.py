@@ -123,8 +123,16 @@ class LossModule(Decisions):
             CheckedPass(1.0, prepare(self.term(), logits, targets, **common, sample_weight=sample_weight, keep=False))
         ]
 
-    def note(self, passes: list[CheckedPass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Store what a call stores, from the value and the coefficients of each pass; by default nothing."""
+    def note(
+        self,
+        passes: list[CheckedPass],
+        outcomes: Sequence[tuple[Tensor, Tensor]],
+        leading: tuple[int, ...] | None = None,
+    ) -> None:
+        """Store what a call stores, from the value and the coefficients of each pass; by default nothing.
+
+        ``leading`` is the shape of the values of rows, and None for other values.
+        """
 
     def initial_bias(self, num_labels: int) -> float:
         """Return a good initial bias of the last layer. By default one label in L is expected to be true."""

@@ -442,8 +442,13 @@ class CompoundLoss(LossModule):
             passes.append(CheckedPass(planned.coefficient, own, planned.places, planned.shares))
         return passes
 
-    def note(self, passes: list[CheckedPass], outcomes: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Store each term's value, for logging."""
+    def note(
+        self,
+        passes: list[CheckedPass],
+        outcomes: Sequence[tuple[Tensor, Tensor]],
+        leading: tuple[int, ...] | None = None,
+    ) -> None:
+        """Store each term's value, for logging; ``leading`` is the shape of the values of rows."""
         values: list[Tensor | None] = [None] * len(self.losses)
         reduction = str(self.reduction)
         for (_, made, places, shares), (value, kept) in zip(passes, outcomes, strict=True):
@@ -452,7 +457,8 @@ class CompoundLoss(LossModule):
             own = _of_terms(kept, shares, call) if shares else [value.detach()]
             for i, term_value in zip(places, own, strict=True):
                 values[i] = term_value
-        self.values = torch.stack([own for own in values if own is not None], -1)
+        stacked = torch.stack([own for own in values if own is not None], -1)
+        self.values = stacked if leading is None else stacked.reshape(*leading, stacked.shape[-1])
 
     def initial_bias(self, num_labels: int) -> float:
         """Return the initial bias of the first term."""
