@@ -267,6 +267,17 @@ def test_label_parameters(backend: Backend, generator: torch.Generator, logits: 
     assert_equals_sum_of_terms(terms, logits, targets, ignore_index=-1, reduction="mean")
 
 
+@pytest.mark.parametrize("second", ["the same", "others", "a number", "none"])
+def test_one_loss_with_different_numbers_for_the_labels(
+    backend: Backend, generator: torch.Generator, logits: Tensor, targets: Tensor, second: str
+) -> None:
+    """The numbers of one term do not reach another term of the same loss."""
+    pos_weight = (torch.rand(SHAPE[1], generator=generator, dtype=torch.float64) + 0.5).to(backend.device)
+    other = {"the same": pos_weight, "others": pos_weight * 3, "a number": 2.0, "none": None}[second]
+    terms = [(1.0, BCEWithLogitsLoss(pos_weight=weight)) for weight in (pos_weight, other)]
+    assert_equals_sum_of_terms([*terms, (1.0, DiceLoss())], logits, targets, ignore_index=-1, reduction="mean")
+
+
 def test_shared_buffers_stay_shared() -> None:
     weight = torch.rand(7)
     loss = ZLPRLoss(weight=weight) + DiceLoss(weight=weight)

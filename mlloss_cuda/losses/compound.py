@@ -90,12 +90,19 @@ def _same(a: Any, b: Any) -> bool:
     return not isinstance(a, Tensor) and not isinstance(b, Tensor) and (a == b or (a != a and b != b))
 
 
+def _share_numbers(a: Term, b: Term) -> bool:
+    """Return whether one tensor of numbers for the labels serves both terms: a pass applies it to all that take one."""
+    if not (a.spec.label_parameter and b.spec.label_parameter):
+        return True
+    if a.label_parameter is None or b.label_parameter is None:
+        return a.label_parameter is b.label_parameter
+    return a.label_parameter[1] is b.label_parameter[1]
+
+
 def _share_a_pass(a: _Prepared, b: _Prepared) -> bool:
-    """Return whether two terms have the same logits, targets and weights."""
-    numbers = a.term.label_parameter, b.term.label_parameter
-    own = None not in numbers and numbers[0][1] is not numbers[1][1]  # type: ignore[index]
+    """Return whether two terms have the same logits, targets and weights, and the same numbers for the labels."""
     return (
-        not own
+        _share_numbers(a.term, b.term)
         and _same(a.term.threshold, b.term.threshold)
         and all(_same(a.common[name], b.common[name]) for name in a.common)
     )
