@@ -690,3 +690,11 @@ class TestHuggingFace:
             hf_compute_loss(ZLPRLoss(reduction="none"))
         with pytest.raises(ValueError, match="outputs: expected a tensor named 'logits'"):
             hf_compute_loss(ZLPRLoss())({"scores": torch.zeros(1, 2)}, torch.zeros(1, 2))
+
+
+def test_generalized_dice_of_many_half_precision_positives() -> None:
+    """A channel has more positives than float16 can count."""
+    logits, ones = torch.zeros(1, 1, 300, 300), torch.ones(1, 1, 300, 300)
+    loss = monai.GeneralizedDiceLoss(sigmoid=True)
+    assert loss(logits, ones) > 0.2
+    torch.testing.assert_close(loss(logits, ones.half()), loss(logits, ones))

@@ -347,7 +347,7 @@ class GeneralizedDiceLoss(OverlapLoss):
 
     def _weights_by_size(self, y: Tensor) -> Tensor:
         """Return weights ``[groups, C]`` for targets ``[groups, C, elements]``."""
-        size = y.sum(2).to(torch.float64)
+        size = y.sum(2, dtype=torch.float64)
         weight = 1 / (size * size if self.w_type == "square" else size)
         empty = weight.isinf()
         weight = weight.masked_fill(empty, 0.0)
