@@ -743,7 +743,7 @@ def test_a_changed_bias_is_noticed(generator: torch.Generator) -> None:
 
 
 def test_evaluation_needs_nothing_of_the_update(generator: torch.Generator) -> None:
-    """Without gradients no step can follow, so what only a step needs is not checked."""
+    """A call under no_grad is followed by no step, so the conditions of a step are not checked."""
     head = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=FusedSGD(0.1))
     inputs, targets = torch.randn((ROWS, FEATURES), generator=generator), random_targets(generator, "csr")
     expected = ZLPRLoss()(F.linear(inputs, head.weight, head.bias), targets)

@@ -12,7 +12,7 @@ from .paths import CHUNK, Demand, Path, cheapest
 from .sass import Function, parse
 
 _KERNEL = re.compile(r"mlloss::cuda::(\w+)(?:<(.*?)>)?\((?!mlloss::cuda::FastPath\))")
-_FAST_PATHS = {"FastPath)0": "kNone", "FastPath)1": "kSparse", "FastPath)2": "kBools"}
+_FAST_PATHS = {"FastPath)1": "kSparse", "FastPath)2": "kBools"}
 _LOGITS = ("__nv_bfloat16", "__half", "float", "double")
 
 

@@ -76,7 +76,8 @@ def _with_slopes(row: Loop) -> tuple[Loop, ...]:
 # taken: what a loop stores tells it from the others.
 KERNELS: dict[str, tuple[Loop, ...]] = {
     # Options are branches around every chunk of a row, and the cheapest way through them is no common case. The reader
-    # takes what a trip loads for logits and targets, and does not know two logits. Late sums read positives only.
+    # takes what a trip loads for logits and targets, but does not know two logits. Second-pass sums read
+    # positives only.
     **dict.fromkeys(("general_team_rows<*>", "element_wise<SymmetricKl>", "element_wise_backward<SymmetricKl>"), ()),
     **dict.fromkeys((f"{name}_statistics<*>" for name in ("place", "label")), ()),
     **dict.fromkeys(
