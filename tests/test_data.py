@@ -579,7 +579,7 @@ class TestBatches:
         assert torch.equal(data[y[:, 0] > 0].targets.to_dense().int(), y[y[:, 0] > 0])
 
     def test_batches_are_on_the_cpu_and_own_their_memory(self) -> None:
-        """The default device, here one without memory, decides nothing."""
+        """A batch is on the CPU whatever the default device is; the one here has no memory."""
         data = MultiLabelData(scipy.sparse.csr_array(np.eye(5, dtype=np.float32)), CSRTargets.from_lists([[0]] * 5, 3))
         with torch.device("meta"):
             x, targets = csr_collate([data[0], data[1:1], data[2:4]])

@@ -715,7 +715,7 @@ def test_moments_wider_than_the_weights_are_restored() -> None:
 
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
 def test_a_frozen_parameter_is_not_stepped(generator: torch.Generator, frozen: str) -> None:
-    """The other one steps as torch's optimizer would step it, and counts its own steps."""
+    """A frozen parameter keeps its values. The other one steps as with torch's optimizer, and counts its own steps."""
     head = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=FusedAdam(0.1), dtype=torch.float64)
     inputs, targets = torch.randn((ROWS, FEATURES), generator=generator).double(), random_targets(generator, "csr")
     layer = nn.Linear(FEATURES, LABELS, dtype=torch.float64)

@@ -114,7 +114,7 @@ class _LinearLoss(torch.autograd.Function):
             ctx.save_for_backward(anchor, *rest[2 * passes :])
             return
         if job.update is not None:
-            # Not saved for backward, which writes to them; their versions tell whether they have changed.
+            # Weight and bias are not saved, because backward writes to them; their versions tell if they have changed.
             ctx.parameters = (weight, bias, _versions(weight, bias))
             weight = bias = None
         ctx.save_for_backward(anchor, features, weight, bias, *sides, *rest[passes:])

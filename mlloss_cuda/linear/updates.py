@@ -263,7 +263,7 @@ def store(target: Tensor, values: Tensor, noise: torch.Generator | None) -> None
 def _round_stochastically(values: Tensor, noise: torch.Generator) -> None:
     """Round float32 to bfloat16 values in place, up with a probability of the distance to the value below."""
     count = values.numel()
-    # One pattern for every NaN: the sum below would carry other patterns over to 0.
+    # Every NaN gets the same bits, because the sum below would carry other patterns over to 0.
     values.masked_fill_(values.isnan(), torch.nan)
     # Each 64-bit number gives four random numbers of 16 bits.
     random = torch.empty(-(-count // 4), dtype=torch.int64, device=values.device)

@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kPartThreads)
     collect_statistics(const T* units, int64_t stride, int maxima, int sums, double* out) {
   const int k = static_cast<int>(threadIdx.x), groups = static_cast<int>(gridDim.x);
   if (k >= maxima + sums) return;
-  // An array of no maxima has the size of one.
+  // Array<T, 0> has the size of one number, so sums begin at number 1 if there are no maxima.
   const int at = maxima > 0 ? k : k + 1;
   out[int64_t{k} * groups + blockIdx.x] = static_cast<double>(units[blockIdx.x * stride + at]);
 }
