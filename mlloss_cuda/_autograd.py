@@ -240,8 +240,11 @@ def _scaled(ctx: Any, grad_output: Tensor) -> Tensor:
 def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
     compiling = torch.compiler.is_compiling()
     ops = getattr(torch.ops, options.namespace)
-    if torch._C._are_functorch_transforms_active():
-        return gradient * grad_output  # vmap has a rule for this product
+    # vmap, and autograd's is_grads_batched, have a rule for the plain product.
+    if torch._C._are_functorch_transforms_active() or (
+        not compiling and torch._C._functorch.is_legacy_batchedtensor(grad_output)
+    ):
+        return gradient * grad_output
     # An unchanged tensor of unit_grad_output is known to be 1 without a read from the device.
     unit = not compiling and id(grad_output) in _one_ids and grad_output._version == 0
     # If the graph is kept, the backward may run again. torch.compile does not know, so it overwrites nothing.
@@ -333,6 +336,14 @@ def _transformed(compiling: bool) -> bool:
     )
 
 
+def _traced(logits: Tensor) -> Tensor:
+    """Return the logits, as a view if Dynamo might hide their requires_grad.
+
+    It reports False for an argument of a function under torch.func.grad, but not for a view of one.
+    """
+    return logits if logits.requires_grad else logits.view_as(logits)
+
+
 def fused_pair(logits: Tensor, tensors: TensorArguments, options: Options) -> tuple[Tensor, Tensor]:
     """Compute a symmetric loss of two logits; ``tensors.targets`` holds the second ones.
 
@@ -340,6 +351,8 @@ def fused_pair(logits: Tensor, tensors: TensorArguments, options: Options) -> tu
     """
     other = tensors.targets
     assert other is not None
+    if torch.compiler.is_compiling():
+        logits, other = _traced(logits), _traced(other)
     scaled = tensors.logit_scale is not None and tensors.logit_scale.requires_grad
     first, second = (_differentiated(x.requires_grad or scaled) for x in (logits, other))
     values = []
@@ -359,6 +372,8 @@ def fused_loss(logits: Tensor, tensors: TensorArguments, options: Options) -> tu
         or (row is not None and row.requires_grad)
     )
     compiling = torch.compiler.is_compiling()
+    if compiling:
+        logits = _traced(logits)
     transformed = _transformed(compiling)
     if not transformed and not ((auxiliary or logits.requires_grad) and torch.is_grad_enabled()):
         ops = getattr(torch.ops, options.namespace)

@@ -247,7 +247,9 @@ def _leaf(logits: Tensor) -> bool:
         return False
     if logits.is_leaf:
         return True
-    base = None if torch.compiler.is_compiling() else logits._base
+    base = logits._base
+    if torch.compiler.is_compiling():
+        return isinstance(base, torch.nn.Parameter)  # a graph cannot always ask a base for more than its type
     return base is not None and base.is_leaf and base.requires_grad
 
 

@@ -47,16 +47,16 @@ def losses_of_samples(
     flat_tensors = tensors._replace(**own, normalizer=None)
     each = options._replace(reduction=_ops.REDUCTIONS.index("none"), keep=form or options.keep)
     values, coefficients = call(flat, flat_tensors, each)
-    count = {"mean": values[0].numel() * rows if size else 1, "batchmean": rows}.get(_ops.REDUCTIONS[options.reduction])
+    count = {"mean": values.shape[1:].numel() * rows, "batchmean": rows}.get(_ops.REDUCTIONS[options.reduction])
     divisor: Any = count if tensors.normalizer is None else tensors.normalizer
     share = 1 if divisor is None else torch.ones((), dtype=values.dtype, device=values.device) / divisor
-    value = values.reshape(size, -1).sum(1) * share
+    value = values.view(size, rows, *values.shape[1:]).flatten(1).sum(1) * share
     gradient = logits.new_empty(size, 0)
     if form:
         grad_output = (torch.ones_like(values) * share).detach()
         gradient = backward(flat.detach(), flat_tensors, each, coefficients, grad_output).view(size, rows, labels)
     if _ops.GROUPINGS[options.grouping] == "samples":
-        coefficients = coefficients.view(-1, size, rows)
+        coefficients = coefficients.unflatten(-1, (size, rows))
         return (value, coefficients, gradient, value.new_empty(size, 0)), (0, 1, 0, 0)
     return (value, coefficients, gradient, value.new_empty(size, 0)), (0, None, 0, 0)
 

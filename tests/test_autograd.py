@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -225,6 +226,16 @@ def test_func_grad(served: Case, logits: Tensor, targets: Tensor) -> None:
     assert torch.equal(value, expected.value)
 
 
+def test_batched_gradients(served: Case, logits: Tensor, targets: Tensor) -> None:
+    """Autograd's is_grads_batched, which jacobian(vectorize=True) uses, takes several grad_outputs at once."""
+    x = logits[:3, :50].contiguous().requires_grad_()
+    value = served(x, targets[:3, :50])
+    factors = torch.tensor([1.0, -2.5, 0.0], device=x.device)
+    (got,) = torch.autograd.grad(value, x, factors, is_grads_batched=True, retain_graph=True)
+    (gradient,) = torch.autograd.grad(value, x)
+    torch.testing.assert_close(got, factors.view(3, 1, 1) * gradient)
+
+
 def test_autocast_leaves_the_logits_as_they_are(
     served: Case, backend: Backend, logits: Tensor, targets: Tensor
 ) -> None:
@@ -295,6 +306,30 @@ class TestCompile:
             torch.testing.assert_close(x.grad, expected.gradient, rtol=1e-6, atol=1e-12)
             with torch.no_grad():
                 assert torch.equal(step(x, y)[0], value.detach())
+
+    def test_func_grad(self, served: Case, logits: Tensor, targets: Tensor) -> None:
+        torch._dynamo.reset()
+        expected, value = torch.func.grad_and_value(lambda x: served(x, targets))(logits)
+        got = torch.compile(torch.func.grad_and_value(lambda x: served(x, targets)), fullgraph=True)(logits)
+        torch.testing.assert_close(got[0], expected, rtol=1e-6, atol=1e-12)
+        torch.testing.assert_close(got[1], value, rtol=1e-6, atol=0)
+
+    def test_in_place_takes_no_view_of_a_parameter(self, logits: Tensor, targets: Tensor) -> None:
+        torch._dynamo.reset()
+        parameter = nn.Parameter(logits.flatten())
+
+        @torch.compile
+        def step(flat: Tensor, made: bool) -> Tensor:
+            return zlpr_loss((flat * 1 if made else flat).view(SHAPE), targets, inplace_backward=True)
+
+        step(parameter, True).backward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns as it falls back to a frame whose input is the view
+            with pytest.raises(ValueError, match="inplace_backward.*view"):
+                step(parameter, False)
+        assert torch.equal(parameter.detach().view(SHAPE), logits)
+        expected = evaluate(zlpr_loss, logits, targets).gradient
+        torch.testing.assert_close(parameter.grad.view(SHAPE), expected, rtol=1e-6, atol=1e-12)
 
     def test_use_backend_inside(self, logits: Tensor, targets: Tensor) -> None:
         torch._dynamo.reset()

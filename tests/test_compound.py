@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import weakref
 from typing import Any
@@ -218,6 +219,30 @@ def test_operators() -> None:
         ZLPRLoss() + 1.0
     with pytest.raises(ValueError, match="^reduction"):
         CompoundLoss(loss.terms, reduction="sum") + DiceLoss()
+
+
+@pytest.mark.parametrize("module", (False, True))
+def test_a_compound_as_the_terms(logits: Tensor, targets: Tensor, module: bool) -> None:
+    """Its terms are taken; options of its own, which the new sum would not have, are refused."""
+    loss, targets = ZLPRLoss() + 0.5 * DiceLoss(), targets.clamp(min=0)
+    call = (lambda x, y, own: CompoundLoss(own)(x, y)) if module else compound_loss
+    assert torch.equal(call(logits, targets, loss), loss(logits, targets))
+    with pytest.raises(ValueError, match="^label_smoothing"):
+        call(logits, targets, CompoundLoss(loss.terms, label_smoothing=0.1))
+
+
+@pytest.mark.parametrize("compiled", (False, True))
+def test_values_do_not_outlive_a_transform(logits: Tensor, targets: Tensor, compiled: bool) -> None:
+    """A tensor that torch.func.grad made could not be saved or copied after it."""
+    torch._dynamo.reset()
+    loss, targets = ZLPRLoss() + 0.5 * DiceLoss(), targets.clamp(min=0)
+    x = logits.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(x, targets), x)
+    assert loss.values is not None
+    gradient = torch.func.grad(lambda x: loss(x, targets))
+    got = (torch.compile(gradient) if compiled else gradient)(logits)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-12)
+    assert copy.deepcopy(loss).values is None
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,44 @@ def test_tiny_losses_survive(backend: Backend) -> None:
     assert float(value) == pytest.approx(4 * math.exp(-25), rel=1e-6)
 
 
+@pytest.mark.parametrize("level", (30.0, 80.0, 100.0, 1000.0))
+@pytest.mark.parametrize("share", (1e-20, 1e-12, 1e-8, 1e-4))
+def test_tiny_weights_of_wrong_labels_survive(backend: Backend, share: float, level: float) -> None:
+    """A loss of log(1 + share * e^level) is no logarithm of 0, however small the share is beside the maximum's 1."""
+    dtype = torch.float32
+    exact = math.log1p(share * math.exp(level)) if level < 700.0 else level + math.log(share)
+    soft = torch.tensor([[share]], dtype=dtype, device=backend.device)
+    none = torch.zeros(1, 2, dtype=torch.bool, device=backend.device)
+    weight = torch.tensor([share, 1.0], dtype=dtype, device=backend.device)
+    calls = (
+        (lambda x, y: zlpr_loss(x, y), torch.tensor([[-level]], dtype=dtype, device=backend.device), soft, -1.0),
+        (
+            lambda x, y: zlpr_loss(x, y, weight=weight),
+            torch.tensor([[level, -300.0]], dtype=dtype, device=backend.device),
+            none,
+            1.0,
+        ),
+    )
+    for call, logits, targets, sign in calls:
+        got = evaluate(call, logits, targets)
+        # e^level has the relative error of a rounding of level in float32. A soft target adds log(1 + e^-level), which
+        # is below 1e-12.
+        rounding = 1e-6 + 1e-7 * min(level, 100.0)
+        assert float(got.value) == pytest.approx(exact, rel=rounding, abs=1e-12)
+        assert float(got.gradient[0, 0]) == pytest.approx(sign * -math.expm1(-exact), rel=rounding, abs=1e-12)
+
+
+@pytest.mark.parametrize("average", ("samples", "macro", "micro"))
+@pytest.mark.parametrize("level", (-20.0, -44.0, -47.0, -50.0, -80.0))
+def test_squares_of_tiny_probabilities_have_a_gradient(backend: Backend, average: str, level: float) -> None:
+    """Without truth the loss is P / P = 1, or 0 where P underflows to 0, and its gradient is 0."""
+    logits = torch.full((1, 3), level, device=backend.device)
+    none = torch.zeros(1, 3, device=backend.device)
+    for targets in (none, none.bool(), CSRTargets.from_dense(none)):
+        call = lambda x, y: dice_loss(x, y, average=average, squared=True, smooth=0.0)  # noqa: E731
+        assert torch.equal(evaluate(call, logits, targets).gradient, torch.zeros_like(logits))
+
+
 @pytest.mark.parametrize("labels", (1, 15, 16, 1_000, 1_000_003))
 @pytest.mark.parametrize("level", (-20.0, 0.0, 6.0))
 @pytest.mark.parametrize("layout", ("hard", "soft"))

@@ -213,7 +213,7 @@ def assert_samples_match_the_reference(loss: Any, *arguments: Tensor, **options:
     for f in (vmap(grad(loss), **options), vmap(loss, **options)):
         found = f(*arguments)
         with mlloss_cuda.use_backend("reference"):
-            torch.testing.assert_close(found, f(*arguments))
+            torch.testing.assert_close(found, f(*arguments), equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +239,8 @@ def test_per_sample_gradients(backend: Backend, generator: torch.Generator, loss
     assert_samples_match_the_reference(loss, x[:, 0], y[:, 0])
     assert_samples_match_the_reference(loss, x, y, weights)
     assert_samples_match_the_reference(loss, x.movedim(0, 1), y[1], in_dims=(1, None))
+    assert vmap(loss)(x[:0], y[:0], weights[:0]).shape == (0,)
+    assert_samples_match_the_reference(loss, x[:, :0], y[:, :0], weights[:, :0])
     factors = torch.arange(SAMPLES, device=backend.device)
     whole = grad(lambda x: (vmap(loss)(x, y) * factors).sum())
     found = whole(x)

@@ -344,8 +344,6 @@ MLLOSS_HD float log_positive(float x) { return logf(x); }
 MLLOSS_HD double log_positive(double x) { return log(x); }
 MLLOSS_HD float log1p_positive(float x) { return log1pf(x); }
 MLLOSS_HD double log1p_positive(double x) { return log1p(x); }
-MLLOSS_HD float expm1_any(float x) { return expm1f(x); }
-MLLOSS_HD double expm1_any(double x) { return expm1(x); }
 
 // Values of the logistic function at z, from one exp and one division.
 template <class T>

@@ -39,7 +39,9 @@ class Overlap : public GroupWiseWithoutMaxima<Loss> {
     }
     const A lost = (denominator - numerator) / denominator, score = numerator / denominator;
     const Slopes<A> slopes = log_ ? logarithmic(score, rest, value) : power_of(lost, score, rest, value);
-    return {{-slopes.overlap / denominator, q * (a * slopes.size) / denominator}};
+    // Without truth the first coefficient multiplies y = 0 only, and 1 / denominator may exceed the largest float.
+    const bool nothing_true = stats.sums[0] == A(0) && stats.sums[2] == A(0);
+    return {{nothing_true ? A(0) : -slopes.overlap / denominator, q * (a * slopes.size) / denominator}};
   }
 
   static MLLOSS_HD Array<T, 2> scaled(Array<T, 2> c, T factor) { return {{c[0] * factor, c[1] * factor}}; }

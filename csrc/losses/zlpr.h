@@ -47,19 +47,25 @@ class Zlpr : public TwoSides<T, Zlpr<T>> {
 
   template <class A>
   MLLOSS_HD Array<A, 4> finalize(Statistics<A, 2, 2> stats, A& value) const {
-    Array<A, 4> c;
+    Array<A, 4> c = {{A(0), A(0), A(0), A(0)}};
     value = A(0);
     for (int i = 0; i < 2; ++i) {
       const A m = stats.maxima[i], sum = stats.sums[i];
-      // log1p keeps losses far below the rounding of 1.
-      value += m + log1p_positive(sum + expm1_any(-m));
       c[2 * i] = m;
-      c[2 * i + 1] = A(1) / (sum + exponential(-m));
+      // A side without labels, or whose weights are too small for a sum, has neither a loss nor a gradient.
+      if (sum == A(0)) continue;
+      // log1p keeps losses far below the rounding of 1, and sums that tiny weights make far smaller than e^-m.
+      const A terms = sum * exponential(m), rest = sum + exponential(-m);
+      value += terms < kOverflow ? log1p_positive(terms) : m + log_positive(rest);
+      c[2 * i + 1] = A(1) / rest;
     }
     // A NaN on one side makes the row NaN, including the gradient of the other side.
     if (value != value) c[1] = c[3] = value;
     return c;
   }
+
+ private:
+  static constexpr float kOverflow = 3e38f;  // near the largest float; double needs no higher one
 };
 
 }  // namespace MLLOSS_ISA

@@ -34,8 +34,8 @@ def finalize(m, sums, p):
     numerator = 2.0 * sums[0] + p[0]
     denominator = rest * sums[0] + p[2] * sums[1] + p[3] * sums[2] + p[0]
     empty = denominator == 0.0
-    inverse = 1.0 / tl.where(empty, 1.0, denominator)
-    lost, score = (denominator - numerator) * inverse, numerator * inverse
+    divisor = tl.where(empty, 1.0, denominator)
+    lost, score = (denominator - numerator) / divisor, numerator / divisor
     # (1 - score)^g. At a loss of 0 the slope is the limit 0, because p (1 - p) vanishes faster than the power grows.
     linear = p[4] == 1.0
     found = lost <= 0.0
@@ -49,7 +49,10 @@ def finalize(m, sums, p):
     whole = 2.0 / tl.where(score == 0.0, 1.0, score) - rest
     overlap = tl.where(logarithmic, tl.where(score == 0.0, 0.0, whole), overlap)
     size = tl.where(logarithmic, 1.0, size)
-    c0, c1 = -overlap * inverse, (1.0 + p[1]) * (p[2] * size) * inverse
+    # Without truth the first coefficient multiplies y = 0 only, and 1 / denominator may exceed the largest float.
+    nothing_true = (sums[0] == 0.0) & (sums[2] == 0.0)
+    c0 = tl.where(nothing_true, 0.0, -overlap / divisor)
+    c1 = (1.0 + p[1]) * (p[2] * size) / divisor
     return tl.where(empty, 0.0, value), (tl.where(empty, 0.0, c0), tl.where(empty, 0.0, c1))
 
 

@@ -41,9 +41,13 @@ def _rescale(sums, old, new):
 
 @triton.jit
 def _side(m, total):
-    """Return log(e^m (sum + e^-m)) and 1 / (sum + e^-m); log1p keeps losses far below the rounding of 1."""
-    less_one = tl.where(m == 0.0, 0.0, tl.exp(-m) - 1.0)
-    return m + log1p(total + less_one), 1.0 / (total + tl.exp(-m))
+    """Return log(1 + e^m total) and 1 / (total + e^-m), or zeros for a total of 0."""
+    # log1p keeps losses far below the rounding of 1, and totals that tiny weights make far smaller than e^-m.
+    nothing = total == 0.0
+    terms, rest = total * tl.exp(m), total + tl.exp(-m)
+    finite = nothing | (terms < 3e38)
+    value = tl.where(finite, log1p(tl.where(finite, terms, 0.0)), m + tl.log(tl.where(finite, 1.0, rest)))
+    return tl.where(nothing, 0.0, value), tl.where(nothing, 0.0, 1.0 / tl.where(nothing, 1.0, rest))
 
 
 @triton.jit

@@ -47,7 +47,7 @@ def _coefficient(value: Any) -> float:
 
 def _check_terms(terms: Any) -> tuple[tuple[float, LossModule], ...]:
     if isinstance(terms, CompoundLoss):
-        return terms.terms
+        return _plain_terms(terms)
     if not isinstance(terms, Sequence) or not terms:
         raise TypeError(f"terms: expected a sequence of (coefficient, loss module) pairs, got {terms!r}")
     pairs = []
@@ -244,7 +244,7 @@ def _of_terms(kept: Tensor, shares: Sequence[float], call: _Arguments) -> Sequen
     """Return each term's own value from the coefficients of a pass."""
     rows = kept[-len(shares) :].detach()
     if call.sample_weight is not None:
-        weight = call.sample_weight.to(rows.dtype).reshape(-1)
+        weight = call.sample_weight.to(rows.dtype).flatten()
         rows = torch.where(weight == 0, 0.0, rows * weight)
     if call.reduction == "none":
         return [own.reshape(call.logits.shape[:-1]) for own in rows]
@@ -287,7 +287,7 @@ def _plain_terms(loss: LossModule) -> tuple[tuple[float, LossModule], ...]:
     for name, default in {**DEFAULTS, "reduction": "batchmean"}.items():
         if getattr(loss, name) is not default and getattr(loss, name) != default:
             raise ValueError(
-                f"{name}: expected the default in a compound that is added or scaled, got {getattr(loss, name)!r}"
+                f"{name}: expected the default in a compound that becomes part of another, got {getattr(loss, name)!r}"
             )
     return loss.terms
 
@@ -369,7 +369,8 @@ class CompoundLoss(LossModule):
 
     Its terms are the submodules ``losses``, so their parameters are learned, and ``coefficients``. For logging,
     ``values`` holds the value of each term in the last call, ``[K]`` (``[..., K]`` under
-    ``reduction="none"``): detached, without its coefficient, with the same reduction.
+    ``reduction="none"``): detached, without its coefficient, with the same reduction; None after a call under
+    a transform of ``torch.func``.
 
     Example:
         >>> loss = ZLPRLoss() + 0.5 * SigmoidFocalLoss(gamma=2.0)
@@ -403,7 +404,9 @@ class CompoundLoss(LossModule):
         call = _Arguments(
             logits, targets, sample_weight, self.normalizer, str(self.reduction), bool(self.inplace_backward)
         )
-        value, self.values = _run(passes, len(self.coefficients), call)
+        value, values = _run(passes, len(self.coefficients), call)
+        # A tensor that a transform such as torch.func.grad made is of no use after it.
+        self.values = None if torch._C._are_functorch_transforms_active() else values
         return value
 
     def _passes_on(self, device_type: str, labels: int) -> list[_Planned]:
