@@ -63,6 +63,8 @@ def check_logits(logits: Any) -> Tensor:
             raise TypeError(f"logits: expected a tensor [..., L], got {received(logits)}")
     if logits.layout != torch.strided:
         raise TypeError(f"logits: expected a dense (strided) tensor, got layout {logits.layout}")
+    if logits.is_nested:
+        raise TypeError("logits: expected a dense tensor, got a nested one; concatenate its rows")
     if logits.dtype not in LOGITS_DTYPES:
         raise TypeError(f"logits: expected float32, bfloat16, float16 or float64, got {logits.dtype}")
     if logits.dim() == 0:

@@ -26,6 +26,8 @@ from mlloss_cuda import (
 from mlloss_cuda.compat import _monai_inputs, asl, bert4torch, monai, timm, torchvision
 from mlloss_cuda.compat._monai_inputs import softmax_log_odds
 
+from .inputs import random_positives
+
 SIGNATURES = {
     torchvision.sigmoid_focal_loss: "inputs, targets, alpha=0.25, gamma=2, reduction='none'",
     asl.AsymmetricLoss: "gamma_neg=4, gamma_pos=1, clip=0.05, eps=1e-08, disable_torch_grad_focal_loss=True",
@@ -698,3 +700,25 @@ def test_generalized_dice_of_many_half_precision_positives() -> None:
     loss = monai.GeneralizedDiceLoss(sigmoid=True)
     assert loss(logits, ones) > 0.2
     torch.testing.assert_close(loss(logits, ones.half()), loss(logits, ones))
+
+
+@pytest.mark.parametrize("batch", (False, True))
+def test_monai_without_items(batch: bool) -> None:
+    """An empty batch has a loss, whose gradient is empty, and no error."""
+    for loss in (
+        monai.DiceLoss(sigmoid=True, batch=batch),
+        monai.TverskyLoss(sigmoid=True, batch=batch),
+        monai.GeneralizedDiceLoss(sigmoid=True, batch=batch),
+        monai.DiceFocalLoss(sigmoid=True, batch=batch),
+        monai.DiceCELoss(sigmoid=True, batch=batch),
+        monai.FocalLoss(),
+    ):
+        logits = torch.zeros(0, 3, 4, 4, requires_grad=True)
+        (gradient,) = torch.autograd.grad(loss(logits, torch.zeros(0, 3, 4, 4)), logits)
+        assert gradient.shape == logits.shape
+
+
+def test_timm_pos_weight_of_sparse_targets_with_leading_dimensions(generator: torch.Generator) -> None:
+    x, y = torch.randn((2, 3, 7), generator=generator), random_positives(generator, (2, 3, 7))
+    loss = timm.AsymmetricLossMultiLabel(pos_weight=2.0)
+    torch.testing.assert_close(loss(x, CSRTargets.from_dense(y)), loss(x, y))

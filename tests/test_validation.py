@@ -320,3 +320,10 @@ def test_other_devices_get_the_reference_and_one_warning(monkeypatch: pytest.Mon
 def test_unit_grad_output(error: type[Exception], loss: Any) -> None:
     with pytest.raises(error, match="^loss: expected a"):
         unit_grad_output(loss)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_logits_are_refused() -> None:
+    nested = torch.nested.nested_tensor([torch.zeros(2, 3), torch.zeros(1, 3)])
+    with pytest.raises(TypeError, match="logits: expected a dense tensor, got a nested one"):
+        zlpr_loss(nested, torch.zeros(3, 3))

@@ -95,7 +95,8 @@ class FocalLoss(ChannelLoss):
 
     def _pass(self, inputs: Inputs, alpha: float | None, channel_alpha: Tensor | None) -> Tensor:
         """Run the fused loss with a row for each item and channel, whose weight includes ``channel_alpha`` ``[C]``."""
-        batch, channels = inputs.logits.shape[:2]
+        batch, channels, *spatial = inputs.logits.shape
+        shape = (batch * channels, math.prod(spatial))
         weight, class_weight = channel_alpha, self._channel_weights(channels)
         if class_weight is not None:
             class_weight = class_weight.to(inputs.logits.device)
@@ -107,8 +108,8 @@ class FocalLoss(ChannelLoss):
             rows = item_weights if rows is None else rows * item_weights
         logits = softmax_log_odds(inputs.logits) if self.use_softmax else inputs.logits
         return sigmoid_focal_loss(
-            logits.reshape(batch * channels, -1),
-            inputs.targets.reshape(batch * channels, -1),
+            logits.reshape(shape),
+            inputs.targets.reshape(shape),
             alpha=alpha,
             gamma=self.gamma,
             sample_weight=rows,

@@ -66,10 +66,10 @@ class OverlapLoss(ChannelLoss):
 
     def _groups(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Return logits and targets as ``[groups, elements]``."""
-        batch, channels = inputs.logits.shape[:2]
-        x, y = (t.transpose(0, 1) if self.batch else t for t in (inputs.logits, inputs.targets))
-        groups = channels if self.batch else batch * channels
-        return x.reshape(groups, -1), y.reshape(groups, -1)
+        x, y = inputs.logits, inputs.targets
+        if self.batch:
+            return x.transpose(0, 1).flatten(1), y.transpose(0, 1).flatten(1)
+        return x.flatten(0, 1).flatten(1), y.flatten(0, 1).flatten(1)
 
     def _group_weights(self, inputs: Inputs) -> Tensor | None:
         """Return a weight for each group; a single class has none, as in the original."""
@@ -332,12 +332,12 @@ class GeneralizedDiceLoss(OverlapLoss):
         x, y = inputs.logits.flatten(2), inputs.targets.flatten(2)
         if self.batch:
             x, y = (t.transpose(0, 1)[None].flatten(2) for t in (x, y))
-        if self.w_type == "uniform":
+        if self.w_type == "uniform" or not len(x):
             values = self._fractions(x.flatten(1), y.flatten(1), None)
         else:
             weights = self._weights_by_size(y)
             each = [
-                self._fractions(a.reshape(1, -1), b.reshape(1, -1), w.repeat_interleave(a.shape[1]))
+                self._fractions(a.flatten()[None], b.flatten()[None], w.repeat_interleave(a.shape[1]))
                 for a, b, w in zip(x, y, weights, strict=True)
             ]
             values = torch.cat(each)

@@ -111,6 +111,7 @@ class AsymmetricLossMultiLabel(SoftTargets):
             return self._fused(x, y, "sum" if self.reduction == "batchmean" else self.reduction, x.shape[0])
         positive = y.to_dense() if isinstance(y, CSRTargets) or y.layout == torch.sparse_csr else y
         values = self._fused(x, y, "none", 1)
+        positive = positive.reshape(values.shape)  # CSRTargets have one row for each of the leading dimensions
         return self._reduced(torch.where(positive > 0.5, self.pos_weight.to(values.dtype), 1.0) * values, x)
 
     def _fused(self, x: Tensor, y: Tensor | CSRTargets, reduction: str, rows: int) -> Tensor:
