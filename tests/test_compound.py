@@ -202,6 +202,30 @@ def test_plan_groups_terms_into_passes(backend: Backend) -> None:
         assert names(together) == [(2,), (1,), (0,)]
 
 
+@pytest.mark.parametrize("rows", (2, 40))
+@pytest.mark.parametrize("kind", ("plain", "large", "weighted"))
+@pytest.mark.parametrize("name", ("the three", "elements", "competing"))
+def test_values_are_the_same_without_a_gradient(generator: torch.Generator, rows: int, kind: str, name: str) -> None:
+    """The CPU engine shares out few rows by tiles, many whole, and evaluates element-wise terms with the gradient."""
+    x = torch.randn((rows, 3000), generator=generator)
+    y = CSRTargets.from_dense(torch.rand((rows, 3000), generator=generator) < 0.01)
+    if kind == "large":
+        x[0, 2500] = 120.0
+    weight = torch.rand(3000, generator=generator) if kind == "weighted" else None
+    alone = CompoundLoss(SUMS[name], weight=weight)
+    value = alone(x, y)
+    exact = x.double().requires_grad_()
+    (expected,) = torch.autograd.grad(CompoundLoss(SUMS[name], weight=weight)(exact, y), exact)
+    for in_place in (False, True):
+        loss = CompoundLoss(SUMS[name], weight=weight, inplace_backward=in_place)
+        leaf = x.clone().requires_grad_()
+        found = loss(leaf * 1, y)
+        assert torch.equal(found.detach(), value)
+        assert torch.equal(loss.values, alone.values)
+        (gradient,) = torch.autograd.grad(found, leaf)
+        torch.testing.assert_close(gradient, expected.float(), rtol=2e-5, atol=1e-7)
+
+
 def test_many_terms_take_several_passes(backend: Backend, logits: Tensor, targets: Tensor) -> None:
     terms = [(1.0 / (i + 1), SigmoidFocalLoss(gamma=float(i))) for i in range(9)] + [(1.0, ZLPRLoss())]
     assert_equals_sum_of_terms(terms, logits, targets, reduction="mean", ignore_index=-1)

@@ -118,15 +118,13 @@ class CompoundEngine : EngineBase<T> {
  public:
   static void rows(const Work& work, int64_t begin, int64_t end) {
     const CompoundEngine compound(work);
-    const bool gradients = compound.wants_gradient();
+    const bool gradients = compound.wants_gradient(), elements_too = compound.elements_too();
     Tiles tiles;
     double statistics[kMostTerms * kMostStatistics], values[kMostTerms];
     for (int64_t row = begin; row < end; ++row) {
       const int64_t first = row * compound.tiles_, last = first + compound.tiles_;
       T* const powers = compound.fused_ && compound.any_groups_ ? compound.kept_of_row(row) : nullptr;
       compound.initial(statistics);
-      // Element-wise terms are evaluated once: here, or together with the gradient, or in the fused loop.
-      const bool elements_too = !gradients && !compound.fused_;
       if (elements_too || compound.any_groups_) {
         compound.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
           compound.read(row, label, size, tiles);
@@ -134,20 +132,29 @@ class CompoundEngine : EngineBase<T> {
         });
       }
       compound.finalize_row(row, statistics, values);
-      if (gradients) compound.gradients(first, last, powers, tiles, values);
-      if (!gradients && compound.fused_) compound.element_values(row, tiles, values);
+      if (gradients || !elements_too) {
+        compound.for_units(first, last, [&](int64_t unit, int64_t, int64_t label, int size) {
+          if (gradients) {
+            compound.gradient_of_unit(unit, row, label, size, powers ? powers + label : nullptr, tiles, values);
+          } else {
+            compound.add_element_values(row, label, size, tiles, values);
+          }
+        });
+      }
       compound.store_value(row, values);
     }
   }
 
   static void statistics(const Work& work, int64_t begin, int64_t end) {
     const CompoundEngine compound(work);
+    const bool elements_too = compound.elements_too();
     Tiles tiles;
     compound.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
-      double* own = work.unit_statistics + unit * compound.total_statistics_;
+      double* own = compound.statistics_of_unit(unit);
       compound.initial(own);
+      if (!elements_too && !compound.any_groups_) return;
       compound.read(row, label, size, tiles);
-      compound.add(tiles, true, nullptr, own);
+      compound.add(tiles, elements_too, compound.powers_of_unit(row, label), own);
     });
   }
 
@@ -171,10 +178,27 @@ class CompoundEngine : EngineBase<T> {
     }
   }
 
+  // Runs alone, or after `finalize` of the same call, to which it adds the values of element-wise terms.
   static void gradient(const Work& work, int64_t begin, int64_t end) {
     const CompoundEngine compound(work);
     Tiles tiles;
-    compound.gradients(begin, end, nullptr, tiles, nullptr);
+    compound.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
+      double values[kMostTerms] = {};
+      const T* const powers = compound.powers_of_unit(row, label);
+      compound.gradient_of_unit(unit, row, label, size, powers, tiles, work.forward ? values : nullptr);
+      if (work.forward) compound.store_element_values(unit, values);
+    });
+  }
+
+  static void element_values(const Work& work, int64_t begin, int64_t end) {
+    const CompoundEngine compound(work);
+    if (compound.elements_too() || !compound.any_elements_) return;
+    Tiles tiles;
+    compound.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
+      double values[kMostTerms] = {};
+      compound.add_element_values(row, label, size, tiles, values);
+      compound.store_element_values(unit, values);
+    });
   }
 
   static void label_gradient(const Work& work, int64_t begin, int64_t end) {
@@ -237,6 +261,25 @@ class CompoundEngine : EngineBase<T> {
     }
   }
 
+  // Element-wise terms are evaluated once: with the statistics if this returns true, or else after `finalize`, with the
+  // gradient or by the fused loop. A part of the labels has its values in its statistics.
+  bool elements_too() const { return !this->work_.forward || (!this->wants_gradient() && !fused_); }
+
+  // Returns the memory that carries e^s of a tile from `statistics` to `gradient`, or null.
+  T* powers_of_unit(int64_t row, int64_t label) const {
+    return fused_ && any_groups_ ? this->kept_in_gradient(row, label) : nullptr;
+  }
+
+  double* statistics_of_unit(int64_t unit) const { return this->work_.unit_statistics + unit * total_statistics_; }
+
+  // The statistic of an element-wise term is its value.
+  void store_element_values(int64_t unit, const double* values) const {
+    double* own = statistics_of_unit(unit);
+    for (int i = 0; i < count_; ++i) {
+      if (math_[i]->element_wise) own[terms_[i].statistics] = values[i];
+    }
+  }
+
   template <class F>
   void each(F f) const {
     for (int i = 0; i < count_; ++i) f(*math_[i], terms_[i]);
@@ -249,7 +292,7 @@ class CompoundEngine : EngineBase<T> {
   void merge_units(int64_t row, double* statistics) const {
     initial(statistics);
     for (int64_t unit = row * this->tiles_; unit < (row + 1) * this->tiles_; ++unit) {
-      const double* from = this->work_.unit_statistics + unit * total_statistics_;
+      const double* from = statistics_of_unit(unit);
       each([&](const TermFunctions<T>& math, const TermPlace& term) {
         math.merge(statistics + term.statistics, from + term.statistics);
       });
@@ -326,30 +369,26 @@ class CompoundEngine : EngineBase<T> {
   }
 
   // Adds the values of element-wise terms, equal to the last bit to what `form` adds.
-  void element_values(int64_t row, Tiles& tiles, double* values) const {
+  void add_element_values(int64_t row, int64_t label, int size, Tiles& tiles, double* values) const {
     if (!any_elements_) return;
-    const int64_t first = row * this->tiles_, rows = this->call_.rows;
-    this->for_units(first, first + this->tiles_, [&](int64_t, int64_t, int64_t label, int size) {
-      read(row, label, size, tiles);
-      if (fused_->values(terms_, tiles.own, this->coefficients() + row, rows, values)) return;
-      for (int i = 0; i < count_; ++i) {
-        if (!math_[i]->element_wise) continue;
-        values[i] += math_[i]->evaluate(terms_[i].parameters, tile_for(*math_[i], tiles), T(1), true, nullptr);
-      }
-    });
+    read(row, label, size, tiles);
+    if (fused_->values(terms_, tiles.own, this->coefficients() + row, this->call_.rows, values)) return;
+    for (int i = 0; i < count_; ++i) {
+      if (!math_[i]->element_wise) continue;
+      values[i] += math_[i]->evaluate(terms_[i].parameters, tile_for(*math_[i], tiles), T(1), true, nullptr);
+    }
   }
 
   // With an in-place gradient, the sum is formed in a buffer: later terms would otherwise read the gradients of earlier
-  // ones as logits. `powers` is e^s of a whole row, which the first visit stored, or null.
-  void gradients(int64_t begin, int64_t end, const T* powers, Tiles& tiles, double* values) const {
+  // ones as logits. `powers` is e^s of the tile, which the first visit stored, or null.
+  void gradient_of_unit(int64_t unit, int64_t row, int64_t label, int size, const T* powers, Tiles& tiles,
+                        double* values) const {
     alignas(64) T buffer[kTile];
-    this->for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
-      read(row, label, size, tiles);
-      const bool beside = !fused_ || this->gradient_memory() == this->call_.logits;
-      T* const g = beside ? buffer : this->gradient_target(row, label, buffer);
-      form(row, tiles, powers ? powers + label : nullptr, this->folded_factor(row, label), values, g);
-      this->write_gradient(tiles.own, unit, row, label, g);
-    });
+    read(row, label, size, tiles);
+    const bool beside = !fused_ || this->gradient_memory() == this->call_.logits;
+    T* const g = beside ? buffer : this->gradient_target(row, label, buffer);
+    form(row, tiles, powers, this->folded_factor(row, label), values, g);
+    this->write_gradient(tiles.own, unit, row, label, g);
   }
 };
 

@@ -11,8 +11,8 @@ template <template <class> class Loss, class T>
 constexpr cpu::LossKernels kernels_of() {
   using E = Engine<Loss, T>;
   if constexpr (Loss<T>::kScope == Scope::kElement) {
-    return {true,    0,       0,       0,       E::elements, nullptr,          nullptr,
-            nullptr, nullptr, nullptr, nullptr, nullptr,     E::label_gradient};
+    return {true,    0,       0,       0,       E::elements, nullptr, nullptr,
+            nullptr, nullptr, nullptr, nullptr, nullptr,     nullptr, E::label_gradient};
   } else {
     constexpr cpu::Kernel second_pass = Loss<T>::kSecondPassSums > 0 ? E::second_pass : nullptr;
     return {false,
@@ -26,6 +26,7 @@ constexpr cpu::LossKernels kernels_of() {
             E::merge,
             E::finalize,
             E::gradient,
+            nullptr,
             E::macro,
             E::label_gradient};
   }
@@ -74,8 +75,8 @@ static constexpr FusedSum<double> kFusedDouble[] = {{{}, 0, {}}};  // double ser
 template <class T, const TermFunctions<T>* kTerms, const FusedSum<T>* kFused>
 constexpr cpu::LossKernels compound_kernels() {
   using C = CompoundEngine<T, kTerms, kFused>;
-  return {false,   0,        0,           0,           nullptr, C::rows,          C::statistics,
-          nullptr, C::merge, C::finalize, C::gradient, nullptr, C::label_gradient};
+  return {false,   0,        0,           0,           nullptr,           C::rows, C::statistics,
+          nullptr, C::merge, C::finalize, C::gradient, C::element_values, nullptr, C::label_gradient};
 }
 
 static void scale(DType dtype, void* memory, double factor, int64_t begin, int64_t end) {

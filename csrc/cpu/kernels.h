@@ -29,12 +29,15 @@ struct LossKernels {
   bool element_wise;
   int statistics, coefficients, second_pass_sums;  // statistics include second_pass_sums
   Kernel elements;                                 // over units: value and gradient
-  Kernel rows;            // over rows: statistics, coefficients, value and gradient while a row is in cache
-  Kernel statistics_of;   // over units
-  Kernel second_pass;     // over units of rows with complete statistics; null without second-pass sums
-  Kernel merge;           // over groups: merges the units' statistics, without second-pass sums
-  Kernel finalize;        // over groups: merges the units' statistics, and stores coefficients and value
-  Kernel gradient;        // over units
+  Kernel rows;           // over rows: statistics, coefficients, value and gradient while a row is in cache
+  Kernel statistics_of;  // over units
+  Kernel second_pass;    // over units of rows with complete statistics; null without second-pass sums
+  Kernel merge;          // over groups: merges the units' statistics, without second-pass sums
+  Kernel finalize;       // over groups: merges the units' statistics, and stores coefficients and value
+  Kernel gradient;       // over units
+  // Over units, after finalize: the values of a sum's element-wise terms, for a call without gradient. If not null,
+  // finalize runs once more after it or after gradient.
+  Kernel element_values;
   Kernel macro;           // over tiles of labels, with all rows: from statistics to gradient
   Kernel label_gradient;  // over tiles of labels, with all rows
 };

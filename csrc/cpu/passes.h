@@ -62,7 +62,12 @@ inline void run_forward(const Program& program, const Call& call, ForwardOutputs
     parallel(kernels.statistics_of, work, units, unit_size);
     if (kernels.second_pass) parallel(kernels.second_pass, work, units, unit_size);
     kernels.finalize(work, 0, group_count(call));
-    if (out.gradient) parallel(kernels.gradient, work, units, unit_size);
+    if (out.gradient) {
+      parallel(kernels.gradient, work, units, unit_size);
+    } else if (kernels.element_values) {
+      parallel(kernels.element_values, work, units, unit_size);
+    }
+    if (kernels.element_values) kernels.finalize(work, 0, group_count(call));
   }
   if (out.total) store_total(call, values, out.total);
 }
