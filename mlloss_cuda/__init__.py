@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ._autograd import unit_grad_output
 from ._backends import BackendStatus, backends, use_backend
+from ._extension import reserve_multiprocessors
 from ._version import __version__
 from .balance import label_weights, prior_bias
 from .compat.huggingface import hf_compute_loss
@@ -37,6 +38,7 @@ __all__ = [
     "label_weights",
     "linear_loss",
     "prior_bias",
+    "reserve_multiprocessors",
     "shard_labels",
     "unit_grad_output",
     "use_backend",

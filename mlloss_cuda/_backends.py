@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import torch
 
 from . import _ops
-from ._extension import compiled_compounds, cpu_missing, cuda_missing
+from ._extension import build_information, compiled_compounds, cpu_missing, cuda_missing
 
 __all__ = [
     "BackendStatus",
@@ -28,6 +28,7 @@ __all__ = [
     "use_backend",
 ]
 
+_LEAST_CAPABILITY: Final = (8, 0)
 _LEAST_TRITON: Final = (3, 6)
 _MOST_CUDA_LABELS: Final = 2**31 - 1024  # kMaxLabels of csrc/core/launch_plan.h
 _MOST_TRITON_LABELS: Final = 2**31 - 2**16  # a tile's columns are counted in 32 bits
@@ -47,6 +48,20 @@ def _cuda_status() -> BackendStatus:
         return BackendStatus(False, f"torch {torch.__version__} has no CUDA; the kernels are built and loaded")
     if not torch.cuda.is_available():
         return BackendStatus(False, "torch sees no CUDA device")
+    driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+    toolkit = build_information()["cuda"]
+    if driver // 1000 < int(toolkit.split(".")[0]):
+        return BackendStatus(
+            False,
+            f"the kernels are built with CUDA {toolkit}, the driver supports {driver // 1000}.{driver % 1000 // 10}",
+        )
+    for device in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_capability(device)
+        if found < _LEAST_CAPABILITY:
+            name = torch.cuda.get_device_name(device)
+            return BackendStatus(
+                False, f"the kernels need compute capability 8.0, and {name} has {found[0]}.{found[1]}"
+            )
     return BackendStatus(True, "")
 
 

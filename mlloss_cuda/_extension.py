@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import sysconfig
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = [
     "launch_plan",
     "library_path",
     "listed_compounds",
+    "reserve_multiprocessors",
     "strategies",
 ]
 
@@ -95,3 +97,45 @@ def _load_cuda() -> str:
 
 # The reason why the CUDA library cannot be used; empty if it can.
 cuda_missing = _load_cuda()
+
+
+def reserve_multiprocessors(count: int) -> int:
+    """Leave multiprocessors of every GPU to kernels of other streams, and return the number that was left before.
+
+    The CUDA kernels for long rows share a row among blocks that wait for one another, so all blocks of a launch run at
+    the same time, on as many multiprocessors as it helps. Such a launch starts only when all of them are free of other
+    kernels. A kernel that holds one of them, and itself waits for work that this process issues later (a receive of
+    NCCL that was posted ahead, for example), would then never end, and the launch never start. Reserve as many
+    multiprocessors as such kernels hold, at most: 32 are enough for NCCL with its defaults. The kernels are slower by
+    up to the share of the multiprocessors that is left.
+
+    The number is one for the process. Other backends, and devices with fewer multiprocessors, do not use all of it.
+
+    Args:
+        count: how many multiprocessors are left. Default 0, at the start.
+
+    Returns:
+        The number before this call.
+
+    Raises:
+        TypeError: ``count`` is not an int.
+        ValueError: ``count`` is negative.
+
+    Example:
+        >>> import mlloss_cuda
+        >>> before = mlloss_cuda.reserve_multiprocessors(32)
+        >>> mlloss_cuda.reserve_multiprocessors(before)
+        32
+    """
+    global _reserved
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"count: expected an int, got {count!r}")
+    if count < 0:
+        raise ValueError(f"count: expected 0 or more, got {count}")
+    if not cuda_missing:
+        ctypes.CDLL(str(library_path("_cuda"))).mlloss_cuda_reserve(min(count, 2**31 - 1))
+    before, _reserved = _reserved, count
+    return before
+
+
+_reserved = 0

@@ -126,10 +126,10 @@ class CSRTargets:
         """Make targets from a ``scipy.sparse`` matrix ``[rows, L]`` of any format; counts above 1 are positives."""
         if not hasattr(matrix, "tocsr"):
             raise TypeError(f"matrix: expected a scipy.sparse matrix, got {type(matrix).__name__}")
-        csr = matrix.tocsr().copy()
+        csr = matrix.astype("float32", copy=True).tocsr()  # sums of small integers would overflow
         csr.sum_duplicates()
         # Duplicates and counts above 1 make one positive.
-        values = torch.from_numpy(csr.data.astype("float32")).clamp(max=1)
+        values = torch.from_numpy(csr.data).clamp(max=1)
         return cls(
             torch.from_numpy(csr.indptr.astype("int64")),
             torch.from_numpy(csr.indices.astype("int64")),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mlloss_cuda
-from mlloss_cuda import _extension, _ops
+from mlloss_cuda import _backends, _extension, _ops
 
 from . import instruction_sets
 from .cases import Case
@@ -123,3 +123,37 @@ def test_instruction_sets_do_not_merge_at_link() -> None:
         ]
         assert not foreign, f"{isa}: {foreign[:5]}"
         assert any(f"mlloss::{isa}::" in name for name in symbols)
+
+
+@pytest.mark.parametrize(
+    ("driver", "capability", "reason"),
+    [
+        (13010, (9, 0), ""),
+        (12090, (9, 0), "driver supports 12.9"),
+        (13000, (7, 5), "capability 8.0, and Some GPU has 7.5"),
+    ],
+)
+def test_cuda_needs_its_driver_and_capability(
+    monkeypatch: pytest.MonkeyPatch, driver: int, capability: tuple[int, int], reason: str
+) -> None:
+    """Where the kernels cannot run, another backend serves the device, and ``backends()`` says why."""
+    monkeypatch.setattr(_backends, "cuda_missing", "")
+    monkeypatch.setattr(_backends, "build_information", lambda: {"cuda": "13.0.88"})
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability if device else (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: driver, raising=False)
+    status = mlloss_cuda.backends()["cuda"]
+    assert status.usable == (reason == "")
+    assert reason in status.reason
+
+
+def test_reserved_multiprocessors() -> None:
+    assert mlloss_cuda.reserve_multiprocessors(2) == 0
+    assert mlloss_cuda.reserve_multiprocessors(0) == 2
+    with pytest.raises(ValueError, match="count: expected 0 or more"):
+        mlloss_cuda.reserve_multiprocessors(-1)
+    with pytest.raises(TypeError, match="count: expected an int"):
+        mlloss_cuda.reserve_multiprocessors(True)

@@ -659,6 +659,11 @@ class TestHuggingFace:
         got = sum(hf_compute_loss(loss)((x[r],), y[r], 24) for r in (slice(0, 4), slice(4, 6)))
         torch.testing.assert_close(got, loss(x[:4], y[:4]) * 4 / 6 + loss(x[4:], y[4:]) * 2 / 6)
 
+    def test_torch_sparse_labels(self, generator: torch.Generator) -> None:
+        x, y = drawn(generator, 6, 4)
+        compute_loss = hf_compute_loss(ZLPRLoss())
+        torch.testing.assert_close(compute_loss((x,), y.to_sparse_csr(), 30), compute_loss((x,), y, 30))
+
     def test_sparse_labels(self, generator: torch.Generator) -> None:
         """The Trainer counts sparse labels like dense ones."""
         x, y = drawn(generator, 5, 5)

@@ -6,6 +6,7 @@ import copy
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -713,6 +714,84 @@ def test_moments_wider_than_the_weights_are_restored() -> None:
         assert torch.equal(update.state[head.weight][name], expected)
 
 
+def test_state_of_other_options_is_refused() -> None:
+    """The tensors of a checkpoint are read before its options, so the head must have room for the same moments."""
+    saved, plain, kahan = (
+        LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=update, dtype=torch.bfloat16)
+        for update in (FusedSGD(0.1, momentum=0.9), FusedSGD(0.3), FusedSGD(0.3, momentum=0.9, rounding="kahan"))
+    )
+    run(saved, 0, 1)
+    for head in (plain, kahan):
+        with pytest.raises(ValueError, match="^fused_update: expected the options of the checkpoint"):
+            head.checkpoint().load_state_dict(saved.checkpoint().state_dict())
+        assert head.fused_update.param_groups[0]["lr"] == 0.3
+
+
+def test_the_state_of_a_torch_optimizer_continues(generator: torch.Generator) -> None:
+    head = LinearLoss(
+        FEATURES, LABELS, ZLPRLoss(), fused_update=FusedAdam(0.1, state_dtype=torch.float32), dtype=torch.float64
+    )
+    inputs, targets = torch.randn((ROWS, FEATURES), generator=generator).double(), random_targets(generator, "csr")
+    layer = nn.Linear(FEATURES, LABELS, dtype=torch.float64)
+    optimizer = torch.optim.Adam(layer.parameters(), 0.1)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        ZLPRLoss()(layer(inputs), targets).backward()
+        optimizer.step()
+
+    step()
+    head.load_state_dict(layer.state_dict(), strict=False)
+    head.fused_update.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    step()
+    head(inputs, targets).backward()
+    torch.testing.assert_close(head.weight, layer.weight)
+    torch.testing.assert_close(head.bias, layer.bias)
+    optimizer = torch.optim.Adam(layer.parameters(), 0.1, amsgrad=True)
+    with pytest.raises(ValueError, match="^amsgrad: expected False"):
+        head.fused_update.load_state_dict(optimizer.state_dict())
+
+
+def test_an_update_follows_its_head_to_another_dtype(generator: torch.Generator) -> None:
+    head = stepped(1)
+    inputs, targets = torch.randn((ROWS, FEATURES), generator=generator), random_targets(generator, "csr")
+    head.double()
+    head(inputs.double(), targets).backward()
+    state = head.fused_update.state[head.weight]
+    assert state["exp_avg"].dtype == torch.float64
+    assert bool(head.weight.isfinite().all())
+
+
+def test_an_update_follows_replaced_parameters(generator: torch.Generator) -> None:
+    """Initialisation on meta, and loading by assignment, make new parameters."""
+    inputs, targets = torch.randn((ROWS, FEATURES), generator=generator), random_targets(generator, "csr")
+    update = partial(FusedSGD, 0.1, momentum=0.9)
+    expected = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=update())
+    head = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=update(), device="meta").to_empty(device="cpu")
+    head.load_state_dict(copy.deepcopy(expected.state_dict()))
+    for assign in (False, True):
+        for each in (expected, head):
+            each(inputs, targets).backward()
+        if assign:
+            head.load_state_dict(copy.deepcopy(head.state_dict()), assign=True)
+            for each in (expected, head):
+                each(inputs, targets).backward()
+        torch.testing.assert_close(head.weight, expected.weight)
+        torch.testing.assert_close(head.bias, expected.bias)
+
+
+@pytest.mark.parametrize("learns", (False, True))
+def test_an_empty_batch_is_no_step(learns: bool) -> None:
+    head = LinearLoss(FEATURES, LABELS, ZLPRLoss(reduction="sum"), fused_update=FusedSGD(0.1, weight_decay=0.5))
+    before = copy.deepcopy(head.state_dict())
+    inputs = torch.zeros(0, FEATURES, requires_grad=learns)
+    head(inputs, torch.zeros(0, LABELS)).backward()
+    assert head.weight.grad is None
+    assert head.fused_update.state[head.weight].get("step", 0) == 0
+    assert all(torch.equal(tensor, head.state_dict()[name]) for name, tensor in before.items())
+    assert (inputs.grad is not None) == learns
+
+
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
 def test_a_frozen_parameter_is_not_stepped(generator: torch.Generator, frozen: str) -> None:
     """A frozen parameter keeps its values. The other one steps as with torch's optimizer, and counts its own steps."""
@@ -846,6 +925,12 @@ def test_topk_excludes_labels(generator: torch.Generator, budget: int | None) ->
     assert not seen.gather(1, found.indices.clamp(min=0))[found.indices >= 0].any()
 
 
+def test_topk_without_rows() -> None:
+    head = LinearLoss(FEATURES, LABELS, ZLPRLoss())
+    exclude = CSRTargets.from_lists([], LABELS).pad_to(4)
+    assert head.topk(torch.zeros(0, FEATURES), 3, exclude=exclude).indices.shape == (0, 3)
+
+
 def test_topk_of_unknown_and_infinite_logits(generator: torch.Generator) -> None:
     head = LinearLoss(1, 200, ZLPRLoss(), memory_budget=600)
     nn.init.zeros_(head.weight)
@@ -941,6 +1026,18 @@ def test_bad_arguments(error: type[Exception], argument: str, given: dict[str, A
 def test_bad_arguments_of_modules(error: type[Exception], argument: str, make: Any) -> None:
     with pytest.raises(error, match=f"^{argument}: expected"):
         make()
+
+
+def test_values_of_rows_need_one_pass_for_elements(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    """A sum for which the device has no single pass has an element-wise pass, which has no values of rows."""
+    loss = mlloss_cuda.CompoundLoss((ZLPRLoss() + BCEWithLogitsLoss()).terms, reduction="none")
+    inputs, weight = torch.randn((ROWS, FEATURES), generator=generator), torch.zeros(LABELS, FEATURES)
+    targets = random_targets(generator, "csr")
+    assert linear_loss(inputs, weight, targets, loss).shape == (ROWS,)
+    monkeypatch.setattr(mlloss_cuda._backends, "one_pass", lambda *arguments: None)
+    loss = mlloss_cuda.CompoundLoss(loss.terms, reduction="none")
+    with pytest.raises(ValueError, match="^loss: expected a reduction other than 'none'"):
+        linear_loss(inputs, weight, targets, loss)
 
 
 def test_unsupported_updates_raise() -> None:

@@ -1,5 +1,6 @@
 """Tests of the reader of machine code, on two small kernels written by hand."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -273,8 +274,9 @@ ptxas info    : Used 32 registers, used 0 barriers
 def kernel_of(text: str = SAMPLE, resources: Resources | None = None) -> Kernel:
     code = blocks_of(function_of(text))
     local = sum(i.local for i in function_of(text).instructions)
+    drops_nan = sum(i.drops_nan for i in function_of(text).instructions)
     paths = {"value, csr": cheapest(code, STATISTICS), "gradient, csr": cheapest(code, GRADIENT)}
-    return Kernel("element_wise<Bce>", "bfloat16 sm_90", resources or Resources(32), 36, local, paths)
+    return Kernel("element_wise<Bce>", "bfloat16 sm_90", resources or Resources(32), 36, local, drops_nan, paths)
 
 
 def test_faults() -> None:
@@ -283,6 +285,9 @@ def test_faults() -> None:
     assert "spills registers" in budgets.faults_of(kernel_of(resources=Resources(32, 0, 0, 8)))[0]
     assert "2049 bytes of static shared" in budgets.faults_of(kernel_of(resources=Resources(32, 2_049)))[0]
     assert "1 accesses to local" in budgets.faults_of(kernel_of(SAMPLE.replace("FSEL R4, -R4", "STL [R1], R4")))[0]
+    for opcode, operands, faults in (("FMNMX", "PT", 1), ("FMNMX", "!PT", 0), ("FMNMX.NAN", "PT", 0)):
+        text = re.sub(r"FSEL R4, -R4[^;]*;", f"{opcode} R4, R4, 88, {operands} ;", SAMPLE)
+        assert len(budgets.faults_of(kernel_of(text))) == faults
     assert "no path 'gradient, csr'" in budgets.faults_of(kernel_of(SAMPLE.replace("STG.E.128", "STS.128")))[0]
 
 

@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from typing import Any
 
+import numpy
 import pytest
 import scipy.sparse
 import torch
@@ -136,6 +137,9 @@ class TestAtK:
             assert torch.equal(precision_at_k(given, targets, ks), precision_at_k(ranked, targets, ks))
             got = propensity_scored_recall_at_k(given, targets, weights, ks)
             assert torch.equal(got, propensity_scored_recall_at_k(ranked, targets, weights, ks))
+        # Sums of small integers do not overflow: label 0 has a score of 128, and label 1 of 2.
+        votes = scipy.sparse.coo_matrix((numpy.array([64, 64, 2], numpy.int8), ([0, 0, 0], [0, 0, 1])), (1, LABELS))
+        assert precision_at_k(votes, CSRTargets.from_lists([[0]], LABELS), 1) == 1
         # With k above the number of predictions, no label counts as right that was not predicted.
         assert recall_at_k(sparse, targets, LABELS) == recall_at_k(ranked, targets, WIDTH)
         with pytest.raises(ValueError, match=f"k: expected 1 to {LABELS}"):

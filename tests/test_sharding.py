@@ -260,6 +260,11 @@ def test_bitwise_equal_on_every_rank_and_run(ranks: Ranks, seed: int) -> None:
     assert values[0] == values[1] == values[2] == values[3]
 
 
+def _with_elements(scale: nn.Parameter) -> mlloss_cuda.CompoundLoss:
+    terms = [(1.0, ZLPRLoss()), (2.0, BCEWithLogitsLoss(logit_scale=scale))]
+    return mlloss_cuda.CompoundLoss(terms, reduction="none")
+
+
 def _others(rank: int, count: int, seed: int) -> None:
     problem = Problem(rank, count, seed)
     # With a backend that does not take parts, each rank gathers all logits.
@@ -268,6 +273,18 @@ def _others(rank: int, count: int, seed: int) -> None:
             (ZLPRLoss, DiceLoss, lambda: BCEWithLogitsLoss(reduction="none")), LAYOUTS
         ):
             _assert_same(problem, make, layout)
+        # What all ranks learn has the whole gradient, although each rank has the values of its own labels only.
+        for loss in (BCEWithLogitsLoss, lambda **common: DiceLoss(average="macro", **common)):
+            _assert_same(
+                problem,
+                lambda loss=loss: loss(
+                    reduction="none",
+                    logit_scale=nn.Parameter(torch.tensor(1.5, dtype=torch.float64)),
+                    logit_bias=nn.Parameter(problem.weight.double()),
+                ),
+                "dense",
+            )
+        _assert_same(problem, lambda: _with_elements(nn.Parameter(torch.tensor(0.5, dtype=torch.float64))), "csr")
     # Probabilities, unknown labels.
     soft = random_probabilities(problem.generator, (ROWS, LABELS))
     unknown = torch.where(soft > 0.8, -1, (soft > 0.6).int())
@@ -753,6 +770,10 @@ def _disagreements(rank: int, what: str) -> str:
     if what == "learned":
         scaled = shard_labels(ZLPRLoss(logit_scale=nn.Parameter(torch.ones(()), requires_grad=rank == 0)), group)
         return _message(lambda: scaled(logits, targets))
+    if what == "plan":
+        compound = mlloss_cuda.CompoundLoss([(1.0, ZLPRLoss()), (0.5, DiceLoss(average="micro"))], reduction="mean")
+        compound.reduction = "none" if rank else "mean"
+        return _message(lambda: shard_labels(compound, group)(logits, targets))
     if what == "first":
         bad: Any = "no tensor" if rank else logits
         return _message(lambda: shard_labels(loss, group)(bad, targets))
@@ -770,6 +791,7 @@ def _disagreements(rank: int, what: str) -> str:
         ("failure", "rank 1 failed with ValueError: targets: expected", "ValueError: targets: expected"),
         ("first", "rank 1 failed its own check", "TypeError: logits: expected a tensor"),
         ("later", "rank 1 failed with ValueError: logits: expected the 5", "ValueError: logits: expected the 5 labels"),
+        ("plan", "rank 1 failed with ValueError: reduction: expected", "ValueError: reduction: expected another"),
         ("learned", r"rank 0 has .*\['logit_scale'\]; rank 1 has .*\[\]", "ranks disagree"),
         ("gradient", "a gradient of the input; rank 1 has .*no gradient", "ranks disagree"),
         ("input", "rank 1 failed with ValueError: input: expected shape", "ValueError: input: expected shape"),
@@ -782,6 +804,31 @@ def test_disagreement_raises_on_both_ranks(ranks: Ranks, what: str, first: str, 
     messages = ranks.run(2, _disagreements, what)
     assert re.search(first, messages[0]), messages
     assert re.search(second, messages[1]), messages
+
+
+def _trainer_loss(rank: int) -> None:
+    loss = shard_labels(ZLPRLoss(reduction="sum"), group_of(2))
+    logits, targets = torch.zeros(3, 5), torch.ones(3, 5)
+    found = mlloss_cuda.hf_compute_loss(loss)((logits,), targets, 60)
+    torch.testing.assert_close(found, loss(logits, targets))
+    with pytest.raises(ValueError, match="reduction other than 'none'"):
+        mlloss_cuda.hf_compute_loss(shard_labels(ZLPRLoss(reduction="none"), group_of(2)))
+
+
+def test_the_trainer_sees_the_reduction(ranks: Ranks) -> None:
+    ranks.run(2, _trainer_loss)
+
+
+def _seeds(rank: int) -> int:
+    torch.manual_seed(5 + rank)
+    head = LinearLoss(4, 10, ZLPRLoss(), fused_update=FusedSGD(), process_group=group_of(3))
+    assert head.fused_update is not None
+    return int(head.fused_update.param_groups[0]["seed"])
+
+
+def test_ranks_round_with_one_seed(ranks: Ranks) -> None:
+    """A checkpoint keeps one seed, so the ranks must have the same."""
+    assert len(set(ranks.run(3, _seeds))) == 1
 
 
 def _exits(rank: int) -> str:

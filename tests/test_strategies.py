@@ -34,8 +34,10 @@ LONG, LONG_WITH_OPTIONS, TOO_LONG = 9_001, 7_001, 20_001
 ROWS = [case for case in all_cases() if case.grouping == "samples" and not case.element_wise]
 
 
-def long_for(layout: str) -> int:
-    return LONG if layout in ("bool", "csr64") else LONG_WITH_OPTIONS
+def long_for(layout: str, case: Case | None = None) -> int:
+    """Return the labels of a row that a team holds; a thread holds half as many if the call has options."""
+    options = case is not None and "threshold" in case.own
+    return LONG if layout in ("bool", "csr64") and not options else LONG_WITH_OPTIONS
 
 
 def expected_strategy(case: Case, backend: Backend, dtype: torch.dtype = torch.float32) -> str:
@@ -142,7 +144,7 @@ def test_plans_share_long_rows_among_blocks(backend: Backend, rows: int) -> None
 def test_teams_of_several_blocks(served: Case, backend: Backend, generator: torch.Generator, layout: str) -> None:
     """Long rows by teams of several blocks, whose launch is cooperative; rows that no team holds are split."""
     count = library_of(backend).cuemu_cooperative_launches
-    for labels in (long_for(layout), TOO_LONG):
+    for labels in (long_for(layout, served), TOO_LONG):
         logits = random_logits(generator, (5, labels), torch.float32, backend.device)
         logits[2] *= 40
         dense = random_positives(generator, (5, labels), 0.01)
@@ -429,6 +431,7 @@ def test_a_refused_team_is_split(
     wanted = teams() - before
     assert wanted <= 1
     monkeypatch.setenv("CUEMU_COOPERATIVE", "0")
+    monkeypatch.setenv("CUEMU_STREAM", "1")
     before = refusals()
     for _ in range(2):  # the second call does not try again
         assert_within_budget(evaluate(served, logits, targets), Reference(served, logits, targets))
@@ -436,7 +439,32 @@ def test_a_refused_team_is_split(
         assert library_of(backend).cuemu_last_error() == 0
     assert refusals() - before == wanted
     monkeypatch.undo()
-    evaluate(served, logits[:, :9], targets[:, :9])  # replaces the plan that this thread keeps
+    before = teams()
+    evaluate(served, logits, targets)  # on another stream the team is tried again
+    assert teams() - before == wanted
+
+
+@pytest.mark.emulated
+def test_reserved_multiprocessors_stay_free(
+    backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one of two multiprocessors taken by a kernel that never ends, a team fits only if it was reserved."""
+    logits = random_logits(generator, (5, LONG), torch.float32, backend.device)
+    targets = random_positives(generator, (5, LONG), 0.01).to(backend.device)
+    library = library_of(backend)
+    expected = evaluate(zlpr_loss, logits, targets)
+    monkeypatch.setenv("CUEMU_SMS", "1")
+    for reserved, refused in ((1, 0), (0, int(last_strategy(backend) == "team"))):
+        library.mlloss_cuda_reserve(reserved)
+        try:
+            before = library.cuemu_refusals()
+            got = evaluate(zlpr_loss, logits, targets)
+        finally:
+            library.mlloss_cuda_reserve(0)
+        assert library.cuemu_refusals() - before == refused
+        torch.testing.assert_close(got.gradient, expected.gradient, rtol=1e-5, atol=1e-9)
+    monkeypatch.undo()
+    evaluate(zlpr_loss, logits[:, :9], targets[:, :9])  # replaces the plan that this thread keeps
 
 
 @pytest.mark.emulated

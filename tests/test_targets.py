@@ -89,6 +89,9 @@ def test_from_scipy(dense: torch.Tensor, kind: str) -> None:
     assert torch.equal(targets.to_dense(), dense)
     counts = scipy.sparse.coo_matrix((numpy.ones(4), ([0, 0, 0, 1], [1, 1, 2, 0])), (2, 3))
     assert CSRTargets.from_scipy(counts).to_dense().tolist() == [[False, True, True], [True, False, False]]
+    for dtype in (numpy.int8, numpy.uint8, numpy.bool_):
+        many = scipy.sparse.coo_matrix((numpy.full(4, 64, dtype), ([0, 0, 0, 0], [1, 1, 1, 1])), (1, 3))
+        assert CSRTargets.from_scipy(many).to_dense().tolist() == [[False, True, False]]
     with pytest.raises(TypeError, match="matrix"):
         CSRTargets.from_scipy([[1]])
     half = CSRTargets.from_scipy(matrix * 0.5)

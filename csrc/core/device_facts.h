@@ -14,6 +14,7 @@ struct DeviceFacts {
   int64_t l2_bytes;
   double bytes_per_ns = 0.0;  // the bandwidth of memory that kernels reach, some 0.9 of the peak; 0 if it is not known
   const char* name = "";
+  int reserved = 0;  // multiprocessors that teams of blocks leave to other kernels
 };
 
 // Rates of a device: the bandwidths that kernels reach, the clock in GHz, and times in ns.

@@ -110,6 +110,9 @@ inline int64_t team_blocks_per_sm(const Problem& problem, const DeviceFacts& fac
                    int64_t{kMostBlocksPerSm}, (facts.shared_per_block + kReservedShared) / most_shared});
 }
 
+// Returns on how many multiprocessors teams run.
+inline int64_t team_processors(const DeviceFacts& facts) { return std::max(1, facts.sm_count - facts.reserved); }
+
 // Returns a plan in which `team` blocks keep a row, or fewer if these suffice. The grid is persistent, and all of its
 // blocks are resident at once, because the blocks of a team wait for one another.
 inline LaunchPlan team_of(const Problem& problem, int64_t resident, int threads, int64_t team) {
@@ -144,7 +147,7 @@ inline bool plan_team(const Problem& problem, const DeviceFacts& facts, LaunchPl
   const int64_t rows = std::max<int64_t>(1, problem.rows);
   bool found = false;
   for (const int threads : {256, 192, 128, 96, 64, 32}) {
-    const int64_t resident = team_blocks_per_sm(problem, facts, threads) * facts.sm_count;
+    const int64_t resident = team_blocks_per_sm(problem, facts, threads) * team_processors(facts);
     const int64_t least = divide_up(chunks, int64_t{threads} * problem.team_chunks);
     if (least > resident || chunks <= threads - kWarpThreads) continue;  // too long, or warps would be idle
     const int64_t for_two = rows >= 2 && 2 * least <= resident ? resident / 2 : resident;

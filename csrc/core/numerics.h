@@ -52,14 +52,30 @@ MLLOSS_HD T multiply_add(T a, T b, T c) {
 #endif
 }
 
-// Returns x, or `most` if that is less. The result for NaN is unspecified.
+// Returns x, or `most` if that is less. A NaN stays NaN, which fmin and PTX's min do not do.
 template <class T>
 MLLOSS_HD T at_most(T x, T most) {
 #ifdef __CUDA_ARCH__
-  return fmin(x, most);
-#else
-  return x > most ? most : x;
+  if constexpr (sizeof(T) == 4) {
+    T y;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(most));
+    return y;
+  }
 #endif
+  return x > most ? most : x;
+}
+
+// Returns x, or `least` if that is more. A NaN stays NaN.
+template <class T>
+MLLOSS_HD T at_least(T x, T least) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 4) {
+    T y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(least));
+    return y;
+  }
+#endif
+  return x < least ? least : x;
 }
 
 #ifdef CUEMU
@@ -302,32 +318,6 @@ MLLOSS_HD TwoParts<T> two_parts(T x) {
   return {x, upper, x - upper};
 }
 
-// Returns x, or `most` if that is less. A NaN stays NaN.
-template <class T>
-MLLOSS_HD T capped(T x, T most) {
-#ifdef __CUDA_ARCH__
-  if constexpr (sizeof(T) == 4) {
-    T y;
-    asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(most));
-    return y;
-  }
-#endif
-  return x > most ? most : x;
-}
-
-// Returns x, or `least` if that is more. A NaN stays NaN.
-template <class T>
-MLLOSS_HD T raised_to(T x, T least) {
-#ifdef __CUDA_ARCH__
-  if constexpr (sizeof(T) == 4) {
-    T y;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(least));
-    return y;
-  }
-#endif
-  return x < least ? least : x;
-}
-
 // Returns the cap of a value that is multiplied by `factor`: the largest finite number if the factor is 0, so that a
 // value of weight 0 contributes 0 even if it is infinite.
 template <class T>
@@ -396,9 +386,14 @@ MLLOSS_HD double logistic_power(double z) { return exp(at_most(z, 709.0)); }
 MLLOSS_HD float tail_power(float z) { return exponential(-absolute(z)); }
 MLLOSS_HD double tail_power(double z) { return exp(-absolute(z)); }
 
+// Returns p (1 - p), which is exactly 0 where logistic_power is at its cap: there the product is 1.6e-38.
+MLLOSS_HD float slope_from(LogisticParts<float> parts) {
+  return at_least(multiply_add(parts.sigmoid, parts.sigmoid_negated, -2e-38f), 0.0f);
+}
+MLLOSS_HD double slope_from(LogisticParts<double> parts) { return parts.sigmoid * parts.sigmoid_negated; }
+
 MLLOSS_HD float sigmoid(float z) { return reciprocal(1.0f + exponential(-z)); }
 
-// The slope of NaN is unspecified.
 MLLOSS_HD SigmoidAndSlope<float> sigmoid_and_slope(float z) {
   const float e = exponential(at_most(-z, 88.0f));  // the bound prevents inf * 0
   const float p = reciprocal(1.0f + e);
@@ -448,6 +443,12 @@ MLLOSS_HD LogisticParts<T> sigmoids_from(T power) {
   return {power * rest, flushed(rest), T(0)};
 }
 
+// Returns p (1 - p). At the cap of logistic_power the second factor is 0.
+template <class T>
+MLLOSS_HD T slope_from(LogisticParts<T> parts) {
+  return parts.sigmoid * parts.sigmoid_negated;
+}
+
 template <class T>
 MLLOSS_HD T sigmoid(T z) {
   return sigmoids_from(logistic_power(z)).sigmoid;
@@ -456,7 +457,7 @@ MLLOSS_HD T sigmoid(T z) {
 template <class T>
 MLLOSS_HD SigmoidAndSlope<T> sigmoid_and_slope(T z) {
   const LogisticParts<T> parts = sigmoids_from(logistic_power(z));
-  return {parts.sigmoid, parts.sigmoid * parts.sigmoid_negated};
+  return {parts.sigmoid, slope_from(parts)};
 }
 
 template <class T>

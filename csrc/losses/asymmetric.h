@@ -68,9 +68,9 @@ class Asymmetric : public ElementWise {
     value = 0.0f;
     for (int i = 0; i < kCount; ++i) {
       // One division yields both p = 1 / (1 + x) and q / (1 - u), with 1 - u = (x + clip (1 + x)) / (1 + x).
-      const float x = power_of_two(capped(s[i] * -kLog2e, 60.0f)), whole = 1.0f + x;
+      const float x = power_of_two(at_most(s[i] * -kLog2e, 60.0f)), whole = 1.0f + x;
       const float clipped = multiply_add(clip, whole, x), inverse = reciprocal(whole * clipped), p = inverse * clipped;
-      const float u = raised_to(multiply_add(-clip, x, most), 0.0f) * p, rest = 1.0f - u;
+      const float u = at_least(multiply_add(-clip, x, most), 0.0f) * p, rest = 1.0f - u;
       const float far = log2_approximate(rest) * -kLn2;
       const float l = u < 0.25f ? u * minus_log_over_quarter(u) : far;
       const float slope = multiply_add((x * p) * (focus * p), l, u * (x * inverse));

@@ -21,14 +21,14 @@ class Bce : public ElementWise {
     const T q = positive_ * e.parameter;
     if constexpr (E::kSoft) {
       const Logistic<T> l = logistic_of(e, false);
-      return expectation(e.y, {q * capped(l.softplus_negated, cap_of(q)), -q * l.sigmoid_negated},
+      return expectation(e.y, {q * at_most(l.softplus_negated, cap_of(q)), -q * l.sigmoid_negated},
                          {l.softplus, l.sigmoid});
     } else {
       const bool positive = e.y > T(0);
       const Logistic<T> l = logistic_of(e, positive);
       if constexpr (E::kNegative) return {l.softplus, l.sigmoid};
       const T factor = positive ? q : T(1);
-      return {factor * capped(l.softplus, cap_of(factor)), positive ? -q * l.sigmoid : l.sigmoid};
+      return {factor * at_most(l.softplus, cap_of(factor)), positive ? -q * l.sigmoid : l.sigmoid};
     }
   }
 
@@ -65,7 +65,7 @@ class Bce : public ElementWise {
         g[i] = x * (reciprocal(one) * factor);
       }
       value += logarithm_of_product(product);
-      largest = raised_to(product, largest);
+      largest = at_least(product, largest);
     }
     return largest < 8.5e37f;  // 2^126
   }

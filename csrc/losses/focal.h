@@ -40,7 +40,7 @@ class SigmoidFocal : public ElementWise {
     const Logistic<T> l = logistic_of(e, !positive);
     const T modulation = alpha * power<kVariant>(l.sigmoid_negated, l.softplus);
     const T slope = modulation * (gamma_ * l.sigmoid * finite(l.softplus_negated) + l.sigmoid_negated);
-    const T cost = capped(l.softplus_negated, positive ? positive_cap_ : negative_cap_);
+    const T cost = at_most(l.softplus_negated, positive ? positive_cap_ : negative_cap_);
     return {modulation * cost, positive ? -slope : slope};
   }
 
@@ -52,9 +52,9 @@ class SigmoidFocal : public ElementWise {
     const float scale = factor * static_cast<float>(negative_);
     float sum = 0.0f;
     for (int i = 0; i < kCount; ++i) {
-      const float x = power_of_two(capped(s[i] * -kLog2e, 126.0f));
+      const float x = power_of_two(at_most(s[i] * -kLog2e, 126.0f));
       const float p = reciprocal(1.0f + x), q = x * p, less = at_most(p, q);
-      const float l = multiply_add(less, minus_log_over_half(less), raised_to(s[i], 0.0f));
+      const float l = multiply_add(less, minus_log_over_half(less), at_least(s[i], 0.0f));
       const float square = p * p;
       sum = i == 0 ? square * l : multiply_add(square, l, sum);
       g[i] = square * scale * multiply_add(2.0f * q, l, p);
@@ -97,7 +97,7 @@ class SigmoidFocal : public ElementWise {
     const T ratio = y > T(0) ? (y < T(1) ? between : p) : q;
     const T slope = (p - y) + gamma_ * (T(1) - T(2) * y) * ratio * finite(ce);
     const T exact = y > T(0) ? (y < T(1) ? slope : -q - gamma_ * p * finite(ce)) : slope;
-    return {modulation * capped(ce, cap_of(alpha)), modulation * exact};
+    return {modulation * at_most(ce, cap_of(alpha)), modulation * exact};
   }
 };
 

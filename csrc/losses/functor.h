@@ -251,7 +251,7 @@ template <class E>
 MLLOSS_HD auto sigmoid_and_slope_of(const E& e) {
   if constexpr (E::kReady) {
     using T = decltype(e.parts.l * 1);
-    return SigmoidAndSlope<T>{e.parts.sigmoid, e.parts.sigmoid * e.parts.sigmoid_negated};
+    return SigmoidAndSlope<T>{e.parts.sigmoid, slope_from(e.parts)};
   } else {
     return sigmoid_and_slope(e.s);
   }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import _ops
@@ -61,6 +62,8 @@ def hf_compute_loss(loss: Callable[..., Tensor], *, logits: str = "logits") -> C
         outputs: Any, labels: Tensor | CSRTargets, num_items_in_batch: Tensor | float | None = None
     ) -> Tensor:
         scores = _logits_of(outputs, logits)
+        if isinstance(labels, Tensor) and labels.layout == torch.sparse_csr:
+            labels = CSRTargets.from_sparse(labels)
         if isinstance(labels, CSRTargets):
             labels = labels.to(scores.device, non_blocking=True)
         if getattr(loss, "reduction", None) == "sum" or num_items_in_batch is None:

@@ -88,7 +88,7 @@ def _checked(
     inputs: Any, weight: Any, bias: Any, targets: Any, loss: Any, sample_weight: Any, settings: Settings
 ) -> tuple[Layer, list[CheckedPass]]:
     inputs = check_input(inputs, weight, bias)
-    check_loss(loss)
+    check_loss(loss, planned_as(weight))
     check_optional_count("chunk_size", settings.chunk_size)
     check_optional_count("memory_budget", settings.memory_budget)
     check_share(weight, settings.shards)
@@ -111,14 +111,26 @@ def _described(checked: tuple[Layer, list[CheckedPass]]) -> str:
 def _evaluate_unfused(layer: Layer, loss: LossModule, targets: Any, sample_weight: Any, settings: Settings) -> Tensor:
     """Run the layer, then the loss: for the reference backend, and for calls without elements."""
     inputs, weight, bias = layer
-    if settings.update is not None:  # a call without elements updates nothing
-        weight, bias = weight.detach(), None if bias is None else bias.detach()
+    if settings.update is not None:
+        inputs, weight, bias = _StepsNothing.apply(inputs, weight, bias)
     if settings.shards is None:
         return loss(F.linear(inputs, weight, bias), targets, sample_weight)
     shared = replicated(inputs, settings.shards)
     assert shared is not None
     whole: Any = ShardedLogits(F.linear(shared, weight, bias), settings.shards)
     return loss(whole, targets, sample_weight)
+
+
+class _StepsNothing(torch.autograd.Function):
+    """The layer of a call without elements under a fused update, which has no gradient to step with."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        return inputs.view_as(inputs), weight.view_as(weight), None if bias is None else bias.view_as(bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
+        return grad_outputs[0], None, None
 
 
 def _local_weight(weight: Any) -> tuple[Tensor, LabelShards]:

@@ -51,13 +51,29 @@ class HeadState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state; copying a tensor that was loaded in place has no effect."""
         head, update = self._head, self._head.fused_update
+        if update is not None:
+            self._load_options(update, state["options"])
         for name, tensor in self._tensors():
             local_of(tensor).copy_(local_of(state[name]))
         head.loss.load_state_dict(state["loss"])
         if update is not None:
-            update.param_groups[0].update(state["options"])
             for name, parameter in self._parameters():
                 update.state[parameter]["step"] = state["steps"][name]
+
+    def _load_options(self, update: FusedUpdate, options: dict[str, Any]) -> None:
+        """Load the options, which must call for the moments that the checkpoint was read into."""
+        group = update.param_groups[0]
+        former, before = dict(group), self._state_names(update)
+        group.update(options)
+        if self._state_names(update) != before:
+            group.update(former)
+            differing = {name: value for name, value in options.items() if former.get(name) != value}
+            raise ValueError(
+                f"fused_update: expected the options of the checkpoint, whose state has other moments: {differing}"
+            )
+
+    def _state_names(self, update: FusedUpdate) -> list[tuple[str, ...]]:
+        return [update.state_names(parameter) for _, parameter in self._parameters()]
 
     def _parameters(self) -> list[tuple[str, Tensor]]:
         return list(self._head.named_parameters(recurse=False))

@@ -44,17 +44,20 @@ def check_optional_count(name: str, value: Any) -> int | None:
     return None if value is None else check_count(name, value)
 
 
-def check_loss(loss: Any) -> None:
-    """Check for a loss module whose passes can be split into chunks."""
+def check_loss(loss: Any, device_type: str = "cpu") -> None:
+    """Check for a loss module whose passes on this type of device can be split into chunks."""
     if not isinstance(loss, LossModule):
         raise TypeError(f"loss: expected a loss module of mlloss_cuda, got {loss!r}")
-    for term in loss.terms_on("cpu"):
+    for term in loss.terms_on(device_type):
         if term.spec.second_logits:
             raise TypeError(f"loss: expected a loss of logits and targets, got {loss!r}, which takes two logits")
         if term.alone:
             raise ValueError(f"loss: expected a loss that one pass evaluates, got {loss!r}; leave out rescale")
         if loss.reduction == "none" and term.grouping == "element":
-            raise ValueError("loss: expected a reduction other than 'none' for an element-wise loss, got 'none'")
+            raise ValueError(
+                "loss: expected a reduction other than 'none' for an element-wise loss (also in a sum that takes "
+                "several passes on this device), got 'none'"
+            )
 
 
 def check_steppable(weight: Tensor) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from .. import _validation as check
 from .._graph_break import uncompiled
@@ -23,7 +24,7 @@ from .checks import (
     check_steppable,
     product_dtype,
 )
-from .placement import distributed_parameter, generator_of, local_of, place
+from .placement import common_number, distributed_parameter, generator_of, local_of, place
 from .plan import LinearPlan
 from .topk import TopK, chunked_topk, sharded_topk
 from .updates import FusedUpdate
@@ -173,7 +174,25 @@ class LinearLoss(nn.Module):
         if fused_update is not None:
             check_steppable(self.weight)
             first = 0 if self.shards is None else self.shards.own.start
-            fused_update.bind([each for each in (self.weight, self.bias) if each is not None], first)
+            if self.shards is not None:
+                fused_update.param_groups[0]["seed"] = common_number(fused_update.param_groups[0]["seed"], self.shards)
+            fused_update.bind(self._own_parameters(), first)
+
+    def _own_parameters(self) -> list[nn.Parameter]:
+        return [each for each in (self.weight, self.bias) if each is not None]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Convert or move the head, as any module; ``fused_update`` gets parameters that are new objects."""
+        super()._apply(fn, recurse)
+        if self.fused_update is not None:
+            self.fused_update.follow(self._own_parameters())
+        return self
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        """Load the head's tensors, as any module; ``fused_update`` gets parameters that are new objects."""
+        super()._load_from_state_dict(*arguments)
+        if self.fused_update is not None:
+            self.fused_update.follow(self._own_parameters())
 
     def reset_parameters(self) -> None:
         """Set weight and bias to their initial values."""

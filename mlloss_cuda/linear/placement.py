@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from ..sharding.shards import LabelShards, group_of_mesh, is_dtensor
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Placement", "as_dtensor", "distributed_parameter", "generator_of", "local_of", "place"]
+__all__ = ["Placement", "as_dtensor", "common_number", "distributed_parameter", "generator_of", "local_of", "place"]
 
 
 class Placement(NamedTuple):
@@ -35,9 +36,7 @@ def place(process_group: Any, num_labels: int, local_labels: Any, fused_update: 
     group = check_group("process_group", process_group)
     if local_labels is None:
         return Placement(LabelShards.chunked(group, num_labels))
-    from torch import distributed
-
-    device = torch.device("cuda" if distributed.get_backend(group) == "nccl" else "cpu")
+    device = _device_of(group)
     whole = isinstance(local_labels, int) and not isinstance(local_labels, bool)
     shards = LabelShards.gathered("local_labels", group, max(local_labels, -1) if whole else -1, device)
     if not whole:
@@ -47,6 +46,20 @@ def place(process_group: Any, num_labels: int, local_labels: Any, fused_update: 
     if shards.labels != num_labels:
         raise ValueError(f"local_labels: expected {num_labels} on all ranks together, got {shards.sizes}")
     return Placement(shards)
+
+
+def _device_of(group: ProcessGroup) -> torch.device:
+    """Return a device whose tensors the group sends."""
+    from torch import distributed
+
+    return torch.device("cuda" if distributed.get_backend(group) == "nccl" else "cpu")
+
+
+def common_number(number: int, shards: LabelShards) -> int:
+    """Return the number of the first rank, on every rank."""
+    if shards.ranks == 1:
+        return number
+    return int(shards.gather(torch.tensor([number], device=_device_of(shards.group)))[0])
 
 
 def _on_mesh(mesh: DeviceMesh, num_labels: int, local_labels: Any, fused_update: bool) -> Placement:

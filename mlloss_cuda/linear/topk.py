@@ -61,7 +61,7 @@ def chunked_topk(
     size = min(_chunk(inputs, weight, budget), labels)
     # One extra column takes the writes of entries that lie outside the chunk.
     buffer = inputs.new_empty(inputs.shape[0], -(-(size + 1) // ALIGNMENT) * ALIGNMENT)
-    entries = None if exclude is None else _entries(exclude, inputs.shape[0])
+    entries = None if exclude is None or inputs.shape[0] == 0 else _entries(exclude, inputs.shape[0])
     best: TopK | None = None
     for start in range(0, labels, size):
         stop = min(start + size, labels)

@@ -84,12 +84,23 @@ class FusedUpdate(torch.optim.Optimizer):
             return closure()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state as any optimizer does; moments keep their dtype."""
+        """Load the state as any optimizer does; moments keep their dtype. Options that it lacks stay as they are."""
+        own = self.param_groups[0]
+        for name in ("amsgrad", "maximize"):  # options of torch's optimizers
+            if any(group.get(name) for group in state_dict["param_groups"]):
+                raise ValueError(f"{name}: expected False, the only value that fused updates support, got True")
+        groups = [
+            {**{name: own[name] for name in own if name not in group and name != "params"}, **group}
+            for group in state_dict["param_groups"]
+        ]
+        state_dict = {**state_dict, "param_groups": groups}
         super().load_state_dict(state_dict)
         # An optimizer converts its state to the parameters' dtype, so moments are read from the dictionary itself.
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         for number, parameter in zip(numbers, self.param_groups[0]["params"], strict=True):
             saved = state_dict["state"].get(number, {})
+            if "step" in saved:
+                self.state[parameter]["step"] = int(saved["step"])  # torch's optimizers count in a tensor
             for name in self._moments:
                 if name in saved:
                     self.state[parameter][name] = saved[name].to(parameter.device, self._state_dtype(parameter))
@@ -103,6 +114,15 @@ class FusedUpdate(torch.optim.Optimizer):
         if group["params"]:
             raise ValueError("fused_update: expected a separate update for each head, got one that has a head already")
         group["params"] = parameters
+
+    def follow(self, parameters: list[nn.Parameter]) -> None:
+        """Take the parameters that replace the head's, as by ``to_empty`` and ``load_state_dict(assign=True)``."""
+        own = self.param_groups[0]["params"]
+        for place, (former, now) in enumerate(zip(own, parameters, strict=True)):
+            if now is not former:
+                own[place] = now
+                if former in self.state:
+                    self.state[now] = self.state.pop(former)
 
     def loss_scale(self, device: torch.device) -> Tensor | None:
         """Return the loss scale, a 0-d tensor; None without an enabled scaler."""
@@ -193,9 +213,11 @@ class FusedUpdate(torch.optim.Optimizer):
     def state_tensor(self, name: str, parameter: Tensor) -> Tensor:
         """Return a state tensor; zeros before the first step."""
         state = self.state[parameter]
+        dtype = parameter.dtype if name == "compensation" else self._state_dtype(parameter)
         if name not in state:
-            dtype = parameter.dtype if name == "compensation" else self._state_dtype(parameter)
             state[name] = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+        elif state[name].dtype != dtype or state[name].device != parameter.device:  # the head was converted or moved
+            state[name] = state[name].to(parameter.device, dtype)
         kept: Tensor = state[name]
         return kept
 

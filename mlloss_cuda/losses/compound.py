@@ -256,10 +256,24 @@ def _of_terms(kept: Tensor, shares: Sequence[float], call: _Arguments) -> Sequen
     return [own if share == 1.0 else own * share for own, share in zip(totals.unbind(), shares, strict=True)]
 
 
+def _in_place_checked(passes: list[_Planned], inplace_backward: bool) -> list[_Planned]:
+    if inplace_backward and len(passes) > 1:
+        raise ValueError(f"inplace_backward: expected terms that share one pass, got {len(passes)} passes")
+    return passes
+
+
+def _agreed(logits: Any, plan: Callable[[], list[_Planned]]) -> list[_Planned]:
+    """Return the plan. With sharded logits, a rank whose plan fails says so to the others, which wait for it."""
+    try:
+        return plan()
+    except (TypeError, ValueError) as error:
+        if not isinstance(logits, Tensor):
+            logits.shards.fail(error, logits.device)
+        raise
+
+
 def _run(passes: Sequence[_Planned], terms: int, call: _Arguments) -> tuple[Tensor, Tensor]:
     """Return the sum, and the values of its terms, ``[K]`` or ``[..., K]``."""
-    if call.inplace_backward and len(passes) > 1:
-        raise ValueError(f"inplace_backward: expected terms that share one pass, got {len(passes)} passes")
     value: Tensor | None = None
     values: list[Tensor | None] = [None] * terms
     for planned in passes:
@@ -359,7 +373,12 @@ def compound_loss(
         _check_of_the_sum(loss, reduction)
     logits = checked_logits(logits)
     check.check_choice("reduction", reduction, _ops.REDUCTIONS)
-    passes = _planned(pairs, common, logits.device.type, logits.shape[-1], reduction)
+    passes = _agreed(
+        logits,
+        lambda: _in_place_checked(
+            _planned(pairs, common, logits.device.type, logits.shape[-1], reduction), inplace_backward
+        ),
+    )
     call = _Arguments(logits, targets, sample_weight, normalizer, reduction, inplace_backward)
     return _run(passes, len(pairs), call)[0]
 
@@ -400,10 +419,11 @@ class CompoundLoss(LossModule):
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
         """Return the sum; shapes are those of :func:`compound_loss`."""
         logits = checked_logits(logits)
-        passes = self._passes_on(logits.device.type, logits.shape[-1])
-        call = _Arguments(
-            logits, targets, sample_weight, self.normalizer, str(self.reduction), bool(self.inplace_backward)
+        in_place = bool(self.inplace_backward)
+        passes = _agreed(
+            logits, lambda: _in_place_checked(self._passes_on(logits.device.type, logits.shape[-1]), in_place)
         )
+        call = _Arguments(logits, targets, sample_weight, self.normalizer, str(self.reduction), in_place)
         value, values = _run(passes, len(self.coefficients), call)
         # A tensor that a transform such as torch.func.grad made is of no use after it.
         self.values = None if torch._C._are_functorch_transforms_active() else values

@@ -105,7 +105,8 @@ def _scores(predicted: Any) -> _Scores:
             raise ValueError(f"indices: expected sparse scores [rows, L], got shape {tuple(predicted.shape)}")
         crow, label, score = predicted.crow_indices(), predicted.col_indices(), predicted.values().detach()
     else:
-        csr = predicted.tocsr().copy()
+        whole = predicted.dtype.kind in "biu"  # sums of small integers would overflow
+        csr = (predicted.astype("float64") if whole else predicted).tocsr().copy()
         csr.sum_duplicates()
         crow, label = (torch.from_numpy(part.astype("int64")) for part in (csr.indptr, csr.indices))
         score = torch.from_numpy(csr.data)

@@ -27,6 +27,7 @@ from .shards import LabelShards, ShardedLogits, as_sharded, is_dtensor, replicat
 __all__ = ["described", "evaluate_kept", "finished", "prepare"]
 
 _OF_LABELS = ("weight", "label_offset", "label_parameter")
+_LEARNED = ("logit_scale", "label_offset", "row_offset")
 
 
 def evaluate_kept(term: Term, logits: ShardedLogits, targets: Any, **arguments: Any) -> tuple[Tensor, Tensor]:
@@ -42,9 +43,14 @@ def _evaluate(term: Term, logits: ShardedLogits, targets: Any, arguments: dict[s
     if call.backend == "reference":
         _, own, everything = local_targets(targets, logits)
         own = _dispatch.without_ignore_nan(own, check.check_ignore_index(arguments["ignore_index"]))[0]
-        value, kept = _dispatch.run(whole_call(call, own, everything, logits))
+        whole = whole_call(call, own, everything, logits)
         if none and term.grouping in ("element", "macro"):
+            # A rank's values depend on its own labels, so gradients of what all ranks share are sums over ranks.
+            shared = {name: replicated(getattr(whole.tensors, name), shards) for name in _LEARNED}
+            value, kept = _dispatch.run(whole._replace(tensors=whole.tensors._replace(**shared)))
             value = value[..., shards.own]
+        else:
+            value, kept = _dispatch.run(whole)
     else:
         value, kept = run_sharded(call)
     if none and term.grouping not in ("macro", "micro"):
@@ -138,7 +144,7 @@ def described(call: CheckedCall) -> str:
 
 def _learned(tensors: TensorArguments) -> list[str]:
     """Return the names of tensors besides the logits that need a gradient, which is a sum over ranks."""
-    names = ("logit_scale", "label_offset", "row_offset") if torch.is_grad_enabled() else ()
+    names = _LEARNED if torch.is_grad_enabled() else ()
     return [name for name in names if (tensor := getattr(tensors, name)) is not None and tensor.requires_grad]
 
 

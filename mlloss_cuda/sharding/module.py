@@ -84,6 +84,11 @@ class ShardedLoss(nn.Module):
         self.loss = loss
         self._place = _Place(group)
 
+    @property
+    def reduction(self) -> str:
+        """The reduction of the loss."""
+        return str(self.loss.reduction)
+
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
         """Return the loss of all ranks. A compiled model breaks its graph here."""
         run = _uncompiled if torch.compiler.is_compiling() else _evaluate

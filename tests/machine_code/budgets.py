@@ -119,6 +119,8 @@ def faults_of(kernel: Kernel) -> list[str]:
         faults.append(f"has a stack frame of {used.stack} bytes")
     if kernel.local:
         faults.append(f"has {kernel.local} accesses to local memory")
+    if kernel.drops_nan:
+        faults.append(f"has {kernel.drops_nan} minima that drop a NaN; at_most() keeps it")
     if used.shared > most_static_shared():
         faults.append(f"has {used.shared} bytes of static shared memory, kStaticShared is {most_static_shared()}")
     faults += [

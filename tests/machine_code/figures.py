@@ -25,6 +25,7 @@ class Kernel:
     resources: Resources
     instructions: int
     local: int  # instructions that access local memory
+    drops_nan: int  # minima that return their other operand for a NaN
     paths: dict[str, Path | None] = field(default_factory=dict)  # by loop and path: "row, csr"
 
 
@@ -72,7 +73,8 @@ def _kernel(unit: Unit, function: Function, demangled: str) -> Kernel:
     title = title_of(demangled)
     code = function.instructions
     local = sum(i.local for i in code)
-    kernel = Kernel(title, unit.name, unit.resources[function.symbol], len(code), local)
+    drops_nan = sum(i.drops_nan for i in code)
+    kernel = Kernel(title, unit.name, unit.resources[function.symbol], len(code), local, drops_nan)
     kernel.paths.update(_paths(blocks_of(function), unit.dtype, KERNELS.get(entry_for(title) or "", ())))
     return kernel
 

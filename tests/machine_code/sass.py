@@ -52,6 +52,15 @@ class Instruction:
     def local(self) -> bool:
         return self.name in ("LDL", "STL")
 
+    @property
+    def drops_nan(self) -> bool:
+        """Whether this is a minimum that returns its other operand for a NaN, as no code in C++ that is meant to does.
+
+        A maximum of that kind comes from `x > 0 ? x : 0`, which is 0 for a NaN too.
+        """
+        smaller = self.operands.endswith(" PT")
+        return self.name in ("FMNMX", "DMNMX") and ".NAN" not in self.opcode and smaller
+
 
 @dataclass
 class Function:

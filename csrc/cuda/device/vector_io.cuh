@@ -232,8 +232,8 @@ class GradientRow {
  public:
   MLLOSS_DEVICE GradientRow(const LogitsRow<In>& row, void* gradient, int64_t r)
       : row_(row),
-        memory_(keep(static_cast<In*>(gradient) + r * row.call.gradient_row_stride)),
-        aligned_(aligned(memory_ - row.shift, 16)) {}
+        memory_(keep(gradient ? static_cast<In*>(gradient) + r * row.call.gradient_row_stride : nullptr)),
+        aligned_(((reinterpret_cast<uintptr_t>(memory_) - row.shift * sizeof(In)) & 15) == 0) {}
 
   // True if chunks of the row are stored with one access.
   MLLOSS_DEVICE bool whole_accesses() const { return aligned_; }

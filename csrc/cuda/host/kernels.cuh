@@ -123,9 +123,8 @@ struct Launches {
   }
 
   static cudaError_t finalize(cudaStream_t stream, const Call& call, const LabelParts& parts, const ForwardOutputs& out,
-                              const Workspace& work) {
-    const Total total{out.total, work.partial_sums, work.counters};
-    return launch(finalize_parts<Loss, In>, a_warp_each(parts.groups, stream), DeviceCall(call), parts, out, total);
+                              double* values) {
+    return launch(finalize_parts<Loss, In>, a_warp_each(parts.groups, stream), DeviceCall(call), parts, out, values);
   }
 
   static constexpr LossKernels table() {

@@ -55,7 +55,7 @@ struct LossKernels {
   // Steps over all parts. `merge` exists only in the double table, because statistics are double; `finalize` exists
   // only in the float and double tables, because results have the compute dtype.
   cudaError_t (*merge)(cudaStream_t, const LabelParts&, double* out);
-  cudaError_t (*finalize)(cudaStream_t, const Call&, const LabelParts&, const ForwardOutputs&, const Workspace&);
+  cudaError_t (*finalize)(cudaStream_t, const Call&, const LabelParts&, const ForwardOutputs&, double* values);
 };
 
 struct Table {
@@ -85,7 +85,7 @@ inline cudaError_t plan_that_runs(const LossKernels& kernels, const Call& call, 
     if (most * plan->threads >= problem.team_threads_per_sm - plan->threads + 1) break;
     problem.team_threads_per_sm = most * plan->threads;
   }
-  const int64_t teams = int64_t{most} * facts.sm_count / plan->team;
+  const int64_t teams = int64_t{most} * team_processors(facts) / plan->team;
   if (teams > 0) {
     plan->blocks = std::min(plan->blocks, teams * plan->team);
   } else {

@@ -37,8 +37,10 @@ inline void run_finalize(const Table& table, const LossKernels& kernels, Call ca
     if (out.total) check(table.sum_total(stream, call, nullptr, 0, out.total));
     return;
   }
-  const Memory memory({out.total ? parts.groups : 0, 0, 1, 0}, 0, statistics, device, stream);
-  check(kernels.finalize(stream, call, parts, out, memory.work()));
+  const Scratch values(statistics, {out.total ? parts.groups * 8 : 0});
+  double* const of_groups = static_cast<double*>(values.get(0));
+  check(kernels.finalize(stream, call, parts, out, of_groups));
+  if (out.total) check(table.sum_total(stream, call, of_groups, parts.groups, out.total));
 }
 
 }  // namespace cuda

@@ -16,6 +16,12 @@ inline std::atomic<int>& wanted_strategy() {
   return wanted;
 }
 
+// The number of multiprocessors that teams of blocks leave to kernels of other streams.
+inline std::atomic<int>& reserved_multiprocessors() {
+  static std::atomic<int> reserved{0};
+  return reserved;
+}
+
 inline std::atomic<int>& last_strategy() {
   static std::atomic<int> last{static_cast<int>(Strategy::kAutomatic)};
   return last;
@@ -53,29 +59,31 @@ inline bool launch_forward(const LossKernels& kernels, const Launch& to, const C
 // The plan of this thread's last forward pass. A training loop repeats it, and planning takes a microsecond.
 struct LastPlan {
   const LossKernels* kernels = nullptr;
-  const DeviceFacts* facts = nullptr;
+  int device = -1, reserved = 0;
   Strategy wanted = Strategy::kAutomatic;
   FastPath path = FastPath::kNone;
   Problem problem{};
   LaunchPlan plan{};
+  bool refused = false;  // the driver has refused another plan on `stream`
+  cudaStream_t stream = nullptr;
 };
 
-// The caller may replace the plan by one that the driver accepts.
-inline LaunchPlan& plan_of(const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
-                           const DeviceFacts& facts) {
+inline LastPlan& plan_of(const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
+                         const DeviceFacts& facts, int device, cudaStream_t stream) {
   static thread_local LastPlan last;
   const Strategy wanted = static_cast<Strategy>(wanted_strategy().load());
   const FastPath path = team_path_of(call, out.gradient);
   const Problem problem = problem_of(call, out.gradient != nullptr);
-  const bool same = last.kernels == &kernels && last.facts == &facts && last.wanted == wanted && last.path == path &&
-                    last.problem == problem;
+  const bool same = last.kernels == &kernels && last.device == device && last.reserved == facts.reserved &&
+                    last.wanted == wanted && last.path == path && last.problem == problem &&
+                    !(last.refused && last.stream != stream);
   if (!same) {
-    last = {&kernels, &facts, wanted, path, problem, {}};
+    last = {&kernels, device, facts.reserved, wanted, path, problem, {}};
     const cudaError_t error = plan_that_runs(kernels, call, out, facts, wanted, &last.plan);
     if (error != cudaSuccess) last.kernels = nullptr;
     check(error);
   }
-  return last.plan;
+  return last;
 }
 
 inline void run_forward(const Table& table, const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
@@ -88,15 +96,18 @@ inline void run_forward(const Table& table, const LossKernels& kernels, const Ca
     if (out.total) check(table.sum_total(stream, call, nullptr, 0, out.total));
     return;
   }
-  const DeviceFacts& facts = facts_of(device);
-  LaunchPlan& plan = plan_of(kernels, call, out, facts);
-  last_strategy() = static_cast<int>(plan.strategy);
+  DeviceFacts facts = facts_of(device);
+  facts.reserved = reserved_multiprocessors();
+  LastPlan& last = plan_of(kernels, call, out, facts, device, stream);
+  last_strategy() = static_cast<int>(last.plan.strategy);
   const LaunchPlan down_rows = plan_down_rows(problem_of(call, out.gradient != nullptr), facts,
                                               static_cast<int>(chunk_width(call.logits_dtype)));
-  if (launch_forward(kernels, Launch{plan, stream, &down_rows}, call, out, logits, device)) return;
-  plan = plan_forward(problem_of(call, out.gradient != nullptr), facts, Strategy::kSplit);
-  last_strategy() = static_cast<int>(plan.strategy);
-  launch_forward(kernels, Launch{plan, stream, &down_rows}, call, out, logits, device);
+  if (launch_forward(kernels, Launch{last.plan, stream, &down_rows}, call, out, logits, device)) return;
+  last.plan = plan_forward(problem_of(call, out.gradient != nullptr), facts, Strategy::kSplit);
+  last.refused = true;
+  last.stream = stream;
+  last_strategy() = static_cast<int>(last.plan.strategy);
+  launch_forward(kernels, Launch{last.plan, stream, &down_rows}, call, out, logits, device);
 }
 
 inline void run_tiles(const Table& table, const LossKernels& kernels, const Call& call, const BackwardOutputs& out,

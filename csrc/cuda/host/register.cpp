@@ -72,6 +72,12 @@ extern "C" __attribute__((visibility("default"))) int mlloss_cuda_strategy(int s
   return mlloss::cuda::wanted_strategy();
 }
 
+// Sets how many multiprocessors teams of blocks leave to kernels of other streams, unless it is -1. Returns the number.
+extern "C" __attribute__((visibility("default"))) int mlloss_cuda_reserve(int multiprocessors) {
+  if (multiprocessors >= 0) mlloss::cuda::reserved_multiprocessors() = multiprocessors;
+  return mlloss::cuda::reserved_multiprocessors();
+}
+
 // Returns the strategy of this process's last forward pass, for tests.
 extern "C" __attribute__((visibility("default"))) int mlloss_cuda_last_strategy() {
   return mlloss::cuda::last_strategy();

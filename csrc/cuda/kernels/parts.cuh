@@ -91,10 +91,11 @@ __global__ void __launch_bounds__(kPartThreads) merge_parts(const __grid_constan
   store_statistics<Wide>(join_parts<Wide>(parts), out);
 }
 
+// `values` is null, or receives the value of each group, for sum_total.
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kPartThreads)
     finalize_parts(const __grid_constant__ DeviceCall call, const __grid_constant__ LabelParts parts,
-                   const __grid_constant__ ForwardOutputs out, const __grid_constant__ Total total) {
+                   const __grid_constant__ ForwardOutputs out, double* values) {
   using T = Compute<In>;
   using Wide = LossTemplate<double>;
   const auto stats = join_parts<Wide>(parts);
@@ -118,8 +119,8 @@ __global__ void __launch_bounds__(kPartThreads)
       static_cast<T*>(out.coefficients)[k * parts.groups + blockIdx.x] = static_cast<T>(c[k]);
     }
     if (out.values) static_cast<T*>(out.values)[blockIdx.x] = static_cast<T>(value);
+    if (values) values[blockIdx.x] = value;
   }
-  add_to_total<T>(call, total, value, blockIdx.x, gridDim.x);
 }
 
 }  // namespace cuda
