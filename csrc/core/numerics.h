@@ -93,7 +93,8 @@ MLLOSS_HD float approximated(float argument, float exact, int most) {
 }
 #endif
 
-// rcp.approx.ftz on CUDA, within 1 ulp according to the PTX manual.
+// rcp.approx.ftz on CUDA, within 1 ulp according to the PTX manual. The kernels take it to be exact for powers of two, so
+// that the sigmoid of +inf is 1; the manual does not say so, and tests/test_edges.py and tests/test_limits.py check it.
 MLLOSS_HD float reciprocal(float x) {
 #ifdef __CUDA_ARCH__
   float y;
@@ -101,7 +102,8 @@ MLLOSS_HD float reciprocal(float x) {
   return y;
 #elif defined(CUEMU)
   const float flushed_x = absolute(x) < 1.17549435e-38f ? 0.0f * x : x;
-  return approximated(x, 1.0f / flushed_x, 1);
+  const bool power_of_two = (bit_cast<uint32_t>(x) & 0x7fffffu) == 0;
+  return power_of_two ? approximated(x, 1.0f / flushed_x, 0) : approximated(x, 1.0f / flushed_x, 1);
 #else
   return 1.0f / x;
 #endif

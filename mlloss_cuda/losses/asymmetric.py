@@ -144,7 +144,7 @@ class AsymmetricLoss(LossModule):
 
     ``probabilities`` is the q whose expected loss is minimal at s (with ``detach_focal_weight``, whose expected
     gradient is 0), and 0 below the clip. It has a closed form, like that of focal loss. With the defaults, q = 1/2
-    is near ``sigmoid(s) = 0.67``, which is the threshold of ``predict``.
+    is near ``sigmoid(s) = 0.64``, which is the threshold of ``predict``.
 
     Example:
         >>> AsymmetricLoss(clip=0.0)

@@ -12,7 +12,9 @@
 // resident on each, at most; 8 without): a cooperative launch of more than both and kThreadsPerSm allow is refused.
 // CUEMU_COOPERATIVE=0 refuses every cooperative launch. CUEMU_STREAM=n is the current stream.
 #pragma once
-#define CUEMU 1
+#ifndef CUEMU
+#error "Compile with -DCUEMU=1: headers before this one would otherwise take the CPU engine's code for a processor."
+#endif
 #include <cuda_bf16.h>  // these toolkit headers are host-usable
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
