@@ -47,17 +47,18 @@ class Zlpr : public TwoSides<T, Zlpr<T>> {
 
   template <class A>
   MLLOSS_HD Array<A, 4> finalize(Statistics<A, 2, 2> stats, A& value) const {
-    Array<A, 4> c = {{A(0), A(0), A(0), A(0)}};
+    Array<A, 4> c;
     value = A(0);
     for (int i = 0; i < 2; ++i) {
       const A m = stats.maxima[i], sum = stats.sums[i];
-      c[2 * i] = m;
+      // log(1 + e^m sum) with a part of m before the logarithm, because e^m may overflow. log1p keeps losses far below
+      // the rounding of 1, and sums that tiny weights make far smaller than e^-m.
+      const A inside = at_most(m, A(kInside)), before = m - inside;
+      const A own = before + log1p_positive(sum * exponential(inside) + (exponential(-before) - A(1)));
       // A side without labels, or whose weights are too small for a sum, has neither a loss nor a gradient.
-      if (sum == A(0)) continue;
-      // log1p keeps losses far below the rounding of 1, and sums that tiny weights make far smaller than e^-m.
-      const A terms = sum * exponential(m), rest = sum + exponential(-m);
-      value += terms < kOverflow ? log1p_positive(terms) : m + log_positive(rest);
-      c[2 * i + 1] = A(1) / rest;
+      value += sum == A(0) ? A(0) : own;
+      c[2 * i] = m;
+      c[2 * i + 1] = sum == A(0) ? A(0) : A(1) / (sum + exponential(-m));
     }
     // A NaN on one side makes the row NaN, including the gradient of the other side.
     if (value != value) c[1] = c[3] = value;
@@ -65,7 +66,7 @@ class Zlpr : public TwoSides<T, Zlpr<T>> {
   }
 
  private:
-  static constexpr float kOverflow = 3e38f;  // near the largest float; double needs no higher one
+  static constexpr float kInside = 64.0f;  // e^64 times a sum of any number of labels is a float
 };
 
 }  // namespace MLLOSS_ISA

@@ -42,12 +42,13 @@ def _rescale(sums, old, new):
 @triton.jit
 def _side(m, total):
     """Return log(1 + e^m total) and 1 / (total + e^-m), or zeros for a total of 0."""
-    # log1p keeps losses far below the rounding of 1, and totals that tiny weights make far smaller than e^-m.
+    # A part of m stays before the logarithm, because e^m may overflow. log1p keeps losses far below the rounding of 1,
+    # and totals that tiny weights make far smaller than e^-m.
     nothing = total == 0.0
-    terms, rest = total * tl.exp(m), total + tl.exp(-m)
-    finite = nothing | (terms < 3e38)
-    value = tl.where(finite, log1p(tl.where(finite, terms, 0.0)), m + tl.log(tl.where(finite, 1.0, rest)))
-    return tl.where(nothing, 0.0, value), tl.where(nothing, 0.0, 1.0 / tl.where(nothing, 1.0, rest))
+    inside = tl.where(m > 64.0, 64.0, m)
+    before = m - inside
+    value = before + log1p(total * tl.exp(inside) + (tl.exp(-before) - 1.0))
+    return tl.where(nothing, 0.0, value), tl.where(nothing, 0.0, 1.0 / tl.where(nothing, 1.0, total + tl.exp(-m)))
 
 
 @triton.jit

@@ -48,10 +48,10 @@ MLLOSS_DEVICE void chunk_gradient_by_label(Kind kind, const Loss& loss, const De
 }
 
 // The minimum of blocks per multiprocessor. The coefficients of each label take registers, which would spill on sm_80
-// in float32 and on sm_120.
+// in float32 and from sm_100 on.
 template <class Loss, class In, bool kByLabel>
 constexpr int backward_blocks_of() {
-  if (kByLabel && MLLOSS_CAPABILITY >= 120 && kRegisterPressure<Loss> > 0) return 1;
+  if (kByLabel && MLLOSS_CAPABILITY >= 100 && kRegisterPressure<Loss> > 0) return 1;
   if (kByLabel && MLLOSS_CAPABILITY < 90) return 2;
   return kGroupUnitBlocks<Loss, In>;
 }
