@@ -93,8 +93,8 @@ MLLOSS_HD float approximated(float argument, float exact, int most) {
 }
 #endif
 
-// rcp.approx.ftz on CUDA, within 1 ulp according to the PTX manual. The kernels take it to be exact for powers of two, so
-// that the sigmoid of +inf is 1; the manual does not say so, and tests/test_edges.py and tests/test_limits.py check it.
+// rcp.approx.ftz on CUDA, within 1 ulp according to the PTX manual. The kernels take it to be exact for powers of two,
+// so that the sigmoid of +inf is 1. The manual does not say so; tests/test_edges.py and tests/test_limits.py check it.
 MLLOSS_HD float reciprocal(float x) {
 #ifdef __CUDA_ARCH__
   float y;
