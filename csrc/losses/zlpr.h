@@ -53,12 +53,13 @@ class Zlpr : public TwoSides<T, Zlpr<T>> {
       const A m = stats.maxima[i], sum = stats.sums[i];
       // log(1 + e^m sum) with a part of m before the logarithm, because e^m may overflow. log1p keeps losses far below
       // the rounding of 1, and sums that tiny weights make far smaller than e^-m.
-      const A inside = at_most(m, A(kInside)), before = m - inside;
-      const A own = before + log1p_positive(sum * exponential(inside) + (exponential(-before) - A(1)));
+      const A inside = at_most(m, A(kInside)), before = m - inside, power = exponential(inside);
+      const A terms = sum * power + (exponential(-before) - A(1));
       // A side without labels, or whose weights are too small for a sum, has neither a loss nor a gradient.
-      value += sum == A(0) ? A(0) : own;
+      const bool none = sum == A(0);
+      value += none ? A(0) : before + log1p_positive(terms);
       c[2 * i] = m;
-      c[2 * i + 1] = sum == A(0) ? A(0) : A(1) / (sum + exponential(-m));
+      c[2 * i + 1] = none ? A(0) : power / (A(1) + terms);
     }
     // A NaN on one side makes the row NaN, including the gradient of the other side.
     if (value != value) c[1] = c[3] = value;

@@ -46,9 +46,9 @@ def _side(m, total):
     # and totals that tiny weights make far smaller than e^-m.
     nothing = total == 0.0
     inside = tl.where(m > 64.0, 64.0, m)
-    before = m - inside
-    value = before + log1p(total * tl.exp(inside) + (tl.exp(-before) - 1.0))
-    return tl.where(nothing, 0.0, value), tl.where(nothing, 0.0, 1.0 / tl.where(nothing, 1.0, total + tl.exp(-m)))
+    before, power = m - inside, tl.exp(inside)
+    terms = tl.where(nothing, 0.0, total * power + (tl.exp(-before) - 1.0))
+    return tl.where(nothing, 0.0, before + log1p(terms)), tl.where(nothing, 0.0, power / (1.0 + terms))
 
 
 @triton.jit
