@@ -98,6 +98,9 @@ def _load_cuda() -> str:
 # The reason why the CUDA library cannot be used; empty if it can.
 cuda_missing = _load_cuda()
 
+# The number that reserve_multiprocessors has set; the library has its own copy, if there is one.
+_reserved = 0
+
 
 def reserve_multiprocessors(count: int) -> int:
     """Leave multiprocessors of every GPU to kernels of other streams, and return the number that was left before.
@@ -109,7 +112,7 @@ def reserve_multiprocessors(count: int) -> int:
     multiprocessors as such kernels hold, at most: 32 are enough for NCCL with its defaults. The kernels are slower by
     up to the share of the multiprocessors that is left.
 
-    The number is one for the process. Other backends, and devices with fewer multiprocessors, do not use all of it.
+    The number is one for the process, and holds for the CUDA backend only. At least one multiprocessor stays in use.
 
     Args:
         count: how many multiprocessors are left. Default 0, at the start.
@@ -136,6 +139,3 @@ def reserve_multiprocessors(count: int) -> int:
         ctypes.CDLL(str(library_path("_cuda"))).mlloss_cuda_reserve(min(count, 2**31 - 1))
     before, _reserved = _reserved, count
     return before
-
-
-_reserved = 0

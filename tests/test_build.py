@@ -136,7 +136,7 @@ def test_instruction_sets_do_not_merge_at_link() -> None:
 def test_cuda_needs_its_driver_and_capability(
     monkeypatch: pytest.MonkeyPatch, driver: int, capability: tuple[int, int], reason: str
 ) -> None:
-    """Where the kernels cannot run, another backend serves the device, and ``backends()`` says why."""
+    """The CUDA backend is unusable with an old driver or GPU, and ``backends()`` gives the reason."""
     monkeypatch.setattr(_backends, "cuda_missing", "")
     monkeypatch.setattr(_backends, "build_information", lambda: {"cuda": "13.0.88"})
     monkeypatch.setattr(torch.version, "cuda", "13.0")

@@ -345,7 +345,7 @@ def test_tiny_weights_of_wrong_labels_survive(backend: Backend, share: float, le
 @pytest.mark.parametrize("average", ("samples", "macro", "micro"))
 @pytest.mark.parametrize("level", (-20.0, -44.0, -47.0, -50.0, -80.0))
 def test_squares_of_tiny_probabilities_have_a_gradient(backend: Backend, average: str, level: float) -> None:
-    """Without truth the loss is P / P = 1, or 0 where P underflows to 0, and its gradient is 0."""
+    """The gradient is 0 if all targets are 0: the loss is then P / P = 1, or 0 if P underflows."""
     logits = torch.full((1, 3), level, device=backend.device)
     none = torch.zeros(1, 3, device=backend.device)
     for targets in (none, none.bool(), CSRTargets.from_dense(none)):

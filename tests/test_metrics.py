@@ -137,7 +137,7 @@ class TestAtK:
             assert torch.equal(precision_at_k(given, targets, ks), precision_at_k(ranked, targets, ks))
             got = propensity_scored_recall_at_k(given, targets, weights, ks)
             assert torch.equal(got, propensity_scored_recall_at_k(ranked, targets, weights, ks))
-        # Sums of small integers do not overflow: label 0 has a score of 128, and label 1 of 2.
+        # Duplicates of int8 are added up without overflow: label 0 has a score of 128, and label 1 has 2.
         votes = scipy.sparse.coo_matrix((numpy.array([64, 64, 2], numpy.int8), ([0, 0, 0], [0, 0, 1])), (1, LABELS))
         assert precision_at_k(votes, CSRTargets.from_lists([[0]], LABELS), 1) == 1
         # With k above the number of predictions, no label counts as right that was not predicted.

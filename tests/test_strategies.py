@@ -448,7 +448,7 @@ def test_a_refused_team_is_split(
 def test_reserved_multiprocessors_stay_free(
     backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With one of two multiprocessors taken by a kernel that never ends, a team fits only if it was reserved."""
+    """A team fits on a device of which another kernel holds one of two multiprocessors, if that one was reserved."""
     logits = random_logits(generator, (5, LONG), torch.float32, backend.device)
     targets = random_positives(generator, (5, LONG), 0.01).to(backend.device)
     library = library_of(backend)

@@ -39,7 +39,8 @@ class Overlap : public GroupWiseWithoutMaxima<Loss> {
     }
     const A lost = (denominator - numerator) / denominator, score = numerator / denominator;
     const Slopes<A> slopes = log_ ? logarithmic(score, rest, value) : power_of(lost, score, rest, value);
-    // Without truth the first coefficient multiplies y = 0 only, and 1 / denominator may exceed the largest float.
+    // If every target is 0, the first coefficient only multiplies zeros. It is set to 0, because 1 / denominator may
+    // overflow, and 0 * inf is NaN.
     const bool nothing_true = stats.sums[0] == A(0) && stats.sums[2] == A(0);
     return {{nothing_true ? A(0) : -slopes.overlap / denominator, q * (a * slopes.size) / denominator}};
   }

@@ -49,7 +49,8 @@ def finalize(m, sums, p):
     whole = 2.0 / tl.where(score == 0.0, 1.0, score) - rest
     overlap = tl.where(logarithmic, tl.where(score == 0.0, 0.0, whole), overlap)
     size = tl.where(logarithmic, 1.0, size)
-    # Without truth the first coefficient multiplies y = 0 only, and 1 / denominator may exceed the largest float.
+    # If every target is 0, the first coefficient only multiplies zeros. It is set to 0, because 1 / denominator may
+    # overflow, and 0 * inf is NaN.
     nothing_true = (sums[0] == 0.0) & (sums[2] == 0.0)
     c0 = tl.where(nothing_true, 0.0, -overlap / divisor)
     c1 = (1.0 + p[1]) * (p[2] * size) / divisor

@@ -425,7 +425,7 @@ class CompoundLoss(LossModule):
         )
         call = _Arguments(logits, targets, sample_weight, self.normalizer, str(self.reduction), in_place)
         value, values = _run(passes, len(self.coefficients), call)
-        # A tensor that a transform such as torch.func.grad made is of no use after it.
+        # A tensor that was made under a transform such as torch.func.grad cannot be used after it.
         self.values = None if torch._C._are_functorch_transforms_active() else values
         return value
 

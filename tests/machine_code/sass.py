@@ -54,9 +54,9 @@ class Instruction:
 
     @property
     def drops_nan(self) -> bool:
-        """Whether this is a minimum that returns its other operand for a NaN, as no code in C++ that is meant to does.
+        """Whether this is a minimum that returns its other operand for a NaN, which fmin compiles to.
 
-        A maximum of that kind comes from `x > 0 ? x : 0`, which is 0 for a NaN too.
+        Such a maximum is no fault: it comes from `x > 0 ? x : 0`, which is 0 for a NaN in C++ too.
         """
         smaller = self.operands.endswith(" PT")
         return self.name in ("FMNMX", "DMNMX") and ".NAN" not in self.opcode and smaller

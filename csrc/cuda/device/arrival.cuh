@@ -9,7 +9,7 @@ namespace mlloss {
 namespace cuda {
 
 // Counts an arrival, and returns how many came before. The accesses of this thread and of those that a barrier of the
-// block ordered before it are visible to later arrivals. Fences beside an atomic do the same in several times as long.
+// block ordered before it are visible to later arrivals. Each fence around the atomic would wait, and clear the L1.
 MLLOSS_DEVICE unsigned arrive(unsigned* counter, unsigned count) {
 #ifdef __CUDA_ARCH__
   unsigned before;
