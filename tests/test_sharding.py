@@ -273,7 +273,7 @@ def _others(rank: int, count: int, seed: int) -> None:
             (ZLPRLoss, DiceLoss, lambda: BCEWithLogitsLoss(reduction="none")), LAYOUTS
         ):
             _assert_same(problem, make, layout)
-        # Learned arguments have the gradient of all ranks, although each rank returns the values of its own labels only.
+        # Learned arguments have the gradient of all ranks, although a rank returns the values of its own labels only.
         for loss in (BCEWithLogitsLoss, lambda **common: DiceLoss(average="macro", **common)):
             _assert_same(
                 problem,
