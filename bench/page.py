@@ -35,7 +35,7 @@ the two runs' spreads explain.
 """
 
 _NO_GPU = """\
-None yet: the CUDA kernels pass every test under an emulator on the CPU, and have not run on a GPU (`make gpu`).
+None yet: the CUDA kernels are tested under an emulator on the CPU, and have not run on a GPU (`make gpu`).
 """
 
 _PEERS = {

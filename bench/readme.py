@@ -79,7 +79,7 @@ def cpu_block(results: Results) -> str:
 # ---- GPU ----
 
 _NO_GPU = (
-    "No GPU figures yet: the CUDA kernels pass every test under an emulator on the CPU, and have not run on a GPU\n"
+    "No GPU figures yet: the CUDA kernels are tested under an emulator on the CPU, and have not run on a GPU\n"
     "(`make gpu`)."
 )
 
