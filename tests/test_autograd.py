@@ -69,7 +69,9 @@ def test_grad_output(
     unit = evaluate(served, x, targets).gradient
     scaled = evaluate(lambda a, b: factor * served(a, b), x, targets).gradient
     tolerance = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
-    torch.testing.assert_close(scaled.float(), factor * unit.float(), rtol=tolerance, atol=1e-7)
+    subnormal = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    absolute = 1e-7 + (1 + abs(factor)) * subnormal
+    torch.testing.assert_close(scaled.float(), factor * unit.float(), rtol=tolerance, atol=absolute)
 
 
 def test_float16_gradients_survive_a_loss_scale(served: Case, backend: Backend, generator: torch.Generator) -> None:

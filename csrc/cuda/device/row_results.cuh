@@ -19,6 +19,7 @@ struct SharedResults {
   Array<float, Loss::kCoefficients> coefficients;  // times the factor of the row
   StatisticsOf<Loss, float> stats;                 // for rows with shifted sums and for sums of a second pass
   RowMode mode;
+  float factor;  // of every row; only thread 0 uses it, and in a register it would cost every thread one
 };
 
 // The steps of warp 0 between the two barriers of a row.
@@ -35,8 +36,9 @@ class RowResults {
         out_(out),
         loss_(loss),
         shared_(shared),
-        writer_(writer),
-        factor_(call_factor<float>(call) * scale) {}
+        writer_(writer) {
+    if (threadIdx.x == 0) shared_->factor = call_factor<float>(call) * scale;
+  }
 
   // Starts to load what finalize() needs of the row.
   MLLOSS_DEVICE void start(int row) { weight_ = sample_weight<float>(call_, row); }
@@ -53,7 +55,7 @@ class RowResults {
     float value;
     const auto c = mlloss::finalize<Loss, float>(loss_, stats, second_sums, value);
     if (threadIdx.x != 0) return;
-    shared_->coefficients = Loss::scaled(c, factor_ * weight_);
+    shared_->coefficients = Loss::scaled(c, shared_->factor * weight_);
     shared_->mode = weight_ == 0.0f ? RowMode::kZero : Loss::zero_maxima(c) ? RowMode::kUsual : RowMode::kShifted;
     if (!writer_) return;
     value = weight_ == 0.0f ? 0.0f : value * weight_;
@@ -70,7 +72,6 @@ class RowResults {
   const Loss& loss_;
   SharedResults<Loss>* const shared_;
   const bool writer_;
-  const float factor_;
   float weight_ = 1.0f;
 };
 
