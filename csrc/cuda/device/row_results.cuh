@@ -32,11 +32,7 @@ class RowResults {
 
   MLLOSS_DEVICE RowResults(const DeviceCall& call, const ForwardOutputs& out, const Loss& loss,
                            SharedResults<Loss>* shared, bool writer, float scale)
-      : call_(call),
-        out_(out),
-        loss_(loss),
-        shared_(shared),
-        writer_(writer) {
+      : call_(call), out_(out), loss_(loss), shared_(shared), writer_(writer) {
     if (threadIdx.x == 0) shared_->factor = call_factor<float>(call) * scale;
   }
 
