@@ -28,7 +28,8 @@ missing or not listed, narrower loads or stores on a path, and a gate that is ex
 instructions or special-function operations than were measured last, and no more registers.
 {older}
 **Gates** are the most that an element may cost, with CSR and with bool targets, for 2-byte logits on sm_90, and
-on sm_80 and sm_100 with a tenth more instructions. {exceeded}
+on sm_80 and sm_100 with a tenth more instructions. A gate is a number of instructions, or of *instructions ·
+special-function operations*. {exceeded}
 """
 _OLDER = """
 Columns marked *older* were measured on an earlier version of the kernels, and lack what is new since; a full `--update`
