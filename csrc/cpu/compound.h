@@ -17,7 +17,8 @@ struct TermFunctions {
   void (*initial)(double* statistics);
   void (*add)(const double* parameters, const Tile<T>& tile, double* statistics);
   void (*merge)(double* statistics, const double* from);
-  double (*finalize)(const double* parameters, const double* statistics, double* coefficients);  // returns the value
+  // Returns the value, and stores coefficients that include the term's coefficient in the sum.
+  double (*finalize)(const TermPlace& term, const double* statistics, double* coefficients);
   // Forms gradients times f, and returns the sum of the values if `value`.
   double (*evaluate)(const double* parameters, const Tile<T>& tile, T f, bool value, T* g);
   void (*gradient)(const double* parameters, const Tile<T>& tile, const T* coefficients, int64_t stride, T f, T* g);
@@ -32,7 +33,7 @@ struct ElementTerm {
     statistics[0] += evaluate(parameters, tile, T(0), true, nullptr);
   }
   static void merge(double* statistics, const double* from) { statistics[0] += from[0]; }
-  static double finalize(const double*, const double* statistics, double*) { return statistics[0]; }
+  static double finalize(const TermPlace&, const double* statistics, double*) { return statistics[0]; }
   static double evaluate(const double* parameters, const Tile<T>& tile, T f, bool value, T* g) {
     if (value) return Math(parameters).sum_values(tile, f, g);
     Math(parameters).evaluate(tile, f, nullptr, g);
@@ -72,9 +73,9 @@ struct GroupTerm {
     join(statistics, Math(parameters).statistics(tile, nullptr));
   }
   static void merge(double* statistics, const double* from) { join(statistics, load(from)); }
-  static double finalize(const double* parameters, const double* statistics, double* coefficients) {
+  static double finalize(const TermPlace& term, const double* statistics, double* coefficients) {
     double value;
-    const auto c = Wide(parameters).finalize(load(statistics), value);
+    const auto c = Wide::scaled(Wide(term.parameters()).finalize(load(statistics), value), term.coefficient());
     for (int k = 0; k < Loss::kCoefficients; ++k) coefficients[k] = c[k];
     return value;
   }
@@ -249,7 +250,7 @@ class CompoundEngine : EngineBase<T> {
       const TermFunctions<T>* math = &kTerms[work.terms[i]];
       const double* block = work.call->parameters.values + i * kTermParameters;
       math_[i] = math;
-      terms_[i] = {block[0], block + 1, total_statistics_, total_coefficients_};
+      terms_[i] = {block, total_statistics_, total_coefficients_};
       total_statistics_ += math->statistics;
       total_coefficients_ += math->coefficients;
       any_groups_ |= !math->element_wise;
@@ -316,7 +317,7 @@ class CompoundEngine : EngineBase<T> {
       if (at_once) {
         math.merge(statistics + term.statistics, own + term.statistics);
       } else {
-        math.add(term.parameters, tile_for(math, tiles), statistics + term.statistics);
+        math.add(term.parameters(), tile_for(math, tiles), statistics + term.statistics);
       }
     });
   }
@@ -327,7 +328,7 @@ class CompoundEngine : EngineBase<T> {
     double own[kMostStatistics];
     for (int i = 0; i < count_; ++i) {
       const TermPlace& term = terms_[i];
-      values[i] = math_[i]->finalize(term.parameters, statistics + term.statistics, own);
+      values[i] = math_[i]->finalize(term, statistics + term.statistics, own);
       for (int k = 0; k < math_[i]->coefficients; ++k) {
         out[(term.coefficients + k) * this->call_.rows] = static_cast<T>(own[k]);
       }
@@ -338,7 +339,7 @@ class CompoundEngine : EngineBase<T> {
     T* out = static_cast<T*>(this->work_.forward->coefficients) + total_coefficients_ * this->call_.rows + row;
     double value = 0.0;
     for (int i = 0; i < count_; ++i) {
-      value += terms_[i].coefficient * values[i];
+      value += terms_[i].coefficient() * values[i];
       out[i * this->call_.rows] = static_cast<T>(values[i]);
     }
     value = this->weighted(row, value);
@@ -355,13 +356,13 @@ class CompoundEngine : EngineBase<T> {
       const TermPlace& term = terms_[i];
       const TermFunctions<T>& math = *math_[i];
       const Tile<T>& tile = tile_for(math, tiles);
-      const T factor = f * static_cast<T>(term.coefficient);
       T* own = i == 0 ? g : part;
       if (math.element_wise) {
-        const double value = math.evaluate(term.parameters, tile, factor, values != nullptr, own);
+        const T factor = f * static_cast<T>(term.coefficient());
+        const double value = math.evaluate(term.parameters(), tile, factor, values != nullptr, own);
         if (values) values[i] += value;
       } else {
-        math.gradient(term.parameters, tile, this->coefficients() + term.coefficients * rows + row, rows, factor, own);
+        math.gradient(term.parameters(), tile, this->coefficients() + term.coefficients * rows + row, rows, f, own);
       }
       if (i == 0) continue;
       for (int j = 0; j < tile.size; ++j) g[j] += part[j];
@@ -375,7 +376,7 @@ class CompoundEngine : EngineBase<T> {
     if (fused_->values(terms_, tiles.own, this->coefficients() + row, this->call_.rows, values)) return;
     for (int i = 0; i < count_; ++i) {
       if (!math_[i]->element_wise) continue;
-      values[i] += math_[i]->evaluate(terms_[i].parameters, tile_for(*math_[i], tiles), T(1), true, nullptr);
+      values[i] += math_[i]->evaluate(terms_[i].parameters(), tile_for(*math_[i], tiles), T(1), true, nullptr);
     }
   }
 
