@@ -57,6 +57,25 @@ def test_nan_logit_affects_only_its_label(generator: torch.Generator) -> None:
     assert torch.equal(value.isnan().nonzero().flatten(), torch.tensor([2060]))
 
 
+@pytest.mark.parametrize("label", (0, 127, 128, 1023, 1024, 2999))
+@pytest.mark.parametrize(
+    "dtype", (torch.bool, torch.int64, torch.bfloat16, torch.float16, torch.float32, torch.float64)
+)
+def test_one_target_of_a_long_row_is_found(backend: Backend, dtype: torch.dtype, label: int) -> None:
+    """Engines skip parts of rows whose targets are all 0."""
+    targets = torch.zeros(3, 3000, dtype=dtype, device=backend.device)
+    targets[1, label] = 1
+    if dtype.is_floating_point:
+        targets[2] = -0.0
+    logits = torch.zeros(3, 3000, device=backend.device, requires_grad=True)
+    value = zlpr_loss(logits, targets, reduction="none")
+    value.sum().backward()
+    expected = torch.tensor([math.log(3001), math.log(3000) + math.log(2), math.log(3001)])
+    torch.testing.assert_close(value.detach().cpu(), expected)
+    assert logits.grad is not None
+    assert (logits.grad < 0).nonzero().tolist() == [[1, label]]
+
+
 @pytest.mark.parametrize("layout", ("int64", "float32"))
 def test_negative_target_is_nan_unless_ignored(
     served: Case, backend: Backend, generator: torch.Generator, layout: str

@@ -32,6 +32,16 @@ MLLOSS_HD float widen(Half x) {
   return bit_cast<float>(bits | sign);
 }
 
+// Returns a number that is 0 if x is +0, and is not 0 if x is neither +0 nor -0.
+template <class T>
+MLLOSS_HD T bits_of(T x) {
+  return x;
+}
+MLLOSS_HD uint16_t bits_of(BFloat16 x) { return x.bits; }
+MLLOSS_HD uint16_t bits_of(Half x) { return x.bits; }
+MLLOSS_HD uint32_t bits_of(float x) { return bit_cast<uint32_t>(x); }
+MLLOSS_HD uint64_t bits_of(double x) { return bit_cast<uint64_t>(x); }
+
 template <class Out>
 struct Narrow;
 

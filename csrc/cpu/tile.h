@@ -134,16 +134,14 @@ class TileReader {
     if (is_floating(call_.targets_dtype)) {
       with_floating(call_.targets_dtype, [&](auto* type) {
         const auto* y = static_cast<decltype(type)>(const_cast<void*>(call_.targets)) + first;
+        if (only_zeros(y, stride, tile)) return;
         copy_targets(tile, y, stride, [](auto raw) { return static_cast<T>(widen(raw)); });
         classify(tile, y, stride, [](auto raw) { return static_cast<double>(widen(raw)); });
       });
     } else {
       with_integer(call_.targets_dtype, [&](auto* type) {
         const auto* y = static_cast<decltype(type)>(const_cast<void*>(call_.targets)) + first;
-        if (stride == 1 && call_.label_smoothing == 0.0 && all_zero(y, tile.size)) {
-          tile.targets = Targets::kNegative;
-          return;
-        }
+        if (only_zeros(y, stride, tile)) return;
         copy_targets(tile, y, stride, [](auto raw) { return raw > 0 ? T(1) : static_cast<T>(raw); });
         classify(tile, y, stride, [](auto raw) { return static_cast<int64_t>(raw); });
       });
@@ -161,11 +159,19 @@ class TileReader {
     });
   }
 
+  // Returns true if the tile has been read, because all of its targets are 0, as in most tiles of sparse rows.
   template <class Y>
-  static bool all_zero(const Y* y, int size) {
-    Y any = 0;
-    for (int j = 0; j < size; ++j) any |= y[j];
-    return any == 0;
+  bool only_zeros(const Y* y, int64_t stride, Tile<T>& tile) const {
+    if (stride != 1 || call_.label_smoothing > 0.0) return false;
+    constexpr int kStep = 128;
+    for (int begin = 0; begin < tile.size; begin += kStep) {
+      const int end = begin + kStep < tile.size ? begin + kStep : tile.size;
+      decltype(bits_of(*y)) any = 0;
+      for (int j = begin; j < end; ++j) any |= bits_of(y[j]);
+      if (any != 0) return false;
+    }
+    tile.targets = Targets::kNegative;
+    return true;
   }
 
   template <class Y, class Convert>
