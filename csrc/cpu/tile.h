@@ -136,6 +136,7 @@ class TileReader {
         const auto* y = static_cast<decltype(type)>(const_cast<void*>(call_.targets)) + first;
         if (only_zeros(y, stride, tile)) return;
         copy_targets(tile, y, stride, [](auto raw) { return static_cast<T>(widen(raw)); });
+        if (only_labels(tile, false)) return;
         classify(tile, y, stride, [](auto raw) { return static_cast<double>(widen(raw)); });
       });
     } else {
@@ -143,6 +144,8 @@ class TileReader {
         const auto* y = static_cast<decltype(type)>(const_cast<void*>(call_.targets)) + first;
         if (only_zeros(y, stride, tile)) return;
         copy_targets(tile, y, stride, [](auto raw) { return raw > 0 ? T(1) : static_cast<T>(raw); });
+        const bool ignores = call_.has_ignore_index && call_.targets_dtype != DType::kBool;
+        if (!ignores && only_labels(tile, call_.targets_dtype == DType::kBool)) return;
         classify(tile, y, stride, [](auto raw) { return static_cast<int64_t>(raw); });
       });
     }
@@ -172,6 +175,16 @@ class TileReader {
     }
     tile.targets = Targets::kNegative;
     return true;
+  }
+
+  // Returns true if the tile has been read, because all targets in y_buffer are 0 or 1; `known` says that they are.
+  bool only_labels(Tile<T>& tile, bool known) const {
+    if (call_.label_smoothing > 0.0) return false;
+    const T* target = tile.y_buffer;
+    int others = 0;
+    for (int j = 0; !known && j < tile.size; ++j) others |= target[j] * (T(1) - target[j]) != T(0);
+    tile.targets = Targets::kHard;
+    return others == 0;
   }
 
   template <class Y, class Convert>
