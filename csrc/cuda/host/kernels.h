@@ -1,5 +1,5 @@
-// The table of CUDA kernels, which passes.h and label_parts.h call. kernels.cuh fills the table, and one .cu file for
-// each dtype compiles it.
+// The table of CUDA kernels, which register.cpp calls. kernels.cuh fills the table, and one .cu file for each dtype
+// compiles it.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -30,7 +30,8 @@ inline Table table_for(DType dtype) {
   }
 }
 
-inline const LossKernels& kernels_of(const std::string& loss, const Table& table) {
+inline const LossKernels& kernels_of(const std::string& loss, DType dtype) {
+  const Table table = table_for(dtype);
   for (int i = 0; i < table.count; ++i) {
     if (loss == kLossNames[i]) return table.losses[i];
   }

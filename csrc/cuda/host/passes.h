@@ -1,4 +1,4 @@
-// A forward and a backward pass on the current stream: plan, workspace, launches.
+// What the passes of the engine share: the device, and the plan and the launches of a forward pass.
 #pragma once
 
 #include <atomic>
@@ -11,21 +11,21 @@ namespace mlloss {
 namespace cuda {
 
 // The strategy that tests and benchmarks request.
-inline std::atomic<int>& wanted_strategy() {
-  static std::atomic<int> wanted{static_cast<int>(Strategy::kAutomatic)};
-  return wanted;
-}
+inline std::atomic<int> wanted_strategy{static_cast<int>(Strategy::kAutomatic)};
 
 // The number of multiprocessors that teams of blocks leave to kernels of other streams.
-inline std::atomic<int>& reserved_multiprocessors() {
-  static std::atomic<int> reserved{0};
-  return reserved;
-}
+inline std::atomic<int> reserved_multiprocessors{0};
 
-inline std::atomic<int>& last_strategy() {
-  static std::atomic<int> last{static_cast<int>(Strategy::kAutomatic)};
-  return last;
-}
+inline std::atomic<int> last_strategy{static_cast<int>(Strategy::kAutomatic)};
+
+// The device of a tensor, which is the current one during a pass, and its current stream.
+struct Here {
+  const int device;
+  const DeviceScope scope;
+  const cudaStream_t stream;
+
+  explicit Here(const Tensor& tensor) : device(device_of(tensor)), scope(device), stream(current_stream(device)) {}
+};
 
 inline void check_supported(const Call& call, const LossKernels& kernels) {
   STD_TORCH_CHECK(call.labels <= kMaxLabels, "mlloss_cuda: the CUDA engine supports at most 2^31 - 1024 labels");
@@ -69,16 +69,16 @@ struct LastPlan {
 };
 
 inline LastPlan& plan_of(const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
-                         const DeviceFacts& facts, int device, cudaStream_t stream) {
+                         const DeviceFacts& facts, const Here& here) {
   static thread_local LastPlan last;
-  const Strategy wanted = static_cast<Strategy>(wanted_strategy().load());
+  const Strategy wanted = static_cast<Strategy>(wanted_strategy.load());
   const FastPath path = team_path_of(call, out.gradient);
   const Problem problem = problem_of(call, out.gradient != nullptr);
-  const bool same = last.kernels == &kernels && last.device == device && last.reserved == facts.reserved &&
+  const bool same = last.kernels == &kernels && last.device == here.device && last.reserved == facts.reserved &&
                     last.wanted == wanted && last.path == path && last.problem == problem &&
-                    !(last.refused && last.stream != stream);
+                    !(last.refused && last.stream != here.stream);
   if (!same) {
-    last = {&kernels, device, facts.reserved, wanted, path, problem, {}};
+    last = {&kernels, here.device, facts.reserved, wanted, path, problem, {}};
     const cudaError_t error = plan_that_runs(kernels, call, out, facts, wanted, &last.plan);
     if (error != cudaSuccess) last.kernels = nullptr;
     check(error);
@@ -86,64 +86,18 @@ inline LastPlan& plan_of(const LossKernels& kernels, const Call& call, const For
   return last;
 }
 
-inline void run_forward(const Table& table, const LossKernels& kernels, const Call& call, const ForwardOutputs& out,
-                        const Tensor& logits) {
+// Calls f(to, spare, work) with the launch and the memory of a split pass over a part of the labels.
+template <class F>
+void launch_part(const LossKernels& kernels, const Call& call, const Tensor& logits, F f) {
   check_supported(call, kernels);
-  const int device = device_of(logits);
-  const DeviceScope scope(device);
-  const cudaStream_t stream = current_stream(device);
-  if (nothing_to_do(call)) {
-    if (out.total) check(table.sum_total(stream, call, nullptr, 0, out.total));
-    return;
-  }
-  DeviceFacts facts = facts_of(device);
-  facts.reserved = reserved_multiprocessors();
-  LastPlan& last = plan_of(kernels, call, out, facts, device, stream);
-  last_strategy() = static_cast<int>(last.plan.strategy);
-  const LaunchPlan down_rows = plan_down_rows(problem_of(call, out.gradient != nullptr), facts,
-                                              static_cast<int>(chunk_width(call.logits_dtype)));
-  if (launch_forward(kernels, Launch{last.plan, stream, &down_rows}, call, out, logits, device)) return;
-  last.plan = plan_forward(problem_of(call, out.gradient != nullptr), facts, Strategy::kSplit);
-  last.refused = true;
-  last.stream = stream;
-  last_strategy() = static_cast<int>(last.plan.strategy);
-  launch_forward(kernels, Launch{last.plan, stream, &down_rows}, call, out, logits, device);
-}
-
-inline void run_tiles(const Table& table, const LossKernels& kernels, const Call& call, const BackwardOutputs& out,
-                      const Tensor& logits, const DeviceFacts& facts, cudaStream_t stream) {
-  const LaunchPlan plan = plan_backward(problem_of(call, true), facts);
-  const int64_t bytes = call.rows * plan.tiles * 8;
-  const Scratch scratch(logits, {out.row_gradient ? bytes : 0, out.scale_gradient ? bytes : 0});
-  double* rows = static_cast<double*>(scratch.get(0));
-  double* scales = static_cast<double*>(scratch.get(1));
-  // A call without labels has no grad_output to read, and its sums over no tiles are 0.
-  const int64_t tiles = call.labels > 0 ? plan.tiles : 0;
-  if (tiles > 0) check(kernels.backward(Launch{plan, stream}, call, out, rows, scales));
-  if (out.row_gradient) check(table.sum_each(stream, rows, call.rows, tiles, tiles, 1, out.row_gradient));
-  if (out.scale_gradient) check(table.sum_each(stream, scales, call.rows, tiles, tiles, 1, out.scale_gradient));
-}
-
-inline void run_labels(const Table& table, const LossKernels& kernels, const Call& call, const BackwardOutputs& out,
-                       const Tensor& logits, const DeviceFacts& facts, cudaStream_t stream) {
-  const LaunchPlan plan = plan_down_rows(problem_of(call, true), facts, 1);
-  const Scratch scratch(logits, {plan.tiles * call.labels * 8});
-  double* sums = static_cast<double*>(scratch.get(0));
-  check(kernels.label_gradient(Launch{plan, stream}, call, out, sums));
-  check(table.sum_each(stream, sums, call.labels, 1, plan.tiles, call.labels, out.label_gradient));
-}
-
-inline void run_backward(const Table& table, const LossKernels& kernels, const Call& call, const BackwardOutputs& out,
-                         const Tensor& logits) {
-  check_supported(call, kernels);
-  const int device = device_of(logits);
-  const DeviceScope scope(device);
-  const cudaStream_t stream = current_stream(device);
-  // This pass comes first, because an in-place gradient overwrites the logits. Without rows it still writes zeros.
-  if (out.label_gradient) run_labels(table, kernels, call, out, logits, facts_of(device), stream);
-  if (out.gradient || out.row_gradient || out.scale_gradient) {
-    run_tiles(table, kernels, call, out, logits, facts_of(device), stream);
-  }
+  const Here here(logits);
+  if (nothing_to_do(call)) return;
+  const LaunchPlan plan = plan_forward(problem_of(call, false), facts_of(here.device), Strategy::kSplit);
+  const Launch to{plan, here.stream};
+  WorkspaceSizes sizes = kernels.workspace_of(to, call);
+  sizes.partial_sums = 0;
+  const Memory memory(sizes, coefficient_bytes(kernels, call), logits, here.device, here.stream);
+  check(f(to, memory.coefficients(), memory.work()));
 }
 
 }  // namespace cuda

@@ -2,7 +2,7 @@
 // graph.
 //
 // The emulator's build of this file registers the same ops for CPU tensors in a namespace of its own.
-#include "label_parts.h"
+#include "passes.h"
 
 #ifndef MLLOSS_NAMESPACE
 #define MLLOSS_NAMESPACE mlloss_cuda
@@ -17,47 +17,103 @@ namespace {
 
 struct CudaEngine {
   static LossCounts counts_of(const std::string& loss, const Tensor& logits) {
-    const LossKernels& kernels = kernels_of(loss, table_for(dtype_of(logits)));
+    const LossKernels& kernels = kernels_of(loss, dtype_of(logits));
     return {kernels.element_wise, kernels.statistics, kernels.second_pass_sums, kernels.coefficients};
   }
+
+  static void forward(const std::string& loss, const Call& call, const ForwardOutputs& out, const Tensor& logits) {
+    const LossKernels& kernels = kernels_of(loss, call.logits_dtype);
+    check_supported(call, kernels);
+    const Here here(logits);
+    if (nothing_to_do(call)) {
+      if (out.total) check(table_for(call.logits_dtype).sum_total(here.stream, call, nullptr, 0, out.total));
+      return;
+    }
+    DeviceFacts facts = facts_of(here.device);
+    facts.reserved = reserved_multiprocessors;
+    LastPlan& last = plan_of(kernels, call, out, facts, here);
+    last_strategy = static_cast<int>(last.plan.strategy);
+    const LaunchPlan down_rows = plan_down_rows(problem_of(call, out.gradient != nullptr), facts,
+                                                static_cast<int>(chunk_width(call.logits_dtype)));
+    const Launch to{last.plan, here.stream, &down_rows};
+    if (launch_forward(kernels, to, call, out, logits, here.device)) return;
+    last.plan = plan_forward(problem_of(call, out.gradient != nullptr), facts, Strategy::kSplit);
+    last.refused = true;
+    last.stream = here.stream;
+    last_strategy = static_cast<int>(last.plan.strategy);
+    launch_forward(kernels, to, call, out, logits, here.device);
+  }
+
+  static void backward(const std::string& loss, const Call& call, const BackwardOutputs& out, const Tensor& logits) {
+    const LossKernels& kernels = kernels_of(loss, call.logits_dtype);
+    check_supported(call, kernels);
+    const Here here(logits);
+    // This pass comes first, because an in-place gradient overwrites the logits. Without rows it still writes zeros.
+    if (out.label_gradient) sum_down_rows(kernels, call, out, logits, here);
+    if (out.gradient || out.row_gradient || out.scale_gradient) form_gradient(kernels, call, out, logits, here);
+  }
+
+  static void scale(Tensor& gradient, const Tensor& grad_output) {
+    const Here here(gradient);
+    check(table_for(dtype_of(gradient))
+              .scale(here.stream, facts_of(here.device), gradient.mutable_data_ptr(), gradient.numel(),
+                     grad_output.const_data_ptr()));
+  }
+
+  // The steps of a forward pass over a part of the labels, and over the statistics of all parts.
   static void statistics(const std::string& loss, const Call& call, double* out, const Tensor& logits) {
-    const Table table = table_for(call.logits_dtype);
-    const LossKernels& kernels = kernels_of(loss, table);
+    const LossKernels& kernels = kernels_of(loss, call.logits_dtype);
     launch_part(kernels, call, logits, [&](const Launch& to, void* spare, const Workspace& work) {
       return kernels.statistics_of(to, call, spare, work, out);
     });
   }
   static void second_pass(const std::string& loss, const Call& call, const double* known, double* out,
                           const Tensor& logits) {
-    const Table table = table_for(call.logits_dtype);
-    const LossKernels& kernels = kernels_of(loss, table);
+    const LossKernels& kernels = kernels_of(loss, call.logits_dtype);
     if (!kernels.second_pass_of) return;
     launch_part(kernels, call, logits, [&](const Launch& to, void* spare, const Workspace& work) {
       return kernels.second_pass_of(to, call, known, spare, work, out);
     });
   }
   static void merge(const std::string& loss, const LabelParts& parts, double* out, const Tensor& statistics) {
-    run_merge(kernels_of(loss, table_for(DType::kDouble)), parts, out, statistics);
+    const Here here(statistics);
+    check(kernels_of(loss, DType::kDouble).merge(here.stream, parts, out));
   }
-  static void finalize(const std::string& loss, const Call& call, const LabelParts& parts, const ForwardOutputs& out,
+  static void finalize(const std::string& loss, Call call, const LabelParts& parts, const ForwardOutputs& out,
                        const Tensor& statistics) {
-    const Table table = table_for(call.logits_dtype);
-    run_finalize(table, kernels_of(loss, table), call, parts, out, statistics);
+    const Here here(statistics);
+    if (crosses_rows(call)) call.sample_weight = nullptr;  // already in the statistics
+    const Scratch values(statistics, {out.total ? parts.groups * 8 : 0});
+    double* const of_groups = static_cast<double*>(values.get(0));
+    check(kernels_of(loss, call.logits_dtype).finalize(here.stream, call, parts, out, of_groups));
+    if (!out.total) return;
+    check(table_for(call.logits_dtype).sum_total(here.stream, call, of_groups, parts.groups, out.total));
   }
-  static void forward(const std::string& loss, const Call& call, const ForwardOutputs& out, const Tensor& logits) {
-    const Table table = table_for(call.logits_dtype);
-    run_forward(table, kernels_of(loss, table), call, out, logits);
+
+ private:
+  static void form_gradient(const LossKernels& kernels, const Call& call, const BackwardOutputs& out,
+                            const Tensor& logits, const Here& here) {
+    const LaunchPlan plan = plan_backward(problem_of(call, true), facts_of(here.device));
+    const int64_t bytes = call.rows * plan.tiles * 8;
+    const Scratch scratch(logits, {out.row_gradient ? bytes : 0, out.scale_gradient ? bytes : 0});
+    double* rows = static_cast<double*>(scratch.get(0));
+    double* scales = static_cast<double*>(scratch.get(1));
+    // A call without labels has no grad_output to read, and its sums over no tiles are 0.
+    const int64_t tiles = call.labels > 0 ? plan.tiles : 0;
+    if (tiles > 0) check(kernels.backward(Launch{plan, here.stream}, call, out, rows, scales));
+    const auto sum = table_for(call.logits_dtype).sum_each;
+    if (out.row_gradient) check(sum(here.stream, rows, call.rows, tiles, tiles, 1, out.row_gradient));
+    if (out.scale_gradient) check(sum(here.stream, scales, call.rows, tiles, tiles, 1, out.scale_gradient));
   }
-  static void backward(const std::string& loss, const Call& call, const BackwardOutputs& out, const Tensor& logits) {
-    const Table table = table_for(call.logits_dtype);
-    run_backward(table, kernels_of(loss, table), call, out, logits);
-  }
-  static void scale(Tensor& gradient, const Tensor& grad_output) {
-    const int device = device_of(gradient);
-    const DeviceScope scope(device);
-    check(table_for(dtype_of(gradient))
-              .scale(current_stream(device), facts_of(device), gradient.mutable_data_ptr(), gradient.numel(),
-                     grad_output.const_data_ptr()));
+
+  static void sum_down_rows(const LossKernels& kernels, const Call& call, const BackwardOutputs& out,
+                            const Tensor& logits, const Here& here) {
+    const LaunchPlan plan = plan_down_rows(problem_of(call, true), facts_of(here.device), 1);
+    const Scratch scratch(logits, {plan.tiles * call.labels * 8});
+    double* sums = static_cast<double*>(scratch.get(0));
+    check(kernels.label_gradient(Launch{plan, here.stream}, call, out, sums));
+    const auto sum = table_for(call.logits_dtype).sum_each;
+    check(sum(here.stream, sums, call.labels, 1, plan.tiles, call.labels, out.label_gradient));
   }
 };
 
@@ -68,19 +124,19 @@ struct CudaEngine {
 // Selects the strategy of group losses for tests and benchmarks: a number of core/launch_types.h, of which 0 leaves the
 // choice to the planner, or -1, which changes nothing. It is used if it can run. Returns the selected strategy.
 extern "C" __attribute__((visibility("default"))) int mlloss_cuda_strategy(int strategy) {
-  if (strategy >= 0) mlloss::cuda::wanted_strategy() = strategy;
-  return mlloss::cuda::wanted_strategy();
+  if (strategy >= 0) mlloss::cuda::wanted_strategy = strategy;
+  return mlloss::cuda::wanted_strategy;
 }
 
 // Sets how many multiprocessors teams of blocks leave to kernels of other streams, unless it is -1. Returns the number.
 extern "C" __attribute__((visibility("default"))) int mlloss_cuda_reserve(int multiprocessors) {
-  if (multiprocessors >= 0) mlloss::cuda::reserved_multiprocessors() = multiprocessors;
-  return mlloss::cuda::reserved_multiprocessors();
+  if (multiprocessors >= 0) mlloss::cuda::reserved_multiprocessors = multiprocessors;
+  return mlloss::cuda::reserved_multiprocessors;
 }
 
 // Returns the strategy of this process's last forward pass, for tests.
 extern "C" __attribute__((visibility("default"))) int mlloss_cuda_last_strategy() {
-  return mlloss::cuda::last_strategy();
+  return mlloss::cuda::last_strategy;
 }
 
 #define MLLOSS_IMPLEMENT(name, key) \
