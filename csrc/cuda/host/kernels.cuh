@@ -68,7 +68,8 @@ struct Launches {
   static cudaError_t team_blocks(const LaunchPlan& plan, FastPath path, int* most) {
     *most = 0;
     if constexpr (kTeams) {
-      return with_team_kernel(path, [&](auto kernel) { return blocks_on_processor(kernel, plan, most); });
+      return with_team_kernel(
+          path, [&](auto kernel) { return blocks_on_processor(reinterpret_cast<const void*>(kernel), plan, most); });
     }
     return cudaSuccess;
   }
