@@ -86,9 +86,10 @@
 //                                                              logits, in as many bits.
 //   kSecondPassSums,                 a sum needs the complete  how many sums are taken in a second pass over the row.
 //   second_pass_input(stats),        statistics                second_pass_input(stats) is what they need of the
-//   second_pass_sums(e, input)                                 statistics. second_pass_sums(e, input) is the element's
-//                                                              share, which is 0 if E::kNegative. finalize(stats,
-//                                                              second_sums, value) replaces finalize(stats, value).
+//   second_pass_sums(e, input)                                 statistics. Default: nothing. second_pass_sums(e, input)
+//                                                              is the element's share, which is 0 if E::kNegative.
+//                                                              finalize(stats, second_sums, value) replaces
+//                                                              finalize(stats, value).
 #pragma once
 
 #include <type_traits>
@@ -137,6 +138,11 @@ struct GroupWise : FunctorDefaults {
   template <class A, int kCount>
   static MLLOSS_HD auto first_maxima(const Array<A, kCount>&) {
     return Array<A, Loss::kMaxima>{};
+  }
+
+  template <class S>
+  static MLLOSS_HD auto second_pass_input(const S&) {
+    return Array<float, 0>{};
   }
 
   template <class E, class C>

@@ -21,16 +21,6 @@ MLLOSS_DEVICE Visit visit_after(Visit visit, bool again, bool gradient) {
   return gradient && visit != Visit::kGradient ? Visit::kGradient : Visit::kNone;
 }
 
-// Returns what second-pass sums need of the statistics: nothing if the loss has no such sums.
-template <class Loss>
-MLLOSS_DEVICE auto second_pass_input(const StatisticsOf<Loss, float>& stats) {
-  if constexpr (Loss::kSecondPassSums > 0) {
-    return Loss::second_pass_input(stats);
-  } else {
-    return Array<float, 0>{};
-  }
-}
-
 // One visit of a row by one thread: its sums, or its chunks of the gradient.
 template <class Loss, class In>
 class GeneralVisit {
@@ -41,7 +31,7 @@ class GeneralVisit {
   MLLOSS_DEVICE GeneralVisit(const Loss& loss, const SharedResults<Loss>& shared, Visit visit)
       : loss_(loss), shared_(shared), visit_(visit) {
     if (visit == Visit::kShiftedSums) stats_.maxima = shared.stats.maxima;
-    if (visit == Visit::kSecondPassSums) input_ = second_pass_input<Loss>(shared.stats);
+    if (visit == Visit::kSecondPassSums) input_ = Loss::second_pass_input(shared.stats);
   }
 
   MLLOSS_DEVICE void add_chunk(const RowChunk<In>& chunk, const GradientRow<In>& memory) {
@@ -84,11 +74,9 @@ class GeneralVisit {
     stats_.sums = join_all<Sum>(stats_.sums, 0.0f, team);
     if (!joins()) return;
     bool again = false;
-    if constexpr (Loss::kMaxima > 0) {
-      if (visit_ == Visit::kSums) {
-        again = loss_.needs_max_shift(stats_.sums);
-        stats_.maxima = Loss::first_maxima(stats_.sums);
-      }
+    if (visit_ == Visit::kSums) {
+      again = loss_.needs_max_shift(stats_.sums);
+      stats_.maxima = Loss::first_maxima(stats_.sums);
     }
     if (again || Loss::kSecondPassSums > 0) {
       results.publish(stats_, again ? RowMode::kAgain : RowMode::kUsual);
@@ -103,7 +91,7 @@ class GeneralVisit {
   const Visit visit_;
   Stats stats_ = identity<Loss, float>();
   SecondPassSums<Loss, float> second_sums_{};
-  decltype(second_pass_input<Loss>(Stats{})) input_{};
+  decltype(Loss::second_pass_input(Stats{})) input_{};
 
   static MLLOSS_DEVICE bool joins() { return this_warp() == 0; }
 

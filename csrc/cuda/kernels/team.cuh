@@ -49,11 +49,8 @@ __global__ void __launch_bounds__(kTeamThreads, (kTeamBlocks<LossTemplate<float>
       if (joins) {
         StatisticsOf<Loss, float> stats = identity<Loss, float>();
         stats.sums = team.template join<Sum>(sums, 0.0f);
-        bool shifts = false;
-        if constexpr (Loss::kMaxima > 0) {
-          shifts = loss.needs_max_shift(stats.sums);
-          stats.maxima = Loss::first_maxima(stats.sums);
-        }
+        const bool shifts = loss.needs_max_shift(stats.sums);
+        stats.maxima = Loss::first_maxima(stats.sums);
         if (shifts || Loss::kSecondPassSums > 0) {
           results.publish(stats, shifts ? RowMode::kAgain : RowMode::kUsual);
         } else {
