@@ -137,16 +137,12 @@ class ChunkReader {
   T scale_, offset_;
   bool plain_;  // the logits need no scale and no offsets
 
-  MLLOSS_DEVICE bool inside(int label) const {
-    return static_cast<unsigned>(label) < static_cast<unsigned>(call_.labels);
-  }
-
   MLLOSS_DEVICE void transform(Chunk<T, V>& chunk) const {
     const T* label_offset = static_cast<const T*>(call_.label_offset);
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       T offset = offset_;
-      if (label_offset && inside(chunk.label + i)) offset += label_offset[chunk.label + i];
+      if (label_offset && call_.inside(chunk.label + i)) offset += label_offset[chunk.label + i];
       chunk.s[i] = chunk.s[i] * scale_ + offset;
     }
   }
@@ -154,7 +150,7 @@ class ChunkReader {
   MLLOSS_DEVICE void exclude_outside(Chunk<T, V>& chunk) const {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      if (!inside(chunk.label + i)) chunk.excluded |= 1u << i;
+      if (!call_.inside(chunk.label + i)) chunk.excluded |= 1u << i;
     }
   }
 

@@ -41,6 +41,9 @@ struct DeviceCall : Call {
         target_size(static_cast<int>(bytes_of(call.targets_dtype))),
         fast_path(fast_path_of(call)) {}
 
+  // True if a number is one of the row's labels.
+  MLLOSS_HD bool inside(int label) const { return static_cast<unsigned>(label) < static_cast<unsigned>(labels); }
+
   static float ignored_among_floats(const Call& call) {
     const float rounded = static_cast<float>(call.ignore_index);
     const bool exact = static_cast<double>(rounded) == static_cast<double>(call.ignore_index);

@@ -44,10 +44,9 @@ class GradientOutput {
   MLLOSS_DEVICE bool zero() const { return zero_; }
 
   template <class Kind>
-  MLLOSS_DEVICE void put(Kind kind, const LogitsRow<In>& row, const GradientRow<In>& memory, const RowChunk<In>& chunk,
-                         uint4 raw, T* g) {
+  MLLOSS_DEVICE void put(Kind kind, const GradientRow<In>& memory, const RowChunk<In>& chunk, uint4 raw, T* g) {
     if (Kind::kWholeAccess || (Kind::kFastPath && plain_)) return memory.store(kind, chunk.label, g);
-    if (special_) apply_grad_output(row, chunk, g);
+    if (special_) apply_grad_output(chunk, g);
     clear_excluded(kind, chunk, zero_, g);
     if (wants_sums()) add(raw, g);
     if (!out_.gradient) return;
@@ -86,12 +85,12 @@ class GradientOutput {
 
   MLLOSS_DEVICE bool wants_sums() const { return sums_.row || sums_.scale; }
 
-  MLLOSS_DEVICE void apply_grad_output(const LogitsRow<In>& row, const RowChunk<In>& chunk, T* g) const {
+  MLLOSS_DEVICE void apply_grad_output(const RowChunk<In>& chunk, T* g) const {
     const int64_t stride = out_.grad_output_label_stride;
     if (stride != 0) {
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        if (row.inside(chunk.label + i)) g[i] *= grad_output()[(chunk.label + i) * stride];
+        if (call_.inside(chunk.label + i)) g[i] *= grad_output()[(chunk.label + i) * stride];
       }
     }
   }

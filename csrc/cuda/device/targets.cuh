@@ -191,7 +191,7 @@ class TargetReader {
     const int64_t step = call_.targets_label_stride * call_.target_size;
 #pragma unroll 1
     for (int i = 0; i < V; ++i) {
-      if (!inside(label + i)) continue;
+      if (!call_.inside(label + i)) continue;
       add_target(i, read_one(start_ + (label + i) * step), t);
     }
   }
@@ -306,10 +306,6 @@ class TargetReader {
     const int bytes = call_.target_size * V, unit = bytes < 16 ? bytes : 16;
     const int64_t first = start_ + int64_t{label} * call_.target_size;
     return whole && call_.targets_label_stride == 1 && (first & (unit - 1)) == 0;
-  }
-
-  MLLOSS_DEVICE bool inside(int label) const {
-    return static_cast<unsigned>(label) < static_cast<unsigned>(call_.labels);
   }
 
   // ---- CSR -----------------------------------------------------------------------------------------

@@ -190,9 +190,6 @@ struct LogitsRow {
   MLLOSS_DEVICE bool adjacent() const { return call.logits_label_stride == 1; }
   MLLOSS_DEVICE int label_of(int chunk) const { return chunk * V - shift; }
   MLLOSS_DEVICE bool whole(int label) const { return static_cast<unsigned>(label) < call.whole_starts; }
-  MLLOSS_DEVICE bool inside(int label) const {
-    return static_cast<unsigned>(label) < static_cast<unsigned>(call.labels);
-  }
   MLLOSS_DEVICE bool fast() const { return fast_path_starts != 0; }
 
   MLLOSS_DEVICE const In* logits_of(int chunk) const { return x + int64_t{chunk} * V; }
@@ -212,7 +209,7 @@ struct LogitsRow {
     Lanes<In> lanes = bit_cast<Lanes<In>>(uint4{0, 0, 0, 0});
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      if (inside(label + i)) lanes.v[i] = x[shift + (label + i) * call.logits_label_stride];
+      if (call.inside(label + i)) lanes.v[i] = x[shift + (label + i) * call.logits_label_stride];
     }
     return bit_cast<uint4>(lanes);
   }
@@ -256,7 +253,7 @@ class GradientRow {
   MLLOSS_DEVICE void store_lanes(int label, const Compute<In>* g) const {
 #pragma unroll
     for (int i = 0; i < kWidth<In>; ++i) {
-      if (row_.inside(label + i)) memory_[label + i] = narrow<In>(g[i]);
+      if (row_.call.inside(label + i)) memory_[label + i] = narrow<In>(g[i]);
     }
   }
 };

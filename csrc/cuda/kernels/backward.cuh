@@ -41,8 +41,7 @@ MLLOSS_DEVICE void chunk_gradient_by_label(Kind kind, const Loss& loss, const De
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     const int label = chunk.label + i;
-    const bool inside = static_cast<unsigned>(label) < static_cast<unsigned>(call.labels);
-    const auto c = load_coefficients<Loss, T>(call, out, 0, inside ? label : 0);
+    const auto c = load_coefficients<Loss, T>(call, out, 0, call.inside(label) ? label : 0);
     g[i] = loss.gradient(element(kind, chunk, i), Loss::scaled(c, factor));
   }
 }
@@ -87,7 +86,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kBackwardBlocks<LossTemplate<Co
       } else {
         chunk_gradient(kind, loss, chunk, c, g);
       }
-      output.put(kind, row, memory, chunk, logits, g);
+      output.put(kind, memory, chunk, logits, g);
     };
     tile_of(units, row, r, tile).run(reader, row, output.plain() && memory.whole_accesses(), put);
     output.store_sums(r * units.tiles + tile);

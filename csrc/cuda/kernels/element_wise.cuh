@@ -88,11 +88,11 @@ MLLOSS_DEVICE void run_element_wise(const Loss& loss, Reader& reader, const Logi
 }
 
 template <class In>
-MLLOSS_DEVICE void store_values(Compute<In>* out, const LogitsRow<In>& row, int label, const Compute<In>* values,
+MLLOSS_DEVICE void store_values(const DeviceCall& call, Compute<In>* out, int label, const Compute<In>* values,
                                 Compute<In> weight) {
 #pragma unroll
   for (int i = 0; i < kWidth<In>; ++i) {
-    if (row.inside(label + i)) out[label + i] = values[i] * weight;
+    if (call.inside(label + i)) out[label + i] = values[i] * weight;
   }
 }
 
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
       const bool each = !decltype(kind)::kWholeAccess && out.values;
       T values[kWidth<In>], g[kWidth<In>];
       sum += sum_chunk(kind, loss, call, chunk, factor, zero, each, values, g);
-      if (each) store_values(static_cast<T*>(out.values) + r * call.labels, row, chunk.label, values, weight);
+      if (each) store_values<In>(call, static_cast<T*>(out.values) + r * call.labels, chunk.label, values, weight);
       if (!out.gradient) return;
       clear_excluded(kind, chunk, zero, g);
       memory.store(kind, chunk.label, g);
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
     const auto put = [&](auto kind, const RowChunk<In>& chunk, uint4 logits) {
       T values[kWidth<In>], g[kWidth<In>];
       evaluate_chunk(kind, loss, call, chunk, output.factor(), values, g);
-      output.put(kind, row, memory, chunk, logits, g);
+      output.put(kind, memory, chunk, logits, g);
     };
     T unused = T(0);
     run_element_wise(loss, reader, row, memory, tile_of(units, row, r, tile), output.plain() && memory.whole_accesses(),
