@@ -21,24 +21,34 @@ MLLOSS_DEVICE void add(Array<T, N>& into, const Array<T, N>& from) {
   for (int k = 0; k < N; ++k) into[k] += from[k];
 }
 
-// Returns the sum over the warp to every lane.
-template <class T>
-MLLOSS_DEVICE T warp_sum(T x) {
+struct Sum {
+  template <class T>
+  static MLLOSS_DEVICE T join(T a, T b) {
+    return a + b;
+  }
+};
+struct Maximum {
+  template <class T>
+  static MLLOSS_DEVICE T join(T a, T b) {
+    return maximum(b, a);
+  }
+};
+
+// Joins groups of kLanes neighbours; every lane gets its group's result.
+template <class How, int kLanes, class T, int N>
+MLLOSS_DEVICE Array<T, N> join_lanes(Array<T, N> x) {
 #pragma unroll
-  for (int distance = kWarpLanes / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(kAllLanes, x, distance);
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) x[n] = How::join(x[n], __shfl_xor_sync(kAllLanes, x[n], distance));
+  }
   return x;
 }
 
-template <class T, int N, class Combine>
-MLLOSS_DEVICE Array<T, N> block_combine(Array<T, N> x, T neutral, Combine combine) {
+template <class How, class T, int N>
+MLLOSS_DEVICE Array<T, N> block_combine(Array<T, N> x, T neutral) {
   MLLOSS_SHARED(T, partial, [kMostWarps][N]);
-#pragma unroll
-  for (int k = 0; k < N; ++k) {
-#pragma unroll
-    for (int distance = kWarpLanes / 2; distance > 0; distance /= 2) {
-      x[k] = combine(x[k], __shfl_xor_sync(kAllLanes, x[k], distance));
-    }
-  }
+  x = join_lanes<How, kWarpLanes>(x);
   __syncthreads();  // after it, all threads have read the partial results of the reduction before this one
   if (this_lane() == 0) {
 #pragma unroll
@@ -50,19 +60,19 @@ MLLOSS_DEVICE Array<T, N> block_combine(Array<T, N> x, T neutral, Combine combin
   for (int k = 0; k < N; ++k) all[k] = neutral;
   for (int w = 0; w < block_warps(); ++w) {
 #pragma unroll
-    for (int k = 0; k < N; ++k) all[k] = combine(all[k], partial[w][k]);
+    for (int k = 0; k < N; ++k) all[k] = How::join(all[k], partial[w][k]);
   }
   return all;
 }
 
 template <class T, int N>
 MLLOSS_DEVICE Array<T, N> block_sum(Array<T, N> x) {
-  return block_combine(x, T(0), [](T a, T b) { return a + b; });
+  return block_combine<Sum>(x, T(0));
 }
 
 template <class T, int N>
 MLLOSS_DEVICE Array<T, N> block_maximum(Array<T, N> x, T least) {
-  return block_combine(x, least, [](T a, T b) { return maximum(b, a); });
+  return block_combine<Maximum>(x, least);
 }
 
 }  // namespace cuda

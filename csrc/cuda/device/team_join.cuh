@@ -7,24 +7,6 @@
 namespace mlloss {
 namespace cuda {
 
-struct Sum {
-  static MLLOSS_DEVICE float join(float a, float b) { return a + b; }
-};
-struct Maximum {
-  static MLLOSS_DEVICE float join(float a, float b) { return maximum(b, a); }
-};
-
-// Joins groups of kLanes neighbours; every lane gets its group's result.
-template <class How, int kLanes, int N>
-MLLOSS_DEVICE Array<float, N> join_lanes(Array<float, N> x) {
-#pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-#pragma unroll
-    for (int n = 0; n < N; ++n) x[n] = How::join(x[n], __shfl_xor_sync(kAllLanes, x[n], distance));
-  }
-  return x;
-}
-
 // Joins all threads of a block with one barrier; only warp 0 gets the result. Two calls need a barrier of the block
 // between them.
 template <class How, int N>

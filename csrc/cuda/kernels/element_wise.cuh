@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
     };
     run_element_wise(loss, reader, row, memory, tile_of(units, row, r, tile), in_trips, out.gradient != nullptr, factor,
                      sum, f);
-    sum = warp_sum(zero ? T(0) : sum * weight);
+    sum = join_lanes<Sum, kWarpLanes>(Array<T, 1>{{zero ? T(0) : sum * weight}})[0];
     if (first_lane) *own += static_cast<double>(sum);
   });
   if (!total.value) return;
