@@ -12,38 +12,14 @@ MLLOSS_DEVICE Element<T, kTargets> element_of(T s, uint32_t mask, int i) {
   return {s, kTargets == Targets::kHard && (mask >> i & 1u) ? T(1) : T(0), T(1)};
 }
 
-// The slopes of a chunk's elements in 16 bytes: as floats, or times 2^16 in half precision. A slope is at most 1/4, and
-// the scale makes subnormal only those slopes that are too small to matter.
-template <int V>
-struct Slopes {
-  static constexpr float kScale = V == 8 ? 65536.0f : 1.0f;
-
-  static MLLOSS_DEVICE uint4 pack(const float* slope) {
-    if constexpr (V == 8) {
-      float scaled[V];
-#pragma unroll
-      for (int i = 0; i < V; ++i) scaled[i] = slope[i] * kScale;
-      return cuda::pack<__half>(scaled);
-    } else {
-      return cuda::pack<float>(slope);
-    }
-  }
-  // Returns the slopes times kScale.
-  static MLLOSS_DEVICE void unpack(uint4 packed, float* slope) {
-    if constexpr (V == 8) {
-      cuda::unpack<__half>(packed, slope);
-    } else {
-      cuda::unpack<float>(packed, slope);
-    }
-  }
-};
-
 // kDense: the targets are bool; otherwise they are CSR. kRolled: see each().
 template <class In, bool kDense, bool kRolled>
 class HardRow {
  public:
-  static constexpr float kSlopeScale = Slopes<kWidth<In>>::kScale;
   static constexpr int V = kWidth<In>, K = kChunksPerThread;
+  // The slopes of a chunk's elements take its 16 bytes: as floats, or times 2^16 in half precision. A slope is at most
+  // 1/4, and the scale makes subnormal only those slopes that are too small to matter.
+  static constexpr float kSlopeScale = V == 8 ? 65536.0f : 1.0f;
 
   MLLOSS_DEVICE HardRow(const DeviceCall& call, const TeamLaunch& launch, int rank, unsigned char* memory)
       : call_(call), launch_(launch), rank_(rank), bits_(call, launch.span, memory) {}
@@ -85,16 +61,23 @@ class HardRow {
     bits_.advance();
   }
 
-  // Adds up f(element) over the thread's elements. It is the first visit of a row.
-  template <int N, class F>
+  // Adds up f(element, slope) over the thread's elements. It is the first visit of a row. With kSlopes, f also sets the
+  // slope, which replaces the logit.
+  template <bool kSlopes, int N, class F>
   MLLOSS_DEVICE void first_sum(int row, Array<float, N>& sums, F f) {
     if constexpr (kDense) take_bools();
     each([&](auto kind, int, uint32_t mask, uint4& x) {
-      float s[V];
+      float s[V], slope[V];
       unpack<In>(x, s);
-      sum_chunk(sums, [&](int i) { return f(element_of<decltype(kind)::value>(s[i], mask, i)); });
+      sum_chunk(sums, [&](int i) { return f(element_of<decltype(kind)::value>(s[i], mask, i), slope[i]); });
+      if constexpr (kSlopes) {
+#pragma unroll
+        for (int i = 0; i < V; ++i) slope[i] *= kSlopeScale;
+        x = pack<Slope>(slope);
+      }
     });
-    with_edge(row, [&](auto e, int64_t) { add(sums, f(e)); });
+    float unused;
+    with_edge(row, [&](auto e, int64_t) { add(sums, f(e, unused)); });
   }
 
   // Adds up f(element), which is 0 for negatives. It follows the first visit.
@@ -112,42 +95,17 @@ class HardRow {
     with_edge(row, [&](auto e, int64_t) { add(sums, f(e)); });
   }
 
-  // Stores f(element) as the gradient.
-  template <class F>
-  MLLOSS_DEVICE void gradient(int row, void* gradient, F f) {
+  // Stores f(element) as the gradient, and of_edge(element) for an edge. With kSlopes, an element has its slope times
+  // kSlopeScale in place of its logit; an edge keeps its logit.
+  template <bool kSlopes, class F, class G>
+  MLLOSS_DEVICE void gradient(int row, void* gradient, F f, G of_edge) {
     In* const memory = keep(static_cast<In*>(gradient) + at_);
     each([&](auto kind, int k, uint32_t mask, uint4& x) {
-      float s[V];
-      unpack<In>(x, s);
-      store_chunk(memory, k, [&](int i) { return f(element_of<decltype(kind)::value>(s[i], mask, i)); });
+      float v[V];
+      unpack<std::conditional_t<kSlopes, Slope, In>>(x, v);
+      store_chunk(memory, k, [&](int i) { return f(element_of<decltype(kind)::value>(v[i], mask, i)); });
     });
-    store_edge(row, gradient, f);
-  }
-
-  // The next two are the same visits for a gradient from slopes. f(element, slope) also sets the slope, which replaces
-  // the logit. The gradient is then g(element, slope), without a logit in the element, and f(element) for an edge,
-  // which keeps its logit.
-  template <int N, class F>
-  MLLOSS_DEVICE void first_sum_with_slopes(int row, Array<float, N>& sums, F f) {
-    if constexpr (kDense) take_bools();
-    each([&](auto kind, int, uint32_t mask, uint4& x) {
-      float s[V], slope[V];
-      unpack<In>(x, s);
-      sum_chunk(sums, [&](int i) { return f(element_of<decltype(kind)::value>(s[i], mask, i), slope[i]); });
-      x = Slopes<V>::pack(slope);
-    });
-    float unused;
-    with_edge(row, [&](auto e, int64_t) { add(sums, f(e, unused)); });
-  }
-  template <class F, class G>
-  MLLOSS_DEVICE void gradient_of_slopes(int row, void* gradient, F f, G g) {
-    In* const memory = keep(static_cast<In*>(gradient) + at_);
-    each([&](auto kind, int k, uint32_t mask, uint4& x) {
-      float slope[V];
-      Slopes<V>::unpack(x, slope);
-      store_chunk(memory, k, [&](int i) { return g(element_of<decltype(kind)::value>(0.0f, mask, i), slope[i]); });
-    });
-    store_edge(row, gradient, f);
+    store_edge(row, gradient, of_edge);
   }
 
   // The next two are visits for rare cases, in code that exists once for all elements: they take turns in s[0].
@@ -177,6 +135,8 @@ class HardRow {
   }
 
  private:
+  using Slope = std::conditional_t<V == 8, __half, float>;
+
   struct alignas(16) Place {
     int64_t begin;
     int count;

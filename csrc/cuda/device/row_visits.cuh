@@ -13,10 +13,10 @@ template <class Loss, class Row>
 MLLOSS_DEVICE void first_visit(const Loss& loss, Row& row, int r, Array<float, Loss::kSums>& sums) {
   if constexpr (Loss::kSlopes) {
     if (loss.slopes_serve()) {
-      return row.first_sum_with_slopes(r, sums, [&](auto e, float& slope) { return loss.sums_and_slope(e, slope); });
+      return row.template first_sum<true>(r, sums, [&](auto e, float& slope) { return loss.sums_and_slope(e, slope); });
     }
   }
-  row.first_sum(r, sums, [&](auto e) { return loss.first_sums(prepared<Loss>(e)); });
+  row.template first_sum<false>(r, sums, [&](auto e, float&) { return loss.first_sums(prepared<Loss>(e)); });
 }
 
 // Stores the gradient of a row whose maxima are 0.
@@ -27,11 +27,11 @@ MLLOSS_DEVICE void usual_gradient(const Loss& loss, Row& row, int r, const Array
   if constexpr (Loss::kSlopes) {
     if (loss.slopes_serve()) {
       const auto unscaled = Loss::scaled(c, 1.0f / Row::kSlopeScale);
-      return row.gradient_of_slopes(r, gradient, of_element,
-                                    [&](auto e, float slope) { return loss.slope_gradient(e, slope, unscaled); });
+      const auto of_slope = [&](auto e) { return loss.slope_gradient(e, e.s, unscaled); };
+      return row.template gradient<true>(r, gradient, of_slope, of_element);
     }
   }
-  row.gradient(r, gradient, of_element);
+  row.template gradient<false>(r, gradient, of_element, of_element);
 }
 
 template <class Loss, class Row>
