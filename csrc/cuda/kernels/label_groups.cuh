@@ -51,9 +51,7 @@ __global__ void __launch_bounds__(kLabelThreads, kLabelGroupBlocks)
       if (weight == T(0)) continue;
       const LogitsRow<In> row(call, r);
       reader.start(r);
-      T x[V];
-      unpack<In>(row.load(label), x);
-      add_labels(loss, reader.read(label, row.whole(label), x), weight, stretch);
+      add_labels(loss, read_chunk<In>(reader, row, label, row.load(label)), weight, stretch);
     }
 #pragma unroll
     for (int k = 0; k < Loss::kSums; ++k) {
