@@ -335,7 +335,7 @@ def test_profile_reads_what_ncu_prints() -> None:
     assert streaming.seconds == pytest.approx(352.128e-6)
     assert (streaming.dram_percent, streaming.issue_percent, streaming.occupancy_percent) == (71.2, 48.77, 36.9)
     assert streaming.stall == "long scoreboard 6.8"  # neither "selected" nor the metrics that count twice
-    assert [kernel.name for kernel in split] == ["row_statistics", "group_backward"]
+    assert [kernel.name for kernel in split] == ["row_statistics", "backward"]
     # Scaled units, and a missing figure.
     scaled = profile.read(text.replace('"541,065,216"', '"541.07"').replace('"byte","byte"', '"Mbyte","byte"'))
     assert scaled[0][0].dram_bytes == pytest.approx(541.07e6 + 268_501_248)

@@ -250,7 +250,7 @@ def test_a_body_that_a_path_must_avoid() -> None:
             "void mlloss::cuda::team_rows<mlloss::portable::Zlpr, __nv_bfloat16, (mlloss::cuda::FastPath)1>(int)",
             "team_rows<Zlpr, kSparse>",
         ),
-        ("void mlloss::cuda::group_backward<mlloss::Dice, float, true>(mlloss::C)", "group_backward<Dice, true>"),
+        ("void mlloss::cuda::backward<mlloss::Dice, float, true>(mlloss::C)", "backward<Dice, true>"),
         ("void mlloss::cuda::scale<float>(float*, long, mlloss::cuda::ComputeOf<float>::Type const*)", "scale"),
         ("mlloss::cuda::plain(int)", "plain"),
     ],
@@ -334,7 +334,7 @@ def test_gates(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_cost_of_a_loss_is_that_of_all_its_kernels() -> None:
     parts = {
         "row_statistics<Dice>": budgets.Entry(80, 0, 0, {"statistics, csr": (5.0, 1.0)}),
-        "group_backward<Dice, false>": budgets.Entry(90, 0, 0, {"gradient, csr": (7.0, 2.0)}),
+        "backward<Dice, false>": budgets.Entry(90, 0, 0, {"gradient, csr": (7.0, 2.0)}),
         "row_statistics<Zlpr>": budgets.Entry(80, 0, 0, {"statistics, csr": (5.0, 1.0)}),
     }
     assert gates.costs(parts, "split", "csr") == {"Dice": gates.Cost(12.0, 3.0, 90)}

@@ -112,14 +112,15 @@ enum class LogisticNeed { kNothing, kSigmoid, kPower, kTail, kTwoTails, kLogarit
 // The defaults that all functors share.
 struct FunctorDefaults {
   static constexpr LogisticNeed kLogistic = LogisticNeed::kNothing;
-  static constexpr bool kLabelParameter = false, kSecondLogits = false, kSoftmaxOverLabels = false, kAcrossRows = false;
+  static constexpr bool kLabelParameter = false, kSecondLogits = false, kSoftmaxOverLabels = false, kAcrossRows = false,
+                        kNegatives = false;
   static constexpr int kSecondPassSums = 0;
 };
 
 // The base of every element-wise functor.
 struct ElementWise : FunctorDefaults {
   static constexpr Scope kScope = Scope::kElement;
-  static constexpr bool kSeparates = false, kNegatives = false;
+  static constexpr bool kSeparates = false;
   static constexpr int kVariants = 1;
   static constexpr int kMaxima = 0, kSums = 0, kCoefficients = 0;
 };

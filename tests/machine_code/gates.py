@@ -16,7 +16,7 @@ FORWARD: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
     },
     "element-wise": {targets: (("element_wise<*>", f"gradient, {targets}"),) for targets in _EITHER},
     "split": {
-        targets: (("row_statistics<*>", f"statistics, {targets}"), ("group_backward<*, false>", f"gradient, {targets}"))
+        targets: (("row_statistics<*>", f"statistics, {targets}"), ("backward<*, false>", f"gradient, {targets}"))
         for targets in _EITHER
     },
 }

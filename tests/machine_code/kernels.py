@@ -78,7 +78,7 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
     # Options are branches around every chunk of a row, and the cheapest way through them is no common case. The reader
     # takes what a trip loads for logits and targets, but does not know two logits. Second-pass sums read
     # positives only.
-    **dict.fromkeys(("general_team_rows<*>", "element_wise<SymmetricKl>", "element_wise_backward<SymmetricKl>"), ()),
+    **dict.fromkeys(("general_team_rows<*>", "element_wise<SymmetricKl>", "backward<SymmetricKl, *>"), ()),
     **dict.fromkeys((f"{name}_statistics<*>" for name in ("place", "label")), ()),
     **dict.fromkeys(
         (
@@ -102,12 +102,11 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
     "team_rows<*, kBools>": (BOOL_ROW,),
     "row_statistics<*>": (STATISTICS,),
     "all_statistics<*>": (STATISTICS,),
-    "group_backward<*, false>": (GRADIENT,),
-    "group_backward<*, true>": (replace(GRADIENT, paths=("csr",), others=True),),
     "element_wise<SquaredHinge>": (PLAIN_VALUE, PLAIN_GRADIENT),
-    "element_wise_backward<SquaredHinge>": (PLAIN_GRADIENT,),
     "element_wise<*>": (VALUE, GRADIENT),
-    "element_wise_backward<*>": (GRADIENT,),
+    "backward<SquaredHinge, *>": (PLAIN_GRADIENT,),
+    "backward<*, false>": (GRADIENT,),
+    "backward<*, true>": (replace(GRADIENT, paths=("csr",), others=True),),
     "scale": (SCALE,),
 }
 

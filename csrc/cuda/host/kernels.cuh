@@ -74,15 +74,9 @@ struct Launches {
     return cudaSuccess;
   }
 
-  static cudaError_t backward(const Launch& to, const Call& call, const BackwardOutputs& out, double* row_sums,
-                              double* scale_sums) {
-    const Units units = units_of(to.plan, 0, call.rows);
-    const UnitSums sums{row_sums, scale_sums};
-    if constexpr (kElementWise) {
-      return launch(element_wise_backward<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units, sums);
-    } else {
-      return gradient(to, call, out, units, sums);
-    }
+  static cudaError_t whole_gradient(const Launch& to, const Call& call, const BackwardOutputs& out, double* row_sums,
+                                    double* scale_sums) {
+    return gradient(to, call, out, units_of(to.plan, 0, call.rows), UnitSums{row_sums, scale_sums});
   }
 
   static cudaError_t label_sums(const Launch& to, const Call& call, const BackwardOutputs& out, double* sums) {
@@ -140,7 +134,7 @@ struct Launches {
         {team_threads<FastPath::kNone>(), team_threads<FastPath::kSparse>(), team_threads<FastPath::kBools>()},
         team_blocks,
         forward,
-        backward,
+        whole_gradient,
         label_sums,
         nullptr,
         nullptr,
@@ -171,10 +165,10 @@ struct Launches {
                               const UnitSums& sums) {
     if constexpr (kAcrossRows) {
       if (call.grouping == Grouping::kMacro) {
-        return launch(group_backward<Loss, In, true>, launch_shape_of(to), DeviceCall(call), out, units, sums);
+        return launch(backward<Loss, In, true>, launch_shape_of(to), DeviceCall(call), out, units, sums);
       }
     }
-    return launch(group_backward<Loss, In, false>, launch_shape_of(to), DeviceCall(call), out, units, sums);
+    return launch(backward<Loss, In, false>, launch_shape_of(to), DeviceCall(call), out, units, sums);
   }
 
   template <FastPath kPath>

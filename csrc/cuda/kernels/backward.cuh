@@ -1,48 +1,49 @@
-// The gradient of a group loss from known coefficients, with one more read of the logits.
+// The gradient of any loss with one more read of the logits. The coefficients of a group loss are known.
 #pragma once
 
-#include "../device/gradient_output.cuh"
+#include "element_wise.cuh"
 
 namespace mlloss {
 namespace cuda {
 
-// Forms the gradients of a chunk. Chunks take the fast path only in rows with finite maxima.
-template <class Kind, class Loss, class T, int V>
-MLLOSS_DEVICE void chunk_gradient(Kind kind, const Loss& loss, const Chunk<T, V>& chunk,
-                                  const Array<T, Loss::kCoefficients>& c, T* g) {
-#pragma unroll
-  for (int i = 0; i < V; ++i) {
-    const auto e = element(kind, chunk, i);
-    g[i] = Kind::kFastPath ? loss.gradient_at_finite_maxima(e, c) : loss.gradient(e, c);
-  }
-}
-
-// Returns the coefficients of the group to which a label of a row belongs.
+// Returns the coefficients of the group to which a label of a row belongs, times `factor`; none for element-wise
+// losses.
 template <class Loss, class T>
 MLLOSS_DEVICE Array<T, Loss::kCoefficients> load_coefficients(const DeviceCall& call, const BackwardOutputs& out,
-                                                              int64_t row, int label) {
-  const T* first = static_cast<const T*>(out.coefficients);
-  int64_t groups = call.rows;
-  if constexpr (Loss::kAcrossRows) groups = group_count(call);
-  if (!Loss::kAcrossRows || call.grouping == Grouping::kSamples) {
-    first += row;
-  } else if (call.grouping == Grouping::kMacro) {
-    first += label;
-  }
-  Array<T, Loss::kCoefficients> c;
+                                                              int64_t row, int label, T factor) {
+  if constexpr (Loss::kScope == Scope::kElement) {
+    return {};
+  } else {
+    const T* first = static_cast<const T*>(out.coefficients);
+    int64_t groups = call.rows;
+    if constexpr (Loss::kAcrossRows) groups = group_count(call);
+    if (!Loss::kAcrossRows || call.grouping == Grouping::kSamples) {
+      first += row;
+    } else if (call.grouping == Grouping::kMacro) {
+      first += label;
+    }
+    Array<T, Loss::kCoefficients> c;
 #pragma unroll
-  for (int k = 0; k < Loss::kCoefficients; ++k) c[k] = first[k * groups];
-  return c;
+    for (int k = 0; k < Loss::kCoefficients; ++k) c[k] = first[k * groups];
+    return Loss::scaled(c, factor);
+  }
 }
 
-template <class Kind, class Loss, class T, int V>
-MLLOSS_DEVICE void chunk_gradient_by_label(Kind kind, const Loss& loss, const DeviceCall& call,
-                                           const BackwardOutputs& out, const Chunk<T, V>& chunk, T factor, T* g) {
+// Forms the gradients of a chunk. coefficients(i) returns those of element i's group, which include `factor`. Chunks
+// take the fast path only in rows with finite maxima.
+template <class Kind, class Loss, class T, int V, class F>
+MLLOSS_DEVICE void chunk_gradient(Kind kind, const Loss& loss, const DeviceCall& call, const Chunk<T, V>& chunk,
+                                  T factor, F coefficients, T* g) {
+  if constexpr (Loss::kScope == Scope::kElement) {
+    T values[V];
+    evaluate_chunk(kind, loss, call, chunk, factor, values, g);
+  } else {
 #pragma unroll
-  for (int i = 0; i < V; ++i) {
-    const int label = chunk.label + i;
-    const auto c = load_coefficients<Loss, T>(call, out, 0, call.inside(label) ? label : 0);
-    g[i] = loss.gradient(element(kind, chunk, i), Loss::scaled(c, factor));
+    for (int i = 0; i < V; ++i) {
+      const auto e = element(kind, chunk, i);
+      const auto c = coefficients(i);
+      g[i] = Kind::kFastPath ? loss.gradient_at_finite_maxima(e, c) : loss.gradient(e, c);
+    }
   }
 }
 
@@ -50,6 +51,7 @@ MLLOSS_DEVICE void chunk_gradient_by_label(Kind kind, const Loss& loss, const De
 // in float32 and from sm_100 on.
 template <class Loss, class In, bool kByLabel>
 constexpr int backward_blocks_of() {
+  if (Loss::kScope == Scope::kElement) return kUnitBlocks<Loss, In>;
   if (kByLabel && MLLOSS_CAPABILITY >= 100 && kRegisterPressure<Loss> > 0) return 1;
   if (kByLabel && MLLOSS_CAPABILITY < 90) return 2;
   return kGroupUnitBlocks<Loss, In>;
@@ -60,8 +62,8 @@ constexpr int kBackwardBlocks = backward_blocks_of<Loss, In, kByLabel>();
 // kByLabel: each label is a group.
 template <template <class> class LossTemplate, class In, bool kByLabel>
 __global__ void __launch_bounds__(kUnitThreads, (kBackwardBlocks<LossTemplate<Compute<In>>, In, kByLabel>))
-    group_backward(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out,
-                   const __grid_constant__ Units units, const __grid_constant__ UnitSums sums) {
+    backward(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out,
+             const __grid_constant__ Units units, const __grid_constant__ UnitSums sums) {
   using T = Compute<In>;
   using Loss = LossTemplate<T>;
   const Loss loss(call.parameters.values);
@@ -75,20 +77,24 @@ __global__ void __launch_bounds__(kUnitThreads, (kBackwardBlocks<LossTemplate<Co
     const T factor = output.factor();
     Array<T, Loss::kCoefficients> c;
     if constexpr (!kByLabel) {
-      c = Loss::scaled(load_coefficients<Loss, T>(call, out, r, 0), factor);
-      if (!Loss::finite_maxima(c)) row.fast_path_starts = 0;
+      c = load_coefficients<Loss>(call, out, r, 0, factor);
+      if constexpr (Loss::kMaxima > 0) {
+        if (!Loss::finite_maxima(c)) row.fast_path_starts = 0;
+      }
     }
     const GradientRow<In> memory(row, out.gradient, r);
     const auto put = [&](auto kind, const RowChunk<In>& chunk, uint4 logits) {
+      const auto coefficients = [&](int i) {
+        const int label = chunk.label + i;
+        return kByLabel ? load_coefficients<Loss>(call, out, 0, call.inside(label) ? label : 0, factor) : c;
+      };
       T g[kWidth<In>];
-      if constexpr (kByLabel) {
-        chunk_gradient_by_label(kind, loss, call, out, chunk, factor, g);
-      } else {
-        chunk_gradient(kind, loss, chunk, c, g);
-      }
+      chunk_gradient(kind, loss, call, chunk, factor, coefficients, g);
       output.put(kind, memory, chunk, logits, g);
     };
-    tile_of(units, row, r, tile).run(reader, row, output.plain() && memory.whole_accesses(), put);
+    T unused = T(0);
+    run_tile(loss, reader, row, memory, tile_of(units, row, r, tile), output.plain() && memory.whole_accesses(), true,
+             factor, unused, put);
     output.store_sums(r * units.tiles + tile);
   });
 }

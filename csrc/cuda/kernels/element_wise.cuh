@@ -1,4 +1,4 @@
-// Element-wise losses: value and gradient in one visit, with one read and one write.
+// The forward pass of element-wise losses: value and gradient in one visit, with one read and one write.
 #pragma once
 
 #include "../device/arrival.cuh"
@@ -76,9 +76,9 @@ MLLOSS_DEVICE bool trip_of_negatives(const Loss& loss, const GradientRow<In>& me
 // Calls f(kind, chunk, logits) for the chunks of a tile, except those that trip_of_negatives() evaluates. `in_trips` is
 // as in Tile.
 template <class Loss, class In, class Reader, class F>
-MLLOSS_DEVICE void run_element_wise(const Loss& loss, Reader& reader, const LogitsRow<In>& row,
-                                    const GradientRow<In>& memory, const Tile<In>& tile, bool in_trips, bool gradient,
-                                    Compute<In> factor, Compute<In>& sum, F f) {
+MLLOSS_DEVICE void run_tile(const Loss& loss, Reader& reader, const LogitsRow<In>& row, const GradientRow<In>& memory,
+                            const Tile<In>& tile, bool in_trips, bool gradient, Compute<In> factor, Compute<In>& sum,
+                            F f) {
   if constexpr (Loss::kNegatives && sizeof(Compute<In>) == 4) {
     tile.run(reader, row, in_trips && loss.serves_negatives(), f,
              [&](const Trip<In>& trip) { return trip_of_negatives(loss, memory, trip, gradient, factor, sum); });
@@ -127,40 +127,14 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
       clear_excluded(kind, chunk, zero, g);
       memory.store(kind, chunk.label, g);
     };
-    run_element_wise(loss, reader, row, memory, tile_of(units, row, r, tile), in_trips, out.gradient != nullptr, factor,
-                     sum, f);
+    run_tile(loss, reader, row, memory, tile_of(units, row, r, tile), in_trips, out.gradient != nullptr, factor, sum,
+             f);
     sum = join_lanes<Sum, kWarpLanes>(Array<T, 1>{{zero ? T(0) : sum * weight}})[0];
     if (first_lane) *own += static_cast<double>(sum);
   });
   if (!total.value) return;
   const double all = block_sum(Array<double, 1>{{first_lane ? *own : 0.0}})[0];
   add_to_total<T>(call, total, all, blockIdx.x, gridDim.x);
-}
-
-template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Compute<In>>, In>))
-    element_wise_backward(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out,
-                          const __grid_constant__ Units units, const __grid_constant__ UnitSums sums) {
-  using T = Compute<In>;
-  const LossTemplate<T> loss(call.parameters.values);
-  RowReader<LossTemplate<T>, In> reader(call);
-  GradientOutput<In> output(call, out, sums);
-  for_units(units, [&](int64_t r, int tile) {
-    LogitsRow<In> row(call, r);
-    reader.start(r);
-    output.start(r, reader.scale());
-    if (output.zero()) row.fast_path_starts = 0;
-    const GradientRow<In> memory(row, out.gradient, r);
-    const auto put = [&](auto kind, const RowChunk<In>& chunk, uint4 logits) {
-      T values[kWidth<In>], g[kWidth<In>];
-      evaluate_chunk(kind, loss, call, chunk, output.factor(), values, g);
-      output.put(kind, memory, chunk, logits, g);
-    };
-    T unused = T(0);
-    run_element_wise(loss, reader, row, memory, tile_of(units, row, r, tile), output.plain() && memory.whole_accesses(),
-                     true, output.factor(), unused, put);
-    output.store_sums(r * units.tiles + tile);
-  });
 }
 
 }  // namespace cuda

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "backward.cuh"
-#include "element_wise.cuh"
 
 namespace mlloss {
 namespace cuda {
@@ -12,30 +11,17 @@ constexpr int kLabelBlocks = 8;  // the minimum per multiprocessor
 // The number of rows that are summed in T; these sums are then added in double.
 constexpr int kRowsPerPartialSum = 16;
 
-template <class Loss, class T>
-MLLOSS_DEVICE T single_gradient(const Loss& loss, const DeviceCall& call, const BackwardOutputs& out, int64_t row,
-                                const Chunk<T, 1>& chunk, T factor) {
-  T g[1];
-  if constexpr (Loss::kScope == Scope::kElement) {
-    T value[1];
-    with_kind(chunk, [&](auto kind, const Chunk<T, 1>&) { evaluate_chunk(kind, loss, call, chunk, factor, value, g); });
-  } else {
-    const auto c = Loss::scaled(load_coefficients<Loss, T>(call, out, row, chunk.label), factor);
-    with_kind(chunk, [&](auto kind, const Chunk<T, 1>&) { chunk_gradient(kind, loss, chunk, c, g); });
-  }
-  return g[0];
-}
-
 // Block (x, y) processes blockDim.x labels and every gridDim.y-th group of rows. sums: [gridDim.y, labels].
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kLabelThreads,
                                   kRegisterPressure<LossTemplate<Compute<In>>> > 0 ? kLabelBlocks / 2 : kLabelBlocks)
     label_gradient(const __grid_constant__ DeviceCall call, const __grid_constant__ BackwardOutputs out, double* sums) {
   using T = Compute<In>;
-  const LossTemplate<T> loss(call.parameters.values);
+  using Loss = LossTemplate<T>;
+  const Loss loss(call.parameters.values);
   const int64_t label = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (label >= call.labels) return;
-  ChunkReader<LossTemplate<T>, T, 1> reader(call);
+  ChunkReader<Loss, T, 1> reader(call);
   const T base = call_factor<T>(call);
   const In* x = static_cast<const In*>(call.logits) + label * call.logits_label_stride;
   const T* grad_output = static_cast<const T*>(out.grad_output) + label * out.grad_output_label_stride;
@@ -50,8 +36,12 @@ __global__ void __launch_bounds__(kLabelThreads,
       const Chunk<T, 1> chunk = reader.read(static_cast<int>(label), true, s);
       const T weight = sample_weight<T>(call, row);
       const T factor = base * weight * grad_output[row * out.grad_output_row_stride];
-      const T g = single_gradient(loss, call, out, row, chunk, factor);
-      sum += chunk.excluded || weight == T(0) ? T(0) : g;
+      const auto c = load_coefficients<Loss>(call, out, row, chunk.label, factor);
+      T g[1];
+      with_kind(chunk, [&](auto kind, const Chunk<T, 1>&) {
+        chunk_gradient(kind, loss, call, chunk, factor, [&](int) { return c; }, g);
+      });
+      sum += chunk.excluded || weight == T(0) ? T(0) : g[0];
     }
     total += static_cast<double>(sum);
   }
