@@ -79,20 +79,8 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
     # takes what a trip loads for logits and targets, but does not know two logits. Second-pass sums read
     # positives only.
     **dict.fromkeys(("general_team_rows<*>", "element_wise<SymmetricKl>", "backward<SymmetricKl, *>"), ()),
-    **dict.fromkeys((f"{name}_statistics<*>" for name in ("place", "label")), ()),
-    **dict.fromkeys(
-        (
-            "row_second_pass<*>",
-            "collect_statistics",
-            "collect_second_pass<*>",
-            "merge_parts<*>",
-            "finalize_parts<*>",
-            "sum_total",
-            "sum_each",
-        ),
-        (),
-    ),
-    **dict.fromkeys(("label_finalize<*>", "label_gradient<*>"), ()),
+    **dict.fromkeys(("label_statistics<*>", "label_finalize<*>", "label_gradient<*>", "row_second_pass<*>"), ()),
+    **dict.fromkeys(("merge_parts<*>", "finalize_parts<*>", "sum_total", "sum_each"), ()),
     # Sums of a second pass take two more barriers.
     "team_rows<DecoupledSoftmax, kSparse>": (replace(CSR_ROW, barriers=4),),
     "team_rows<DecoupledSoftmax, kBools>": (replace(BOOL_ROW, barriers=4),),

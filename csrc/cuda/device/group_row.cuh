@@ -85,12 +85,11 @@ class GroupRow {
     return value;
   }
 
-  // Computes value and coefficients of the whole batch, to which no row's weight applies. Stores both and `stats`.
-  MLLOSS_DEVICE void finalize_all(const StatisticsOf<Loss, T>& stats, StatisticsOf<Loss, T>* merged) const {
+  // Computes and stores value and coefficients of the whole batch, to which no row's weight applies.
+  MLLOSS_DEVICE void finalize_all(const StatisticsOf<Loss, T>& stats) const {
     T value;
     const Coefficients c = loss_.finalize(stats, value);
     if (threadIdx.x != 0) return;
-    *merged = stats;
 #pragma unroll
     for (int k = 0; k < Loss::kCoefficients; ++k) static_cast<T*>(out_.coefficients)[k] = c[k];
     if (out_.values) *static_cast<T*>(out_.values) = value;

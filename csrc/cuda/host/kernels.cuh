@@ -32,6 +32,8 @@ struct Launches {
   using T = Compute<In>;
   using Functor = Loss<T>;
   using Stats = StatisticsOf<Functor, T>;
+  using SecondSums = SecondPassSums<Functor, T>;
+  static constexpr int kStatistics = Functor::kMaxima + Functor::kSums;
   static constexpr bool kElementWise = Functor::kScope == Scope::kElement;
   static constexpr bool kAcrossRows = Functor::kAcrossRows;
   static constexpr bool kTeams = !kElementWise && !std::is_same_v<In, double>;
@@ -46,7 +48,7 @@ struct Launches {
     const int64_t bytes = static_cast<int64_t>(sizeof(Stats) + Functor::kSecondPassSums * sizeof(T));
     switch (call.grouping) {
       case Grouping::kSamples:
-        return {call.rows, plan.rows_per_wave * plan.tiles * bytes, 1 + call.rows, 0};
+        return {call.rows, plan.rows_per_wave * plan.tiles * bytes + merged_numbers(call) * 8, 1 + call.rows, 0};
       case Grouping::kMacro:
         return {label_blocks(call), to.down_rows->tiles * Functor::kSums * call.labels * int64_t{sizeof(T)}, 1, 0};
       default:
@@ -83,34 +85,11 @@ struct Launches {
     return launch(label_gradient<Loss, In>, down_rows(to.plan, to.stream), DeviceCall(call), out, sums);
   }
 
-  static cudaError_t statistics(const Launch& to, const Call& call, void* spare, const Workspace& work,
-                                double* result) {
-    ForwardOutputs out{};
-    out.coefficients = spare;
-    const bool rows = call.grouping == Grouping::kSamples;
-    const cudaError_t error = rows ? row_units(to, call, out, work) : any_group(to, call, out, work);
-    if (error != cudaSuccess) return error;
-    const int64_t units = rows ? to.plan.tiles : to.plan.blocks;
-    constexpr int kNumbers = (Functor::kMaxima > 0 ? Functor::kMaxima : 1) + Functor::kSums;
-    static_assert(sizeof(Stats) == kNumbers * sizeof(T) && kNumbers <= kPartThreads, "each thread converts a number");
-    return launch(collect_statistics<T>, a_warp_each(group_count(call), to.stream),
-                  static_cast<const T*>(work.statistics), units * kNumbers, Functor::kMaxima, Functor::kSums, result);
-  }
-
-  static cudaError_t second_pass(const Launch& to, const Call& call, const double* known, void* spare,
-                                 const Workspace& work, double* result) {
-    ForwardOutputs out{};
-    out.coefficients = spare;
-    const UnitStatistics<Stats> per_unit{static_cast<Stats*>(work.statistics), work.counters + 1};
-    const LaunchShape each = a_warp_each(call.rows, to.stream);
-    const int tiles = static_cast<int>(to.plan.tiles);
-    auto* second_sums = reinterpret_cast<SecondPassSums<Functor, T>*>(per_unit.units + call.rows * tiles);
-    cudaError_t error = launch(place_statistics<Loss, In>, each, known, tiles, per_unit.units);
-    if (error != cudaSuccess) return error;
-    error = launch(row_second_pass<Loss, In>, launch_shape_of(to), DeviceCall(call), out,
-                   units_of(to.plan, 0, call.rows), per_unit, second_sums, Total{});
-    if (error != cudaSuccess) return error;
-    return launch(collect_second_pass<Loss, In>, each, second_sums, tiles, result);
+  static cudaError_t second_pass(const Launch& to, const Call& call, const double* known, const Workspace& work,
+                                 double* result) {
+    return launch(row_second_pass<Loss, In>, launch_shape_of(to), DeviceCall(call), ForwardOutputs{},
+                  units_of(to.plan, 0, call.rows), known, static_cast<SecondSums*>(work.statistics), work.counters + 1,
+                  result, Total{});
   }
 
   static cudaError_t merge(cudaStream_t stream, const LabelParts& parts, double* out) {
@@ -123,7 +102,6 @@ struct Launches {
   }
 
   static constexpr LossKernels table() {
-    constexpr int kStatistics = Functor::kMaxima + Functor::kSums;
     LossKernels kernels{
         kElementWise,
         kAcrossRows,
@@ -138,10 +116,8 @@ struct Launches {
         label_sums,
         nullptr,
         nullptr,
-        nullptr,
         nullptr};
     if constexpr (!kElementWise) {
-      kernels.statistics_of = statistics;
       if constexpr (Functor::kSecondPassSums > 0) kernels.second_pass_of = second_pass;
       if constexpr (std::is_same_v<In, double>) kernels.merge = merge;
       if constexpr (std::is_same_v<In, T>) kernels.finalize = finalize;
@@ -222,20 +198,26 @@ struct Launches {
     return backward;
   }
 
+  // Returns how many numbers the second pass over the rows reads of the first one.
+  static int64_t merged_numbers(const Call& call) { return Functor::kSecondPassSums > 0 ? kStatistics * call.rows : 0; }
+
   // Runs in waves, so that a wave's gradient is formed while its logits are still in L2.
   static cudaError_t split_rows(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work,
                                 const Total& total) {
-    const UnitStatistics<Stats> per_unit{static_cast<Stats*>(work.statistics), work.counters + 1};
+    double* const memory = static_cast<double*>(work.statistics);
+    double* merged = work.merged;
+    if (!merged && merged_numbers(call) > 0) merged = memory;
+    const UnitStatistics<Stats> per_unit{reinterpret_cast<Stats*>(memory + merged_numbers(call)), work.counters + 1,
+                                         merged};
     for (int64_t first = 0; first < call.rows; first += to.plan.rows_per_wave) {
       const Units units = units_of(to.plan, first, std::min(to.plan.rows_per_wave, call.rows - first));
       cudaError_t error =
           launch(row_statistics<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units, per_unit, total);
       if constexpr (Functor::kSecondPassSums > 0) {
-        auto* second_sums =
-            reinterpret_cast<SecondPassSums<Functor, T>*>(per_unit.units + to.plan.rows_per_wave * to.plan.tiles);
-        if (error == cudaSuccess) {
-          error = launch(row_second_pass<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units, per_unit,
-                         second_sums, total);
+        auto* second_sums = reinterpret_cast<SecondSums*>(per_unit.units + to.plan.rows_per_wave * to.plan.tiles);
+        if (error == cudaSuccess && !work.merged) {
+          error = launch(row_second_pass<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units, merged,
+                         second_sums, per_unit.counters, nullptr, total);
         }
       }
       if (error == cudaSuccess && out.gradient) error = gradient(to, call, gradient_of(out), units, UnitSums{});
@@ -244,20 +226,8 @@ struct Launches {
     return cudaSuccess;
   }
 
-  // Takes the statistics of all rows, if no gradient follows.
-  static cudaError_t row_units(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
-    const UnitStatistics<Stats> per_unit{static_cast<Stats*>(work.statistics), work.counters + 1};
-    return launch(row_statistics<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
-                  per_unit, Total{});
-  }
-
-  static cudaError_t any_group(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
-    if constexpr (kAcrossRows) return one_group(to, call, out, work);
-    return cudaErrorNotSupported;
-  }
-
   static cudaError_t one_group(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
-    const UnitStatistics<Stats> per_unit{static_cast<Stats*>(work.statistics), work.counters};
+    const UnitStatistics<Stats> per_unit{static_cast<Stats*>(work.statistics), work.counters, work.merged};
     return launch(all_statistics<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
                   per_unit);
   }

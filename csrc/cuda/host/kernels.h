@@ -27,6 +27,7 @@ struct Workspace {
   unsigned* counters;    // zeros before and after a pass: one for the total, then one per row of a split pass or one
                          // for the end of a team pass
   uint64_t* packets;     // zeros before and after a team pass
+  double* merged;        // receives the statistics of each group of a split pass, [statistics, groups]; or null
 };
 
 struct WorkspaceSizes {
@@ -42,16 +43,15 @@ struct LossKernels {
   int team_threads[3];
   // Finds the number of blocks of a team plan that a multiprocessor of the current device runs at the same time.
   cudaError_t (*team_blocks)(const LaunchPlan&, FastPath, int* most);
+  // With Workspace::merged, a split pass ends with the statistics of its groups and has no outputs.
   cudaError_t (*forward)(const Launch&, const Call&, const ForwardOutputs&, const Workspace&);
   // row_sums, scale_sums: [rows * plan.tiles], sums of the gradient over each tile, or null.
   cudaError_t (*backward)(const Launch&, const Call&, const BackwardOutputs&, double* row_sums, double* scale_sums);
   // sums: [plan.tiles, labels]
   cudaError_t (*label_gradient)(const Launch&, const Call&, const BackwardOutputs&, double* sums);
 
-  // Steps over a part of the labels, by a split plan. `spare` is memory for coefficients that are not used.
-  cudaError_t (*statistics_of)(const Launch&, const Call&, void* spare, const Workspace&, double* out);
-  cudaError_t (*second_pass_of)(const Launch&, const Call&, const double* known, void* spare, const Workspace&,
-                                double* out);
+  // Takes second-pass sums over a part of the labels, by a split plan, with the known statistics of all parts.
+  cudaError_t (*second_pass_of)(const Launch&, const Call&, const double* known, const Workspace&, double* out);
   // Steps over all parts. `merge` exists only in the double table, because statistics are double; `finalize` exists
   // only in the float and double tables, because results have the compute dtype.
   cudaError_t (*merge)(cudaStream_t, const LabelParts&, double* out);

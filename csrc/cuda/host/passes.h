@@ -86,7 +86,7 @@ inline LastPlan& plan_of(const LossKernels& kernels, const Call& call, const For
   return last;
 }
 
-// Calls f(to, spare, work) with the launch and the memory of a split pass over a part of the labels.
+// Calls f(to, work) with the launch and the memory of a split pass over a part of the labels.
 template <class F>
 void launch_part(const LossKernels& kernels, const Call& call, const Tensor& logits, F f) {
   check_supported(call, kernels);
@@ -96,8 +96,8 @@ void launch_part(const LossKernels& kernels, const Call& call, const Tensor& log
   const Launch to{plan, here.stream};
   WorkspaceSizes sizes = kernels.workspace_of(to, call);
   sizes.partial_sums = 0;
-  const Memory memory(sizes, coefficient_bytes(kernels, call), logits, here.device, here.stream);
-  check(f(to, memory.coefficients(), memory.work()));
+  const Memory memory(sizes, 0, logits, here.device, here.stream);
+  check(f(to, memory.work()));
 }
 
 }  // namespace cuda

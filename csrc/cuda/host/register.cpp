@@ -63,16 +63,17 @@ struct CudaEngine {
   // The steps of a forward pass over a part of the labels, and over the statistics of all parts.
   static void statistics(const std::string& loss, const Call& call, double* out, const Tensor& logits) {
     const LossKernels& kernels = kernels_of(loss, call.logits_dtype);
-    launch_part(kernels, call, logits, [&](const Launch& to, void* spare, const Workspace& work) {
-      return kernels.statistics_of(to, call, spare, work, out);
+    launch_part(kernels, call, logits, [&](const Launch& to, Workspace work) {
+      work.merged = out;
+      return kernels.forward(to, call, ForwardOutputs{}, work);
     });
   }
   static void second_pass(const std::string& loss, const Call& call, const double* known, double* out,
                           const Tensor& logits) {
     const LossKernels& kernels = kernels_of(loss, call.logits_dtype);
     if (!kernels.second_pass_of) return;
-    launch_part(kernels, call, logits, [&](const Launch& to, void* spare, const Workspace& work) {
-      return kernels.second_pass_of(to, call, known, spare, work, out);
+    launch_part(kernels, call, logits, [&](const Launch& to, const Workspace& work) {
+      return kernels.second_pass_of(to, call, known, work, out);
     });
   }
   static void merge(const std::string& loss, const LabelParts& parts, double* out, const Tensor& statistics) {

@@ -85,7 +85,7 @@ class Memory {
   }
 
   Workspace work() const {
-    return {static_cast<double*>(scratch_.get(0)), scratch_.get(1), zeros_.counters, zeros_.packets};
+    return {static_cast<double*>(scratch_.get(0)), scratch_.get(1), zeros_.counters, zeros_.packets, nullptr};
   }
   void* coefficients() const { return scratch_.get(2); }
 

@@ -1,5 +1,5 @@
-// Kernels over parts of the labels: they collect the statistics of a part, merge those of all parts in double, and
-// finalize the result in double. A block of one warp processes a group.
+// Kernels over the statistics of all parts of the labels: they merge them and finalize the result, both in double. A
+// block of one warp processes a group.
 #pragma once
 
 #include "split.cuh"
@@ -9,86 +9,19 @@ namespace cuda {
 
 constexpr int kPartThreads = 32;
 
-// Stores to [statistics, groups].
-template <class Wide>
-MLLOSS_DEVICE void store_statistics(const StatisticsOf<Wide, double>& stats, double* out) {
-  if (threadIdx.x != 0) return;
-  const int64_t groups = gridDim.x;
-#pragma unroll
-  for (int k = 0; k < Wide::kMaxima; ++k) out[k * groups + blockIdx.x] = stats.maxima[k];
-#pragma unroll
-  for (int k = 0; k < Wide::kSums; ++k) out[(Wide::kMaxima + k) * groups + blockIdx.x] = stats.sums[k];
-}
-
-// Loads from [statistics, groups].
-template <class Wide>
-MLLOSS_DEVICE StatisticsOf<Wide, double> load_statistics(const double* from, int64_t groups, int64_t group) {
-  StatisticsOf<Wide, double> stats;
-#pragma unroll
-  for (int k = 0; k < Wide::kMaxima; ++k) stats.maxima[k] = from[k * groups + group];
-#pragma unroll
-  for (int k = 0; k < Wide::kSums; ++k) stats.sums[k] = from[(Wide::kMaxima + k) * groups + group];
-  return stats;
-}
-
 // Returns the statistics of the block's group, from all parts.
 template <class Wide>
 MLLOSS_DEVICE StatisticsOf<Wide, double> join_parts(const LabelParts& parts) {
   constexpr int kCount = Wide::kMaxima + Wide::kSums;
   return join_of<Wide, double>(static_cast<int>(parts.parts), [&](int i) {
-    return load_statistics<Wide>(parts.statistics + i * kCount * parts.groups, parts.groups, blockIdx.x);
+    return load_statistics<Wide, double>(parts.statistics + i * kCount * parts.groups, parts.groups, blockIdx.x);
   });
-}
-
-// Converts the merged statistics of each group, which are at the place of its first unit, to [statistics, groups].
-// `stride` is the distance between two groups in numbers.
-template <class T>
-__global__ void __launch_bounds__(kPartThreads)
-    collect_statistics(const T* units, int64_t stride, int maxima, int sums, double* out) {
-  const int k = static_cast<int>(threadIdx.x), groups = static_cast<int>(gridDim.x);
-  if (k >= maxima + sums) return;
-  // Array<T, 0> has the size of one number, so sums begin at number 1 if there are no maxima.
-  const int at = maxima > 0 ? k : k + 1;
-  out[int64_t{k} * groups + blockIdx.x] = static_cast<double>(units[blockIdx.x * stride + at]);
-}
-
-// Stores a row's merged statistics at the place of its first unit, where row_second_pass reads them.
-template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kPartThreads)
-    place_statistics(const double* known, int tiles, StatisticsOf<LossTemplate<Compute<In>>, Compute<In>>* units) {
-  using T = Compute<In>;
-  using Wide = LossTemplate<double>;
-  if (threadIdx.x != 0) return;
-  const auto stats = load_statistics<Wide>(known, gridDim.x, blockIdx.x);
-  auto& out = units[static_cast<int64_t>(blockIdx.x) * tiles];
-#pragma unroll
-  for (int k = 0; k < Wide::kMaxima; ++k) out.maxima[k] = static_cast<T>(stats.maxima[k]);
-#pragma unroll
-  for (int k = 0; k < Wide::kSums; ++k) out.sums[k] = static_cast<T>(stats.sums[k]);
-}
-
-// Adds up the second-pass sums of each row's units, [rows, tiles], to [second-pass sums, rows].
-template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kPartThreads)
-    collect_second_pass(const SecondPassSums<LossTemplate<Compute<In>>, Compute<In>>* second_sums, int tiles,
-                        double* out) {
-  constexpr int kCount = LossTemplate<double>::kSecondPassSums;
-  const auto own = second_sums + static_cast<int64_t>(blockIdx.x) * tiles;
-  Array<double, kCount> sums{};
-  for (int i = static_cast<int>(threadIdx.x); i < tiles; i += static_cast<int>(blockDim.x)) {
-#pragma unroll
-    for (int k = 0; k < kCount; ++k) sums[k] += static_cast<double>(own[i].v[k]);
-  }
-  sums = block_sum(sums);
-  if (threadIdx.x != 0) return;
-#pragma unroll
-  for (int k = 0; k < kCount; ++k) out[int64_t{k} * gridDim.x + blockIdx.x] = sums[k];
 }
 
 template <template <class> class LossTemplate, class In>
 __global__ void __launch_bounds__(kPartThreads) merge_parts(const __grid_constant__ LabelParts parts, double* out) {
   using Wide = LossTemplate<double>;
-  store_statistics<Wide>(join_parts<Wide>(parts), out);
+  store_statistics<Wide, double>(join_parts<Wide>(parts), out, parts.groups, blockIdx.x);
 }
 
 // `values` is null, or receives the value of each group, for sum_total.
