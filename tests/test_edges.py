@@ -57,6 +57,17 @@ def test_nan_logit_affects_only_its_label(generator: torch.Generator) -> None:
     assert torch.equal(value.isnan().nonzero().flatten(), torch.tensor([2060]))
 
 
+@pytest.mark.parametrize("labels", (1023, 1025, 1031, 2049, 4097, 8193))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
+def test_last_label_of_a_row_counts_once(backend: Backend, dtype: torch.dtype, labels: int) -> None:
+    """Sums that overflow are taken again, label by label, and the last label may be alone in its part of the row."""
+    logits = torch.zeros(9, labels, dtype=dtype, device=backend.device)
+    logits[:, -1] = 110.0
+    targets = torch.zeros(9, labels, dtype=torch.bool, device=backend.device)
+    value = zlpr_loss(logits, targets, reduction="none")
+    torch.testing.assert_close(value.double().cpu(), logits.double().logsumexp(1).cpu(), rtol=1e-6, atol=0.0)
+
+
 @pytest.mark.parametrize("label", (0, 127, 128, 1023, 1024, 2999))
 @pytest.mark.parametrize(
     "dtype", (torch.bool, torch.int64, torch.bfloat16, torch.float16, torch.float32, torch.float64)

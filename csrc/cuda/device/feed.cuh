@@ -42,15 +42,16 @@ class Tile {
   // which the row starts, and the last tile the one in which it ends, if these are not whole. `unit` differs among the
   // tiles of a block; its hash selects the warp that begins, so that no warp always has more trips than others.
   MLLOSS_DEVICE Tile(const LogitsRow<In>& row, int tile, int tiles, int chunks, uint32_t unit) {
-    first_ = row.whole_first + tile * chunks;
+    const int start = row.whole_first + tile * chunks;
+    first_ = start < row.whole_last ? start : row.whole_last;
     const int rest = row.whole_last - first_;
-    last_ = first_ + (rest < 0 ? 0 : rest < chunks ? rest : chunks);
+    last_ = first_ + (rest < chunks ? rest : chunks);
     const int head = tile == 0 && row.whole_first > 0 ? 0 : kNone;
     const int tail = tile == tiles - 1 && row.chunks > row.whole_last ? row.chunks - 1 : kNone;
     edge_ = this_lane() == 0 ? head : this_lane() == 1 ? tail : kNone;
     begin_ = tile == 0 ? 0 : row.label_of(first_);
     end_ = static_cast<unsigned>(row.call.labels);
-    const unsigned next = static_cast<unsigned>(row.label_of(first_ + chunks));
+    const unsigned next = static_cast<unsigned>(row.label_of(last_));
     if (tile < tiles - 1 && next < end_) end_ = next;
     trips_ = whole_trips() + (head != kNone || tail != kNone ? 1 : 0);
     first_trip_ = (this_warp() + static_cast<int>(unit * 0x9e3779b1u >> 27)) & (block_warps() - 1);  // a power of two
