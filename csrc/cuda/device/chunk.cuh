@@ -7,6 +7,13 @@
 namespace mlloss {
 namespace cuda {
 
+// A chunk of a row in registers.
+struct Fetched {
+  int index;
+  uint4 logits;
+  Bools bools = {};  // its bool targets, if they were loaded with the logits
+};
+
 template <class T, int V>
 struct Chunk {
   int label;          // label of lane 0; negative if the row starts inside the chunk
@@ -167,9 +174,10 @@ using RowChunk = Chunk<Compute<In>, kWidth<In>>;
 
 // Reads a chunk in the most general form. This code is large, so only loops that are not unrolled call it.
 template <class In, class Reader>
-MLLOSS_DEVICE RowChunk<In> read_chunk(Reader& reader, const LogitsRow<In>& row, int label, uint4 logits) {
+MLLOSS_DEVICE RowChunk<In> read_chunk(Reader& reader, const LogitsRow<In>& row, const Fetched& fetched) {
   Compute<In> x[kWidth<In>];
-  unpack<In>(logits, x);
+  unpack<In>(fetched.logits, x);
+  const int label = row.label_of(fetched.index);
   return reader.read(label, row.whole(label), x);
 }
 

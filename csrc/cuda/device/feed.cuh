@@ -22,14 +22,35 @@ struct Trip {
   Bools bools[K];
 
   MLLOSS_DEVICE int label(int k) const { return first_label + k * kWarpLanes * V; }
+};
 
-  // True if no bool target of the warp's trip is positive. All lanes call this function together.
-  MLLOSS_DEVICE bool no_bools() const {
+// The hard targets of a warp's trips on the fast path, from left to right. All lanes call each function together.
+template <class In>
+class FastTargets {
+ public:
+  static constexpr int V = kWidth<In>;
+
+  template <class Reader>
+  MLLOSS_DEVICE FastTargets(const Reader& reader, const LogitsRow<In>& row, int first_label)
+      : entries_(reader.entries(), row.fast() && !row.bools, first_label) {}
+
+  // True if no label of the warp's trip is positive. The argument is a trip with its bool targets or, for CSR, the
+  // first label of the trip.
+  MLLOSS_DEVICE bool none(const Trip<In>& trip) const {
     uint32_t any = 0;
 #pragma unroll
-    for (int k = 0; k < K; ++k) any |= bools[k].x | bools[k].y;
+    for (int k = 0; k < Trip<In>::K; ++k) any |= trip.bools[k].x | trip.bools[k].y;
     return !__any_sync(kAllLanes, any != 0);
   }
+  MLLOSS_DEVICE bool none(int label) { return entries_.none(label, Trip<In>::K * kWarpLanes * V); }
+
+  // Returns the positives of each lane's next chunk; `label` is the first lane's first label.
+  MLLOSS_DEVICE uint32_t take(const LogitsRow<In>& row, Bools bools, int label) {
+    return row.bools ? bits_of<V>(bools) : entries_.template take<V>(label);
+  }
+
+ private:
+  WarpEntries entries_;
 };
 
 // Some chunks of a row, for all threads of a block.
@@ -83,22 +104,10 @@ class Tile {
   template <class Reader, class F, class Negatives>
   MLLOSS_DEVICE void run(Reader& reader, const LogitsRow<In>& row, bool in_trips, F f, Negatives negatives) const {
     if (first_trip_ >= trips_) return;
-    WarpEntries entries(reader.entries(), row.fast() && !row.bools, row.label_of(first_ + first_trip_ * kWarpChunks));
-    // The number of trips that have all of their chunks and may take the fast path.
-    const int fast = row.fast() && in_trips ? (last_ - first_) / kWarpChunks : 0;
-    int number = first_trip_;
-#pragma unroll 1
-    while (true) {
-      if constexpr (LogitsRow<In>::kMayBeFast) {
-        if (row.bools) {
-          number = fast_trips<true>(row, entries, number, fast, negatives);
-        } else {
-          number = fast_trips<false>(row, entries, number, fast, negatives);
-        }
-      }
-      if (number >= trips_) return;
-      one_by_one(reader, row, entries, number, f);
-      number += block_warps();
+    if constexpr (std::is_same_v<In, double>) {
+      return run_generally(reader, row, f);
+    } else {
+      run_fast(reader, row, in_trips, f, negatives);
     }
   }
 
@@ -109,6 +118,44 @@ class Tile {
   unsigned end_;      // the label behind the last one
   int edge_;          // the lane's partial chunk, which is in the last trip; or kNone
   int trips_, first_trip_;
+
+  // float64 serves checks of gradients rather than training, so all of its chunks have the general form, in little
+  // code.
+  template <class Reader, class F>
+  MLLOSS_DEVICE void run_generally(Reader& reader, const LogitsRow<In>& row, F f) const {
+#pragma unroll 1
+    for (int number = first_trip_; number < trips_; number += block_warps()) {
+      const bool edge = number == whole_trips();
+      if (edge) reader.rewind();
+#pragma unroll 1
+      for (int k = 0; k < (edge ? 1 : K); ++k) {
+        const int index = index_of(number, k);
+        if (index == kNone) continue;
+        const Fetched fetched{index, row.load(row.label_of(index))};
+        with_kind(read_chunk<In>(reader, row, fetched),
+                  [&](auto kind, const RowChunk<In>& chunk) { f(kind, chunk, fetched.logits); });
+      }
+    }
+  }
+
+  template <class Reader, class F, class Negatives>
+  MLLOSS_DEVICE void run_fast(Reader& reader, const LogitsRow<In>& row, bool in_trips, F f, Negatives negatives) const {
+    FastTargets<In> targets(reader, row, row.label_of(first_ + first_trip_ * kWarpChunks));
+    // The number of trips that have all of their chunks and may take the fast path.
+    const int fast = row.fast() && in_trips ? (last_ - first_) / kWarpChunks : 0;
+    int number = first_trip_;
+#pragma unroll 1
+    while (true) {
+      if (row.bools) {
+        number = fast_trips<true>(row, targets, number, fast, negatives);
+      } else {
+        number = fast_trips<false>(row, targets, number, fast, negatives);
+      }
+      if (number >= trips_) return;
+      one_by_one(reader, row, targets, number, f);
+      number += block_warps();
+    }
+  }
 
   // Returns the number of trips with whole chunks. One trip more may have partial chunks.
   MLLOSS_DEVICE int whole_trips() const { return (last_ - first_ + kWarpChunks - 1) / kWarpChunks; }
@@ -123,13 +170,13 @@ class Tile {
   // Processes trips from `number` to `last` - 1, and returns the first one that has positives or needs f for another
   // reason.
   template <bool kBools, class Negatives>
-  MLLOSS_DEVICE int fast_trips(const LogitsRow<In>& row, WarpEntries& entries, int number, int last,
+  MLLOSS_DEVICE int fast_trips(const LogitsRow<In>& row, FastTargets<In>& targets, int number, int last,
                                Negatives negatives) const {
 #pragma unroll 1
     for (; number < last; number += block_warps()) {
       const int index = first_ + number * kWarpChunks + this_lane();
       const Trip<In> trip = load<kBools>(row, index);
-      const bool none = kBools ? trip.no_bools() : entries.none(trip.first_label - this_lane() * V, kWarpChunks * V);
+      const bool none = kBools ? targets.none(trip) : targets.none(trip.first_label - this_lane() * V);
       if (!none || !negatives(trip)) break;
     }
     return number;
@@ -151,40 +198,47 @@ class Tile {
     return trip;
   }
 
+  // Starts to load a whole chunk, unless it is kNone.
+  static MLLOSS_DEVICE Fetched load_one(const LogitsRow<In>& row, int index) {
+    Fetched fetched{index, uint4{0, 0, 0, 0}};
+    if (index == kNone) return fetched;
+    if (row.adjacent()) fetched.logits = load_once<uint4>(row.logits_of(index));
+    if (row.bools) fetched.bools = load_bools<V>(row.bools_at(index));
+    return fetched;
+  }
+
   // Calls f for the chunks of a trip, one after the other.
   template <class Reader, class F>
-  MLLOSS_DEVICE void one_by_one(Reader& reader, const LogitsRow<In>& row, WarpEntries& entries, int number, F f) const {
+  MLLOSS_DEVICE void one_by_one(Reader& reader, const LogitsRow<In>& row, FastTargets<In>& targets, int number,
+                                F f) const {
     const bool edge = number == whole_trips(), fast = row.fast() && !edge;
     if (edge) reader.rewind();
 #pragma unroll 1
     for (int k = 0; k < (edge ? 1 : K); ++k) {
-      const int index = index_of(number, k), label = row.label_of(index);
-      const bool mine = index != kNone;
-      uint4 logits{0, 0, 0, 0};
-      Bools bools{};
+      Fetched fetched{index_of(number, k), uint4{0, 0, 0, 0}};
       if (!edge) {
-        if (mine && row.bools) bools = load_bools<V>(row.bools_at(index));
-        if (mine && row.adjacent()) logits = load_once<uint4>(row.logits_of(index));
+        fetched = load_one(row, fetched.index);
         // Rows with options have no trips that are loaded at once, so the warp's next trip is prefetched.
-        const int later = index + block_warps() * kWarpChunks;
+        const int later = fetched.index + block_warps() * kWarpChunks;
         if (!row.fast() && row.adjacent() && later < last_) prefetch(row.logits_of(later));
       }
+      const bool mine = fetched.index != kNone;
       uint32_t positive = 0;
       bool any = true;
       if (fast) {
-        const int first = row.label_of(first_ + number * kWarpChunks + k * kWarpLanes);
-        positive = row.bools ? bits_of<V>(bools) : entries.template take<V>(first);
+        positive = targets.take(row, fetched.bools, row.label_of(first_ + number * kWarpChunks + k * kWarpLanes));
         any = __any_sync(kAllLanes, mine && positive != 0);
       }
       if (!mine) continue;
-      if (edge || !row.adjacent()) logits = row.gather(label);
-      const auto visitor = [&](auto kind, const RowChunk<In>& chunk) { f(kind, chunk, logits); };
+      const int label = row.label_of(fetched.index);
+      if (edge || !row.adjacent()) fetched.logits = row.gather(label);
+      const auto visitor = [&](auto kind, const RowChunk<In>& chunk) { f(kind, chunk, fetched.logits); };
       if (!any) {
-        visitor(ChunkKind<Targets::kNegative, false>(), fast_chunk<In>(label, logits, 0u));
+        visitor(ChunkKind<Targets::kNegative, false>(), fast_chunk<In>(label, fetched.logits, 0u));
       } else if (fast && !row.call.values) {
-        visitor(ChunkKind<Targets::kHard, false>(), fast_chunk<In>(label, logits, positive));
+        visitor(ChunkKind<Targets::kHard, false>(), fast_chunk<In>(label, fetched.logits, positive));
       } else {
-        with_kind(read_chunk<In>(reader, row, label, logits), visitor);
+        with_kind(read_chunk<In>(reader, row, fetched), visitor);
       }
     }
   }

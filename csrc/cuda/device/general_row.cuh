@@ -11,7 +11,7 @@ template <class Loss, class In>
 class GeneralRow {
  public:
   using T = Compute<In>;
-  static constexpr int K = kGeneralChunks;
+  static constexpr int V = kWidth<In>, K = kGeneralChunks;
 
   MLLOSS_DEVICE GeneralRow(const DeviceCall& call, const TeamLaunch& launch, int rank)
       : call_(call),
@@ -37,7 +37,10 @@ class GeneralRow {
 #pragma unroll 1
     for (int k = 0; k < K; ++k) {
       if (there(view, k)) {
-        f(view, read_chunk<In>(reader_, view, view.label_of(first_ + k * kWarpLanes), x_[0]));
+        T x[V];
+        unpack<In>(x_[0], x);
+        const int label = view.label_of(first_ + k * kWarpLanes);
+        f(view, reader_.read(label, view.whole(label), x));
       }
       rotate(x_);
     }

@@ -162,9 +162,6 @@ MLLOSS_DEVICE Bools load_bools(const unsigned char* from) {
 template <class In>
 struct LogitsRow {
   static constexpr int V = kWidth<In>;
-  // float64 serves checks of gradients rather than training, so all of its chunks have the general form, in little
-  // code.
-  static constexpr bool kMayBeFast = !std::is_same_v<In, double>;
 
   const DeviceCall& call;
   const In* x;                 // the logits from chunk 0 on
@@ -193,7 +190,7 @@ struct LogitsRow {
   MLLOSS_DEVICE bool adjacent() const { return call.logits_label_stride == 1; }
   MLLOSS_DEVICE int label_of(int chunk) const { return chunk * V - shift; }
   MLLOSS_DEVICE bool whole(int label) const { return static_cast<unsigned>(label) < call.whole_starts; }
-  MLLOSS_DEVICE bool fast() const { return kMayBeFast && fast_path_starts != 0; }
+  MLLOSS_DEVICE bool fast() const { return fast_path_starts != 0; }
 
   MLLOSS_DEVICE const In* logits_of(int chunk) const { return x + int64_t{chunk} * V; }
   MLLOSS_DEVICE const unsigned char* bools_at(int chunk) const { return bools + int64_t{chunk} * V; }

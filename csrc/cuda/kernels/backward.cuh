@@ -40,8 +40,8 @@ MLLOSS_DEVICE void chunk_gradient(Kind kind, const Loss& loss, const DeviceCall&
   } else {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      const auto e = element(kind, chunk, i);
       const auto c = coefficients(i);
+      const auto e = element(kind, chunk, i);
       g[i] = Kind::kFastPath ? loss.gradient_at_finite_maxima(e, c) : loss.gradient(e, c);
     }
   }

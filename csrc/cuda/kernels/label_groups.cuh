@@ -51,7 +51,9 @@ __global__ void __launch_bounds__(kLabelThreads, kLabelGroupBlocks)
       if (weight == T(0)) continue;
       const LogitsRow<In> row(call, r);
       reader.start(r);
-      add_labels(loss, read_chunk<In>(reader, row, label, row.load(label)), weight, stretch);
+      T x[V];
+      unpack<In>(row.load(label), x);
+      add_labels(loss, reader.read(label, row.whole(label), x), weight, stretch);
     }
 #pragma unroll
     for (int k = 0; k < Loss::kSums; ++k) {
