@@ -397,10 +397,13 @@ class TileMath {
   template <Targets kTargets, bool kWeighted>
   void again_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, Coefficients c, T* g) const {
     const Loss loss(parameters_);
-    for_blocks<LogisticNeed::kNothing>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
+    // The sigmoid's power has a loop of its own: one loop for everything needs more constants than there are registers.
+    constexpr LogisticNeed kNeed =
+        Loss::kLogistic == LogisticNeed::kSigmoid ? LogisticNeed::kPower : LogisticNeed::kNothing;
+    for_blocks<kNeed>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
       T* const block = g + begin;
 #pragma omp simd
-      for (int j = 0; j < size; ++j) block[j] = again_one<kTargets, kWeighted>(loss, x, j, c);
+      for (int j = 0; j < size; ++j) block[j] = again_one<kTargets, kWeighted, kNeed>(loss, x, j, c);
     });
   }
 
@@ -484,9 +487,9 @@ class TileMath {
     return loss.kept_gradient(plain_element<kTargets, kWeighted>(x, j), kept, c);
   }
 
-  template <Targets kTargets, bool kWeighted>
+  template <Targets kTargets, bool kWeighted, LogisticNeed kNeed>
   static MLLOSS_HD T again_one(const Loss& loss, const Columns<T>& x, int j, const Coefficients& c) {
-    const auto e = plain_element<kTargets, kWeighted>(x, j);
+    const auto e = element<kTargets, kWeighted, kNeed>(x, j);
     T kept;
     loss.first_sums(e, kept);
     return loss.kept_gradient(e, kept, c);
