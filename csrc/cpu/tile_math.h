@@ -40,8 +40,12 @@ MLLOSS_HD void with_kind(const Tile<T>& tile, F f) {
 
 // The number of elements for which the parts of the logistic function are computed before the loop that reads them. The
 // chains of operations are then short enough for a processor to overlap several, and the block fits a first-level
-// cache.
+// cache. A block is also the run of a sum in T: with few lanes it is short, so that each lane adds few equal terms.
+#ifdef __AVX__
 constexpr int kBlock = 512;
+#else
+constexpr int kBlock = 128;
+#endif
 
 template <class T>
 struct ReadyParts {
