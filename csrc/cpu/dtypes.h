@@ -32,7 +32,7 @@ MLLOSS_HD float widen(Half x) {
   return bit_cast<float>(bits | sign);
 }
 
-// Returns a number that is 0 if x is +0, and is not 0 if x is neither +0 nor -0.
+// Returns the bits of a number as an integer, which is 0 for +0 only.
 template <class T>
 MLLOSS_HD T bits_of(T x) {
   return x;

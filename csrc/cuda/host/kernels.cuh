@@ -198,7 +198,7 @@ struct Launches {
     return backward;
   }
 
-  // Returns how many numbers the second pass over the rows reads of the first one.
+  // Returns how many merged statistics the first pass over the rows stores for the second one.
   static int64_t merged_numbers(const Call& call) { return Functor::kSecondPassSums > 0 ? kStatistics * call.rows : 0; }
 
   // Runs in waves, so that a wave's gradient is formed while its logits are still in L2.

@@ -1,4 +1,4 @@
-// What the passes of the engine share: the device, and the plan and the launches of a forward pass.
+// The engine's passes share these functions, which find the device and the stream, plan a forward pass, and launch it.
 #pragma once
 
 #include <atomic>
@@ -16,6 +16,7 @@ inline std::atomic<int> wanted_strategy{static_cast<int>(Strategy::kAutomatic)};
 // The number of multiprocessors that teams of blocks leave to kernels of other streams.
 inline std::atomic<int> reserved_multiprocessors{0};
 
+// The strategy of this process's last forward pass.
 inline std::atomic<int> last_strategy{static_cast<int>(Strategy::kAutomatic)};
 
 // The device of a tensor, which is the current one during a pass, and its current stream.
