@@ -224,10 +224,11 @@ class TileMath {
   // `kept`, unless null, receives the kept number of each element.
   WideStatistics statistics(const Tile<T>& tile, T* kept) const {
     StatisticsOf<Loss, T> stats{};
-    alignas(64) T unused[Loss::kKeeps ? kTile : 1];
     with_kind(tile, [&](auto kind) {
       if constexpr (Loss::kKeeps) {
-        stats.sums = first_sums(kind, tile, kept ? kept : unused);
+        with_kept(kind, [&](auto slopes) {
+          stats.sums = kept ? first_sums<true, slopes>(kind, tile, kept) : first_sums<false, slopes>(kind, tile, kept);
+        });
       } else {
         stats.sums = sums(kind, tile, stats.maxima);
       }
@@ -264,7 +265,11 @@ class TileMath {
     with_kind(tile, [&](auto kind) {
       if constexpr (Loss::kKeeps) {
         // The result is equal to the last bit, with or without kept numbers.
-        if (Loss::zero_maxima(c)) return kept ? kept_gradient_of(kind, tile, c, kept, g) : again_of(kind, tile, c, g);
+        if (Loss::zero_maxima(c)) {
+          return with_kept(kind, [&](auto slopes) {
+            kept ? kept_gradient_of<slopes>(kind, tile, c, kept, g) : again_of<slopes>(kind, tile, c, g);
+          });
+        }
       }
       gradient_of(kind, tile, c, g);
     });
@@ -330,7 +335,17 @@ class TileMath {
     return total;
   }
 
-  template <Targets kTargets, bool kWeighted>
+  // Calls f with a constant: true if the gradient of a tile of this kind follows from slopes, which are then kept in
+  // place of the functor's own numbers.
+  template <Targets kTargets, bool kWeighted, class F>
+  void with_kept(TileKind<kTargets, kWeighted>, F f) const {
+    if constexpr (Loss::kSlopes && kTargets != Targets::kSoft) {
+      if (Loss(parameters_).slopes_serve()) return f(std::true_type());
+    }
+    f(std::false_type());
+  }
+
+  template <bool kStores, bool kSlopes, Targets kTargets, bool kWeighted>
   auto first_sums(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T* kept) const {
     const Loss loss(parameters_);
     Array<T, Loss::kSums> total{};
@@ -338,7 +353,7 @@ class TileMath {
       T a = T(0), b = T(0), c = T(0), d = T(0);
       T* const block = kept + begin;
 #pragma omp simd reduction(+ : a, b, c, d)
-      for (int j = 0; j < size; ++j) add_first<kTargets, kWeighted>(loss, x, j, block, a, b, c, d);
+      for (int j = 0; j < size; ++j) add_first<kStores, kSlopes, kTargets, kWeighted>(loss, x, j, block, a, b, c, d);
       const T run[4] = {a, b, c, d};
       for (int k = 0; k < Loss::kSums; ++k) total[k] += run[k];
     });
@@ -387,18 +402,18 @@ class TileMath {
     });
   }
 
-  template <Targets kTargets, bool kWeighted>
+  template <bool kSlopes, Targets kTargets, bool kWeighted>
   void kept_gradient_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, Coefficients c, const T* kept, T* g) const {
     const Loss loss(parameters_);
     for_blocks<LogisticNeed::kNothing>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
       const T* const from = kept + begin;
       T* const block = g + begin;
 #pragma omp simd
-      for (int j = 0; j < size; ++j) block[j] = kept_one<kTargets, kWeighted>(loss, x, j, from[j], c);
+      for (int j = 0; j < size; ++j) block[j] = kept_one<kSlopes, kTargets, kWeighted>(loss, x, j, from[j], c);
     });
   }
 
-  template <Targets kTargets, bool kWeighted>
+  template <bool kSlopes, Targets kTargets, bool kWeighted>
   void again_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, Coefficients c, T* g) const {
     const Loss loss(parameters_);
     // The sigmoid's power has a loop of its own: one loop for everything needs more constants than there are registers.
@@ -407,7 +422,7 @@ class TileMath {
     for_blocks<kNeed>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
       T* const block = g + begin;
 #pragma omp simd
-      for (int j = 0; j < size; ++j) block[j] = again_one<kTargets, kWeighted, kNeed>(loss, x, j, c);
+      for (int j = 0; j < size; ++j) block[j] = again_one<kSlopes, kTargets, kWeighted, kNeed>(loss, x, j, c);
     });
   }
 
@@ -454,11 +469,29 @@ class TileMath {
     if constexpr (Loss::kSums > 3) d += v[3];
   }
 
-  template <Targets kTargets, bool kWeighted>
+  template <bool kSlopes, class E>
+  static MLLOSS_HD auto first_of(const Loss& loss, const E& e, T& own) {
+    if constexpr (kSlopes) {
+      return loss.sums_and_slope(e, own);
+    } else {
+      return loss.first_sums(e, own);
+    }
+  }
+
+  template <bool kSlopes, class E>
+  static MLLOSS_HD T gradient_from(const Loss& loss, const E& e, T kept, const Coefficients& c) {
+    if constexpr (kSlopes) {
+      return loss.slope_gradient(e, kept, c);
+    } else {
+      return loss.kept_gradient(e, kept, c);
+    }
+  }
+
+  template <bool kStores, bool kSlopes, Targets kTargets, bool kWeighted>
   static MLLOSS_HD void add_first(const Loss& loss, const Columns<T>& x, int j, T* kept, T& a, T& b, T& c, T& d) {
     T own;
-    const auto v = loss.first_sums(plain_element<kTargets, kWeighted>(x, j), own);
-    kept[j] = own;
+    const auto v = first_of<kSlopes>(loss, plain_element<kTargets, kWeighted>(x, j), own);
+    if (kStores) kept[j] = own;
     a += v[0];
     if constexpr (Loss::kSums > 1) b += v[1];
     if constexpr (Loss::kSums > 2) c += v[2];
@@ -486,17 +519,17 @@ class TileMath {
     return loss.gradient(element<kTargets, kWeighted, Loss::kLogistic>(x, j), c);
   }
 
-  template <Targets kTargets, bool kWeighted>
+  template <bool kSlopes, Targets kTargets, bool kWeighted>
   static MLLOSS_HD T kept_one(const Loss& loss, const Columns<T>& x, int j, T kept, const Coefficients& c) {
-    return loss.kept_gradient(plain_element<kTargets, kWeighted>(x, j), kept, c);
+    return gradient_from<kSlopes>(loss, plain_element<kTargets, kWeighted>(x, j), kept, c);
   }
 
-  template <Targets kTargets, bool kWeighted, LogisticNeed kNeed>
+  template <bool kSlopes, Targets kTargets, bool kWeighted, LogisticNeed kNeed>
   static MLLOSS_HD T again_one(const Loss& loss, const Columns<T>& x, int j, const Coefficients& c) {
     const auto e = element<kTargets, kWeighted, kNeed>(x, j);
     T kept;
-    loss.first_sums(e, kept);
-    return loss.kept_gradient(e, kept, c);
+    first_of<kSlopes>(loss, e, kept);
+    return gradient_from<kSlopes>(loss, e, kept, c);
   }
 
   template <Targets kTargets, bool kWeighted>
