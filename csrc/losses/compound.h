@@ -43,11 +43,8 @@ MLLOSS_HD Array<T, kFirst + kRest> joined(const Array<T, kFirst>& first, const A
   return joined_at(first, rest, std::make_index_sequence<kFirst>(), std::make_index_sequence<kRest>());
 }
 
-// The caller's knowledge of the maxima in the coefficients: none, that all are finite, or that all are 0.
-enum class Maxima { kAny, kFinite, kZero };
-
-// A term as a group functor. The `factor` of gradient() is for an element-wise term, which has no coefficients to hold
-// it.
+// A term as a group functor. gradient<true>() serves if all maxima in the coefficients are 0. Its `factor` is for an
+// element-wise term, which has no coefficients to hold it.
 template <class T, template <class> class LossTemplate>
 class TermFunctor {
   using Loss = LossTemplate<T>;
@@ -120,14 +117,6 @@ class TermFunctor {
     }
   }
 
-  static MLLOSS_HD bool finite_maxima(Array<T, kCoefficients> c) {
-    if constexpr (kElement) {
-      return true;
-    } else {
-      return Loss::finite_maxima(c);
-    }
-  }
-
   static MLLOSS_HD bool zero_maxima(Array<T, kCoefficients> c) {
     if constexpr (kElement) {
       return true;
@@ -136,14 +125,12 @@ class TermFunctor {
     }
   }
 
-  template <Maxima kKnown, class E>
+  template <bool kZeroMaxima, class E>
   MLLOSS_HD T gradient(E e, Array<T, kCoefficients> c, T factor) const {
     if constexpr (kElement) {
       return evaluated(e).gradient * (e.w * (coefficient_ * factor));
-    } else if constexpr (kKnown == Maxima::kZero) {
+    } else if constexpr (kZeroMaxima) {
       return loss_.gradient_at_zero_maxima(e, c);
-    } else if constexpr (kKnown == Maxima::kFinite) {
-      return loss_.gradient_at_finite_maxima(e, c);
     } else {
       return loss_.gradient(e, c);
     }
@@ -189,9 +176,8 @@ struct NoTerms {
     return {};
   }
   static MLLOSS_HD Array<T, 0> scaled(Array<T, 0> c, T) { return c; }
-  static MLLOSS_HD bool finite_maxima(Array<T, 0>) { return true; }
   static MLLOSS_HD bool zero_maxima(Array<T, 0>) { return true; }
-  template <Maxima kKnown, class E>
+  template <bool kZeroMaxima, class E>
   MLLOSS_HD T sum_of_gradients(E, Array<T, 0>) const {
     return T(0);
   }
@@ -280,18 +266,9 @@ class Compound<T, FirstLoss, Others...> : public GroupWise<Compound<T, FirstLoss
     return assembled(First::scaled(own_of(c), factor), factor, Rest::scaled(others_of(c), factor));
   }
 
-  static MLLOSS_HD bool finite_maxima(Array<T, kCoefficients> c) {
-    return First::finite_maxima(own_of(c)) && Rest::finite_maxima(others_of(c));
-  }
-
   template <class E>
   MLLOSS_HD T gradient(E e, Array<T, kCoefficients> c) const {
-    return sum_of_gradients<compound::Maxima::kAny>(e, c);
-  }
-
-  template <class E>
-  MLLOSS_HD T gradient_at_finite_maxima(E e, Array<T, kCoefficients> c) const {
-    return sum_of_gradients<compound::Maxima::kFinite>(e, c);
+    return sum_of_gradients<false>(e, c);
   }
 
   static MLLOSS_HD bool zero_maxima(Array<T, kCoefficients> c) {
@@ -300,13 +277,13 @@ class Compound<T, FirstLoss, Others...> : public GroupWise<Compound<T, FirstLoss
 
   template <class E>
   MLLOSS_HD T gradient_at_zero_maxima(E e, Array<T, kCoefficients> c) const {
-    return sum_of_gradients<compound::Maxima::kZero>(e, c);
+    return sum_of_gradients<true>(e, c);
   }
 
-  template <compound::Maxima kKnown, class E>
+  template <bool kZeroMaxima, class E>
   MLLOSS_HD T sum_of_gradients(E e, Array<T, kCoefficients> c) const {
-    return first_.template gradient<kKnown>(e, own_of(c), c[kOwn]) +
-           rest_.template sum_of_gradients<kKnown>(e, others_of(c));
+    return first_.template gradient<kZeroMaxima>(e, own_of(c), c[kOwn]) +
+           rest_.template sum_of_gradients<kZeroMaxima>(e, others_of(c));
   }
 
  private:

@@ -109,15 +109,6 @@ class DecoupledSoftmax : public GroupWise<DecoupledSoftmax<T>> {
     return negative - (e.y > T(0) ? positive : T(0));
   }
 
-  // With a finite maximum, inf - inf cannot occur.
-  static MLLOSS_HD bool finite_maxima(Array<T, 4> c) { return absolute(c[0]) < T(INFINITY); }
-
-  template <class E>
-  MLLOSS_HD T gradient_at_finite_maxima(E e, Array<T, 4> c) const {
-    if constexpr (E::kSoft) return gradient(e, c);
-    return hard_gradient(e, e.s - c[0], c);
-  }
-
  private:
   // Returns s - m, and 0 for equal arguments, infinite ones included.
   static MLLOSS_HD T above(T s, T m) { return s == m ? T(0) : s - m; }

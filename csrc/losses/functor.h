@@ -68,12 +68,8 @@
 //   first_maxima(sums)               a sum may be empty, and   the maxima that belong to sums with all maxima at 0: 0,
 //                                    initial_maximum() is not  or initial_maximum() for a sum without elements.
 //                                    0                         Default: 0
-//   finite_maxima(c),                kMaxima > 0               true if no maximum in the coefficients is infinite.
-//   gradient_at_finite_maxima(e, c)                            Engines may then call gradient_at_finite_maxima(e, c) in
-//                                                              place of gradient(e, c), which it equals by default: it
-//                                                              need not guard against inf - inf.
-//   zero_maxima(c),                  kMaxima > 0, and kKeeps   true if all maxima in the coefficients are 0. Engines
-//   gradient_at_zero_maxima(e, c)    or a fused loop of a sum  may then call gradient_at_zero_maxima(e, c) in place of
+//   zero_maxima(c),                  kMaxima > 0               true if all maxima in the coefficients are 0. Engines
+//   gradient_at_zero_maxima(e, c)                              may then call gradient_at_zero_maxima(e, c) in place of
 //                                                              gradient(e, c), which it equals by default.
 //   kKeeps,                          the gradient can reuse a  first_sums(e, kept) also sets `kept`, a number for each
 //   first_sums(e, kept),             number from the first     element. If zero_maxima(c), then kept_gradient(e, kept,
@@ -147,11 +143,6 @@ struct GroupWise : FunctorDefaults {
   }
 
   template <class E, class C>
-  MLLOSS_HD auto gradient_at_finite_maxima(const E& e, const C& c) const {
-    return self().gradient(e, c);
-  }
-
-  template <class E, class C>
   MLLOSS_HD auto gradient_at_zero_maxima(const E& e, const C& c) const {
     return self().gradient(e, c);
   }
@@ -174,10 +165,6 @@ struct GroupWiseWithoutMaxima : GroupWise<Loss> {
   }
   template <class S, class M>
   static MLLOSS_HD void rescale(S&, const M&, const M&) {}
-  template <class C>
-  static MLLOSS_HD bool finite_maxima(const C&) {
-    return true;
-  }
   template <class C>
   static MLLOSS_HD bool zero_maxima(const C&) {
     return true;

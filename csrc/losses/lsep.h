@@ -73,11 +73,6 @@ class Lsep : public TwoSides<T, Lsep<T>> {
     return {{stats.maxima[0], r / negatives, stats.maxima[1], r / positives}};
   }
 
-  // The maxima of this loss may also be -inf.
-  static MLLOSS_HD bool finite_maxima(Array<T, 4> c) {
-    return absolute(c[0]) < T(INFINITY) && absolute(c[2]) < T(INFINITY);
-  }
-
  private:
   template <class E>
   static MLLOSS_HD Array<T, 3> with_count(E e, Array<T, 2> x) {

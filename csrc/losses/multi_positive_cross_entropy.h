@@ -97,13 +97,6 @@ class MultiPositiveCrossEntropy : public GroupWise<MultiPositiveCrossEntropy<T>>
     return share - e.w * e.y * c[2];
   }
 
-  static MLLOSS_HD bool finite_maxima(Array<T, 3> c) { return absolute(c[0]) < T(INFINITY); }
-
-  template <class E>
-  MLLOSS_HD T gradient_at_finite_maxima(E e, Array<T, 3> c) const {
-    return kept_gradient(e, exponential(e.s - c[0]), c);
-  }
-
  private:
   template <class E>
   static MLLOSS_HD TwoParts<T> share_of(E e) {

@@ -46,17 +46,6 @@ class TwoSides : public GroupWise<Loss> {
     return e.w * (kept * (e.y > T(0) ? -c[3] : c[1]));
   }
 
-  // With finite maxima, inf - inf cannot occur.
-  static MLLOSS_HD bool finite_maxima(Array<T, 4> c) { return c[0] < T(INFINITY) && c[2] < T(INFINITY); }
-
-  template <class E>
-  MLLOSS_HD T gradient_at_finite_maxima(E e, Array<T, 4> c) const {
-    if constexpr (E::kSoft) return gradient(e, c);
-    const bool positive = e.y > T(0);
-    const T x = exponential(positive ? -e.s - c[2] : e.s - c[0]);
-    return e.w * (x * (positive ? -c[3] : c[1]));
-  }
-
  protected:
   static constexpr T kLargest = T(1.2676506e30), kSmallest = T(7.8886091e-31);  // 2^100, 2^-100
 

@@ -211,8 +211,10 @@ class HardRow {
   MLLOSS_DEVICE void each(F f) {
     if constexpr (kRolled) {
 #pragma unroll 1
-      for (int k = 0; k < K; ++k) {
+      for (int k = 0; k < K; k += 2) {
         with_chunk(k, x_[0], f);
+        with_chunk(k + 1, x_[1], f);
+        rotate(x_);
         rotate(x_);
       }
     } else {

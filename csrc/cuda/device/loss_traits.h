@@ -30,18 +30,24 @@ constexpr int kRegisterPressure<SymmetricKl<T>> = 1;
 template <class T, template <class> class... Losses>
 constexpr int kRegisterPressure<Compound<T, Losses...>> = sizeof...(Losses) > 2 ? 3 : 2;
 
-// True if the terms of a sum read e^s and the sigmoid but no logarithm, so that one exponential serves both terms.
+// The values of the logistic function that all terms of a sum read from one exponential and one reciprocal.
 template <class Loss>
-constexpr bool kSharesPower = false;
-template <class T>
-constexpr bool kSharesPower<Compound<T, Dice, Zlpr>> = true;
+constexpr LogisticNeed kShared = LogisticNeed::kNothing;
+template <class T, template <class> class... Losses>
+constexpr LogisticNeed kShared<Compound<T, Losses...>> =
+    ((Losses<T>::kLogistic == LogisticNeed::kLogarithm) || ...) ? LogisticNeed::kLogarithm : LogisticNeed::kPower;
 
 // Returns an element with the values that the terms of a sum share.
-template <class Loss, Targets kTargets>
-MLLOSS_DEVICE auto prepared(const Element<float, kTargets>& e) {
-  if constexpr (kSharesPower<Loss> && kTargets != Targets::kSoft) {
-    const float power = logistic_power(e.s), rest = reciprocal(1.0f + power);
-    return ReadyElement<float, kTargets>{{e.s, e.y, e.w}, {power * rest, rest, 0.0f}, power};
+template <class Loss, class T, Targets kTargets>
+MLLOSS_DEVICE auto prepared(const Element<T, kTargets>& e) {
+  if constexpr (kShared<Loss> != LogisticNeed::kNothing && sizeof(T) == 4 && kTargets != Targets::kSoft) {
+    const float power = logistic_power(e.s), rest = reciprocal(1.0f + power), p = power * rest;
+    if constexpr (kShared<Loss> == LogisticNeed::kLogarithm) {
+      const float q = kTargets == Targets::kHard ? flushed(rest) : rest;
+      return ReadyElement<float, kTargets>{{e.s, e.y, e.w}, {p, q, minus_log_of_rest(at_most(p, q))}, power};
+    } else {
+      return ReadyElement<float, kTargets>{{e.s, e.y, e.w}, {p, rest, 0.0f}, power};
+    }
   } else {
     return e;
   }

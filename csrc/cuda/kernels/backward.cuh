@@ -30,7 +30,7 @@ MLLOSS_DEVICE Array<T, Loss::kCoefficients> load_coefficients(const DeviceCall& 
 }
 
 // Forms the gradients of a chunk. coefficients(i) returns those of element i's group, which include `factor`. Chunks
-// take the fast path only in rows with finite maxima.
+// take the fast path only in rows whose maxima are 0.
 template <class Kind, class Loss, class T, int V, class F>
 MLLOSS_DEVICE void chunk_gradient(Kind kind, const Loss& loss, const DeviceCall& call, const Chunk<T, V>& chunk,
                                   T factor, F coefficients, T* g) {
@@ -42,7 +42,7 @@ MLLOSS_DEVICE void chunk_gradient(Kind kind, const Loss& loss, const DeviceCall&
     for (int i = 0; i < V; ++i) {
       const auto c = coefficients(i);
       const auto e = element(kind, chunk, i);
-      g[i] = Kind::kFastPath ? loss.gradient_at_finite_maxima(e, c) : loss.gradient(e, c);
+      g[i] = Kind::kFastPath ? loss.gradient_at_zero_maxima(prepared<Loss>(e), c) : loss.gradient(e, c);
     }
   }
 }
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kBackwardBlocks<LossTemplate<Co
     if constexpr (!kByLabel) {
       c = load_coefficients<Loss>(call, out, r, 0, factor);
       if constexpr (Loss::kMaxima > 0) {
-        if (!Loss::finite_maxima(c)) row.fast_path_starts = 0;
+        if (!Loss::zero_maxima(c)) row.fast_path_starts = 0;
       }
     }
     const GradientRow<In> memory(row, out.gradient, r);
