@@ -205,8 +205,8 @@ class HardRow {
       if (k * kWarpLanes < left_) bits_.set_mask(chunk_in_block(k), bits_of<V>(bools_[k]));
     }
   }
-  // Calls f(kind, k, mask, x) for every chunk. kRolled: the chunks take turns in one register set, and the code exists
-  // once; otherwise it exists for each of the K chunks.
+  // Calls f(kind, k, mask, x) for every chunk. kRolled: pairs of chunks take turns in two register sets, and the code
+  // exists twice; otherwise it exists for each of the K chunks.
   template <class F>
   MLLOSS_DEVICE void each(F f) {
     if constexpr (kRolled) {
