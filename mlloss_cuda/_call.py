@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from .sharding.shards import LabelShards
     from .targets import CSRTargets
 
-__all__ = ["SHARED_NAMES", "CheckedCall", "Options", "TensorArguments", "shared_arguments", "shared_schema"]
+__all__ = [
+    "LEARNED",
+    "OF_LABELS",
+    "SHARED_NAMES",
+    "CheckedCall",
+    "Options",
+    "TensorArguments",
+    "shared_arguments",
+    "shared_schema",
+]
 
 SymInt = int  # an int that torch.compile may leave symbolic
 
@@ -69,6 +78,12 @@ class CheckedCall(NamedTuple):
 
 _OP_OPTIONS: Final = Options._fields[: Options._fields.index("namespace")]
 SHARED_NAMES: Final = TensorArguments._fields + _OP_OPTIONS
+
+# Fields of TensorArguments that have an entry for each label, whatever the layout of the targets.
+OF_LABELS: Final = ("weight", "label_offset", "label_parameter")
+
+# Fields of TensorArguments that may have a gradient, in the order of loss_backward's results.
+LEARNED: Final = ("row_offset", "logit_scale", "label_offset")
 
 _SCHEMA_TYPES: Final = {
     "Tensor | None": "Tensor?",

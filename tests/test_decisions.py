@@ -24,6 +24,7 @@ from mlloss_cuda import (
     MultiPositiveCrossEntropyLoss,
     SigmoidFocalLoss,
     SquaredHingeLoss,
+    SymmetricKLLoss,
     TverskyLoss,
     ZLPRLoss,
     _counts,
@@ -158,7 +159,7 @@ class TestProbabilities:
         with pytest.raises(NotImplementedError, match=r"SigmoidFocalLoss.*alpha=1"):
             SigmoidFocalLoss(alpha=1.0).probabilities(torch.zeros(2))
 
-    @pytest.mark.parametrize("module", [*RULE, *NEITHER])
+    @pytest.mark.parametrize("module", [*RULE, *NEITHER, SymmetricKLLoss])
     def test_without_probabilities(self, module: type[LossModule]) -> None:
         with pytest.raises(NotImplementedError, match=rf"{module.__name__}.*fit_thresholds"):
             module().probabilities(torch.zeros(3))
@@ -176,7 +177,9 @@ class TestPredict:
         assert predicted.any()
         assert not predicted.all()
 
-    @pytest.mark.parametrize("loss", [*(module() for module in NEITHER), DiceLoss(self_adjusting_alpha=1.0)], ids=repr)
+    @pytest.mark.parametrize(
+        "loss", [*(module() for module in NEITHER), SymmetricKLLoss(), DiceLoss(self_adjusting_alpha=1.0)], ids=repr
+    )
     def test_without_a_rule(self, loss: LossModule) -> None:
         with pytest.raises(NotImplementedError, match=rf"{type(loss).__name__}.*fit_thresholds"):
             loss.predict(torch.zeros(3))

@@ -756,6 +756,8 @@ def _disagreements(rank: int, what: str) -> str:
     sharded = shard_labels(loss, group)
     if what != "loss":
         sharded(torch.zeros(1, 5), torch.zeros(1, 5))  # this call succeeds
+    if what in ("threshold", "label_smoothing", "logit_scale"):
+        setattr(loss, what, (0.25, 0.5)[rank])
     logits = torch.zeros(rows, 5, dtype=dtype)
     targets = torch.zeros(rows, 6 if what == "failure" and rank == 1 else 5)
     if what == "linear":
@@ -787,6 +789,9 @@ def _disagreements(rank: int, what: str) -> str:
         ("labels", "rank 0 has 3 rows of 10 labels.*rank 1 has 3 rows of 12", "rank 1 has 3 rows of 12.*rank 0 has"),
         ("dtype", "rank 0 has .*float32.*rank 1 has .*float64", "rank 1 has .*float64.*rank 0 has .*float32"),
         ("loss", "rank 0 has .*zlpr.*rank 1 has .*dice", "rank 1 has .*dice.*rank 0 has .*zlpr"),
+        ("threshold", "rank 0 has .*offset -0.25.*rank 1 has .*offset -0.5", "ranks disagree"),
+        ("label_smoothing", "rank 0 has .*smoothing 0.25.*rank 1 has .*smoothing 0.5", "ranks disagree"),
+        ("logit_scale", "rank 0 has .*scale 0.25.*rank 1 has .*scale 0.5", "ranks disagree"),
         ("linear", "rank 0 has 3 rows.*rank 1 has 4 rows", "rank 1 has 4 rows.*rank 0 has 3 rows"),
         ("failure", "rank 1 failed with ValueError: targets: expected", "ValueError: targets: expected"),
         ("first", "rank 1 failed its own check", "TypeError: logits: expected a tensor"),

@@ -9,16 +9,13 @@ import torch
 from torch import Tensor
 
 from .. import _ops
-from .._call import Options, TensorArguments, shared_arguments
+from .._call import OF_LABELS, Options, TensorArguments, shared_arguments
 from ..sharding.evaluation import finished
 from ..sharding.shards import LabelShards
 from .plan import LinearPlan, Part
 
-__all__ = ["LEARNED", "Evaluation", "Outcome", "Progress", "group_columns", "zero_sums"]
+__all__ = ["Evaluation", "Outcome", "Progress", "group_columns", "zero_sums"]
 
-# Fields of TensorArguments that may have a gradient, in the order of loss_backward's results.
-LEARNED: Final = ("row_offset", "logit_scale", "label_offset")
-_OF_LABELS: Final = ("weight", "label_offset", "label_parameter")
 _OF_ROWS: Final = ("targets", "sample_weight")
 
 
@@ -66,7 +63,7 @@ class Evaluation(NamedTuple):
         """Return the first arguments of the ops for a chunk, as views without copies."""
         sides, options = self.sides, self.options
         if plan.chunks > 1 and plan.by == "labels":
-            sides = _cut(sides, _OF_LABELS, part.labels)
+            sides = _cut(sides, OF_LABELS, part.labels)
             if sides.targets is not None:
                 sides = sides._replace(targets=sides.targets[:, part.labels])
             first = options.first_label + part.labels.start

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from .._autograd import keeps_graph, once
-from .._call import Options, TensorArguments
+from .._call import LEARNED, Options, TensorArguments
 from .._positional import positional
 from ..sharding.shards import LabelShards
-from .evaluation import LEARNED, Evaluation, Outcome
+from .evaluation import Evaluation, Outcome
 from .plan import LinearPlan
 from .sweep import Head, WeightGradients
 from .updates import FusedUpdate, NoStep

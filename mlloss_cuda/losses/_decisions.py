@@ -19,7 +19,6 @@ class Decisions(nn.Module):
     """
 
     logit_scale: Any
-    logit_bias: Any
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probability of each label for which the expected loss is minimal at these logits.
@@ -90,5 +89,5 @@ class Decisions(nn.Module):
             logits,
             threshold=getattr(self, "threshold", 0.0),
             logit_scale=self.logit_scale,
-            logit_bias=self.logit_bias,
+            logit_bias=getattr(self, "logit_bias", None),
         )

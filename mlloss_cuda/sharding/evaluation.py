@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 from .. import _dispatch, _ops
 from .. import _validation as check
 from .._autograd import backward_from_logits, fused_loss, fused_pair
-from .._call import CheckedCall, Options, TensorArguments, shared_arguments
+from .._call import LEARNED, OF_LABELS, CheckedCall, Options, TensorArguments, shared_arguments
 from .._graph_break import uncompiled
 from .._positional import positional
 from .._reference import equal_to
@@ -26,8 +26,9 @@ from .shards import LabelShards, ShardedLogits, as_sharded, is_dtensor, replicat
 
 __all__ = ["described", "evaluate_kept", "finished", "prepare"]
 
-_OF_LABELS = ("weight", "label_offset", "label_parameter")
-_LEARNED = ("logit_scale", "label_offset", "row_offset")
+# Options that ranks compare in words of their own, and options that may differ between ranks.
+_IN_WORDS = ("loss", "parameters", "grouping", "reduction")
+_MAY_DIFFER = ("ignore_index", "first_label", "all_labels", "namespace", "in_place", "keep")
 
 
 def evaluate_kept(term: Term, logits: ShardedLogits, targets: Any, **arguments: Any) -> tuple[Tensor, Tensor]:
@@ -46,7 +47,7 @@ def _evaluate(term: Term, logits: ShardedLogits, targets: Any, arguments: dict[s
         whole = whole_call(call, own, everything, logits)
         if none and term.grouping in ("element", "macro"):
             # A rank's values depend on its own labels, so gradients of what all ranks share are sums over ranks.
-            shared = {name: replicated(getattr(whole.tensors, name), shards) for name in _LEARNED}
+            shared = {name: replicated(getattr(whole.tensors, name), shards) for name in LEARNED}
             value, kept = _dispatch.run(whole._replace(tensors=whole.tensors._replace(**shared)))
             value = value[..., shards.own]
         else:
@@ -113,7 +114,7 @@ def local_call(call: CheckedCall, logits: ShardedLogits, targets: Any, everythin
     width = logits.local.shape[-1]
     tensors = call.tensors
     cut: dict[str, Any] = {name: replicated(getattr(tensors, name), shards) for name in ("logit_scale", "row_offset")}
-    for name in _OF_LABELS:
+    for name in OF_LABELS:
         tensor = replicated(getattr(tensors, name), shards)
         cut[name] = None if tensor is None else tensor[shards.own]
     if isinstance(targets, Tensor):
@@ -134,17 +135,17 @@ def described(call: CheckedCall) -> str:
     """Describe in words what must be equal on all ranks."""
     options = call.options
     assert call.shards is not None
+    numbers = [f"{name} {value}" for name, value in options._asdict().items() if name not in _IN_WORDS + _MAY_DIFFER]
     return (
         f"{call.logits.shape[0]} rows of {call.shards.labels} labels, {call.logits.dtype}, {options.loss} with "
         f"{options.parameters}, by {call.term.grouping}, reduction {_ops.REDUCTIONS[options.reduction]!r}, "
-        f"scale {options.scale}, offset {options.offset}, label_smoothing {options.label_smoothing}, "
-        f"backend {call.backend}, gradients of {_learned(call.tensors)}"
+        f"{', '.join(numbers)}, backend {call.backend}, gradients of {_learned(call.tensors)}"
     )
 
 
 def _learned(tensors: TensorArguments) -> list[str]:
     """Return the names of tensors besides the logits that need a gradient, which is a sum over ranks."""
-    names = _LEARNED if torch.is_grad_enabled() else ()
+    names = LEARNED if torch.is_grad_enabled() else ()
     return [name for name in names if (tensor := getattr(tensors, name)) is not None and tensor.requires_grad]
 
 
