@@ -53,12 +53,12 @@ class Options(NamedTuple):
     parameters: tuple[float, ...]
     grouping: int
     reduction: int
-    scale: float  # replaced by the tensor ``logit_scale`` if there is one
-    offset: float
-    label_smoothing: float
-    ignore_index: int | None
-    first_label: SymInt  # the label of the logits' first column
-    all_labels: SymInt
+    scale: float = 1.0  # replaced by the tensor ``logit_scale`` if there is one
+    offset: float = 0.0
+    label_smoothing: float = 0.0
+    ignore_index: int | None = None
+    first_label: SymInt = 0  # the label of the logits' first column
+    all_labels: SymInt = 0
     namespace: str = ""  # the namespace of the engine's ops; empty for the reference
     in_place: bool = False
     keep: bool = False  # the call returns coefficients, whether or not the backward needs them

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mlloss_cuda
 from mlloss_cuda import CSRTargets, _ops, unit_grad_output
-from mlloss_cuda._call import TensorArguments, shared_schema
+from mlloss_cuda._call import Options, TensorArguments, shared_arguments, shared_schema
 
 from .cases import Case
 from .conftest import Backend
@@ -113,19 +113,9 @@ def arguments_of(case: Case, reduction: int, device: str, generator: torch.Gener
         row_offset=torch.rand(rows, generator=generator).to(device),
         label_parameter=torch.rand(labels, generator=generator).to(device) if case.registered.label_parameter else None,
     )
-    return (
-        *sides,
-        case.spec,
-        list(case.parameters),
-        _ops.GROUPINGS.index(case.grouping),
-        reduction,
-        1.0,
-        0.25,
-        0.0,
-        None,
-        0,
-        labels,
-    )
+    grouping = _ops.GROUPINGS.index(case.grouping)
+    options = Options(case.spec, case.parameters, grouping, reduction, offset=0.25, all_labels=labels)
+    return shared_arguments(sides, options)
 
 
 @pytest.mark.parametrize("sparse", (False, True))

@@ -160,9 +160,8 @@ def part_of(case: Case, logits: Tensor, targets: CSRTargets, own: slice, reducti
     """Return the shared arguments of the ops for one part."""
     sides = TensorArguments(crow_indices=targets.crow_indices, col_indices=targets.col_indices)
     grouping, reduction_number = _ops.GROUPINGS.index(case.grouping), _ops.REDUCTIONS.index(reduction)
-    options = Options(
-        case.spec, case.parameters, grouping, reduction_number, 1.0, 0.0, 0.0, None, own.start, logits.shape[1],
-    )  # fmt: skip
+    labels = {"first_label": own.start, "all_labels": logits.shape[1]}
+    options = Options(case.spec, case.parameters, grouping, reduction_number, **labels)
     part = logits[:, own].contiguous()
     return part, *shared_arguments(sides, options)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import mlloss_cuda
 from bench.gpu import tune
 from mlloss_cuda import CSRTargets, _backends, _ops, _registry
-from mlloss_cuda._call import TensorArguments
+from mlloss_cuda._call import Options, TensorArguments, shared_arguments
 
 from .cases import Case
 from .conftest import Backend, planned
@@ -137,7 +137,7 @@ def single_element_results(
     ops = getattr(torch.ops, namespace)
     spec = case.registered
     sides, grouping = TensorArguments(targets=y[:, None].to(device)), _ops.GROUPINGS.index(spec.groupings[0])
-    options = (*sides, case.spec, list(case.parameters), grouping, 0, 1.0, 0.0, 0.0, None, 0, 1)
+    options = shared_arguments(sides, Options(case.spec, case.parameters, grouping, 0, all_labels=1))
     logits = s[:, None].to(device)
     value, coefficients, _ = ops.loss_forward(logits, *options, True, False)
     results = {"value": value}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mlloss_cuda import CSRTargets, _ops
-from mlloss_cuda._call import TensorArguments
+from mlloss_cuda._call import Options, TensorArguments, shared_arguments
 
 from .cases import Case, all_cases
 from .conftest import TRITON_STRATEGIES, Backend, planned
@@ -91,8 +91,9 @@ class Given(NamedTuple):
         return Given(placed._replace(**tensors), smoothing, arguments.get("ignore_index"))
 
     def tail(self, name: str, parameters: Any, grouping: int, labels: int, reduction: str = "none") -> tuple[Any, ...]:
-        numbers = (1.0, 0.0, self.smoothing, self.ignore_index, 0, labels)
-        return (*self.sides, name, list(parameters), grouping, _ops.REDUCTIONS.index(reduction), *numbers)
+        numbers = {"label_smoothing": self.smoothing, "ignore_index": self.ignore_index, "all_labels": labels}
+        options = Options(name, tuple(parameters), grouping, _ops.REDUCTIONS.index(reduction), **numbers)
+        return shared_arguments(self.sides, options)
 
 
 def forward(backend: Backend, loss: Compound, logits: Tensor, given: Given, reduction: str = "none") -> Any:

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import _ops
-from .._call import SHARED_NAMES
+from .._call import SHARED_NAMES, Options, TensorArguments, shared_arguments
 from . import kernels
 from . import plan as plans
 from .call import Call, GradOutput, Numbers, Results, Tile
@@ -538,8 +538,7 @@ def loss_finalize(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     functor, groups = _group_functor(loss), statistics.shape[2]
-    nothing = (None,) * 11
-    a = Arguments(*nothing, loss, parameters, grouping, reduction, 1.0, 0.0, 0.0, None, 0, 0)
+    a = Arguments(*shared_arguments(TensorArguments(), Options(loss, tuple(parameters), grouping, reduction)))
     # For micro averages, sample weights are already in the statistics.
     call = _call_without_logits(rows, a, sample_weight, normalizer)
     coefficients = statistics.new_empty((functor.coefficients.value, groups), dtype=dtype)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlloss_cuda import CSRTargets, symmetric_kl_loss
-from mlloss_cuda._call import TensorArguments
+from mlloss_cuda._call import Options, TensorArguments, shared_arguments
 from mlloss_cuda._ops import GROUPINGS
 
 from ..cases import all_cases
@@ -89,7 +89,8 @@ def _compound(name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str
             sides = TensorArguments(targets)
         if own:
             sides = sides._replace(weight=torch.ones(shape[1]), label_parameter=torch.ones(shape[1]))
-        arguments = (logits, *sides, name, parameters, GROUPINGS.index("samples"), 0, 1.0, 0.0, 0.0, None, 0, shape[1])
+        options = Options(name, tuple(parameters), GROUPINGS.index("samples"), 0, all_labels=shape[1])
+        arguments = (logits, *shared_arguments(sides, options))
         ops = torch.ops.mlloss_cuda_triton
         value, coefficients, gradient = ops.loss_forward(*arguments, True, True)
         ops.loss_backward(*arguments, coefficients, value, True, False, False, False)

@@ -12,14 +12,14 @@ import pytest
 # Calls the op without any check in Python, with weights for a given number of the 40 labels.
 CALL = """
 import sys, torch
-from mlloss_cuda import BackendStatus, _backends
+from mlloss_cuda import BackendStatus, _backends, _ops
+from mlloss_cuda._call import Options, TensorArguments, shared_arguments
 _backends.add_engine("emulated", _backends.Engine(lambda: BackendStatus(True, ""), ("cpu",), "mlloss_cuda_emulated"))
 torch.ops.load_library(sys.argv[1])
 logits, targets, weight = torch.zeros(2, 40), torch.zeros(2, 40, dtype=torch.bool), torch.ones(int(sys.argv[2]))
-torch.ops.mlloss_cuda_emulated.loss_forward(
-    logits, targets, None, None, None, weight, None, None, None, None, None, None,
-    "zlpr", [], 1, 2, 1.0, 0.0, 0.0, None, 0, 40, False, True,
-)
+options = Options("zlpr", (), _ops.GROUPINGS.index("samples"), _ops.REDUCTIONS.index("mean"), all_labels=40)
+shared = shared_arguments(TensorArguments(targets, weight=weight), options)
+torch.ops.mlloss_cuda_emulated.loss_forward(logits, *shared, False, True)
 """
 
 
