@@ -1,4 +1,4 @@
-// A chunk in the form that functors read: logits after scale and offsets, targets, weights.
+// The chunks of a row, with the options of a call, and their elements.
 #pragma once
 
 #include "../../losses/functor.h"
@@ -12,31 +12,6 @@ struct Fetched {
   int index;
   uint4 logits;
   Bools bools = {};  // its bool targets, if they were loaded with the logits
-};
-
-template <class T, int V>
-struct Chunk {
-  int label;          // label of lane 0; negative if the row starts inside the chunk
-  uint32_t positive;  // bit i is lane i
-  uint32_t excluded;  // weight 0, ignored, or outside the row: the gradient is exactly 0
-  bool soft;
-  const T* weights;  // the weights from lane 0 on, or null; each is loaded at its use, to save registers
-  T s[V], y[V];
-
-  MLLOSS_DEVICE T weight(int i) const {
-    if (excluded >> i & 1u) return T(0);
-    return weights ? weights[i] : T(1);
-  }
-
-  // Puts the second element in the place of the first one, for loops that are not unrolled.
-  MLLOSS_DEVICE void advance() {
-    rotate(s);
-    rotate(y);
-    positive >>= 1;
-    excluded >>= 1;
-    if (weights) ++weights;
-    ++label;
-  }
 };
 
 // The kinds of chunk that have a loop body of their own. kSoft serves all other chunks.
@@ -110,21 +85,18 @@ class ChunkReader {
     chunk.label = label;
 #pragma unroll
     for (int i = 0; i < V; ++i) chunk.s[i] = x[i];
-    const ChunkTargets<T, V> targets = targets_.read(label, whole);
-    chunk.positive = targets.positive;
-    chunk.excluded = targets.excluded;
-    chunk.soft = targets.soft;
+    targets_.read(chunk, whole);
     if (!plain_) transform(chunk);
     if (!whole) exclude_outside(chunk);
-    if (targets.invalid) {
+    if (chunk.invalid) {
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        if (targets.invalid >> i & 1u) chunk.s[i] = static_cast<T>(NAN);
+        if (chunk.invalid >> i & 1u) chunk.s[i] = static_cast<T>(NAN);
       }
     }
-    if (targets.soft) {
+    if constexpr (kSecondLogits) {
 #pragma unroll
-      for (int i = 0; i < V; ++i) chunk.y[i] = kSecondLogits ? targets.y[i] * scale_ : targets.y[i];
+      for (int i = 0; i < V; ++i) chunk.y[i] *= scale_;
     }
     chunk.weights = call_.weight ? static_cast<const T*>(call_.weight) + label : nullptr;
     if (chunk.excluded || chunk.weights) neutralise(chunk);
@@ -185,12 +157,9 @@ MLLOSS_DEVICE RowChunk<In> read_chunk(Reader& reader, const LogitsRow<In>& row, 
 template <class In>
 MLLOSS_DEVICE RowChunk<In> fast_chunk(int label, uint4 logits, uint32_t positive) {
   RowChunk<In> chunk;
-  unpack<In>(logits, chunk.s);
   chunk.label = label;
   chunk.positive = positive;
-  chunk.excluded = 0;
-  chunk.soft = false;
-  chunk.weights = nullptr;
+  unpack<In>(logits, chunk.s);
   return chunk;
 }
 

@@ -55,9 +55,8 @@ struct DeviceCall : Call {
                              !call.row_offset && call.logits_label_stride == 1;
     if (!as_they_are || call.weight || call.label_parameter || call.label_smoothing > 0.0) return FastPath::kNone;
     if (call.crow_indices) return FastPath::kSparse;
-    const bool ignores = call.has_ignore_index && (call.ignore_index == 0 || call.ignore_index == 1);
-    const bool bools = call.targets_dtype == DType::kBool && !ignores;
-    return bools && call.targets_label_stride == 1 ? FastPath::kBools : FastPath::kNone;
+    const bool bools = call.targets_dtype == DType::kBool && call.targets_label_stride == 1;
+    return bools ? FastPath::kBools : FastPath::kNone;
   }
 };
 

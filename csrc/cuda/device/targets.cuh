@@ -8,14 +8,31 @@
 namespace mlloss {
 namespace cuda {
 
+// A chunk in the form that functors read: logits after scale and offsets, targets, weights. Bit i is lane i.
 template <class T, int V>
-struct ChunkTargets {
-  // Bit i is element i.
-  uint32_t positive;
-  uint32_t excluded;  // takes no part in the loss
-  uint32_t invalid;   // a negative target other than ignore_index, which makes the logit NaN
-  bool soft;          // `y` contains probabilities, and `positive` is not used
-  T y[V];
+struct Chunk {
+  int label;  // label of lane 0; negative if the row starts inside the chunk
+  uint32_t positive = 0;
+  uint32_t excluded = 0;       // weight 0, ignored, or outside the row: the gradient is exactly 0
+  uint32_t invalid = 0;        // a negative target other than ignore_index, which makes the logit NaN
+  bool soft = false;           // `y` contains probabilities, and `positive` is not used
+  const T* weights = nullptr;  // the weights from lane 0 on, or null; each is loaded at its use, to save registers
+  T s[V], y[V];
+
+  MLLOSS_DEVICE T weight(int i) const {
+    if (excluded >> i & 1u) return T(0);
+    return weights ? weights[i] : T(1);
+  }
+
+  // Puts the second element in the place of the first one, for loops that are not unrolled.
+  MLLOSS_DEVICE void advance() {
+    rotate(s);
+    rotate(y);
+    positive >>= 1;
+    excluded >>= 1;
+    if (weights) ++weights;
+    ++label;
+  }
 };
 
 // Returns four bools as four bits. A bool tensor that is a view of bytes may have other bytes than 1. The product moves
@@ -58,23 +75,15 @@ class TargetReader {
   // CSR: returns the row's entries.
   MLLOSS_DEVICE CsrRow entries() const { return CsrRow(call_, start_, count_); }
 
-  // Reads elements label to label + V - 1; `whole` is true if all of them lie in the row. Labels must not decrease from
+  // Reads the targets of a chunk; `whole` is true if all of its labels lie in the row. Labels must not decrease from
   // call to call.
-  MLLOSS_DEVICE ChunkTargets<T, V> read(int label, bool whole) {
-    ChunkTargets<T, V> t;
-    t.positive = t.excluded = t.invalid = 0;
-    t.soft = false;
-    if constexpr (kSecondLogits) {
-      read_dense(label, whole, t);
-      return t;
-    }
-    if (sparse()) {
-      read_sparse(label, t);
+  MLLOSS_DEVICE void read(Chunk<T, V>& chunk, bool whole) {
+    if (!kSecondLogits && sparse()) {
+      read_sparse(chunk);
     } else {
-      read_dense(label, whole, t);
+      read_dense(chunk, whole);
     }
-    if (call_.label_smoothing > 0.0) smooth(t);
-    return t;
+    if (!kSecondLogits && call_.label_smoothing > 0.0) smooth(chunk);
   }
 
  private:
@@ -90,173 +99,130 @@ class TargetReader {
   // Every loop of a kernel has a copy of this code, which takes most of the compile time. So dtypes share all of it but
   // their loads.
 
-  MLLOSS_DEVICE void read_dense(int label, bool whole, ChunkTargets<T, V>& t) const {
-    if (V == 1 || !together(label, whole)) return read_one_by_one(label, t);
-    if (kSecondLogits || is_float(call_.targets_dtype)) {
-      read_floats(label, t);
-    } else {
-      read_integers(label, t);
+  MLLOSS_DEVICE void read_dense(Chunk<T, V>& chunk, bool whole) const {
+    chunk.soft = kSecondLogits;
+    if (V > 1 && together(chunk.label, whole)) {
+      if (V > 4 && call_.target_size == 8) return read_pieces(chunk);
+      return read_adjacent<V>(start_ + int64_t{chunk.label} * call_.target_size, 0, chunk);
+    }
+    // The loop over strided targets and those at the ends of a row is not unrolled, because both are rare.
+    const int64_t step = call_.targets_label_stride * call_.target_size;
+    clear(chunk);
+#pragma unroll 1
+    for (int i = 0; i < V; ++i) {
+      if (call_.inside(chunk.label + i)) read_adjacent<1>(start_ + (chunk.label + i) * step, i, chunk);
     }
   }
 
-  MLLOSS_DEVICE void read_floats(int label, ChunkTargets<T, V>& t) const {
+  // Reads N adjacent targets, which are those of the lanes from `first` on.
+  template <int N>
+  MLLOSS_DEVICE void read_adjacent(int64_t from, int first, Chunk<T, V>& chunk) const {
+    if (kSecondLogits || is_float(call_.targets_dtype)) {
+      T y[N];
+      load_floats(from, y);
+#pragma unroll
+      for (int i = 0; i < N; ++i) add_number<N == 1>(first + i, y[i], ignored(y[i]), chunk);
+    } else {
+      int y[N];
+      load_integers(from, y);
+      int any = 0;
+#pragma unroll
+      for (int i = 0; i < N; ++i) any |= y[i];
+      if (any == 0) return;
+#pragma unroll
+      for (int i = 0; i < N; ++i) add_integer(first + i, y[i], chunk);
+    }
+  }
+
+  MLLOSS_DEVICE void add_integer(int at, int y, Chunk<T, V>& chunk) const {
+    const uint32_t bit = 1u << at;
+    const bool out = ignored(y);
+    chunk.excluded |= out ? bit : 0u;
+    chunk.positive |= !out & (y > 0) ? bit : 0u;
+    chunk.invalid |= !out & (y < 0) ? bit : 0u;
+  }
+
+  // A dtype of 8 bytes, or one that stands for it where read_pieces() serves it, so that there is no code for it.
+  template <class Y, class Other, int N>
+  using Short = std::conditional_t<(N > 4), Other, Y>;
+
+  template <int N>
+  MLLOSS_DEVICE void load_floats(int64_t from, T (&y)[N]) const {
     switch (call_.targets_dtype) {
       case DType::kHalf:
-        load<__half>(label, t.y);
-        break;
+        return load<__half>(from, y);
       case DType::kBFloat16:
-        load<__nv_bfloat16>(label, t.y);
-        break;
+        return load<__nv_bfloat16>(from, y);
       case DType::kFloat:
-        load<float>(label, t.y);
-        break;
+        return load<float>(from, y);
       default:
-        if constexpr (kLong) return read_pieces(label, t);
-        load<double>(label, t.y);
-    }
-    if constexpr (kSecondLogits) {
-      t.soft = true;
-    } else {
-#pragma unroll
-      for (int i = 0; i < V; ++i) add_float(i, t);
+        return load<Short<double, float, N>>(from, y);
     }
   }
 
-  MLLOSS_DEVICE void read_integers(int label, ChunkTargets<T, V>& t) const {
-    int y[V];
+  template <int N>
+  MLLOSS_DEVICE void load_integers(int64_t from, int (&y)[N]) const {
     switch (call_.targets_dtype) {
       case DType::kInt8:
-        load<int8_t>(label, y);
-        break;
+        return load<int8_t>(from, y);
       case DType::kInt16:
-        load<int16_t>(label, y);
-        break;
+        return load<int16_t>(from, y);
       case DType::kInt32:
-        load<int32_t>(label, y);
-        break;
+        return load<int32_t>(from, y);
       case DType::kInt64:
-        if constexpr (kLong) return read_pieces(label, t);
-        load<int64_t>(label, y);
-        break;
+        return load<Short<int64_t, int32_t, N>>(from, y);
       default:
-        load<uint8_t>(label, y);
-    }
-    int any = 0;
-#pragma unroll
-    for (int i = 0; i < V; ++i) any |= y[i];
-    if (any == 0) return;
-#pragma unroll
-    for (int i = 0; i < V; ++i) {
-      const uint32_t bit = 1u << i;
-      const bool out = ignored(y[i]);
-      t.excluded |= out ? bit : 0u;
-      t.positive |= !out & (y[i] > 0) ? bit : 0u;
-      t.invalid |= !out & (y[i] < 0) ? bit : 0u;
+        return load<uint8_t>(from, y);
     }
   }
 
-  // True if a chunk's targets of 8 bytes would need too many registers.
-  static constexpr bool kLong = V > 4;
+  template <class Y, int N>
+  struct alignas(sizeof(Y) * N) Piece {
+    Y v[N];
+  };
 
-  // Reads targets of 8 bytes, 16 bytes at a time.
-  MLLOSS_DEVICE void read_pieces(int label, ChunkTargets<T, V>& t) const {
+  // Loads N adjacent targets, in pieces of at most 16 bytes.
+  template <class Y, class To, int N>
+  static MLLOSS_DEVICE void load(int64_t from, To (&to)[N]) {
+    constexpr int kPiece = sizeof(Y) * N > 16 ? static_cast<int>(16 / sizeof(Y)) : N;
+#pragma unroll
+    for (int piece = 0; piece < N / kPiece; ++piece) {
+      const auto loaded = reinterpret_cast<const Piece<Y, kPiece>*>(from)[piece];
+#pragma unroll
+      for (int i = 0; i < kPiece; ++i) to[piece * kPiece + i] = number<To>(loaded.v[i]);
+    }
+  }
+
+  template <class To, class Y>
+  static MLLOSS_DEVICE To number(Y y) {
+    if constexpr (std::is_integral_v<Y>) {
+      return saturated(y);
+    } else {
+      return static_cast<To>(widen(y));
+    }
+  }
+
+  // Reads targets of 8 bytes, 16 bytes at a time, because eight of them would need too many registers.
+  MLLOSS_DEVICE void read_pieces(Chunk<T, V>& chunk) const {
     const bool floats = is_float(call_.targets_dtype);
-    clear(t);
+    const auto* pieces = reinterpret_cast<const Piece<int64_t, 2>*>(start_ + int64_t{chunk.label} * 8);
+    clear(chunk);
 #pragma unroll 1
     for (int piece = 0; piece < V / 2; ++piece) {
-      const Piece<int64_t> loaded = load_piece<int64_t>(label, piece);
+      const auto loaded = pieces[piece];
       if (!kSecondLogits && (loaded.v[0] | loaded.v[1]) == 0) continue;
 #pragma unroll 1
       for (int i = 0; i < 2; ++i) {
+        const int at = piece * 2 + i;
         const int64_t y = i == 0 ? loaded.v[0] : loaded.v[1];
-        add_target(piece * 2 + i, floats ? meaning_of(bit_cast<double>(y)) : meaning_of(y), t);
+        if (kSecondLogits || floats) {
+          const T value = static_cast<T>(bit_cast<double>(y));
+          add_number<true>(at, value, ignored(value), chunk);
+        } else {
+          add_integer(at, saturated(y), chunk);
+        }
       }
     }
-  }
-
-  MLLOSS_DEVICE void add_float(int i, ChunkTargets<T, V>& t) const {
-    const uint32_t bit = 1u << i;
-    const T y = t.y[i];
-    const bool out = ignored(y), valid = !out & (y >= T(0));
-    t.y[i] = valid ? y : T(0);
-    t.excluded |= out ? bit : 0u;
-    t.invalid |= out | valid ? 0u : bit;
-    t.positive |= t.y[i] > T(0) ? bit : 0u;
-    t.soft |= (t.y[i] != T(0)) & (t.y[i] != T(1));
-  }
-
-  // Reads strided targets and those at the ends of a row. The loop is not unrolled, because both are rare.
-  MLLOSS_DEVICE void read_one_by_one(int label, ChunkTargets<T, V>& t) const {
-    clear(t);
-    const int64_t step = call_.targets_label_stride * call_.target_size;
-#pragma unroll 1
-    for (int i = 0; i < V; ++i) {
-      if (!call_.inside(label + i)) continue;
-      add_target(i, read_one(start_ + (label + i) * step), t);
-    }
-  }
-
-  static MLLOSS_DEVICE void clear(ChunkTargets<T, V>& t) {
-#pragma unroll
-    for (int i = 0; i < V; ++i) t.y[i] = T(0);
-    t.soft = kSecondLogits;
-  }
-
-  static MLLOSS_DEVICE void add_target(int at, T value, ChunkTargets<T, V>& t) {
-    if constexpr (kSecondLogits) {
-      place(at, value, t);
-    } else {
-      add_entry(at, value, t);
-    }
-  }
-
-  MLLOSS_DEVICE T read_one(int64_t address) const {
-    switch (call_.targets_dtype) {
-      case DType::kBool:
-      case DType::kUInt8:
-        return one<uint8_t>(address);
-      case DType::kInt8:
-        return one<int8_t>(address);
-      case DType::kInt16:
-        return one<int16_t>(address);
-      case DType::kInt32:
-        return one<int32_t>(address);
-      case DType::kInt64:
-        return one<int64_t>(address);
-      case DType::kHalf:
-        return one<__half>(address);
-      case DType::kBFloat16:
-        return one<__nv_bfloat16>(address);
-      case DType::kFloat:
-        return one<float>(address);
-      default:
-        return one<double>(address);
-    }
-  }
-
-  template <class Y>
-  MLLOSS_DEVICE T one(int64_t address) const {
-    return meaning_of(*reinterpret_cast<const Y*>(address));
-  }
-
-  // Returns a target in the form of a CSR value: negative for an excluded label, NaN for an invalid target.
-  template <class Y>
-  MLLOSS_DEVICE T meaning_of(Y y) const {
-    if constexpr (std::is_integral_v<Y>) {
-      return meaning(integer(y));
-    } else {
-      return meaning(static_cast<T>(widen(y)));
-    }
-  }
-
-  MLLOSS_DEVICE T meaning(T y) const {
-    if constexpr (kSecondLogits) return y;
-    if (ignored(y)) return T(-1);
-    return y >= T(0) ? y : static_cast<T>(NAN);
-  }
-  MLLOSS_DEVICE T meaning(int y) const {
-    if (ignored(y)) return T(-1);
-    return y > 0 ? T(1) : y == 0 ? T(0) : static_cast<T>(NAN);
   }
 
   MLLOSS_DEVICE bool ignored(int y) const { return call_.has_ignore_index & (y == call_.ignored_integer); }
@@ -264,41 +230,6 @@ class TargetReader {
   MLLOSS_DEVICE bool ignored(double y) const {
     const bool equal = call_.ignores_nan ? y != y : y == static_cast<double>(call_.ignore_index);
     return call_.has_ignore_index & equal;
-  }
-
-  static MLLOSS_DEVICE int integer(int y) { return y; }
-  static MLLOSS_DEVICE int integer(int64_t y) { return saturated(y); }
-
-  // A chunk's targets are loaded in pieces of at most 16 bytes.
-  template <class Y>
-  static constexpr int kPieceSize = sizeof(Y) * V > 16 ? static_cast<int>(16 / sizeof(Y)) : V;
-
-  template <class Y>
-  struct alignas(sizeof(Y) * kPieceSize<Y>) Piece {
-    Y v[kPieceSize<Y>];
-  };
-
-  template <class Y>
-  MLLOSS_DEVICE Piece<Y> load_piece(int label, int piece) const {
-    return reinterpret_cast<const Piece<Y>*>(reinterpret_cast<const Y*>(start_) + label)[piece];
-  }
-
-  // Loads adjacent targets.
-  template <class Y, class To>
-  MLLOSS_DEVICE void load(int label, To* y) const {
-    constexpr int N = kPieceSize<Y>;
-#pragma unroll
-    for (int piece = 0; piece < V / N; ++piece) {
-      const Piece<Y> loaded = load_piece<Y>(label, piece);
-#pragma unroll
-      for (int i = 0; i < N; ++i) {
-        if constexpr (std::is_integral_v<Y>) {
-          y[piece * N + i] = integer(loaded.v[i]);
-        } else {
-          y[piece * N + i] = static_cast<To>(widen(loaded.v[i]));
-        }
-      }
-    }
   }
 
   // True if the chunk's targets are adjacent, and aligned for wide loads.
@@ -322,13 +253,14 @@ class TargetReader {
     return column_ - V >= label;
   }
 
-  MLLOSS_DEVICE void read_sparse(int label, ChunkTargets<T, V>& t) {
+  MLLOSS_DEVICE void read_sparse(Chunk<T, V>& chunk) {
+    const int label = chunk.label;
     if (no_entries(label)) return;
-#pragma unroll
-    for (int i = 0; i < V; ++i) t.y[i] = T(0);
+    clear(chunk);
     while (next_ < count_ && column_ - V < label) {
       const int at = column_ - label;  // negative only if the columns are not sorted
-      if (at >= 0) add_entry(at, call_.values ? entries().template value<T>(next_) : T(1), t);
+      const T value = call_.values ? entries().template value<T>(next_) : T(1);
+      if (at >= 0) add_number<true>(at, value, value < T(0), chunk);
       ++next_;
       column_ = entries().column(next_);
     }
@@ -336,32 +268,43 @@ class TargetReader {
 
   // ---- both ----------------------------------------------------------------------------------------
 
-  static MLLOSS_DEVICE void add_entry(int at, T value, ChunkTargets<T, V>& t) {
-    const uint32_t bit = 1u << at;
-    if (value < T(0)) {
-      t.excluded |= bit;
-    } else if (value != value) {
-      t.invalid |= bit;
-    } else {
-      if (value > T(0)) t.positive |= bit;
-      t.soft |= !(value == T(0) || value == T(1));
-      place(at, value, t);
-    }
-  }
-
-  static MLLOSS_DEVICE void place(int at, T value, ChunkTargets<T, V>& t) {
+  static MLLOSS_DEVICE void clear(Chunk<T, V>& chunk) {
 #pragma unroll
-    for (int i = 0; i < V; ++i) t.y[i] = i == at ? value : t.y[i];
+    for (int i = 0; i < V; ++i) chunk.y[i] = T(0);
   }
 
-  MLLOSS_DEVICE void smooth(ChunkTargets<T, V>& t) const {
+  // Sets the target of a lane; `out` excludes it. kOne: the target is read alone, and branches cost least.
+  template <bool kOne>
+  static MLLOSS_DEVICE void add_number(int at, T value, bool out, Chunk<T, V>& chunk) {
+    if constexpr (!kSecondLogits) {
+      const uint32_t bit = 1u << at;
+      const bool valid = !out & (value >= T(0));
+      if (kOne && out) {
+        chunk.excluded |= bit;
+        return;
+      }
+      if (kOne && !valid) {
+        chunk.invalid |= bit;
+        return;
+      }
+      value = valid ? value : T(0);
+      chunk.excluded |= out ? bit : 0u;
+      chunk.invalid |= out | valid ? 0u : bit;
+      chunk.positive |= value > T(0) ? bit : 0u;
+      chunk.soft |= (value != T(0)) & (value != T(1));
+    }
+#pragma unroll
+    for (int i = 0; i < V; ++i) chunk.y[i] = i == at ? value : chunk.y[i];
+  }
+
+  MLLOSS_DEVICE void smooth(Chunk<T, V>& chunk) const {
     const T slope = static_cast<T>(call_.smooth_slope), floor = static_cast<T>(call_.smooth_floor);
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      const T y = t.soft ? t.y[i] : (t.positive >> i & 1u) ? T(1) : T(0);
-      t.y[i] = y * slope + floor;
+      const T y = chunk.soft ? chunk.y[i] : (chunk.positive >> i & 1u) ? T(1) : T(0);
+      chunk.y[i] = y * slope + floor;
     }
-    t.soft = true;
+    chunk.soft = true;
   }
 };
 
