@@ -19,10 +19,8 @@ OF_TEAMS = (
     "team.cuh",
     "team_general.cuh",
     "team_join.cuh",
-    "row_visits.cuh",
     "hard_row.cuh",
     "general_row.cuh",
-    "general_visit.cuh",
     "target_bits.cuh",
 )
 

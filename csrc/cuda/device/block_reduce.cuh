@@ -21,6 +21,15 @@ MLLOSS_DEVICE void add(Array<T, N>& into, const Array<T, N>& from) {
   for (int k = 0; k < N; ++k) into[k] += from[k];
 }
 
+// Returns f(0) + ... + f(N - 1), which are arrays.
+template <int N, class F>
+MLLOSS_DEVICE auto sum_of(F f) {
+  auto sum = f(0);
+#pragma unroll
+  for (int i = 1; i < N; ++i) add(sum, f(i));
+  return sum;
+}
+
 struct Sum {
   template <class T>
   static MLLOSS_DEVICE T join(T a, T b) {

@@ -2,7 +2,8 @@
 #pragma once
 
 #include "chunk.cuh"
-#include "team_join.cuh"
+#include "loss_traits.h"
+#include "row_results.cuh"
 
 namespace mlloss {
 namespace cuda {
@@ -29,9 +30,10 @@ class GeneralRow {
     }
   }
 
-  // Calls f(view, chunk) for every chunk. The chunks take turns in x_[0], so that the code of the options exists once.
-  template <class F>
-  MLLOSS_DEVICE void each(int row, F f) {
+  // Adds every chunk to the sums of a visit, or stores its gradient. The chunks take turns in x_[0], so that the code
+  // of the options exists once.
+  MLLOSS_DEVICE void visit(int row, const Loss& loss, const SharedResults<Loss>& shared, VisitSums<Loss>& own,
+                           void* gradient) {
     const LogitsRow<In> view(call_, row);
     reader_.start(row);
 #pragma unroll 1
@@ -40,7 +42,21 @@ class GeneralRow {
         T x[V];
         unpack<In>(x_[0], x);
         const int label = view.label_of(first_ + k * kWarpLanes);
-        f(view, reader_.read(label, view.whole(label), x));
+        const RowChunk<In> chunk = reader_.read(label, view.whole(label), x);
+        if (own.visit == Visit::kSums || own.visit == Visit::kGradient) {
+          with_kind(chunk, [&](auto kind, const RowChunk<In>&) {
+            if (own.visit == Visit::kSums) {
+              const auto of_element = [&](int i) { return loss.first_sums(prepared<Loss>(element(kind, chunk, i))); };
+              add(own.stats.sums, sum_of<V>(of_element));
+            } else {
+              float g[V];
+              form_gradient(kind, chunk, loss, shared, g);
+              GradientRow<In>(view, gradient, row).store(kind, label, g);
+            }
+          });
+        } else {
+          add_rarely(chunk, loss, own);
+        }
       }
       rotate(x_);
     }
@@ -54,6 +70,26 @@ class GeneralRow {
 
   MLLOSS_DEVICE bool there(const LogitsRow<In>& view, int k) const {
     return k * kWarpLanes < count_ && first_ + k * kWarpLanes < view.chunks;
+  }
+
+  static MLLOSS_DEVICE void add_rarely(RowChunk<In> chunk, const Loss& loss, VisitSums<Loss>& own) {
+    // The term of a negative in second-pass sums is 0.
+    if (own.visit == Visit::kSecondPassSums && !chunk.soft && chunk.positive == 0) return;
+#pragma unroll 1
+    for (int i = 0; i < V; ++i) {
+      own.add_rarely(loss, general_element(chunk, 0));
+      chunk.advance();
+    }
+  }
+
+  template <class Kind>
+  static MLLOSS_DEVICE void form_gradient(Kind kind, const RowChunk<In>& chunk, const Loss& loss,
+                                          const SharedResults<Loss>& shared, float* g) {
+    const auto c = shared.coefficients;
+    const bool zero = shared.mode == RowMode::kZero;
+#pragma unroll
+    for (int i = 0; i < V; ++i) g[i] = zero ? 0.0f : loss.gradient(element(kind, chunk, i), c);
+    clear_excluded(kind, chunk, false, g);
   }
 };
 

@@ -24,22 +24,8 @@ class HardRow {
   MLLOSS_DEVICE HardRow(const DeviceCall& call, const TeamLaunch& launch, int rank, unsigned char* memory)
       : call_(call), launch_(launch), rank_(rank), bits_(call, launch.span, memory) {}
 
-  // Loads the first row of the block.
-  MLLOSS_DEVICE void begin(int row) {
-    const RowPart<In> part = part_of(row);
-    place(part.begin(), part.count);
-    load();
-    load_edge(part);
-    if (this_warp() == setter() && !kDense) {
-      bits_.find(row);
-      bits_.set(bits_.next(), row, part, launch_.span);
-    }
-    bits_.advance();
-    __syncthreads();
-  }
-
   // Three steps prepare row `next`: find() starts loads, whose latency the sums hide. prepare() follows the join of the
-  // block. advance() follows the barrier after that.
+  // block. advance() follows the barrier after that. They prepare the block's first row too.
   MLLOSS_DEVICE void find(int next) {
     if (this_warp() == setter() && !kDense) bits_.find(next);
   }
@@ -69,7 +55,7 @@ class HardRow {
     each([&](auto kind, int, uint32_t mask, uint4& x) {
       float s[V], slope[V];
       unpack<In>(x, s);
-      sum_chunk(sums, [&](int i) { return f(element_of<decltype(kind)::value>(s[i], mask, i), slope[i]); });
+      add(sums, sum_of<V>([&](int i) { return f(element_of<decltype(kind)::value>(s[i], mask, i), slope[i]); }));
       if constexpr (kSlopes) {
 #pragma unroll
         for (int i = 0; i < V; ++i) slope[i] *= kSlopeScale;
@@ -89,7 +75,7 @@ class HardRow {
     if (__any_sync(kAllLanes, any != 0)) {
       each_rarely([&](int, uint32_t mask, const float (&s)[V]) {
         if (mask == 0) return;
-        sum_chunk(sums, [&](int i) { return f(element_of<Targets::kHard>(s[i], mask, i)); });
+        add(sums, sum_of<V>([&](int i) { return f(element_of<Targets::kHard>(s[i], mask, i)); }));
       });
     }
     with_edge(row, [&](auto e, int64_t) { add(sums, f(e)); });
@@ -101,9 +87,11 @@ class HardRow {
   MLLOSS_DEVICE void gradient(int row, void* gradient, F f, G of_edge) {
     In* const memory = keep(static_cast<In*>(gradient) + at_);
     each([&](auto kind, int k, uint32_t mask, uint4& x) {
-      float v[V];
+      float v[V], g[V];
       unpack<std::conditional_t<kSlopes, Slope, In>>(x, v);
-      store_chunk(memory, k, [&](int i) { return f(element_of<decltype(kind)::value>(v[i], mask, i)); });
+#pragma unroll
+      for (int i = 0; i < V; ++i) g[i] = f(element_of<decltype(kind)::value>(v[i], mask, i));
+      store_once(memory + k * kWarpLanes * V, pack<In>(g));
     });
     store_edge(row, gradient, of_edge);
   }
@@ -155,9 +143,8 @@ class HardRow {
 
   // Warp 0 joins, warp 1 sets bits, and the others clear bits. In a block of one or two warps, the last warp does the
   // work of the missing ones.
-  static MLLOSS_DEVICE int warps_less_one() { return block_warps() - 1; }
-  static MLLOSS_DEVICE int setter() { return warps_less_one() < 1 ? 0 : 1; }
-  static MLLOSS_DEVICE int clearer() { return warps_less_one() < 2 ? warps_less_one() : 2; }
+  static MLLOSS_DEVICE int setter() { return block_warps() < 2 ? 0 : 1; }
+  static MLLOSS_DEVICE int clearer() { return block_warps() < 3 ? block_warps() - 1 : 2; }
 
   MLLOSS_DEVICE RowPart<In> part_of(int row) const { return {call_, row, rank_, launch_.span}; }
   MLLOSS_DEVICE bool has_edges() const { return rank_ == 0 && this_warp() == 0; }
@@ -195,7 +182,7 @@ class HardRow {
   }
   MLLOSS_DEVICE void load_edge(const RowPart<In>& part) {
     const int i = static_cast<int>(threadIdx.x);
-    if (has_edges() && part.has_edge(call_, i)) edge_ = static_cast<const In*>(call_.logits)[part.edge(i)];
+    if (part.has_edge(call_, i)) edge_ = static_cast<const In*>(call_.logits)[part.edge(i)];
   }
 
   // Stores the dense targets, whose loads have arrived, as bits.
@@ -247,23 +234,6 @@ class HardRow {
       }
       rotate(x_);
     }
-  }
-
-  // Adds up f(i) over the elements of a chunk.
-  template <int N, class F>
-  static MLLOSS_DEVICE void sum_chunk(Array<float, N>& sums, F f) {
-    Array<float, N> of_chunk = f(0);
-#pragma unroll
-    for (int i = 1; i < V; ++i) add(of_chunk, f(i));
-    add(sums, of_chunk);
-  }
-
-  template <class F>
-  static MLLOSS_DEVICE void store_chunk(In* memory, int k, F f) {
-    float g[V];
-#pragma unroll
-    for (int i = 0; i < V; ++i) g[i] = f(i);
-    store_once(memory + k * kWarpLanes * V, pack<In>(g));
   }
 
   // Calls f(element, its place) for the thread's edge, if it has one.

@@ -11,6 +11,7 @@
 #include "../kernels/reduce.cuh"
 #include "../kernels/scale.cuh"
 #include "../kernels/split.cuh"
+#include "../kernels/team.cuh"
 #include "../kernels/team_general.cuh"
 #include "kernels.h"
 #include "launch.cuh"

@@ -8,80 +8,96 @@
 // Blocks of other teams on the same multiprocessor run while one waits.
 #pragma once
 
-#include "../device/row_visits.cuh"
+#include "../device/hard_row.cuh"
+#include "../device/loss_traits.h"
+#include "../device/row_results.cuh"
 
 namespace mlloss {
 namespace cuda {
 
-// The most values that a block sends in a turn.
-template <class Loss>
-constexpr int kTeamPackets =
-    Loss::kSums > Loss::kMaxima ? (Loss::kSums > Loss::kSecondPassSums ? Loss::kSums : Loss::kSecondPassSums)
-                                : (Loss::kMaxima > Loss::kSecondPassSums ? Loss::kMaxima : Loss::kSecondPassSums);
+// Takes the sums of a row with all maxima at 0, and leaves what usual_gradient() needs in place of the logits.
+template <class Loss, class Row>
+MLLOSS_DEVICE void first_visit(const Loss& loss, Row& row, int r, Array<float, Loss::kSums>& sums) {
+  if constexpr (Loss::kSlopes) {
+    if (loss.slopes_serve()) {
+      return row.template first_sum<true>(r, sums, [&](auto e, float& slope) { return loss.sums_and_slope(e, slope); });
+    }
+  }
+  row.template first_sum<false>(r, sums, [&](auto e, float&) { return loss.first_sums(prepared<Loss>(e)); });
+}
 
-// kFastPath is the kind of targets of a call without options. general_team_rows() serves all other calls.
+// Stores the gradient of a row whose maxima are 0.
+template <class Loss, class Row>
+MLLOSS_DEVICE void usual_gradient(const Loss& loss, Row& row, int r, const Array<float, Loss::kCoefficients>& c,
+                                  void* gradient) {
+  const auto of_element = [&](auto e) { return loss.gradient_at_zero_maxima(prepared<Loss>(e), c); };
+  if constexpr (Loss::kSlopes) {
+    if (loss.slopes_serve()) {
+      const auto unscaled = Loss::scaled(c, 1.0f / Row::kSlopeScale);
+      const auto of_slope = [&](auto e) { return loss.slope_gradient(e, e.s, unscaled); };
+      return row.template gradient<true>(r, gradient, of_slope, of_element);
+    }
+  }
+  row.template gradient<false>(r, gradient, of_element, of_element);
+}
+
+template <class Loss, class Row>
+MLLOSS_DEVICE void store_gradient(const Loss& loss, Row& row, int r, const SharedResults<Loss>& shared,
+                                  void* gradient) {
+  const auto c = shared.coefficients;
+  if (shared.mode == RowMode::kUsual) return usual_gradient(loss, row, r, c, gradient);
+  const bool zero = shared.mode == RowMode::kZero;
+  row.gradient_rarely(r, gradient, [&](auto e) { return zero ? 0.0f : loss.gradient(e, c); });
+}
+
+// kFastPath is the kind of targets of a call without options. general_team_rows() serves all other calls. A grid has no
+// more teams than rows.
 template <template <class> class LossTemplate, class In, FastPath kFastPath>
 __global__ void __launch_bounds__(kTeamThreads, (kTeamBlocks<LossTemplate<float>, kFastPath>))
     team_rows(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
               const __grid_constant__ TeamLaunch launch, const __grid_constant__ Total total) {
   MLLOSS_DYNAMIC_SHARED(unsigned char, memory);
   using Loss = LossTemplate<float>;
-  using Row = HardRow<In, kFastPath == FastPath::kBools, kRolled<Loss>>;
   MLLOSS_SHARED(SharedResults<Loss>, shared, [1]);
-  MLLOSS_SHARED(double, value_sum, [1]);  // only thread 0 uses it; in a register it would cost every thread one
   const Loss loss(call.parameters.values);
   Team<kTeamPackets<Loss>> team(launch);
-  const int rows = static_cast<int>(call.rows), first = team.first_row(), step = team.row_step();
-  if (threadIdx.x == 0) value_sum[0] = 0.0;
-  if (first < rows) {
-    Row row(call, launch, team.rank(), memory);
-    RowResults<LossTemplate> results(call, out, loss, shared, team.rank() == 0, 1.0f);
-    const bool joins = this_warp() == 0;
-    row.begin(first);
-    for (int r = first; r < rows; r += step) {
-      const bool more = r < rows - step;
-      const int next = more ? r + step : r;
-      row.find(next);
-      if (joins) results.start(r);
-      Array<float, Loss::kSums> sums{};
-      first_visit(loss, row, r, sums);
-      sums = join_block<Sum>(sums, 0.0f);
-      if (joins) {
-        StatisticsOf<Loss, float> stats = identity<Loss, float>();
-        stats.sums = team.template join<Sum>(sums, 0.0f);
-        const bool shifts = loss.needs_max_shift(stats.sums);
-        stats.maxima = Loss::first_maxima(stats.sums);
-        if (shifts || Loss::kSecondPassSums > 0) {
-          results.publish(stats, shifts ? RowMode::kAgain : RowMode::kUsual);
-        } else {
-          results.finalize(r, stats, {}, value_sum);
-        }
-      }
-      row.prepare(next, more);
-      __syncthreads();
+  RowResults<LossTemplate> results(call, out, loss, team, shared[0], 1.0f);
+  HardRow<In, kFastPath == FastPath::kBools, kRolled<Loss>> row(call, launch, team.rank(), memory);
+  const int rows = static_cast<int>(call.rows), step = team.row_step();
+  // The loop begins one row early: this turn only prepares the block's first row.
+  for (int r = team.first_row() - step; r < rows; r += step) {
+    const bool here = r >= 0, more = r < rows - step;
+    const int next = more ? r + step : r;
+    row.find(next);
+    if (here) {
+      results.start(r);
+      VisitSums<Loss> first(Visit::kSums, shared[0]);
+      first_visit(loss, row, r, first.stats.sums);
+      results.finish(r, first);
+    }
+    row.prepare(next, more);
+    __syncthreads();
 
-      if (Loss::kSecondPassSums > 0 || (Loss::kMaxima > 0 && shared[0].mode == RowMode::kAgain)) {
-        StatisticsOf<Loss, float> stats = shared[0].stats;
-        if constexpr (Loss::kMaxima > 0) {
-          if (shared[0].mode == RowMode::kAgain) stats = shifted_statistics(loss, row, r, team, results, shared[0]);
-        }
-        SecondPassSums<Loss, float> second_sums{};
-        if constexpr (Loss::kSecondPassSums > 0) {
-          const auto input = Loss::second_pass_input(stats);
-          row.sum_of_positives(r, second_sums, [&](auto e) { return loss.second_pass_sums(e, input); });
-          second_sums = join_block<Sum>(second_sums, 0.0f);
-          if (joins) second_sums = team.template join<Sum>(second_sums, 0.0f);
-        }
-        if (joins) results.finalize(r, stats, second_sums, value_sum);
+    if (here) {
+      Visit visit = visit_after(Visit::kSums, shared[0], true);
+      while (visit < Visit::kSecondPassSums) {
+        VisitSums<Loss> own(visit, shared[0]);
+        row.rarely(r, [&](auto e) { own.add_rarely(loss, e); });
+        results.finish(r, own);
+        __syncthreads();
+        visit = visit_after(visit, shared[0], true);
+      }
+      if constexpr (Loss::kSecondPassSums > 0) {
+        VisitSums<Loss> own(Visit::kSecondPassSums, shared[0]);
+        row.sum_of_positives(r, own.second_sums, [&](auto e) { return loss.second_pass_sums(e, own.input); });
+        results.finish(r, own);
         __syncthreads();
       }
-
       if (out.gradient) store_gradient(loss, row, r, shared[0], out.gradient);
-      row.advance(next, more);
     }
+    row.advance(next, more);
   }
-  add_to_total<float>(call, total, threadIdx.x == 0 ? value_sum[0] : 0.0, blockIdx.x, gridDim.x);
-  team.leave();
+  results.end(total);
 }
 
 }  // namespace cuda
