@@ -128,13 +128,15 @@ struct BackwardOutputs {
   void* label_gradient;                                      // T [labels] or null: sum over rows of d loss / d s
 };
 
-// The statistics of several parts of the labels, [parts, statistics, groups], and their second-pass sums, [parts,
+// The statistics of several parts of each group, [parts, statistics, groups], and their second-pass sums, [parts,
 // second-pass sums, groups].
-struct LabelParts {
+template <class T>
+struct GroupParts {
   int64_t parts, groups;
-  const double* statistics;
+  const T* statistics;
   const double* second_pass_sums;  // null if there are none, or not yet
 };
+using LabelParts = GroupParts<double>;  // a part of the labels each
 
 // True if groups cross rows. A row's weight then applies to its elements, else to its loss.
 MLLOSS_HD bool crosses_rows(const Call& call) {

@@ -79,8 +79,8 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
     # takes what a trip loads for logits and targets, but does not know two logits. Second-pass sums read
     # positives only.
     **dict.fromkeys(("general_team_rows<*>", "element_wise<SymmetricKl>", "backward<SymmetricKl, *>"), ()),
-    **dict.fromkeys(("label_statistics<*>", "label_finalize<*>", "label_gradient<*>", "row_second_pass<*>"), ()),
-    **dict.fromkeys(("merge_parts<*>", "finalize_parts<*>", "sum_total", "sum_each"), ()),
+    **dict.fromkeys(("label_statistics<*>", "label_gradient<*>", "row_second_pass<*>"), ()),
+    **dict.fromkeys(("merge_parts<*>", "finalize_groups<*>", "empty_total", "sum_each"), ()),
     # Sums of a second pass take two more barriers.
     "team_rows<DecoupledSoftmax, kSparse>": (replace(CSR_ROW, barriers=4),),
     "team_rows<DecoupledSoftmax, kBools>": (replace(BOOL_ROW, barriers=4),),
@@ -98,13 +98,11 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
     "scale": (SCALE,),
 }
 
-# Kernels that not every dtype has: double rows are split, and dtypes share statistics, which are double, and results,
-# which have the compute dtype.
+# Kernels that not every dtype has: double rows are split, and dtypes share statistics, which are double.
 ONLY_IN = {
     "team_rows": {"bfloat16", "half", "float"},
     "general_team_rows": {"bfloat16", "half", "float"},
     "merge_parts": {"double"},
-    "finalize_parts": {"float", "double"},
 }
 
 

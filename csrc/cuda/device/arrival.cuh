@@ -1,5 +1,6 @@
-// The last block to finish does the work that needs the results of all blocks. This needs no second launch and no
-// floating-point atomics, and the order of sums does not depend on which block is last.
+// The results of groups and of the whole call. The last block to finish does the work that needs the results of all
+// blocks. This needs no second launch and no floating-point atomics, and the order of sums does not depend on which
+// block is last.
 #pragma once
 
 #include "block_reduce.cuh"
@@ -30,6 +31,18 @@ MLLOSS_DEVICE bool last_to_arrive(unsigned* counter, unsigned count) {
   if (threadIdx.x == 0) last[0] = arrive(counter, count) == count - 1;
   __syncthreads();
   return last[0];
+}
+
+// Stores value and coefficients of a group, and returns the value with the group's weight.
+template <class T, class S, int N>
+MLLOSS_DEVICE S store_results(const ForwardOutputs& out, const Array<S, N>& coefficients, S value, S weight,
+                              int64_t groups, int64_t group) {
+  value = weight == S(0) ? S(0) : value * weight;
+  T* const first = static_cast<T*>(out.coefficients) + group;
+#pragma unroll
+  for (int k = 0; k < N; ++k) first[k * groups] = static_cast<T>(coefficients[k]);
+  if (out.values) static_cast<T*>(out.values)[group] = static_cast<T>(value);
+  return value;
 }
 
 // The memory of the reduced loss and of its partial sums. `value` is null if the reduced loss is not needed.

@@ -1,7 +1,7 @@
 // A row of a group loss, or a tile of one: statistics, value, coefficients.
 #pragma once
 
-#include "block_reduce.cuh"
+#include "arrival.cuh"
 #include "feed.cuh"
 
 namespace mlloss {
@@ -18,7 +18,7 @@ class GroupRow {
   static constexpr int V = kWidth<In>;
 
   MLLOSS_DEVICE GroupRow(const DeviceCall& call, const ForwardOutputs& out)
-      : call_(call), out_(out), loss_(call.parameters.values), reader_(call), factor_(call_factor<T>(call)) {}
+      : call_(call), out_(out), loss_(call.parameters.values), reader_(call) {}
 
   MLLOSS_DEVICE void start(int64_t row) {
     row_ = row;
@@ -76,13 +76,7 @@ class GroupRow {
     T value;
     const Coefficients c = mlloss::finalize<Loss, T>(loss_, stats, second_sums, value);
     if (threadIdx.x != 0) return T(0);
-    const T weight = sample_weight<T>(call_, row_);
-    value = weight == T(0) ? T(0) : value * weight;
-    T* coefficients = static_cast<T*>(out_.coefficients);
-#pragma unroll
-    for (int k = 0; k < Loss::kCoefficients; ++k) coefficients[k * call_.rows + row_] = c[k];
-    if (out_.values) static_cast<T*>(out_.values)[row_] = value;
-    return value;
+    return store_results<T>(out_, c, value, sample_weight<T>(call_, row_), call_.rows, row_);
   }
 
   // Computes and stores value and coefficients of the whole batch, to which no row's weight applies.
@@ -90,10 +84,8 @@ class GroupRow {
     T value;
     const Coefficients c = loss_.finalize(stats, value);
     if (threadIdx.x != 0) return;
-#pragma unroll
-    for (int k = 0; k < Loss::kCoefficients; ++k) static_cast<T*>(out_.coefficients)[k] = c[k];
-    if (out_.values) *static_cast<T*>(out_.values) = value;
-    if (out_.total) *static_cast<T*>(out_.total) = value * factor_;
+    store_results<T>(out_, c, value, T(1), 1, 0);
+    if (out_.total) *static_cast<T*>(out_.total) = value * call_factor<T>(call_);
   }
 
  private:
@@ -101,7 +93,6 @@ class GroupRow {
   const ForwardOutputs& out_;
   const Loss loss_;
   RowReader<Loss, In> reader_;
-  const T factor_;
   int64_t row_;
 
   // Takes the maxima, then the sums with these maxima. This is rare, so labels are read one by one by little code.

@@ -159,11 +159,7 @@ class RowResults {
     shared_.coefficients = Loss::scaled(c, shared_.factor * weight_);
     shared_.mode = weight_ == 0.0f ? RowMode::kZero : Loss::zero_maxima(c) ? RowMode::kUsual : RowMode::kShifted;
     if (team_.rank() != 0) return;
-    value = weight_ == 0.0f ? 0.0f : value * weight_;
-    float* const coefficients = static_cast<float*>(out_.coefficients) + row;
-#pragma unroll
-    for (int k = 0; k < Loss::kCoefficients; ++k) coefficients[k * call_.rows] = c[k];
-    if (out_.values) static_cast<float*>(out_.values)[row] = value;
+    value = store_results<float>(out_, c, value, weight_, call_.rows, row);
     shared_.value_sum += static_cast<double>(value);
   }
 };

@@ -5,9 +5,9 @@
 #include "../device/loss_traits.h"
 #include "../kernels/backward.cuh"
 #include "../kernels/element_wise.cuh"
+#include "../kernels/group_parts.cuh"
 #include "../kernels/label_gradient.cuh"
 #include "../kernels/label_groups.cuh"
-#include "../kernels/parts.cuh"
 #include "../kernels/reduce.cuh"
 #include "../kernels/scale.cuh"
 #include "../kernels/split.cuh"
@@ -51,7 +51,8 @@ struct Launches {
       case Grouping::kSamples:
         return {call.rows, plan.rows_per_wave * plan.tiles * bytes + merged_numbers(call) * 8, 1 + call.rows, 0};
       case Grouping::kMacro:
-        return {label_blocks(call), to.down_rows->tiles * Functor::kSums * call.labels * int64_t{sizeof(T)}, 1, 0};
+        return {divide_up(call.labels, kLabelThreads),
+                to.down_rows->tiles * Functor::kSums * call.labels * int64_t{sizeof(T)}, 1, 0};
       default:
         return {0, plan.blocks * bytes, 1, 0};
     }
@@ -94,12 +95,7 @@ struct Launches {
   }
 
   static cudaError_t merge(cudaStream_t stream, const LabelParts& parts, double* out) {
-    return launch(merge_parts<Loss, In>, a_warp_each(parts.groups, stream), parts, out);
-  }
-
-  static cudaError_t finalize(cudaStream_t stream, const Call& call, const LabelParts& parts, const ForwardOutputs& out,
-                              double* values) {
-    return launch(finalize_parts<Loss, In>, a_warp_each(parts.groups, stream), DeviceCall(call), parts, out, values);
+    return launch(merge_parts<Loss, In>, LaunchShape{grid_of(parts.groups), kWarpThreads, 0, stream}, parts, out);
   }
 
   static constexpr LossKernels table() {
@@ -121,17 +117,22 @@ struct Launches {
     if constexpr (!kElementWise) {
       if constexpr (Functor::kSecondPassSums > 0) kernels.second_pass_of = second_pass;
       if constexpr (std::is_same_v<In, double>) kernels.merge = merge;
-      if constexpr (std::is_same_v<In, T>) kernels.finalize = finalize;
+      if constexpr (std::is_same_v<In, T>) kernels.finalize = finalize<true>;
     }
     return kernels;
   }
 
  private:
-  static LaunchShape a_warp_each(int64_t groups, cudaStream_t stream) {
-    return {grid_of(groups), kPartThreads, 0, stream};
+  template <bool kLabelParts>
+  static cudaError_t finalize(cudaStream_t stream, const Call& call, const GroupParts<PartOf<In, kLabelParts>>& parts,
+                              const ForwardOutputs& out, const Workspace& work) {
+    DeviceCall own(call);
+    if (crosses_rows(call)) own.sample_weight = nullptr;  // already in the statistics
+    const int64_t blocks = divide_up(parts.groups * (kLabelParts ? kWarpThreads : 1), kLabelThreads);
+    return launch(finalize_groups<Loss, In, kLabelParts>,
+                  LaunchShape{grid_of(std::max<int64_t>(1, blocks)), kLabelThreads, 0, stream}, own, parts, out,
+                  Total{out.total, work.partial_sums, work.counters});
   }
-
-  static int64_t label_blocks(const Call& call) { return divide_up(call.labels, kLabelThreads); }
 
   static LaunchShape down_rows(const LaunchPlan& plan, cudaStream_t stream) {
     const dim3 grid(static_cast<unsigned>(plan.blocks / plan.tiles), static_cast<unsigned>(plan.tiles));
@@ -185,7 +186,7 @@ struct Launches {
     if (call.grouping == Grouping::kSamples) return split_rows(to, call, out, work, total);
     if constexpr (kAcrossRows) {
       cudaError_t error =
-          call.grouping == Grouping::kMacro ? label_groups(to, call, out, work, total) : one_group(to, call, out, work);
+          call.grouping == Grouping::kMacro ? label_groups(to, call, out, work) : one_group(to, call, out, work);
       if (error != cudaSuccess || !out.gradient) return error;
       return gradient(to, call, gradient_of(out), units_of(to.plan, 0, call.rows), UnitSums{});
     }
@@ -233,14 +234,13 @@ struct Launches {
                   per_unit);
   }
 
-  static cudaError_t label_groups(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work,
-                                  const Total& total) {
-    T* partial_sums = static_cast<T*>(work.statistics);
+  static cudaError_t label_groups(const Launch& to, const Call& call, const ForwardOutputs& out,
+                                  const Workspace& work) {
+    T* sums = static_cast<T*>(work.statistics);
     const cudaError_t error =
-        launch(label_statistics<Loss, In>, down_rows(*to.down_rows, to.stream), DeviceCall(call), partial_sums);
+        launch(label_statistics<Loss, In>, down_rows(*to.down_rows, to.stream), DeviceCall(call), sums);
     if (error != cudaSuccess) return error;
-    return launch(label_finalize<Loss, In>, LaunchShape{grid_of(label_blocks(call)), kLabelThreads, 0, to.stream},
-                  DeviceCall(call), out, partial_sums, static_cast<int>(to.down_rows->tiles), total);
+    return finalize<false>(to.stream, call, {to.down_rows->tiles, call.labels, sums, nullptr}, out, work);
   }
 };
 
@@ -254,9 +254,8 @@ cudaError_t launch_scale(cudaStream_t stream, const DeviceFacts& device, void* g
 }
 
 template <class T>
-cudaError_t launch_sum_total(cudaStream_t stream, const Call& call, const double* partial_sums, int64_t count,
-                             void* total) {
-  return launch(sum_total<T>, LaunchShape{dim3(1), 256, 0, stream}, DeviceCall(call), partial_sums, count, total);
+cudaError_t launch_empty_total(cudaStream_t stream, const Call& call, void* total) {
+  return launch(empty_total<T>, LaunchShape{dim3(1), kWarpThreads, 0, stream}, DeviceCall(call), total);
 }
 
 template <class T>
@@ -273,7 +272,7 @@ Table table_of() {
                                                 MLLOSS_FOR_EACH_COMPOUND(MLLOSS_LAUNCHES)};
 #undef MLLOSS_LAUNCHES
   using T = Compute<In>;
-  return {kLosses, static_cast<int>(sizeof(kLosses) / sizeof(kLosses[0])), launch_scale<In>, launch_sum_total<T>,
+  return {kLosses, static_cast<int>(sizeof(kLosses) / sizeof(kLosses[0])), launch_scale<In>, launch_empty_total<T>,
           launch_sum_each<T>};
 }
 

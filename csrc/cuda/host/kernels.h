@@ -55,15 +55,15 @@ struct LossKernels {
   // Steps over all parts. `merge` exists only in the double table, because statistics are double; `finalize` exists
   // only in the float and double tables, because results have the compute dtype.
   cudaError_t (*merge)(cudaStream_t, const LabelParts&, double* out);
-  cudaError_t (*finalize)(cudaStream_t, const Call&, const LabelParts&, const ForwardOutputs&, double* values);
+  cudaError_t (*finalize)(cudaStream_t, const Call&, const LabelParts&, const ForwardOutputs&, const Workspace&);
 };
 
 struct Table {
   const LossKernels* losses;  // in the order of the registry
   int count;
   cudaError_t (*scale)(cudaStream_t, const DeviceFacts&, void* gradient, int64_t count, const void* grad_output);
-  // *total = sum of partial_sums * call.factor / *call.normalizer
-  cudaError_t (*sum_total)(cudaStream_t, const Call&, const double* partial_sums, int64_t count, void* total);
+  // The total of a call without groups.
+  cudaError_t (*empty_total)(cudaStream_t, const Call&, void* total);
   // out[i] = sum over j < count of partial_sums[i * stride + j * step]
   cudaError_t (*sum_each)(cudaStream_t, const double* partial_sums, int64_t results, int64_t stride, int64_t count,
                           int64_t step, void* out);

@@ -26,7 +26,7 @@ struct CudaEngine {
     check_supported(call, kernels);
     const Here here(logits);
     if (nothing_to_do(call)) {
-      if (out.total) check(table_for(call.logits_dtype).sum_total(here.stream, call, nullptr, 0, out.total));
+      if (out.total) check(table_for(call.logits_dtype).empty_total(here.stream, call, out.total));
       return;
     }
     DeviceFacts facts = facts_of(here.device);
@@ -80,15 +80,12 @@ struct CudaEngine {
     const Here here(statistics);
     check(kernels_of(loss, DType::kDouble).merge(here.stream, parts, out));
   }
-  static void finalize(const std::string& loss, Call call, const LabelParts& parts, const ForwardOutputs& out,
+  static void finalize(const std::string& loss, const Call& call, const LabelParts& parts, const ForwardOutputs& out,
                        const Tensor& statistics) {
     const Here here(statistics);
-    if (crosses_rows(call)) call.sample_weight = nullptr;  // already in the statistics
-    const Scratch values(statistics, {out.total ? parts.groups * 8 : 0});
-    double* const of_groups = static_cast<double*>(values.get(0));
-    check(kernels_of(loss, call.logits_dtype).finalize(here.stream, call, parts, out, of_groups));
-    if (!out.total) return;
-    check(table_for(call.logits_dtype).sum_total(here.stream, call, of_groups, parts.groups, out.total));
+    const Memory memory({out.total ? std::max<int64_t>(1, parts.groups) : 0, 0, 1, 0}, 0, statistics, here.device,
+                        here.stream);
+    check(kernels_of(loss, call.logits_dtype).finalize(here.stream, call, parts, out, memory.work()));
   }
 
  private:

@@ -1,7 +1,6 @@
-// Groups that are labels. Each thread sums V labels down the rows; then one thread for each label adds up the sums.
+// The statistics of groups that are labels. Each thread sums V labels down a part of the rows.
 #pragma once
 
-#include "../device/arrival.cuh"
 #include "../device/group_row.cuh"
 
 namespace mlloss {
@@ -69,37 +68,6 @@ __global__ void __launch_bounds__(kLabelThreads, kLabelGroupBlocks)
       if (begin + i < call.labels) own[k * call.labels + begin + i] = total[k][i];
     }
   }
-}
-
-template <template <class> class LossTemplate, class In>
-__global__ void __launch_bounds__(kLabelThreads)
-    label_finalize(const __grid_constant__ DeviceCall call, const __grid_constant__ ForwardOutputs out,
-                   const Compute<In>* partial_sums, int splits, const __grid_constant__ Total total) {
-  using T = Compute<In>;
-  using Loss = LossTemplate<T>;
-  const Loss loss(call.parameters.values);
-  const int64_t label = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  double mine = 0.0;
-  if (label < call.labels) {
-    auto stats = identity<Loss, T>();
-#pragma unroll
-    for (int k = 0; k < Loss::kSums; ++k) {
-      double sum = 0.0;
-      for (int split = 0; split < splits; ++split) {
-        sum += static_cast<double>(partial_sums[(static_cast<int64_t>(split) * Loss::kSums + k) * call.labels + label]);
-      }
-      stats.sums[k] = static_cast<T>(sum);
-    }
-    T value;
-    const auto c = loss.finalize(stats, value);
-#pragma unroll
-    for (int k = 0; k < Loss::kCoefficients; ++k) static_cast<T*>(out.coefficients)[k * call.labels + label] = c[k];
-    if (out.values) static_cast<T*>(out.values)[label] = value;
-    mine = static_cast<double>(value);
-  }
-  if (!total.value) return;
-  mine = block_sum(Array<double, 1>{{mine}})[0];
-  add_to_total<T>(call, total, mine, blockIdx.x, gridDim.x);
 }
 
 }  // namespace cuda

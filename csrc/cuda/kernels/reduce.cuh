@@ -6,11 +6,10 @@
 namespace mlloss {
 namespace cuda {
 
-// Adds up partial sums in one block, if no other kernel does.
+// Stores the total of a call without groups: 0, or NaN after a division by 0.
 template <class T>
-__global__ void sum_total(const __grid_constant__ DeviceCall call, const double* partial_sums, int64_t count,
-                          void* total) {
-  sum_partial_sums<T>(call, partial_sums, count, total);
+__global__ void empty_total(const __grid_constant__ DeviceCall call, void* total) {
+  sum_partial_sums<T>(call, nullptr, 0, total);
 }
 
 // Each thread computes one result: out[i] = sum over j < count of partial_sums[i * stride + j * step].

@@ -9,12 +9,18 @@
 namespace mlloss {
 namespace cuda {
 
-// Returns the merged statistics of `count` parts to all threads of the block. part_of(i) returns those of one part.
-template <class Loss, class T, class F>
-MLLOSS_DEVICE StatisticsOf<Loss, T> join_of(int count, F part_of) {
+// Returns the merged statistics of `count` units, which other blocks of this launch have stored, to all threads of the
+// block.
+template <class Loss, class T>
+MLLOSS_DEVICE StatisticsOf<Loss, T> join(const StatisticsOf<Loss, T>* units, int count) {
   StatisticsOf<Loss, T> own = identity<Loss, T>();
   for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
-    merge<Loss, T>(own, part_of(i));
+    StatisticsOf<Loss, T> unit;
+#pragma unroll
+    for (int k = 0; k < Loss::kMaxima; ++k) unit.maxima[k] = __ldcg(&units[i].maxima[k]);
+#pragma unroll
+    for (int k = 0; k < Loss::kSums; ++k) unit.sums[k] = __ldcg(&units[i].sums[k]);
+    merge<Loss, T>(own, unit);
   }
   if constexpr (Loss::kMaxima > 0) {
     const auto top = block_maximum(own.maxima, Loss::initial_maximum());
@@ -23,19 +29,6 @@ MLLOSS_DEVICE StatisticsOf<Loss, T> join_of(int count, F part_of) {
   }
   own.sums = block_sum(own.sums);
   return own;
-}
-
-// Merges parts that other blocks of this launch have stored.
-template <class Loss, class T>
-MLLOSS_DEVICE StatisticsOf<Loss, T> join(const StatisticsOf<Loss, T>* parts, int count) {
-  return join_of<Loss, T>(count, [&](int i) {
-    StatisticsOf<Loss, T> part;
-#pragma unroll
-    for (int k = 0; k < Loss::kMaxima; ++k) part.maxima[k] = __ldcg(&parts[i].maxima[k]);
-#pragma unroll
-    for (int k = 0; k < Loss::kSums; ++k) part.sums[k] = __ldcg(&parts[i].sums[k]);
-    return part;
-  });
 }
 
 // Returns the sum of `count` arrays of second-pass sums to all threads of the block.
@@ -60,8 +53,8 @@ MLLOSS_DEVICE void store_statistics(const StatisticsOf<Loss, T>& stats, double* 
 }
 
 // Loads from [statistics, groups].
-template <class Loss, class T>
-MLLOSS_DEVICE StatisticsOf<Loss, T> load_statistics(const double* from, int64_t groups, int64_t group) {
+template <class Loss, class T, class From>
+MLLOSS_DEVICE StatisticsOf<Loss, T> load_statistics(const From* from, int64_t groups, int64_t group) {
   StatisticsOf<Loss, T> stats;
 #pragma unroll
   for (int k = 0; k < Loss::kMaxima; ++k) stats.maxima[k] = static_cast<T>(from[k * groups + group]);
