@@ -99,14 +99,16 @@ Table table_double();
 Table table_half();
 Table table_bfloat16();
 
-// Memory of the current device that is 0 between passes and lasts as long as the process: counters for the
-// first kStreams streams that it uses, and packets of teams for the first kPacketStreams of them.
-constexpr int kStreams = 256, kPacketStreams = 16, kStreamPackets = 4096;
-struct StreamMemory {
-  unsigned* counters;  // [kStreams][2]
-  uint64_t* packets;   // [kPacketStreams][kStreamPackets]
+// Memory that is 0 between passes, and that no other work on the GPU uses at the same time.
+struct Zeros {
+  unsigned* counters;
+  uint64_t* packets;
 };
-cudaError_t stream_memory(StreamMemory* memory);
+
+// Returns the zeros of stream `number` of the current device, which last as long as the process: 2 counters for each of
+// kStreams streams, and kStreamPackets packets for each of the first kPacketStreams streams.
+constexpr int kStreams = 256, kPacketStreams = 16, kStreamPackets = 4096;
+cudaError_t zeros_of_stream(int number, Zeros* zeros);
 
 }  // namespace cuda
 }  // namespace mlloss

@@ -39,13 +39,7 @@ class Scratch {
   double* memory_ = nullptr;
 };
 
-// Memory that is 0 and that no other work on the GPU uses at the same time.
-struct Zeros {
-  unsigned* counters;
-  uint64_t* packets;
-};
-
-// Returns the zeros of the stream, whose kernels run one after another: 2 counters, and kStreamPackets packets or null.
+// Returns the zeros of the stream, whose kernels run one after another.
 // Returns nulls in three cases: during graph capture, because a graph may be replayed on any stream; for
 // cudaStreamPerThread, which is a different stream in every thread; and after the process has used kStreams streams.
 // The key is the stream's id, because the handle of a destroyed stream, whose work may still run, can be used again.
@@ -63,11 +57,10 @@ inline Zeros zeros_of(int device, cudaStream_t stream) {
   if (found != known.end()) return found->second;
   const int number = used[device];
   if (number == kStreams) return {};
-  StreamMemory memory{};
-  check(stream_memory(&memory));
+  Zeros zeros{};
+  check(zeros_of_stream(number, &zeros));
   ++used[device];
-  uint64_t* packets = number < kPacketStreams ? memory.packets + int64_t{number} * kStreamPackets : nullptr;
-  return known[{device, id}] = {memory.counters + 2 * number, packets};
+  return known[{device, id}] = zeros;
 }
 
 // The workspace of a pass, kept while its launches are issued, and memory for coefficients that the caller does not
