@@ -62,10 +62,7 @@ class GroupRow {
     reader_.start(row_);
     tile.run(reader_, row, true, [&](auto kind, const RowChunk<In>& chunk, uint4) {
       if constexpr (!decltype(element(kind, chunk, 0))::kNegative) {
-        SecondSums sums{};
-#pragma unroll
-        for (int j = 0; j < V; ++j) add(sums, loss_.second_pass_sums(element(kind, chunk, j), input));
-        add(total, sums);
+        add(total, sum_of<V>([&](int i) { return loss_.second_pass_sums(element(kind, chunk, i), input); }));
       }
     });
     return block_sum(total);

@@ -14,15 +14,7 @@ namespace mlloss {
 namespace cuda {
 
 template <class In>
-struct ComputeOf {
-  using Type = float;
-};
-template <>
-struct ComputeOf<double> {
-  using Type = double;
-};
-template <class In>
-using Compute = typename ComputeOf<In>::Type;
+using Compute = std::conditional_t<std::is_same_v<In, double>, double, float>;
 
 template <class In>
 constexpr int kWidth = static_cast<int>(16 / sizeof(In));
@@ -48,27 +40,20 @@ MLLOSS_DEVICE Out narrow(Compute<Out> x) {
   }
 }
 
-// A pair of 16-bit floats, which one instruction converts.
+// Returns the bits of two 16-bit floats, which one instruction converts.
 template <class In>
-struct PairOf;
-template <>
-struct PairOf<__half> {
-  using Type = __half2;
-  static MLLOSS_DEVICE __half2 from(float low, float high) { return __floats2half2_rn(low, high); }
-};
-template <>
-struct PairOf<__nv_bfloat16> {
-  using Type = __nv_bfloat162;
-  static MLLOSS_DEVICE __nv_bfloat162 from(float low, float high) { return __floats2bfloat162_rn(low, high); }
-};
+MLLOSS_DEVICE uint32_t pair_of(float low, float high) {
+  if constexpr (std::is_same_v<In, __half>) {
+    return bit_cast<uint32_t>(__floats2half2_rn(low, high));
+  } else {
+    return bit_cast<uint32_t>(__floats2bfloat162_rn(low, high));
+  }
+}
 
 template <class In>
 MLLOSS_DEVICE uint4 pack(const Compute<In>* x) {
   if constexpr (sizeof(In) == 2) {
-    Array<typename PairOf<In>::Type, kWidth<In> / 2> pairs;
-#pragma unroll
-    for (int i = 0; i < kWidth<In> / 2; ++i) pairs[i] = PairOf<In>::from(x[2 * i], x[2 * i + 1]);
-    return bit_cast<uint4>(pairs);
+    return {pair_of<In>(x[0], x[1]), pair_of<In>(x[2], x[3]), pair_of<In>(x[4], x[5]), pair_of<In>(x[6], x[7])};
   } else {
     Lanes<In> lanes;
 #pragma unroll

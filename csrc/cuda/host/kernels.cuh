@@ -4,10 +4,9 @@
 
 #include "../device/loss_traits.h"
 #include "../kernels/backward.cuh"
+#include "../kernels/down_rows.cuh"
 #include "../kernels/element_wise.cuh"
 #include "../kernels/group_parts.cuh"
-#include "../kernels/label_gradient.cuh"
-#include "../kernels/label_groups.cuh"
 #include "../kernels/reduce.cuh"
 #include "../kernels/scale.cuh"
 #include "../kernels/split.cuh"

@@ -1,14 +1,44 @@
-// The engine's passes share these functions, which find the device and the stream, plan a forward pass, and launch it.
+// The engine's passes share these functions, which find the kernels, the device and the stream, plan a forward pass,
+// and launch it.
 #pragma once
 
 #include <atomic>
+#include <string>
 
+#include "../../losses/compounds.h"
+#include "../../losses/registry.h"
 #include "../device/device_call.h"
-#include "lookup.h"
 #include "workspace.h"
 
 namespace mlloss {
 namespace cuda {
+
+#define MLLOSS_NAME(name, Functor) #name,
+#define MLLOSS_NAMES(names, Functor) names,
+constexpr const char* kLossNames[] = {MLLOSS_FOR_EACH_LOSS(MLLOSS_NAME) MLLOSS_FOR_EACH_COMPOUND(MLLOSS_NAMES)};
+#undef MLLOSS_NAMES
+#undef MLLOSS_NAME
+
+inline Table table_for(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat:
+      return table_float();
+    case DType::kHalf:
+      return table_half();
+    case DType::kBFloat16:
+      return table_bfloat16();
+    default:
+      return table_double();
+  }
+}
+
+inline const LossKernels& kernels_of(const std::string& loss, DType dtype) {
+  const Table table = table_for(dtype);
+  for (int i = 0; i < table.count; ++i) {
+    if (loss == kLossNames[i]) return table.losses[i];
+  }
+  STD_TORCH_CHECK(false, "mlloss_cuda: this build has no kernels for the loss ", loss);
+}
 
 // The strategy that tests and benchmarks request.
 inline std::atomic<int> wanted_strategy{static_cast<int>(Strategy::kAutomatic)};

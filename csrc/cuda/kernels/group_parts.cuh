@@ -1,5 +1,5 @@
 // Kernels over the statistics of groups in parts, which they merge in double: the parts of the labels that other calls
-// or ranks have taken, or the stretches of rows of label_groups.cuh.
+// or ranks have taken, or the stretches of rows of down_rows.cuh.
 #pragma once
 
 #include "split.cuh"
