@@ -97,19 +97,17 @@ class RowResults {
   MLLOSS_DEVICE void finish(int row, VisitSums<Loss>& own) {
     if constexpr (Loss::kMaxima > 0) {
       if (own.visit == Visit::kMaxima) {
-        own.stats.maxima = join_all<Maximum>(own.stats.maxima, Loss::initial_maximum());
-        return publish(own.stats, RowMode::kAgain);
+        if (join<Maximum>(own.stats.maxima, Loss::initial_maximum())) publish(own.stats, RowMode::kAgain);
+        return;
       }
     }
     if constexpr (Loss::kSecondPassSums > 0) {
       if (own.visit == Visit::kSecondPassSums) {
-        own.second_sums = join_all<Sum>(own.second_sums, 0.0f);
-        if (joins()) finalize(row, shared_.stats, own.second_sums);
+        if (join<Sum>(own.second_sums, 0.0f)) finalize(row, shared_.stats, own.second_sums);
         return;
       }
     }
-    own.stats.sums = join_all<Sum>(own.stats.sums, 0.0f);
-    if (!joins()) return;
+    if (!join<Sum>(own.stats.sums, 0.0f)) return;
     bool again = false;
     if (own.visit == Visit::kSums) {
       again = loss_.needs_max_shift(own.stats.sums);
@@ -138,11 +136,14 @@ class RowResults {
 
   static MLLOSS_DEVICE bool joins() { return this_warp() == 0; }
 
-  // Returns the result to warp 0 of each block.
+  // Joins the values of all threads of the team. Only warp 0 of each block gets the results; the function returns true
+  // to it.
   template <class How, int N>
-  MLLOSS_DEVICE Array<float, N> join_all(const Array<float, N>& mine, float neutral) {
-    const Array<float, N> of_block = join_block<How>(mine, neutral);
-    return joins() ? team_.template join<How>(of_block, neutral) : of_block;
+  MLLOSS_DEVICE bool join(Array<float, N>& values, float neutral) {
+    values = join_block<How>(values, neutral);
+    if (!joins()) return false;
+    values = team_.template join<How>(values, neutral);
+    return true;
   }
 
   MLLOSS_DEVICE void publish(const Stats& stats, RowMode mode) const {
