@@ -47,7 +47,7 @@ class GroupRow {
     tile.run(reader_, row, true, [&](auto kind, const RowChunk<In>& chunk, uint4) {
       Sums sums = identity<Loss, T>().sums;
 #pragma unroll
-      for (int j = 0; j < V; ++j) add(sums, loss_.first_sums(prepared<Loss>(element(kind, chunk, j))));
+      for (int j = 0; j < V; ++j) add(sums, loss_.first_sums(element(kind, chunk, j)));
       add(total, sums);
     });
     return total;

@@ -22,7 +22,7 @@ constexpr int kRegisterPressure<Lsep<T>> = 1;
 template <class T>
 constexpr int kRegisterPressure<MultiPositiveCrossEntropy<T>> = 1;
 template <class T>
-constexpr int kRegisterPressure<SelfAdjustingDice<T>> = 1;
+constexpr int kRegisterPressure<SelfAdjustingDice<T>> = MLLOSS_CAPABILITY >= 100 ? 2 : 1;
 template <class T>
 constexpr int kRegisterPressure<SigmoidFocal<T>> = MLLOSS_CAPABILITY >= 100 ? 1 : 0;
 template <class T>

@@ -42,9 +42,12 @@ __global__ void __launch_bounds__(kWarpLanes) merge_parts(const __grid_constant_
 template <class In, bool kLabelParts>
 using PartOf = std::conditional_t<kLabelParts, double, Compute<In>>;
 
+// The minimum of blocks per multiprocessor. The compiler spills a register without one.
+constexpr int kFinalizeBlocks = 8;
+
 // kLabelParts: a warp processes a group, because the parts of the labels may be many. Otherwise a thread does.
 template <template <class> class LossTemplate, class In, bool kLabelParts>
-__global__ void __launch_bounds__(kLabelThreads)
+__global__ void __launch_bounds__(kLabelThreads, kFinalizeBlocks)
     finalize_groups(const __grid_constant__ DeviceCall call,
                     const __grid_constant__ GroupParts<PartOf<In, kLabelParts>> parts,
                     const __grid_constant__ ForwardOutputs out, const __grid_constant__ Total total) {
@@ -55,6 +58,7 @@ __global__ void __launch_bounds__(kLabelThreads)
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, group = thread / kLanes;
   double mine = 0.0;
   if (group < parts.groups) {
+    const Loss loss(call.parameters.values);
     const auto stats = join_parts<Loss, T, kLanes>(parts, group);
     SecondPassSums<Loss, T> second_sums{};
     if constexpr (Loss::kSecondPassSums > 0) {
@@ -67,7 +71,7 @@ __global__ void __launch_bounds__(kLabelThreads)
       second_sums = join_lanes<Sum, kLanes>(second_sums);
     }
     T value;
-    const auto c = finalize<Loss, T>(Loss(call.parameters.values), stats, second_sums, value);
+    const auto c = finalize<Loss, T>(loss, stats, second_sums, value);
     if (thread % kLanes == 0) {
       const T weight = static_cast<T>(sample_weight<Result>(call, group));
       mine = static_cast<double>(store_results<Result>(out, c, value, weight, parts.groups, group));
