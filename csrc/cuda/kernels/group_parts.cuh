@@ -42,12 +42,13 @@ __global__ void __launch_bounds__(kWarpLanes) merge_parts(const __grid_constant_
 template <class In, bool kLabelParts>
 using PartOf = std::conditional_t<kLabelParts, double, Compute<In>>;
 
-// The minimum of blocks per multiprocessor. The compiler spills a register without one.
-constexpr int kFinalizeBlocks = 8;
+// The minimum of blocks per multiprocessor, found by trial: the compiler spills registers with others, and without one.
+template <bool kLabelParts>
+constexpr int kFinalizeBlocks = kLabelParts ? 4 : 8;
 
 // kLabelParts: a warp processes a group, because the parts of the labels may be many. Otherwise a thread does.
 template <template <class> class LossTemplate, class In, bool kLabelParts>
-__global__ void __launch_bounds__(kLabelThreads, kFinalizeBlocks)
+__global__ void __launch_bounds__(kLabelThreads, kFinalizeBlocks<kLabelParts>)
     finalize_groups(const __grid_constant__ DeviceCall call,
                     const __grid_constant__ GroupParts<PartOf<In, kLabelParts>> parts,
                     const __grid_constant__ ForwardOutputs out, const __grid_constant__ Total total) {
