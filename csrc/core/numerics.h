@@ -130,22 +130,22 @@ MLLOSS_HD float exp2_approximate(float x) {
 #endif
 
 #if !defined(__CUDA_ARCH__) && !defined(CUEMU)
-// Returns e^x for x < 88.7. The polynomial uses Estrin's scheme, whose short chains of operations overlap.
+// Above this number, e^x is infinite: 2^128 is not a float. Sums of terms as large are taken again with their maxima.
+constexpr float kLargestExponent = 88.37f;
+
+// Returns e^x for x <= kLargestExponent. The polynomial uses Estrin's scheme, whose short chains of operations overlap.
 MLLOSS_HD float exponential_unless_large(float x) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
+  // Adding kRound rounds to the nearest integer, n. The last bits of the sum are the exponent of 2^n.
+  constexpr float kRound = 12582912.0f + 127.0f;  // 1.5 * 2^23
   constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;
-  const float shifted = x * kLog2e + kRound;
+  const float shifted = multiply_add(x, kLog2e, kRound);
   const float n = shifted - kRound;
-  const float r = (x - n * kHigh) - n * kLow;
-  const float r2 = r * r;
-  const float high = (2.78822377916e-3f * r + 1.675026954924e-2f) * r + 8.33327055422e-2f;
-  const float middle = 3.33328308280e-1f * r + 1.00000000943f;
-  // The multiply-add is explicit, because the compiler sees r + r as a product and in some loops fuses that one
-  // instead.
-  const float twice = multiply_add(high * r2 + middle, r2, r + r) + 2.0f;
-  // The factor is 2^(n-1) and not 2^n, because 2^128 is not a float.
-  const uint32_t bits = (bit_cast<uint32_t>(shifted) + 126u) << 23;
-  const float y = twice * bit_cast<float>(bits);
+  const float r = multiply_add(-n, kLow, multiply_add(-n, kHigh, x)), r2 = r * r;
+  const float high = multiply_add(multiply_add(1.39411188958e-3f, r, 8.37513477462e-3f), r, 4.16663527711e-2f);
+  const float middle = multiply_add(1.6666415414e-1f, r, 0.5f);
+  const float rest = multiply_add(multiply_add(high, r2, middle), r2, r);  // e^r - 1
+  const float scale = bit_cast<float>(bit_cast<uint32_t>(shifted) << 23);
+  const float y = multiply_add(rest, scale, scale);
   return x < -86.6f ? 0.0f : y;
 }
 #endif
@@ -181,7 +181,7 @@ MLLOSS_HD float exponential(float x) {
   return exp2_approximate(x * kLog2e);
 #else
   const float y = exponential_unless_large(x);
-  return x > 88.72283f ? INFINITY : y;
+  return x > kLargestExponent ? INFINITY : y;
 #endif
 }
 MLLOSS_HD double exponential(double x) { return exp(x); }
@@ -365,6 +365,13 @@ struct SigmoidAndSlope {
   T sigmoid, slope;
 };
 
+// Returns them from `tail` = e^-|z|.
+template <class T>
+MLLOSS_HD SigmoidAndSlope<T> sigmoid_and_slope_from(T z, T tail) {
+  const T inverse = reciprocal(T(1) + tail), rest = tail * inverse;
+  return {z >= T(0) ? inverse : rest, rest * inverse};
+}
+
 // The parts that the logistic function's values at z and at -z are computed from.
 template <class T>
 struct LogisticParts {
@@ -458,8 +465,7 @@ MLLOSS_HD T sigmoid(T z) {
 
 template <class T>
 MLLOSS_HD SigmoidAndSlope<T> sigmoid_and_slope(T z) {
-  const LogisticParts<T> parts = sigmoids_from(logistic_power(z));
-  return {parts.sigmoid, slope_from(parts)};
+  return sigmoid_and_slope_from(z, tail_power(z));
 }
 
 template <class T>

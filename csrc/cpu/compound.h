@@ -121,24 +121,29 @@ class CompoundEngine : EngineBase<T> {
     const CompoundEngine compound(work);
     const bool gradients = compound.wants_gradient(), elements_too = compound.elements_too();
     Tiles tiles;
+    ZeroTiles zeros;
     double statistics[kMostTerms * kMostStatistics], values[kMostTerms];
     for (int64_t row = begin; row < end; ++row) {
       const int64_t first = row * compound.tiles_, last = first + compound.tiles_;
       T* const powers = compound.fused_ && compound.any_groups_ ? compound.kept_of_row(row) : nullptr;
       compound.initial(statistics);
-      if (elements_too || compound.any_groups_) {
+      const bool visited = elements_too || compound.any_groups_;
+      if (visited) {
         compound.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
           compound.read(row, label, size, tiles);
+          zeros.set(label, tiles.own.zeros);
           compound.add(tiles, elements_too, powers ? powers + label : nullptr, statistics);
         });
       }
       compound.finalize_row(row, statistics, values);
       if (gradients || !elements_too) {
         compound.for_units(first, last, [&](int64_t unit, int64_t, int64_t label, int size) {
+          if (!gradients && !compound.any_elements_) return;
+          compound.read(row, label, size, tiles, visited && zeros.at(label));
           if (gradients) {
-            compound.gradient_of_unit(unit, row, label, size, powers ? powers + label : nullptr, tiles, values);
+            compound.gradient_of_unit(unit, row, label, powers ? powers + label : nullptr, tiles, values);
           } else {
-            compound.add_element_values(row, label, size, tiles, values);
+            compound.add_element_values(row, tiles, values);
           }
         });
       }
@@ -186,7 +191,8 @@ class CompoundEngine : EngineBase<T> {
     compound.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
       double values[kMostTerms] = {};
       const T* const powers = compound.powers_of_unit(row, label);
-      compound.gradient_of_unit(unit, row, label, size, powers, tiles, work.forward ? values : nullptr);
+      compound.read(row, label, size, tiles);
+      compound.gradient_of_unit(unit, row, label, powers, tiles, work.forward ? values : nullptr);
       if (work.forward) compound.store_element_values(unit, values);
     });
   }
@@ -197,7 +203,8 @@ class CompoundEngine : EngineBase<T> {
     Tiles tiles;
     compound.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
       double values[kMostTerms] = {};
-      compound.add_element_values(row, label, size, tiles, values);
+      compound.read(row, label, size, tiles);
+      compound.add_element_values(row, tiles, values);
       compound.store_element_values(unit, values);
     });
   }
@@ -300,9 +307,9 @@ class CompoundEngine : EngineBase<T> {
     }
   }
 
-  void read(int64_t row, int64_t label, int size, Tiles& tiles) const {
-    this->reader_.read(row, label, size, tiles.own);
-    if (mixed_) plain_reader_.read(row, label, size, tiles.plain);
+  void read(int64_t row, int64_t label, int size, Tiles& tiles, bool zeros = false) const {
+    this->reader_.read(row, label, size, tiles.own, zeros);
+    if (mixed_) plain_reader_.read(row, label, size, tiles.plain, zeros);
   }
 
   const Tile<T>& tile_for(const TermFunctions<T>& math, const Tiles& tiles) const {
@@ -370,9 +377,7 @@ class CompoundEngine : EngineBase<T> {
   }
 
   // Adds the values of element-wise terms, equal to the last bit to what `form` adds.
-  void add_element_values(int64_t row, int64_t label, int size, Tiles& tiles, double* values) const {
-    if (!any_elements_) return;
-    read(row, label, size, tiles);
+  void add_element_values(int64_t row, const Tiles& tiles, double* values) const {
     if (fused_->values(terms_, tiles.own, this->coefficients() + row, this->call_.rows, values)) return;
     for (int i = 0; i < count_; ++i) {
       if (!math_[i]->element_wise) continue;
@@ -382,10 +387,9 @@ class CompoundEngine : EngineBase<T> {
 
   // With an in-place gradient, the sum is formed in a buffer: later terms would otherwise read the gradients of earlier
   // ones as logits. `powers` is e^s of the tile, which the first visit stored, or null.
-  void gradient_of_unit(int64_t unit, int64_t row, int64_t label, int size, const T* powers, Tiles& tiles,
+  void gradient_of_unit(int64_t unit, int64_t row, int64_t label, const T* powers, const Tiles& tiles,
                         double* values) const {
     alignas(64) T buffer[kTile];
-    read(row, label, size, tiles);
     const bool beside = !fused_ || this->gradient_memory() == this->call_.logits;
     T* const g = beside ? buffer : this->gradient_target(row, label, buffer);
     form(row, tiles, powers, this->folded_factor(row, label), values, g);

@@ -30,6 +30,7 @@ class Engine : EngineBase<T> {
   static void rows(const Work& work, int64_t begin, int64_t end) {
     const Engine engine(work);
     Tile<T> tile;
+    ZeroTiles zeros;
     for (int64_t row = begin; row < end; ++row) {
       auto stats = identity<Wide, double>();
       SecondSums second_sums{};
@@ -37,10 +38,12 @@ class Engine : EngineBase<T> {
       T* const kept = Loss::kKeeps ? engine.kept_of_row(row) : nullptr;
       engine.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
         engine.reader_.read(row, label, size, tile);
+        zeros.set(label, tile.zeros);
         mlloss::merge<Wide, double>(stats, engine.math_.statistics(tile, kept ? kept + label : nullptr));
       });
       if constexpr (Loss::kSecondPassSums > 0) {
         engine.for_units(first, last, [&](int64_t, int64_t, int64_t label, int size) {
+          if (zeros.at(label)) return;
           engine.reader_.read(row, label, size, tile);
           engine.math_.add_second_pass(tile, stats, second_sums);
         });
@@ -48,7 +51,8 @@ class Engine : EngineBase<T> {
       engine.finalize_group(row, stats, second_sums);
       if (!engine.wants_gradient()) continue;
       engine.for_units(first, last, [&](int64_t unit, int64_t, int64_t label, int size) {
-        engine.gradient_of_unit(unit, row, label, size, kept ? kept + label : nullptr, tile);
+        engine.reader_.read(row, label, size, tile, zeros.at(label));
+        engine.gradient_of_unit(unit, row, label, kept ? kept + label : nullptr, tile);
       });
     }
   }
@@ -118,8 +122,8 @@ class Engine : EngineBase<T> {
     const Engine engine(work);
     Tile<T> tile;
     engine.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
-      const T* kept = Loss::kKeeps ? engine.kept_in_gradient(row, label) : nullptr;
-      engine.gradient_of_unit(unit, row, label, size, kept, tile);
+      engine.reader_.read(row, label, size, tile);
+      engine.gradient_of_unit(unit, row, label, Loss::kKeeps ? engine.kept_in_gradient(row, label) : nullptr, tile);
     });
   }
 
@@ -144,7 +148,8 @@ class Engine : EngineBase<T> {
         }
         if (!engine.wants_gradient()) continue;
         for (int64_t row = 0; row < work.call->rows; ++row) {
-          engine.gradient_of_unit(row * engine.tiles_ + t, row, label, size, nullptr, tile);
+          engine.reader_.read(row, label, size, tile);
+          engine.gradient_of_unit(row * engine.tiles_ + t, row, label, nullptr, tile);
         }
       }
     }
@@ -226,9 +231,8 @@ class Engine : EngineBase<T> {
     if (work_.forward->values) static_cast<T*>(work_.forward->values)[group] = static_cast<T>(value);
   }
 
-  void gradient_of_unit(int64_t unit, int64_t row, int64_t label, int size, const T* kept, Tile<T>& tile) const {
+  void gradient_of_unit(int64_t unit, int64_t row, int64_t label, const T* kept, const Tile<T>& tile) const {
     alignas(64) T buffer[kTile];
-    this->reader_.read(row, label, size, tile);
     T* g = this->gradient_target(row, label, buffer);
     group_gradient(tile, row, label, this->folded_factor(row, label), kept, g);
     this->write_gradient(tile, unit, row, label, g);

@@ -35,6 +35,19 @@ class KeptBuffer {
   int64_t size_ = 0;
 };
 
+// The tiles of a row whose targets the first visit has found to be 0. It covers the first four million labels.
+class ZeroTiles {
+ public:
+  void set(int64_t label, bool zeros) {
+    if (label < kLabels) zeros_[label / kTile] = zeros;
+  }
+  bool at(int64_t label) const { return label < kLabels && zeros_[label / kTile]; }
+
+ private:
+  static constexpr int64_t kLabels = 4096 * kTile;
+  bool zeros_[kLabels / kTile];
+};
+
 template <class T>
 class EngineBase {
  protected:

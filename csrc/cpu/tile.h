@@ -17,6 +17,7 @@ struct Tile {
   Targets targets;
   bool weighted;  // w contains weights, which are 0 for excluded labels
   bool excluded;  // at least one label is excluded
+  bool zeros;     // all targets are 0, so that a later visit need not read them
   const T* s;
   const T* y;
   const T* w;
@@ -38,13 +39,18 @@ class TileReader {
 
   T scale() const { return scale_; }
 
-  void read(int64_t row, int64_t begin, int size, Tile<T>& tile) const {
+  // `zeros` says that an earlier visit has found the targets of the tile to be 0.
+  void read(int64_t row, int64_t begin, int size, Tile<T>& tile, bool zeros = false) const {
     tile.size = size;
     tile.parameters = label_parameters(begin);
     tile.parametrised = call_.label_parameter != nullptr;
     tile.weighted = tile.excluded = false;
+    tile.zeros = zeros;
     read_logits(row, begin, tile);
-    if (second_logits_) {
+    if (zeros) {
+      tile.y = tile.y_buffer;
+      tile.targets = Targets::kNegative;
+    } else if (second_logits_) {
       read_second_logits(row, begin, tile);
     } else if (call_.targets) {
       read_dense(row, begin, tile);
@@ -174,6 +180,7 @@ class TileReader {
       if (any != 0) return false;
     }
     tile.targets = Targets::kNegative;
+    tile.zeros = true;
     return true;
   }
 
@@ -272,6 +279,7 @@ class TileReader {
     const bool smooth = call_.label_smoothing > 0.0;
     if ((k >= last || columns[k] >= end) && !smooth) {
       tile.targets = Targets::kNegative;
+      tile.zeros = true;
       return;
     }
     tile.targets = smooth ? Targets::kSoft : Targets::kHard;

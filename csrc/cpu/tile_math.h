@@ -416,9 +416,11 @@ class TileMath {
   template <bool kSlopes, Targets kTargets, bool kWeighted>
   void again_of(TileKind<kTargets, kWeighted>, const Tile<T>& tile, Coefficients c, T* g) const {
     const Loss loss(parameters_);
-    // The sigmoid's power has a loop of its own: one loop for everything needs more constants than there are registers.
-    constexpr LogisticNeed kNeed =
-        Loss::kLogistic == LogisticNeed::kSigmoid ? LogisticNeed::kPower : LogisticNeed::kNothing;
+    // The exponential has a loop of its own: one loop for everything needs more constants than there are registers.
+    constexpr bool kSigmoid = Loss::kLogistic == LogisticNeed::kSigmoid;
+    constexpr LogisticNeed kNeed = kSlopes    ? LogisticNeed::kTail
+                                   : kSigmoid ? LogisticNeed::kPower
+                                              : LogisticNeed::kNothing;
     for_blocks<kNeed>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
       T* const block = g + begin;
 #pragma omp simd

@@ -246,6 +246,8 @@ MLLOSS_HD auto sigmoid_and_slope_of(const E& e) {
   if constexpr (E::kReady) {
     using T = decltype(e.parts.l * 1);
     return SigmoidAndSlope<T>{e.parts.sigmoid, slope_from(e.parts)};
+  } else if constexpr (E::kTailReady) {
+    return sigmoid_and_slope_from(e.s, e.tail);
   } else {
     return sigmoid_and_slope(e.s);
   }
@@ -367,8 +369,8 @@ MLLOSS_HD StatisticsOf<Loss, T> identity() {
 template <class Loss, class T>
 MLLOSS_HD void merge(StatisticsOf<Loss, T>& into, StatisticsOf<Loss, T> from) {
   if constexpr (Loss::kMaxima > 0) {
-    Array<T, Loss::kMaxima> top;
-    for (int i = 0; i < Loss::kMaxima; ++i) top[i] = maximum(from.maxima[i], into.maxima[i]);
+    auto top = into.maxima;
+    for (int i = 0; i < Loss::kMaxima; ++i) top[i] = maximum(from.maxima[i], top[i]);
     Loss::rescale(into.sums, into.maxima, top);
     Loss::rescale(from.sums, from.maxima, top);
     into.maxima = top;

@@ -37,8 +37,8 @@ double worst(F f, G exact, float low, float high) {
 }
 
 void test_exponential() {
-  const double error =
-      worst([](float x) { return mlloss::exponential(x); }, [](double x) { return std::exp(x); }, -86.0f, 88.7f);
+  const double error = worst([](float x) { return mlloss::exponential(x); }, [](double x) { return std::exp(x); },
+                             -86.0f, mlloss::kLargestExponent);
   std::printf("exponential: %.2f ulp\n", error);
   expect(error < 2.0, "exponential is within 2 ulp", error);
   constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -93,6 +93,22 @@ void test_tails() {
   expect(mlloss::logistic_tails(kInf).sigmoid == 1.0f && mlloss::logistic_tails(kInf).sigmoid_negated == 0.0f,
          "tails at infinity are 1 and 0", 0);
   expect(std::isnan(mlloss::logistic_tails(NAN).sigmoid), "tails of NaN are NaN", 0);
+}
+
+void test_sigmoid_and_slope() {
+  const auto sigmoid = [](double z) { return 1.0 / (1.0 + std::exp(-z)); };
+  const double errors[] = {
+      worst([](float z) { return mlloss::sigmoid_and_slope(z).sigmoid; }, sigmoid, -80.0f, 80.0f),
+      worst([](float z) { return mlloss::sigmoid_and_slope(z).slope; },
+            [&](double z) { return sigmoid(z) * sigmoid(-z); }, -80.0f, 80.0f)};
+  std::printf("sigmoid and slope: %.2f, %.2f ulp\n", errors[0], errors[1]);
+  expect(errors[0] < 4.0, "the sigmoid is within 4 ulp", errors[0]);
+  expect(errors[1] < 5.0, "the slope is within 5 ulp at both ends", errors[1]);
+  for (const float z : {-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()}) {
+    const auto l = mlloss::sigmoid_and_slope(z);
+    expect(l.sigmoid == (z > 0.0f ? 1.0f : 0.0f) && l.slope == 0.0f, "an infinite logit has a slope of 0", z);
+  }
+  expect(std::isnan(mlloss::sigmoid_and_slope(NAN).slope), "the slope of NaN is NaN", 0);
 }
 
 void test_whole_powers() {
@@ -181,6 +197,7 @@ int main() {
   test_one_minus_exp();
   test_logarithm_of_one_plus();
   test_tails();
+  test_sigmoid_and_slope();
   test_whole_powers();
   test_logarithm();
   test_logistic();

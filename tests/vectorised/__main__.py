@@ -60,11 +60,11 @@ def why_not(compiler: str | None) -> str | None:
 
 def flags_of(isa: str, cmake: str) -> list[str]:
     """Return the flags that CMakeLists.txt gives to an instruction set's kernels."""
-    common = re.search(r"set\(MLLOSS_KERNEL_FLAGS ([^)]*)\)", cmake)
+    common = re.findall(r"set\(MLLOSS_(?:KERNEL|GCC)_FLAGS ([^)]*)\)", cmake)
     own = re.search(rf"set\(MLLOSS_ISA_FLAGS_{isa} ([^)]*)\)", cmake)
-    if not common or (not own and isa != "baseline"):
+    if len(common) != 2 or (not own and isa != "baseline"):
         raise ValueError(f"CMakeLists.txt has no flags for {isa}")
-    return [*common[1].split(), *(own[1].split() if own else [])]
+    return [*" ".join(common).split(), *(own[1].split() if own else [])]
 
 
 def unit_text(registry: str, losses: Sequence[str]) -> str:
