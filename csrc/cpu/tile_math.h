@@ -314,10 +314,12 @@ class TileMath {
 #pragma omp simd
           for (int k = 0; k < size; ++k) separate_one<kGradient, kTargets>(loss, x, k, f, products, rests, block);
         });
-    T sum = T(0);
+#pragma omp simd
+    for (int k = 0; k < kLanes; ++k) rests[k] += logarithm_of_one_plus(products[k]);
+    double sum = 0.0;  // not T: equal lanes would all round to the same side
 #pragma omp simd reduction(+ : sum)
-    for (int k = 0; k < kLanes; ++k) sum += rests[k] + logarithm_of_one_plus(products[k]);
-    return static_cast<double>(sum);
+    for (int k = 0; k < kLanes; ++k) sum += static_cast<double>(rests[k]);
+    return sum;
   }
 
   template <Targets kTargets, bool kWeighted, class M>

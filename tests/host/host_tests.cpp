@@ -97,10 +97,9 @@ void test_tails() {
 
 void test_sigmoid_and_slope() {
   const auto sigmoid = [](double z) { return 1.0 / (1.0 + std::exp(-z)); };
-  const double errors[] = {
-      worst([](float z) { return mlloss::sigmoid_and_slope(z).sigmoid; }, sigmoid, -80.0f, 80.0f),
-      worst([](float z) { return mlloss::sigmoid_and_slope(z).slope; },
-            [&](double z) { return sigmoid(z) * sigmoid(-z); }, -80.0f, 80.0f)};
+  const double errors[] = {worst([](float z) { return mlloss::sigmoid_and_slope(z).sigmoid; }, sigmoid, -80.0f, 80.0f),
+                           worst([](float z) { return mlloss::sigmoid_and_slope(z).slope; },
+                                 [&](double z) { return sigmoid(z) * sigmoid(-z); }, -80.0f, 80.0f)};
   std::printf("sigmoid and slope: %.2f, %.2f ulp\n", errors[0], errors[1]);
   expect(errors[0] < 4.0, "the sigmoid is within 4 ulp", errors[0]);
   expect(errors[1] < 5.0, "the slope is within 5 ulp at both ends", errors[1]);
