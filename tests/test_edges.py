@@ -345,7 +345,36 @@ def test_tiny_losses_survive(backend: Backend) -> None:
     assert float(value) == pytest.approx(4 * math.exp(-25), rel=1e-6)
 
 
-@pytest.mark.parametrize("level", (30.0, 80.0, 100.0, 1000.0))
+@pytest.mark.parametrize("rows", (1, 16))
+@pytest.mark.parametrize("weight", (1e-20, 1e-10, 1.0))
+@pytest.mark.parametrize(
+    "loss", (zlpr_loss, lsep_loss, multi_positive_cross_entropy_loss, decoupled_softmax_loss), ids=lambda f: f.__name__
+)
+def test_exponentials_near_the_largest_float(
+    backend: Backend, generator: torch.Generator, loss: Any, weight: float, rows: int
+) -> None:
+    """Logits from 88.3 to 88.7 give finite results where e^s overflows, even if small weights keep the sums small."""
+    logits = torch.randn(rows, 2050, generator=generator)
+    logits[:, 7], logits[:, 8], logits[:, 1030] = 88.3, 88.5, -88.7
+    targets = torch.zeros(rows, 2050, dtype=torch.bool)
+    targets[:, [3, 1030]] = True
+    logits, targets = logits.to(backend.device), targets.to(backend.device)
+
+    def call(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = loss(x, y, weight=torch.full((2050,), weight, dtype=x.dtype, device=x.device))
+        return value
+
+    got = evaluate(call, logits, targets)
+    assert got.value.isfinite()
+    assert got.gradient.isfinite().all()
+    # Each exponent is rounded in float32, which is a relative error of |s| roundings in e^s.
+    exact = Reference(call, logits, targets).exact
+    torch.testing.assert_close(got.value.double(), exact.value, rtol=1e-6, atol=0.0)
+    largest = float(exact.gradient.abs().max())
+    torch.testing.assert_close(got.gradient.double(), exact.gradient, rtol=0.0, atol=2e-5 * largest)
+
+
+@pytest.mark.parametrize("level", (30.0, 80.0, 88.2, 88.5, 100.0, 1000.0))
 @pytest.mark.parametrize("share", (1e-20, 1e-12, 1e-8, 1e-4))
 def test_tiny_weights_of_wrong_labels_survive(backend: Backend, share: float, level: float) -> None:
     """A loss of log(1 + share * e^level) is no logarithm of 0, however small the share is beside the maximum's 1."""

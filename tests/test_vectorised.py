@@ -145,6 +145,7 @@ def test_kernels_for_double_are_left_out() -> None:
 def test_the_kernels_flags_are_those_of_the_build() -> None:
     cmake = (ROOT / "CMakeLists.txt").read_text()
     assert "-fopenmp-simd" in check.flags_of("baseline", cmake)
+    assert "-fno-tree-pre" in check.flags_of("baseline", cmake)
     assert "-march=x86-64-v4" in check.flags_of("x86_64_v4", cmake)
     with pytest.raises(ValueError, match="no flags for"):
         check.flags_of("x86_64_v5", cmake)
