@@ -26,19 +26,25 @@ def _row_chunks(problem: Problem) -> Iterator[slice]:
     return (slice(first, first + rows) for first in range(0, problem.rows, rows))
 
 
-def truth(case: Case, problem: Problem) -> tuple[Tensor, Tensor]:
-    """Compute value and gradient in float64; the gradient is kept in float32, which rounds by less than a tolerance."""
+def truth(case: Case, problem: Problem) -> tuple[Tensor, ...]:
+    """Compute value and gradient in float64, and the gradient of the other logits if the case has them.
+
+    Gradients are kept in float32, which rounds by less than a tolerance.
+    """
     value = torch.zeros((), dtype=torch.float64, device=problem.device)
-    gradient = torch.empty(problem.source.shape, dtype=torch.float32, device=problem.device)
+    shape, device = problem.source.shape, problem.device
+    gradients = [torch.empty(shape, dtype=torch.float32, device=device) for _ in range(case.gradients)]
     for rows in _row_chunks(problem):
         logits = problem.source[rows].double().requires_grad_()
         # The reduction is a mean: a part's mean counts by its share of the rows.
-        second = getattr(problem, case.second_argument)[rows]
+        second = getattr(problem, case.second_argument)[rows].detach()
         second = second.double() if second.is_floating_point() else second
+        inputs = (logits,) if case.takes_targets else (logits, second.requires_grad_())
         part = case.reference(logits, second) * (logits.shape[0] / problem.rows)
-        gradient[rows] = torch.autograd.grad(part, logits)[0]
+        for gradient, own in zip(gradients, torch.autograd.grad(part, inputs), strict=True):
+            gradient[rows] = own
         value += part.detach()
-    return value, gradient
+    return value, *gradients
 
 
 def _compare(
@@ -89,7 +95,7 @@ def jumps(case: str) -> bool:
     return case in _JUMPING
 
 
-def check(case: Case, implementation: Implementation, problem: Problem, expected: tuple[Tensor, Tensor]) -> None:
+def check(case: Case, implementation: Implementation, problem: Problem, expected: tuple[Tensor, ...]) -> None:
     """Run once and compare with float64.
 
     Raises:
@@ -101,3 +107,6 @@ def check(case: Case, implementation: Implementation, problem: Problem, expected
         return
     check_value(value, problem, expected[0])
     check_gradient(problem.gradient(implementation.in_place), problem, expected[1], jumps=jumps(case.name))
+    for of_other in expected[2:]:
+        assert problem.other.grad is not None, "no gradient of the other logits"
+        check_gradient(problem.other.grad, problem, of_other)

@@ -81,6 +81,11 @@ class Case:
         return self.second_argument == "dense"
 
     @property
+    def gradients(self) -> int:
+        """The number of gradients: one for each input of logits."""
+        return 1 if self.takes_targets else 2
+
+    @property
     def element_wise(self) -> bool:
         """True if the loss of a label depends on that label alone."""
         return self.groupings == ("element",)
@@ -175,8 +180,8 @@ class Problem:
 
     @functools.cached_property
     def other(self) -> Tensor:
-        """The logits of a second pass over the same input, near the first's, without a gradient."""
-        return self.source + 0.5 * self.source.roll(1, 1)
+        """The logits of a second pass over the same input, near the first's; they are differentiated too."""
+        return (self.source + 0.5 * self.source.roll(1, 1)).requires_grad_()
 
     @functools.cached_property
     def leaf(self) -> Tensor:
@@ -205,13 +210,19 @@ class Problem:
 
     def fresh(self, in_place: bool = False) -> Tensor:
         """Return logits that were just written, as the layer before them would, and that have no gradient."""
-        self.leaf.grad = None
+        self.forget_gradients()
         if in_place:
             self.memory.copy_(self.source)
             return _Made.apply(self._anchor, self.memory)
         with torch.no_grad():
             self.leaf.copy_(self.source)
         return self.leaf
+
+    def forget_gradients(self) -> None:
+        """Free the gradients of the last backward."""
+        for made in ("leaf", "other"):
+            if made in self.__dict__:
+                getattr(self, made).grad = None
 
     def gradient(self, in_place: bool = False) -> Tensor:
         """Return the gradient of the last backward."""

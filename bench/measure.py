@@ -35,7 +35,8 @@ class Measured:
     labels: int
     samples: dict[str, Samples]
     logits_bytes: int
-    target_bytes: dict[str, int]  # by form; "dense" is the second argument of a loss that takes no targets
+    # By form. If the loss takes no targets, "dense" is its second argument and the gradient of that argument.
+    target_bytes: dict[str, int]
     unavailable: dict[str, str]  # implementation: reason
     others: float | None  # share of the machine's processor time that other processes took; None: unknown
 
@@ -144,7 +145,10 @@ def measure_case(case: Case, problem: Problem, names: tuple[str, ...], count: in
         problem.labels,
         samples,
         problem.nbytes,
-        {**problem.target_bytes, "dense": problem.target_bytes[case.second_argument]},
+        {
+            **problem.target_bytes,
+            "dense": problem.target_bytes[case.second_argument] + (case.gradients - 1) * problem.nbytes,
+        },
         unavailable,
         share,
     )

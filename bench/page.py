@@ -29,6 +29,7 @@ says nothing about another machine.
   multi-positive cross-entropy: `torch.nn.functional`'s), on the targets that suit it best; with 16-bit logits it is
   computed in float32, as under autocast. *Compiled* means `torch.compile`.
 - **Memory**, in brackets, is the peak beyond logits and targets in units of the logits: the gradient is 1.
+- **Symmetric KL** compares the logits of two passes and differentiates both: its floor has two reads and two writes.
 
 `python -m bench compare BEFORE.json AFTER.json` compares two results, and fails if ours became slower by more than
 the two runs' spreads explain.

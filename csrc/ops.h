@@ -272,6 +272,32 @@ struct Ops {
                          logits.mutable_data_ptr());
   }
 
+  static std::tuple<Tensor, Tensor, Tensor> pair_forward(MLLOSS_SHARED) {
+    const Arguments a = MLLOSS_ARGUMENTS;
+    const Call call = make_call(logits, a);
+    STD_TORCH_CHECK(static_cast<Reduction>(a.reduction) != Reduction::kNone, "mlloss_cuda: pair_forward needs a total");
+    Tensor value = new_tensor(logits, {}, compute_dtype(logits));
+    Tensor gradient = new_gradient(logits, true), other_gradient = new_gradient(logits, true);
+    ForwardOutputs out{};
+    out.total = value.mutable_data_ptr();
+    out.gradient = gradient.mutable_data_ptr();
+    out.other_gradient = other_gradient.mutable_data_ptr();
+    Engine::forward(a.loss, call, out, logits);
+    return {value, gradient, other_gradient};
+  }
+
+  static std::tuple<Tensor, Tensor> pair_backward(MLLOSS_SHARED, Tensor grad_output) {
+    const Arguments a = MLLOSS_ARGUMENTS;
+    const Call call = make_call(logits, a);
+    Tensor gradient = new_gradient(logits, true), other_gradient = new_gradient(logits, true);
+    BackwardOutputs out{};
+    set_grad_output(out, call, grad_output);
+    out.gradient = gradient.mutable_data_ptr();
+    out.other_gradient = other_gradient.mutable_data_ptr();
+    Engine::backward(a.loss, call, out, logits);
+    return {gradient, other_gradient};
+  }
+
   static Tensor loss_statistics(MLLOSS_SHARED) {
     const Arguments a = MLLOSS_ARGUMENTS;
     const Call call = make_call(logits, a);
@@ -347,6 +373,8 @@ struct Ops {
     m.impl("loss_forward_", TORCH_BOX(&loss_forward_));
     m.impl("loss_backward", TORCH_BOX(&loss_backward));
     m.impl("loss_backward_", TORCH_BOX(&loss_backward_));
+    m.impl("pair_forward", TORCH_BOX(&pair_forward));
+    m.impl("pair_backward", TORCH_BOX(&pair_backward));
     m.impl("scale_gradient", TORCH_BOX(&scale_gradient));
     m.impl("scale_gradient_", TORCH_BOX(&scale_gradient_));
     m.impl("loss_statistics", TORCH_BOX(&loss_statistics));

@@ -163,7 +163,7 @@ class _EagerLoss(torch.autograd.Function):
         if grad_output is None:
             return (None,) * len(ctx.needs_input_grad)
         if ctx.form:
-            return _scaled(ctx, grad_output), None
+            return *_scaled(ctx, grad_output), None
         need_logits, _, *learned = ctx.needs_input_grad
         gradient, *others = _from_logits(ctx, grad_output, (need_logits, *(learned or (False, False, False))))
         return gradient, None, *(others if learned else ())
@@ -202,7 +202,7 @@ class _FusedLoss(torch.autograd.Function):
         none = (None,) * (len(TensorArguments._fields) + 2)
         if grad_output is None:
             return None, *none
-        return _scaled(ctx, grad_output), *none
+        return *_scaled(ctx, grad_output), *none
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], logits: Tensor, *arguments: Any) -> Any:
@@ -225,16 +225,16 @@ def _of_each(
     return ops.loss_backward(logits, *shared, coefficients, grad_output, True, False, False, False)[0]
 
 
-def _scaled(ctx: Any, grad_output: Tensor) -> Tensor:
-    """Return the gradient that the forward computed, times ``grad_output``."""
+def _scaled(ctx: Any, grad_output: Tensor) -> Iterable[Tensor]:
+    """Return the gradients that the forward computed, times ``grad_output``."""
     if ctx.options.in_place:
         _spend(ctx)
-    anchor, gradient = ctx.saved_tensors  # read once: hooks that unpack them may allow no second time
+    anchor, *gradients = ctx.saved_tensors  # read once: hooks that unpack them may allow no second time
     if not torch.is_grad_enabled():
-        return _product(ctx.options, gradient, grad_output)
+        return [_product(ctx.options, gradient, grad_output) for gradient in gradients]
     with torch.no_grad():
-        product = _product(ctx.options, gradient, grad_output)
-    return once(product, anchor)
+        products = [_product(ctx.options, gradient, grad_output) for gradient in gradients]
+    return [once(product, anchor) for product in products]
 
 
 def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
@@ -306,6 +306,55 @@ def _from_logits(
     )
 
 
+class _PairLoss(torch.autograd.Function):
+    """A loss of two ``[B, L]`` logits, differentiable in both; ``tensors.targets`` holds the second ones.
+
+    The outputs are the loss, the gradients of both logits if the forward forms them, and an anchor.
+    """
+
+    @staticmethod
+    @positional
+    def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        *given, options, form = arguments
+        ops, shared = getattr(torch.ops, options.namespace), shared_arguments(TensorArguments(*given), options)
+        results = ops.pair_forward(logits, *shared) if form else ops.loss_forward(logits, *shared, False, False)[:1]
+        return *results, results[0].new_empty(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        logits, *tensors, options, form = inputs
+        _, *gradients, anchor = output
+        ctx.mark_non_differentiable(*gradients)
+        ctx.set_materialize_grads(False)
+        ctx.options, ctx.form = options, form
+        ctx.save_for_backward(anchor, *(gradients if form else (logits, *tensors)))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
+        grad_output = grad_outputs[0]
+        if grad_output is None:
+            return (None,) * (len(TensorArguments._fields) + 3)
+        first, second = _scaled(ctx, grad_output) if ctx.form else _both_from_logits(ctx, grad_output)
+        return first, *TensorArguments(targets=second), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], logits: Tensor, *arguments: Any) -> Any:
+        own, *dims = in_dims
+        other, *rest = arguments
+        found, found_dims = _FusedLoss.vmap(info, in_dims, logits, *arguments)
+        second, second_dims = _FusedLoss.vmap(info, (dims[0], own, *dims[1:]), other, logits, *rest)
+        value, _, gradient, anchor = zip(found, found_dims, strict=True)
+        return tuple(zip(value, gradient, (second[2], second_dims[2]), anchor, strict=True))
+
+
+def _both_from_logits(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+    anchor, logits, *given = ctx.saved_tensors
+    ops, shared = getattr(torch.ops, ctx.options.namespace), shared_arguments(TensorArguments(*given), ctx.options)
+    with torch.no_grad():
+        first, second = ops.pair_backward(logits, *shared, grad_output)
+    return once(first, anchor), once(second, anchor)
+
+
 class _Same(torch.autograd.Function):
     """Two results with equal values but separate gradients: returns the first, and passes its gradient to both."""
 
@@ -344,10 +393,17 @@ def _traced(logits: Tensor) -> Tensor:
     return logits if logits.requires_grad else logits.view_as(logits)
 
 
+def _forms_gradient(logits: Tensor, options: Options) -> bool:
+    """Return whether the forward forms the gradient of the logits, if nothing else needs a gradient."""
+    scalar = _ops.REDUCTIONS[options.reduction] != "none" or _ops.GROUPINGS[options.grouping] == "micro"
+    return scalar and logits.dtype != torch.float16
+
+
 def fused_pair(logits: Tensor, tensors: TensorArguments, options: Options) -> tuple[Tensor, Tensor]:
     """Compute a symmetric loss of two logits; ``tensors.targets`` holds the second ones.
 
-    There is one call for each input that is differentiated; the other input is a constant in it.
+    One kernel forms the gradients of both logits. If one of the logits is a constant, the call is that of any loss
+    of the other one. A learnable scale takes a call for each of the logits, and the sum of its gradients.
     """
     other = tensors.targets
     assert other is not None
@@ -355,6 +411,9 @@ def fused_pair(logits: Tensor, tensors: TensorArguments, options: Options) -> tu
         logits, other = _traced(logits), _traced(other)
     scaled = tensors.logit_scale is not None and tensors.logit_scale.requires_grad
     first, second = (_differentiated(x.requires_grad or scaled) for x in (logits, other))
+    if first and second and not scaled:
+        arguments = (*tensors._replace(targets=other), options, _forms_gradient(logits, options))
+        return _PairLoss.apply(logits, *arguments)[0], logits.new_empty(0)
     values = []
     if first or not second:
         values.append(fused_loss(logits, tensors._replace(targets=other.detach()), options)[0])
@@ -378,8 +437,7 @@ def fused_loss(logits: Tensor, tensors: TensorArguments, options: Options) -> tu
     if not transformed and not ((auxiliary or logits.requires_grad) and torch.is_grad_enabled()):
         ops = getattr(torch.ops, options.namespace)
         return ops.loss_forward(logits, *shared_arguments(tensors, options), options.keep, False)[:2]
-    scalar = _ops.REDUCTIONS[options.reduction] != "none" or _ops.GROUPINGS[options.grouping] == "micro"
-    form = scalar and not auxiliary and logits.dtype != torch.float16
+    form = not auxiliary and _forms_gradient(logits, options)
     if transformed or compiling:
         return _FusedLoss.apply(logits, *tensors, options, form)[:2]
     learned = (scale, label, row) if auxiliary else ()

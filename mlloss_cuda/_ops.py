@@ -66,6 +66,10 @@ _SCHEMAS = (
     " -> (Tensor, Tensor, Tensor, Tensor)",
     f"loss_backward_(Tensor(a!) logits, {_SHARED}, Tensor coefficients, Tensor grad_output, "
     "bool need_row, bool need_scale, bool need_label) -> (Tensor, Tensor, Tensor)",
+    # A loss of two logits, of which the targets are the second: value, and the gradients of both.
+    f"pair_forward(Tensor logits, {_SHARED}) -> (Tensor, Tensor, Tensor)",
+    # the gradients of both
+    f"pair_backward(Tensor logits, {_SHARED}, Tensor grad_output) -> (Tensor, Tensor)",
     # Statistics of a part of the labels, if groups are rows or the whole batch: float64 [statistics, groups].
     f"loss_statistics(Tensor logits, {_SHARED}) -> Tensor",
     # Second-pass sums of a part, from the merged statistics of all parts: float64 [second-pass sums, groups].
@@ -165,6 +169,14 @@ def _fake_backward_(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...
     return _fake_sums(logits, row, scale, label)
 
 
+def _fake_pair_backward(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+    return logits.new_empty(logits.shape), logits.new_empty(logits.shape)
+
+
+def _fake_pair_forward(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+    return _fake_value(logits, args[_GROUPING], args[_REDUCTION]), *_fake_pair_backward(logits)
+
+
 def _fake_of_groups(logits: torch.Tensor, count: int, args: tuple[Any, ...]) -> torch.Tensor:
     return logits.new_empty((count, _groups(logits, args[_GROUPING])), dtype=torch.float64)
 
@@ -192,6 +204,8 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "loss_forward_": _fake_forward_,
     "loss_backward": _fake_backward,
     "loss_backward_": _fake_backward_,
+    "pair_forward": _fake_pair_forward,
+    "pair_backward": _fake_pair_backward,
     "loss_statistics": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).statistics, args),
     "loss_second_pass": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).second_pass_sums, args),
     "loss_merge": lambda statistics, loss: statistics.new_empty(statistics.shape[1:]),

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 import mlloss_cuda
-from mlloss_cuda import SymmetricKLLoss, losses, symmetric_kl_loss
+from mlloss_cuda import SymmetricKLLoss, _ops, losses, symmetric_kl_loss
+from mlloss_cuda._call import Options, TensorArguments, shared_arguments
 
 from .conftest import Backend
 from .inputs import Reference, assert_within_budget, evaluate, random_logits
+from .test_ops import Recorder
 
 pytestmark = pytest.mark.element_wise
 INF, NAN = math.inf, math.nan
@@ -86,6 +88,53 @@ def test_gradcheck(backend: Backend, generator: torch.Generator, reduction: str)
     for i, expected in enumerate(together):
         some = [x.detach().requires_grad_(j == i) for j, x in enumerate(given)]
         torch.testing.assert_close(torch.autograd.grad(f(*some).sum(), some[i])[0], expected)
+
+
+@pytest.mark.parametrize("reduction", ("none", "mean"))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
+def test_both_gradients_are_one_pass(
+    backend: Backend, generator: torch.Generator, dtype: torch.dtype, reduction: str
+) -> None:
+    s, t = (x.requires_grad_() for x in inputs(generator, backend, (3, 70), dtype))
+    formed = dtype == torch.float32 and reduction == "mean"
+    expected = {
+        True: ["pair_forward", "scale_gradient_", "scale_gradient_"] if formed else ["loss_forward", "pair_backward"],
+        False: ["loss_forward", "scale_gradient_" if formed else "loss_backward"],
+    }
+    for both, names in expected.items():
+        with Recorder() as recorder:
+            value = symmetric_kl_loss(s, t if both else t.detach(), reduction=reduction)
+            value.backward(torch.ones_like(value))
+        ours = [name for name, _ in recorder.calls if name.startswith(backend.namespace)]
+        assert ours == [f"{backend.namespace}.{name}.default" for name in names]
+
+
+@pytest.mark.parametrize("reduction", ("none", "mean"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_gradient_is_that_of_a_pair(
+    backend: Backend, generator: torch.Generator, dtype: torch.dtype, reduction: str
+) -> None:
+    kind = torch.finfo(dtype)
+    s, t = (x.requires_grad_() for x in inputs(generator, backend, (4, 1100), dtype))
+    value = symmetric_kl_loss(s, t, reduction=reduction)
+    pair = torch.autograd.grad(value.sum(), (s, t))
+    for alone, found in ((0, pair[0]), (1, pair[1])):
+        one = symmetric_kl_loss(s.detach() if alone else s, t if alone else t.detach(), reduction=reduction)
+        assert torch.equal(one, value)
+        (expected,) = torch.autograd.grad(one.sum(), t if alone else s)
+        torch.testing.assert_close(found, expected, rtol=4 * kind.eps, atol=kind.tiny * kind.eps)
+
+
+def test_opcheck_of_pairs(backend: Backend, generator: torch.Generator) -> None:
+    s, t = inputs(generator, backend, (3, 40), torch.float32)
+    ops, tests = getattr(torch.ops, backend.namespace), ("test_schema", "test_faketensor")
+    for reduction in (0, 2):
+        options = Options("symmetric_kl", (), _ops.GROUPINGS.index("element"), reduction, all_labels=40)
+        shared = shared_arguments(TensorArguments(targets=t), options)
+        grad_output = torch.ones_like(s) if reduction == 0 else torch.tensor(2.0, device=backend.device)
+        torch.library.opcheck(ops.pair_backward.default, (s, *shared, grad_output), test_utils=tests)
+        if reduction != 0:
+            torch.library.opcheck(ops.pair_forward.default, (s, *shared), test_utils=tests)
 
 
 def definition(s: float, t: float) -> tuple[float, float]:
@@ -189,9 +238,18 @@ def test_functional_gradients(backend: Backend, generator: torch.Generator) -> N
     got = torch.func.grad(symmetric_kl_loss, argnums=(0, 1))(s, t)
     expected = (evaluate(symmetric_kl_loss, s, t).gradient, evaluate(symmetric_kl_loss, t, s).gradient)
     for a, b in zip(got, expected, strict=True):
-        assert torch.equal(a, b)
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
     with pytest.raises((NotImplementedError, RuntimeError)):
         torch.func.jvp(lambda y: symmetric_kl_loss(s, y), (t,), (t,))
+
+
+def test_vmap_of_both_gradients(backend: Backend, generator: torch.Generator) -> None:
+    s, t = inputs(generator, backend, (5, 3, 40), torch.float32)
+    gradients = torch.func.grad(symmetric_kl_loss, argnums=(0, 1))
+    for samples, one in ((torch.func.vmap(gradients)(s, t), t), (torch.func.vmap(gradients, (0, None))(s, t[0]), None)):
+        each = [gradients(s[i], t[0] if one is None else one[i]) for i in range(5)]
+        for got, expected in zip(samples, zip(*each, strict=True), strict=True):
+            torch.testing.assert_close(got, torch.stack(expected), rtol=1e-6, atol=0)
 
 
 def test_fullgraph(backend: Backend, generator: torch.Generator) -> None:

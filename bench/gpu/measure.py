@@ -86,8 +86,8 @@ class Rotation:
         return self.problems[index % len(self.problems)]
 
     def prepare(self, index: int, implementation: Implementation) -> None:
-        """Drop the gradient of an earlier call, and make the second argument if no call has made it yet."""
-        self[index].leaf.grad = None
+        """Drop the gradients of an earlier call, and make the second argument if no call has made it yet."""
+        self[index].forget_gradients()
         getattr(self[index], implementation.targets)
 
     def call(self, implementation: Implementation, mode: str, index: int) -> Tensor:
@@ -128,7 +128,7 @@ def _bytes(case: Case, problem: Problem, implementation: str, mode: str, reads: 
     """Return the bytes of the floor, and those that a plan with ``reads`` reads of the logits moves."""
     targets = problem.target_bytes[case.layouts.get(implementation, case.second_argument)]
     logits = problem.nbytes
-    gradient = 0 if mode == "forward" else logits
+    gradient = 0 if mode == "forward" else case.gradients * logits
     # float16 recomputes the gradient, so that grad_output costs no pass of its own there.
     again = 2 * gradient if mode == "scaled" and problem.dtype != torch.float16 else 0
     return logits + targets + gradient, reads * (logits + targets) + gradient + again
@@ -184,7 +184,7 @@ def failures_go_to(note: Callable[[str], Any], device: Device) -> Iterator[None]
         device.synchronize()
 
 
-def _check(job: Job, rotation: Rotation, expected: tuple[Tensor, Tensor]) -> None:
+def _check(job: Job, rotation: Rotation, expected: tuple[Tensor, ...]) -> None:
     """Compare one call with float64."""
     problem, mode = rotation[0], job.timed.mode
     rotation.prepare(0, job.implementation)
@@ -199,6 +199,9 @@ def _check(job: Job, rotation: Rotation, expected: tuple[Tensor, Tensor]) -> Non
     check_value(value, problem, expected[0])
     if mode != "forward":
         check_gradient(problem.gradient(), problem, expected[1], factor, jumps(job.timed.case))
+        for of_other in expected[2:]:
+            assert problem.other.grad is not None, "no gradient of the other logits"
+            check_gradient(problem.other.grad, problem, of_other, factor)
 
 
 def jobs_of(group: Group, case: Case, rotation: Rotation, device: Device, triton: bool = True) -> list[Job]:

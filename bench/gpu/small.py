@@ -56,7 +56,7 @@ def _learnable(case: Case, problem: Problem, logits: torch.Tensor) -> None:
 
 def _call_pair(case: Case, problem: Problem) -> None:
     """Run a loss of two passes' logits: both gradients, weights of labels and rows, values of elements."""
-    leaf, other = problem.leaf, problem.other.requires_grad_()
+    leaf, other = problem.leaf, problem.other
     weights = {"weight": torch.ones(problem.labels), "sample_weight": torch.ones(problem.rows)}
     dtype = torch.float64 if problem.dtype == torch.float64 else torch.float32
     case.function(leaf, other, **{name: w.to(problem.device, dtype) for name, w in weights.items()}).backward()

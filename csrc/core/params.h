@@ -115,6 +115,8 @@ struct ForwardOutputs {
   void* total;         // T []: the reduced loss
   void* coefficients;  // T [kCoefficients, groups], for the gradient before factor and sample_weight are applied
   void* gradient;      // the logits' dtype, [rows, labels] with adjacent labels; may be the logits' own memory
+  // The gradient of second logits, like `gradient`. If not null, gradients of both logits and the total are needed.
+  void* other_gradient;
 };
 
 // The results of a pass over the logits with known coefficients.
@@ -126,6 +128,7 @@ struct BackwardOutputs {
   void* row_gradient;                                        // T [rows] or null: sum over labels of d loss / d s
   void* scale_gradient;                                      // T [rows] or null: sum over labels of x * d loss / d s
   void* label_gradient;                                      // T [labels] or null: sum over rows of d loss / d s
+  void* other_gradient;  // as above, or null; if not null, the gradients of both logits are needed, and no sums
 };
 
 // The statistics of several parts of each group, [parts, statistics, groups], and their second-pass sums, [parts,

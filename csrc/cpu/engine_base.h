@@ -118,10 +118,18 @@ class EngineBase {
 
   bool wants_gradient() const { return gradient_memory() || wants_sums(); }
 
+  // Returns the memory of the second logits' gradient, or null.
+  void* other_gradient_memory() const {
+    return work_.forward ? work_.forward->other_gradient : work_.backward->other_gradient;
+  }
+
   // Returns the memory that a tile's gradient is formed in: the output itself if it needs no conversion.
   T* gradient_target(int64_t row, int64_t label, T* buffer) const {
+    return target_in(gradient_memory(), row, label, buffer);
+  }
+
+  T* target_in(void* memory, int64_t row, int64_t label, T* buffer) const {
     constexpr DType own = sizeof(T) == 8 ? DType::kDouble : DType::kFloat;
-    void* memory = gradient_memory();
     if (!memory || call_.logits_dtype != own) return buffer;
     // An in-place gradient must not yet replace the raw logits, which the gradient of logit_scale reads.
     if (work_.unit_scale_gradients) return buffer;
@@ -198,13 +206,18 @@ class EngineBase {
     if (wants_sums() && scale != T(1)) {
       for (int j = 0; j < tile.size; ++j) g[j] *= scale;
     }
-    store_gradient(row, label, tile.size, g);
+    store_gradient(gradient_memory(), row, label, tile.size, g);
   }
 
-  void store_gradient(int64_t row, int64_t label, int size, const T* g) const {
+  void write_other_gradient(const Tile<T>& tile, int64_t row, int64_t label, T* g) const {
+    scale_and_mask(tile, row, label, g);
+    store_gradient(other_gradient_memory(), row, label, tile.size, g);
+  }
+
+  void store_gradient(void* memory, int64_t row, int64_t label, int size, const T* g) const {
     with_floating(call_.logits_dtype, [&](auto* type) {
       using Out = std::remove_pointer_t<decltype(type)>;
-      Out* out = static_cast<Out*>(gradient_memory()) + row * call_.gradient_row_stride + label;
+      Out* out = static_cast<Out*>(memory) + row * call_.gradient_row_stride + label;
       if (static_cast<const void*>(out) == static_cast<const void*>(g)) return;
       for (int j = 0; j < size; ++j) out[j] = narrow<Out>(g[j]);
     });

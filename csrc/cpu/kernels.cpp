@@ -11,7 +11,8 @@ template <template <class> class Loss, class T>
 constexpr cpu::LossKernels kernels_of() {
   using E = Engine<Loss, T>;
   if constexpr (Loss<T>::kScope == Scope::kElement) {
-    return {true,    0,       0,       0,       E::elements, nullptr, nullptr,
+    constexpr cpu::Kernel pairs = Loss<T>::kSecondLogits ? E::pairs : nullptr;
+    return {true,    0,       0,       0,       E::elements, pairs,   nullptr,          nullptr,
             nullptr, nullptr, nullptr, nullptr, nullptr,     nullptr, E::label_gradient};
   } else {
     constexpr cpu::Kernel second_pass = Loss<T>::kSecondPassSums > 0 ? E::second_pass : nullptr;
@@ -19,6 +20,7 @@ constexpr cpu::LossKernels kernels_of() {
             E::kStatistics,
             Loss<T>::kCoefficients,
             Loss<T>::kSecondPassSums,
+            nullptr,
             nullptr,
             E::rows,
             E::statistics,
@@ -75,7 +77,7 @@ static constexpr FusedSum<double> kFusedDouble[] = {{{}, 0, {}}};  // double ser
 template <class T, const TermFunctions<T>* kTerms, const FusedSum<T>* kFused>
 constexpr cpu::LossKernels compound_kernels() {
   using C = CompoundEngine<T, kTerms, kFused>;
-  return {false,   0,        0,           0,           nullptr,           C::rows, C::statistics,
+  return {false,   0,        0,           0,           nullptr,           nullptr, C::rows,          C::statistics,
           nullptr, C::merge, C::finalize, C::gradient, C::element_values, nullptr, C::label_gradient};
 }
 

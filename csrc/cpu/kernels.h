@@ -29,6 +29,7 @@ struct LossKernels {
   bool element_wise;
   int statistics, coefficients, second_pass_sums;  // statistics include second_pass_sums
   Kernel elements;                                 // over units: value and gradient
+  Kernel pairs;                                    // over units: value and the gradients of both logits
   Kernel rows;           // over rows: statistics, coefficients, value and gradient while a row is in cache
   Kernel statistics_of;  // over units
   Kernel second_pass;    // over units of rows with complete statistics; null without second-pass sums

@@ -51,7 +51,7 @@ inline void run_forward(const Program& program, const Call& call, ForwardOutputs
   Work work{&call, &out, nullptr, values.data(), nullptr, nullptr, nullptr};
   program.name_terms(work);
   if (kernels.element_wise) {
-    parallel(kernels.elements, work, units, unit_size);
+    parallel(out.other_gradient ? kernels.pairs : kernels.elements, work, units, unit_size);
   } else if (call.grouping == Grouping::kMacro) {
     parallel(kernels.macro, work, tiles, unit_size * call.rows);
   } else if (by_rows(call)) {
@@ -101,7 +101,8 @@ inline void run_backward(const Program& program, const Call& call, const Backwar
   if (out.row_gradient) work.unit_row_gradients = rows.data();
   if (out.scale_gradient) work.unit_scale_gradients = scales.data();
   if (out.gradient || out.row_gradient || out.scale_gradient) {
-    parallel(kernels.element_wise ? kernels.elements : kernels.gradient, work, units, unit_size);
+    const Kernel elements = out.other_gradient ? kernels.pairs : kernels.elements;
+    parallel(kernels.element_wise ? elements : kernels.gradient, work, units, unit_size);
   }
   if (out.row_gradient) sum_rows(call.logits_dtype, rows, call.rows, out.row_gradient);
   if (out.scale_gradient) sum_rows(call.logits_dtype, scales, call.rows, out.scale_gradient);

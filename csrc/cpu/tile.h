@@ -126,6 +126,12 @@ class TileReader {
     tile.s = tile.s_buffer;
   }
 
+  void own_second_logits(Tile<T>& tile) const {
+    if (tile.y == tile.y_buffer) return;
+    memcpy(tile.y_buffer, tile.y, sizeof(T) * static_cast<size_t>(tile.size));
+    tile.y = tile.y_buffer;
+  }
+
   void own_weights(Tile<T>& tile) const {
     if (tile.weighted) return;
     for (int j = 0; j < tile.size; ++j) tile.w_buffer[j] = T(1);
@@ -158,9 +164,13 @@ class TileReader {
   }
 
   void read_second_logits(int64_t row, int64_t begin, Tile<T>& tile) const {
-    tile.y = tile.y_buffer;
     tile.targets = Targets::kSoft;
     const int64_t stride = call_.targets_label_stride;
+    if (scale_ == T(1) && call_.targets_dtype == kOwnDType && stride == 1) {
+      tile.y = static_cast<const T*>(call_.targets) + row * call_.targets_row_stride + begin;
+      return;
+    }
+    tile.y = tile.y_buffer;
     with_floating(call_.targets_dtype, [&](auto* type) {
       const auto* y = static_cast<decltype(type)>(const_cast<void*>(call_.targets));
       copy_targets(tile, y + row * call_.targets_row_stride + begin * stride, stride,
@@ -333,6 +343,7 @@ class TileReader {
   // An element of weight 0 must not influence results, even if its logit is NaN.
   void neutralise(Tile<T>& tile) const {
     own_logits(tile);
+    own_second_logits(tile);
     if (tile.targets == Targets::kNegative) {
       for (int j = 0; j < tile.size; ++j) tile.y_buffer[j] = T(0);
     }

@@ -67,6 +67,16 @@ __attribute__((noinline)) void make_tails(const T* s, int size, T* tail) {
   for (int j = 0; j < size; ++j) tail[j] = tail_power(s[j]);
 }
 
+template <class T>
+__attribute__((noinline)) void make_two_powers(const T* s, const T* y, int size, T* high, T* low) {
+#pragma omp simd
+  for (int j = 0; j < size; ++j) {
+    const TwoPowers<T> own = two_powers(s[j], y[j]);
+    high[j] = own.high;
+    low[j] = own.low;
+  }
+}
+
 template <LogisticNeed kNeed, class T>
 __attribute__((noinline)) void make_ready(const T* power, int size, ReadyParts<T>& parts) {
   T *p = parts.sigmoid, *q = parts.sigmoid_negated, *l = parts.l;
@@ -84,7 +94,7 @@ __attribute__((noinline)) void make_ready(const T* power, int size, ReadyParts<T
 template <class T>
 struct Columns {
   const T *s, *y, *w, *parameters, *power, *sigmoid, *sigmoid_negated, *l;
-  const T *tail = nullptr, *other_tail = nullptr;
+  const T *tail = nullptr, *other_power = nullptr;
 
   Columns(const Tile<T>& tile, int begin, const T* powers = nullptr)
       : s(tile.s + begin),
@@ -120,12 +130,14 @@ MLLOSS_HD ReadyElement<T, kTargets> ready_element(const Columns<T>& x, int j) {
   return {plain_element<kTargets, kWeighted>(x, j), {x.sigmoid[j], x.sigmoid_negated[j], l}, x.power[j]};
 }
 
-constexpr bool is_tail(LogisticNeed need) { return need == LogisticNeed::kTail || need == LogisticNeed::kTwoTails; }
-
-template <Targets kTargets, bool kWeighted, LogisticNeed kNeed, class T>
+template <Targets kTargets, bool kWeighted, class T>
 MLLOSS_HD TailElement<T, kTargets> tail_element(const Columns<T>& x, int j) {
-  const T other = kNeed == LogisticNeed::kTwoTails ? x.other_tail[j] : T(0);
-  return {plain_element<kTargets, kWeighted>(x, j), x.tail[j], other};
+  return {plain_element<kTargets, kWeighted>(x, j), x.tail[j]};
+}
+
+template <Targets kTargets, bool kWeighted, class T>
+MLLOSS_HD TwoPowersElement<T, kTargets> two_powers_element(const Columns<T>& x, int j) {
+  return {plain_element<kTargets, kWeighted>(x, j), {x.power[j], x.other_power[j]}};
 }
 
 // Returns an element in the form that a single functor with this need reads.
@@ -137,8 +149,10 @@ MLLOSS_HD auto element(const Columns<T>& x, int j) {
     return powered_element<kTargets, kWeighted>(x, j, logistic_power(x.s[j]));
   } else if constexpr (kNeed == LogisticNeed::kPower) {
     return powered_element<kTargets, kWeighted>(x, j, x.power[j]);
-  } else if constexpr (is_tail(kNeed)) {
-    return tail_element<kTargets, kWeighted, kNeed>(x, j);
+  } else if constexpr (kNeed == LogisticNeed::kTail) {
+    return tail_element<kTargets, kWeighted>(x, j);
+  } else if constexpr (kNeed == LogisticNeed::kTwoPowers) {
+    return two_powers_element<kTargets, kWeighted>(x, j);
   } else {
     return ready_element<kTargets, kWeighted, kNeed>(x, j);
   }
@@ -156,12 +170,15 @@ MLLOSS_HD void for_blocks(const Tile<T>& tile, F f) {
       make_powers(tile.s + begin, size, powers);
       make_ready<kNeed>(powers, size, parts);
       f(Columns<T>(tile, begin, powers, parts), begin, size);
-    } else if constexpr (is_tail(kNeed)) {
+    } else if constexpr (kNeed == LogisticNeed::kTail) {
       Columns<T> x(tile, begin);
       make_tails(tile.s + begin, size, powers);
-      if constexpr (kNeed == LogisticNeed::kTwoTails) make_tails(tile.y + begin, size, others);
       x.tail = powers;
-      x.other_tail = others;
+      f(x, begin, size);
+    } else if constexpr (kNeed == LogisticNeed::kTwoPowers) {
+      Columns<T> x(tile, begin, powers);
+      make_two_powers(tile.s + begin, tile.y + begin, size, powers, others);
+      x.other_power = others;
       f(x, begin, size);
     } else if constexpr (kNeed == LogisticNeed::kPower) {
       make_powers(tile.s + begin, size, powers);
@@ -189,33 +206,40 @@ class TileMath {
 
   // ---- element-wise losses -------------------------------------------------------------------
 
-  // Forms values, and gradients times f. A null pointer means that the result is not needed. A gradient may overwrite
-  // its logits.
-  void evaluate(const Tile<T>& tile, T f, T* values, T* g) const {
+  // Forms the value of each element.
+  void values(const Tile<T>& tile, T* values) const {
+    with_kind(tile, [&](auto kind) {
+      with_variant(Loss(parameters_), [&](auto variant) { values_as<variant>(kind, tile, values); });
+    });
+  }
+
+  // Forms gradients times f, which may overwrite their logits.
+  void gradients(const Tile<T>& tile, T f, T* g) const {
     if constexpr (Loss::kScope == Scope::kElement) {
       with_kind(tile, [&](auto kind) {
-        with_variant(Loss(parameters_), [&](auto variant) {
-          if (!values) {
-            evaluate_as<false, true, variant>(kind, tile, f, values, g);
-          } else if (g) {
-            evaluate_as<true, true, variant>(kind, tile, f, values, g);
-          } else {
-            evaluate_as<true, false, variant>(kind, tile, f, values, g);
-          }
-        });
+        with_variant(Loss(parameters_), [&](auto variant) { gradients_as<variant>(kind, tile, f, g); });
       });
     }
   }
 
-  // Returns the sum of the values, and gradients as above.
+  // Forms the gradients of both logits times f, which do not overwrite logits, and returns the sum of the values.
+  double evaluate_both(const Tile<T>& tile, T f, T* g, T* other) const {
+    return tile.weighted ? both_as<true>(tile, f, g, other) : both_as<false>(tile, f, g, other);
+  }
+
+  // Returns the sum of the values, and forms gradients as above unless `g` is null.
   double sum_values(const Tile<T>& tile, T f, T* g) const {
     if constexpr (Loss::kSeparates) {
       const bool separates = tile.targets == Targets::kNegative || Loss(parameters_).separates(tile.parametrised);
       if (separates && !tile.weighted) return separated_sum(tile, f, g);
     }
-    alignas(64) T values[kTile];
-    evaluate(tile, f, values, g);
-    return sum_of(values, tile.size);
+    double sum = 0.0;
+    with_kind(tile, [&](auto kind) {
+      with_variant(Loss(parameters_), [&](auto variant) {
+        sum = g ? sum_as<true, variant>(kind, tile, f, g) : sum_as<false, variant>(kind, tile, f, g);
+      });
+    });
+    return sum;
   }
 
   // ---- group losses --------------------------------------------------------------------------
@@ -283,16 +307,55 @@ class TileMath {
  private:
   const double* const parameters_;
 
-  template <bool kValues, bool kGradient, int kVariant, Targets kTargets, bool kWeighted>
-  void evaluate_as(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T f, T* values, T* g) const {
+  template <int kVariant, Targets kTargets, bool kWeighted>
+  void values_as(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T* values) const {
     const Loss loss(parameters_);
     for_blocks<need_of<kVariant, Loss>()>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
-      T *const block_values = values + begin, *const block_g = g + begin;
+      T *const block = values + begin, *const none = nullptr;
 #pragma omp simd
       for (int j = 0; j < size; ++j) {
-        evaluate_one<kValues, kGradient, kVariant, kTargets, kWeighted>(loss, x, j, f, block_values, block_g);
+        block[j] = evaluate_one<false, kVariant, kTargets, kWeighted>(loss, x, j, T(0), none);
       }
     });
+  }
+
+  template <int kVariant, Targets kTargets, bool kWeighted>
+  void gradients_as(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T f, T* g) const {
+    const Loss loss(parameters_);
+    for_blocks<need_of<kVariant, Loss>()>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
+      T* const block = g + begin;
+#pragma omp simd
+      for (int j = 0; j < size; ++j) evaluate_one<true, kVariant, kTargets, kWeighted>(loss, x, j, f, block);
+    });
+  }
+
+  template <bool kGradient, int kVariant, Targets kTargets, bool kWeighted>
+  double sum_as(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T f, T* g) const {
+    const Loss loss(parameters_);
+    double sum = 0.0;
+    for_blocks<need_of<kVariant, Loss>()>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
+      T* const block = g + begin;
+      T run = T(0);
+#pragma omp simd reduction(+ : run)
+      for (int j = 0; j < size; ++j)
+        run += evaluate_one<kGradient, kVariant, kTargets, kWeighted>(loss, x, j, f, block);
+      sum += static_cast<double>(run);
+    });
+    return sum;
+  }
+
+  template <bool kWeighted>
+  double both_as(const Tile<T>& tile, T f, T* g, T* other) const {
+    const Loss loss(parameters_);
+    double sum = 0.0;
+    for_blocks<Loss::kLogistic>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
+      T *const block_g = g + begin, *const block_other = other + begin;
+      T run = T(0);
+#pragma omp simd reduction(+ : run)
+      for (int j = 0; j < size; ++j) run += both_of_one<kWeighted>(loss, x, j, f, block_g, block_other);
+      sum += static_cast<double>(run);
+    });
+    return sum;
   }
 
   double separated_sum(const Tile<T>& tile, T f, T* g) const {
@@ -449,19 +512,28 @@ class TileMath {
   // The products are stored without their 1: (1 + q) (1 + x) - 1 = q + x + q x loses no small numbers.
   template <bool kGradient, Targets kTargets>
   static MLLOSS_HD void separate_one(const Loss& loss, const Columns<T>& x, int j, T f, T* products, T* rests, T* g) {
-    const Separated<T> r = loss.separated(tail_element<kTargets, false, LogisticNeed::kTail>(x, j));
+    const Separated<T> r = loss.separated(tail_element<kTargets, false>(x, j));
     products[j] += r.x + products[j] * r.x;
     rests[j] += r.rest;
     if (kGradient) g[j] = r.gradient * f;
   }
 
-  template <bool kValues, bool kGradient, int kVariant, Targets kTargets, bool kWeighted>
-  static MLLOSS_HD void evaluate_one(const Loss& loss, const Columns<T>& x, int j, T f, T* values, T* g) {
+  template <bool kGradient, int kVariant, Targets kTargets, bool kWeighted>
+  static MLLOSS_HD T evaluate_one(const Loss& loss, const Columns<T>& x, int j, T f, T* g) {
     auto e = element<kTargets, kWeighted, need_of<kVariant, Loss>()>(x, j);
     if constexpr (Loss::kLabelParameter) e.parameter = x.parameters[j];
     const ValueAndGradient<T> r = evaluated<kVariant>(loss, e);
-    if (kValues) values[j] = r.value * e.w;
     if (kGradient) g[j] = r.gradient * (e.w * f);
+    return r.value * e.w;
+  }
+
+  template <bool kWeighted>
+  static MLLOSS_HD T both_of_one(const Loss& loss, const Columns<T>& x, int j, T f, T* g, T* other) {
+    const auto e = element<Targets::kSoft, kWeighted, Loss::kLogistic>(x, j);
+    const ValueAndGradients<T> r = loss.evaluate_both(e);
+    g[j] = r.gradient * (e.w * f);
+    other[j] = r.other * (e.w * f);
+    return r.value * e.w;
   }
 
   template <Targets kTargets, bool kWeighted, class M>

@@ -33,6 +33,7 @@
 //   kSecondLogits                    it compares two logits    e.y is a second logit times logit_scale and may be any
 //                                                              number. These "targets" are dense and have the logits'
 //                                                              dtype, and E::kSoft is always true.
+//   evaluate_both(e)                 kSecondLogits             returns {value, d value / d s, d value / d y}
 //   kSeparates,                      many values can share     the value of a negative is rest + log(1 + x) with 0 <= x
 //   separated(e),                    one logarithm             <= 1. separated(e) returns {rest, x, d value / d s} and
 //   separates(given)                                           reads e^-|s|. separates(given) is true if this holds for
@@ -101,9 +102,9 @@ enum class Scope { kElement, kGroup };
 //   kSigmoid    the sigmoid at s; no engine computes it in advance for this need alone
 //   kPower      e^s
 //   kTail       e^-|s|
-//   kTwoTails   e^-|s| and e^-|y|
+//   kTwoPowers  two_powers(s, y)
 //   kLogarithm  the sigmoids at s and -s, and log(1 + e^-|s|)
-enum class LogisticNeed { kNothing, kSigmoid, kPower, kTail, kTwoTails, kLogarithm };
+enum class LogisticNeed { kNothing, kSigmoid, kPower, kTail, kTwoPowers, kLogarithm };
 
 // The defaults that all functors share.
 struct FunctorDefaults {
@@ -180,18 +181,25 @@ struct Element {
   static constexpr bool kSoft = kTargets == Targets::kSoft;
   // Functors test this to omit terms with y = 0, because compilers may not drop 0 * x.
   static constexpr bool kNegative = kTargets == Targets::kNegative;
-  static constexpr bool kReady = false, kTailReady = false;
+  static constexpr bool kReady = false, kTailReady = false, kTwoReady = false;
   T s;  // the logit after scale, bias and threshold
   T y;
   T w;
   T parameter = T(1);
 };
 
-// An element with e^-|s| computed in advance, and with e^-|y| if y is a second logit.
+// An element with e^-|s| computed in advance.
 template <class T, Targets kTargets>
 struct TailElement : Element<T, kTargets> {
   static constexpr bool kTailReady = true;
-  T tail, other_tail;
+  T tail;
+};
+
+// An element with the powers of both logits computed in advance.
+template <class T, Targets kTargets>
+struct TwoPowersElement : Element<T, kTargets> {
+  static constexpr bool kTwoReady = true;
+  TwoPowers<T> powers;
 };
 
 // An element with values computed in advance: e^s, as logistic_power() returns it, and those parts of the logistic
@@ -231,13 +239,13 @@ MLLOSS_HD auto tails_of(const E& e) {
   }
 }
 
-// Returns the tails at s and at y.
+// Returns the powers of s and y.
 template <class E>
-MLLOSS_HD auto two_tails_of(const E& e) {
-  if constexpr (E::kTailReady) {
-    return two_tails_from(e.s, e.tail, e.y, e.other_tail);
+MLLOSS_HD auto two_powers_of(const E& e) {
+  if constexpr (E::kTwoReady) {
+    return e.powers;
   } else {
-    return two_tails_from(e.s, tail_power(e.s), e.y, tail_power(e.y));
+    return two_powers(e.s, e.y);
   }
 }
 
@@ -277,6 +285,12 @@ template <class T>
 struct ValueAndGradient {
   T value;
   T gradient;
+};
+
+// A value and its gradients in both logits.
+template <class T>
+struct ValueAndGradients {
+  T value, gradient, other;
 };
 
 // A value in two parts, rest + log(1 + x), and its gradient.

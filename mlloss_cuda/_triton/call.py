@@ -79,6 +79,7 @@ class Results(NamedTuple):
     coefficients: Any = None
     gradient: Any = None
     gradient_row: Any = None  # the row stride; a gradient in the logits' memory has theirs
+    other_gradient: Any = None  # of second logits, with the same row stride
     row_sums: Any = None
     scale_sums: Any = None
 

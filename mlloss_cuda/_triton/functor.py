@@ -21,6 +21,7 @@ class ElementWise(NamedTuple):
     evaluate: Any  # (s, y, parameter, p, SOFT) -> value, d value / d s; parameter: the label's own number, or 1
     softmax_over_labels: Any = False
     second_logits: Any = False  # y is a second logit times logit_scale and may be any number; SOFT is always true
+    evaluate_both: Any = None  # (s, y) -> value, d value / d s, d value / d y; for second_logits
 
 
 class Group(NamedTuple):

@@ -18,6 +18,7 @@ __all__ = [
     "label_gradient",
     "label_statistics",
     "merge",
+    "pair",
     "scale",
     "second_pass_sums",
     "statistics",
@@ -274,10 +275,21 @@ def _coefficients(call, functor, given, block, place, GROUPING: tl.constexpr):
 
 
 @triton.jit
-def _gradient(call, functor, p, given, block, first, tile: tl.constexpr, EDGE: tl.constexpr, GROUPING: tl.constexpr):
-    """Return x, d loss / d s times grad_output, and the tile's place."""
+def _of_each(given, block, place, g):
+    """Return g times the grad_output of each element, if every element has its own."""
     _, _, grad_output = given
     row, _, _ = block
+    if grad_output.tensor is not None:
+        if grad_output.label is not None:
+            label, inside, _, _ = place
+            offsets = (row * grad_output.row)[:, None] + label.to(tl.int64) * grad_output.label
+            g = g * tl.load(grad_output.tensor + offsets, mask=inside, other=0.0)
+    return g
+
+
+@triton.jit
+def _gradient(call, functor, p, given, block, first, tile: tl.constexpr, EDGE: tl.constexpr, GROUPING: tl.constexpr):
+    """Return x, d loss / d s times grad_output, and the tile's place."""
     factor, live = _output_factor(call, given, block, tile)
     x, s, y, w, valid, place = read(call, block, first, tile, EDGE)
     if GROUPING == ELEMENT:
@@ -287,12 +299,7 @@ def _gradient(call, functor, p, given, block, first, tile: tl.constexpr, EDGE: t
         c = _coefficients(call, functor, given, block, place, GROUPING)
         c = terms.scaled(functor, c, factor[:, None], p)
         g = terms.gradient(functor, s, y, w, c, label_parameter(call, place, tile.dtype), p, tile.soft)
-    if grad_output.tensor is not None:
-        if grad_output.label is not None:
-            label, inside, _, _ = place
-            offsets = (row * grad_output.row)[:, None] + label.to(tl.int64) * grad_output.label
-            g = g * tl.load(grad_output.tensor + offsets, mask=inside, other=0.0)
-    return x, tl.where(valid & live[:, None], g, 0.0), place
+    return x, tl.where(valid & live[:, None], _of_each(given, block, place, g), 0.0), place
 
 
 @triton.jit
@@ -386,6 +393,38 @@ def element_wise(call, functor, results, parts, rows, nnz, tiles, tile: tl.const
         _element_tile(call, functor, results, parts, block, first, tile, True)
     else:
         _element_tile(call, functor, results, parts, block, first, tile, False)
+
+
+@triton.jit
+def _pair_tile(call, functor, given, results, parts, block, first, tile: tl.constexpr, EDGE: tl.constexpr):
+    row, exists, _ = block
+    factor, live = _output_factor(call, given, block, tile)
+    _, s, y, w, valid, place = read(call, block, first, tile, EDGE)
+    value, g, other = functor.evaluate_both(s, y)
+    live = valid & live[:, None]
+    if parts is not None:
+        weight = row_weight(call, row, exists, tile.dtype)
+        value = tl.where(live, value * (w * weight[:, None]), 0.0)
+        tl.store(parts + tl.program_id(0), tl.sum(tl.sum(value, 1), 0))
+    factor = w * (factor * logit_scale(call, tile.dtype))[:, None]
+    g = tl.where(live, _of_each(given, block, place, g * factor), 0.0)
+    other = tl.where(live, _of_each(given, block, place, other * factor), 0.0)
+    store(results.gradient, results.gradient_row, g, block, place, first, tile, EDGE)
+    store(results.other_gradient, results.gradient_row, other, block, place, first, tile, EDGE)
+
+
+@triton.jit(do_not_specialize=["rows", "nnz", "tiles"])
+def pair(call, functor, grad_output, results, parts, rows, nnz, tiles, tile: tl.constexpr):
+    """A program processes one tile: the gradients of both logits and, unless ``parts`` is None, values."""
+    given = None, rows, grad_output
+    first = tl.program_id(0) % tiles * tile.columns
+    block = rows_from(call, tl.program_id(0) // tiles * tile.rows, rows, nnz, tile)
+    if tile.masked:
+        _pair_tile(call, functor, given, results, parts, block, first, tile, True)
+    elif _at_edge(call, first, tile):
+        _pair_tile(call, functor, given, results, parts, block, first, tile, True)
+    else:
+        _pair_tile(call, functor, given, results, parts, block, first, tile, False)
 
 
 # ---- split ---------------------------------------------------------------------------------------------

@@ -440,6 +440,20 @@ def _backward(
         return row_sums, scale_sums, label
 
 
+# ---- two logits ----------------------------------------------------------------------------------------
+
+
+def _pair(logits: Tensor, a: Arguments, grad_output: GradOutput, parts: Tensor | None, plan: Plan) -> Results:
+    """Launch the gradients of both logits, and the sums of the values of each program unless ``parts`` is None."""
+    gradient, other = logits.new_empty(logits.shape), logits.new_empty(logits.shape)
+    results = _into(gradient)._replace(other_gradient=other)
+    tile = _tile(logits, a, plan, gradient_row=results.gradient_row)
+    shape = (logits.shape[0], _nnz(a), plan.tiles)
+    call = _call(logits, a)
+    launch_plan(kernels.pair, plan, call, functor_of(a.loss), grad_output, results, parts, *shape, tile)
+    return results
+
+
 # ---- over a part of the labels -------------------------------------------------------------------------
 # Statistics of groups are float64, [statistics, groups], whatever dtype they were summed in.
 
@@ -496,6 +510,24 @@ def loss_backward(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, T
 def loss_backward_(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     coefficients, grad_output, *needs = args[_SHARED:]
     return _backward(logits, Arguments(*args[:_SHARED]), coefficients, grad_output, needs, logits)
+
+
+def pair_forward(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    a, value = Arguments(*args), _empty(logits)
+    with _on_device_of(logits):
+        plan = plans.plan_units(_shape(logits, a), _facts_of(logits))
+        parts = _empty(logits, plan.programs)
+        results = _pair(logits, a, GradOutput(), parts, plan)
+        _total(_call(logits, a), parts, value)
+    return value, results.gradient, results.other_gradient
+
+
+def pair_backward(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    a, grad_output = Arguments(*args[:_SHARED]), args[_SHARED]
+    with _on_device_of(logits):
+        plan = plans.plan_units(_shape(logits, a), _facts_of(logits))
+        results = _pair(logits, a, _grad_output(grad_output, a.group), None, plan)
+    return results.gradient, results.other_gradient
 
 
 def loss_statistics(logits: Tensor, *args: Any) -> Tensor:
@@ -572,6 +604,8 @@ implementations = {
     "loss_forward_": loss_forward_,
     "loss_backward": loss_backward,
     "loss_backward_": loss_backward_,
+    "pair_forward": pair_forward,
+    "pair_backward": pair_backward,
     "loss_statistics": loss_statistics,
     "loss_second_pass": loss_second_pass,
     "loss_merge": loss_merge,

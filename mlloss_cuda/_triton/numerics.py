@@ -19,6 +19,7 @@ __all__ = [
     "sigmoid",
     "sigmoids",
     "two_parts",
+    "two_powers",
     "weighed",
 ]
 
@@ -43,18 +44,16 @@ def exp_difference(x, m):
 
 @triton.jit
 def one_minus_exp(d):
-    """Return 1 - exp(-d) for d in [0, 0.35) by a series, because the difference would cancel."""
+    """Return 1 - exp(-d) for d in [0, 0.35) by a polynomial, because the difference would cancel."""
     if d.dtype == tl.float64:
         # The division cancels the rounding error of e^-d.
         rest = tl.exp(-d)
         exact = (1.0 - rest) * (-d / tl.log(tl.where(rest == 1.0, 0.5, tl.where(rest == 0.0, 0.5, rest))))
         return tl.where(rest == 1.0, d, exact)
     else:
-        p = 1.98412698413e-4 * d - 1.38888888889e-3
-        p = p * d + 8.33333333333e-3
-        p = p * d - 4.16666666667e-2
-        p = p * d + 1.66666666667e-1
-        p = p * d - 0.5
+        p = 7.231935571663e-3 * d - 4.134865101495e-2
+        p = p * d + 1.666298692782e-1
+        p = p * d - 4.999986625607e-1
         return d * (p * d + 1.0)
 
 
@@ -163,6 +162,14 @@ def sigmoids(z):
     rest = tail * r
     up = z >= 0.0
     return tl.where(up, r, rest), tl.where(up, rest, r)
+
+
+@triton.jit
+def two_powers(a, b):
+    """Return exp(-high) of the larger and exp(low) of the smaller number, each at most e^87 in float."""
+    most = 709.0 if a.dtype == tl.float64 else 87.0
+    up = a > b
+    return tl.exp(at_most(tl.where(up, -a, -b), most)), tl.exp(at_most(tl.where(up, b, a), most))
 
 
 @triton.jit

@@ -75,7 +75,7 @@ def symmetric_kl_loss(
 
     Returns:
         float32 (float64 for float64 logits), differentiable once in logits, other_logits and
-        logit_scale. The gradient of each of the two logits is a separate pass over both.
+        logit_scale. One pass forms the gradients of both logits; a learnable logit_scale takes a pass for each.
 
     Raises:
         {raises}

@@ -239,6 +239,23 @@ void run_forward(const Engine& engine, const Inputs& in, const Results& exact, D
   found.compare("scaled gradient", result, halved);
 }
 
+// Runs a forward pass with the gradients of both logits.
+template <class In, class T>
+void run_pair(const Engine& engine, const Inputs& in, const Results& exact, DType dtype, const Variant& variant,
+              Findings& found) {
+  Arguments<In, T> arguments(in, dtype, variant.layout, variant.options);
+  std::vector<In> gradient = unwritten<In>(exact.gradient.size()), other = unwritten<In>(exact.gradient.size());
+  T total;
+  ForwardOutputs out{};
+  out.total = &total;
+  out.gradient = gradient.data();
+  out.other_gradient = other.data();
+  engine.forward(arguments.call, out);
+  found.compare("total of a pair", &total, std::vector<double>{exact.total});
+  found.compare("gradient of a pair", gradient.data(), exact.gradient);
+  found.compare("other gradient", other.data(), exact.other_gradient);
+}
+
 template <class In, class T>
 void run_backward(const Engine& engine, const Inputs& in, const Results& exact, DType dtype, const Variant& variant,
                   Findings& found) {
@@ -397,6 +414,7 @@ class Driver {
         run_case(label, logits.tolerance, [&](Findings& found) {
           run_forward<In, T>(engine, used, exact, logits.dtype, variant, found);
           run_backward<In, T>(engine, used, exact, logits.dtype, variant, found);
+          if (loss.second_logits) run_pair<In, T>(engine, used, exact, logits.dtype, variant, found);
           run_parts<In, T>(engine, used, exact, logits.dtype, variant, found);
         });
       }

@@ -79,6 +79,7 @@ KERNELS: dict[str, tuple[Loop, ...]] = {
     # takes what a trip loads for logits and targets, but does not know two logits. Second-pass sums read
     # positives only.
     **dict.fromkeys(("general_team_rows<*>", "element_wise<SymmetricKl>", "backward<SymmetricKl, *>"), ()),
+    **dict.fromkeys(("pair_gradients<*>",), ()),
     **dict.fromkeys(("label_statistics<*>", "label_gradient<*>", "row_second_pass<*>"), ()),
     **dict.fromkeys(("merge_parts<*>", "finalize_groups<*>", "empty_total", "sum_each"), ()),
     # Sums of a second pass take two more barriers.

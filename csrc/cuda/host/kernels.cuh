@@ -7,6 +7,7 @@
 #include "../kernels/down_rows.cuh"
 #include "../kernels/element_wise.cuh"
 #include "../kernels/group_parts.cuh"
+#include "../kernels/pair.cuh"
 #include "../kernels/reduce.cuh"
 #include "../kernels/scale.cuh"
 #include "../kernels/split.cuh"
@@ -59,6 +60,9 @@ struct Launches {
 
   static cudaError_t forward(const Launch& to, const Call& call, const ForwardOutputs& out, const Workspace& work) {
     const Total total{out.total, work.partial_sums, work.counters};
+    if constexpr (Functor::kSecondLogits) {
+      if (out.other_gradient) return both_gradients(to, call, gradient_of(out), total);
+    }
     if constexpr (kElementWise) {
       return launch(element_wise<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
                     total);
@@ -79,6 +83,9 @@ struct Launches {
 
   static cudaError_t whole_gradient(const Launch& to, const Call& call, const BackwardOutputs& out, double* row_sums,
                                     double* scale_sums) {
+    if constexpr (Functor::kSecondLogits) {
+      if (out.other_gradient) return both_gradients(to, call, out, Total{});
+    }
     return gradient(to, call, out, units_of(to.plan, 0, call.rows), UnitSums{row_sums, scale_sums});
   }
 
@@ -131,6 +138,12 @@ struct Launches {
     return launch(finalize_groups<Loss, In, kLabelParts>,
                   LaunchShape{grid_of(std::max<int64_t>(1, blocks)), kLabelThreads, 0, stream}, own, parts, out,
                   Total{out.total, work.partial_sums, work.counters});
+  }
+
+  static cudaError_t both_gradients(const Launch& to, const Call& call, const BackwardOutputs& out,
+                                    const Total& total) {
+    return launch(pair_gradients<Loss, In>, launch_shape_of(to), DeviceCall(call), out, units_of(to.plan, 0, call.rows),
+                  total);
   }
 
   static LaunchShape down_rows(const LaunchPlan& plan, cudaStream_t stream) {
@@ -196,6 +209,7 @@ struct Launches {
     BackwardOutputs backward{};
     backward.coefficients = out.coefficients;
     backward.gradient = out.gradient;
+    backward.other_gradient = out.other_gradient;
     return backward;
   }
 
