@@ -42,6 +42,27 @@ MLLOSS_HD T absolute(T x) {
   return fabs(x);
 }
 
+// The smaller and the larger of two numbers that are not both negative, and not NaN. The bits of such numbers have the
+// same order, and GCC has vector instructions for minima and maxima of integers only.
+MLLOSS_HD float smaller(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return fminf(a, b);
+#else
+  const int32_t x = bit_cast<int32_t>(a), y = bit_cast<int32_t>(b);
+  return bit_cast<float>(x < y ? x : y);
+#endif
+}
+MLLOSS_HD float larger(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return fmaxf(a, b);
+#else
+  const int32_t x = bit_cast<int32_t>(a), y = bit_cast<int32_t>(b);
+  return bit_cast<float>(x > y ? x : y);
+#endif
+}
+MLLOSS_HD double smaller(double a, double b) { return a < b ? a : b; }
+MLLOSS_HD double larger(double a, double b) { return a > b ? a : b; }
+
 // Returns a b + c, rounded once if the processor can. Compilers alone fuse the two or not, depending on other uses of
 // the product.
 template <class T>
@@ -111,10 +132,15 @@ MLLOSS_HD float reciprocal(float x) {
 }
 MLLOSS_HD double reciprocal(double x) { return 1.0 / x; }
 
-// Returns x >= 0, or 0 below e^-86.6, near the smallest normal number. exponential() returns 0 from the same limit on.
+// Smaller numbers count as 0: near the smallest normal number, and in float e^-86.6. exponential() returns 0 from the
+// same limit on.
+template <class T>
+constexpr T kVanishing = sizeof(T) == 4 ? T(2.445e-38) : T(2.3e-308);
+
+// Returns x >= 0, or in float 0 if it vanishes.
 template <class T>
 MLLOSS_HD T flushed(T x) {
-  return sizeof(T) == 4 && x < T(2.445e-38) ? T(0) : x;
+  return sizeof(T) == 4 && x < kVanishing<T> ? T(0) : x;
 }
 
 // ex2.approx.ftz: within 2 ulp according to the PTX manual; exactly 1 at 0.
@@ -298,13 +324,6 @@ MLLOSS_HD float one_minus_exp_near(float d) {
 }
 MLLOSS_HD double one_minus_exp_near(double d) { return -expm1(-d); }
 
-// The powers of two numbers that are compared: e^-high of the larger one, and e^low of the smaller one. Both are at
-// most e^87 in float, and their product is at most 1.
-template <class T>
-struct TwoPowers {
-  T high, low;
-};
-
 // Returns e^(x - m), and 1 for equal arguments, infinite ones included: the limit of the definition, where exp(inf -
 // inf) is NaN.
 template <class T>
@@ -399,6 +418,8 @@ MLLOSS_HD Logistic<T> logistic_from(LogisticParts<T> parts, T z, bool negated) {
 // These functions are the CUDA variants of those below.
 MLLOSS_HD float logistic_power(float z) { return exponential(at_most(z, 87.0f)); }
 MLLOSS_HD double logistic_power(double z) { return exp(at_most(z, 709.0)); }
+MLLOSS_HD float negated_power(float z) { return exponential(smaller(-z, 87.0f)); }
+MLLOSS_HD double negated_power(double z) { return exp(smaller(-z, 709.0)); }
 MLLOSS_HD float tail_power(float z) { return exponential(-absolute(z)); }
 MLLOSS_HD double tail_power(double z) { return exp(-absolute(z)); }
 
@@ -448,6 +469,10 @@ MLLOSS_HD Logistic<double> logistic(double z) {
 MLLOSS_HD float logistic_power(float z) { return exponential_unless_large(at_most(z, 87.0f)); }
 MLLOSS_HD double logistic_power(double z) { return exp(at_most(z, 709.0)); }
 
+// Returns e^-z, at most e^87 in float. For NaN it may return any number, which saves an operation.
+MLLOSS_HD float negated_power(float z) { return exponential_unless_large(smaller(-z, 87.0f)); }
+MLLOSS_HD double negated_power(double z) { return exp(smaller(-z, 709.0)); }
+
 // Returns e^-|z|.
 MLLOSS_HD float tail_power(float z) { return exponential_unless_large(-absolute(z)); }
 MLLOSS_HD double tail_power(double z) { return exp(-absolute(z)); }
@@ -489,12 +514,6 @@ template <class T>
 MLLOSS_HD LogisticTails<T> logistic_tails(T z) {
   const T tail = tail_power(z);
   return tails_from(z, tail, reciprocal(T(1) + tail));
-}
-
-template <class T>
-MLLOSS_HD TwoPowers<T> two_powers(T a, T b) {
-  const bool up = a > b;
-  return {logistic_power(-(up ? a : b)), logistic_power(up ? b : a)};
 }
 
 }  // namespace MLLOSS_ISA

@@ -68,13 +68,9 @@ __attribute__((noinline)) void make_tails(const T* s, int size, T* tail) {
 }
 
 template <class T>
-__attribute__((noinline)) void make_two_powers(const T* s, const T* y, int size, T* high, T* low) {
+__attribute__((noinline)) void make_negated_powers(const T* s, int size, T* power) {
 #pragma omp simd
-  for (int j = 0; j < size; ++j) {
-    const TwoPowers<T> own = two_powers(s[j], y[j]);
-    high[j] = own.high;
-    low[j] = own.low;
-  }
+  for (int j = 0; j < size; ++j) power[j] = negated_power(s[j]);
 }
 
 template <LogisticNeed kNeed, class T>
@@ -137,7 +133,7 @@ MLLOSS_HD TailElement<T, kTargets> tail_element(const Columns<T>& x, int j) {
 
 template <Targets kTargets, bool kWeighted, class T>
 MLLOSS_HD TwoPowersElement<T, kTargets> two_powers_element(const Columns<T>& x, int j) {
-  return {plain_element<kTargets, kWeighted>(x, j), {x.power[j], x.other_power[j]}};
+  return {plain_element<kTargets, kWeighted>(x, j), {{x.power[j], x.other_power[j]}}};
 }
 
 // Returns an element in the form that a single functor with this need reads.
@@ -177,7 +173,8 @@ MLLOSS_HD void for_blocks(const Tile<T>& tile, F f) {
       f(x, begin, size);
     } else if constexpr (kNeed == LogisticNeed::kTwoPowers) {
       Columns<T> x(tile, begin, powers);
-      make_two_powers(tile.s + begin, tile.y + begin, size, powers, others);
+      make_negated_powers(tile.s + begin, size, powers);
+      make_negated_powers(tile.y + begin, size, others);
       x.other_power = others;
       f(x, begin, size);
     } else if constexpr (kNeed == LogisticNeed::kPower) {

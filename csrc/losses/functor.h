@@ -102,7 +102,7 @@ enum class Scope { kElement, kGroup };
 //   kSigmoid    the sigmoid at s; no engine computes it in advance for this need alone
 //   kPower      e^s
 //   kTail       e^-|s|
-//   kTwoPowers  two_powers(s, y)
+//   kTwoPowers  negated_power(s) and negated_power(y)
 //   kLogarithm  the sigmoids at s and -s, and log(1 + e^-|s|)
 enum class LogisticNeed { kNothing, kSigmoid, kPower, kTail, kTwoPowers, kLogarithm };
 
@@ -195,11 +195,11 @@ struct TailElement : Element<T, kTargets> {
   T tail;
 };
 
-// An element with the powers of both logits computed in advance.
+// An element with negated_power() of both logits computed in advance.
 template <class T, Targets kTargets>
 struct TwoPowersElement : Element<T, kTargets> {
   static constexpr bool kTwoReady = true;
-  TwoPowers<T> powers;
+  Array<T, 2> powers;
 };
 
 // An element with values computed in advance: e^s, as logistic_power() returns it, and those parts of the logistic
@@ -239,13 +239,13 @@ MLLOSS_HD auto tails_of(const E& e) {
   }
 }
 
-// Returns the powers of s and y.
+// Returns negated_power() of s and of y.
 template <class E>
 MLLOSS_HD auto two_powers_of(const E& e) {
   if constexpr (E::kTwoReady) {
     return e.powers;
   } else {
-    return two_powers(e.s, e.y);
+    return Array<decltype(e.s * 1), 2>{{negated_power(e.s), negated_power(e.y)}};
   }
 }
 

@@ -26,25 +26,22 @@ class SymmetricKl : public ElementWise {
   MLLOSS_HD ValueAndGradients<T> evaluate_both(E e) const {
     const T difference = e.s == e.y ? T(0) : e.s - e.y;  // avoids inf - inf
     const T apart = absolute(difference);
-    const TwoPowers<T> power = two_powers_of(e);
-    const T rest = flushed(reciprocal((T(1) + power.high) * (T(1) + power.low)));
-    // The sigmoids differ by rest (1 - e^-apart). Near 0, where that would cancel, a polynomial replaces it.
-    const T gap = rest * (apart >= kNear<T> ? T(1) - power.high * power.low : one_minus_exp_near(apart));
-    // sigmoid(high) and sigmoid(-low), of the larger and of the smaller logit
-    const T high = (T(1) + power.low) * rest, low = (T(1) + power.high) * rest;
-    const T high_slope = power.high * high * high, low_slope = power.low * low * low;
-    const bool up = e.s > e.y;
-    const T slope = up ? high_slope : low_slope, other_slope = up ? low_slope : high_slope;
-    const T signed_gap = up ? gap : -gap;
-    // A NaN shows in the gap.
-    return {gap > T(0) ? gap * apart : gap, sum(slope, difference, signed_gap),
-            -sum(other_slope, difference, signed_gap)};
+    const Array<T, 2> power = two_powers_of(e);
+    const T p = reciprocal(T(1) + power[0]), q = reciprocal(T(1) + power[1]);  // the sigmoids
+    // The sigmoids differ by p q |e^-t - e^-s|. Near 0, where that would cancel, a polynomial replaces the difference.
+    const T near = larger(power[0], power[1]) * one_minus_exp_near(apart);
+    const T powers_apart = apart >= kNear<T> ? absolute(power[1] - power[0]) : near;
+    // This order keeps the products finite, and makes the value symmetric to the bit. A NaN shows in the gap.
+    const T gap = powers_apart * smaller(p, q) * larger(p, q), signed_gap = copysign(gap, difference);
+    const T gradient = sum(power[0] * p * p, difference, signed_gap);
+    const T other = sum(power[1] * q * q, difference, signed_gap);
+    return {gap > T(0) ? gap * apart : gap, gradient, -other};
   }
 
  private:
   // Returns slope * difference + gap. At an infinite logit the slope vanishes faster than the difference grows.
   static MLLOSS_HD T sum(T slope, T difference, T gap) {
-    return slope > T(0) ? multiply_add(slope, difference, gap) : gap;
+    return slope > kVanishing<T> ? multiply_add(slope, difference, gap) : gap;
   }
 };
 

@@ -14,12 +14,12 @@ __all__ = [
     "minus_log_of",
     "minus_log_over",
     "nan_of",
+    "negated_power",
     "one_minus_exp",
     "raised",
     "sigmoid",
     "sigmoids",
     "two_parts",
-    "two_powers",
     "weighed",
 ]
 
@@ -165,11 +165,10 @@ def sigmoids(z):
 
 
 @triton.jit
-def two_powers(a, b):
-    """Return exp(-high) of the larger and exp(low) of the smaller number, each at most e^87 in float."""
-    most = 709.0 if a.dtype == tl.float64 else 87.0
-    up = a > b
-    return tl.exp(at_most(tl.where(up, -a, -b), most)), tl.exp(at_most(tl.where(up, b, a), most))
+def negated_power(z):
+    """Return exp(-z), at most e^87 in float."""
+    most = 709.0 if z.dtype == tl.float64 else 87.0
+    return tl.exp(at_most(-z, most))
 
 
 @triton.jit
