@@ -42,8 +42,8 @@ MLLOSS_HD T absolute(T x) {
   return fabs(x);
 }
 
-// The smaller and the larger of two numbers that are not both negative, and not NaN. The bits of such numbers have the
-// same order, and GCC has vector instructions for minima and maxima of integers only.
+// The smaller and the larger of two numbers that are not both negative. A NaN may get lost. The bits of such numbers
+// have the same order, and GCC has vector instructions for minima and maxima of integers only.
 MLLOSS_HD float smaller(float a, float b) {
 #ifdef __CUDA_ARCH__
   return fminf(a, b);
@@ -408,7 +408,7 @@ struct LogisticParts {
 // Returns the values at z, or at -z if `negated`.
 template <class T>
 MLLOSS_HD Logistic<T> logistic_from(LogisticParts<T> parts, T z, bool negated) {
-  const T positive = z > T(0) ? z : T(0), negative = z > T(0) ? T(0) : -z;
+  const T positive = larger(z, T(0)), negative = larger(-z, T(0));  // a NaN shows in the other terms
   return {negated ? parts.sigmoid_negated : parts.sigmoid, negated ? parts.sigmoid : parts.sigmoid_negated,
           (negated ? negative : positive) + parts.l, (negated ? positive : negative) + parts.l};
 }
@@ -504,7 +504,7 @@ template <class T>
 MLLOSS_HD Logistic<T> logistic(T z) {
   LogisticParts<T> parts = sigmoids_from(logistic_power(z));
   const T p = parts.sigmoid, q = parts.sigmoid_negated;
-  parts.l = minus_log_of_rest(p < q ? p : q);
+  parts.l = minus_log_of_rest(smaller(p, q));
   return logistic_from(parts, z, false);
 }
 

@@ -81,8 +81,9 @@ __attribute__((noinline)) void make_ready(const T* power, int size, ReadyParts<T
     const LogisticParts<T> own = sigmoids_from(power[j]);
     p[j] = own.sigmoid;
     q[j] = own.sigmoid_negated;
-    const T least = own.sigmoid < own.sigmoid_negated ? own.sigmoid : own.sigmoid_negated;
-    if constexpr (kNeed == LogisticNeed::kLogarithm) l[j] = minus_log_of_rest(least);
+    if constexpr (kNeed == LogisticNeed::kLogarithm) {
+      l[j] = minus_log_of_rest(smaller(own.sigmoid, own.sigmoid_negated));
+    }
   }
 }
 

@@ -38,7 +38,7 @@ class Bce : public ElementWise {
   template <class E>
   MLLOSS_HD Separated<T> separated(E e) const {
     const LogisticTails<T> l = tails_of(e);
-    const T up = e.s > T(0) ? e.s : T(0), down = e.s > T(0) ? T(0) : -e.s;
+    const T up = larger(e.s, T(0)), down = larger(-e.s, T(0));
     if constexpr (E::kNegative) return {up, l.tail, l.sigmoid};
     if constexpr (E::kSoft) {
       const ValueAndGradient<T> r = expectation(e.y, {down, -l.sigmoid_negated}, {up, l.sigmoid});

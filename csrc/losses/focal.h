@@ -39,8 +39,10 @@ class SigmoidFocal : public ElementWise {
     const T alpha = positive ? positive_ : negative_;
     const Logistic<T> l = logistic_of(e, !positive);
     const T modulation = alpha * power<kVariant>(l.sigmoid_negated, l.softplus);
-    const T slope = modulation * (gamma_ * l.sigmoid * finite(l.softplus_negated) + l.sigmoid_negated);
-    const T cost = at_most(l.softplus_negated, positive ? positive_cap_ : negative_cap_);
+    // These two bounds may lose a NaN, which the other factors keep.
+    const T focus = gamma_ * l.sigmoid * smaller(l.softplus_negated, kLargestFactor);
+    const T slope = modulation * (focus + l.sigmoid_negated);
+    const T cost = smaller(l.softplus_negated, positive ? positive_cap_ : negative_cap_);
     return {modulation * cost, positive ? -slope : slope};
   }
 
@@ -64,6 +66,8 @@ class SigmoidFocal : public ElementWise {
   }
 
  private:
+  static constexpr T kLargestFactor = T(1e30);
+
   T gamma_, negative_, positive_, negative_cap_, positive_cap_;
   WholePower<T> power_;
   int variant_;
@@ -78,7 +82,7 @@ class SigmoidFocal : public ElementWise {
 
   // Returns a finite factor. At an infinite logit the other factor, a sigmoid of 0 or gamma = 0, then decides the limit
   // of the product.
-  static MLLOSS_HD T finite(T x) { return at_most(x, T(1e30)); }
+  static MLLOSS_HD T finite(T x) { return at_most(x, kLargestFactor); }
 
   template <int kVariant, class E>
   MLLOSS_HD ValueAndGradient<T> soft(E e) const {
