@@ -36,7 +36,7 @@ struct ElementTerm {
   static double finalize(const TermPlace&, const double* statistics, double*) { return statistics[0]; }
   static double evaluate(const double* parameters, const Tile<T>& tile, T f, bool value, T* g) {
     if (value) return Math(parameters).sum_values(tile, f, g);
-    Math(parameters).gradients(tile, f, g);
+    Math(parameters).evaluate(tile, f, nullptr, g);
     return 0.0;
   }
   static constexpr TermFunctions<T> table() {

@@ -32,13 +32,13 @@ class Engine : EngineBase<T> {
     if constexpr (Loss::kSecondLogits) {
       const Engine engine(work);
       Tile<T> tile;
-      alignas(64) T buffer[kTile], other_buffer[kTile];
+      alignas(64) T values[kTile], buffer[kTile], other_buffer[kTile];
       engine.for_units(begin, end, [&](int64_t unit, int64_t row, int64_t label, int size) {
         engine.reader_.read(row, label, size, tile);
         T* g = engine.gradient_target(row, label, buffer);
         T* other = engine.target_in(engine.other_gradient_memory(), row, label, other_buffer);
-        const double sum = engine.math_.evaluate_both(tile, engine.folded_factor(row, label), g, other);
-        if (work.forward) work.unit_values[unit] = engine.weighted(row, sum);
+        engine.math_.evaluate_both(tile, engine.folded_factor(row, label), work.forward ? values : nullptr, g, other);
+        if (work.forward) work.unit_values[unit] = engine.weighted(row, sum_of(values, size));
         engine.write_gradient(tile, unit, row, label, g);
         engine.write_other_gradient(tile, row, label, other);
       });
@@ -185,7 +185,7 @@ class Engine : EngineBase<T> {
       for (int64_t row = 0; row < work.call->rows; ++row) {
         engine.reader_.read(row, label, size, tile);
         const T f = engine.factor_at(row, label);
-        engine.math_.gradients(tile, f, g);
+        engine.math_.evaluate(tile, f, nullptr, g);
         engine.group_gradient(tile, row, label, f, nullptr, g);
         engine.scale_and_mask(tile, row, label, g);
         for (int j = 0; j < size; ++j) sum[j] += static_cast<double>(g[j]);
@@ -209,13 +209,12 @@ class Engine : EngineBase<T> {
   void evaluate(int64_t unit, int64_t row, int64_t label, const Tile<T>& tile, T* g) const {
     const T f = this->folded_factor(row, label);
     if (!work_.forward) {
-      math_.gradients(tile, f, g);
+      math_.evaluate(tile, f, nullptr, g);
     } else if (!work_.forward->values) {
       work_.unit_values[unit] = this->weighted(row, math_.sum_values(tile, f, g));
     } else {
       alignas(64) T values[kTile];
-      math_.values(tile, values);
-      if (g) math_.gradients(tile, f, g);
+      math_.evaluate(tile, f, values, g);
       const T weight = this->sample_weight(row);
       T* out = static_cast<T*>(work_.forward->values) + row * call_.labels + label;
       for (int j = 0; j < tile.size; ++j) out[j] = weight == T(0) ? T(0) : values[j] * weight;

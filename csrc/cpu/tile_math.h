@@ -6,20 +6,23 @@
 namespace mlloss {
 inline namespace MLLOSS_ISA {
 
-// The number of elements that are added in the compute type before the sum is added in double. Short sums matter,
-// because many equal terms round to the same side.
-constexpr int kRun = 512;
-
+// Returns the sum of at most kTile numbers. Many equal terms in the compute type round to the same side, so a partial
+// sum has few terms, and the last sums are taken in double. There are four vectors of partial sums, because an addition
+// takes about four cycles. The order of the additions is the same on all instruction sets.
 template <class T>
-double sum_of(const T* x, int size) {
-  double sum = 0.0;
-  for (int begin = 0; begin < size; begin += kRun) {
-    const int end = begin + kRun < size ? begin + kRun : size;
-    T run = T(0);
-#pragma omp simd reduction(+ : run)
-    for (int j = begin; j < end; ++j) run += x[j];
-    sum += static_cast<double>(run);
+__attribute__((noinline)) double sum_of(const T* x, int size) {
+  constexpr int kVector = 16;
+  T a[kVector] = {}, b[kVector] = {}, c[kVector] = {}, d[kVector] = {};
+  int begin = 0;
+  for (; begin + 4 * kVector <= size; begin += 4 * kVector) {
+    for (int k = 0; k < kVector; ++k) a[k] += x[begin + k];
+    for (int k = 0; k < kVector; ++k) b[k] += x[begin + kVector + k];
+    for (int k = 0; k < kVector; ++k) c[k] += x[begin + 2 * kVector + k];
+    for (int k = 0; k < kVector; ++k) d[k] += x[begin + 3 * kVector + k];
   }
+  for (int k = 0; begin + k < size; ++k) a[k % kVector] += x[begin + k];
+  double sum = 0.0;
+  for (int k = 0; k < kVector; ++k) sum += static_cast<double>((a[k] + b[k]) + (c[k] + d[k]));
   return sum;
 }
 
@@ -204,25 +207,31 @@ class TileMath {
 
   // ---- element-wise losses -------------------------------------------------------------------
 
-  // Forms the value of each element.
-  void values(const Tile<T>& tile, T* values) const {
-    with_kind(tile, [&](auto kind) {
-      with_variant(Loss(parameters_), [&](auto variant) { values_as<variant>(kind, tile, values); });
-    });
-  }
-
-  // Forms gradients times f, which may overwrite their logits.
-  void gradients(const Tile<T>& tile, T f, T* g) const {
+  // Forms values, and gradients times f. A null pointer means that the result is not needed. A gradient may overwrite
+  // its logits.
+  void evaluate(const Tile<T>& tile, T f, T* values, T* g) const {
     if constexpr (Loss::kScope == Scope::kElement) {
       with_kind(tile, [&](auto kind) {
-        with_variant(Loss(parameters_), [&](auto variant) { gradients_as<variant>(kind, tile, f, g); });
+        with_variant(Loss(parameters_), [&](auto variant) {
+          if (!values) {
+            evaluate_as<false, true, variant>(kind, tile, f, values, g);
+          } else if (g) {
+            evaluate_as<true, true, variant>(kind, tile, f, values, g);
+          } else {
+            evaluate_as<true, false, variant>(kind, tile, f, values, g);
+          }
+        });
       });
     }
   }
 
-  // Forms the gradients of both logits times f, which do not overwrite logits, and returns the sum of the values.
-  double evaluate_both(const Tile<T>& tile, T f, T* g, T* other) const {
-    return tile.weighted ? both_as<true>(tile, f, g, other) : both_as<false>(tile, f, g, other);
+  // Forms the gradients of both logits times f, which do not overwrite logits, and values unless that pointer is null.
+  void evaluate_both(const Tile<T>& tile, T f, T* values, T* g, T* other) const {
+    if (values) {
+      tile.weighted ? both_as<true, true>(tile, f, values, g, other) : both_as<true, false>(tile, f, values, g, other);
+    } else {
+      tile.weighted ? both_as<false, true>(tile, f, g, g, other) : both_as<false, false>(tile, f, g, g, other);
+    }
   }
 
   // Returns the sum of the values, and forms gradients as above unless `g` is null.
@@ -231,13 +240,9 @@ class TileMath {
       const bool separates = tile.targets == Targets::kNegative || Loss(parameters_).separates(tile.parametrised);
       if (separates && !tile.weighted) return separated_sum(tile, f, g);
     }
-    double sum = 0.0;
-    with_kind(tile, [&](auto kind) {
-      with_variant(Loss(parameters_), [&](auto variant) {
-        sum = g ? sum_as<true, variant>(kind, tile, f, g) : sum_as<false, variant>(kind, tile, f, g);
-      });
-    });
-    return sum;
+    alignas(64) T values[kTile];
+    evaluate(tile, f, values, g);
+    return sum_of(values, tile.size);
   }
 
   // ---- group losses --------------------------------------------------------------------------
@@ -305,55 +310,28 @@ class TileMath {
  private:
   const double* const parameters_;
 
-  template <int kVariant, Targets kTargets, bool kWeighted>
-  void values_as(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T* values) const {
+  template <bool kValues, bool kGradient, int kVariant, Targets kTargets, bool kWeighted>
+  void evaluate_as(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T f, T* values, T* g) const {
     const Loss loss(parameters_);
     for_blocks<need_of<kVariant, Loss>()>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
-      T *const block = values + begin, *const none = nullptr;
+      T *const block_values = values + begin, *const block_g = g + begin;
 #pragma omp simd
       for (int j = 0; j < size; ++j) {
-        block[j] = evaluate_one<false, kVariant, kTargets, kWeighted>(loss, x, j, T(0), none);
+        evaluate_one<kValues, kGradient, kVariant, kTargets, kWeighted>(loss, x, j, f, block_values, block_g);
       }
     });
   }
 
-  template <int kVariant, Targets kTargets, bool kWeighted>
-  void gradients_as(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T f, T* g) const {
+  template <bool kValues, bool kWeighted>
+  void both_as(const Tile<T>& tile, T f, T* values, T* g, T* other) const {
     const Loss loss(parameters_);
-    for_blocks<need_of<kVariant, Loss>()>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
-      T* const block = g + begin;
-#pragma omp simd
-      for (int j = 0; j < size; ++j) evaluate_one<true, kVariant, kTargets, kWeighted>(loss, x, j, f, block);
-    });
-  }
-
-  template <bool kGradient, int kVariant, Targets kTargets, bool kWeighted>
-  double sum_as(TileKind<kTargets, kWeighted>, const Tile<T>& tile, T f, T* g) const {
-    const Loss loss(parameters_);
-    double sum = 0.0;
-    for_blocks<need_of<kVariant, Loss>()>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
-      T* const block = g + begin;
-      T run = T(0);
-#pragma omp simd reduction(+ : run)
-      for (int j = 0; j < size; ++j)
-        run += evaluate_one<kGradient, kVariant, kTargets, kWeighted>(loss, x, j, f, block);
-      sum += static_cast<double>(run);
-    });
-    return sum;
-  }
-
-  template <bool kWeighted>
-  double both_as(const Tile<T>& tile, T f, T* g, T* other) const {
-    const Loss loss(parameters_);
-    double sum = 0.0;
     for_blocks<Loss::kLogistic>(tile, [&](Columns<T> x, int begin, int size) __attribute__((always_inline)) {
-      T *const block_g = g + begin, *const block_other = other + begin;
-      T run = T(0);
-#pragma omp simd reduction(+ : run)
-      for (int j = 0; j < size; ++j) run += both_of_one<kWeighted>(loss, x, j, f, block_g, block_other);
-      sum += static_cast<double>(run);
+      T *const block_values = values + begin, *const block_g = g + begin, *const block_other = other + begin;
+#pragma omp simd
+      for (int j = 0; j < size; ++j) {
+        both_of_one<kValues, kWeighted>(loss, x, j, f, block_values, block_g, block_other);
+      }
     });
-    return sum;
   }
 
   double separated_sum(const Tile<T>& tile, T f, T* g) const {
@@ -516,22 +494,22 @@ class TileMath {
     if (kGradient) g[j] = r.gradient * f;
   }
 
-  template <bool kGradient, int kVariant, Targets kTargets, bool kWeighted>
-  static MLLOSS_HD T evaluate_one(const Loss& loss, const Columns<T>& x, int j, T f, T* g) {
+  template <bool kValues, bool kGradient, int kVariant, Targets kTargets, bool kWeighted>
+  static MLLOSS_HD void evaluate_one(const Loss& loss, const Columns<T>& x, int j, T f, T* values, T* g) {
     auto e = element<kTargets, kWeighted, need_of<kVariant, Loss>()>(x, j);
     if constexpr (Loss::kLabelParameter) e.parameter = x.parameters[j];
     const ValueAndGradient<T> r = evaluated<kVariant>(loss, e);
+    if (kValues) values[j] = r.value * e.w;
     if (kGradient) g[j] = r.gradient * (e.w * f);
-    return r.value * e.w;
   }
 
-  template <bool kWeighted>
-  static MLLOSS_HD T both_of_one(const Loss& loss, const Columns<T>& x, int j, T f, T* g, T* other) {
+  template <bool kValues, bool kWeighted>
+  static MLLOSS_HD void both_of_one(const Loss& loss, const Columns<T>& x, int j, T f, T* values, T* g, T* other) {
     const auto e = element<Targets::kSoft, kWeighted, Loss::kLogistic>(x, j);
     const ValueAndGradients<T> r = loss.evaluate_both(e);
+    if (kValues) values[j] = r.value * e.w;
     g[j] = r.gradient * (e.w * f);
     other[j] = r.other * (e.w * f);
-    return r.value * e.w;
   }
 
   template <Targets kTargets, bool kWeighted, class M>
