@@ -42,27 +42,6 @@ MLLOSS_HD T absolute(T x) {
   return fabs(x);
 }
 
-// The smaller and the larger of two numbers that are not both negative. A NaN may get lost. The bits of such numbers
-// have the same order, and GCC has vector instructions for minima and maxima of integers only.
-MLLOSS_HD float smaller(float a, float b) {
-#ifdef __CUDA_ARCH__
-  return fminf(a, b);
-#else
-  const int32_t x = bit_cast<int32_t>(a), y = bit_cast<int32_t>(b);
-  return bit_cast<float>(x < y ? x : y);
-#endif
-}
-MLLOSS_HD float larger(float a, float b) {
-#ifdef __CUDA_ARCH__
-  return fmaxf(a, b);
-#else
-  const int32_t x = bit_cast<int32_t>(a), y = bit_cast<int32_t>(b);
-  return bit_cast<float>(x > y ? x : y);
-#endif
-}
-MLLOSS_HD double smaller(double a, double b) { return a < b ? a : b; }
-MLLOSS_HD double larger(double a, double b) { return a > b ? a : b; }
-
 // Returns a b + c, rounded once if the processor can. Compilers alone fuse the two or not, depending on other uses of
 // the product.
 template <class T>
@@ -99,6 +78,28 @@ MLLOSS_HD T at_least(T x, T least) {
 #endif
   return x < least ? least : x;
 }
+
+// The smaller and the larger of two numbers that are not both negative, for callers whose result has a NaN anyway: the
+// CPU may lose one here. The bits of such numbers have the same order, and GCC has vector instructions for the minima
+// and maxima of integers, but none that keep a NaN.
+MLLOSS_HD float smaller(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return at_most(a, b);
+#else
+  const int32_t x = bit_cast<int32_t>(a), y = bit_cast<int32_t>(b);
+  return bit_cast<float>(x < y ? x : y);
+#endif
+}
+MLLOSS_HD float larger(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return at_least(a, b);
+#else
+  const int32_t x = bit_cast<int32_t>(a), y = bit_cast<int32_t>(b);
+  return bit_cast<float>(x > y ? x : y);
+#endif
+}
+MLLOSS_HD double smaller(double a, double b) { return a < b ? a : b; }
+MLLOSS_HD double larger(double a, double b) { return a > b ? a : b; }
 
 #ifdef CUEMU
 // Simulates an approximate instruction: returns a float within `most` units in the last place of the correctly rounded
@@ -408,7 +409,11 @@ struct LogisticParts {
 // Returns the values at z, or at -z if `negated`.
 template <class T>
 MLLOSS_HD Logistic<T> logistic_from(LogisticParts<T> parts, T z, bool negated) {
+#ifdef __CUDA_ARCH__
+  const T positive = z > T(0) ? z : T(0), negative = z > T(0) ? T(0) : -z;  // one comparison for both
+#else
   const T positive = larger(z, T(0)), negative = larger(-z, T(0));  // a NaN shows in the other terms
+#endif
   return {negated ? parts.sigmoid_negated : parts.sigmoid, negated ? parts.sigmoid : parts.sigmoid_negated,
           (negated ? negative : positive) + parts.l, (negated ? positive : negative) + parts.l};
 }

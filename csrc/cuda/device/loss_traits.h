@@ -25,8 +25,6 @@ template <class T>
 constexpr int kRegisterPressure<SelfAdjustingDice<T>> = MLLOSS_CAPABILITY >= 100 ? 2 : 1;
 template <class T>
 constexpr int kRegisterPressure<SigmoidFocal<T>> = MLLOSS_CAPABILITY >= 100 ? 1 : 0;
-template <class T>
-constexpr int kRegisterPressure<SymmetricKl<T>> = 1;
 template <class T, template <class> class... Losses>
 constexpr int kRegisterPressure<Compound<T, Losses...>> = sizeof...(Losses) > 2 ? 3 : 2;
 
