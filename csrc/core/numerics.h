@@ -81,10 +81,12 @@ MLLOSS_HD T at_least(T x, T least) {
 
 // The smaller and the larger of two numbers that are not both negative, for callers whose result has a NaN anyway: the
 // CPU may lose one here. The bits of such numbers have the same order, and GCC has vector instructions for the minima
-// and maxima of integers, but none that keep a NaN.
+// and maxima of integers, but none that keep a NaN. SSE2 has no such instructions.
 MLLOSS_HD float smaller(float a, float b) {
 #ifdef __CUDA_ARCH__
   return at_most(a, b);
+#elif defined(__x86_64__) && !defined(__SSE4_1__)
+  return a < b ? a : b;
 #else
   const int32_t x = bit_cast<int32_t>(a), y = bit_cast<int32_t>(b);
   return bit_cast<float>(x < y ? x : y);
@@ -93,6 +95,8 @@ MLLOSS_HD float smaller(float a, float b) {
 MLLOSS_HD float larger(float a, float b) {
 #ifdef __CUDA_ARCH__
   return at_least(a, b);
+#elif defined(__x86_64__) && !defined(__SSE4_1__)
+  return a > b ? a : b;
 #else
   const int32_t x = bit_cast<int32_t>(a), y = bit_cast<int32_t>(b);
   return bit_cast<float>(x > y ? x : y);
