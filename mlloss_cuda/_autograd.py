@@ -348,6 +348,7 @@ class _PairLoss(torch.autograd.Function):
 
 
 def _both_from_logits(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of both logits, from what was saved."""
     anchor, logits, *given = ctx.saved_tensors
     ops, shared = getattr(torch.ops, ctx.options.namespace), shared_arguments(TensorArguments(*given), ctx.options)
     with torch.no_grad():
