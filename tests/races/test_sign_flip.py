@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 # Losses of two logits have no case.
 FLIPS = (
     *flips(),
-    ("symmetric_kl", "symmetric_kl.h", "up ? gradient : -gradient", "up ? gradient : gradient"),
+    ("symmetric_kl", "symmetric_kl.h", "copysign(gap, difference)", "gap"),
 )
 # Tests of one dtype: one that every case runs, and a second one for cases that stand for a path.
 DTYPE, OTHER_DTYPES = "bfloat16", ("float", "double", "half")

@@ -22,7 +22,7 @@ from .source import Loop, marked_copy
 ROOT = Path(__file__).resolve().parents[2]
 
 # A share of the losses that holds every marked loop; all of them take twice as long.
-LOSSES = ("zlpr", "bce_with_logits", "dice", "decoupled_softmax")
+LOSSES = ("zlpr", "bce_with_logits", "dice", "decoupled_softmax", "symmetric_kl")
 
 
 class KnownScalar(NamedTuple):
