@@ -143,6 +143,11 @@ class _EagerLoss(torch.autograd.Function):
     the gradient.
     """
 
+    @classmethod
+    def apply_without_functorch(cls, logits: Tensor, call: tuple[TensorArguments, Options, bool]) -> Any:
+        """Do what ``apply`` does if functorch is inactive, without the Python calls that find out whether it is."""
+        return super(torch.autograd.Function, cls).apply(torch._C._functorch.unwrap_if_dead(logits), call)  # type: ignore[misc]
+
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, call: tuple[TensorArguments, Options, bool], *learned: Tensor | None
@@ -163,7 +168,7 @@ class _EagerLoss(torch.autograd.Function):
         if grad_output is None:
             return (None,) * len(ctx.needs_input_grad)
         if ctx.form:
-            return *_scaled(ctx, grad_output), None
+            return _scaled(ctx, grad_output)[0], None
         need_logits, _, *learned = ctx.needs_input_grad
         gradient, *others = _from_logits(ctx, grad_output, (need_logits, *(learned or (False, False, False))))
         return gradient, None, *(others if learned else ())
@@ -225,21 +230,22 @@ def _of_each(
     return ops.loss_backward(logits, *shared, coefficients, grad_output, True, False, False, False)[0]
 
 
-def _scaled(ctx: Any, grad_output: Tensor) -> Iterable[Tensor]:
+def _scaled(ctx: Any, grad_output: Tensor) -> tuple[Tensor, ...]:
     """Return the gradients that the forward computed, times ``grad_output``."""
-    if ctx.options.in_place:
+    options: Options = ctx.options
+    if options.in_place:
         _spend(ctx)
-    anchor, *gradients = ctx.saved_tensors  # read once: hooks that unpack them may allow no second time
+    anchor, gradient, *second = ctx.saved_tensors  # read once: hooks that unpack them may allow no second time
     if not torch.is_grad_enabled():
-        return [_product(ctx.options, gradient, grad_output) for gradient in gradients]
+        product = _product(options, gradient, grad_output)
+        return (product, _product(options, second[0], grad_output)) if second else (product,)
     with torch.no_grad():
-        products = [_product(ctx.options, gradient, grad_output) for gradient in gradients]
-    return [once(product, anchor) for product in products]
+        products = [_product(options, factor, grad_output) for factor in (gradient, *second)]
+    return tuple(once(product, anchor) for product in products)
 
 
 def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
     compiling = torch.compiler.is_compiling()
-    ops = getattr(torch.ops, options.namespace)
     # vmap, and autograd's is_grads_batched, have a rule for the plain product.
     if torch._C._are_functorch_transforms_active() or (
         not compiling and torch._C._functorch.is_legacy_batchedtensor(grad_output)
@@ -249,6 +255,7 @@ def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
     unit = not compiling and id(grad_output) in _one_ids and grad_output._version == 0
     # If the graph is kept, the backward may run again. torch.compile does not know, so it overwrites nothing.
     kept = compiling or torch._C._autograd._get_current_graph_task_keep_graph()
+    ops = getattr(torch.ops, options.namespace)
     if kept and not options.in_place:
         return gradient.clone() if unit else ops.scale_gradient(gradient, grad_output)
     if not unit:
@@ -441,5 +448,8 @@ def fused_loss(logits: Tensor, tensors: TensorArguments, options: Options) -> tu
     form = not auxiliary and _forms_gradient(logits, options)
     if transformed or compiling:
         return _FusedLoss.apply(logits, *tensors, options, form)[:2]
-    learned = (scale, label, row) if auxiliary else ()
-    return _EagerLoss.apply(logits, (tensors, options, form), *learned)[:2]
+    call = tensors, options, form
+    if auxiliary:
+        return _EagerLoss.apply(logits, call, scale, label, row)[:2]
+    value, coefficients, *_ = _EagerLoss.apply_without_functorch(logits, call)
+    return value, coefficients

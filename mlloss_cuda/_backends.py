@@ -179,35 +179,38 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = _requests[-1].name if _requests else None
 
 
-# The backend of each device type that a fused engine serves, if no backend is forced.
-_chosen: dict[str, str] = {}
+# The engine of each device type and loss that one serves, if no backend is forced.
+_chosen: dict[tuple[str, str], str] = {}
 
 
 def choose(device_type: str, loss: str = "") -> str:
     """Return the first backend that serves ``loss`` for tensors on a device of this type."""
+    if _forced is None:
+        name = _preferred(device_type, loss)
+        if name is None:
+            _warn(device_type)
+            return "reference"
+        return name
     if _ops.COMPOUND in loss:
         found = one_pass(device_type, loss, _forced)
         assert found is not None, loss
         return found
-    if _forced == "reference":
-        return _forced
-    if _forced is not None:
-        if device_type not in _engines[_forced].devices:
-            raise ValueError(f"use_backend({_forced!r}): logits are on {device_type!r}, which it does not serve")
-        return _forced
-    name = _first_usable(device_type)
-    if name is None:
-        _warn(device_type)
-        return "reference"
-    return name
+    if _forced != "reference" and device_type not in _engines[_forced].devices:
+        raise ValueError(f"use_backend({_forced!r}): logits are on {device_type!r}, which it does not serve")
+    return _forced
 
 
-def _first_usable(device_type: str) -> str | None:
-    name = _chosen.get(device_type)
+def _preferred(device_type: str, loss: str) -> str | None:
+    """Return the first usable engine for ``loss`` on a device of this type, or None."""
+    name = _chosen.get((device_type, loss))
     if name is None:
-        name = next((name for name in _serving(device_type) if _usable(name)), None)
+        if _ops.COMPOUND in loss:
+            name = one_pass(device_type, loss, None)
+            assert name is not None, loss
+        else:
+            name = next((name for name in _serving(device_type) if _usable(name)), None)
         if name is not None:
-            _chosen[device_type] = name
+            _chosen[device_type, loss] = name
     return name
 
 
@@ -247,7 +250,7 @@ def _usable(name: str) -> bool:
 
 # This is torch.compiler.assume_constant_result without the import of dynamo. The result is constant because the
 # installed packages do not change, and dynamo cannot trace the import of an engine.
-_first_usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_preferred._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 one_pass._dynamo_marked_constant = True  # type: ignore[attr-defined]
 

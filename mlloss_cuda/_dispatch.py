@@ -66,7 +66,7 @@ def evaluate(term: Term, logits: Any, targets: Any, **common: Any) -> Tensor:
     """Check everything, then run the loss on the backend that serves the logits' device."""
     if type(logits) is not Tensor:
         return evaluate_kept(term, logits, targets, **common, keep=False)[0]
-    call = _prepare(term, logits, targets, **common, keep=False)
+    call = _prepare(term, logits, targets, **common)
     value = run(call)[0]
     return value if logits.dim() == 2 else _shaped(value, logits, call)
 
@@ -124,7 +124,7 @@ def _prepare(
     normalizer: Any,
     reduction: Any,
     inplace_backward: Any,
-    keep: bool,
+    keep: bool = False,
 ) -> CheckedCall:
     spec = term.spec
     logits = check.check_logits(logits)

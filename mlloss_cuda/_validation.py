@@ -33,6 +33,7 @@ __all__ = [
 
 LOGITS_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGER_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_TARGET_DTYPES = LOGITS_DTYPES + INTEGER_DTYPES
 
 
 def received(value: Any) -> str:
@@ -82,6 +83,8 @@ def check_number(
     open_high: bool = False,
 ) -> float:
     """Check for a finite real number between ``low`` and ``high``, and return it as a float."""
+    if type(value) is float and low < value < high:
+        return value
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
         raise TypeError(f"{name}: expected a number, got {received(value)}")
     number = float(value)
@@ -192,7 +195,7 @@ def check_dense(name: str, targets: Any) -> None:
         )
     if targets.layout != torch.strided:
         raise TypeError(f"{name}: expected a strided or sparse_csr tensor, got layout {targets.layout}")
-    if targets.dtype not in LOGITS_DTYPES + INTEGER_DTYPES:
+    if targets.dtype not in _TARGET_DTYPES:
         raise TypeError(f"{name}: expected a bool, integer or floating dtype, got {targets.dtype}")
 
 
@@ -200,6 +203,8 @@ def check_targets(targets: Any, logits: Tensor) -> Tensor | CSRTargets:
     """Check targets, and return them without a gradient: dense ones, or CSR targets as ``CSRTargets``."""
     if not isinstance(targets, Tensor) or targets.requires_grad:
         check_constant("targets", targets)
+        if isinstance(targets, Tensor):
+            targets = targets.detach()
     if isinstance(targets, Tensor) and targets.layout == torch.sparse_csr:
         targets = CSRTargets.from_sparse(targets)
     if isinstance(targets, CSRTargets):
@@ -216,4 +221,4 @@ def check_targets(targets: Any, logits: Tensor) -> Tensor | CSRTargets:
         raise ValueError(f"targets: expected the logits' shape {tuple(logits.shape)}, got {tuple(targets.shape)}")
     if targets.device != logits.device:
         raise ValueError(f"targets: expected on the logits' device {logits.device}, got {targets.device}")
-    return targets.detach()
+    return targets

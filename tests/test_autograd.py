@@ -228,6 +228,23 @@ def test_func_grad(served: Case, logits: Tensor, targets: Tensor) -> None:
     assert torch.equal(value, expected.value)
 
 
+def test_a_tensor_that_outlives_its_transform() -> None:
+    """Logits that a transform of ``torch.func`` leaves behind are a tensor like any other."""
+    kept: list[Tensor] = []
+    leaf, factor = torch.randn(3, 5), torch.randn(5, requires_grad=True)
+
+    def keeping(x: Tensor) -> Tensor:
+        kept.append(x * factor)
+        return x.sum()
+
+    torch.func.grad(keeping)(leaf)
+    targets = torch.rand(3, 5) < 0.5
+    for scale in (1.0, torch.tensor(1.0, requires_grad=True)):
+        losses = [zlpr_loss(logits, targets, logit_scale=scale) for logits in (leaf * factor, kept[0])]
+        expected, got = (torch.autograd.grad(loss, factor, retain_graph=True)[0] for loss in losses)
+        torch.testing.assert_close(got, expected)
+
+
 def test_batched_gradients(served: Case, logits: Tensor, targets: Tensor) -> None:
     """Autograd's is_grads_batched, which jacobian(vectorize=True) uses, takes several grad_outputs at once."""
     x = logits[:3, :50].contiguous().requires_grad_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 import weakref
 from typing import Any
 
@@ -267,6 +268,24 @@ def test_values_do_not_outlive_a_transform(logits: Tensor, targets: Tensor, comp
     got = (torch.compile(gradient) if compiled else gradient)(logits)
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-12)
     assert copy.deepcopy(loss).values is None
+
+
+@pytest.mark.parametrize("name", ("the three", "across rows"))
+def test_values_are_those_of_their_call(logits: Tensor, targets: Tensor, name: str) -> None:
+    """Later changes of the loss, the arguments or the module, and copies, leave the terms' values as they are."""
+    loss, clean = CompoundLoss(SUMS[name], reduction="sum"), targets.clamp(min=0)
+    loss.normalizer, weight = torch.tensor(7.0), torch.rand(logits.shape[:-1])
+    x = logits.clone().requires_grad_()
+    value = loss(x, clean, weight)
+    expected = torch.stack(one_by_one(SUMS[name], logits, clean, sample_weight=weight, reduction="sum"), -1) / 7.0
+    value /= 2
+    value.backward()
+    weight.zero_()
+    loss.normalizer.zero_()
+    loss.reduction = "mean"
+    for each in (loss, copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        torch.testing.assert_close(each.values, expected, rtol=1e-5, atol=1e-6)
+    assert CompoundLoss(SUMS[name]).values is None
 
 
 @pytest.mark.parametrize(

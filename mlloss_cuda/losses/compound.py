@@ -19,6 +19,7 @@ from .._registry import Term
 from ..targets import CSRTargets
 from ._arguments import DEFAULTS, CommonArguments, documented
 from ._module import CheckedPass, LossModule
+from ._term_values import PassResult, TermValues
 
 __all__ = ["CompoundLoss", "Pass", "compound_loss"]
 
@@ -171,6 +172,10 @@ class _Arguments(NamedTuple):
     reduction: str
     inplace_backward: bool
 
+    def term_values(self, results: tuple[PassResult, ...]) -> TermValues:
+        leading = tuple(self.logits.shape[:-1])
+        return TermValues(results, leading, self.reduction, self.sample_weight, self.normalizer).fixed()
+
     def engine(self, reduction: str) -> dict[str, Any]:
         return {
             "sample_weight": self.sample_weight,
@@ -199,24 +204,29 @@ class _Planned(NamedTuple):
     shares: tuple[float, ...]  # factor of each term's own value in the pass
     reduction: str
 
-    def call(self, call: _Arguments) -> tuple[Tensor, Sequence[Tensor]]:
-        """Return the value of the pass, which is a part of the sum, and each term's own value."""
+    def call(self, call: _Arguments) -> tuple[Tensor, PassResult]:
+        """Return the value of the pass, which is a part of the sum, and what the terms' own values follow from."""
         if self.loss is None:
             value, kept = evaluate_kept(
                 self.term, call.logits, call.targets, **self.common, **call.engine(self.reduction)
             )
-            return value, _of_terms(kept, self.shares, call)
+            return value, PassResult(self.places, self.shares, kept.detach())
         own = {name: getattr(self.loss, name) for name in self.loss.own}
         value = self.loss.function(call.logits, call.targets, **own, **self.common, **call.engine(self.reduction))
         if call.reduction == "none" and self.term.grouping == "element":
             value = value.sum(-1)
             if not isinstance(call.logits, Tensor):  # ShardedLogits: the labels lie on several ranks
                 value = call.logits.total(value)
-        return self.coefficient * value, [value.detach()]
+        return self.coefficient * value, PassResult(self.places, (), value.detach())
 
 
 def _planned(
-    pairs: Sequence[tuple[float, LossModule]], common: dict[str, Any], device_type: str, labels: int, reduction: str
+    pairs: Sequence[tuple[float, LossModule]],
+    common: dict[str, Any],
+    device_type: str,
+    labels: int,
+    reduction: str,
+    inplace_backward: bool,
 ) -> list[_Planned]:
     """Return the planned passes of a call."""
     prepared = _prepare(pairs, common)
@@ -237,29 +247,9 @@ def _planned(
         )
         of_rows = "batchmean" if reduction == "mean" else reduction
         planned.append(_Planned(places, None, 1.0, joint, own, shares, of_rows))
+    if inplace_backward and len(planned) > 1:
+        raise ValueError(f"inplace_backward: expected terms that share one pass, got {len(planned)} passes")
     return planned
-
-
-def _of_terms(kept: Tensor, shares: Sequence[float], call: _Arguments) -> Sequence[Tensor]:
-    """Return each term's own value from the coefficients of a pass."""
-    rows = kept[-len(shares) :].detach()
-    if call.sample_weight is not None:
-        weight = call.sample_weight.to(rows.dtype).flatten()
-        rows = torch.where(weight == 0, 0.0, rows * weight)
-    if call.reduction == "none":
-        return [own.reshape(call.logits.shape[:-1]) for own in rows]
-    totals = rows.sum(1)
-    if call.reduction != "sum":
-        totals = totals / rows.shape[1] if rows.shape[1] else totals * math.nan
-    elif call.normalizer is not None:
-        totals = totals / call.normalizer
-    return [own if share == 1.0 else own * share for own, share in zip(totals.unbind(), shares, strict=True)]
-
-
-def _in_place_checked(passes: list[_Planned], inplace_backward: bool) -> list[_Planned]:
-    if inplace_backward and len(passes) > 1:
-        raise ValueError(f"inplace_backward: expected terms that share one pass, got {len(passes)} passes")
-    return passes
 
 
 def _agreed(logits: Any, plan: Callable[[], list[_Planned]]) -> list[_Planned]:
@@ -272,17 +262,16 @@ def _agreed(logits: Any, plan: Callable[[], list[_Planned]]) -> list[_Planned]:
         raise
 
 
-def _run(passes: Sequence[_Planned], terms: int, call: _Arguments) -> tuple[Tensor, Tensor]:
-    """Return the sum, and the values of its terms, ``[K]`` or ``[..., K]``."""
+def _run(passes: Sequence[_Planned], call: _Arguments) -> tuple[Tensor, tuple[PassResult, ...]]:
+    """Return the sum, and what each pass found about its terms."""
     value: Tensor | None = None
-    values: list[Tensor | None] = [None] * terms
+    results = []
     for planned in passes:
-        part, own = planned.call(call)
+        part, result = planned.call(call)
         value = part if value is None else value + part
-        for i, term_value in zip(planned.places, own, strict=True):
-            values[i] = term_value
+        results.append(result)
     assert value is not None
-    return value, torch.stack(values, -1)  # type: ignore[arg-type]
+    return value, tuple(results)
 
 
 def scaled(loss: LossModule, factor: float) -> CompoundLoss:
@@ -375,21 +364,17 @@ def compound_loss(
     check.check_choice("reduction", reduction, _ops.REDUCTIONS)
     passes = _agreed(
         logits,
-        lambda: _in_place_checked(
-            _planned(pairs, common, logits.device.type, logits.shape[-1], reduction), inplace_backward
-        ),
+        lambda: _planned(pairs, common, logits.device.type, logits.shape[-1], reduction, inplace_backward),
     )
     call = _Arguments(logits, targets, sample_weight, normalizer, reduction, inplace_backward)
-    return _run(passes, len(pairs), call)[0]
+    return _run(passes, call)[0]
 
 
 class CompoundLoss(LossModule):
     """The module of :func:`compound_loss`, and the result of ``+`` and ``*`` on loss modules.
 
     Its terms are the submodules ``losses``, so their parameters are learned, and ``coefficients``. For logging,
-    ``values`` holds the value of each term in the last call, ``[K]`` (``[..., K]`` under
-    ``reduction="none"``): detached, without its coefficient, with the same reduction; None after a call under
-    a transform of ``torch.func``.
+    ``values`` has the value of each term in the last call.
 
     Example:
         >>> loss = ZLPRLoss() + 0.5 * SigmoidFocalLoss(gamma=2.0)
@@ -400,6 +385,7 @@ class CompoundLoss(LossModule):
 
     _function = staticmethod(compound_loss)
     _last_plan: _LastPlan | None = None
+    _term_values: TermValues | None = None
 
     def __init__(self, terms: Sequence[tuple[float, LossModule]], **common: Unpack[CommonArguments]) -> None:
         pairs = _check_terms(terms)
@@ -409,7 +395,16 @@ class CompoundLoss(LossModule):
         super().__init__({}, common)
         self.coefficients = tuple(coefficient for coefficient, _ in pairs)
         self.losses = nn.ModuleList([loss for _, loss in pairs])
-        self.values: Tensor | None = None
+
+    @property
+    def values(self) -> Tensor | None:
+        """The value of each term in the last call, ``[K]``, or ``[..., K]`` under ``reduction="none"``.
+
+        A value is detached, is without its coefficient, and has the reduction of the sum. Each reading computes the
+        values, from numbers for each row that the call keeps. They are None before the first call, and after a call
+        under a transform of ``torch.func``.
+        """
+        return None if self._term_values is None else self._term_values.stacked()
 
     @property
     def terms(self) -> tuple[tuple[float, LossModule], ...]:
@@ -419,20 +414,20 @@ class CompoundLoss(LossModule):
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
         """Return the sum; shapes are those of :func:`compound_loss`."""
         logits = checked_logits(logits)
+        passes = _agreed(logits, lambda: self._passes_on(logits.device.type, logits.shape[-1]))
         in_place = bool(self.inplace_backward)
-        passes = _agreed(
-            logits, lambda: _in_place_checked(self._passes_on(logits.device.type, logits.shape[-1]), in_place)
-        )
         call = _Arguments(logits, targets, sample_weight, self.normalizer, str(self.reduction), in_place)
-        value, values = _run(passes, len(self.coefficients), call)
-        # A tensor that was made under a transform such as torch.func.grad cannot be used after it.
-        self.values = None if torch._C._are_functorch_transforms_active() else values
+        value, results = _run(passes, call)
+        if torch._C._are_functorch_transforms_active():
+            self._term_values = None  # a tensor that was made under a transform cannot be used after it
+        else:
+            self._term_values = call.term_values(results)
         return value
 
     def _passes_on(self, device_type: str, labels: int) -> list[_Planned]:
         """Return the passes of a call: those of the last call, if no object that they depend on was replaced."""
         if type(labels) is not int or torch.compiler.is_compiling():  # a traced number does not outlive its trace
-            return self._planned_on(device_type, labels)
+            return self._planned_on(device_type, labels, bool(self.inplace_backward))
         key = (device_type, labels, _backends.forced(), self.coefficients)
         # By getattr, so that a property or a parametrization that makes a new value each time has a new plan each time.
         seen = [getattr(self, name) for name in self._names]
@@ -440,15 +435,16 @@ class CompoundLoss(LossModule):
             seen += [loss, *[getattr(loss, name) for name in loss._names]]  # type: ignore[union-attr]
         last = self._last_plan
         if last is None or last.key != key or len(last.seen) != len(seen) or not all(map(is_, last.seen, seen)):
-            last = self._last_plan = _LastPlan(key, seen, self._planned_on(device_type, labels))
+            planned = self._planned_on(device_type, labels, bool(self.inplace_backward))
+            last = self._last_plan = _LastPlan(key, seen, planned)
         return last.passes
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the last plan out of copies."""
         return {**self.__dict__, "_last_plan": None}
 
-    def _planned_on(self, device_type: str, labels: int) -> list[_Planned]:
-        return _planned(self.terms, self._common_arguments(), device_type, labels, str(self.reduction))
+    def _planned_on(self, device_type: str, labels: int, in_place: bool) -> list[_Planned]:
+        return _planned(self.terms, self._common_arguments(), device_type, labels, str(self.reduction), in_place)
 
     def terms_on(self, device_type: str) -> list[Term]:
         """Return the term of each of :meth:`passes`, on a device of this type."""
@@ -466,7 +462,7 @@ class CompoundLoss(LossModule):
         """Check the call without running it, and return its passes. No value of ``logits`` is read."""
         call = _Arguments(logits, targets, sample_weight, self.normalizer, str(self.reduction), False)
         passes = []
-        for planned in self._planned_on(logits.device.type, logits.shape[-1]):
+        for planned in self._planned_on(logits.device.type, logits.shape[-1], in_place=False):
             engine = {**planned.common, **call.engine(planned.reduction)}
             own = prepare(planned.term, logits, targets, **engine, keep=planned.loss is None)
             passes.append(CheckedPass(planned.coefficient, own, planned.places, planned.shares))
@@ -478,17 +474,16 @@ class CompoundLoss(LossModule):
         outcomes: Sequence[tuple[Tensor, Tensor]],
         leading: tuple[int, ...] | None = None,
     ) -> None:
-        """Store each term's value, for logging; ``leading`` is the shape of the values of rows."""
-        values: list[Tensor | None] = [None] * len(self.losses)
-        reduction = str(self.reduction)
-        for (_, made, places, shares), (value, kept) in zip(passes, outcomes, strict=True):
-            tensors = made.tensors
-            call = _Arguments(made.logits, made.targets, tensors.sample_weight, tensors.normalizer, reduction, False)
-            own = _of_terms(kept, shares, call) if shares else [value.detach()]
-            for i, term_value in zip(places, own, strict=True):
-                values[i] = term_value
-        stacked = torch.stack([own for own in values if own is not None], -1)
-        self.values = stacked if leading is None else stacked.reshape(*leading, stacked.shape[-1])
+        """Store what the terms' values follow from; ``leading`` is the shape of the values of rows."""
+        results = tuple(
+            PassResult(places, shares, (kept if shares else value).detach())
+            for (_, _, places, shares), (value, kept) in zip(passes, outcomes, strict=True)
+        )
+        made = passes[0].call
+        rows = made.logits.shape[:-1] if leading is None else leading
+        tensors = made.tensors
+        found = TermValues(results, tuple(rows), str(self.reduction), tensors.sample_weight, tensors.normalizer)
+        self._term_values = found.fixed()
 
     def initial_bias(self, num_labels: int) -> float:
         """Return the initial bias of the first term."""
