@@ -13,7 +13,7 @@ from . import _backends, _ops
 from . import _validation as check
 from ._autograd import fused_loss, fused_pair
 from ._call import CheckedCall, Options, TensorArguments
-from ._reference import reference_loss
+from ._reference import loss_input, reference_loss
 from ._registry import Term
 from .targets import CSRTargets
 
@@ -132,7 +132,7 @@ def _prepare(
     reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
     if ignore_index is not None:
         targets, ignore_index = without_ignore_nan(targets, check.check_ignore_index(ignore_index))
-    smoothing = check.check_number("label_smoothing", label_smoothing, 0.0, 1.0, open_high=True)
+    smoothing = check.check_label_smoothing(label_smoothing)
     in_place = inplace_backward is not False and check_in_place(logits, inplace_backward)
 
     *leading, labels = logits.shape
@@ -221,13 +221,9 @@ def transformed(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: An
     number, scale = _split_scale(logit_scale, logits)
     if logit_bias is not None:
         logit_bias = check.check_tensor("logit_bias", logit_bias, (logits.shape[-1],), logits)
-    offset, of_labels, of_rows = _offsets(threshold, logit_bias, logits, finite=False)
-    s = logits.to(_ops.compute_dtype(logits)) * (number if scale is None else scale) + offset
-    if of_labels is not None:
-        s = s + of_labels
-    if of_rows is not None:
-        s = s + (of_rows if of_rows.dim() == 0 else of_rows.reshape(*logits.shape[:-1], 1))
-    return s
+    return loss_input(
+        logits, number if scale is None else scale, *_offsets(threshold, logit_bias, logits, finite=False)
+    )
 
 
 def check_in_place(logits: Tensor, inplace_backward: Any) -> bool:
@@ -261,11 +257,10 @@ def _columns(targets: CSRTargets, logits: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def _check_normalizer(normalizer: Any, reduction: str, logits: Tensor) -> Tensor:
-    if reduction != "sum":
-        raise ValueError(f"normalizer: expected reduction='sum' with it, got reduction={reduction!r}")
+    check.check_divides_a_sum(normalizer, reduction)
     if isinstance(normalizer, Tensor):
         return _constant("normalizer", normalizer, (), logits)
-    number = check.check_number("normalizer", normalizer, 0.0)
+    number = check.check_normalizer(normalizer)
     return torch.full((), number, dtype=_ops.compute_dtype(logits), device=logits.device)
 
 

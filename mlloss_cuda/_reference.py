@@ -15,7 +15,23 @@ from ._limits import scaled
 from ._registry import LossSpec
 from .targets import CSRTargets
 
-__all__ = ["equal_to", "reference_loss"]
+__all__ = ["equal_to", "loss_input", "reference_loss"]
+
+
+def loss_input(
+    logits: Tensor,
+    scale: Tensor | float,
+    offset: float,
+    label_offset: Tensor | None,
+    row_offset: Tensor | None,
+) -> Tensor:
+    """Return ``scale * logits`` and the offsets in the compute dtype; ``row_offset`` is 0-d or has an entry a row."""
+    s = scaled(logits.to(_ops.compute_dtype(logits)), scale) + offset
+    if label_offset is not None:
+        s = s + label_offset
+    if row_offset is not None:
+        s = s + (row_offset if row_offset.dim() == 0 else row_offset.reshape(*logits.shape[:-1], 1))
+    return s
 
 
 def _dense(targets: Tensor | CSRTargets, ignore_index: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -53,11 +69,7 @@ def reference_loss(
     ignore_index, smoothing, parameters = options.ignore_index, options.label_smoothing, options.parameters
     dtype = _ops.compute_dtype(logits)
     rows, labels = logits.shape
-    s = scaled(logits.to(dtype), scale) + options.offset
-    if tensors.label_offset is not None:
-        s = s + tensors.label_offset
-    if tensors.row_offset is not None:
-        s = s + tensors.row_offset.reshape(-1, 1)
+    s = loss_input(logits, scale, options.offset, tensors.label_offset, tensors.row_offset)
     if spec.second_logits:
         assert isinstance(targets, Tensor)
         y, excluded = scaled(targets.to(dtype), scale), None

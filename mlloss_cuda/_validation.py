@@ -21,8 +21,11 @@ __all__ = [
     "check_bool",
     "check_choice",
     "check_constant",
+    "check_divides_a_sum",
     "check_ignore_index",
+    "check_label_smoothing",
     "check_logits",
+    "check_normalizer",
     "check_number",
     "check_other_logits",
     "check_targets",
@@ -95,6 +98,21 @@ def check_number(
         return number
     left, right = ("(" if open_low else "["), (")" if open_high else "]")
     raise ValueError(f"{name}: expected a finite number in {left}{low}, {high}{right}, got {value!r}")
+
+
+def check_label_smoothing(value: Any) -> float:
+    return check_number("label_smoothing", value, 0.0, 1.0, open_high=True)
+
+
+def check_normalizer(value: Any) -> float:
+    """Check a normalizer that is not a tensor."""
+    return check_number("normalizer", value, 0.0)
+
+
+def check_divides_a_sum(normalizer: Any, reduction: str) -> None:
+    """Check that a normalizer, if there is one, comes with the reduction that it divides."""
+    if normalizer is not None and reduction != "sum":
+        raise ValueError(f"normalizer: expected reduction='sum' with it, got reduction={reduction!r}")
 
 
 def check_bool(name: str, value: Any) -> bool:

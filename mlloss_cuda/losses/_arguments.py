@@ -45,7 +45,7 @@ def _check_scale(name: str, value: Any) -> None:
 
 def _check_divisor(name: str, value: Any) -> None:
     if value is not None and not isinstance(value, Tensor):
-        check.check_number(name, value, 0.0)
+        check.check_normalizer(value)
 
 
 # The order is that of the functions' signatures.
@@ -65,7 +65,7 @@ COMMON_ARGUMENTS: Final[dict[str, CommonArgument]] = {
     ),
     "label_smoothing": CommonArgument(
         0.0,
-        lambda name, value: check.check_number(name, value, 0.0, 1.0, open_high=True),
+        lambda name, value: check.check_label_smoothing(value),
         """e in [0, 1). Targets become ``(1 - e) y + e / L`` inside the kernels, also sparse ones. (With
         ``e / 2`` instead of ``e / L``, the losses of this package could not fall below a value of order
         log L.) Default 0.""",
@@ -136,8 +136,7 @@ def check_common(arguments: dict[str, Any]) -> None:
     """Check the common arguments as far as that is possible before there are logits."""
     for name in DEFAULTS:
         COMMON_ARGUMENTS[name].check(name, arguments[name])
-    if arguments["normalizer"] is not None and arguments["reduction"] != "sum":
-        raise ValueError(f"normalizer: expected reduction='sum' with it, got reduction={arguments['reduction']!r}")
+    check.check_divides_a_sum(arguments["normalizer"], arguments["reduction"])
 
 
 _LOGITS_AND_TARGETS = """

@@ -72,5 +72,36 @@ MLLOSS_DEVICE void add_to_total(const DeviceCall& call, const Total& total, doub
   if (last_to_arrive(total.counter, count)) sum_partial_sums<T>(call, total.partial_sums, count, total.value);
 }
 
+// Adds `mine` of every thread of the grid to the total.
+template <class T>
+MLLOSS_DEVICE void add_threads_to_total(const DeviceCall& call, const Total& total, double mine) {
+  if (!total.value) return;
+  mine = block_sum(Array<double, 1>{{mine}})[0];
+  add_to_total<T>(call, total, mine, blockIdx.x, gridDim.x);
+}
+
+// The sum of a warp's values, in shared memory: a double in registers needs two of every thread.
+class WarpSum {
+ public:
+  MLLOSS_DEVICE WarpSum() {
+    MLLOSS_SHARED(double, sums, [kMostWarps]);
+    sum_ = sums + this_warp();
+    if (first_lane_) *sum_ = 0.0;
+  }
+
+  template <class T>
+  MLLOSS_DEVICE void add(T mine) {
+    mine = join_lanes<Sum, kWarpLanes>(Array<T, 1>{{mine}})[0];
+    if (first_lane_) *sum_ += static_cast<double>(mine);
+  }
+
+  // Returns the sum to the first lane, and 0 to the others.
+  MLLOSS_DEVICE double once() const { return first_lane_ ? *sum_ : 0.0; }
+
+ private:
+  double* sum_;
+  const bool first_lane_ = this_lane() == 0;
+};
+
 }  // namespace cuda
 }  // namespace mlloss

@@ -103,11 +103,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
   using T = Compute<In>;
   const LossTemplate<T> loss(call.parameters.values);
   RowReader<LossTemplate<T>, In> reader(call);
-  // Each warp's sum is in shared memory; a double in registers needs two of every thread.
-  MLLOSS_SHARED(double, sums, [kMostWarps]);
-  double* own = sums + this_warp();
-  const bool first_lane = this_lane() == 0;
-  if (first_lane) *own = 0.0;
+  WarpSum of_warp;
   for_units(units, [&](int64_t r, int tile) {
     LogitsRow<In> row(call, r);
     const T weight = sample_weight<T>(call, r);
@@ -129,12 +125,9 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
     };
     run_tile(loss, reader, row, memory, tile_of(units, row, r, tile), in_trips, out.gradient != nullptr, factor, sum,
              f);
-    sum = join_lanes<Sum, kWarpLanes>(Array<T, 1>{{zero ? T(0) : sum * weight}})[0];
-    if (first_lane) *own += static_cast<double>(sum);
+    of_warp.add(zero ? T(0) : sum * weight);
   });
-  if (!total.value) return;
-  const double all = block_sum(Array<double, 1>{{first_lane ? *own : 0.0}})[0];
-  add_to_total<T>(call, total, all, blockIdx.x, gridDim.x);
+  add_threads_to_total<T>(call, total, of_warp.once());
 }
 
 }  // namespace cuda

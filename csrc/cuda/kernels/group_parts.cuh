@@ -78,9 +78,7 @@ __global__ void __launch_bounds__(kLabelThreads, kFinalizeBlocks<kLabelParts>)
       mine = static_cast<double>(store_results<Result>(out, c, value, weight, parts.groups, group));
     }
   }
-  if (!total.value) return;
-  mine = block_sum(Array<double, 1>{{mine}})[0];
-  add_to_total<Result>(call, total, mine, blockIdx.x, gridDim.x);
+  add_threads_to_total<Result>(call, total, mine);
 }
 
 }  // namespace cuda

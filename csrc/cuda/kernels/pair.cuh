@@ -18,10 +18,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
   RowReader<Loss, In> reader(call);
   const UnitSums no_sums{};
   GradientOutput<In> output(call, out, no_sums);
-  MLLOSS_SHARED(double, sums, [kMostWarps]);
-  double* own = sums + this_warp();
-  const bool first_lane = this_lane() == 0;
-  if (first_lane) *own = 0.0;
+  WarpSum of_warp;
   for_units(units, [&](int64_t r, int tile) {
     LogitsRow<In> row(call, r);
     reader.start(r);
@@ -45,12 +42,9 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
       output.put(kind, memory, chunk, logits, g);
       output.put(kind, other_memory, chunk, logits, other);
     });
-    sum = join_lanes<Sum, kWarpLanes>(Array<T, 1>{{output.zero() ? T(0) : sum * weight}})[0];
-    if (first_lane) *own += static_cast<double>(sum);
+    of_warp.add(output.zero() ? T(0) : sum * weight);
   });
-  if (!total.value) return;
-  const double all = block_sum(Array<double, 1>{{first_lane ? *own : 0.0}})[0];
-  add_to_total<T>(call, total, all, blockIdx.x, gridDim.x);
+  add_threads_to_total<T>(call, total, of_warp.once());
 }
 
 }  // namespace cuda
