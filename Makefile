@@ -186,7 +186,7 @@ $(VENV)/.training: $(VENV)/.dev pyproject.toml
 	@$(PIP) $(TORCH) "mlloss-cuda[training]"
 	@touch $@
 
-# The kernels' machine code against its budgets. All units take a quarter of an hour, and are for changes of the kernels.
+# The kernels' machine code against its budgets. All units take ten minutes on 2 cores, and are for changes of the kernels.
 UNITS := $(if $(or $(FULL),$(UPDATE),$(ARGS)),,--units "bfloat16 sm_90")
 check-machine-code: $(FULL_BUILD) $(VENV)/.disassembler
 	@if $(HAS_CUDA); then $(BIN)/python -m tests.machine_code $(UNITS) $(if $(UPDATE),--update) $(ARGS); \

@@ -22,8 +22,8 @@ says nothing about another machine.
 - **Time** is that of forward + backward with `reduction="mean"`: the median, and after ± half of the interquartile
   range. Rounds are interleaved in a new random order each time, and the logits are written before each run. Every
   output was compared with float64 first.
-- **Of the floor**: the time to move logits, gradient and targets once each, at the speed of a copy of the logits in
-  the same run, over the time.
+- **Share of the floor**: the time to move logits, gradient and targets once each, at the speed of a copy of the logits
+  in the same run, over the time.
 - **Peers**: the columns show how many times faster ours is with dense targets. *Reference* is this package's plain
   PyTorch with all its options and checks. *Published* is the bare formula as papers and packages write it (BCE and
   multi-positive cross-entropy: `torch.nn.functional`'s), on the targets that suit it best; with 16-bit logits it is
@@ -88,7 +88,7 @@ def _row(figures: Sequence[Figure], peaks: dict[str, float]) -> list[str]:
 
 def _shape_table(results: Results, figures: Sequence[Figure]) -> str:
     first = figures[0]
-    head = ["", "dense ms", *_LAYOUTS.values(), "of the floor (dense · CSR)", *_PEERS.values()]
+    head = ["", "dense ms", *_LAYOUTS.values(), "floor (dense · CSR)", *_PEERS.values()]
     peaks = _memory(results, first)
     rows = [
         _row(of_case, peaks.get(case, {}))

@@ -115,7 +115,7 @@ def reserve_multiprocessors(count: int) -> int:
     The number is one for the process, and holds for the CUDA backend only. At least one multiprocessor stays in use.
 
     Args:
-        count: how many multiprocessors are left. Default 0, at the start.
+        count: how many multiprocessors stay free. It is 0 until the first call.
 
     Returns:
         The number before this call.

@@ -94,8 +94,8 @@ def prior_bias(targets: Tensor | CSRTargets, *, smoothing: float = 0.5, ignore_i
     ``logit_bias`` it is logit adjustment: the model learns what a row adds to the prior. ``loss.predict`` adds
     the prior again; ``logits > 0`` leaves it out, and finds more of the rare labels.
 
-    The log-odds are the optimum of BCE for constant logits. For ZLPR start with ``-log L`` for every label: a row's
-    negatives together then weigh as much as its threshold.
+    The log-odds are the optimum of BCE for constant logits. For ZLPR start with ``-log L`` for every label: the sum
+    of ``e^s`` over a row's negatives is then near 1, the constant beside it.
 
     Args:
         targets: as for :func:`label_weights`.

@@ -20,8 +20,8 @@ class CSRTargets:
     """The positive labels of each row, as compressed sparse rows.
 
     Row ``i`` holds the labels ``col_indices[crow_indices[i]:crow_indices[i + 1]]``; every other
-    label is a negative. A batch of 128 rows over 2.8 million labels takes 19 kB, but 360 MB as a bool
-    tensor. It can be passed through ``torch.compile(fullgraph=True)``.
+    label is a negative. A batch of 128 rows of 2.8 million labels, with 18 positives each, takes 19 kB; as a
+    bool tensor it takes 360 MB. It can be passed through ``torch.compile(fullgraph=True)``.
 
     Args:
         crow_indices: int32 or int64 ``[rows + 1]``, non-decreasing from 0.

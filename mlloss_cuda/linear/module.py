@@ -50,8 +50,8 @@ def linear_loss(
     """Compute ``loss(input @ linear_weight.T + linear_bias, targets)`` without storing all logits.
 
     The logits are formed one chunk at a time, of rows or of labels as the plan decides (:class:`LinearPlan`), and
-    each chunk is overwritten by its gradient, which enters the next products: three matrix products in all for
-    element-wise losses, three or four for others. The logits are stored as a whole only if they are small beside
+    each chunk is overwritten by its gradient, which enters the next products: three to five matrix products in all,
+    which ``LinearLoss.plan`` counts. The logits are stored as a whole only if they are small beside
     the gradients or fit the ``memory_budget``. Gradients of weight and bias are accumulated in float32.
 
     Args:
@@ -98,8 +98,8 @@ class LinearLoss(nn.Module):
 
     ``weight`` ``[L, D]`` and ``bias`` ``[L]`` are named as in ``nn.Linear``, and its state dict loads here. The weight
     is initialised as in ``nn.Linear``, uniform within ``1 / sqrt(D)``; the bias gets a good initial value for the
-    loss: ``-log L`` (the negatives of a row of ZLPR together then weigh as much as its threshold, and a sigmoid
-    expects one true label), 0 for losses of differences of logits, -1 for the squared hinge.
+    loss: ``-log L`` (the sum of ``e^s`` over a row's negatives is then near 1, the constant beside it in ZLPR, and
+    sigmoids expect one true label), 0 for losses of differences of logits, -1 for the squared hinge.
     :func:`mlloss_cuda.prior_bias` computes a better one from label frequencies.
 
     Args:

@@ -47,9 +47,9 @@ def jaccard_loss(
     .. math:: 1 - \frac{I + c}{\sum p + \sum y - I + c}, \qquad I = \sum p\,y, \quad p = \sigma(s)
 
     This is :func:`tversky_loss` with ``alpha = beta = 1``. It suits intersection over union as the
-    metric, and works best in a sum with another loss. It ranks the predictions of a group as Dice does,
-    and is higher than Dice if half of a prediction is correct. The sums run over a group; an empty group
-    without smoothing has a loss of 0.
+    metric, and works best in a sum with another loss. Without smoothing it is ``2 D / (1 + D)`` for
+    a Dice loss of D, so it orders the predictions of a group as Dice does and is never lower. The sums
+    run over a group; an empty group without smoothing has a loss of 0.
 
     Args:
         {logits}

@@ -50,7 +50,7 @@ def symmetric_kl_loss(
 
     .. math:: \big(\sigma(s) - \sigma(t)\big)(s - t)
 
-    The sum of the two Kullback-Leibler divergences between the probabilities ``sigmoid(s)`` and
+    It is the sum of the two Kullback-Leibler divergences between the probabilities ``sigmoid(s)`` and
     ``sigmoid(t)`` of a label. R-Drop adds it to the losses of two passes that differ in their dropout,
     so that a model agrees with itself. It is symmetric, 0 for equal logits, and exact even if both
     logits are so large that their sigmoids round to 1. At an infinite logit, value and gradients take
@@ -62,11 +62,11 @@ def symmetric_kl_loss(
         other_logits: t, of the same shape, dtype and device. There are no targets, so there is no
             smoothing and no ``ignore_index``.
         weight: ``[L]``, finite, >= 0; multiplies the label's divergences. A label of weight 0 is
-            excluded. It must not require a gradient.
+            excluded. It must not require a gradient. Default None.
         sample_weight: ``[...]``, finite, >= 0; multiplies a row's divergences. It must not
-            require a gradient.
+            require a gradient. Default None.
         logit_scale: a number or 0-d tensor that multiplies both logits, the inverse of a temperature.
-            A tensor may require gradients.
+            A tensor may require a gradient. Default 1.
         normalizer: a number or 0-d tensor >= 0 that divides a ``"sum"`` before the gradients are
             rounded; with 0, a sum of 0 becomes NaN. Default None.
         reduction: ``"none"`` gives the elements' divergences ``[..., L]``, ``"sum"`` their sum,

@@ -31,8 +31,8 @@ def subset_accuracy(
             are predicted.
         targets: targets of the same shape. Values above 1/2 are positive; negative values in ``CSRTargets`` are
             unknown, and predictions of unknown labels are ignored. Sparse arguments are not made dense.
-        ignore_index: dense targets equal to it are unknown; with ``float("nan")``, floating targets and CSR values
-            that are NaN are. Default None.
+        ignore_index: dense targets equal to it are unknown; with ``float("nan")``, NaN marks unknown labels
+            in floating targets and CSR values. Default None.
         sample_weight: ``[...]``, >= 0, the rows' weights. Default None.
 
     Returns:

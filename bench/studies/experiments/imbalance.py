@@ -25,7 +25,7 @@ EPOCHS, LABELS = 10, 3
 CRITERIA = ("F1", "AUC")  # a rate is chosen by F1 for decisions, and by AUC for the order
 TITLES = {
     "bce": "BCE",
-    "bce-weighted": "BCE, `pos_weight` = negatives / positives",
+    "bce-weighted": "BCE, weighted",
     "margin-0.6": "margin BCE, margin 0.6",
     "margin-0.8": "margin BCE, margin 0.8",
     "focal": "focal, gamma 2",
