@@ -17,7 +17,7 @@ from torch.autograd.function import FunctionCtx
 from . import _ops
 from ._call import Options, TensorArguments, shared_arguments
 from ._positional import positional
-from ._vmap import losses_of_samples
+from ._vmap import check_not_batched, losses_of_samples
 
 __all__ = ["backward_from_logits", "fused_loss", "fused_pair", "unit_grad_output"]
 
@@ -226,6 +226,7 @@ def _of_each(
     logits: Tensor, tensors: TensorArguments, options: Options, coefficients: Tensor, grad_output: Tensor
 ) -> Tensor:
     """Return the gradient of the logits, from a ``grad_output`` for each row or element."""
+    check_not_batched(logits)
     ops, shared = getattr(torch.ops, options.namespace), shared_arguments(tensors, options)
     return ops.loss_backward(logits, *shared, coefficients, grad_output, True, False, False, False)[0]
 
@@ -250,7 +251,8 @@ def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
     if torch._C._are_functorch_transforms_active() or (
         not compiling and torch._C._functorch.is_legacy_batchedtensor(grad_output)
     ):
-        return gradient * grad_output
+        # With a dimension, because the rule for 0-d factors fails for no samples.
+        return (gradient * grad_output.reshape(1)).to(gradient.dtype)
     # An unchanged tensor of unit_grad_output is known to be 1 without a read from the device.
     unit = not compiling and id(grad_output) in _one_ids and grad_output._version == 0
     # If the graph is kept, the backward may run again. torch.compile does not know, so it overwrites nothing.
@@ -291,6 +293,7 @@ def _from_logits(
     anchor, logits, coefficients, *given = ctx.saved_tensors
     options: Options = ctx.options
     tensors = TensorArguments(*given)
+    check_not_batched(logits)
     wanted = need_row, need_scale, need_label
     ops, shared = getattr(torch.ops, options.namespace), shared_arguments(tensors, options)
     with torch.no_grad():
@@ -357,6 +360,7 @@ class _PairLoss(torch.autograd.Function):
 def _both_from_logits(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of both logits, from what was saved."""
     anchor, logits, *given = ctx.saved_tensors
+    check_not_batched(logits)
     ops, shared = getattr(torch.ops, ctx.options.namespace), shared_arguments(TensorArguments(*given), ctx.options)
     with torch.no_grad():
         first, second = ops.pair_backward(logits, *shared, grad_output)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from . import _ops
+from ._vmap import is_batched
 from .targets import CSRTargets
 
 __all__ = [
@@ -50,12 +51,7 @@ def readable(tensor: Tensor) -> bool:
     """Return whether a check may read the tensor's values."""
     if tensor.device.type != "cpu" or torch.compiler.is_compiling() or isinstance(tensor, FakeTensor):
         return False
-    functorch = torch._C._functorch
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        if functorch.is_batchedtensor(tensor):  # under vmap there is a value for each sample
-            return False
-        tensor = functorch.get_unwrapped(tensor)
-    return True
+    return not is_batched(tensor)
 
 
 def check_logits(logits: Any) -> Tensor:

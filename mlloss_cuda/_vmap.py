@@ -13,7 +13,7 @@ from . import _ops
 if TYPE_CHECKING:
     from ._call import Options, TensorArguments
 
-__all__ = ["losses_of_samples"]
+__all__ = ["check_not_batched", "is_batched", "losses_of_samples"]
 
 _BATCHED = ("targets", "sample_weight")  # the tensors that may differ from sample to sample
 
@@ -34,7 +34,7 @@ def losses_of_samples(
     ``backward(logits, tensors, options, coefficients, grad_output)`` returns the gradient of the logits.
     """
     dims = dict(zip(tensors._fields, in_dims[1:], strict=False))
-    _check(dims, tensors, options, form)
+    _check(dims, tensors, options)
     stacked = _stacked(logits, in_dims[0], size)
     rows, labels = stacked.shape[1:]
     flat = stacked.reshape(size * rows, labels)
@@ -50,7 +50,9 @@ def losses_of_samples(
     count = {"mean": values.shape[1:].numel() * rows, "batchmean": rows}.get(_ops.REDUCTIONS[options.reduction])
     divisor: Any = count if tensors.normalizer is None else tensors.normalizer
     share = 1 if divisor is None else torch.ones((), dtype=values.dtype, device=values.device) / divisor
-    value = values.view(size, rows, *values.shape[1:]).flatten(1).sum(1) * share
+    value = values.view(size, rows, *values.shape[1:])
+    if _ops.REDUCTIONS[options.reduction] != "none":
+        value = value.flatten(1).sum(1) * share
     gradient = logits.new_empty(size, 0)
     if form:
         grad_output = (torch.ones_like(values) * share).detach()
@@ -65,7 +67,7 @@ def _stacked(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def _check(dims: dict[str, int | None], tensors: TensorArguments, options: Options, form: bool) -> None:
+def _check(dims: dict[str, int | None], tensors: TensorArguments, options: Options) -> None:
     if tensors.crow_indices is not None:
         _refuse("CSRTargets hold no dimension of samples")
     for name, dim in dims.items():
@@ -77,8 +79,25 @@ def _check(dims: dict[str, int | None], tensors: TensorArguments, options: Optio
         _refuse("a sum of element-wise losses keeps the value of each term")
     if options.in_place:
         _refuse("inplace_backward is set")
-    if not form:
-        _refuse("it needs logits other than float16, a reduction other than 'none', and nothing else that is learned")
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Return whether the tensor has a value for each sample of a ``vmap`` that is active."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
+def check_not_batched(logits: Tensor) -> None:
+    """Check that an op for the gradient is not run for each sample, as in ``vmap(grad(...))``: it has no rule."""
+    if not torch.compiler.is_compiling() and is_batched(logits):
+        _refuse(
+            "the gradient of a sample needs logits other than float16, a reduction other than 'none', one vmap, and "
+            "nothing else that is learned"
+        )
 
 
 def _refuse(why: str) -> NoReturn:

@@ -240,12 +240,38 @@ def test_per_sample_gradients(backend: Backend, generator: torch.Generator, loss
     assert_samples_match_the_reference(loss, x, y, weights)
     assert_samples_match_the_reference(loss, x.movedim(0, 1), y[1], in_dims=(1, None))
     assert vmap(loss)(x[:0], y[:0], weights[:0]).shape == (0,)
+    assert vmap(grad(loss))(x[:0], y[:0]).shape == x[:0].shape
     assert_samples_match_the_reference(loss, x[:, :0], y[:, :0], weights[:, :0])
     factors = torch.arange(SAMPLES, device=backend.device)
     whole = grad(lambda x: (vmap(loss)(x, y) * factors).sum())
     found = whole(x)
     with mlloss_cuda.use_backend("reference"):
         torch.testing.assert_close(found, whole(x))
+
+
+@pytest.mark.parametrize(
+    "loss", (ZLPRLoss(reduction="none"), BCEWithLogitsLoss(reduction="none"), DiceLoss()), ids=repr
+)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+def test_losses_of_samples(backend: Backend, generator: torch.Generator, loss: Any, dtype: torch.dtype) -> None:
+    """The backward reads the logits again for these losses, which it can if it is not itself under vmap."""
+    x = torch.randn((SAMPLES, ROWS, LABELS), generator=generator).to(backend.device, dtype)
+    y = random_positives(generator, (SAMPLES, ROWS, LABELS)).to(backend.device)
+    weights = torch.rand((ROWS, SAMPLES), generator=generator).to(backend.device)
+    scale = torch.tensor(1.5, device=backend.device)
+
+    def total(x: Tensor, scale: Tensor) -> Tensor:
+        own = copy.copy(loss)
+        own.logit_scale = scale
+        return (vmap(own, (0, 0, 1))(x, y, weights) ** 2).sum()
+
+    calls = [lambda: vmap(loss)(x, y), lambda: grad(total, (0, 1))(x, scale)]
+    if loss.reduction == "none":
+        calls.append(lambda: vmap(vmap(loss))(x[:, None], y[:, None]))
+    for call in calls:
+        found = call()
+        with mlloss_cuda.use_backend("reference"):
+            torch.testing.assert_close(found, call())
 
 
 def test_per_sample_gradients_of_a_model(generator: torch.Generator) -> None:
@@ -271,6 +297,12 @@ def test_vmap_raises_with_the_reason(why: str, loss: Any, dtype: torch.dtype) ->
     x, y = torch.zeros((SAMPLES, ROWS, LABELS), dtype=dtype), torch.zeros(SAMPLES, ROWS, LABELS)
     with pytest.raises(NotImplementedError, match=f"under vmap: .*{why}.*\n*.*use_backend"):
         vmap(grad(lambda x, y: loss(x * 1, y).sum()))(x, y)
+
+
+def test_a_gradient_under_two_vmaps_raises_with_the_reason() -> None:
+    x, y = torch.zeros((SAMPLES, ROWS, LABELS)), torch.zeros(SAMPLES, ROWS, LABELS)
+    with pytest.raises(NotImplementedError, match="under vmap: .* one vmap"):
+        vmap(vmap(grad(zlpr_loss)))(x, y)
 
 
 def test_vmap_raises_for_per_sample_weight_and_csr_targets() -> None:
