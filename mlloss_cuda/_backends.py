@@ -22,7 +22,8 @@ __all__ = [
     "choose",
     "forced",
     "one_pass",
-    "ops_of",
+    "route",
+    "route_to",
     "takes_label_parameters",
     "takes_parts",
     "use_backend",
@@ -116,10 +117,17 @@ def add_engine(name: str, engine: Engine) -> None:
     _chosen.clear()
 
 
-def ops_of(backend: str) -> tuple[str, int | None]:
-    """Return the namespace of a backend's ops (empty for the reference) and its most labels (None for no limit)."""
+class Route(NamedTuple):
+    """The backend of a call, the namespace of its ops (empty for the reference) and its most labels, if limited."""
+
+    backend: str
+    namespace: str = ""
+    most_labels: int | None = None
+
+
+def route_to(backend: str) -> Route:
     engine = _engines.get(backend)
-    return ("", None) if engine is None else (engine.namespace, engine.most_labels)
+    return Route(backend) if engine is None else Route(backend, engine.namespace, engine.most_labels)
 
 
 def _status(name: str) -> BackendStatus:
@@ -179,39 +187,48 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = _requests[-1].name if _requests else None
 
 
-# The engine of each device type and loss that one serves, if no backend is forced.
-_chosen: dict[tuple[str, str], str] = {}
+# The route for each device type and loss that an engine serves, if no backend is forced.
+_chosen: dict[tuple[str, str], Route] = {}
 
 
 def choose(device_type: str, loss: str = "") -> str:
     """Return the first backend that serves ``loss`` for tensors on a device of this type."""
+    return route(device_type, loss).backend
+
+
+def route(device_type: str, loss: str) -> Route:
+    """Return the backend that :func:`choose` returns, with its ops."""
     if _forced is None:
-        name = _preferred(device_type, loss)
-        if name is None:
+        found = _preferred(device_type, loss)
+        if found is None:
             _warn(device_type)
-            return "reference"
-        return name
+            return Route("reference")
+        return found
+    return route_to(_forced_choice(_forced, device_type, loss))
+
+
+def _forced_choice(forced: str, device_type: str, loss: str) -> str:
     if _ops.COMPOUND in loss:
-        found = one_pass(device_type, loss, _forced)
+        found = one_pass(device_type, loss, forced)
         assert found is not None, loss
         return found
-    if _forced != "reference" and device_type not in _engines[_forced].devices:
-        raise ValueError(f"use_backend({_forced!r}): logits are on {device_type!r}, which it does not serve")
-    return _forced
+    if forced != "reference" and device_type not in _engines[forced].devices:
+        raise ValueError(f"use_backend({forced!r}): logits are on {device_type!r}, which it does not serve")
+    return forced
 
 
-def _preferred(device_type: str, loss: str) -> str | None:
-    """Return the first usable engine for ``loss`` on a device of this type, or None."""
-    name = _chosen.get((device_type, loss))
-    if name is None:
+def _preferred(device_type: str, loss: str) -> Route | None:
+    """Return the route to the first usable engine for ``loss`` on a device of this type, or None."""
+    found = _chosen.get((device_type, loss))
+    if found is None:
         if _ops.COMPOUND in loss:
             name = one_pass(device_type, loss, None)
             assert name is not None, loss
         else:
             name = next((name for name in _serving(device_type) if _usable(name)), None)
         if name is not None:
-            _chosen[device_type, loss] = name
-    return name
+            found = _chosen[device_type, loss] = route_to(name)
+    return found
 
 
 def forced() -> str | None:

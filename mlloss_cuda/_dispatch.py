@@ -147,13 +147,9 @@ def _prepare(
         label_parameter = _constant(name, value, (labels,), logits)
     if normalizer is not None:
         normalizer = _check_normalizer(normalizer, reduction, logits)
-    scale, logit_scale = _split_scale(logit_scale, logits)
-    if logit_bias is not None:
-        logit_bias = check.check_tensor("logit_bias", logit_bias, (labels,), logits)
-    offset, label_offset, row_offset = _offsets(term.threshold, logit_bias, logits)
+    scale, logit_scale, offset, label_offset, row_offset = _transform(term.threshold, logit_scale, logit_bias, logits)
 
-    backend = _backends.choose(logits.device.type, spec.name)
-    namespace, most_labels = _backends.ops_of(backend)
+    backend, namespace, most_labels = _backends.route(logits.device.type, spec.name)
     if most_labels is not None and labels > most_labels:
         raise ValueError(f"logits: the {backend} kernels take at most {most_labels} labels, got {labels}")
     flat = logits if len(leading) == 1 else logits.reshape(rows, labels)
@@ -218,12 +214,8 @@ def transformed(logits: Any, *, threshold: Any, logit_scale: Any, logit_bias: An
     A threshold may be infinite here, which decides the label for all logits.
     """
     logits = check.check_logits(logits)
-    number, scale = _split_scale(logit_scale, logits)
-    if logit_bias is not None:
-        logit_bias = check.check_tensor("logit_bias", logit_bias, (logits.shape[-1],), logits)
-    return loss_input(
-        logits, number if scale is None else scale, *_offsets(threshold, logit_bias, logits, finite=False)
-    )
+    number, scale, offset, of_labels, of_rows = _transform(threshold, logit_scale, logit_bias, logits, finite=False)
+    return loss_input(logits, number if scale is None else scale, offset, of_labels, of_rows)
 
 
 def check_in_place(logits: Tensor, inplace_backward: Any) -> bool:
@@ -264,17 +256,31 @@ def _check_normalizer(normalizer: Any, reduction: str, logits: Tensor) -> Tensor
     return torch.full((), number, dtype=_ops.compute_dtype(logits), device=logits.device)
 
 
-def _split_scale(logit_scale: Any, logits: Tensor) -> tuple[float, Tensor | None]:
-    """Return the scale as a number and, if it is a tensor, as a 0-d tensor that replaces the number."""
+def _transform(
+    threshold: Any, logit_scale: Any, logit_bias: Any, logits: Tensor, *, finite: bool = True
+) -> tuple[float, Tensor | None, float, Tensor | None, Tensor | None]:
+    """Return how the loss's input follows from the logits: the scale and the offsets.
+
+    The scale is a number and, if it is a tensor, a 0-d tensor that replaces the number. The offsets are a number, a
+    tensor per label, and a tensor per row (or 0-d).
+    """
+    numbers = logit_bias is None and type(threshold) is float and type(logit_scale) is float  # as in most calls
+    if numbers and -math.inf < threshold < math.inf and -math.inf < logit_scale < math.inf:
+        return logit_scale, None, -threshold, None, None
+    scale, scale_tensor = 1.0, None
     if isinstance(logit_scale, Tensor):
-        return 1.0, check.check_tensor("logit_scale", logit_scale, (), logits)
-    return check.check_number("logit_scale", logit_scale), None
+        scale_tensor = check.check_tensor("logit_scale", logit_scale, (), logits)
+    else:
+        scale = check.check_number("logit_scale", logit_scale)
+    if logit_bias is not None:
+        logit_bias = check.check_tensor("logit_bias", logit_bias, (logits.shape[-1],), logits)
+    return scale, scale_tensor, *_offsets(threshold, logit_bias, logits, finite)
 
 
 def _offsets(
-    threshold: Any, logit_bias: Tensor | None, logits: Tensor, *, finite: bool = True
+    threshold: Any, logit_bias: Tensor | None, logits: Tensor, finite: bool
 ) -> tuple[float, Tensor | None, Tensor | None]:
-    """Return what is added to the logits: a number, a tensor per label, and a tensor per row (or 0-d)."""
+    """Return what is added to the scaled logits: a number, a tensor per label, and a tensor per row (or 0-d)."""
     if not isinstance(threshold, Tensor):
         return -check.check_number("threshold", threshold), logit_bias, None
     leading, labels = tuple(logits.shape[:-1]), logits.shape[-1]

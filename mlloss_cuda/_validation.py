@@ -82,8 +82,6 @@ def check_number(
     open_high: bool = False,
 ) -> float:
     """Check for a finite real number between ``low`` and ``high``, and return it as a float."""
-    if type(value) is float and low < value < high:
-        return value
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
         raise TypeError(f"{name}: expected a number, got {received(value)}")
     number = float(value)
@@ -97,6 +95,8 @@ def check_number(
 
 
 def check_label_smoothing(value: Any) -> float:
+    if type(value) is float and 0.0 <= value < 1.0:
+        return value
     return check_number("label_smoothing", value, 0.0, 1.0, open_high=True)
 
 

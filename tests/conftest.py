@@ -61,7 +61,7 @@ class Backend:
 
     @property
     def namespace(self) -> str:
-        return _backends.ops_of(self.name)[0]
+        return _backends.route_to(self.name).namespace
 
     @contextmanager
     def active(self) -> Iterator[None]:
