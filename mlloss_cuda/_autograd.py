@@ -226,7 +226,7 @@ def _of_each(
     logits: Tensor, tensors: TensorArguments, options: Options, coefficients: Tensor, grad_output: Tensor
 ) -> Tensor:
     """Return the gradient of the logits, from a ``grad_output`` for each row or element."""
-    check_not_batched(logits)
+    check_not_batched(logits, coefficients, *tensors)
     ops, shared = getattr(torch.ops, options.namespace), shared_arguments(tensors, options)
     return ops.loss_backward(logits, *shared, coefficients, grad_output, True, False, False, False)[0]
 
@@ -293,7 +293,7 @@ def _from_logits(
     anchor, logits, coefficients, *given = ctx.saved_tensors
     options: Options = ctx.options
     tensors = TensorArguments(*given)
-    check_not_batched(logits)
+    check_not_batched(logits, coefficients, *tensors)
     wanted = need_row, need_scale, need_label
     ops, shared = getattr(torch.ops, options.namespace), shared_arguments(tensors, options)
     with torch.no_grad():
@@ -360,7 +360,7 @@ class _PairLoss(torch.autograd.Function):
 def _both_from_logits(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of both logits, from what was saved."""
     anchor, logits, *given = ctx.saved_tensors
-    check_not_batched(logits)
+    check_not_batched(logits, *given)
     ops, shared = getattr(torch.ops, ctx.options.namespace), shared_arguments(TensorArguments(*given), ctx.options)
     with torch.no_grad():
         first, second = ops.pair_backward(logits, *shared, grad_output)

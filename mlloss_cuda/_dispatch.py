@@ -252,8 +252,10 @@ def _check_normalizer(normalizer: Any, reduction: str, logits: Tensor) -> Tensor
     check.check_divides_a_sum(normalizer, reduction)
     if isinstance(normalizer, Tensor):
         return _constant("normalizer", normalizer, (), logits)
-    number = check.check_normalizer(normalizer)
-    return torch.full((), number, dtype=_ops.compute_dtype(logits), device=logits.device)
+    number, dtype = check.check_normalizer(normalizer), _ops.compute_dtype(logits)
+    if number > torch.finfo(dtype).max:
+        raise ValueError(f"normalizer: expected a number in the range of {dtype}, got {number!r}")
+    return torch.full((), number, dtype=dtype, device=logits.device)
 
 
 def _transform(

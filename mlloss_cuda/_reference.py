@@ -75,9 +75,8 @@ def reference_loss(
         y, excluded = scaled(targets.to(dtype), scale), None
     else:
         y, excluded = _dense(targets, ignore_index, dtype)
-        # A negative or NaN target makes its logit NaN.
         spoiled = ~(y >= 0) if excluded is None else ~(y >= 0) & ~excluded
-        s, y = s * _nan_where(spoiled, dtype), torch.where(spoiled, 0.0, y)
+        y = torch.where(spoiled, 0.0, y)
     soft = y.is_floating_point() and (smoothing > 0 or _floating(targets))
     w = weight
     if sample_weight is not None and grouping in ("macro", "micro"):
@@ -90,6 +89,9 @@ def reference_loss(
     if sample_weight is not None:
         weightless = (sample_weight == 0)[:, None].expand_as(s)
         out = weightless if out is None else out | weightless
+    if not spec.second_logits:
+        # A negative or NaN target makes its logit NaN, if it is not excluded.
+        s = s * _nan_where(spoiled if out is None else spoiled & ~out, dtype)
     if out is not None:
         s, y = torch.where(out, -torch.inf if spec.softmax_over_labels else 0.0, s), torch.where(out, 0.0, y)
 

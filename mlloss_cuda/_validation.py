@@ -44,14 +44,17 @@ def received(value: Any) -> str:
     """Return a description of a value for error messages."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}"
-    return f"{value!r} ({type(value).__name__})"
+    shown = repr(value)
+    return f"{shown if len(shown) <= 200 else shown[:200] + '...'} ({type(value).__name__})"
 
 
 def readable(tensor: Tensor) -> bool:
     """Return whether a check may read the tensor's values."""
     if tensor.device.type != "cpu" or torch.compiler.is_compiling() or isinstance(tensor, FakeTensor):
         return False
-    return not is_batched(tensor)
+    # make_fx would record the read.
+    tracing = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    return not tracing and not is_batched(tensor)
 
 
 def check_logits(logits: Any) -> Tensor:
@@ -84,7 +87,10 @@ def check_number(
     """Check for a finite real number between ``low`` and ``high``, and return it as a float."""
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
         raise TypeError(f"{name}: expected a number, got {received(value)}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int above all floats
+        number = math.inf
     above = number > low if open_low else number >= low
     below = number < high if open_high else number <= high
     # math.isfinite would not accept a number that torch.compile has made symbolic; comparisons do.
@@ -143,12 +149,12 @@ def check_ignore_index(value: Any) -> int | None:
 
 def check_constant(name: str, value: Any) -> None:
     """Check that a tensor without a gradient formula does not require a gradient."""
+    hint = f"pass {name}.detach()"
     if isinstance(value, CSRTargets):
-        value = value.values
+        value, hint = value.values, "make them from values.detach()"
     if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
         raise ValueError(
-            f"{name}: expected a tensor that requires no gradient, because losses compute none for it; "
-            f"pass {name}.detach()"
+            f"{name}: expected a tensor that requires no gradient, because losses compute none for it; {hint}"
         )
 
 

@@ -91,9 +91,14 @@ def is_batched(tensor: Tensor) -> bool:
     return False
 
 
-def check_not_batched(logits: Tensor) -> None:
-    """Check that an op for the gradient is not run for each sample, as in ``vmap(grad(...))``: it has no rule."""
-    if not torch.compiler.is_compiling() and is_batched(logits):
+def check_not_batched(*tensors: Tensor | None) -> None:
+    """Check that an op for the gradient is not run for each sample, as in ``vmap(grad(...))``: it has no rule.
+
+    Without this check torch would run the op on a slice of each tensor, whose strides the op does not know.
+    """
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return
+    if any(tensor is not None and is_batched(tensor) for tensor in tensors):
         _refuse(
             "the gradient of a sample needs logits other than float16, a reduction other than 'none', one vmap, and "
             "nothing else that is learned"

@@ -76,11 +76,18 @@ class CSRTargets:
 
         Raises:
             TypeError: a label is not an int, or is a bool: use ``from_dense`` for the rows of a mask.
-            ValueError: a label lies outside ``[0, num_labels)``.
+            ValueError: a label lies outside ``[0, num_labels)``, or a row has a 0 or 1 for every label.
         """
         crow, columns = [0], []
         for row in rows:
-            columns.extend(sorted({_label_number(label) for label in row}))
+            labels = [_label_number(label) for label in row]
+            distinct = set(labels)
+            if len(labels) == num_labels > 2 and distinct <= {0, 1}:
+                raise ValueError(
+                    f"rows: expected the numbers of each row's labels, got a row of {num_labels} zeros and ones; for "
+                    "rows with a number for every label, use CSRTargets.from_dense(torch.tensor(rows))"
+                )
+            columns.extend(sorted(distinct))
             crow.append(len(columns))
         return cls(torch.tensor(crow), torch.tensor(columns, dtype=torch.int64), num_labels)
 
@@ -288,7 +295,13 @@ def _label_number(label: Any) -> int:
             f"rows: expected the numbers of each row's labels, got {bool(label)}; for rows with True or False for "
             "every label, use CSRTargets.from_dense(torch.tensor(rows))"
         )
-    return operator.index(label)
+    try:
+        return operator.index(label)
+    except TypeError:
+        raise TypeError(
+            f"rows: expected the numbers of each row's labels, got {label!r} ({type(label).__name__}); for rows with a "
+            "number for every label, use CSRTargets.from_dense(torch.tensor(rows))"
+        ) from None
 
 
 def _crow_of(row: Tensor, rows: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import pickle
 import weakref
 from typing import Any
@@ -405,6 +406,29 @@ def test_a_plan_does_not_outlive_what_it_depends_on() -> None:
         assert torch.equal(after, CompoundLoss(loss.terms)(logits, targets))
         assert not torch.equal(after, before)
         before = after
+
+
+def test_changes_after_construction_are_checked() -> None:
+    logits, targets = torch.randn(3, 8), torch.rand(3, 8) < 0.3
+    loss = ZLPRLoss() + BCEWithLogitsLoss()
+    coefficients = [1.0, 0.5]
+    loss.coefficients = coefficients  # type: ignore[assignment]
+    before = loss(logits, targets)
+    coefficients[1] = 100.0
+    assert loss(logits, targets) > before
+    coefficients[1] = math.nan
+    with pytest.raises(ValueError, match="^terms: expected a finite number"):
+        loss(logits, targets)
+    coefficients[1] = 1.0
+    loss.losses[1].reduction = "sum"
+    with pytest.raises(ValueError, match="^reduction: expected it on the compound only"):
+        loss(logits, targets)
+
+
+def test_an_exported_sum_can_be_copied() -> None:
+    loss = ZLPRLoss() + DiceLoss()
+    torch.export.export(loss, (torch.randn(3, 8), torch.rand(3, 8) < 0.3))
+    assert copy.deepcopy(loss).values is None
 
 
 def test_a_moved_sum_frees_its_former_buffers() -> None:

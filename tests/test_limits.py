@@ -72,6 +72,7 @@ LAYOUTS = (
     Layout("float32", dense(torch.float32), -1, NAN, soft=True, ignore_index=-1),
     Layout("float32, NaN unknown", dense(torch.float32), NAN, -1, soft=True, ignore_index=NAN),
     Layout("float32, weight of 0", dense(torch.float32), 0, -1, soft=True, by_weight=True),
+    Layout("float32, a wrong target of weight 0", dense(torch.float32), NAN, -1, soft=True, by_weight=True),
     Layout("float64, NaN unknown", dense(torch.float64), NAN, -1, soft=True, ignore_index=NAN),
     Layout("bfloat16", dense(torch.bfloat16), 2, NAN, soft=True, ignore_index=2),
     Layout("float16, NaN unknown", dense(torch.float16), NAN, -INF, soft=True, ignore_index=NAN),
@@ -102,7 +103,8 @@ class Problem:
             self.weight = torch.tensor([1.0, 1.0, 1.0, 0.0], device=device)
         # The last row has a sample_weight of 0.
         logits = torch.cat([logits, torch.full((1, logits.shape[1]), math.nan)])
-        targets = torch.cat([targets, (targets[:1] > 0).double()])
+        last = (targets[:1] > 0).double() if layout.wrong is None else torch.full_like(targets[:1], layout.wrong)
+        targets = torch.cat([targets, last])
         self.logits = logits.to(device).requires_grad_()
         self.targets = layout.make(targets).to(device)
         self.sample_weight = torch.tensor([1.0] * len(rows) + [0.0], device=device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -357,6 +358,21 @@ def test_values_of_terms_have_the_leading_dimensions(generator: torch.Generator)
     torch.testing.assert_close(loss.values @ torch.tensor([1.0, 0.5]), value.detach())
     head(inputs[0, 0], targets[0, 0])
     assert loss.values.shape == (2,)
+    several = CompoundLoss([(1.0, ZLPRLoss()), (1.0, DecoupledSoftmaxLoss()), (1.0, DiceLoss())], reduction="none")
+    for weight in (None, torch.rand(2, 4)):
+        value = linear_loss(inputs, head.weight, targets, several, sample_weight=weight)
+        assert several.values.shape == (2, 4, 3)
+        torch.testing.assert_close(several.values.sum(-1), value.detach())
+
+
+def test_an_update_refuses_bad_rates_and_other_parameters() -> None:
+    for rate in (torch.tensor(-1.0), torch.tensor(math.nan)):
+        for update in (FusedSGD, FusedAdam):
+            with pytest.raises(ValueError, match="^lr: expected a finite number"):
+                update(rate)
+    update = LinearLoss(FEATURES, LABELS, ZLPRLoss(), fused_update=FusedSGD(torch.tensor(0.1))).fused_update
+    with pytest.raises(ValueError, match="^param_group: expected none"):
+        update.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
 
 
 def test_no_rows_and_the_reference(generator: torch.Generator) -> None:

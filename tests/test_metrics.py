@@ -441,6 +441,17 @@ def test_coverage_error(generator: torch.Generator, targets: Tensor) -> None:
     assert coverage_error(torch.zeros(2, 0), torch.zeros(2, 0)) == 0
 
 
+@pytest.mark.parametrize("metric", (ranking_loss, coverage_error))
+def test_rankings_of_sparse_values(metric: Any) -> None:
+    """NaN and negative values are refused; entries beyond the last row's are not read."""
+    logits, crow = torch.tensor([[0.1, 0.9, 0.5]]), torch.tensor([0, 1])
+    unused = CSRTargets(crow, torch.tensor([1, 0]), 3, torch.tensor([1.0, -1.0]))
+    assert metric(logits, unused) == metric(logits, torch.tensor([[0, 1, 0]]))
+    for value in (math.nan, -1.0):
+        with pytest.raises(ValueError, match="^targets: expected"):
+            metric(logits, CSRTargets(crow, torch.tensor([1]), 3, torch.tensor([value])))
+
+
 def test_missing_packages_raise(monkeypatch: Any) -> None:
     """tests/others tests the values of average precision."""
     monkeypatch.setitem(sys.modules, "torchmetrics", None)

@@ -39,6 +39,19 @@ def test_masks_are_not_taken_for_label_numbers(mask: Any) -> None:
         csr_collate([(torch.zeros(2), mask)], 4)
 
 
+@pytest.mark.parametrize(
+    "row", ([0, 1, 0, 1], [0, 0, 0, 0], [0.0, 1.0, 0.0, 1.0], torch.tensor([0, 1, 1, 0])), ids=repr
+)
+def test_rows_with_a_number_for_every_label_are_refused(row: Any) -> None:
+    """Such rows can hold no distinct labels, so they are rows of a dense matrix."""
+    error = TypeError if isinstance(row[0], float) else ValueError
+    with pytest.raises(error, match="^rows: expected the numbers.*from_dense"):
+        CSRTargets.from_lists([[2], row], 4)
+    with pytest.raises(error, match="^rows: expected the numbers.*from_dense"):
+        csr_collate([(torch.zeros(2), row)], 4)
+    assert CSRTargets.from_lists([[1, 0]], 2).to_dense().all()
+
+
 def test_mask_tensors_are_not_taken_for_label_numbers() -> None:
     with pytest.raises(TypeError, match="from_dense"):
         csr_collate([(torch.zeros(2), torch.tensor([False, True]))], 4)

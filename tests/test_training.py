@@ -299,6 +299,24 @@ def test_vmap_raises_with_the_reason(why: str, loss: Any, dtype: torch.dtype) ->
         vmap(grad(lambda x, y: loss(x * 1, y).sum()))(x, y)
 
 
+@pytest.mark.parametrize("loss", (ZLPRLoss(), BCEWithLogitsLoss(), DiceLoss()), ids=repr)
+def test_vmap_of_a_backward_without_samples_of_logits(loss: Any) -> None:
+    """The op of the backward knows no strides of what a vmap would cut for it, so the call is refused."""
+    x, y = torch.randn((ROWS, LABELS)), torch.rand((SAMPLES, ROWS, LABELS)) < 0.3
+
+    def scaled(scale: Tensor, y: Tensor) -> Tensor:
+        own = copy.copy(loss)
+        own.logit_scale = scale
+        return own(x, y)
+
+    with pytest.raises(NotImplementedError, match="under vmap: "):
+        vmap(grad(scaled), (None, 0))(torch.tensor(1.5), y)
+    none = copy.copy(loss)
+    none.reduction = "none"
+    with pytest.raises(NotImplementedError, match="under vmap: "):
+        vmap(grad(lambda x, y: none(x, y).sum()), (None, 0))(x, y)
+
+
 def test_a_gradient_under_two_vmaps_raises_with_the_reason() -> None:
     x, y = torch.zeros((SAMPLES, ROWS, LABELS)), torch.zeros(SAMPLES, ROWS, LABELS)
     with pytest.raises(NotImplementedError, match="under vmap: .* one vmap"):

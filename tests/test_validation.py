@@ -81,6 +81,8 @@ BAD_COMMON: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "normalizer", {"normalizer": torch.ones(2), "reduction": "sum"}),
     (ValueError, "normalizer", {"normalizer": torch.tensor(-1.0), "reduction": "sum"}),
     (ValueError, "normalizer", {"normalizer": torch.tensor(math.nan), "reduction": "sum"}),
+    (ValueError, "normalizer", {"normalizer": 10**400, "reduction": "sum"}),
+    (ValueError, "logit_scale", {"logit_scale": -(10**400)}),
     (ValueError, "logit_scale", {"logit_scale": torch.tensor(math.nan)}),
     (ValueError, "logit_bias", {"logit_bias": torch.full((3,), math.inf)}),
     (ValueError, "weight", {"weight": torch.full((3,), 1e39, dtype=torch.float64)}),
@@ -114,7 +116,8 @@ CONSTANTS: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("argument", "given"), CONSTANTS, ids=lambda value: str(value)[:40])
 def test_constants_that_require_a_gradient_raise(case: Case, argument: str, given: dict[str, Any]) -> None:
     arguments = {"logits": X, "targets": Y, **given}
-    with pytest.raises(ValueError, match=rf"^{argument}\b.* {argument}\.detach\(\)"):
+    source = "values" if isinstance(given.get(argument), CSRTargets) else argument
+    with pytest.raises(ValueError, match=rf"^{argument}\b.* {source}\.detach\(\)"):
         case(**arguments)
     with torch.no_grad():
         case(**arguments)
@@ -242,6 +245,18 @@ def test_modules_check_at_construction(case: Case, error: type[Exception], bad: 
 def test_modules_name_an_unexpected_argument(case: Case) -> None:
     with pytest.raises(TypeError, match=f"^{case.module.__name__}: unexpected argument 'weigth'"):
         case.module(**case.own, weigth=None)
+
+
+def test_a_normalizer_beyond_float32_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^normalizer: expected a number in the range of torch\.float32, got 1e\+39"):
+        zlpr_loss(X, Y, reduction="sum", normalizer=1e39)
+    assert zlpr_loss(X.double(), Y, reduction="sum", normalizer=1e39) > 0
+
+
+def test_messages_are_short() -> None:
+    with pytest.raises(TypeError, match=r"^targets: expected a dense tensor.*\.\.\. \(list\)$") as error:
+        zlpr_loss(X, [[0] * 10_000] * 32)  # type: ignore[arg-type]
+    assert len(str(error.value)) < 400
 
 
 def test_use_backend_in_two_threads() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _ops
+from .. import _validation as check
 from ..losses._module import LossModule
 from ..targets import CSRTargets
 
@@ -85,7 +86,8 @@ def _logits_of(outputs: Any, name: str) -> Tensor:
     if found is None and isinstance(outputs, (tuple, list)) and outputs:
         found = outputs[0]
     if not isinstance(found, Tensor):
-        raise ValueError(f"outputs: expected a tensor named {name!r}, or a tuple that begins with one, got {outputs!r}")
+        got = check.received(outputs)
+        raise ValueError(f"outputs: expected a tensor named {name!r}, or a tuple that begins with one, got {got}")
     return found
 
 

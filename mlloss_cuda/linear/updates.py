@@ -47,6 +47,12 @@ class FusedUpdate(torch.optim.Optimizer):
 
     # ---- as an optimizer ----
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse any parameters but those of the head, which is the only one that steps them."""
+        if self.param_groups:
+            raise ValueError("param_group: expected none, because a fused update steps the parameters of its head only")
+        super().add_param_group(param_group)
+
     @property
     def grad_scaler(self) -> torch.amp.GradScaler | None:
         """The scaler that scales the loss, or None. It may be set later, if a framework creates it."""
@@ -488,5 +494,7 @@ def _check_lr(lr: Any) -> float | Tensor:
     if isinstance(lr, Tensor):
         if lr.numel() != 1:
             raise ValueError(f"lr: expected a number or a tensor of one, got shape {tuple(lr.shape)}")
+        if check.readable(lr):
+            check.check_number("lr", lr.item(), 0.0)
         return lr
     return check.check_number("lr", lr, 0.0)

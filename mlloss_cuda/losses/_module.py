@@ -36,8 +36,8 @@ class CheckedPass(NamedTuple):
 class LossModule(Decisions):
     """The base of every loss module: it keeps a loss's arguments and calls its function.
 
-    ``weight``, ``logit_bias`` and other tensors are buffers. A tensor that is to be learned must be an
-    ``nn.Parameter``.
+    Tensors that the constructor gets are buffers, and so are ``weight``, ``logit_bias`` and ``pos_weight`` that are
+    assigned in place of None. A tensor that is to be learned must be an ``nn.Parameter``.
     """
 
     _function: ClassVar[Callable[..., Tensor]]

@@ -44,7 +44,10 @@ class TermValues(NamedTuple):
         """Return the values ``[K]``, or ``[..., K]`` under ``reduction="none"``."""
         values: dict[int, Tensor] = {}
         for each in self.passes:
-            found = self._of_pass(each.found, each.shares) if each.shares else [each.found]
+            if each.shares:
+                found = self._of_pass(each.found, each.shares)
+            else:
+                found = [each.found.reshape(self.leading) if self.reduction == "none" else each.found]
             values.update(zip(each.places, found, strict=True))
         return torch.stack([values[i] for i in range(len(values))], -1)
 

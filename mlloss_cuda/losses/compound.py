@@ -418,8 +418,8 @@ class CompoundLoss(LossModule):
         in_place = bool(self.inplace_backward)
         call = _Arguments(logits, targets, sample_weight, self.normalizer, str(self.reduction), in_place)
         value, results = _run(passes, call)
-        if torch._C._are_functorch_transforms_active():
-            self._term_values = None  # a tensor that was made under a transform cannot be used after it
+        if torch._C._are_functorch_transforms_active() or torch.compiler.is_exporting():
+            self._term_values = None  # a tensor that a transform or an export made cannot be used after it
         else:
             self._term_values = call.term_values(results)
         return value
@@ -428,7 +428,7 @@ class CompoundLoss(LossModule):
         """Return the passes of a call: those of the last call, if no object that they depend on was replaced."""
         if type(labels) is not int or torch.compiler.is_compiling():  # a traced number does not outlive its trace
             return self._planned_on(device_type, labels, bool(self.inplace_backward))
-        key = (device_type, labels, _backends.forced(), self.coefficients)
+        key = (device_type, labels, _backends.forced(), tuple(self.coefficients))
         # By getattr, so that a property or a parametrization that makes a new value each time has a new plan each time.
         seen = [getattr(self, name) for name in self._names]
         for loss in self.losses._modules.values():
@@ -444,6 +444,9 @@ class CompoundLoss(LossModule):
         return {**self.__dict__, "_last_plan": None}
 
     def _planned_on(self, device_type: str, labels: int, in_place: bool) -> list[_Planned]:
+        for coefficient, loss in self.terms:  # which may have changed since the constructor checked them
+            _coefficient(coefficient)
+            _check_of_the_sum(loss, str(self.reduction))
         return _planned(self.terms, self._common_arguments(), device_type, labels, str(self.reduction), in_place)
 
     def terms_on(self, device_type: str) -> list[Term]:

@@ -184,7 +184,8 @@ def _dense(logits: Any, targets: Any) -> tuple[Tensor, Tensor]:
     targets = check.check_targets(targets, logits)
     logits = logits.reshape(math.prod(logits.shape[:-1]), logits.shape[-1])
     if isinstance(targets, CSRTargets):
-        if targets.values is not None and bool((targets.values < 0).any()):
+        _, _, value = _counts.entries(targets)
+        if value is not None and bool((value < 0).any()):
             raise ValueError("targets: expected no unknown labels, got negative values")
         return logits, (targets.to_dense() > 0.5).long()
     targets = targets.reshape(logits.shape)
