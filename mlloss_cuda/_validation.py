@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from . import _ops
 from ._vmap import is_batched
-from .targets import CSRTargets
+from .targets import CSRTargets, as_int
 
 __all__ = [
     "check_bool",
@@ -138,13 +138,15 @@ def check_ignore_index(value: Any) -> int | None:
         return None
     if isinstance(value, float) and value != value:
         return _ops.IGNORE_NAN
+    value = as_int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"ignore_index: expected an int, float('nan') or None, got {received(value)}")
     if value in (0, 1):
         raise ValueError(f"ignore_index: {value} is a label; expected another value, by convention -1")
     if not -(2**63) <= value < _ops.IGNORE_NAN:
         raise ValueError(f"ignore_index: expected a 64-bit int below 2**63 - 1, got {value}")
-    return value
+    index: int = value
+    return index
 
 
 def check_constant(name: str, value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -10,10 +11,15 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-__all__ = ["CSRTargets"]
+__all__ = ["CSRTargets", "as_int"]
 
 _INDEX_DTYPES = (torch.int32, torch.int64)
 _PARTS = ("crow_indices", "col_indices", "num_labels", "values")
+
+
+def as_int(value: Any) -> Any:
+    """Return an integer of another type, such as NumPy's, as an int, and anything else unchanged."""
+    return int(value) if not isinstance(value, (int, torch.SymInt)) and isinstance(value, numbers.Integral) else value
 
 
 class CSRTargets:
@@ -60,7 +66,7 @@ class CSRTargets:
     ) -> None:
         object.__setattr__(self, "crow_indices", crow_indices)
         object.__setattr__(self, "col_indices", col_indices)
-        object.__setattr__(self, "num_labels", num_labels)
+        object.__setattr__(self, "num_labels", as_int(num_labels))
         object.__setattr__(self, "values", values)
         _check_structure(self)
         if validate is None:

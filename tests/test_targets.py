@@ -10,8 +10,9 @@ import pytest
 import scipy.sparse
 import torch
 
-from mlloss_cuda import CSRTargets
+from mlloss_cuda import CSRTargets, LinearLoss, ZLPRLoss, zlpr_loss
 from mlloss_cuda.data import csr_collate
+from mlloss_cuda.metrics import precision_at_k
 
 from .inputs import random_positives, random_probabilities
 
@@ -57,6 +58,21 @@ def test_mask_tensors_are_not_taken_for_label_numbers() -> None:
         csr_collate([(torch.zeros(2), torch.tensor([False, True]))], 4)
     with pytest.raises(TypeError, match="from_dense"):
         CSRTargets.from_lists(torch.tensor([[False, True]]), 4)  # type: ignore[arg-type]
+
+
+def test_integers_of_numpy() -> None:
+    """Numbers of labels, ignored targets and k often come from NumPy."""
+    targets = CSRTargets.from_lists([[0], [1, 2]], numpy.int64(3))
+    assert type(targets.num_labels) is int
+    logits, dense = torch.randn(2, 3), torch.tensor([[1, 0, -1], [0, 1, 0]])
+    loss = zlpr_loss(logits, dense, ignore_index=numpy.int32(-1))
+    assert torch.equal(loss, zlpr_loss(logits, dense, ignore_index=-1))
+    head, inputs = LinearLoss(4, 3, ZLPRLoss()), torch.randn(2, 4)
+    assert torch.equal(head.topk(inputs, numpy.int64(2)).indices, head.topk(inputs, 2).indices)
+    best = logits.topk(2).indices
+    assert torch.equal(precision_at_k(best, targets, numpy.int64(2)), precision_at_k(best, targets, 2))
+    with pytest.raises(TypeError, match="^num_labels: expected an int, got bool"):
+        CSRTargets.from_lists([[0]], numpy.True_)
 
 
 def test_from_empty_lists() -> None:

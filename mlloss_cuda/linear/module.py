@@ -12,7 +12,7 @@ from typing_extensions import Self
 from .. import _validation as check
 from .._graph_break import uncompiled
 from ..losses._module import LossModule
-from ..targets import CSRTargets
+from ..targets import CSRTargets, as_int
 from .call import Settings, evaluate, plan_of
 from .checkpoint import HeadState
 from .checks import (
@@ -270,7 +270,7 @@ class LinearLoss(nn.Module):
         weight, bias = local_of(self.weight), None if self.bias is None else local_of(self.bias)
         inputs = check_input(input, weight, bias)
         check_share(weight, self.shards)
-        if isinstance(k, bool) or not isinstance(k, int):
+        if isinstance(k, bool) or not isinstance(as_int(k), int):
             raise TypeError(f"k: expected an int, got {k!r}")
         if not 1 <= k <= self.num_labels:
             raise ValueError(f"k: expected 1 to {self.num_labels}, the number of labels, got {k}")

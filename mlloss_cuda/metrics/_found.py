@@ -66,7 +66,7 @@ class Found(NamedTuple):
         row = pairs.positive.div(max(pairs.labels, 1), rounding_mode="floor")
         positives = torch.bincount(row, minlength=pairs.rows)
         weight = check_sample_weight(sample_weight, pairs.rows, ranked.device)
-        return cls(ranked, right, positives, pairs, counts, isinstance(k, int), weight)
+        return cls(ranked, right, positives, pairs, counts, not isinstance(k, Sequence), weight)
 
     @property
     def ranks(self) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import _counts
 from .. import _validation as check
+from ..targets import as_int
 
 __all__ = ["Pairs", "check_counts", "check_sample_weight", "contains", "mean_of_rows", "pairs_of"]
 
@@ -68,7 +69,7 @@ def contains(pairs: Tensor, queries: Tensor) -> Tensor:
 
 def check_counts(k: Any, width: int) -> list[int]:
     """Check the k of a metric at k against the number of predictions, and return them as a list."""
-    listed = list(k) if isinstance(k, Sequence) and not isinstance(k, str) else [k]
+    listed = [as_int(n) for n in (k if isinstance(k, Sequence) and not isinstance(k, str) else [k])]
     if any(isinstance(n, bool) or not isinstance(n, int) for n in listed):
         raise TypeError(f"k: expected an int or a sequence of ints, got {check.received(k)}")
     if not listed or min(listed) < 1 or max(listed) > width:
