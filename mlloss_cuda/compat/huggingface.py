@@ -30,7 +30,8 @@ def hf_compute_loss(loss: Callable[..., Tensor], *, logits: str = "logits") -> C
 
     Several batches are only an approximation for groups that cross rows (``average="macro"`` or ``"micro"``), whose
     losses are averaged over the batches; for a focal loss with ``rescale``, whose factor is that of a batch; and for
-    labels of -100, because a batch with more known labels has more weight. If unknown labels are marked by another number (``ignore_index=-1``), every row has the same weight.
+    labels of -100, because a batch with more known labels has more weight. If unknown labels are marked by another
+    number (``ignore_index=-1``), every row has the same weight.
 
     Labels may be dense or :class:`CSRTargets`, which the Trainer counts too. It cannot join ``CSRTargets`` of several
     batches for ``compute_metrics``: set ``prediction_loss_only=True`` with them.
