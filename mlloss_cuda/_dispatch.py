@@ -271,6 +271,8 @@ def _transform(
         return logit_scale, None, -threshold, None, None
     scale, scale_tensor = 1.0, None
     if isinstance(logit_scale, Tensor):
+        if logit_scale.numel() == 1 and logit_scale.layout == torch.strided:
+            logit_scale = logit_scale.reshape(())
         scale_tensor = check.check_tensor("logit_scale", logit_scale, (), logits)
     else:
         scale = check.check_number("logit_scale", logit_scale)

@@ -60,6 +60,16 @@ def test_learnable_thresholds(backend: Backend, generator: torch.Generator, shap
     torch.testing.assert_close(f(x, threshold), zlpr_loss(x - threshold, y, reduction="none"))
 
 
+@pytest.mark.parametrize("shape", ((), (1,), (1, 1)), ids=str)
+def test_learnable_scales(backend: Backend, generator: torch.Generator, shape: tuple[int, ...]) -> None:
+    x = random_logits(generator, (3, 5), torch.float64, backend.device, 1.0).requires_grad_()
+    y = random_positives(generator, (3, 5)).to(backend.device)
+    scale = torch.full(shape, 1.5, dtype=torch.float64, device=backend.device).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, c: zlpr_loss(x, y, logit_scale=c, reduction="none"), (x, scale))
+    loss = mlloss_cuda.ZLPRLoss(logit_scale=nn.Parameter(scale.detach()))
+    assert torch.equal(loss.predict(x), x > 0)
+
+
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
 @pytest.mark.parametrize("factor", (1.0, -2.5))
 def test_grad_output(

@@ -81,8 +81,8 @@ COMMON_ARGUMENTS: Final[dict[str, CommonArgument]] = {
     "logit_scale": CommonArgument(
         1.0,
         _check_scale,
-        """a number or 0-d tensor that multiplies the logits in the same pass. A tensor may require a
-        gradient. Default 1.""",
+        """a number or a tensor of one element that multiplies the logits in the same pass. A tensor
+        may require a gradient. Default 1.""",
     ),
     "logit_bias": CommonArgument(
         None,

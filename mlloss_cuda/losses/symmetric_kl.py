@@ -65,8 +65,8 @@ def symmetric_kl_loss(
             excluded. It must not require a gradient. Default None.
         sample_weight: ``[...]``, finite, >= 0; multiplies a row's divergences. It must not
             require a gradient. Default None.
-        logit_scale: a number or 0-d tensor that multiplies both logits, the inverse of a temperature.
-            A tensor may require a gradient. Default 1.
+        logit_scale: a number or a tensor of one element that multiplies both logits, the inverse of a
+            temperature. A tensor may require a gradient. Default 1.
         normalizer: a number or 0-d tensor >= 0 that divides a ``"sum"`` before the gradients are
             rounded; with 0, a sum of 0 becomes NaN. Default None.
         reduction: ``"none"`` gives the elements' divergences ``[..., L]``, ``"sum"`` their sum,
