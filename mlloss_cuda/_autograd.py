@@ -251,7 +251,7 @@ def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
     if torch._C._are_functorch_transforms_active() or (
         not compiling and torch._C._functorch.is_legacy_batchedtensor(grad_output)
     ):
-        # With a dimension, because the rule for 0-d factors fails for no samples.
+        # The factor gets a dimension, because torch's rule for 0-d factors raises if there are no samples.
         return (gradient * grad_output.reshape(1)).to(gradient.dtype)
     # An unchanged tensor of unit_grad_output is known to be 1 without a read from the device.
     unit = not compiling and id(grad_output) in _one_ids and grad_output._version == 0

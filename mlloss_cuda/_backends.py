@@ -126,6 +126,7 @@ class Route(NamedTuple):
 
 
 def route_to(backend: str) -> Route:
+    """Return the route of a call that runs on ``backend``."""
     engine = _engines.get(backend)
     return Route(backend) if engine is None else Route(backend, engine.namespace, engine.most_labels)
 
@@ -208,6 +209,7 @@ def route(device_type: str, loss: str) -> Route:
 
 
 def _forced_choice(forced: str, device_type: str, loss: str) -> str:
+    """Return the backend that serves ``loss`` inside ``use_backend(forced)``."""
     if _ops.COMPOUND in loss:
         found = one_pass(device_type, loss, forced)
         assert found is not None, loss

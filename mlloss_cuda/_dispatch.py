@@ -266,7 +266,8 @@ def _transform(
     The scale is a number and, if it is a tensor, a 0-d tensor that replaces the number. The offsets are a number, a
     tensor per label, and a tensor per row (or 0-d).
     """
-    numbers = logit_bias is None and type(threshold) is float and type(logit_scale) is float  # as in most calls
+    # Most calls have two plain numbers, which need no further checks.
+    numbers = logit_bias is None and type(threshold) is float and type(logit_scale) is float
     if numbers and -math.inf < threshold < math.inf and -math.inf < logit_scale < math.inf:
         return logit_scale, None, -threshold, None, None
     scale, scale_tensor = 1.0, None

@@ -52,7 +52,7 @@ def readable(tensor: Tensor) -> bool:
     """Return whether a check may read the tensor's values."""
     if tensor.device.type != "cpu" or torch.compiler.is_compiling() or isinstance(tensor, FakeTensor):
         return False
-    # make_fx would record the read.
+    # A read under make_fx would become a part of the graph, or fail.
     tracing = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
     return not tracing and not is_batched(tensor)
 
@@ -89,7 +89,7 @@ def check_number(
         raise TypeError(f"{name}: expected a number, got {received(value)}")
     try:
         number = float(value)
-    except OverflowError:  # an int above all floats
+    except OverflowError:  # The int is larger than every float.
         number = math.inf
     above = number > low if open_low else number >= low
     below = number < high if open_high else number <= high

@@ -92,9 +92,10 @@ def is_batched(tensor: Tensor) -> bool:
 
 
 def check_not_batched(*tensors: Tensor | None) -> None:
-    """Check that an op for the gradient is not run for each sample, as in ``vmap(grad(...))``: it has no rule.
+    """Check that no tensor has a value for each sample, because the ops for gradients have no rule for ``vmap``.
 
-    Without this check torch would run the op on a slice of each tensor, whose strides the op does not know.
+    torch falls back to one call for each sample, on slices of the tensors. The ops assume contiguous coefficients and
+    row weights, and would return wrong gradients for slices with other strides.
     """
     if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
         return

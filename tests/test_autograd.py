@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import mlloss_cuda
@@ -253,6 +254,14 @@ def test_a_tensor_that_outlives_its_transform() -> None:
         losses = [zlpr_loss(logits, targets, logit_scale=scale) for logits in (leaf * factor, kept[0])]
         expected, got = (torch.autograd.grad(loss, factor, retain_graph=True)[0] for loss in losses)
         torch.testing.assert_close(got, expected)
+
+
+def test_make_fx_records_a_call_with_tensors() -> None:
+    """The checks read no values of tensors while ``make_fx`` records a graph."""
+    logits, targets = torch.randn(3, 5), torch.rand(3, 5) < 0.5
+    tensors = {"weight": torch.rand(5), "logit_scale": torch.tensor(1.5), "threshold": torch.tensor(0.5)}
+    call = lambda x: zlpr_loss(x, targets, **tensors)  # noqa: E731
+    assert torch.equal(make_fx(call)(logits)(logits), call(logits))
 
 
 def test_batched_gradients(served: Case, logits: Tensor, targets: Tensor) -> None:

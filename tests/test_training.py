@@ -268,7 +268,7 @@ def test_losses_of_samples(backend: Backend, generator: torch.Generator, loss: A
     calls = [lambda: vmap(loss)(x, y), lambda: grad(total, (0, 1))(x, scale)]
     if loss.reduction == "none":
         calls.append(lambda: vmap(vmap(loss))(x[:, None], y[:, None]))
-    # Sums of a hundred float32 numbers, and two roundings to float16.
+    # The gradient of the scale is a sum of a hundred float32 numbers; gradients in float16 are rounded twice.
     rtol = 1e-5 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
     for call in calls:
         found = call()
@@ -303,7 +303,7 @@ def test_vmap_raises_with_the_reason(why: str, loss: Any, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("loss", (ZLPRLoss(), BCEWithLogitsLoss(), DiceLoss()), ids=repr)
 def test_vmap_of_a_backward_without_samples_of_logits(loss: Any) -> None:
-    """The op of the backward knows no strides of what a vmap would cut for it, so the call is refused."""
+    """Targets that differ from sample to sample make the coefficients differ, so the backward refuses the call."""
     x, y = torch.randn((ROWS, LABELS)), torch.rand((SAMPLES, ROWS, LABELS)) < 0.3
 
     def scaled(scale: Tensor, y: Tensor) -> Tensor:

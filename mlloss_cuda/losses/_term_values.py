@@ -1,4 +1,4 @@
-"""The value of each term of a sum of losses, for logging: a call keeps what they are computed from."""
+"""The values of the terms of a sum of losses, for logging. A call keeps the numbers that they are computed from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["PassResult", "TermValues"]
 
 
 class PassResult(NamedTuple):
-    """What one pass over the logits found about its terms. Nothing in it requires a gradient."""
+    """The results of one pass over the logits, from which its terms' values follow. No tensor requires a gradient."""
 
     places: tuple[int, ...]  # the indices of the terms
     shares: tuple[float, ...]  # the factor of each term's own value in the pass; empty for a term that ran by itself

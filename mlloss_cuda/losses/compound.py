@@ -419,7 +419,7 @@ class CompoundLoss(LossModule):
         call = _Arguments(logits, targets, sample_weight, self.normalizer, str(self.reduction), in_place)
         value, results = _run(passes, call)
         if torch._C._are_functorch_transforms_active() or torch.compiler.is_exporting():
-            self._term_values = None  # a tensor that a transform or an export made cannot be used after it
+            self._term_values = None  # A tensor that a transform or an export made cannot be used after it.
         else:
             self._term_values = call.term_values(results)
         return value
@@ -444,7 +444,8 @@ class CompoundLoss(LossModule):
         return {**self.__dict__, "_last_plan": None}
 
     def _planned_on(self, device_type: str, labels: int, in_place: bool) -> list[_Planned]:
-        for coefficient, loss in self.terms:  # which may have changed since the constructor checked them
+        # Attributes may have changed since the constructor checked them.
+        for coefficient, loss in self.terms:
             _coefficient(coefficient)
             _check_of_the_sum(loss, str(self.reduction))
         return _planned(self.terms, self._common_arguments(), device_type, labels, str(self.reduction), in_place)

@@ -150,7 +150,7 @@ def table(records: Sequence[Record], name: str) -> str:
         ]
         return markdown(("loss", "rate", *metrics), rows)
 
-    # Decisions, then rankings: one table of all metrics would be 190 characters wide.
+    # The first table has the metrics of decisions, the second those of rankings; one table would be 190 characters wide.
     return f"{part(METRICS[:4])}\n\n{part(METRICS[4:])}"
 
 
