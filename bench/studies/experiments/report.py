@@ -150,7 +150,7 @@ def table(records: Sequence[Record], name: str) -> str:
         ]
         return markdown(("loss", "rate", *metrics), rows)
 
-    # The first table has the metrics of decisions, the second those of rankings; one table would be 190 characters wide.
+    # The first table has metrics of decisions, the second those of rankings; a single table would be too wide.
     return f"{part(METRICS[:4])}\n\n{part(METRICS[4:])}"
 
 
