@@ -60,16 +60,6 @@ inline const void* pointer(const OptionalTensor& tensor) {
 // has the same list, and a test compares the two.
 #define MLLOSS_CALL(X)                    \
   X(OptionalTensor, targets)              \
-  X(OptionalTensor, crow_indices)         \
-  X(OptionalTensor, col_indices)          \
-  X(OptionalTensor, values)               \
-  X(OptionalTensor, weight)               \
-  X(OptionalTensor, sample_weight)        \
-  X(OptionalTensor, logit_scale)          \
-  X(OptionalTensor, label_offset)         \
-  X(OptionalTensor, row_offset)           \
-  X(OptionalTensor, normalizer)           \
-  X(OptionalTensor, label_parameter)      \
   X(std::string, loss)                    \
   X(std::vector<double>, parameters)      \
   X(int64_t, grouping)                    \
@@ -79,7 +69,17 @@ inline const void* pointer(const OptionalTensor& tensor) {
   X(double, label_smoothing)              \
   X(std::optional<int64_t>, ignore_index) \
   X(int64_t, first_label)                 \
-  X(int64_t, all_labels)
+  X(int64_t, all_labels)                  \
+  X(OptionalTensor, crow_indices)         \
+  X(OptionalTensor, col_indices)          \
+  X(OptionalTensor, values)               \
+  X(OptionalTensor, weight)               \
+  X(OptionalTensor, sample_weight)        \
+  X(OptionalTensor, logit_scale)          \
+  X(OptionalTensor, label_offset)         \
+  X(OptionalTensor, row_offset)           \
+  X(OptionalTensor, normalizer)           \
+  X(OptionalTensor, label_parameter)
 
 struct Arguments {
 #define MLLOSS_FIELD(type, name) type name;
@@ -238,27 +238,27 @@ struct Ops {
     return {row, scale, label};
   }
 
-  // The boxed entry points take the logits, the shared arguments, and arguments of their own.
+  // The boxed entry points take arguments of their own, the logits, and the shared arguments.
 #define MLLOSS_PARAMETER(type, name) , type name
 #define MLLOSS_MOVED(type, name) std::move(name),
 #define MLLOSS_SHARED Tensor logits MLLOSS_CALL(MLLOSS_PARAMETER)
 #define MLLOSS_ARGUMENTS \
   Arguments { MLLOSS_CALL(MLLOSS_MOVED) }
 
-  static std::tuple<Tensor, Tensor, Tensor> loss_forward(MLLOSS_SHARED, bool keep_coefficients, bool form_gradient) {
+  static std::tuple<Tensor, Tensor, Tensor> loss_forward(bool keep_coefficients, bool form_gradient, MLLOSS_SHARED) {
     Tensor gradient = new_gradient(logits, form_gradient);
     void* memory = form_gradient ? gradient.mutable_data_ptr() : nullptr;
     auto results = forward_into(logits, MLLOSS_ARGUMENTS, keep_coefficients, memory);
     return {std::get<0>(results), std::get<1>(results), gradient};
   }
 
-  static std::tuple<Tensor, Tensor> loss_forward_(MLLOSS_SHARED, bool keep_coefficients) {
+  static std::tuple<Tensor, Tensor> loss_forward_(bool keep_coefficients, MLLOSS_SHARED) {
     return forward_into(logits, MLLOSS_ARGUMENTS, keep_coefficients, logits.mutable_data_ptr());
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor> loss_backward(MLLOSS_SHARED, Tensor coefficients,
-                                                                  Tensor grad_output, bool need_logits, bool need_row,
-                                                                  bool need_scale, bool need_label) {
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> loss_backward(Tensor coefficients, Tensor grad_output,
+                                                                  bool need_logits, bool need_row, bool need_scale,
+                                                                  bool need_label, MLLOSS_SHARED) {
     Tensor gradient = new_gradient(logits, need_logits);
     void* memory = need_logits ? gradient.mutable_data_ptr() : nullptr;
     auto sums =
@@ -266,8 +266,8 @@ struct Ops {
     return {gradient, std::get<0>(sums), std::get<1>(sums), std::get<2>(sums)};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor> loss_backward_(MLLOSS_SHARED, Tensor coefficients, Tensor grad_output,
-                                                           bool need_row, bool need_scale, bool need_label) {
+  static std::tuple<Tensor, Tensor, Tensor> loss_backward_(Tensor coefficients, Tensor grad_output, bool need_row,
+                                                           bool need_scale, bool need_label, MLLOSS_SHARED) {
     return backward_into(logits, MLLOSS_ARGUMENTS, coefficients, grad_output, need_row, need_scale, need_label,
                          logits.mutable_data_ptr());
   }
@@ -286,7 +286,7 @@ struct Ops {
     return {value, gradient, other_gradient};
   }
 
-  static std::tuple<Tensor, Tensor> pair_backward(MLLOSS_SHARED, Tensor grad_output) {
+  static std::tuple<Tensor, Tensor> pair_backward(Tensor grad_output, MLLOSS_SHARED) {
     const Arguments a = MLLOSS_ARGUMENTS;
     const Call call = make_call(logits, a);
     Tensor gradient = new_gradient(logits, true), other_gradient = new_gradient(logits, true);
@@ -309,7 +309,7 @@ struct Ops {
     return out;
   }
 
-  static Tensor loss_second_pass(MLLOSS_SHARED, Tensor statistics) {
+  static Tensor loss_second_pass(Tensor statistics, MLLOSS_SHARED) {
     const Arguments a = MLLOSS_ARGUMENTS;
     const Call call = make_call(logits, a);
     Tensor out = new_of_groups(logits, Engine::counts_of(a.loss, logits).second_pass_sums, group_count(call));

@@ -113,22 +113,28 @@ def _run_forward(
     """Run the forward op: the value, the coefficients, and the gradient if ``form`` and not ``in_place``."""
     ops = getattr(torch.ops, options.namespace)
     if form and options.in_place:
-        value, coefficients = ops.loss_forward_(logits, *shared_arguments(tensors, options), options.keep)
+        value, coefficients = ops.loss_forward_(options.keep, logits, *shared_arguments(tensors, options))
         torch.autograd.graph.increment_version(logits)
         return value, coefficients, logits.new_empty(0)
     results: tuple[Tensor, Tensor, Tensor] = ops.loss_forward(
-        logits, *shared_arguments(tensors, options), options.keep or not form, form
+        options.keep or not form, form, logits, *shared_arguments(tensors, options)
     )
     return results
 
 
 def _save(
-    ctx: Any, call: tuple[Tensor, Iterable[Any], Options, bool], anchor: Tensor, coefficients: Tensor, gradient: Tensor
+    ctx: Any,
+    logits: Tensor,
+    tensors: Iterable[Any],
+    options: Options,
+    form: bool,
+    anchor: Tensor,
+    coefficients: Tensor,
+    gradient: Tensor,
 ) -> None:
     """Save what the backward reads: the gradient if the forward formed it, else everything that it is formed from."""
-    logits, tensors, options, form = call
     ctx.set_materialize_grads(False)
-    ctx.options, ctx.form, ctx.spent = options, form, False
+    ctx.options, ctx.form = options, form
     if form:
         ctx.save_for_backward(anchor, logits if options.in_place else gradient)
     else:
@@ -143,11 +149,6 @@ class _EagerLoss(torch.autograd.Function):
     the gradient.
     """
 
-    @classmethod
-    def apply_without_functorch(cls, logits: Tensor, call: tuple[TensorArguments, Options, bool]) -> Any:
-        """Do what ``apply`` does if functorch is inactive, without the Python calls that find out whether it is."""
-        return super(torch.autograd.Function, cls).apply(torch._C._functorch.unwrap_if_dead(logits), call)  # type: ignore[misc]
-
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, call: tuple[TensorArguments, Options, bool], *learned: Tensor | None
@@ -156,7 +157,7 @@ class _EagerLoss(torch.autograd.Function):
         value, coefficients, gradient = _run_forward(logits, tensors, options, form)
         own = options.keep or not form
         anchor = value.new_empty(0) if own else coefficients
-        _save(ctx, (logits, tensors, options, form), anchor, coefficients, gradient)
+        _save(ctx, logits, tensors, options, form, anchor, coefficients, gradient)
         if own:
             ctx.mark_non_differentiable(coefficients)
             return value, coefficients, anchor
@@ -172,6 +173,10 @@ class _EagerLoss(torch.autograd.Function):
         need_logits, _, *learned = ctx.needs_input_grad
         gradient, *others = _from_logits(ctx, grad_output, (need_logits, *(learned or (False, False, False))))
         return gradient, None, *(others if learned else ())
+
+
+# The apply method of the base class does not spend Python calls on finding out whether functorch is active.
+_apply_eagerly = super(torch.autograd.Function, _EagerLoss).apply
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -197,7 +202,7 @@ class _FusedLoss(torch.autograd.Function):
         _, coefficients, gradient, *own = output
         anchor = own[0] if own else coefficients
         ctx.mark_non_differentiable(gradient, *([coefficients] if own else []))
-        _save(ctx, (logits, tensors, options, form), anchor, coefficients, gradient)
+        _save(ctx, logits, tensors, options, form, anchor, coefficients, gradient)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
@@ -228,7 +233,7 @@ def _of_each(
     """Return the gradient of the logits, from a ``grad_output`` for each row or element."""
     check_not_batched(logits, coefficients, *tensors)
     ops, shared = getattr(torch.ops, options.namespace), shared_arguments(tensors, options)
-    return ops.loss_backward(logits, *shared, coefficients, grad_output, True, False, False, False)[0]
+    return ops.loss_backward(coefficients, grad_output, True, False, False, False, logits, *shared)[0]
 
 
 def _scaled(ctx: Any, grad_output: Tensor) -> tuple[Tensor, ...]:
@@ -246,7 +251,7 @@ def _scaled(ctx: Any, grad_output: Tensor) -> tuple[Tensor, ...]:
 
 
 def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
-    compiling = torch.compiler.is_compiling()
+    compiling = torch.compiler.is_dynamo_compiling()
     # vmap, and autograd's is_grads_batched, have a rule for the plain product.
     if torch._C._are_functorch_transforms_active() or (
         not compiling and torch._C._functorch.is_legacy_batchedtensor(grad_output)
@@ -269,7 +274,7 @@ def _spend(ctx: Any) -> None:
     """Mark an in-place gradient as used, and raise if it was used before."""
     if not ctx.options.in_place:
         return
-    if ctx.spent:
+    if getattr(ctx, "spent", False):
         raise RuntimeError("inplace_backward: the logits hold a single gradient, which serves one backward only")
     ctx.spent = True
 
@@ -298,12 +303,12 @@ def _from_logits(
     ops, shared = getattr(torch.ops, options.namespace), shared_arguments(tensors, options)
     with torch.no_grad():
         if need_logits and options.in_place:
-            row, scale, label = ops.loss_backward_(logits, *shared, coefficients, grad_output, *wanted)
+            row, scale, label = ops.loss_backward_(coefficients, grad_output, *wanted, logits, *shared)
             torch.autograd.graph.increment_version(logits)
             gradient = logits.detach()
         else:
             gradient, row, scale, label = ops.loss_backward(
-                logits, *shared, coefficients, grad_output, need_logits, *wanted
+                coefficients, grad_output, need_logits, *wanted, logits, *shared
             )
         if need_row and tensors.row_offset is not None and tensors.row_offset.dim() == 0:
             row = row.sum()
@@ -327,7 +332,7 @@ class _PairLoss(torch.autograd.Function):
     def forward(logits: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         *given, options, form = arguments
         ops, shared = getattr(torch.ops, options.namespace), shared_arguments(TensorArguments(*given), options)
-        results = ops.pair_forward(logits, *shared) if form else ops.loss_forward(logits, *shared, False, False)[:1]
+        results = ops.pair_forward(logits, *shared) if form else ops.loss_forward(False, False, logits, *shared)[:1]
         return *results, results[0].new_empty(0)
 
     @staticmethod
@@ -363,7 +368,7 @@ def _both_from_logits(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor]:
     check_not_batched(logits, *given)
     ops, shared = getattr(torch.ops, ctx.options.namespace), shared_arguments(TensorArguments(*given), ctx.options)
     with torch.no_grad():
-        first, second = ops.pair_backward(logits, *shared, grad_output)
+        first, second = ops.pair_backward(grad_output, logits, *shared)
     return once(first, anchor), once(second, anchor)
 
 
@@ -383,6 +388,9 @@ class _Same(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, *grad_outputs: Any) -> Any:
         return grad_outputs * 2
+
+
+_NONE, _MICRO = _ops.REDUCTIONS.index("none"), _ops.GROUPINGS.index("micro")
 
 
 def _differentiated(required: bool) -> bool:
@@ -407,8 +415,7 @@ def _traced(logits: Tensor) -> Tensor:
 
 def _forms_gradient(logits: Tensor, options: Options) -> bool:
     """Return whether the forward forms the gradient of the logits, if nothing else needs a gradient."""
-    scalar = _ops.REDUCTIONS[options.reduction] != "none" or _ops.GROUPINGS[options.grouping] == "micro"
-    return scalar and logits.dtype != torch.float16
+    return logits.dtype != torch.float16 and (options.reduction != _NONE or options.grouping == _MICRO)
 
 
 def fused_pair(logits: Tensor, tensors: TensorArguments, options: Options) -> tuple[Tensor, Tensor]:
@@ -442,18 +449,17 @@ def fused_loss(logits: Tensor, tensors: TensorArguments, options: Options) -> tu
         or (label is not None and label.requires_grad)
         or (row is not None and row.requires_grad)
     )
-    compiling = torch.compiler.is_compiling()
-    if compiling:
-        logits = _traced(logits)
-    transformed = _transformed(compiling)
-    if not transformed and not ((auxiliary or logits.requires_grad) and torch.is_grad_enabled()):
-        ops = getattr(torch.ops, options.namespace)
-        return ops.loss_forward(logits, *shared_arguments(tensors, options), options.keep, False)[:2]
     form = not auxiliary and _forms_gradient(logits, options)
-    if transformed or compiling:
+    if torch.compiler.is_dynamo_compiling():
+        logits = _traced(logits)
+        if (auxiliary or logits.requires_grad) and torch.is_grad_enabled():
+            return _FusedLoss.apply(logits, *tensors, options, form)[:2]
+    elif torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
         return _FusedLoss.apply(logits, *tensors, options, form)[:2]
-    call = tensors, options, form
-    if auxiliary:
-        return _EagerLoss.apply(logits, call, scale, label, row)[:2]
-    value, coefficients, *_ = _EagerLoss.apply_without_functorch(logits, call)
-    return value, coefficients
+    elif (auxiliary or logits.requires_grad) and torch.is_grad_enabled():
+        call = tensors, options, form
+        if auxiliary:
+            return _EagerLoss.apply(logits, call, scale, label, row)[:2]
+        return _apply_eagerly(torch._C._functorch.unwrap_if_dead(logits), call)[:2]
+    ops = getattr(torch.ops, options.namespace)
+    return ops.loss_forward(options.keep, False, logits, *shared_arguments(tensors, options))[:2]

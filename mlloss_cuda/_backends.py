@@ -188,24 +188,24 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = _requests[-1].name if _requests else None
 
 
-# The route for each device type and loss that an engine serves, if no backend is forced.
-_chosen: dict[tuple[str, str], Route] = {}
+# The route for each device and loss that an engine serves, if no backend is forced.
+_chosen: dict[tuple[torch.device, str], Route] = {}
 
 
 def choose(device_type: str, loss: str = "") -> str:
     """Return the first backend that serves ``loss`` for tensors on a device of this type."""
-    return route(device_type, loss).backend
+    return route(torch.device(device_type), loss).backend
 
 
-def route(device_type: str, loss: str) -> Route:
+def route(device: torch.device, loss: str) -> Route:
     """Return the backend that :func:`choose` returns, with its ops."""
     if _forced is None:
-        found = _preferred(device_type, loss)
+        found = _preferred(device, loss)
         if found is None:
-            _warn(device_type)
+            _warn(device.type)
             return Route("reference")
         return found
-    return route_to(_forced_choice(_forced, device_type, loss))
+    return route_to(_forced_choice(_forced, device.type, loss))
 
 
 def _forced_choice(forced: str, device_type: str, loss: str) -> str:
@@ -219,17 +219,17 @@ def _forced_choice(forced: str, device_type: str, loss: str) -> str:
     return forced
 
 
-def _preferred(device_type: str, loss: str) -> Route | None:
-    """Return the route to the first usable engine for ``loss`` on a device of this type, or None."""
-    found = _chosen.get((device_type, loss))
+def _preferred(device: torch.device, loss: str) -> Route | None:
+    """Return the route to the first usable engine for ``loss`` on a device, or None."""
+    found = _chosen.get((device, loss))
     if found is None:
         if _ops.COMPOUND in loss:
-            name = one_pass(device_type, loss, None)
+            name = one_pass(device.type, loss, None)
             assert name is not None, loss
         else:
-            name = next((name for name in _serving(device_type) if _usable(name)), None)
+            name = next((name for name in _serving(device.type) if _usable(name)), None)
         if name is not None:
-            found = _chosen[device_type, loss] = route_to(name)
+            found = _chosen[device, loss] = route_to(name)
     return found
 
 

@@ -1,6 +1,7 @@
 """One call of a loss as the ops and the engines take it.
 
-``TensorArguments`` and the first fields of ``Options`` list the arguments that follow the logits in every op on logits.
+``TensorArguments`` and the first fields of ``Options`` list the arguments that follow the logits in every op on logits:
+the targets, the options, and then the other tensors, which most calls leave out.
 The ops' schemas (``_ops``), the fakes, the Triton engine and the reference read names, order and types here; csrc/ops.h
 has the same list in C++, and a test compares the two.
 """
@@ -77,7 +78,7 @@ class CheckedCall(NamedTuple):
 
 
 _OP_OPTIONS: Final = Options._fields[: Options._fields.index("namespace")]
-SHARED_NAMES: Final = TensorArguments._fields + _OP_OPTIONS
+SHARED_NAMES: Final = ("targets", *_OP_OPTIONS, *TensorArguments._fields[1:])
 
 # Fields of TensorArguments that have an entry for each label, whatever the layout of the targets.
 OF_LABELS: Final = ("weight", "label_offset", "label_parameter")
@@ -97,12 +98,21 @@ _SCHEMA_TYPES: Final = {
 
 
 def shared_schema() -> str:
-    """Return the shared arguments as an op's schema declares them."""
+    """Return the shared arguments as an op's schema declares them; the tensors at the end may be left out."""
     annotations = {**TensorArguments.__annotations__, **Options.__annotations__}
     written = {name: getattr(kind, "__forward_arg__", kind) for name, kind in annotations.items()}
-    return ", ".join(f"{_SCHEMA_TYPES[written[name]]} {name}" for name in SHARED_NAMES)
+    optional = TensorArguments._fields[1:]
+    return ", ".join(
+        f"{_SCHEMA_TYPES[written[name]]} {name}{'=None' if name in optional else ''}" for name in SHARED_NAMES
+    )
+
+
+_COUNT: Final = len(_OP_OPTIONS)
 
 
 def shared_arguments(tensors: TensorArguments, options: Options) -> tuple[Any, ...]:
-    """Return the arguments that every op takes after the logits, in the schemas' order."""
-    return tensors + options[: len(_OP_OPTIONS)]
+    """Return the arguments that every op takes after the logits, in the schemas' order, without None at the end."""
+    _, crow, col, values, weight, sample_weight, scale, label, row, normalizer, numbers = tensors
+    if crow is col is values is weight is sample_weight is scale is label is row is normalizer is numbers is None:
+        return tensors[:1] + options[:_COUNT]
+    return tensors[:1] + options[:_COUNT] + tensors[1:]

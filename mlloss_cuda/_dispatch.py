@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ def evaluate(term: Term, logits: Any, targets: Any, **common: Any) -> Tensor:
     """Check everything, then run the loss on the backend that serves the logits' device."""
     if type(logits) is not Tensor:
         return evaluate_kept(term, logits, targets, **common, keep=False)[0]
-    call = _prepare(term, logits, targets, **common)
+    call = _prepare(term, logits, targets, common)
     value = run(call)[0]
     return value if logits.dim() == 2 else _shaped(value, logits, call)
 
@@ -76,7 +76,7 @@ def evaluate_kept(term: Term, logits: Any, targets: Any, *, keep: bool = True, *
     if type(logits) is not Tensor and (sharded := _as_sharded(logits)) is not None:
         assert _sharded_engine is not None
         return _sharded_engine.evaluate_kept(term, sharded, targets, **common, keep=keep)
-    call = _prepare(term, logits, targets, **common, keep=keep)
+    call = _prepare(term, logits, targets, common, keep)
     value, kept = run(call)
     return _shaped(value, logits, call), kept
 
@@ -96,12 +96,12 @@ def run(call: CheckedCall) -> tuple[Tensor, Tensor]:
     return reference_loss(term.spec, call.logits, call.targets, tensors, options), call.logits.new_empty(0)
 
 
-def prepare(term: Term, logits: Any, targets: Any, **arguments: Any) -> CheckedCall:
+def prepare(term: Term, logits: Any, targets: Any, *, keep: bool = False, **common: Any) -> CheckedCall:
     """Check every argument and shape, and choose the backend. No value of the logits is read."""
     if type(logits) is not Tensor and (sharded := _as_sharded(logits)) is not None:
         assert _sharded_engine is not None
-        return _sharded_engine.prepare(term, sharded, targets, **arguments)
-    return _prepare(term, logits, targets, **arguments)
+        return _sharded_engine.prepare(term, sharded, targets, **common, keep=keep)
+    return _prepare(term, logits, targets, common, keep)
 
 
 def _constant(name: str, value: Any, shape: tuple[int, ...], logits: Tensor) -> Tensor:
@@ -110,87 +110,133 @@ def _constant(name: str, value: Any, shape: tuple[int, ...], logits: Tensor) -> 
     return check.check_tensor(name, value, shape, logits, low=0.0, open_low=False).detach()
 
 
-def _prepare(
-    term: Term,
-    logits: Any,
-    targets: Any,
-    *,
-    weight: Any,
-    sample_weight: Any,
-    label_smoothing: Any,
-    ignore_index: Any,
-    logit_scale: Any,
-    logit_bias: Any,
-    normalizer: Any,
-    reduction: Any,
-    inplace_backward: Any,
-    keep: bool = False,
-) -> CheckedCall:
-    spec = term.spec
-    logits = check.check_logits(logits)
-    targets = (check.check_other_logits if spec.second_logits else check.check_targets)(targets, logits)
-    reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
-    if ignore_index is not None:
-        targets, ignore_index = without_ignore_nan(targets, check.check_ignore_index(ignore_index))
-    smoothing = check.check_label_smoothing(label_smoothing)
-    in_place = inplace_backward is not False and check_in_place(logits, inplace_backward)
+# The checked options of calls whose numbers are plain, by everything that the options depend on.
+_known_options: dict[tuple[Any, ...], Options] = {}
+_MOST_KNOWN: Final = 256  # a number that changes at every step must not fill the memory
 
+
+def _prepare(term: Term, logits: Any, targets: Any, common: dict[str, Any], keep: bool = False) -> CheckedCall:
+    spec = term.spec
+    if spec.second_logits or not check.are_plain(logits, targets):
+        logits = check.check_logits(logits)
+        targets = (check.check_other_logits if spec.second_logits else check.check_targets)(targets, logits)
+    labels = logits.shape[-1]
+    route = _backends.route(logits.device, spec.name)
+
+    smoothing, ignore_index = common["label_smoothing"], common["ignore_index"]
+    logit_scale, logit_bias = common["logit_scale"], common["logit_bias"]
+    reduction, in_place = common["reduction"], common["inplace_backward"]
+    numbers = smoothing, ignore_index, logit_scale, logit_bias, reduction, in_place
+    replaced: Sequence[Tensor | None] = ()
+    # The types are a part of the condition, because True and 1 equal 1.0 as parts of a key.
+    if (
+        type(term.threshold) is type(logit_scale) is type(smoothing) is float
+        and ignore_index is logit_bias is None
+        and in_place is False
+        and type(reduction) is str
+        and type(labels) is int
+        and not torch.compiler.is_dynamo_compiling()
+    ):
+        key = (route, labels, term[1:4], spec.name, numbers, keep)
+        options = _known_options.get(key)
+        if options is None:
+            options = _check_numbers(term, logits, route, numbers, keep)[0]
+            if len(_known_options) >= _MOST_KNOWN:
+                _known_options.clear()
+            _known_options[key] = options
+    else:
+        if ignore_index is not None:
+            targets, ignore_index = without_ignore_nan(targets, check.check_ignore_index(ignore_index))
+            numbers = smoothing, ignore_index, logit_scale, logit_bias, reduction, in_place
+        options, *replaced = _check_numbers(term, logits, route, numbers, keep)
+
+    flat = logits
+    if logits.dim() != 2:
+        flat = logits.reshape(math.prod(logits.shape[:-1]), labels)
+        if not isinstance(targets, CSRTargets):
+            targets = targets.reshape(flat.shape)
+    if (
+        type(targets) is Tensor
+        and not replaced
+        and common["weight"] is common["sample_weight"] is common["normalizer"] is term.label_parameter is None
+    ):
+        tensors = TensorArguments(targets)
+    else:
+        tensors = _check_tensors(term, logits, targets, replaced or (None, None, None), common)
+    return CheckedCall(term, route.backend, flat, targets, tensors, options)
+
+
+def _check_numbers(
+    term: Term, logits: Tensor, route: _backends.Route, numbers: tuple[Any, ...], keep: bool
+) -> tuple[Options, Tensor | None, Tensor | None, Tensor | None]:
+    """Check the threshold and the arguments that are numbers; ``ignore_index`` is checked already.
+
+    Return the options, and the tensors that replace numbers: logit_scale, label_offset and row_offset.
+    """
+    label_smoothing, ignore_index, logit_scale, logit_bias, reduction, inplace_backward = numbers
+    labels = logits.shape[-1]
+    reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
+    smoothing = check.check_label_smoothing(label_smoothing)
+    in_place = check_in_place(logits, inplace_backward)
+    scale, scale_tensor, offset, label_offset, row_offset = _transform(term.threshold, logit_scale, logit_bias, logits)
+    if route.most_labels is not None and labels > route.most_labels:
+        raise ValueError(f"logits: the {route.backend} kernels take at most {route.most_labels} labels, got {labels}")
+    options = Options(
+        term.spec.name,
+        term.parameters,
+        _ops.GROUPINGS.index(term.grouping),
+        _ops.REDUCTIONS.index(reduction),
+        scale,
+        offset,
+        smoothing,
+        ignore_index,
+        0,
+        labels,
+        route.namespace,
+        in_place,
+        keep,
+    )
+    return options, scale_tensor, label_offset, row_offset
+
+
+def _check_tensors(
+    term: Term,
+    logits: Tensor,
+    targets: Tensor | CSRTargets,
+    replaced: Sequence[Tensor | None],
+    common: dict[str, Any],
+) -> TensorArguments:
+    """Check the tensors beside logits and targets; ``replaced`` holds those that ``_check_numbers`` returned."""
     *leading, labels = logits.shape
-    rows = math.prod(leading)
+    weight, sample_weight, normalizer = common["weight"], common["sample_weight"], common["normalizer"]
+    label_parameter = None
     if weight is not None:
         weight = _constant("weight", weight, (labels,), logits)
     if sample_weight is not None:
-        sample_weight = _constant("sample_weight", sample_weight, tuple(leading), logits).reshape(rows)
-    label_parameter = None
+        sample_weight = _constant("sample_weight", sample_weight, tuple(leading), logits).reshape(math.prod(leading))
     if term.label_parameter is not None:
         name, value = term.label_parameter
         label_parameter = _constant(name, value, (labels,), logits)
     if normalizer is not None:
-        normalizer = _check_normalizer(normalizer, reduction, logits)
-    scale, logit_scale, offset, label_offset, row_offset = _transform(term.threshold, logit_scale, logit_bias, logits)
-
-    backend, namespace, most_labels = _backends.route(logits.device.type, spec.name)
-    if most_labels is not None and labels > most_labels:
-        raise ValueError(f"logits: the {backend} kernels take at most {most_labels} labels, got {labels}")
-    flat = logits if len(leading) == 1 else logits.reshape(rows, labels)
+        normalizer = _check_normalizer(normalizer, common["reduction"], logits)
+    logit_scale, label_offset, row_offset = replaced
     dense = crow_indices = col_indices = values = None
     if isinstance(targets, CSRTargets):
         crow_indices, col_indices, values = _columns(targets, logits)
     else:
-        dense = targets = targets if len(leading) == 1 else targets.reshape(rows, labels)
-    return CheckedCall(
-        term,
-        backend,
-        flat,
-        targets,
-        TensorArguments(
-            dense,
-            crow_indices,
-            col_indices,
-            values,
-            weight,
-            sample_weight,
-            logit_scale,
-            label_offset,
-            row_offset,
-            normalizer,
-            label_parameter,
-        ),
-        Options(
-            spec.name,
-            term.parameters,
-            _ops.GROUPINGS.index(term.average or spec.groupings[0]),
-            _ops.REDUCTIONS.index(reduction),
-            scale,
-            offset,
-            smoothing,
-            ignore_index,
-            0,
-            labels,
-            namespace,
-            in_place,
-            keep,
-        ),
+        dense = targets
+    return TensorArguments(
+        dense,
+        crow_indices,
+        col_indices,
+        values,
+        weight,
+        sample_weight,
+        logit_scale,
+        label_offset,
+        row_offset,
+        normalizer,
+        label_parameter,
     )
 
 

@@ -1,5 +1,7 @@
 """The contract of the ops: their schemas, and fakes that return results of the right shape without running.
 
+An op's own arguments come before the logits, because the shared ones, which come after them, end in optional ones.
+
 Every engine implements the same ops under its own namespace or dispatch key. ``_autograd`` is the only caller
 of the ops for whole calls. The logits are always 2-D here, and all checks are done.
 
@@ -57,23 +59,22 @@ _SHARED = shared_schema()
 
 _SCHEMAS = (
     # value, coefficients [C, groups] or empty, gradient or empty
-    f"loss_forward(Tensor logits, {_SHARED}, bool keep_coefficients, bool form_gradient) -> (Tensor, Tensor, Tensor)",
+    f"loss_forward(bool keep_coefficients, bool form_gradient, Tensor logits, {_SHARED}) -> (Tensor, Tensor, Tensor)",
     # The gradient replaces the logits.
-    f"loss_forward_(Tensor(a!) logits, {_SHARED}, bool keep_coefficients) -> (Tensor, Tensor)",
+    f"loss_forward_(bool keep_coefficients, Tensor(a!) logits, {_SHARED}) -> (Tensor, Tensor)",
     # gradient, then sums of d loss / d s: over labels, times x over labels, over rows; those not needed are empty
-    f"loss_backward(Tensor logits, {_SHARED}, Tensor coefficients, Tensor grad_output, "
-    "bool need_logits, bool need_row, bool need_scale, bool need_label)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
-    f"loss_backward_(Tensor(a!) logits, {_SHARED}, Tensor coefficients, Tensor grad_output, "
-    "bool need_row, bool need_scale, bool need_label) -> (Tensor, Tensor, Tensor)",
+    "loss_backward(Tensor coefficients, Tensor grad_output, bool need_logits, bool need_row, bool need_scale, "
+    f"bool need_label, Tensor logits, {_SHARED}) -> (Tensor, Tensor, Tensor, Tensor)",
+    "loss_backward_(Tensor coefficients, Tensor grad_output, bool need_row, bool need_scale, bool need_label, "
+    f"Tensor(a!) logits, {_SHARED}) -> (Tensor, Tensor, Tensor)",
     # A loss of two logits, of which the targets are the second: value, and the gradients of both.
     f"pair_forward(Tensor logits, {_SHARED}) -> (Tensor, Tensor, Tensor)",
     # the gradients of both
-    f"pair_backward(Tensor logits, {_SHARED}, Tensor grad_output) -> (Tensor, Tensor)",
+    f"pair_backward(Tensor grad_output, Tensor logits, {_SHARED}) -> (Tensor, Tensor)",
     # Statistics of a part of the labels, if groups are rows or the whole batch: float64 [statistics, groups].
     f"loss_statistics(Tensor logits, {_SHARED}) -> Tensor",
     # Second-pass sums of a part, from the merged statistics of all parts: float64 [second-pass sums, groups].
-    f"loss_second_pass(Tensor logits, {_SHARED}, Tensor statistics) -> Tensor",
+    f"loss_second_pass(Tensor statistics, Tensor logits, {_SHARED}) -> Tensor",
     # Merges contiguous [parts, statistics, groups], in the order of the parts, into [statistics, groups].
     "loss_merge(Tensor statistics, str loss) -> Tensor",
     # value and coefficients as in loss_forward, in the compute dtype.
@@ -134,47 +135,55 @@ def _fake_value(logits: torch.Tensor, grouping: int, reduction: int) -> torch.Te
     return logits.new_empty((_groups(logits, grouping),), dtype=dtype)
 
 
-# Positions among a fake's arguments after the logits.
+# Positions among the arguments after the logits.
 _LOSS, _GROUPING, _REDUCTION = (SHARED_NAMES.index(name) for name in ("loss", "grouping", "reduction"))
-_OWN = len(SHARED_NAMES)  # the op's own arguments begin here
 
 
-def _fake_forward_(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    keep = args[_OWN]
+def _fake_forward_(keep: bool, logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
     kept = (counts_of(args[_LOSS]).coefficients, _groups(logits, args[_GROUPING])) if keep else (0, 0)
     coefficients = logits.new_empty(kept, dtype=compute_dtype(logits))
     return _fake_value(logits, args[_GROUPING], args[_REDUCTION]), coefficients
 
 
-def _fake_forward(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    form_gradient = args[_OWN + 1]
-    return *_fake_forward_(logits, *args), logits.new_empty(logits.shape if form_gradient else (0,))
+def _fake_forward(keep: bool, form: bool, logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+    return *_fake_forward_(keep, logits, *args), logits.new_empty(logits.shape if form else (0,))
 
 
-def _fake_sums(logits: torch.Tensor, row: bool, scale: bool, label: bool) -> tuple[torch.Tensor, ...]:
+def _fake_backward(
+    coefficients: torch.Tensor,
+    grad_output: torch.Tensor,
+    need_logits: bool,
+    row: bool,
+    scale: bool,
+    label: bool,
+    logits: torch.Tensor,
+    *args: Any,
+) -> tuple[torch.Tensor, ...]:
+    sums = _fake_backward_(coefficients, grad_output, row, scale, label, logits)
+    return logits.new_empty(logits.shape if need_logits else (0,)), *sums
+
+
+def _fake_backward_(
+    coefficients: torch.Tensor,
+    grad_output: torch.Tensor,
+    row: bool,
+    scale: bool,
+    label: bool,
+    logits: torch.Tensor,
+    *args: Any,
+) -> tuple[torch.Tensor, ...]:
     rows, labels = logits.shape
     dtype = compute_dtype(logits)
     sizes = (rows if row else 0, rows if scale else 0, labels if label else 0)
     return tuple(logits.new_empty((size,), dtype=dtype) for size in sizes)
 
 
-# The arguments after the shared ones are coefficients, grad_output, and then which results are needed.
-def _fake_backward(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    need_logits, row, scale, label = args[_OWN + 2 :]
-    return logits.new_empty(logits.shape if need_logits else (0,)), *_fake_sums(logits, row, scale, label)
-
-
-def _fake_backward_(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    row, scale, label = args[_OWN + 2 :]
-    return _fake_sums(logits, row, scale, label)
-
-
-def _fake_pair_backward(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+def _fake_pair_backward(grad_output: torch.Tensor | None, logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     return logits.new_empty(logits.shape), logits.new_empty(logits.shape)
 
 
 def _fake_pair_forward(logits: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    return _fake_value(logits, args[_GROUPING], args[_REDUCTION]), *_fake_pair_backward(logits)
+    return _fake_value(logits, args[_GROUPING], args[_REDUCTION]), *_fake_pair_backward(None, logits)
 
 
 def _fake_of_groups(logits: torch.Tensor, count: int, args: tuple[Any, ...]) -> torch.Tensor:
@@ -207,7 +216,9 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "pair_forward": _fake_pair_forward,
     "pair_backward": _fake_pair_backward,
     "loss_statistics": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).statistics, args),
-    "loss_second_pass": lambda logits, *args: _fake_of_groups(logits, counts_of(args[_LOSS]).second_pass_sums, args),
+    "loss_second_pass": lambda statistics, logits, *args: _fake_of_groups(
+        logits, counts_of(args[_LOSS]).second_pass_sums, args
+    ),
     "loss_merge": lambda statistics, loss: statistics.new_empty(statistics.shape[1:]),
     "loss_finalize": _fake_finalize,
     "scale_gradient": lambda gradient, grad_output: torch.empty_like(gradient),

@@ -19,6 +19,7 @@ from ._vmap import is_batched
 from .targets import CSRTargets, as_int
 
 __all__ = [
+    "are_plain",
     "check_bool",
     "check_choice",
     "check_constant",
@@ -55,6 +56,21 @@ def readable(tensor: Tensor) -> bool:
     # A read under make_fx would become a part of the graph, or fail.
     tracing = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
     return not tracing and not is_batched(tensor)
+
+
+def are_plain(logits: Any, targets: Any) -> bool:
+    """Return True if these are dense tensors that pass all checks of logits and targets; most calls need no others."""
+    return (
+        type(logits) is type(targets) is Tensor
+        and not targets.requires_grad
+        and logits.layout is targets.layout is torch.strided
+        and not logits.is_nested
+        and logits.dtype in LOGITS_DTYPES
+        and targets.dtype in _TARGET_DTYPES
+        and logits.dim() > 0
+        and logits.shape == targets.shape
+        and logits.device == targets.device
+    )
 
 
 def check_logits(logits: Any) -> Tensor:

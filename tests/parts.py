@@ -46,7 +46,7 @@ class _Parts:
             value, coefficients = self._finish()
             return value, [coefficients] * len(self.ranges)
         values, coefficients, _ = zip(
-            *(self.ops.loss_forward(*arguments, True, False) for arguments in self.arguments), strict=True
+            *(self.ops.loss_forward(True, False, *arguments) for arguments in self.arguments), strict=True
         )
         if _ops.REDUCTIONS[self.options.reduction] == "none":
             return torch.cat(values, -1), list(coefficients)
@@ -58,7 +58,7 @@ class _Parts:
         second_sums = statistics.new_empty(0)
         if _ops.counts_of(loss).second_pass_sums:
             merged = self.ops.loss_merge(statistics, loss)
-            second_sums = torch.stack([self.ops.loss_second_pass(*arguments, merged) for arguments in self.arguments])
+            second_sums = torch.stack([self.ops.loss_second_pass(merged, *arguments) for arguments in self.arguments])
         numbers = self.options.grouping, self.options.reduction, self.rows, self.dtype
         sides = self.sides.sample_weight, self.sides.normalizer
         return self.ops.loss_finalize(statistics, second_sums, *sides, loss, list(self.options.parameters), *numbers)
@@ -70,7 +70,7 @@ class _Parts:
         results = []
         for own, arguments, kept in zip(self.ranges, self.arguments, coefficients, strict=True):
             output = grad_output[..., own] if self.within and grad_output.dim() else grad_output
-            results.append(self.ops.loss_backward(*arguments, kept, output, True, *needs))
+            results.append(self.ops.loss_backward(kept, output, True, *needs, *arguments))
         gradient, row, scale, label = zip(*results, strict=True)
         return torch.cat(gradient, 1), sum(row), sum(scale), torch.cat(label)
 

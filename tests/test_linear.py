@@ -396,7 +396,7 @@ def test_gradients_between_padding(served: Case, backend: Backend, generator: to
         getattr(torch.ops, backend.namespace),
         part_of(served, logits, targets, slice(0, logits.shape[1]), "batchmean"),
     )
-    _, coefficients, expected = ops.loss_forward(logits, *arguments, True, True)
+    _, coefficients, expected = ops.loss_forward(True, True, logits, *arguments)
     one = torch.tensor(1.0, device=backend.device)
     for size in (1088, 1036):
         memory = torch.full((9, size), 7.0, device=backend.device)
@@ -404,9 +404,9 @@ def test_gradients_between_padding(served: Case, backend: Backend, generator: to
         for backward in (False, True):
             padded.copy_(logits)
             if backward:
-                ops.loss_backward_(padded, *arguments, coefficients, one, False, False, False)
+                ops.loss_backward_(coefficients, one, False, False, False, padded, *arguments)
             else:
-                ops.loss_forward_(padded, *arguments, False)
+                ops.loss_forward_(False, padded, *arguments)
             torch.testing.assert_close(padded, expected, rtol=1e-5, atol=1e-9)
             assert bool((memory[:, 1031:] == 7).all())
 

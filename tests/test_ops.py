@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mlloss_cuda
 from mlloss_cuda import CSRTargets, _ops, unit_grad_output
-from mlloss_cuda._call import Options, TensorArguments, shared_arguments, shared_schema
+from mlloss_cuda._call import SHARED_NAMES, Options, TensorArguments, shared_arguments, shared_schema
 
 from .cases import Case
 from .conftest import Backend
@@ -126,17 +126,17 @@ def test_opcheck(served: Case, backend: Backend, generator: torch.Generator, red
     ops = getattr(torch.ops, backend.namespace)
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     for keep, form in ((False, True), (True, False), (False, False)):
-        torch.library.opcheck(ops.loss_forward.default, (x, *shared, keep, form), test_utils=tests[:2])
-    torch.library.opcheck(ops.loss_forward_.default, (x.clone(), *shared, True), test_utils=tests[:2])
-    value, coefficients, _ = ops.loss_forward(x, *shared, True, False)
+        torch.library.opcheck(ops.loss_forward.default, (keep, form, x, *shared), test_utils=tests[:2])
+    torch.library.opcheck(ops.loss_forward_.default, (True, x.clone(), *shared), test_utils=tests[:2])
+    value, coefficients, _ = ops.loss_forward(True, False, x, *shared)
     grad_output = torch.ones_like(value)
     for needs in ((True, True, True, True), (True, False, False, False), (False, False, True, False)):
         torch.library.opcheck(
-            ops.loss_backward.default, (x, *shared, coefficients, grad_output, *needs), test_utils=tests[:2]
+            ops.loss_backward.default, (coefficients, grad_output, *needs, x, *shared), test_utils=tests[:2]
         )
     torch.library.opcheck(
         ops.loss_backward_.default,
-        (x.clone(), *shared, coefficients, grad_output, True, True, True),
+        (coefficients, grad_output, True, True, True, x.clone(), *shared),
         test_utils=tests[:2],
     )
     scale = torch.tensor(2.0, device=backend.device)
@@ -148,7 +148,7 @@ def test_fakes_agree_with_the_functors(case: Case, generator: torch.Generator) -
     """The number of coefficients in the registry is that of the compiled functor."""
     spec = case.registered
     shared = arguments_of(case, 0, "cpu", generator, False)
-    _, coefficients, _ = torch.ops.mlloss_cuda.loss_forward(torch.randn(3, 40), *shared, True, False)
+    _, coefficients, _ = torch.ops.mlloss_cuda.loss_forward(True, False, torch.randn(3, 40), *shared)
     assert coefficients.shape[0] == spec.coefficients
     assert spec.element_wise == (coefficients.numel() == 0)
 
@@ -214,6 +214,19 @@ def test_learnable_arguments_are_parameters() -> None:
     assert scale.grad is not None
 
 
+def test_ops_take_fewer_arguments_if_tensors_are_missing() -> None:
+    """An ordinary call passes the targets and the options only; one tensor more makes all of them explicit."""
+    targets, options = torch.zeros(2, 7), Options("zlpr", (), 1, 2, all_labels=7)
+    ordinary = shared_arguments(TensorArguments(targets), options)
+    assert len(ordinary) == len(SHARED_NAMES) - len(TensorArguments._fields) + 1
+    for name in TensorArguments._fields[1:]:
+        other = torch.ones(7)
+        everything = shared_arguments(TensorArguments(targets, **{name: other}), options)
+        assert len(everything) == len(SHARED_NAMES)
+        assert everything[SHARED_NAMES.index(name)] is other
+        assert everything[: len(ordinary)] == ordinary
+
+
 def test_shared_arguments_are_the_same_in_cpp() -> None:
     """The list in csrc/ops.h has the names, the order and the types of the Python list."""
     source = (Path(__file__).parents[1] / "csrc" / "ops.h").read_text()
@@ -227,4 +240,4 @@ def test_shared_arguments_are_the_same_in_cpp() -> None:
         "std::optional<int64_t>": "int?",
     }
     written = ", ".join(f"{types[kind]} {name}" for kind, name in listed)
-    assert written == shared_schema().replace("SymInt", "int")
+    assert written == shared_schema().replace("SymInt", "int").replace("=None", "")

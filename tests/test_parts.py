@@ -171,16 +171,16 @@ def test_in_place_ops_give_the_same_results(served: Case, backend: Backend, gene
     targets = CSRTargets.from_dense(random_positives(generator, SHAPE, 0.05)).to(backend.device)
     ops, own = getattr(torch.ops, backend.namespace), slice(1031, 2057)
     arguments = part_of(served, logits, targets, own, "batchmean")
-    value, coefficients, gradient = ops.loss_forward(*arguments, True, True)
+    value, coefficients, gradient = ops.loss_forward(True, True, *arguments)
     again = arguments[0].clone(), *arguments[1:]
-    value_, coefficients_ = ops.loss_forward_(*again, True)
+    value_, coefficients_ = ops.loss_forward_(True, *again)
     assert torch.equal(value, value_)
     assert torch.equal(coefficients, coefficients_)
     assert torch.equal(gradient, again[0])
     grad_output = torch.tensor(1.0, device=backend.device)
-    recomputed = ops.loss_backward(*arguments, coefficients, grad_output, True, False, False, False)[0]
+    recomputed = ops.loss_backward(coefficients, grad_output, True, False, False, False, *arguments)[0]
     again = arguments[0].clone(), *arguments[1:]
-    ops.loss_backward_(*again, coefficients, grad_output, False, False, False)
+    ops.loss_backward_(coefficients, grad_output, False, False, False, *again)
     assert torch.equal(recomputed, again[0])
 
 
@@ -199,12 +199,12 @@ def test_ops_keep_their_contract(served: Case, backend: Backend, generator: torc
     assert statistics.shape[1] == counts.statistics
     torch.library.opcheck(ops.loss_merge.default, (statistics, served.spec), test_utils=tests)
     assert torch.equal(ops.loss_merge(statistics, served.spec), statistics[0])
-    torch.library.opcheck(ops.loss_second_pass.default, (*arguments, statistics[0]), test_utils=tests)
-    second_sums = ops.loss_second_pass(*arguments, statistics[0])[None]
+    torch.library.opcheck(ops.loss_second_pass.default, (statistics[0], *arguments), test_utils=tests)
+    second_sums = ops.loss_second_pass(statistics[0], *arguments)[None]
     assert second_sums.shape[1:] == (counts.second_pass_sums, statistics.shape[2])
     sample_weight = torch.rand(SHAPE[0], generator=generator).to(backend.device)
     for reduction in (0, 2):
-        own = served.spec, list(served.parameters), arguments[14], reduction
+        own = served.spec, list(served.parameters), _ops.GROUPINGS.index(served.grouping), reduction
         finalize = (statistics, second_sums, sample_weight, None, *own)
         torch.library.opcheck(ops.loss_finalize.default, (*finalize, SHAPE[0], torch.float32), test_utils=tests)
 

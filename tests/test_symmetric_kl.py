@@ -132,7 +132,7 @@ def test_opcheck_of_pairs(backend: Backend, generator: torch.Generator) -> None:
         options = Options("symmetric_kl", (), _ops.GROUPINGS.index("element"), reduction, all_labels=40)
         shared = shared_arguments(TensorArguments(targets=t), options)
         grad_output = torch.ones_like(s) if reduction == 0 else torch.tensor(2.0, device=backend.device)
-        torch.library.opcheck(ops.pair_backward.default, (s, *shared, grad_output), test_utils=tests)
+        torch.library.opcheck(ops.pair_backward.default, (grad_output, s, *shared), test_utils=tests)
         if reduction != 0:
             torch.library.opcheck(ops.pair_forward.default, (s, *shared), test_utils=tests)
 

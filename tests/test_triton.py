@@ -139,12 +139,12 @@ def single_element_results(
     sides, grouping = TensorArguments(targets=y[:, None].to(device)), _ops.GROUPINGS.index(spec.groupings[0])
     options = shared_arguments(sides, Options(case.spec, case.parameters, grouping, 0, all_labels=1))
     logits = s[:, None].to(device)
-    value, coefficients, _ = ops.loss_forward(logits, *options, True, False)
+    value, coefficients, _ = ops.loss_forward(True, False, logits, *options)
     results = {"value": value}
     known = {"gradient": coefficients} | ({"gradient of given coefficients": given} if coefficients.numel() else {})
     for name, c in known.items():
         needs = (True, False, False, False)
-        results[name] = ops.loss_backward(logits, *options, c.to(device), torch.ones_like(value), *needs)[0]
+        results[name] = ops.loss_backward(c.to(device), torch.ones_like(value), *needs, logits, *options)[0]
     return {name: result.flatten().cpu() for name, result in results.items()}
 
 

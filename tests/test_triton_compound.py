@@ -99,7 +99,7 @@ class Given(NamedTuple):
 def forward(backend: Backend, loss: Compound, logits: Tensor, given: Given, reduction: str = "none") -> Any:
     ops = getattr(torch.ops, backend.namespace)
     tail = given.tail(loss.name, loss.parameters, _SAMPLES, logits.shape[1], reduction)
-    return ops.loss_forward(logits, *tail, True, True)
+    return ops.loss_forward(True, True, logits, *tail)
 
 
 def backward(
@@ -108,7 +108,7 @@ def backward(
     """Return the results of loss_backward; ``known`` has the coefficients and grad_output."""
     ops = getattr(torch.ops, backend.namespace)
     tail = given.tail(loss.name, loss.parameters, _SAMPLES, logits.shape[1])
-    return ops.loss_backward(logits, *tail, *known, True, sums, sums, sums)
+    return ops.loss_backward(*known, True, sums, sums, sums, logits, *tail)
 
 
 class SingleTerm(NamedTuple):
@@ -125,14 +125,14 @@ def single_term(
     ops = getattr(torch.ops, backend.namespace)
     unweighted = given._replace(sides=given.sides._replace(sample_weight=None))
     of_term = case.spec, case.parameters, _ops.GROUPINGS.index(case.grouping), logits.shape[1]
-    value, coefficients, _ = ops.loss_forward(logits, *unweighted.tail(*of_term), True, False)
+    value, coefficients, _ = ops.loss_forward(True, False, logits, *unweighted.tail(*of_term))
     assert kept.shape[0] == coefficients.shape[0]
     seed = grad_output[:, None].expand(logits.shape) if case.element_wise else grad_output
     tail = given.tail(*of_term)
-    gradients = ops.loss_backward(logits, *tail, coefficients, seed, True, True, True, True)
+    gradients = ops.loss_backward(coefficients, seed, True, True, True, True, logits, *tail)
     from_kept = gradients[0]
     if not case.element_wise:
-        from_kept = ops.loss_backward(logits, *tail, kept, seed, True, False, False, False)[0]
+        from_kept = ops.loss_backward(kept, seed, True, False, False, False, logits, *tail)[0]
     return SingleTerm(value.sum(1) if case.element_wise else value, gradients, from_kept)
 
 

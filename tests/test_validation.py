@@ -19,6 +19,7 @@ from mlloss_cuda import (
     SigmoidFocalLoss,
     TverskyLoss,
     ZLPRLoss,
+    _dispatch,
     asymmetric_loss,
     bce_with_logits_loss,
     dice_loss,
@@ -97,6 +98,39 @@ def test_common_arguments(case: Case, error: type[Exception], argument: str, bad
     arguments = {"logits": X, "targets": Y, **bad}
     with pytest.raises(error, match=rf"^{argument}\b"):
         case(**arguments)
+
+
+# Each value equals the default, or the number in the call before it, but has a type that is refused.
+EQUAL: list[tuple[str, Any, Any]] = [
+    ("label_smoothing", 0.0, False),
+    ("logit_scale", 1.0, True),
+    ("inplace_backward", False, 0),
+]
+
+
+@pytest.mark.parametrize(("argument", "good", "bad"), EQUAL)
+def test_equal_numbers_of_another_type(case: Case, argument: str, good: Any, bad: Any) -> None:
+    """A call whose numbers were checked before does not let through equal values of a wrong type."""
+    case(X, Y, **{argument: good})
+    with pytest.raises(TypeError, match=rf"^{argument}\b"):
+        case(X, Y, **{argument: bad})
+
+
+def test_numbers_that_change_at_every_step() -> None:
+    """Checked numbers are kept for later calls, but only as many as a program may have."""
+    for step in range(600):
+        zlpr_loss(X, Y, label_smoothing=step / 1000)
+    assert len(_dispatch._known_options) <= _dispatch._MOST_KNOWN
+    assert zlpr_loss(X, Y, label_smoothing=0.5) != zlpr_loss(X, Y, label_smoothing=0.25)
+
+
+def test_known_numbers_follow_the_backend() -> None:
+    """A call that was checked on one backend runs on another one inside use_backend."""
+    logits = torch.randn(2, 3)
+    expected = zlpr_loss(logits, Y)
+    with mlloss_cuda.use_backend("reference"):
+        assert zlpr_loss(logits.requires_grad_(), Y).grad_fn.name() != "_EagerLossBackward"
+    torch.testing.assert_close(zlpr_loss(logits, Y).detach(), expected)
 
 
 # Losses have no gradient in these arguments. The error message says what to pass instead.

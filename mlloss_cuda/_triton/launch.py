@@ -36,7 +36,8 @@ class Arguments(SimpleNamespace):
     """The arguments that every op takes after the logits, by the names that ``_call`` lists."""
 
     def __init__(self, *arguments: Any) -> None:
-        super().__init__(**dict(zip(SHARED_NAMES, arguments, strict=True)))
+        given = zip(SHARED_NAMES, arguments, strict=False)  # torch leaves out arguments at the end that are None
+        super().__init__(**{**dict.fromkeys(SHARED_NAMES), **dict(given)})
 
     @property
     def group(self) -> str:
@@ -45,9 +46,6 @@ class Arguments(SimpleNamespace):
     @property
     def reduce(self) -> str:
         return _ops.REDUCTIONS[self.reduction]
-
-
-_SHARED = len(SHARED_NAMES)
 
 
 @functools.cache
@@ -488,32 +486,46 @@ def _call_without_logits(rows: int, a: Arguments, sample_weight: Tensor | None, 
 # ---- the ops -------------------------------------------------------------------------------------------
 
 
-def loss_forward(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    keep, form = args[_SHARED:]
+def loss_forward(keep: bool, form: bool, logits: Tensor, *shared: Any) -> tuple[Tensor, Tensor, Tensor]:
     gradient = logits.new_empty(logits.shape if form else (0,))
-    value, coefficients = _forward(logits, Arguments(*args[:_SHARED]), keep, gradient if form else None)
+    value, coefficients = _forward(logits, Arguments(*shared), keep, gradient if form else None)
     return value, coefficients, gradient
 
 
-def loss_forward_(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    return _forward(logits, Arguments(*args[:_SHARED]), args[_SHARED], logits)
+def loss_forward_(keep: bool, logits: Tensor, *shared: Any) -> tuple[Tensor, Tensor]:
+    return _forward(logits, Arguments(*shared), keep, logits)
 
 
-def loss_backward(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    coefficients, grad_output, need, *needs = args[_SHARED:]
-    gradient = logits.new_empty(logits.shape if need else (0,))
-    arguments = Arguments(*args[:_SHARED])
-    sums = _backward(logits, arguments, coefficients, grad_output, needs, gradient if need else None)
-    return gradient, *sums
+def loss_backward(
+    coefficients: Tensor,
+    grad_output: Tensor,
+    need_logits: bool,
+    need_row: bool,
+    need_scale: bool,
+    need_label: bool,
+    logits: Tensor,
+    *shared: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    gradient = logits.new_empty(logits.shape if need_logits else (0,))
+    needs, into = (need_row, need_scale, need_label), gradient if need_logits else None
+    return gradient, *_backward(logits, Arguments(*shared), coefficients, grad_output, needs, into)
 
 
-def loss_backward_(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    coefficients, grad_output, *needs = args[_SHARED:]
-    return _backward(logits, Arguments(*args[:_SHARED]), coefficients, grad_output, needs, logits)
+def loss_backward_(
+    coefficients: Tensor,
+    grad_output: Tensor,
+    need_row: bool,
+    need_scale: bool,
+    need_label: bool,
+    logits: Tensor,
+    *shared: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    needs = need_row, need_scale, need_label
+    return _backward(logits, Arguments(*shared), coefficients, grad_output, needs, logits)
 
 
-def pair_forward(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    a, value = Arguments(*args), _empty(logits)
+def pair_forward(logits: Tensor, *shared: Any) -> tuple[Tensor, Tensor, Tensor]:
+    a, value = Arguments(*shared), _empty(logits)
     with _on_device_of(logits):
         plan = plans.plan_units(_shape(logits, a), _facts_of(logits))
         parts = _empty(logits, plan.programs)
@@ -522,24 +534,24 @@ def pair_forward(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return value, results.gradient, results.other_gradient
 
 
-def pair_backward(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    a, grad_output = Arguments(*args[:_SHARED]), args[_SHARED]
+def pair_backward(grad_output: Tensor, logits: Tensor, *shared: Any) -> tuple[Tensor, Tensor]:
+    a = Arguments(*shared)
     with _on_device_of(logits):
         plan = plans.plan_units(_shape(logits, a), _facts_of(logits))
         results = _pair(logits, a, _grad_output(grad_output, a.group), None, plan)
     return results.gradient, results.other_gradient
 
 
-def loss_statistics(logits: Tensor, *args: Any) -> Tensor:
-    a = Arguments(*args)
+def loss_statistics(logits: Tensor, *shared: Any) -> Tensor:
+    a = Arguments(*shared)
     functor = _group_functor(a.loss)
     with _on_device_of(logits):
         plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), a.group == "micro", statistics_only=True)
         return _join(functor, _parts_of_rows(_call(logits, a), logits, a, functor, plan)[0])
 
 
-def loss_second_pass(logits: Tensor, *args: Any) -> Tensor:
-    a, known = Arguments(*args[:_SHARED]), args[_SHARED]
+def loss_second_pass(statistics: Tensor, logits: Tensor, *shared: Any) -> Tensor:
+    a = Arguments(*shared)
     functor = _group_functor(a.loss)
     if functor.second_pass_sums is None:
         return _wide(logits, 0, _groups(logits, a.group))
@@ -547,7 +559,7 @@ def loss_second_pass(logits: Tensor, *args: Any) -> Tensor:
     with _on_device_of(logits):
         plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), second_pass=True)
         shape = (logits.shape[0], _nnz(a), plan.tiles)
-        arguments = (_call(logits, a), functor, known, second_sums, *shape, _tile(logits, a, plan))
+        arguments = (_call(logits, a), functor, statistics, second_sums, *shape, _tile(logits, a, plan))
         launch_plan(kernels.second_pass_sums, plan, *arguments)
     return second_sums
 

@@ -139,11 +139,12 @@ def check_input(inputs: Any, weight: Any, bias: Any) -> Tensor:
         raise ValueError(f"input: expected shape [..., {weight.shape[1]}], got {tuple(inputs.shape)}")
     if bias is not None and bias.shape[0] != weight.shape[0]:
         raise ValueError(f"linear_bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    dtype = product_dtype(inputs)
     for name, value in (("linear_weight", weight), ("linear_bias", bias)):
         if value is None:
             continue
         if value.device != inputs.device:
             raise ValueError(f"{name}: expected on the input's device {inputs.device}, got {value.device}")
-        if product_dtype(value) != product_dtype(inputs):
+        if product_dtype(value) != dtype:
             raise TypeError(f"{name}: expected the input's dtype {inputs.dtype}, got {value.dtype}")
-    return inputs.to(product_dtype(inputs))
+    return inputs.to(dtype)

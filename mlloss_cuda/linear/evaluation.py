@@ -124,13 +124,13 @@ class Progress:
         if not self.within:
             self.statistics.append(self.evaluation.ops.loss_statistics(*arguments))
             return logits.new_empty(0)
-        value, coefficients, _ = self.evaluation.ops.loss_forward(*arguments, True, False)
+        value, coefficients, _ = self.evaluation.ops.loss_forward(True, False, *arguments)
         return self._collect(value, coefficients)
 
     def evaluate_in_place(self, logits: Tensor, part: Part) -> None:
         """Collect value and coefficients of a chunk, and overwrite its logits by their gradient."""
         keep = self.evaluation.options.keep
-        self._collect(*self.evaluation.ops.loss_forward_(*self.evaluation.arguments(logits, part, self.plan), keep))
+        self._collect(*self.evaluation.ops.loss_forward_(keep, *self.evaluation.arguments(logits, part, self.plan)))
 
     def _collect(self, value: Tensor, coefficients: Tensor) -> Tensor:
         self.values.append(value)
@@ -147,7 +147,7 @@ class Progress:
         if self._merged is None:
             self._merged = self._merge(self._all_statistics())
         arguments = self.evaluation.arguments(logits, part, self.plan)
-        self.second_pass_sums.append(self.evaluation.ops.loss_second_pass(*arguments, self._merged))
+        self.second_pass_sums.append(self.evaluation.ops.loss_second_pass(self._merged, *arguments))
 
     def outcome(self, dtype: torch.dtype) -> Outcome:
         """Return the result over all chunks."""

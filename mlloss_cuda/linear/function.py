@@ -8,6 +8,7 @@ multiplication is not enough: a loss for each row or label, float16, and weights
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -68,9 +69,10 @@ def run(
     return value, [Outcome(*pair) for pair in zip(rest[:passes], rest[passes : 2 * passes], strict=True)]
 
 
-def _autocast_disabled(inputs: Tensor) -> torch.autocast:
-    """Disable autocast, whose dtypes have already been applied."""
-    return torch.autocast(inputs.device.type, enabled=False)
+def _autocast_disabled(inputs: Tensor) -> AbstractContextManager[Any]:
+    """Disable autocast, if it is enabled; its dtypes have already been applied."""
+    kind = inputs.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _total(outcomes: Sequence[Outcome], job: Job) -> Tensor:

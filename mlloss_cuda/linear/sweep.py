@@ -170,11 +170,12 @@ class Head:
         total: Tensor | None = None
         for place, ((evaluation, coefficients), sums) in enumerate(zip(chunk, learned, strict=True)):
             output = group_columns(grad_output, evaluation.grouping, part) * evaluation.coefficient
-            arguments = (*evaluation.arguments(logits, part, self.plan), coefficients, output)
+            ops, arguments = evaluation.ops, evaluation.arguments(logits, part, self.plan)
             if overwrite and place == len(chunk) - 1:
-                found, gradient = evaluation.ops.loss_backward_(*arguments, *evaluation.learned), logits
+                found = ops.loss_backward_(coefficients, output, *evaluation.learned, *arguments)
+                gradient = logits
             else:
-                gradient, *found = evaluation.ops.loss_backward(*arguments, True, *evaluation.learned)
+                gradient, *found = ops.loss_backward(coefficients, output, True, *evaluation.learned, *arguments)
             _add_learned(sums, found, part)
             total = gradient if total is None else gradient.add_(total)
         assert total is not None

@@ -79,6 +79,11 @@ class LossModule(Decisions):
         """The names of the loss's own arguments."""
         return self._shown
 
+    def arguments(self) -> list[Any]:
+        """Return the values of the module's arguments; those of a property or a parametrization are new ones."""
+        buffers = self._buffers  # getattr takes longer to find them
+        return [buffers[name] if name in buffers else getattr(self, name) for name in self._names]
+
     def term(self) -> Term:
         """Return the loss and its own arguments as a term."""
         return type(self)._term(**{name: getattr(self, name) for name in self._shown})

@@ -429,10 +429,9 @@ class CompoundLoss(LossModule):
         if type(labels) is not int or torch.compiler.is_compiling():  # a traced number does not outlive its trace
             return self._planned_on(device_type, labels, bool(self.inplace_backward))
         key = (device_type, labels, _backends.forced(), tuple(self.coefficients))
-        # By getattr, so that a property or a parametrization that makes a new value each time has a new plan each time.
-        seen = [getattr(self, name) for name in self._names]
+        seen = self.arguments()
         for loss in self.losses._modules.values():
-            seen += [loss, *[getattr(loss, name) for name in loss._names]]  # type: ignore[union-attr]
+            seen += [loss, *loss.arguments()]  # type: ignore[operator]
         last = self._last_plan
         if last is None or last.key != key or len(last.seen) != len(seen) or not all(map(is_, last.seen, seen)):
             planned = self._planned_on(device_type, labels, bool(self.inplace_backward))

@@ -178,7 +178,7 @@ class _Spanning(torch.autograd.Function):
         statistics = shards.gather(ops.loss_statistics(*shared))
         second_sums = statistics.new_empty(0)
         if _ops.counts_of(options.loss).second_pass_sums:
-            second_sums = shards.gather(ops.loss_second_pass(*shared, ops.loss_merge(statistics, options.loss)))
+            second_sums = shards.gather(ops.loss_second_pass(ops.loss_merge(statistics, options.loss), *shared))
         rows, dtype = logits.shape[0], _ops.compute_dtype(logits)
         value, coefficients = finished(statistics, second_sums, tensors, options, rows, dtype)
         return value, coefficients, value.new_empty(0)

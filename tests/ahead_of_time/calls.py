@@ -92,8 +92,8 @@ def _compound(name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str
         options = Options(name, tuple(parameters), GROUPINGS.index("samples"), 0, all_labels=shape[1])
         arguments = (logits, *shared_arguments(sides, options))
         ops = torch.ops.mlloss_cuda_triton
-        value, coefficients, gradient = ops.loss_forward(*arguments, True, True)
-        ops.loss_backward(*arguments, coefficients, value, True, False, False, False)
+        value, coefficients, gradient = ops.loss_forward(True, True, *arguments)
+        ops.loss_backward(coefficients, value, True, False, False, False, *arguments)
         return gradient
 
     return f"{name}, {shape[0]} x {shape[1]}, {str(dtype)[6:]}, {layout}", step

@@ -19,7 +19,7 @@ torch.ops.load_library(sys.argv[1])
 logits, targets, weight = torch.zeros(2, 40), torch.zeros(2, 40, dtype=torch.bool), torch.ones(int(sys.argv[2]))
 options = Options("zlpr", (), _ops.GROUPINGS.index("samples"), _ops.REDUCTIONS.index("mean"), all_labels=40)
 shared = shared_arguments(TensorArguments(targets, weight=weight), options)
-torch.ops.mlloss_cuda_emulated.loss_forward(logits, *shared, False, True)
+torch.ops.mlloss_cuda_emulated.loss_forward(False, True, logits, *shared)
 """
 
 
