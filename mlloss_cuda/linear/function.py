@@ -64,7 +64,7 @@ def run(
         with _autocast_disabled(inputs):
             outcomes, _ = job.head(inputs, weight, bias, sides).values()
         return _total(outcomes, job), outcomes
-    value, _, *rest = _LinearLoss.apply(inputs, weight, bias, *sides, job)
+    value, _, *rest = _apply(inputs, weight, bias, *sides, job)
     passes = len(job.options)
     return value, [Outcome(*pair) for pair in zip(rest[:passes], rest[passes : 2 * passes], strict=True)]
 
@@ -130,6 +130,17 @@ class _LinearLoss(torch.autograd.Function):
         if job.in_backward:
             return _form_gradients(ctx, grad_outputs[0])
         return _scale_gradients(ctx, grad_outputs[0])
+
+
+# The apply method of the base class neither binds arguments nor finds out whether functorch is active.
+_apply_eagerly = super(torch.autograd.Function, _LinearLoss).apply
+
+
+def _apply(*arguments: Any) -> Any:
+    if torch._C._are_functorch_transforms_active():
+        return _LinearLoss.apply(*arguments)
+    unwrapped = [torch._C._functorch.unwrap_if_dead(x) if isinstance(x, Tensor) else x for x in arguments]
+    return _apply_eagerly(*unwrapped)
 
 
 def _present(tensors: Sequence[Tensor | None]) -> list[Tensor]:

@@ -414,27 +414,30 @@ class CompoundLoss(LossModule):
     def forward(self, logits: Tensor, targets: Tensor | CSRTargets, sample_weight: Tensor | None = None) -> Tensor:
         """Return the sum; shapes are those of :func:`compound_loss`."""
         logits = checked_logits(logits)
-        passes = _agreed(logits, lambda: self._passes_on(logits.device.type, logits.shape[-1]))
+        passes = _agreed(logits, lambda: self._passes_on(logits.device, logits.shape[-1]))
         in_place = bool(self.inplace_backward)
         call = _Arguments(logits, targets, sample_weight, self.normalizer, str(self.reduction), in_place)
         value, results = _run(passes, call)
         if torch._C._are_functorch_transforms_active() or torch.compiler.is_exporting():
             self._term_values = None  # A tensor that a transform or an export made cannot be used after it.
-        else:
+        elif torch.compiler.is_dynamo_compiling():
             self._term_values = call.term_values(results)
+        else:
+            # A module looks for parameters among the values that it is given, which takes longer than this tuple.
+            object.__setattr__(self, "_term_values", call.term_values(results))
         return value
 
-    def _passes_on(self, device_type: str, labels: int) -> list[_Planned]:
+    def _passes_on(self, device: torch.device, labels: int) -> list[_Planned]:
         """Return the passes of a call: those of the last call, if no object that they depend on was replaced."""
         if type(labels) is not int or torch.compiler.is_compiling():  # a traced number does not outlive its trace
-            return self._planned_on(device_type, labels, bool(self.inplace_backward))
-        key = (device_type, labels, _backends.forced(), tuple(self.coefficients))
+            return self._planned_on(device.type, labels, bool(self.inplace_backward))
+        key = (device, labels, _backends.forced(), tuple(self.coefficients))
         seen = self.arguments()
         for loss in self.losses._modules.values():
             seen += [loss, *loss.arguments()]  # type: ignore[operator]
         last = self._last_plan
         if last is None or last.key != key or len(last.seen) != len(seen) or not all(map(is_, last.seen, seen)):
-            planned = self._planned_on(device_type, labels, bool(self.inplace_backward))
+            planned = self._planned_on(device.type, labels, bool(self.inplace_backward))
             last = self._last_plan = _LastPlan(key, seen, planned)
         return last.passes
 
