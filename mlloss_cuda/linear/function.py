@@ -137,6 +137,7 @@ _apply_eagerly = super(torch.autograd.Function, _LinearLoss).apply
 
 
 def _apply(*arguments: Any) -> Any:
+    """Return the outputs of ``_LinearLoss``."""
     if torch._C._are_functorch_transforms_active():
         return _LinearLoss.apply(*arguments)
     unwrapped = [torch._C._functorch.unwrap_if_dead(x) if isinstance(x, Tensor) else x for x in arguments]
