@@ -201,7 +201,7 @@ def check_tensor(
     tensor = value.to(_ops.compute_dtype(logits)).contiguous()
     if finite and readable(tensor) and tensor.numel():
         # If there is a NaN, the minimum is NaN.
-        least, most = tensor.detach().aminmax()
+        least, most = map(Tensor.item, tensor.detach().aminmax())
         if not ((least > low if open_low else least >= low) and most < math.inf):
             bound = "" if low == -math.inf else f" {'>' if open_low else '>='} {low:g}"
             raise ValueError(f"{name}: expected finite values{bound}, got values that are not")
