@@ -390,19 +390,15 @@ class _Same(torch.autograd.Function):
         return grad_outputs * 2
 
 
-_NONE, _MICRO = _ops.REDUCTIONS.index("none"), _ops.GROUPINGS.index("micro")
-
-
 def _differentiated(required: bool) -> bool:
     """Return whether a call needs autograd, given whether its input requires a gradient."""
-    return _transformed(torch.compiler.is_compiling()) or (required and torch.is_grad_enabled())
+    transformed = not torch.compiler.is_compiling() and _transformed()
+    return transformed or (required and torch.is_grad_enabled())
 
 
-def _transformed(compiling: bool) -> bool:
+def _transformed() -> bool:
     """Return whether forward-mode AD or functorch is active: autograd must see such a call, to serve or refuse it."""
-    return not compiling and (
-        torch.autograd.forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
-    )
+    return torch.autograd.forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def _traced(logits: Tensor) -> Tensor:
@@ -415,7 +411,7 @@ def _traced(logits: Tensor) -> Tensor:
 
 def _forms_gradient(logits: Tensor, options: Options) -> bool:
     """Return whether the forward forms the gradient of the logits, if nothing else needs a gradient."""
-    return logits.dtype != torch.float16 and (options.reduction != _NONE or options.grouping == _MICRO)
+    return logits.dtype != torch.float16 and (options.reduction != _ops.NONE or options.grouping == _ops.MICRO)
 
 
 def fused_pair(logits: Tensor, tensors: TensorArguments, options: Options) -> tuple[Tensor, Tensor]:
@@ -454,7 +450,7 @@ def fused_loss(logits: Tensor, tensors: TensorArguments, options: Options) -> tu
         logits = _traced(logits)
         if (auxiliary or logits.requires_grad) and torch.is_grad_enabled():
             return _FusedLoss.apply(logits, *tensors, options, form)[:2]
-    elif torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+    elif _transformed():
         return _FusedLoss.apply(logits, *tensors, options, form)[:2]
     elif (auxiliary or logits.requires_grad) and torch.is_grad_enabled():
         call = tensors, options, form

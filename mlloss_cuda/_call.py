@@ -112,7 +112,7 @@ _COUNT: Final = len(_OP_OPTIONS)
 
 def shared_arguments(tensors: TensorArguments, options: Options) -> tuple[Any, ...]:
     """Return the arguments that every op takes after the logits, in the schemas' order, without None at the end."""
-    _, crow, col, values, weight, sample_weight, scale, label, row, normalizer, numbers = tensors
-    if crow is col is values is weight is sample_weight is scale is label is row is normalizer is numbers is None:
+    _, crow, col, values, weight, sample_weight, scale, label, row, normalizer, parameter = tensors
+    if crow is col is values is weight is sample_weight is scale is label is row is normalizer is parameter is None:
         return tensors[:1] + options[:_COUNT]
     return tensors[:1] + options[:_COUNT] + tensors[1:]

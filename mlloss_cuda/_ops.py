@@ -28,8 +28,10 @@ __all__ = [
     "GROUPINGS",
     "IGNORE_NAN",
     "MACRO",
+    "MICRO",
     "MOST_TERMS",
     "NAMESPACE",
+    "NONE",
     "REDUCTIONS",
     "TERM_PARAMETERS",
     "Counts",
@@ -44,6 +46,8 @@ NAMESPACE: Final = "mlloss_cuda"
 GROUPINGS: Final = ("element", "samples", "macro", "micro")
 REDUCTIONS: Final = ("none", "sum", "mean", "batchmean")
 MACRO: Final = GROUPINGS.index("macro")  # this grouping and later ones cross rows
+MICRO: Final = GROUPINGS.index("micro")
+NONE: Final = REDUCTIONS.index("none")
 
 # This ignore_index stands for NaN in the engines, for floating targets whose unknown labels are NaN: no floating
 # number equals it. csrc/core/params.h has the same value.

@@ -117,7 +117,7 @@ def test_equal_numbers_of_another_type(case: Case, argument: str, good: Any, bad
 
 
 def test_numbers_that_change_at_every_step() -> None:
-    """Checked numbers are kept for later calls, but only as many as a program may have."""
+    """Checked numbers are kept for later calls, but no more than a fixed count."""
     for step in range(600):
         zlpr_loss(X, Y, label_smoothing=step / 1000)
     assert len(_dispatch._known_options) <= _dispatch._MOST_KNOWN

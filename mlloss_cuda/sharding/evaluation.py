@@ -189,7 +189,7 @@ class _Spanning(torch.autograd.Function):
         _, coefficients, anchor = output
         ctx.mark_non_differentiable(coefficients)
         ctx.set_materialize_grads(False)
-        ctx.options, ctx.spent = options, False
+        ctx.options = options
         ctx.save_for_backward(anchor, logits, coefficients, *tensors)
 
     @staticmethod
