@@ -258,8 +258,7 @@ def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
     ):
         # The factor gets a dimension, because torch's rule for 0-d factors raises if there are no samples.
         return (gradient * grad_output.reshape(1)).to(gradient.dtype)
-    # An unchanged tensor of unit_grad_output is known to be 1 without a read from the device.
-    unit = not compiling and id(grad_output) in _one_ids and grad_output._version == 0
+    unit = not compiling and _is_one(grad_output)
     # If the graph is kept, the backward may run again. torch.compile does not know, so it overwrites nothing.
     kept = compiling or torch._C._autograd._get_current_graph_task_keep_graph()
     ops = getattr(torch.ops, options.namespace)
@@ -267,7 +266,16 @@ def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
         return gradient.clone() if unit else ops.scale_gradient(gradient, grad_output)
     if not unit:
         ops.scale_gradient_(gradient, grad_output)
-    return gradient.detach()
+    return gradient.detach() if options.in_place else gradient
+
+
+def _is_one(grad_output: Tensor) -> bool:
+    """Return whether a 0-d ``grad_output`` is known to be 1 without a read from a device."""
+    if grad_output._version == 0 and id(grad_output) in _one_ids:  # an unchanged tensor of unit_grad_output
+        return True
+    # A read from the CPU costs less than an op, but a tensor that a mode traces has no value.
+    plain = type(grad_output) is Tensor and grad_output.is_cpu and torch._C._len_torch_dispatch_stack() == 0
+    return plain and grad_output.item() == 1.0
 
 
 def _spend(ctx: Any) -> None:

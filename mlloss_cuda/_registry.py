@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple, ParamSpec, cast
 
 import torch
 
 from . import _ops
 
-__all__ = ["LossSpec", "Term", "all_losses", "compound", "register"]
+__all__ = ["LossSpec", "Term", "all_losses", "checked_once", "compound", "register"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,28 @@ class Term(NamedTuple):
     @property
     def grouping(self) -> str:
         return self.average or self.spec.groupings[0]
+
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def checked_once(make: Callable[_Arguments, Term]) -> Callable[_Arguments, Term]:
+    """Return ``make``, which checks the same numbers and words once: it keeps the terms of its last 256 arguments.
+
+    It must refuse tensors, whose values can change.
+    """
+    known = cast("Callable[_Arguments, Term]", lru_cache(maxsize=256, typed=True)(make))
+
+    @wraps(make)
+    def term(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Term:
+        if not torch.compiler.is_dynamo_compiling():
+            try:
+                return known(*args, **kwargs)
+            except TypeError:  # an argument has no hash, or has a type that make refuses
+                pass
+        return make(*args, **kwargs)
+
+    return term
 
 
 _losses: dict[str, LossSpec] = {}

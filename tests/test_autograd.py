@@ -264,6 +264,18 @@ def test_make_fx_records_a_call_with_tensors() -> None:
     assert torch.equal(make_fx(call)(logits)(logits), call(logits))
 
 
+def test_make_fx_records_the_product_with_a_factor() -> None:
+    """A factor of 1, which costs no op on the CPU otherwise, is another factor when the graph runs."""
+
+    def gradient(x: Tensor, factor: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(zlpr_loss(x, targets), x, factor)[0]
+
+    logits, targets = torch.randn(3, 5), torch.rand(3, 5) < 0.5
+    graph = make_fx(gradient)(logits, torch.tensor(1.0))
+    assert torch.equal(graph(logits, torch.tensor(3.0)), 3 * gradient(logits, torch.tensor(1.0)))
+
+
 def test_batched_gradients(served: Case, logits: Tensor, targets: Tensor) -> None:
     """Autograd's is_grads_batched, which jacobian(vectorize=True) uses, takes several grad_outputs at once."""
     x = logits[:3, :50].contiguous().requires_grad_()

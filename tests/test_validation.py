@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -114,6 +115,28 @@ def test_equal_numbers_of_another_type(case: Case, argument: str, good: Any, bad
     case(X, Y, **{argument: good})
     with pytest.raises(TypeError, match=rf"^{argument}\b"):
         case(X, Y, **{argument: bad})
+
+
+EQUAL_OWN: list[tuple[Callable[..., Any], str, Any, Any]] = [
+    (dice_loss, "smooth", 1.0, True),
+    (dice_loss, "squared", True, 1),
+    (sigmoid_focal_loss, "gamma", 0.0, False),
+    (asymmetric_loss, "clip", 0.0, False),
+    (tversky_loss, "alpha", 1.0, True),
+    (jaccard_loss, "smooth", 0.0, False),
+    (dice_loss, "smooth", 1.0, [1.0]),
+    (dice_loss, "smooth", 1.0, torch.tensor(1.0)),
+]
+
+
+@pytest.mark.parametrize(("loss", "argument", "good", "bad"), EQUAL_OWN)
+def test_equal_arguments_of_a_loss_of_another_type(
+    loss: Callable[..., Any], argument: str, good: Any, bad: Any
+) -> None:
+    """A loss that keeps its checked arguments refuses equal ones of a wrong type, and those that have no hash."""
+    loss(X, Y, **{argument: good})
+    with pytest.raises(TypeError, match=rf"^{argument}\b"):
+        loss(X, Y, **{argument: bad})
 
 
 def test_numbers_that_change_at_every_step() -> None:

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from .. import _validation as check
 from .._dispatch import evaluate
 from .._limits import saturated, softplus
-from .._registry import LossSpec, Term, register
+from .._registry import LossSpec, Term, checked_once, register
 from ..targets import CSRTargets
 from ._arguments import CommonArguments, documented
 from ._expectation import expectation
@@ -55,6 +55,7 @@ _SPEC = register(
 )
 
 
+@checked_once
 def _term(gamma_neg: float, gamma_pos: float, clip: float, detach_focal_weight: bool) -> Term:
     gamma_neg = check.check_number("gamma_neg", gamma_neg, 0.0)
     gamma_pos = check.check_number("gamma_pos", gamma_pos, 0.0)

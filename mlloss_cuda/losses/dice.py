@@ -7,7 +7,7 @@ from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
-from .._registry import Term
+from .._registry import Term, checked_once
 from ..targets import CSRTargets
 from ._arguments import CommonArguments, documented
 from ._module import LossModule
@@ -16,6 +16,7 @@ from ._overlap import ADJUSTED, AVERAGES, OVERLAP_SAYS, SPEC, coefficients
 __all__ = ["DiceLoss", "dice_loss"]
 
 
+@checked_once
 def _term(smooth: float, squared: bool, average: str, log: bool, self_adjusting_alpha: float) -> Term:
     average = check.check_choice("average", average, AVERAGES)
     smooth = check.check_number("smooth", smooth, 0.0)

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 from .. import _validation as check
 from .._dispatch import evaluate
 from .._limits import saturated, softplus, weighed
-from .._registry import LossSpec, Term, register
+from .._registry import LossSpec, Term, checked_once, register
 from ..targets import CSRTargets
 from ._arguments import CommonArguments, documented
 from ._expectation import expectation
@@ -49,6 +49,7 @@ _SPEC = register(
 )
 
 
+@checked_once
 def _term(alpha: float | None, gamma: float, rescale: bool = False) -> Term:
     gamma = check.check_number("gamma", gamma, 0.0)
     if alpha is None:

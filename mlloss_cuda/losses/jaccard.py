@@ -7,7 +7,7 @@ from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
-from .._registry import Term
+from .._registry import Term, checked_once
 from ..targets import CSRTargets
 from ._arguments import CommonArguments, documented
 from ._module import LossModule
@@ -16,6 +16,7 @@ from ._overlap import AVERAGES, OVERLAP_SAYS, SPEC, coefficients
 __all__ = ["JaccardLoss", "jaccard_loss"]
 
 
+@checked_once
 def _term(smooth: float, average: str) -> Term:
     smooth, average = check.check_number("smooth", smooth, 0.0), check.check_choice("average", average, AVERAGES)
     return Term(SPEC, coefficients(smooth, alpha=1.0, beta=1.0), average)

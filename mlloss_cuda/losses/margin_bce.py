@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from .. import _validation as check
 from .._dispatch import evaluate
 from .._limits import softplus
-from .._registry import LossSpec, Term, register
+from .._registry import LossSpec, Term, checked_once, register
 from ..targets import CSRTargets
 from ._arguments import CommonArguments, documented
 from ._expectation import expectation
@@ -41,6 +41,7 @@ _SPEC = register(
 )
 
 
+@checked_once
 def _term(margin: float) -> Term:
     margin = check.check_number("margin", margin, 0.5, 1.0, open_low=True, open_high=True)
     return Term(_SPEC, (math.log(margin / (1 - margin)),))

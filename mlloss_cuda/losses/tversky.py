@@ -7,7 +7,7 @@ from typing_extensions import Unpack
 
 from .. import _validation as check
 from .._dispatch import evaluate
-from .._registry import Term
+from .._registry import Term, checked_once
 from ..targets import CSRTargets
 from ._arguments import CommonArguments, documented
 from ._module import LossModule
@@ -16,6 +16,7 @@ from ._overlap import AVERAGES, OVERLAP_SAYS, SPEC, coefficients
 __all__ = ["TverskyLoss", "tversky_loss"]
 
 
+@checked_once
 def _term(alpha: float, beta: float, gamma: float, smooth: float, average: str) -> Term:
     average = check.check_choice("average", average, AVERAGES)
     alpha, beta = check.check_number("alpha", alpha, 0.0), check.check_number("beta", beta, 0.0)
