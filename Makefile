@@ -276,6 +276,7 @@ $(VENV)/.docs: $(VENV)/.built
 CPP_FILES = $$(git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp')
 lint: $(VENV)/.dev
 ifdef FIX
+	$(BIN)/python -m tests.signatures
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP_FILES)

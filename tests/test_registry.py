@@ -16,6 +16,7 @@ import torch
 import mlloss_cuda
 from mlloss_cuda import _registry, functional, losses
 
+from . import signatures
 from .cases import all_cases
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +86,33 @@ def test_function_and_module_take_the_same_arguments() -> None:
 
 def test_typed_arguments_are_those_of_the_table() -> None:
     assert list(losses._arguments.CommonArguments.__annotations__) == list(losses._arguments.DEFAULTS)
+
+
+@pytest.mark.parametrize("path", signatures.SOURCES, ids=lambda path: path.name)
+def test_lists_of_common_arguments_are_complete(path: Path) -> None:
+    """The lists are as ``make lint FIX=1`` writes them."""
+    text = path.read_text()
+    assert signatures.completed(text) == text
+
+
+def test_lists_of_common_arguments_are_completed() -> None:
+    """A new argument comes into its place in every list, goes again with its line in the table, and all else stays."""
+    table = dict(losses._arguments.COMMON_ARGUMENTS)
+    cap = losses._arguments.CommonArgument("float", 2.5, lambda name, value: None, "")
+    *before, (last, of_last) = table.items()
+    extended = {**dict(before), "cap": cap, last: of_last}
+    texts = {path.name: path.read_text() for path in signatures.SOURCES}
+    longer = {name: signatures.completed(text, extended) for name, text in texts.items()}
+    assert {name: signatures.completed(text, table) for name, text in longer.items()} == texts
+    for name, lines in {
+        "dice.py": ("    cap: float = 2.5,", "        cap=cap,"),
+        "focal.py": ("    cap: float = 2.5,", '        "cap": cap,'),
+        "compound.py": ("    cap: float = 2.5,", '        "cap": cap,', '    reduction: str = "batchmean",'),
+        "_arguments.py": ("    cap: float",),
+    }.items():
+        assert set(lines) <= set(longer[name].splitlines())
+    complete = {case.function.__module__.rpartition(".")[2] + ".py" for case in all_cases()}
+    assert {name for name in texts if texts[name] != longer[name]} == complete | {"_arguments.py"}
 
 
 def modules() -> list[ModuleType]:

@@ -221,7 +221,7 @@ class CompoundEngine : EngineBase<T> {
       for (int64_t row = 0; row < work.call->rows; ++row) {
         compound.read(row, label, size, tiles);
         compound.form(row, tiles, nullptr, compound.factor_at(row, label), nullptr, g);
-        compound.scale_and_mask(tiles.own, row, label, g);
+        compound.finish_gradient(tiles.own, row, label, g);
         for (int j = 0; j < size; ++j) sum[j] += static_cast<double>(g[j]);
       }
       T* out = static_cast<T*>(work.backward->label_gradient) + label;

@@ -187,7 +187,7 @@ class Engine : EngineBase<T> {
         const T f = engine.factor_at(row, label);
         engine.math_.evaluate(tile, f, nullptr, g);
         engine.group_gradient(tile, row, label, f, nullptr, g);
-        engine.scale_and_mask(tile, row, label, g);
+        engine.finish_gradient(tile, row, label, g);
         for (int j = 0; j < size; ++j) sum[j] += static_cast<double>(g[j]);
       }
       T* out = static_cast<T*>(work.backward->label_gradient) + label;

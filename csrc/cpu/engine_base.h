@@ -167,8 +167,9 @@ class EngineBase {
     return static_cast<const T*>(work_.forward ? work_.forward->coefficients : work_.backward->coefficients);
   }
 
-  // Multiplies by the grad_output of each element, and sets the gradients of excluded elements to exactly 0.
-  void scale_and_mask(const Tile<T>& tile, int64_t row, int64_t label, T* g) const {
+  // Finishes gradients before they are summed and stored: multiplies by the grad_output of each element, and sets those
+  // of excluded elements to exactly 0. All gradients pass here.
+  void finish_gradient(const Tile<T>& tile, int64_t row, int64_t label, T* g) const {
     if (!crosses_rows(call_) && sample_weight(row) == T(0)) {
       for (int j = 0; j < tile.size; ++j) g[j] = T(0);
       return;
@@ -188,7 +189,7 @@ class EngineBase {
   }
 
   void write_gradient(const Tile<T>& tile, int64_t unit, int64_t row, int64_t label, T* g) const {
-    scale_and_mask(tile, row, label, g);
+    finish_gradient(tile, row, label, g);
     if (work_.unit_row_gradients) {
       work_.unit_row_gradients[unit] = sum_of(g, tile.size);
     }
@@ -210,7 +211,7 @@ class EngineBase {
   }
 
   void write_other_gradient(const Tile<T>& tile, int64_t row, int64_t label, T* g) const {
-    scale_and_mask(tile, row, label, g);
+    finish_gradient(tile, row, label, g);
     store_gradient(other_gradient_memory(), row, label, tile.size, g);
   }
 

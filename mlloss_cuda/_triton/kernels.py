@@ -9,7 +9,17 @@ import triton
 import triton.language as tl
 
 from . import terms
-from .tile import call_factor, label_parameter, logit_scale, parameters, read, row_weight, rows_from, store
+from .tile import (
+    call_factor,
+    finish_gradient,
+    label_parameter,
+    logit_scale,
+    parameters,
+    read,
+    row_weight,
+    rows_from,
+    store,
+)
 
 __all__ = [
     "backward",
@@ -200,7 +210,7 @@ def _finalize(functor, p, m, sums, second_sums, results, group, exists, groups, 
 def _row_gradient(call, functor, p, c, results, block, live, first, tile: tl.constexpr, EDGE: tl.constexpr):
     _, s, y, w, valid, place = read(call, block, first, tile, EDGE)
     g = terms.gradient(functor, s, y, w, c, label_parameter(call, place, tile.dtype), p, tile.soft)
-    g = tl.where(valid & live[:, None], g, 0.0)
+    g = finish_gradient(g, valid, live)
     store(results.gradient, results.gradient_row, g, block, place, first, tile, EDGE)
 
 
@@ -299,7 +309,7 @@ def _gradient(call, functor, p, given, block, first, tile: tl.constexpr, EDGE: t
         c = _coefficients(call, functor, given, block, place, GROUPING)
         c = terms.scaled(functor, c, factor[:, None], p)
         g = terms.gradient(functor, s, y, w, c, label_parameter(call, place, tile.dtype), p, tile.soft)
-    return x, tl.where(valid & live[:, None], _of_each(given, block, place, g), 0.0), place
+    return x, finish_gradient(_of_each(given, block, place, g), valid, live), place
 
 
 @triton.jit
@@ -369,8 +379,8 @@ def _element_tile(call, functor, results, parts, block, first, tile: tl.constexp
     parameter = label_parameter(call, place, tile.dtype)
     value, g = functor.evaluate(s, y, parameter, parameters(call, tile.dtype), tile.soft)
     weight = row_weight(call, row, exists, tile.dtype)
-    live = valid & (weight != 0.0)[:, None]
-    value = tl.where(live, value * (w * weight[:, None]), 0.0)
+    live = weight != 0.0
+    value = tl.where(valid & live[:, None], value * (w * weight[:, None]), 0.0)
     if results.losses is not None:
         label, inside, _, _ = place
         tl.store(results.losses + row[:, None] * call.labels + label, value, mask=inside)
@@ -378,7 +388,7 @@ def _element_tile(call, functor, results, parts, block, first, tile: tl.constexp
         tl.store(parts + tl.program_id(0), tl.sum(tl.sum(value, 1), 0))
     if results.gradient is not None:
         factor = call_factor(call, tile.dtype) * weight * logit_scale(call, tile.dtype)
-        g = tl.where(live, g * (w * factor[:, None]), 0.0)
+        g = finish_gradient(g * (w * factor[:, None]), valid, live)
         store(results.gradient, results.gradient_row, g, block, place, first, tile, EDGE)
 
 
@@ -401,14 +411,13 @@ def _pair_tile(call, functor, given, results, parts, block, first, tile: tl.cons
     factor, live = _output_factor(call, given, block, tile)
     _, s, y, w, valid, place = read(call, block, first, tile, EDGE)
     value, g, other = functor.evaluate_both(s, y)
-    live = valid & live[:, None]
     if parts is not None:
         weight = row_weight(call, row, exists, tile.dtype)
-        value = tl.where(live, value * (w * weight[:, None]), 0.0)
+        value = tl.where(valid & live[:, None], value * (w * weight[:, None]), 0.0)
         tl.store(parts + tl.program_id(0), tl.sum(tl.sum(value, 1), 0))
     factor = w * (factor * logit_scale(call, tile.dtype))[:, None]
-    g = tl.where(live, _of_each(given, block, place, g * factor), 0.0)
-    other = tl.where(live, _of_each(given, block, place, other * factor), 0.0)
+    g = finish_gradient(_of_each(given, block, place, g * factor), valid, live)
+    other = finish_gradient(_of_each(given, block, place, other * factor), valid, live)
     store(results.gradient, results.gradient_row, g, block, place, first, tile, EDGE)
     store(results.other_gradient, results.gradient_row, other, block, place, first, tile, EDGE)
 

@@ -13,6 +13,7 @@ from .numerics import nan_of
 
 __all__ = [
     "call_factor",
+    "finish_gradient",
     "label_parameter",
     "logit_scale",
     "number",
@@ -324,3 +325,12 @@ def read(call, block, first, tile: tl.constexpr, EDGE: tl.constexpr):
         valid = valid & (w != 0.0)
         s = tl.where(valid, s, 0.0)
     return x, s, tl.where(valid, y, 0.0), tl.where(valid, w, 0.0), valid, place
+
+
+@triton.jit
+def finish_gradient(g, valid, live):
+    """Finish the gradients of a tile before they are summed and stored; all gradients pass here.
+
+    Excluded labels, and rows that are not ``live``, get exactly 0.
+    """
+    return tl.where(valid & live[:, None], g, 0.0)

@@ -14,6 +14,7 @@ from .. import _validation as check
 from .._dispatch import evaluate
 from .._registry import Term
 from ..losses import dice_loss, jaccard_loss, tversky_loss
+from ..losses._arguments import DEFAULTS
 from ..losses._overlap import SPEC, coefficients
 from ._monai_inputs import ChannelLoss, Inputs, softmax_log_odds
 
@@ -187,17 +188,7 @@ class DiceLoss(OverlapLoss):
 def _squared_jaccard(x: Tensor, y: Tensor, smooth: float, given: dict[str, Any]) -> Tensor:
     """Compute intersection over union with squares, for which there is no public function."""
     term = Term(SPEC, coefficients(smooth, squared=True, alpha=1.0, beta=1.0), "samples")
-    return evaluate(
-        term,
-        x,
-        y,
-        label_smoothing=0.0,
-        logit_scale=1.0,
-        logit_bias=None,
-        normalizer=None,
-        inplace_backward=False,
-        **given,
-    )
+    return evaluate(term, x, y, **{**DEFAULTS, **given})
 
 
 class TverskyLoss(OverlapLoss):

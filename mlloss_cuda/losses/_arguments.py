@@ -1,7 +1,7 @@
-"""The common arguments of all losses, in one table: names, defaults, checks and documentation.
+"""The common arguments of all losses, in one table: names, types, defaults, checks and documentation.
 
 Functions list them in their signatures, and modules take them as ``CommonArguments``, for type checkers and ``help``.
-Tests compare both with the table.
+``make lint FIX=1`` completes these lists from the table, and tests compare them with it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class CommonArgument(NamedTuple):
     """One of the common arguments."""
 
+    annotation: str
     default: Any
     check: Callable[[str, Any], Any]  # the check that is possible before there are logits
     documentation: str  # text with {fields} that each loss fills
@@ -51,12 +52,14 @@ def _check_divisor(name: str, value: Any) -> None:
 # The order is that of the functions' signatures.
 COMMON_ARGUMENTS: Final[dict[str, CommonArgument]] = {
     "weight": CommonArgument(
+        "Tensor | None",
         None,
         _check_of_labels,
         """``[L]``, finite, >= 0; {weight}. {zero_weight}
         It must not require a gradient. Default None.""",
     ),
     "sample_weight": CommonArgument(
+        "Tensor | None",
         None,
         _check_of_rows,
         """``[...]``, finite, >= 0; {sample_weight}. It must not
@@ -64,6 +67,7 @@ COMMON_ARGUMENTS: Final[dict[str, CommonArgument]] = {
         of_modules=False,
     ),
     "label_smoothing": CommonArgument(
+        "float",
         0.0,
         lambda name, value: check.check_label_smoothing(value),
         """e in [0, 1). Targets become ``(1 - e) y + e / L`` inside the kernels, also sparse ones. (With
@@ -71,6 +75,7 @@ COMMON_ARGUMENTS: Final[dict[str, CommonArgument]] = {
         log L.) Default 0.""",
     ),
     "ignore_index": CommonArgument(
+        "float | None",
         None,
         lambda name, value: check.check_ignore_index(value),
         """dense targets equal to it are unknown: they have no effect, and their gradient is exactly
@@ -79,18 +84,21 @@ COMMON_ARGUMENTS: Final[dict[str, CommonArgument]] = {
         Default None.""",
     ),
     "logit_scale": CommonArgument(
+        "float | Tensor",
         1.0,
         _check_scale,
         """a number or a tensor of one element that multiplies the logits in the same pass. A tensor
         may require a gradient. Default 1.""",
     ),
     "logit_bias": CommonArgument(
+        "Tensor | None",
         None,
         _check_of_labels,
         """``[L]``, added to the scaled logits in the same pass. It may require a gradient.
         Default None.""",
     ),
     "normalizer": CommonArgument(
+        "float | Tensor | None",
         None,
         _check_divisor,
         """a number or 0-d tensor >= 0 that divides a ``"sum"`` before the gradient is rounded. If it is
@@ -98,6 +106,7 @@ COMMON_ARGUMENTS: Final[dict[str, CommonArgument]] = {
         tensor; the gradient of unknown labels stays 0. It must not require a gradient. Default None.""",
     ),
     "reduction": CommonArgument(
+        "str",
         "mean",
         lambda name, value: check.check_choice(name, value, _ops.REDUCTIONS),
         """``"none"`` gives {none}, ``"sum"`` their sum, ``"mean"`` their mean,
@@ -105,6 +114,7 @@ COMMON_ARGUMENTS: Final[dict[str, CommonArgument]] = {
         values, excluded and weighted ones included. Default ``"{reduction}"``.""",
     ),
     "inplace_backward": CommonArgument(
+        "bool",
         False,
         check.check_bool,
         """whether the gradient overwrites the logits, already in the forward: nothing else may

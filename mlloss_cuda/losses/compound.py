@@ -25,6 +25,7 @@ __all__ = ["CompoundLoss", "Pass", "compound_loss"]
 
 # These arguments belong to the sum, not to its terms.
 _OF_THE_SUM = ("normalizer", "reduction", "inplace_backward")
+_OF_TERMS = tuple(name for name in DEFAULTS if name not in _OF_THE_SUM)  # a term's own override those of the sum
 
 
 class Pass(NamedTuple):
@@ -74,7 +75,7 @@ def _check_of_the_sum(loss: LossModule, reduction: str) -> None:
 def _prepare(pairs: Sequence[tuple[float, LossModule]], common: dict[str, Any]) -> list[_Prepared]:
     prepared = []
     for coefficient, loss in pairs:
-        own = {name: getattr(loss, name) for name in common if name not in _OF_THE_SUM}
+        own = {name: getattr(loss, name) for name in common}
         shared = {name: common[name] if _is_default(name, value) else value for name, value in own.items()}
         prepared.append(_Prepared(coefficient, loss.term(), shared))
     return prepared
@@ -350,13 +351,18 @@ def compound_loss(
         >>> compound_loss(logits, torch.tensor([[1, 0]]), [(1.0, ZLPRLoss()), (0.5, DiceLoss())]).item()
         0.5...
     """
-    common = {
+    given: dict[str, Any] = {
         "weight": weight,
+        "sample_weight": sample_weight,
         "label_smoothing": label_smoothing,
         "ignore_index": ignore_index,
         "logit_scale": logit_scale,
         "logit_bias": logit_bias,
+        "normalizer": normalizer,
+        "reduction": reduction,
+        "inplace_backward": inplace_backward,
     }
+    common = {name: given[name] for name in _OF_TERMS}
     pairs = _check_terms(terms)
     for _, loss in pairs:
         _check_of_the_sum(loss, reduction)
@@ -515,7 +521,7 @@ class CompoundLoss(LossModule):
         return _plan(_prepare(self.terms, self._common_arguments()), torch.device(device).type)
 
     def _common_arguments(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in DEFAULTS if name not in _OF_THE_SUM}
+        return {name: getattr(self, name) for name in _OF_TERMS}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> CompoundLoss:
         """Move or convert the module; buffers that terms share stay shared."""

@@ -131,15 +131,16 @@ def sigmoid_focal_loss(
         "logit_bias": logit_bias,
         "normalizer": normalizer,
         "reduction": reduction,
+        "inplace_backward": inplace_backward,
     }
     term = _term(alpha, gamma)
     _check_rescale(rescale, reduction)
     if not rescale:
-        return evaluate(term, logits, targets, inplace_backward=inplace_backward, **common)
+        return evaluate(term, logits, targets, **common)
     # Cross-entropy comes first, because the forward of focal loss may overwrite the logits.
     with torch.no_grad():
-        ce = evaluate(_term(None, 0.0), logits, targets, inplace_backward=False, **common)
-    focal = evaluate(term, logits, targets, inplace_backward=inplace_backward, **common)
+        ce = evaluate(_term(None, 0.0), logits, targets, **{**common, "inplace_backward": False})
+    focal = evaluate(term, logits, targets, **common)
     total = focal.detach()
     # A focal loss of 0 is not rescaled.
     return focal * torch.where(total == 0, 1.0, ce / torch.where(total == 0, 1.0, total))

@@ -8,7 +8,7 @@ from torch import Tensor
 from .._dispatch import evaluate
 from .._limits import saturated
 from .._registry import LossSpec, Term, register
-from ._arguments import documented
+from ._arguments import DEFAULTS, documented
 from ._module import LossModule
 
 __all__ = ["SymmetricKLLoss", "symmetric_kl_loss"]
@@ -29,6 +29,10 @@ _SPEC = register(
         second_logits=True,
     )
 )
+
+
+_TAKEN = ("weight", "logit_scale", "normalizer", "reduction")  # the common arguments that two logits can have
+_OTHERS = {name: default for name, default in DEFAULTS.items() if name not in _TAKEN}
 
 
 def _term() -> Term:
@@ -94,13 +98,10 @@ def symmetric_kl_loss(
         other_logits,
         weight=weight,
         sample_weight=sample_weight,
-        label_smoothing=0.0,
-        ignore_index=None,
         logit_scale=logit_scale,
-        logit_bias=None,
         normalizer=normalizer,
         reduction=reduction,
-        inplace_backward=False,
+        **_OTHERS,
     )
 
 
@@ -115,7 +116,7 @@ class SymmetricKLLoss(LossModule):
 
     _function = staticmethod(symmetric_kl_loss)
     _term = staticmethod(_term)
-    _common = ("weight", "logit_scale", "normalizer", "reduction")
+    _common = _TAKEN
 
     def __init__(
         self,

@@ -187,5 +187,12 @@ MLLOSS_DEVICE void clear_excluded(Kind, const Chunk<T, V>& chunk, bool zero_row,
   }
 }
 
+// Finishes the gradients of a chunk before they are summed and stored: excluded labels get exactly 0. All gradients
+// pass here, except those on the fast path, where no label is excluded.
+template <class Kind, class T, int V>
+MLLOSS_DEVICE void finish_gradient(Kind kind, const Chunk<T, V>& chunk, bool zero_row, T* g) {
+  clear_excluded(kind, chunk, zero_row, g);
+}
+
 }  // namespace cuda
 }  // namespace mlloss

@@ -89,7 +89,7 @@ class GeneralRow {
     const bool zero = shared.mode == RowMode::kZero;
 #pragma unroll
     for (int i = 0; i < V; ++i) g[i] = zero ? 0.0f : loss.gradient(element(kind, chunk, i), c);
-    clear_excluded(kind, chunk, false, g);
+    finish_gradient(kind, chunk, false, g);
   }
 };
 

@@ -47,7 +47,7 @@ class GradientOutput {
   MLLOSS_DEVICE void put(Kind kind, const GradientRow<In>& memory, const RowChunk<In>& chunk, uint4 raw, T* g) {
     if (Kind::kWholeAccess || (Kind::kFastPath && plain_)) return memory.store(kind, chunk.label, g);
     if (special_) apply_grad_output(chunk, g);
-    clear_excluded(kind, chunk, zero_, g);
+    finish_gradient(kind, chunk, zero_, g);
     if (wants_sums()) add(raw, g);
     if (!out_.gradient) return;
     if (special_) {

@@ -109,8 +109,9 @@ __global__ void __launch_bounds__(kLabelThreads,
       T g[1];
       with_kind(chunk, [&](auto kind, const Chunk<T, 1>&) {
         chunk_gradient(kind, loss, call, chunk, factor, [&](int) { return c; }, g);
+        finish_gradient(kind, chunk, weight == T(0), g);
       });
-      sum += chunk.excluded || weight == T(0) ? T(0) : g[0];
+      sum += g[0];
     }
     total += static_cast<double>(sum);
   }
