@@ -57,7 +57,7 @@ To change it:
   make test-others         against other packages' losses
   make check-machine-code  registers, spills and instructions of the CUDA kernels (UPDATE=1 writes the budgets)
   make packages            the wheel and the source distribution, installed and used
-  make lint                style and types (FIX=1 fixes the style)
+  make lint                style and types (FIX=1 fixes the style, and completes the lists of arguments)
 To publish it:
   make docs                the documentation as pages, in build/site
   make report              tables, pages and pictures from bench/results

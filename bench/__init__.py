@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-__all__ = ["WARM", "give_memory_back", "keep_memory", "trim_memory"]
+__all__ = ["WARM", "give_memory_back", "keep_memory", "touch_memory", "trim_memory"]
 
 WARM = (
     "allocator: warm for every implementation. Freed memory stays with the process (mallopt before torch's import),\n"
@@ -32,6 +32,22 @@ def keep_memory() -> bool:
 def give_memory_back() -> bool:
     """Give each larger block its own mapping, so that resident memory is memory in use; return as ``keep_memory``."""
     return _mallopt(((_MMAP_MAX, 1 << 16), (_MMAP_THRESHOLD, 1 << 16), (_TRIM_THRESHOLD, 1 << 16)))
+
+
+def touch_memory(nbytes: int) -> None:
+    """Meet the page faults of the next ``nbytes`` of memory now. It has an effect after ``keep_memory`` only.
+
+    Without it, a tensor that a small block keeps from the place of the last one lies at a new address, at any time.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = ctypes.c_void_p
+        memory = libc.malloc(ctypes.c_size_t(nbytes))
+    except (AttributeError, OSError, TypeError):
+        return
+    if memory:
+        ctypes.memset(memory, 0, nbytes)
+        libc.free(ctypes.c_void_p(memory))
 
 
 def trim_memory() -> None:

@@ -57,34 +57,24 @@ inline const void* pointer(const OptionalTensor& tensor) {
 }
 
 // The arguments that every op takes after the logits, in the order of the schemas: X(type, name). mlloss_cuda/_call.py
-// has the same list, and a test compares the two.
+// has the same list, and a test compares the two. core/params.h lists those that the kernels take as they are.
 #define MLLOSS_CALL(X)                    \
   X(OptionalTensor, targets)              \
   X(std::string, loss)                    \
   X(std::vector<double>, parameters)      \
   X(int64_t, grouping)                    \
   X(int64_t, reduction)                   \
-  X(double, scale)                        \
-  X(double, offset)                       \
-  X(double, label_smoothing)              \
+  MLLOSS_NUMBERS(X)                       \
   X(std::optional<int64_t>, ignore_index) \
   X(int64_t, first_label)                 \
   X(int64_t, all_labels)                  \
   X(OptionalTensor, crow_indices)         \
   X(OptionalTensor, col_indices)          \
   X(OptionalTensor, values)               \
-  X(OptionalTensor, weight)               \
-  X(OptionalTensor, sample_weight)        \
-  X(OptionalTensor, logit_scale)          \
-  X(OptionalTensor, label_offset)         \
-  X(OptionalTensor, row_offset)           \
-  X(OptionalTensor, normalizer)           \
-  X(OptionalTensor, label_parameter)
+  MLLOSS_TENSORS(X, OptionalTensor)
 
 struct Arguments {
-#define MLLOSS_FIELD(type, name) type name;
   MLLOSS_CALL(MLLOSS_FIELD)
-#undef MLLOSS_FIELD
 };
 
 // A mean is over all labels even if only a part of them is here, so that the totals of the parts add up to the whole's.
@@ -129,17 +119,13 @@ inline Call make_call(const Tensor& logits, const Arguments& a, const void* grad
   call.has_ignore_index = a.ignore_index.has_value();
   call.ignore_index = a.ignore_index.value_or(0);
   call.grouping = static_cast<Grouping>(a.grouping);
-  call.label_smoothing = a.label_smoothing;
-  call.weight = pointer(a.weight);
-  call.sample_weight = pointer(a.sample_weight);
-  call.scale = a.scale;
-  call.offset = a.offset;
-  call.scale_tensor = pointer(a.logit_scale);
-  call.label_offset = pointer(a.label_offset);
-  call.row_offset = pointer(a.row_offset);
+#define MLLOSS_COPY(type, name) call.name = a.name;
+#define MLLOSS_POINT(type, name) call.name = pointer(a.name);
+  MLLOSS_NUMBERS(MLLOSS_COPY)
+  MLLOSS_TENSORS(MLLOSS_POINT, )
+#undef MLLOSS_COPY
+#undef MLLOSS_POINT
   call.row_offset_stride = a.row_offset.has_value() && a.row_offset->dim() > 0 ? 1 : 0;
-  call.normalizer = pointer(a.normalizer);
-  call.label_parameter = pointer(a.label_parameter);
   call.factor = reduction_factor(call.grouping, static_cast<Reduction>(a.reduction), call.rows, call.all_labels);
   set_parameters(call, a.parameters);
   return call;

@@ -228,9 +228,20 @@ def test_ops_take_fewer_arguments_if_tensors_are_missing() -> None:
 
 
 def test_shared_arguments_are_the_same_in_cpp() -> None:
-    """The list in csrc/ops.h has the names, the order and the types of the Python list."""
-    source = (Path(__file__).parents[1] / "csrc" / "ops.h").read_text()
-    listed = re.findall(r"X\(([^()]+), (\w+)\)", source.partition("#define MLLOSS_CALL(X)")[2].partition("\n\n")[0])
+    """The list in csrc/ops.h, with those of csrc/core/params.h in it, has the names, order and types of Python's."""
+    sources = Path(__file__).parents[1] / "csrc"
+    ops, params = ((sources / name).read_text().replace("\\\n", " ") for name in ("ops.h", "core/params.h"))
+
+    def macro(source: str, name: str) -> str:
+        found = re.search(rf"#define {name}\(.*?\) (.*)", source)
+        assert found, name
+        return found[1]
+
+    lists = macro(ops, "MLLOSS_CALL")
+    lists = lists.replace("MLLOSS_NUMBERS(X)", macro(params, "MLLOSS_NUMBERS"))
+    tensors = macro(params, "MLLOSS_TENSORS").replace("X(type,", "X(OptionalTensor,")
+    lists = lists.replace("MLLOSS_TENSORS(X, OptionalTensor)", tensors)
+    listed = re.findall(r"X\(([^()]+), (\w+)\)", lists)
     types = {
         "OptionalTensor": "Tensor?",
         "std::string": "str",

@@ -50,6 +50,26 @@ struct Parameters {
   double values[kMaxParameters];
 };
 
+// The numbers among the ops' arguments that Call has under the same names, in the same order: X(type, name).
+//
+// s = scale * x + label_offset[label] + row_offset[row] + offset; the tensor logit_scale, if any, replaces `scale`.
+// y -> (1 - label_smoothing) y + label_smoothing / all_labels.
+#define MLLOSS_NUMBERS(X) X(double, scale) X(double, offset) X(double, label_smoothing)
+
+// The same for tensors, which may be null. weight, label_offset and label_parameter (for functors with kLabelParameter)
+// have an entry for each label; sample_weight has one for each row, and row_offset too, or one for all rows with a
+// stride of 0; logit_scale has one entry, and so has normalizer, which divides `factor`.
+#define MLLOSS_TENSORS(X, type) \
+  X(type, weight)               \
+  X(type, sample_weight)        \
+  X(type, logit_scale)          \
+  X(type, label_offset)         \
+  X(type, row_offset)           \
+  X(type, normalizer)           \
+  X(type, label_parameter)
+
+#define MLLOSS_FIELD(type, name) type name;
+
 struct Call {
   int64_t rows;    // B
   int64_t labels;  // L
@@ -75,21 +95,12 @@ struct Call {
   bool has_ignore_index;
   Grouping grouping;
   int64_t ignore_index;
-  double label_smoothing;  // y -> (1 - e) y + e / all_labels
 
-  const void* weight;         // T [labels] or null
-  const void* sample_weight;  // T [rows] or null
-  // s = scale * x + label_offset[label] + row_offset[row] + offset
-  double scale, offset;
-  const void* scale_tensor;  // T []; replaces `scale` unless null
-  const void* label_offset;  // T [labels] or null
-  const void* row_offset;    // T [rows], or [] with stride 0, or null
+  MLLOSS_NUMBERS(MLLOSS_FIELD)
+  MLLOSS_TENSORS(MLLOSS_FIELD, const void*)  // of T
   int64_t row_offset_stride;
-  const void* label_parameter;  // T [labels] or null for ones; for functors with kLabelParameter
 
-  // The reduction multiplies every value and gradient by this factor.
-  double factor;
-  const void* normalizer;  // T [] or null; divides factor
+  double factor;  // The reduction multiplies every value and gradient by it.
 
   Parameters parameters;
 };

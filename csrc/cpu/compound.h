@@ -262,7 +262,7 @@ class CompoundEngine : EngineBase<T> {
       total_coefficients_ += math->coefficients;
       any_groups_ |= !math->element_wise;
       any_elements_ |= math->element_wise;
-      mixed_ |= this->softmax_over_labels_ && !math->softmax_over_labels;
+      mixed_ |= this->reader_.softmax_over_labels() && !math->softmax_over_labels;
     }
     for (const FusedSum<T>* sum = kFused; sum->count > 0; ++sum) {
       if (std::equal(sum->terms, sum->terms + sum->count, work.terms, work.terms + count_)) fused_ = &sum->math;

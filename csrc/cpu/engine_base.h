@@ -55,14 +55,12 @@ class EngineBase {
 
   const Work& work_;
   const Call& call_;
-  const bool softmax_over_labels_;  // as in functors
   const TileReader<T> reader_;
   const int64_t tiles_;
 
   EngineBase(const Work& work, bool softmax_over_labels, bool second_logits)
       : work_(work),
         call_(*work.call),
-        softmax_over_labels_(softmax_over_labels),
         reader_(*work.call, softmax_over_labels, second_logits),
         tiles_((work.call->labels + kTile - 1) / kTile) {}
 
@@ -167,8 +165,7 @@ class EngineBase {
     return static_cast<const T*>(work_.forward ? work_.forward->coefficients : work_.backward->coefficients);
   }
 
-  // Finishes gradients before they are summed and stored: multiplies by the grad_output of each element, and sets those
-  // of excluded elements to exactly 0. All gradients pass here.
+  // Multiplies gradients by the grad_output of each element, and finishes them. All gradients pass here.
   void finish_gradient(const Tile<T>& tile, int64_t row, int64_t label, T* g) const {
     if (!crosses_rows(call_) && sample_weight(row) == T(0)) {
       for (int j = 0; j < tile.size; ++j) g[j] = T(0);
@@ -179,13 +176,7 @@ class EngineBase {
       const T* grad_output = grad_output_at(row, label);
       for (int j = 0; j < tile.size; ++j) g[j] *= grad_output[j * stride];
     }
-    if (tile.excluded) {
-      // In a softmax over labels, a label of weight 0 keeps its gradient.
-      for (int j = 0; j < tile.size; ++j) {
-        const bool out = tile.w[j] == T(0) && (!softmax_over_labels_ || tile.s[j] == T(-INFINITY));
-        g[j] = out ? T(0) : g[j];
-      }
-    }
+    reader_.finish_gradient(tile, g);
   }
 
   void write_gradient(const Tile<T>& tile, int64_t unit, int64_t row, int64_t label, T* g) const {

@@ -34,10 +34,11 @@ class TileReader {
   // `softmax_over_labels`, `second_logits`: as in functors.
   TileReader(const Call& call, bool softmax_over_labels, bool second_logits)
       : call_(call), softmax_over_labels_(softmax_over_labels), second_logits_(second_logits) {
-    scale_ = call.scale_tensor ? *static_cast<const T*>(call.scale_tensor) : static_cast<T>(call.scale);
+    scale_ = call.logit_scale ? *static_cast<const T*>(call.logit_scale) : static_cast<T>(call.scale);
   }
 
   T scale() const { return scale_; }
+  bool softmax_over_labels() const { return softmax_over_labels_; }
 
   // `zeros` says that an earlier visit has found the targets of the tile to be 0.
   void read(int64_t row, int64_t begin, int size, Tile<T>& tile, bool zeros = false) const {
@@ -59,6 +60,16 @@ class TileReader {
     }
     read_weights(row, begin, tile);
     if (tile.excluded && !softmax_over_labels_) neutralise(tile);
+  }
+
+  // Finishes the gradients of a tile before they are summed and stored: those of excluded labels become exactly 0.
+  void finish_gradient(const Tile<T>& tile, T* g) const {
+    if (!tile.excluded) return;
+    // In a softmax over labels, a label of weight 0 keeps its gradient.
+    for (int j = 0; j < tile.size; ++j) {
+      const bool out = tile.w[j] == T(0) && (!softmax_over_labels_ || tile.s[j] == T(-INFINITY));
+      g[j] = out ? T(0) : g[j];
+    }
   }
 
   // Reads the logits without scale and offsets, for the gradient of logit_scale.

@@ -1,4 +1,4 @@
-"""The arguments of the kernels: tensors, strides and numbers, in tuples that Triton accepts.
+"""The kernels' arguments, made from those of the ops: tensors, strides and numbers, in tuples that Triton accepts.
 
 An absent argument is None, which is a compile-time constant. A field must not be named ``values``, which is an
 attribute of Triton's tuples.
@@ -6,9 +6,29 @@ attribute of Triton's tuples.
 
 from __future__ import annotations
 
+import ctypes
+import math
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-__all__ = ["Call", "GradOutput", "Numbers", "Results", "Tile"]
+import torch
+from torch import Tensor
+
+from .. import _ops
+from .._call import SHARED_NAMES
+
+__all__ = [
+    "Arguments",
+    "Call",
+    "GradOutput",
+    "Numbers",
+    "Results",
+    "Tile",
+    "call_of",
+    "call_without_logits",
+    "groups_of",
+    "ignores_nan",
+]
 
 
 class Numbers(NamedTuple):
@@ -90,3 +110,104 @@ class GradOutput(NamedTuple):
     tensor: Any = None
     row: Any = None
     label: Any = None
+
+
+class Arguments(SimpleNamespace):
+    """The arguments that every op takes after the logits, by the names that ``_call`` lists."""
+
+    def __init__(self, *arguments: Any) -> None:
+        given = zip(SHARED_NAMES, arguments, strict=False)  # torch leaves out arguments at the end that are None
+        super().__init__(**{**dict.fromkeys(SHARED_NAMES), **dict(given)})
+
+    @property
+    def group(self) -> str:
+        return _ops.GROUPINGS[self.grouping]
+
+    @property
+    def reduce(self) -> str:
+        return _ops.REDUCTIONS[self.reduction]
+
+
+def _number(x: float, double: bool) -> tuple[float, ...]:
+    if not double:
+        return (x,)
+    high = ctypes.c_float(x).value
+    return high, x - high if math.isfinite(high) else 0.0
+
+
+def groups_of(logits: Tensor, group: str) -> int:
+    """Return the number of groups, or of elements if ``group`` is "element"."""
+    rows, labels = logits.shape
+    return _count(group, rows, labels)
+
+
+def _count(group: str, rows: int, labels: int) -> int:
+    return {"element": rows * labels, "samples": rows, "macro": labels, "micro": 1}[group]
+
+
+def _factor(rows: int, a: Arguments) -> float:
+    """Return the reduction's factor over all labels, not only those of this part; inf for a mean without elements."""
+    count = {"mean": _count(a.group, rows, a.all_labels), "batchmean": rows}.get(a.reduce, 1)
+    return 1 / count if count else math.inf
+
+
+def _numbers(rows: int, a: Arguments, double: bool) -> Numbers:
+    smooth, labels = a.label_smoothing, max(1, a.all_labels)
+    return Numbers(
+        _number(a.scale, double),
+        _number(a.offset, double),
+        _number(1 - smooth, double),
+        _number(smooth / labels, double),
+        _number(_factor(rows, a), double),
+        tuple(_number(x, double) for x in a.parameters),
+    )
+
+
+def _ignored(a: Arguments) -> int | None:
+    """Return the ignore_index, or None if no target can equal it."""
+    index, targets = a.ignore_index, a.targets
+    if index is None or targets is None or not targets.is_floating_point():
+        return index
+    exact = targets.dtype == torch.float64 or ctypes.c_float(index).value == index
+    return index if exact and not ignores_nan(a) else None
+
+
+def ignores_nan(a: Arguments) -> bool:
+    """Return whether a NaN among floating targets is an unknown label."""
+    return a.ignore_index == _ops.IGNORE_NAN and a.targets is not None and a.targets.is_floating_point()
+
+
+def call_of(logits: Tensor, a: Arguments) -> Call:
+    """Return the kernels' arguments for a pass over the logits."""
+    whole = logits.shape[1] == a.all_labels
+    return Call(
+        logits=logits,
+        logits_row=logits.stride(0),
+        logits_label=logits.stride(1),
+        labels=logits.shape[1],
+        first_label=None if whole else a.first_label,
+        all_labels=None if whole else a.all_labels,
+        targets=a.targets,
+        targets_row=None if a.targets is None else a.targets.stride(0),
+        targets_label=None if a.targets is None else a.targets.stride(1),
+        crow=a.crow_indices,
+        columns=a.col_indices,
+        probabilities=a.values,
+        ignore_index=_ignored(a),
+        weight=a.weight,
+        sample_weight=a.sample_weight,
+        scale=a.logit_scale,
+        label_offset=a.label_offset,
+        row_offset=a.row_offset,
+        row_offset_stride=None if a.row_offset is None else (1 if a.row_offset.dim() else 0),
+        normalizer=a.normalizer,
+        label_parameter=a.label_parameter,
+        numbers=_numbers(logits.shape[0], a, logits.dtype == torch.float64),
+    )
+
+
+def call_without_logits(rows: int, a: Arguments, sample_weight: Tensor | None, normalizer: Tensor | None) -> Call:
+    """Return the kernels' arguments for statistics that are complete."""
+    nothing: dict[str, Any] = dict.fromkeys(Call._fields)
+    given = {"sample_weight": sample_weight, "normalizer": normalizer, "numbers": _numbers(rows, a, True)}
+    return Call(**(nothing | given))

@@ -1,14 +1,11 @@
-"""The ops of ``_ops`` on the Triton kernels: arguments, memory, launches. Nothing here waits for the GPU."""
+"""The ops of ``_ops`` on the Triton kernels: memory, tiles, launches. Nothing here waits for the GPU."""
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,10 +13,10 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import _ops
-from .._call import SHARED_NAMES, Options, TensorArguments, shared_arguments
+from .._call import Options, TensorArguments, shared_arguments
 from . import kernels
 from . import plan as plans
-from .call import Call, GradOutput, Numbers, Results, Tile
+from .call import Arguments, Call, GradOutput, Results, Tile, call_of, call_without_logits, groups_of, ignores_nan
 from .functor import ElementWise, Group
 from .plan import Plan, Shape
 from .terms import JOINED_BY, compound_of
@@ -30,22 +27,6 @@ __all__ = ["describe", "functor_of", "implementations"]
 _TOTAL_COLUMNS, _MANY_PARTS = (1024, 16384), 4096
 _MERGE_ELEMENTS = {tl.float32: 1024, tl.float64: 256}
 _SCALE_COLUMNS = 4096
-
-
-class Arguments(SimpleNamespace):
-    """The arguments that every op takes after the logits, by the names that ``_call`` lists."""
-
-    def __init__(self, *arguments: Any) -> None:
-        given = zip(SHARED_NAMES, arguments, strict=False)  # torch leaves out arguments at the end that are None
-        super().__init__(**{**dict.fromkeys(SHARED_NAMES), **dict(given)})
-
-    @property
-    def group(self) -> str:
-        return _ops.GROUPINGS[self.grouping]
-
-    @property
-    def reduce(self) -> str:
-        return _ops.REDUCTIONS[self.reduction]
 
 
 @functools.cache
@@ -119,82 +100,7 @@ def describe(rows: int, labels: int, dtype: torch.dtype, element_wise: bool) -> 
     return str(plan), plans.reads_from_memory(plan, shape, facts)
 
 
-# ---- from the ops' arguments to the kernels' -------------------------------------------------------------
-
-
-def _number(x: float, double: bool) -> tuple[float, ...]:
-    if not double:
-        return (x,)
-    high = ctypes.c_float(x).value
-    return high, x - high if math.isfinite(high) else 0.0
-
-
-def _groups(logits: Tensor, group: str) -> int:
-    rows, labels = logits.shape
-    return _count(group, rows, labels)
-
-
-def _count(group: str, rows: int, labels: int) -> int:
-    return {"element": rows * labels, "samples": rows, "macro": labels, "micro": 1}[group]
-
-
-def _factor(rows: int, a: Arguments) -> float:
-    """Return the reduction's factor over all labels, not only those of this part; inf for a mean without elements."""
-    count = {"mean": _count(a.group, rows, a.all_labels), "batchmean": rows}.get(a.reduce, 1)
-    return 1 / count if count else math.inf
-
-
-def _numbers(rows: int, a: Arguments, double: bool) -> Numbers:
-    smooth, labels = a.label_smoothing, max(1, a.all_labels)
-    return Numbers(
-        _number(a.scale, double),
-        _number(a.offset, double),
-        _number(1 - smooth, double),
-        _number(smooth / labels, double),
-        _number(_factor(rows, a), double),
-        tuple(_number(x, double) for x in a.parameters),
-    )
-
-
-def _ignored(a: Arguments) -> int | None:
-    """Return the ignore_index, or None if no target can equal it."""
-    index, targets = a.ignore_index, a.targets
-    if index is None or targets is None or not targets.is_floating_point():
-        return index
-    exact = targets.dtype == torch.float64 or ctypes.c_float(index).value == index
-    return index if exact and not _ignores_nan(a) else None
-
-
-def _ignores_nan(a: Arguments) -> bool:
-    return a.ignore_index == _ops.IGNORE_NAN and a.targets is not None and a.targets.is_floating_point()
-
-
-def _call(logits: Tensor, a: Arguments) -> Call:
-    whole = logits.shape[1] == a.all_labels
-    return Call(
-        logits=logits,
-        logits_row=logits.stride(0),
-        logits_label=logits.stride(1),
-        labels=logits.shape[1],
-        first_label=None if whole else a.first_label,
-        all_labels=None if whole else a.all_labels,
-        targets=a.targets,
-        targets_row=None if a.targets is None else a.targets.stride(0),
-        targets_label=None if a.targets is None else a.targets.stride(1),
-        crow=a.crow_indices,
-        columns=a.col_indices,
-        probabilities=a.values,
-        ignore_index=_ignored(a),
-        weight=a.weight,
-        sample_weight=a.sample_weight,
-        scale=a.logit_scale,
-        label_offset=a.label_offset,
-        row_offset=a.row_offset,
-        row_offset_stride=None if a.row_offset is None else (1 if a.row_offset.dim() else 0),
-        normalizer=a.normalizer,
-        label_parameter=a.label_parameter,
-        numbers=_numbers(logits.shape[0], a, logits.dtype == torch.float64),
-    )
+# ---- tiles and memory ------------------------------------------------------------------------------------
 
 
 def _boundaries(stride: int) -> bool:
@@ -225,7 +131,7 @@ def _tile(logits: Tensor, a: Arguments, plan: Plan, down_rows: bool = False, gra
         crosses_rows=a.group in ("macro", "micro"),
         softmax_over_labels=functor_of(a.loss).softmax_over_labels,
         second_logits=functor_of(a.loss).second_logits,
-        ignores_nan=_ignores_nan(a),
+        ignores_nan=ignores_nan(a),
     )
 
 
@@ -250,7 +156,7 @@ def _empty(like: Tensor, *shape: int) -> Tensor:
 def _new_value(logits: Tensor, a: Arguments) -> Tensor:
     if a.reduce != "none" or a.group == "micro":
         return _empty(logits)
-    return _empty(logits, *logits.shape) if a.group == "element" else _empty(logits, _groups(logits, a.group))
+    return _empty(logits, *logits.shape) if a.group == "element" else _empty(logits, groups_of(logits, a.group))
 
 
 _NO_CALL = Call._make([None] * len(Call._fields))
@@ -268,7 +174,7 @@ def _total(call: Call, parts: Tensor, value: Tensor) -> None:
 
 
 def _forward_elements(logits: Tensor, a: Arguments, value: Tensor, gradient: Tensor | None) -> None:
-    call, plan = _call(logits, a), plans.plan_units(_shape(logits, a), _facts_of(logits))
+    call, plan = call_of(logits, a), plans.plan_units(_shape(logits, a), _facts_of(logits))
     reduced = a.reduce != "none"
     parts = _empty(logits, plan.programs) if reduced else None
     results = _into(gradient)._replace(losses=None if reduced else value)
@@ -282,7 +188,7 @@ def _forward_elements(logits: Tensor, a: Arguments, value: Tensor, gradient: Ten
 def _forward_groups(
     logits: Tensor, a: Arguments, functor: Group, value: Tensor, coefficients: Tensor, gradient: Tensor | None
 ) -> None:
-    call, groups = _call(logits, a), _groups(logits, a.group)
+    call, groups = call_of(logits, a), groups_of(logits, a.group)
     values = value if a.reduce == "none" else _empty(logits, groups)
     results = Results(losses=values, coefficients=coefficients)
     if a.group == "macro":
@@ -314,7 +220,7 @@ def _parts(logits: Tensor, functor: Group, splits: int, groups: int) -> Tensor:
 
 
 def _parts_of_rows(call: Call, logits: Tensor, a: Arguments, functor: Group, plan: Plan) -> tuple[Tensor, Tile]:
-    groups = _groups(logits, a.group)
+    groups = groups_of(logits, a.group)
     parts, tile = _parts(logits, functor, plan.splits, groups), _tile(logits, a, plan)
     shape = (logits.shape[0], _nnz(a), plan.tiles, plan.run, plan.splits, groups)
     launch_plan(kernels.statistics, plan, call, functor, parts, *shape, tile)
@@ -374,7 +280,7 @@ def _forward(logits: Tensor, a: Arguments, keep: bool, gradient: Tensor | None) 
         if isinstance(functor, ElementWise):
             _forward_elements(logits, a, value, gradient)
             return value, _empty(logits, 0, 0)
-        coefficients = _empty(logits, functor.coefficients.value, _groups(logits, a.group))
+        coefficients = _empty(logits, functor.coefficients.value, groups_of(logits, a.group))
         _forward_groups(logits, a, functor, value, coefficients, gradient)
     return value, coefficients if keep else _empty(logits, 0, 0)
 
@@ -414,7 +320,7 @@ def _label_sums(logits: Tensor, a: Arguments, coefficients: Tensor, grad_output:
     launch_plan(
         kernels.label_gradient,
         plan,
-        *(_call(logits, a), functor_of(a.loss), coefficients, grad_output, parts, *shape, tile, a.grouping),
+        *(call_of(logits, a), functor_of(a.loss), coefficients, grad_output, parts, *shape, tile, a.grouping),
     )
     return parts.sum(0)
 
@@ -433,7 +339,7 @@ def _backward(
         scale = _empty(logits, logits.shape[0], tiles) if need_scale else None
         if gradient is not None or need_row or need_scale:
             results = _into(gradient)._replace(row_sums=row, scale_sums=scale)
-            _gradients(_call(logits, a), logits, a, coefficients, output, results)
+            _gradients(call_of(logits, a), logits, a, coefficients, output, results)
         row_sums, scale_sums = (_empty(logits, 0) if sums is None else sums.sum(1) for sums in (row, scale))
         return row_sums, scale_sums, label
 
@@ -447,7 +353,7 @@ def _pair(logits: Tensor, a: Arguments, grad_output: GradOutput, parts: Tensor |
     results = _into(gradient)._replace(other_gradient=other)
     tile = _tile(logits, a, plan, gradient_row=results.gradient_row)
     shape = (logits.shape[0], _nnz(a), plan.tiles)
-    call = _call(logits, a)
+    call = call_of(logits, a)
     launch_plan(kernels.pair, plan, call, functor_of(a.loss), grad_output, results, parts, *shape, tile)
     return results
 
@@ -475,12 +381,6 @@ def _join(functor: Group, parts: Tensor) -> Tensor:
     programs, tile = _merging(parts, _WIDE)
     launch(kernels.join, programs, functor, parts, joined, *parts.shape[1:], tile)
     return joined
-
-
-def _call_without_logits(rows: int, a: Arguments, sample_weight: Tensor | None, normalizer: Tensor | None) -> Call:
-    nothing: dict[str, Any] = dict.fromkeys(Call._fields)
-    given = {"sample_weight": sample_weight, "normalizer": normalizer, "numbers": _numbers(rows, a, True)}
-    return Call(**(nothing | given))
 
 
 # ---- the ops -------------------------------------------------------------------------------------------
@@ -530,7 +430,7 @@ def pair_forward(logits: Tensor, *shared: Any) -> tuple[Tensor, Tensor, Tensor]:
         plan = plans.plan_units(_shape(logits, a), _facts_of(logits))
         parts = _empty(logits, plan.programs)
         results = _pair(logits, a, GradOutput(), parts, plan)
-        _total(_call(logits, a), parts, value)
+        _total(call_of(logits, a), parts, value)
     return value, results.gradient, results.other_gradient
 
 
@@ -547,19 +447,19 @@ def loss_statistics(logits: Tensor, *shared: Any) -> Tensor:
     functor = _group_functor(a.loss)
     with _on_device_of(logits):
         plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), a.group == "micro", statistics_only=True)
-        return _join(functor, _parts_of_rows(_call(logits, a), logits, a, functor, plan)[0])
+        return _join(functor, _parts_of_rows(call_of(logits, a), logits, a, functor, plan)[0])
 
 
 def loss_second_pass(statistics: Tensor, logits: Tensor, *shared: Any) -> Tensor:
     a = Arguments(*shared)
     functor = _group_functor(a.loss)
     if functor.second_pass_sums is None:
-        return _wide(logits, 0, _groups(logits, a.group))
+        return _wide(logits, 0, groups_of(logits, a.group))
     second_sums = _wide(logits, functor.second_pass_count.value, logits.shape[0])
     with _on_device_of(logits):
         plan = plans.plan_rows(_shape(logits, a), _facts_of(logits), second_pass=True)
         shape = (logits.shape[0], _nnz(a), plan.tiles)
-        arguments = (_call(logits, a), functor, statistics, second_sums, *shape, _tile(logits, a, plan))
+        arguments = (call_of(logits, a), functor, statistics, second_sums, *shape, _tile(logits, a, plan))
         launch_plan(kernels.second_pass_sums, plan, *arguments)
     return second_sums
 
@@ -584,7 +484,7 @@ def loss_finalize(
     functor, groups = _group_functor(loss), statistics.shape[2]
     a = Arguments(*shared_arguments(TensorArguments(), Options(loss, tuple(parameters), grouping, reduction)))
     # For micro averages, sample weights are already in the statistics.
-    call = _call_without_logits(rows, a, sample_weight, normalizer)
+    call = call_without_logits(rows, a, sample_weight, normalizer)
     coefficients = statistics.new_empty((functor.coefficients.value, groups), dtype=dtype)
     reduced = a.reduce != "none"
     value = statistics.new_empty(() if reduced or a.group == "micro" else (groups,), dtype=dtype)

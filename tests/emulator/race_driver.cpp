@@ -169,7 +169,7 @@ struct Arguments {
     call.scale = 1.0;
     if (options) {
       call.weight = weight.data();
-      call.scale_tensor = &scale;
+      call.logit_scale = &scale;
       call.label_offset = label_offset.data();
       call.label_parameter = label_parameter.data();
       call.row_offset = row_offset.data();

@@ -56,14 +56,26 @@ MLLOSS_DEVICE Element<T, Targets::kSoft> general_element(const Chunk<T, V>& chun
   return {chunk.s[i], chunk.soft ? chunk.y[i] : hard, chunk.weight(i)};
 }
 
-// Applies the options of a call to logits and targets, one row at a time.
+// Sets excluded numbers to exactly 0. Rows of weight 0 do not take the fast path.
+template <class Kind, class T, int V>
+MLLOSS_DEVICE void clear_excluded(Kind, const Chunk<T, V>& chunk, bool zero_row, T* g) {
+  if constexpr (!Kind::kFastPath) {
+    if (chunk.excluded == 0 && !zero_row) return;
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      if (zero_row || (chunk.excluded >> i & 1u)) g[i] = T(0);
+    }
+  }
+}
+
+// Applies the options of a call to logits, targets and gradients, one row at a time.
 template <class Loss, class T, int V>
 class ChunkReader {
  public:
   static constexpr bool kSoftmaxOverLabels = Loss::kSoftmaxOverLabels, kSecondLogits = Loss::kSecondLogits;
 
   MLLOSS_DEVICE explicit ChunkReader(const DeviceCall& call) : call_(call), targets_(call) {
-    scale_ = call.scale_tensor ? *static_cast<const T*>(call.scale_tensor) : static_cast<T>(call.scale);
+    scale_ = call.logit_scale ? *static_cast<const T*>(call.logit_scale) : static_cast<T>(call.scale);
   }
 
   MLLOSS_DEVICE T scale() const { return scale_; }
@@ -101,6 +113,13 @@ class ChunkReader {
     chunk.weights = call_.weight ? static_cast<const T*>(call_.weight) + label : nullptr;
     if (chunk.excluded || chunk.weights) neutralise(chunk);
     return chunk;
+  }
+
+  // Finishes the gradients of a chunk before they are summed and stored. All gradients pass here, except those on the
+  // fast path, which no option changes.
+  template <class Kind>
+  MLLOSS_DEVICE void finish_gradient(Kind kind, const Chunk<T, V>& chunk, bool zero_row, T* g) const {
+    clear_excluded(kind, chunk, zero_row, g);
   }
 
  private:
@@ -173,25 +192,6 @@ MLLOSS_DEVICE T call_factor(const DeviceCall& call) {
 template <class T>
 MLLOSS_DEVICE T sample_weight(const DeviceCall& call, int64_t row) {
   return call.sample_weight ? static_cast<const T*>(call.sample_weight)[row] : T(1);
-}
-
-// Sets excluded numbers to exactly 0. Rows of weight 0 do not take the fast path.
-template <class Kind, class T, int V>
-MLLOSS_DEVICE void clear_excluded(Kind, const Chunk<T, V>& chunk, bool zero_row, T* g) {
-  if constexpr (!Kind::kFastPath) {
-    if (chunk.excluded == 0 && !zero_row) return;
-#pragma unroll
-    for (int i = 0; i < V; ++i) {
-      if (zero_row || (chunk.excluded >> i & 1u)) g[i] = T(0);
-    }
-  }
-}
-
-// Finishes the gradients of a chunk before they are summed and stored: excluded labels get exactly 0. All gradients
-// pass here, except those on the fast path, where no label is excluded.
-template <class Kind, class T, int V>
-MLLOSS_DEVICE void finish_gradient(Kind kind, const Chunk<T, V>& chunk, bool zero_row, T* g) {
-  clear_excluded(kind, chunk, zero_row, g);
 }
 
 }  // namespace cuda

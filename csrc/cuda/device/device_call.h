@@ -51,7 +51,7 @@ struct DeviceCall : Call {
   }
 
   static FastPath fast_path_of(const Call& call) {
-    const bool as_they_are = call.scale == 1.0 && call.offset == 0.0 && !call.scale_tensor && !call.label_offset &&
+    const bool as_they_are = call.scale == 1.0 && call.offset == 0.0 && !call.logit_scale && !call.label_offset &&
                              !call.row_offset && call.logits_label_stride == 1;
     if (!as_they_are || call.weight || call.label_parameter || call.label_smoothing > 0.0) return FastPath::kNone;
     if (call.crow_indices) return FastPath::kSparse;

@@ -83,13 +83,13 @@ class GeneralRow {
   }
 
   template <class Kind>
-  static MLLOSS_DEVICE void form_gradient(Kind kind, const RowChunk<In>& chunk, const Loss& loss,
-                                          const SharedResults<Loss>& shared, float* g) {
+  MLLOSS_DEVICE void form_gradient(Kind kind, const RowChunk<In>& chunk, const Loss& loss,
+                                   const SharedResults<Loss>& shared, float* g) const {
     const auto c = shared.coefficients;
     const bool zero = shared.mode == RowMode::kZero;
 #pragma unroll
     for (int i = 0; i < V; ++i) g[i] = zero ? 0.0f : loss.gradient(element(kind, chunk, i), c);
-    finish_gradient(kind, chunk, false, g);
+    reader_.finish_gradient(kind, chunk, false, g);
   }
 };
 

@@ -43,11 +43,12 @@ class GradientOutput {
   // True if the row's weight is 0.
   MLLOSS_DEVICE bool zero() const { return zero_; }
 
-  template <class Kind>
-  MLLOSS_DEVICE void put(Kind kind, const GradientRow<In>& memory, const RowChunk<In>& chunk, uint4 raw, T* g) {
+  template <class Kind, class Reader>
+  MLLOSS_DEVICE void put(Kind kind, const Reader& reader, const GradientRow<In>& memory, const RowChunk<In>& chunk,
+                         uint4 raw, T* g) {
     if (Kind::kWholeAccess || (Kind::kFastPath && plain_)) return memory.store(kind, chunk.label, g);
     if (special_) apply_grad_output(chunk, g);
-    finish_gradient(kind, chunk, zero_, g);
+    reader.finish_gradient(kind, chunk, zero_, g);
     if (wants_sums()) add(raw, g);
     if (!out_.gradient) return;
     if (special_) {

@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kBackwardBlocks<LossTemplate<Co
       };
       T g[kWidth<In>];
       chunk_gradient(kind, loss, call, chunk, factor, coefficients, g);
-      output.put(kind, memory, chunk, logits, g);
+      output.put(kind, reader, memory, chunk, logits, g);
     };
     T unused = T(0);
     run_tile(loss, reader, row, memory, tile_of(units, row, r, tile), output.plain() && memory.whole_accesses(), true,

@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kLabelThreads,
       T g[1];
       with_kind(chunk, [&](auto kind, const Chunk<T, 1>&) {
         chunk_gradient(kind, loss, call, chunk, factor, [&](int) { return c; }, g);
-        finish_gradient(kind, chunk, weight == T(0), g);
+        reader.finish_gradient(kind, chunk, weight == T(0), g);
       });
       sum += g[0];
     }

@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
       sum += sum_chunk(kind, loss, call, chunk, factor, zero, each, values, g);
       if (each) store_values<In>(call, static_cast<T*>(out.values) + r * call.labels, chunk.label, values, weight);
       if (!out.gradient) return;
-      finish_gradient(kind, chunk, zero, g);
+      reader.finish_gradient(kind, chunk, zero, g);
       memory.store(kind, chunk.label, g);
     };
     run_tile(loss, reader, row, memory, tile_of(units, row, r, tile), in_trips, out.gradient != nullptr, factor, sum,

@@ -39,8 +39,8 @@ __global__ void __launch_bounds__(kUnitThreads, (kUnitBlocks<LossTemplate<Comput
       clear_excluded(kind, chunk, output.zero(), values);
 #pragma unroll
       for (int i = 0; i < V; ++i) sum += values[i];
-      output.put(kind, memory, chunk, logits, g);
-      output.put(kind, other_memory, chunk, logits, other);
+      output.put(kind, reader, memory, chunk, logits, g);
+      output.put(kind, reader, other_memory, chunk, logits, other);
     });
     of_warp.add(output.zero() ? T(0) : sum * weight);
   });
