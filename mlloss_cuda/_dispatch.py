@@ -126,7 +126,7 @@ def _prepare(term: Term, logits: Any, targets: Any, common: dict[str, Any], keep
     smoothing, ignore_index = common["label_smoothing"], common["ignore_index"]
     logit_scale, logit_bias = common["logit_scale"], common["logit_bias"]
     reduction, in_place = common["reduction"], common["inplace_backward"]
-    numbers = smoothing, ignore_index, logit_scale, logit_bias, reduction, in_place
+    numbers = ignore_index, smoothing, logit_scale, logit_bias, reduction, in_place
     replaced: Sequence[Tensor | None] = ()
     # The types are a part of the condition, because True and 1 equal 1.0 as parts of a key.
     if (
@@ -147,7 +147,7 @@ def _prepare(term: Term, logits: Any, targets: Any, common: dict[str, Any], keep
     else:
         if ignore_index is not None:
             targets, ignore_index = without_ignore_nan(targets, check.check_ignore_index(ignore_index))
-            numbers = smoothing, ignore_index, logit_scale, logit_bias, reduction, in_place
+            numbers = ignore_index, *numbers[1:]
         options, *replaced = _check_numbers(term, logits, route, numbers, keep)
 
     flat = logits
@@ -173,7 +173,7 @@ def _check_numbers(
 
     Return the options, and the tensors that replace numbers: logit_scale, label_offset and row_offset.
     """
-    label_smoothing, ignore_index, logit_scale, logit_bias, reduction, inplace_backward = numbers
+    ignore_index, label_smoothing, logit_scale, logit_bias, reduction, inplace_backward = numbers
     labels = logits.shape[-1]
     reduction = check.check_choice("reduction", reduction, _ops.REDUCTIONS)
     smoothing = check.check_label_smoothing(label_smoothing)
