@@ -251,6 +251,7 @@ def _scaled(ctx: Any, grad_output: Tensor) -> tuple[Tensor, ...]:
 
 
 def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
+    """Return ``gradient * grad_output``, in the gradient's memory unless the backward may run again."""
     compiling = torch.compiler.is_dynamo_compiling()
     # vmap, and autograd's is_grads_batched, have a rule for the plain product.
     if torch._C._are_functorch_transforms_active() or (
@@ -258,24 +259,23 @@ def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
     ):
         # The factor gets a dimension, because torch's rule for 0-d factors raises if there are no samples.
         return (gradient * grad_output.reshape(1)).to(gradient.dtype)
-    unit = not compiling and _is_one(grad_output)
-    # If the graph is kept, the backward may run again. torch.compile does not know, so it overwrites nothing.
-    kept = compiling or torch._C._autograd._get_current_graph_task_keep_graph()
-    ops = getattr(torch.ops, options.namespace)
-    if kept and not options.in_place:
-        return gradient.clone() if unit else ops.scale_gradient(gradient, grad_output)
-    if not unit:
-        ops.scale_gradient_(gradient, grad_output)
-    return gradient.detach() if options.in_place else gradient
+    # torch.compile does not know whether the graph is kept.
+    again = (compiling or torch._C._autograd._get_current_graph_task_keep_graph()) and not options.in_place
+    if not compiling and _is_one(grad_output):
+        product = gradient.clone() if again else gradient
+    elif again:
+        product = getattr(torch.ops, options.namespace).scale_gradient(gradient, grad_output)
+    else:
+        getattr(torch.ops, options.namespace).scale_gradient_(gradient, grad_output)
+        product = gradient
+    return product.detach() if options.in_place else product
 
 
 def _is_one(grad_output: Tensor) -> bool:
     """Return whether a 0-d ``grad_output`` is known to be 1 without a read from a device."""
-    if grad_output._version == 0 and id(grad_output) in _one_ids:  # an unchanged tensor of unit_grad_output
-        return True
-    # A read from the CPU costs less than an op, but a tensor that a mode traces has no value.
-    plain = type(grad_output) is Tensor and grad_output.is_cpu and torch._C._len_torch_dispatch_stack() == 0
-    return plain and grad_output.item() == 1.0
+    if grad_output.is_cpu and type(grad_output) is Tensor and torch._C._len_torch_dispatch_stack() == 0:
+        return grad_output.item() == 1.0  # which takes less time than an op; a mode may trace tensors without values
+    return id(grad_output) in _one_ids and grad_output._version == 0  # an unchanged tensor of unit_grad_output
 
 
 def _spend(ctx: Any) -> None:

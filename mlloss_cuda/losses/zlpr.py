@@ -41,8 +41,11 @@ _SPEC = register(
 )
 
 
+_TERM = Term(_SPEC)
+
+
 def _term(threshold: float | Tensor) -> Term:
-    return Term(_SPEC, threshold=threshold)
+    return _TERM if type(threshold) is float and threshold == 0.0 else Term(_SPEC, threshold=threshold)
 
 
 @documented(
