@@ -14,6 +14,8 @@ WARM = (
 # Parameters of mallopt, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 
+_memory_is_kept = False
+
 
 def _mallopt(settings: tuple[tuple[int, int], ...]) -> bool:
     try:
@@ -26,28 +28,33 @@ def _mallopt(settings: tuple[tuple[int, int], ...]) -> bool:
 
 def keep_memory() -> bool:
     """Make malloc keep what is freed; return False if this system's malloc has no such setting."""
-    return _mallopt(((_MMAP_THRESHOLD, 1 << 30), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)))
+    global _memory_is_kept
+    _memory_is_kept = _mallopt(((_MMAP_THRESHOLD, 1 << 30), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)))
+    return _memory_is_kept
 
 
 def give_memory_back() -> bool:
     """Give each larger block its own mapping, so that resident memory is memory in use; return as ``keep_memory``."""
+    global _memory_is_kept
+    _memory_is_kept = False
     return _mallopt(((_MMAP_MAX, 1 << 16), (_MMAP_THRESHOLD, 1 << 16), (_TRIM_THRESHOLD, 1 << 16)))
 
 
-def touch_memory(nbytes: int) -> None:
-    """Meet the page faults of the next ``nbytes`` of memory now. It has an effect after ``keep_memory`` only.
+def touch_memory(nbytes: int) -> bool:
+    """Meet the page faults of a block of memory, and free it; return False, without an effect, if memory is not kept.
 
-    Without it, a tensor that a small block keeps from the place of the last one lies at a new address, at any time.
+    An aligned block needs more room than an equal one that was freed leaves (glibc 2.36), so that the same step may
+    take new memory each time, until a free block is larger.
     """
-    try:
-        libc = ctypes.CDLL(None)
-        libc.malloc.restype = ctypes.c_void_p
-        memory = libc.malloc(ctypes.c_size_t(nbytes))
-    except (AttributeError, OSError, TypeError):
-        return
+    if not _memory_is_kept:
+        return False
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    memory = libc.malloc(ctypes.c_size_t(nbytes))
     if memory:
         ctypes.memset(memory, 0, nbytes)
         libc.free(ctypes.c_void_p(memory))
+    return bool(memory)
 
 
 def trim_memory() -> None:

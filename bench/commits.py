@@ -21,17 +21,15 @@ from typing import Any
 
 import torch
 
-from . import keep_memory, touch_memory
+from . import keep_memory
 from .implementations import Implementation, Problem, all_cases, build
 from .markdown import head_lines, row_line
-from .measure import clocked
+from .measure import clocked, meets_new_memory
 
 __all__ = ["compared", "main"]
 
 _TREE = Path(__file__).resolve().parents[1]
 _LOSSES = ("zlpr", "bce", "dice", "focal", "asymmetric", "symmetric_kl", "zlpr+focal+dice")
-_FEW = 100  # page faults of a run that meets no new memory
-_TOUCHED = 6  # the size of the logits times this is touched before the first run
 _NAMES = {"dense": "fused", "csr": "csr"}
 
 
@@ -78,7 +76,6 @@ def serve() -> None:
         if "case" in request:
             torch.set_num_threads(request["threads"])
             problem = Problem(request["rows"], request["labels"], getattr(torch, request["dtype"]), "cpu", seed=1)
-            touch_memory(_TOUCHED * problem.nbytes)
             names = ("copy", request["name"])
             runs = {c.name: (c, problem) for c in build(cases[request["case"]], problem, names)}
             for run in runs.values():
@@ -96,7 +93,7 @@ def _warm(implementation: Implementation, problem: Problem) -> float:
     begin, least, clean = time.monotonic(), math.inf, 0
     while (seconds := time.monotonic() - begin) < 0.1 or (clean < 3 and seconds < 1.0):
         ms, faults = clocked(implementation, problem)
-        clean += faults < _FEW
+        clean += not meets_new_memory(faults)
         least = min(least, ms)
     return least
 

@@ -19,7 +19,7 @@ from ._call import Options, TensorArguments, shared_arguments
 from ._positional import positional
 from ._vmap import check_not_batched, losses_of_samples
 
-__all__ = ["backward_from_logits", "fused_loss", "fused_pair", "unit_grad_output"]
+__all__ = ["backward_from_logits", "fused_loss", "fused_pair", "is_one", "keeps_graph", "once", "unit_grad_output"]
 
 
 class _Once(torch.autograd.Function):
@@ -252,6 +252,10 @@ def _scaled(ctx: Any, grad_output: Tensor) -> tuple[Tensor, ...]:
 
 def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
     """Return ``gradient * grad_output``, in the gradient's memory unless the backward may run again."""
+    if is_one(grad_output):
+        if options.in_place:
+            return gradient.detach()
+        return gradient.clone() if torch._C._autograd._get_current_graph_task_keep_graph() else gradient
     compiling = torch.compiler.is_dynamo_compiling()
     # vmap, and autograd's is_grads_batched, have a rule for the plain product.
     if torch._C._are_functorch_transforms_active() or (
@@ -259,20 +263,23 @@ def _product(options: Options, gradient: Tensor, grad_output: Tensor) -> Tensor:
     ):
         # The factor gets a dimension, because torch's rule for 0-d factors raises if there are no samples.
         return (gradient * grad_output.reshape(1)).to(gradient.dtype)
+    ops = getattr(torch.ops, options.namespace)
     # torch.compile does not know whether the graph is kept.
-    again = (compiling or torch._C._autograd._get_current_graph_task_keep_graph()) and not options.in_place
-    if not compiling and _is_one(grad_output):
-        product = gradient.clone() if again else gradient
-    elif again:
-        product = getattr(torch.ops, options.namespace).scale_gradient(gradient, grad_output)
-    else:
-        getattr(torch.ops, options.namespace).scale_gradient_(gradient, grad_output)
-        product = gradient
-    return product.detach() if options.in_place else product
+    if (compiling or torch._C._autograd._get_current_graph_task_keep_graph()) and not options.in_place:
+        product: Tensor = ops.scale_gradient(gradient, grad_output)
+        return product
+    ops.scale_gradient_(gradient, grad_output)
+    return gradient.detach() if options.in_place else gradient
 
 
-def _is_one(grad_output: Tensor) -> bool:
+def is_one(grad_output: Tensor) -> bool:
     """Return whether a 0-d ``grad_output`` is known to be 1 without a read from a device."""
+    if (
+        torch.compiler.is_dynamo_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._functorch.is_legacy_batchedtensor(grad_output)
+    ):
+        return False
     if grad_output.is_cpu and type(grad_output) is Tensor and torch._C._len_torch_dispatch_stack() == 0:
         return grad_output.item() == 1.0  # which takes less time than an op; a mode may trace tensors without values
     return id(grad_output) in _one_ids and grad_output._version == 0  # an unchanged tensor of unit_grad_output

@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from bench import commits, compare, figures, page, plots, publish
+from bench import commits, compare, figures, measure, page, plots, publish
 from bench.check import check_gradient, truth
 from bench.implementations import Problem, all_cases
 
@@ -184,3 +185,17 @@ def test_compare_refuses_what_is_no_result(tmp_path: Path, capsys: pytest.Captur
     path.write_text("[]")
     assert compare.main([str(path), str(RESULTS / "cpu.json")]) == 2
     assert "expected results of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", (False, True))
+def test_a_run_that_meets_new_memory_is_repeated(monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    """The repetition follows a touch of memory, and there is none if freed memory goes back to the system."""
+    events: list[str] = []
+    faults = iter([0, 5000, 5000, 5003])
+    monkeypatch.setattr(measure, "_page_faults", lambda: next(faults))
+    monkeypatch.setattr(measure, "touch_memory", lambda nbytes: events.append(f"touch {nbytes}") or kept)
+    implementation: Any = SimpleNamespace(in_place=False, run=lambda logits, problem: events.append("run"))
+    problem: Any = SimpleNamespace(nbytes=10, fresh=lambda in_place: None)
+    _, counted = measure.clocked(implementation, problem)
+    assert events == ["run", "touch 40", *["run"] * kept]
+    assert counted == (3 if kept else 5000)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mlloss_cuda
-from mlloss_cuda import CSRTargets, _ops, unit_grad_output
+from mlloss_cuda import BCEWithLogitsLoss, CSRTargets, LinearLoss, _ops, unit_grad_output
 from mlloss_cuda._call import SHARED_NAMES, Options, TensorArguments, shared_arguments, shared_schema
 
 from .cases import Case
@@ -56,6 +56,22 @@ def test_a_pass_is_one_op_and_one_gradient(
     assert ours == [f"{backend.namespace}.{name}.default" for name in names]
     assert recorder.large(x.numel()) == [f"{backend.namespace}.loss_{'backward' if recompute else 'forward'}.default"]
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("kept", (False, True))
+def test_unit_grad_output_of_a_head_runs_no_op(backend: Backend, kept: bool) -> None:
+    """The gradients that the head's forward formed are the results, or their copies if the graph is kept."""
+    head = LinearLoss(8, 300, BCEWithLogitsLoss(), device=backend.device)
+    x, y = torch.randn(4, 8, device=backend.device), torch.rand(4, 300, device=backend.device) < 0.1
+    expected = torch.autograd.grad(head(x, y), [head.weight, head.bias], torch.tensor(3.0, device=backend.device))
+    loss = head(x, y)
+    with Recorder() as recorder:
+        got = torch.autograd.grad(loss, [head.weight, head.bias], unit_grad_output(loss), retain_graph=kept)
+    names = [name for name, _ in recorder.calls]
+    assert not [name for name in names if backend.namespace in name or "mul" in name]
+    assert names.count("aten.clone.default") == 2 * kept
+    for own, scaled in zip(got, expected, strict=True):
+        torch.testing.assert_close(3 * own, scaled)
 
 
 @pytest.mark.parametrize("kept", (False, True))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._autograd import keeps_graph, once
+from .._autograd import is_one, keeps_graph, once
 from .._call import LEARNED, Options, TensorArguments
 from .._positional import positional
 from ..sharding.shards import LabelShards
@@ -163,20 +163,16 @@ def _scale_gradients(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
     job: Job = ctx.job
     anchor, *saved = ctx.saved_tensors
     ops = getattr(torch.ops, job.options[0].namespace)
-    needed = [*job.needs, *(needs for learned in job.learned for needs in learned)]
-    remaining = iter(saved)
-    gradients: list[Tensor | None] = []
+    one, kept = is_one(grad_output), keeps_graph()
     with torch.no_grad():
-        for needs in needed:
-            if not needs:
-                gradients.append(None)
-                continue
-            gradient = next(remaining)
-            if keeps_graph():
-                gradients.append(ops.scale_gradient(gradient, grad_output))
-            else:
+        if kept:
+            saved = [x.clone() if one else ops.scale_gradient(x, grad_output) for x in saved]
+        elif not one:
+            for gradient in saved:
                 ops.scale_gradient_(gradient, grad_output)
-                gradients.append(gradient.detach())
+    remaining = iter(saved)
+    needed = (*job.needs, *(needs for learned in job.learned for needs in learned))
+    gradients = [next(remaining) if needs else None for needs in needed]
     return _as_function_inputs(job, gradients, anchor)
 
 
